@@ -1,0 +1,1 @@
+"""Runs: flags, configs, tables, the guide end to end."""

@@ -1,0 +1,1 @@
+"""One file a setting; `get_config()` returns it."""

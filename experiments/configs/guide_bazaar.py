@@ -1,0 +1,145 @@
+"""The guide on the embedded bazaar: the default of every experiment module.
+
+    python -m experiments.guide                          2 CPU cores, one seed, 50 episodes a cell
+    python -m experiments.guide --config.preset=full     3 seeds, 600 episodes a cell
+"""
+
+from ml_collections import ConfigDict
+
+SGD_RATES = (0.03, 0.1, 0.3)
+PENALTIES = (0.3, 3.0, 30.0)
+SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
+ADAPTED = ("classification", "sentiment", "questions")
+CLASSES = ("classification", "sentiment")
+ALL = ("classification", "sentiment", "questions", "recommendation")
+
+
+def get_config() -> ConfigDict:
+    """Return the config; its fields are commented where their name does not say all."""
+    config = ConfigDict()
+    config.table = "bazaar"
+    config.seed = 0
+    config.seeds = 1
+    config.init_from = ""  # the work folder of the stage before, for a stage run alone
+    config.log_every = 10
+    config.checkpoint_every = 200
+    config.preset = "default"
+    config.presets = {
+        "full": {
+            "seeds": 3,
+            "adapt": {"episodes": 600},
+            "pretrain": {"steps": 2000},
+            "multitask": {"steps": 3000},
+            "metatrain": {"steps": 1000},
+        },
+        # For tests and notebooks: every stage runs, nothing is learned.
+        "tiny": {
+            "data": {"categories": 6, "users": 20, "reviews": 60, "questions": 40},
+            "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
+            "text": {"vocabulary": 600},
+            "pretrain": {"steps": 4, "batch": 8},
+            "multitask": {"steps": 4, "tasks": 2},
+            "metatrain": {"steps": 2, "tasks": 1, "inner_steps": 1},
+            "adapt": {"episodes": 4, "steps": 2, "validation_episodes": 2},
+            "episodes": {"queries": 6},
+        },
+    }
+
+    config.data = {
+        "world": "bazaar",  # bazaar, catalogue or online_shopping
+        "folder": "",  # of a catalogue, where world is catalogue
+        "sources": (),  # all domains that are not named below
+        "held_out": ("home_appliances", "toys"),
+        "validation": ("books",),
+        # The bazaar's knobs; see metaguide.data.bazaar.
+        "seed": 0,
+        "categories": 8,
+        "reviews": 240,
+        "questions": 160,
+        "users": 120,
+        "shared": 0.7,
+        "chinese": 0.25,
+    }
+    # Tokens kept of each text; the tokenizer is trained on source domains only.
+    config.text = {"vocabulary": 2000, "text": 32, "pair": 64, "name": 8}
+    config.model = {
+        "width": 64,
+        "layers": 2,
+        "heads": 4,
+        "dropout": 0.1,
+        "channels": (16, 32, 64),
+        "image": True,
+        "way": 10,  # slots of the classification head: the most classes it can tell apart
+    }
+    config.episodes = {
+        "way": 5,
+        "shots": 10,  # the largest number; supports of fewer shots are its prefixes
+        "queries": 15,
+        "candidates": 32,  # products that a training episode of recommendation ranks
+        "longest": 8,  # tokens of an answer
+    }
+
+    config.pretrain = {
+        "steps": 400,
+        "batch": 64,
+        "rate": 2e-3,
+        "weight_decay": 0.01,
+        # λ of each objective; 0 leaves it out.
+        "weights": {
+            "masked_language": 1.0,
+            "denoising": 1.0,
+            "image_text": 0.2,
+            "text_text": 0.0,
+        },
+        "mask_rate": 0.15,
+        "mask_variant": "mask",  # or 80-10-10
+        "noise": 0.1,
+        "occlusion": 10,
+    }
+    config.multitask = {
+        "steps": 400,
+        "tasks": 6,  # episodes of each kind a step, each of a domain drawn evenly
+        "rate": 1e-3,
+        "weight_decay": 0.01,
+        "weighting": "fixed",  # or uncertainty
+        "weights": {kind: 1.0 for kind in ALL},
+        "shots": (1, 5, 10),
+    }
+    config.metatrain = {
+        "learner": "maml",  # which one `experiments.metatrain` trains
+        "learners": ("maml", "first-order", "anil", "prototypical"),  # which ones the guide trains
+        "steps": 60,
+        "tasks": 2,
+        "rate": 3e-4,
+        "inner_rate": 0.1,
+        "inner_steps": 3,
+        "remat": False,
+        "weights": {kind: 1.0 for kind in ALL},
+        "domain_weights": dict.fromkeys(SOURCES, 1.0),
+        "shots": (1, 5),
+    }
+    config.adapt = {
+        "domain": "",  # a catalogue folder: `experiments.adapt` shows the guide at work on it
+        "shots": (0, 1, 5, 10),
+        "episodes": 50,
+        "steps": 5,
+        "chunk": 10,
+        # Tuned for each arm and kind of task on the validation domains, with as many values each.
+        "validation_episodes": 20,
+        "rates": SGD_RATES,
+        "penalties": PENALTIES,
+        # Which arm serves which kind of task.
+        "arms": {
+            "scratch": ADAPTED,
+            "zero-shot": ALL,
+            "fine-tuning": ADAPTED,
+            "head-only": ALL,
+            "ridge": CLASSES,
+            "logistic": CLASSES,
+            "maml": ADAPTED,
+            "first-order": ADAPTED,
+            "anil": ALL,
+            "prototypical": CLASSES,
+        },
+    }
+    return config

@@ -1,0 +1,100 @@
+"""Meta-training over the cross-domain task distribution: a mixture of kinds of task and domains.
+
+python -m experiments.metatrain --config.init_from=runs/multitask --config.metatrain.learner=anil
+"""
+
+from pathlib import Path
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.worlds import World
+from metaguide.arms import meta_learner
+from metaguide.parallel import tasks_mesh
+from metaguide.training.episodic import episodic
+from metaguide.types import Params
+
+
+def metatrain(
+    config: FrozenConfigDict,
+    world: World,
+    workdir: Path,
+    meta: Params,
+    seed: int,
+    learner: str,
+) -> Params:
+    """Train one learner on the weighted mixture of families and domains that the config names.
+
+    Args:
+        config: reads its `metatrain`.
+        world: whose sources are read.
+        workdir: the stage's folder.
+        meta: where to start.
+        seed: of the training.
+        learner: "maml", "first-order", "anil" or "prototypical".
+
+    Returns:
+        The trained meta-parameters.
+
+    Raises:
+        ConfigError: an unknown learner, or a weight for a domain that is no source.
+    """
+    section = config.metatrain
+    shots = max(section.shots)
+    families = world.families("sources", shots=shots, ranked=world.shape.candidates)
+    families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    names = {name for family in families.values() for name in family.domains}
+    for name in section.domain_weights:
+        if name not in names:
+            raise settings.ConfigError(
+                f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
+                f"{', '.join(sorted(names))}"
+            )
+    try:
+        learners = {
+            kind: meta_learner(
+                learner,
+                kind,
+                family.problem,
+                section.inner_rate,
+                section.inner_steps,
+                section.remat,
+            )
+            for kind, family in families.items()
+        }
+    except ValueError as error:
+        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    return train_stage(
+        "metatrain",
+        {
+            kind: episodic(
+                family,
+                learners[kind],
+                tasks=section.tasks,
+                shots=section.shots,
+                weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
+                mesh=tasks_mesh(),
+            )
+            for kind, family in families.items()
+        },
+        {kind: family.data for kind, family in families.items()},
+        weighting=weighting_of("fixed", section.weights, list(families)),
+        meta=meta,
+        config=config,
+        world=world,
+        workdir=workdir,
+        seed=seed,
+        learner=learner,
+    )
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Run the stage alone."""
+    world = world_of_stage(config, workdir)
+    meta = start(config, world, config.seed)
+    metatrain(config, world, workdir, meta, config.seed, config.metatrain.learner)
+
+
+if __name__ == "__main__":
+    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/metatrain")

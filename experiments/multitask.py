@@ -1,0 +1,69 @@
+"""Joint training of the four tasks on the source domains: J(θ) = Σ λₜ Jₜ(θ).
+
+python -m experiments.multitask --config.init_from=runs/pretrain --workdir=runs/multitask
+"""
+
+from pathlib import Path
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.worlds import World
+from metaguide.learners import joint
+from metaguide.parallel import tasks_mesh
+from metaguide.training.episodic import episodic
+from metaguide.types import Params
+
+
+def multitask(
+    config: FrozenConfigDict, world: World, workdir: Path, meta: Params, seed: int
+) -> Params:
+    """Train the shared encoder and all heads, batches balanced over domains and tasks.
+
+    A batch is a number of episodes of every kind, of domains drawn evenly, whose support and query
+    are learned alike and without adaptation.
+
+    Args:
+        config: reads its `multitask`.
+        world: whose sources are read.
+        workdir: the stage's folder.
+        meta: where to start.
+        seed: of the training.
+
+    Returns:
+        The trained meta-parameters.
+    """
+    section = config.multitask
+    families = world.families("sources", ranked=world.shape.candidates)
+    families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    return train_stage(
+        "multitask",
+        {
+            kind: episodic(
+                family,
+                joint(family.problem),
+                tasks=section.tasks,
+                shots=section.shots,
+                mesh=tasks_mesh(),
+            )
+            for kind, family in families.items()
+        },
+        {kind: family.data for kind, family in families.items()},
+        weighting=weighting_of(section.weighting, section.weights, list(families)),
+        meta=meta,
+        config=config,
+        world=world,
+        workdir=workdir,
+        seed=seed,
+    )
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Run the stage alone."""
+    world = world_of_stage(config, workdir)
+    multitask(config, world, workdir, start(config, world, config.seed), config.seed)
+
+
+if __name__ == "__main__":
+    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/multitask")

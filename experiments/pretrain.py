@@ -1,0 +1,89 @@
+"""Self-supervised pre-training of the guide's encoder, on what the source domains show unlabelled.
+
+python -m experiments.pretrain --workdir=runs/pretrain
+"""
+
+from pathlib import Path
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.worlds import World
+from metaguide import pretraining
+from metaguide.data.encoding import unlabelled
+from metaguide.data.tokenizer import MASK
+from metaguide.types import Params
+
+
+def pretrain(
+    config: FrozenConfigDict, world: World, workdir: Path, meta: Params, seed: int
+) -> Params:
+    """Train J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
+
+    Args:
+        config: reads its `pretrain`.
+        world: whose sources are read.
+        workdir: the stage's folder.
+        meta: where to start.
+        seed: of the training.
+
+    Returns:
+        The trained meta-parameters.
+
+    Raises:
+        ConfigError: no objective is left, or one needs pictures that the sources do not have.
+    """
+    section, model = config.pretrain, world.model
+    table = unlabelled(world.sources, world.tokenizer, world.lengths.text)
+    objectives = {
+        "masked_language": (
+            "text",
+            lambda: pretraining.masked_language(
+                model,
+                section.batch,
+                mask_id=MASK,
+                rate=section.mask_rate,
+                variant=section.mask_variant,
+            ),
+        ),
+        "denoising": (
+            "image",
+            lambda: pretraining.denoising(
+                model, section.batch, sigma=section.noise, occlusion=section.occlusion
+            ),
+        ),
+        "image_text": ("pair", lambda: pretraining.image_text(model, section.batch)),
+        "text_text": ("text", lambda: pretraining.text_text(model, section.batch)),
+    }
+    used = {name: section.weights[name] for name in objectives if section.weights[name] > 0}
+    if not used:
+        raise settings.ConfigError("config.pretrain.weights are all 0; give one objective a weight")
+    for name in used:
+        if objectives[name][0] not in table or (name != "masked_language" and not model.image):
+            if objectives[name][0] != "text":
+                raise settings.ConfigError(
+                    f"config.pretrain.weights.{name} needs pictures, and the sources have none or "
+                    f"config.model.image is off; set it to 0"
+                )
+    return train_stage(
+        "pretrain",
+        {name: objectives[name][1]() for name in used},
+        {name: table[objectives[name][0]] for name in used},
+        weighting=weighting_of("fixed", used, list(used)),
+        meta=meta,
+        config=config,
+        world=world,
+        workdir=workdir,
+        seed=seed,
+    )
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Run the stage alone."""
+    world = world_of_stage(config, workdir)
+    pretrain(config, world, workdir, start(config, world, config.seed), config.seed)
+
+
+if __name__ == "__main__":
+    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/pretrain")

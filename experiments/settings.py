@@ -1,0 +1,297 @@
+"""How an experiment reads its command line: a config file, presets, overrides, the work folder."""
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
+
+from metaguide.data.catalogue import CatalogueError
+from metaguide.training.checkpoint import CheckpointError
+from metaguide.training.loop import TrainingDiverged
+
+HARMLESS = ("preset", "log_every", "checkpoint_every")
+"""Fields that may differ between two runs in one work folder; see `write_config`."""
+
+USAGE = """usage: python -m MODULE [--config=FILE] [--config.FIELD=VALUE ...] [--workdir=FOLDER]
+
+  --config   a file with get_config(), default {config}
+  --workdir  where the run is kept; started again there, it goes on. Default {workdir}
+
+fields of {config} and their values:"""
+
+
+class ConfigError(ValueError):
+    """The command line or a config file is wrong."""
+
+
+def run(
+    main: Callable[[FrozenConfigDict, Path], None],
+    *,
+    default: str,
+    workdir: str,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs an experiment module: `main(config, workdir)` under the command line's settings.
+
+    An error that the user can mend (`ConfigError`, `CatalogueError`, `CheckpointError`,
+    `TrainingDiverged`) is one line on stderr and exit code 2; every other one keeps its traceback.
+
+    Args:
+        main: gets the resolved config and the work folder.
+        default: the config file where `--config` is not given; see `find_config`.
+        workdir: the work folder where `--workdir` is not given.
+        argv: the command line, program name first; that of the process by default.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(argv):
+            print(describe(argv, default=default, workdir=workdir))
+            return
+        config, folder = resolve(argv, default=default, workdir=workdir)
+        enable_compilation_cache()
+        main(config, folder)
+    except (ConfigError, CatalogueError, CheckpointError, TrainingDiverged) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenConfigDict, Path]:
+    """Reads a command line: the file's values, the preset's over them, explicit ones over both.
+
+    A config file has `preset`, the name of the preset in use, and `presets`, overrides by name of
+    the preset; `"default"` needs no entry there. Overrides are nested or dotted.
+
+    Args:
+        argv: program name, then `--config=FILE`, `--config.a.b=value`, `--workdir=FOLDER`.
+        default: the config file where `--config` is not given.
+        workdir: the work folder where `--workdir` is not given.
+
+    Returns:
+        The config without `presets`, immutable; the work folder.
+
+    Raises:
+        ConfigError: if a file, a field, a value or a preset is wrong.
+    """
+    path, rest = _split_config_flag(argv, default)
+    config = _load(path)
+    _check_names(rest, config, path)
+
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", workdir, "where the run is kept", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    try:
+        positional = values(rest)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if positional:
+        raise ConfigError(f"unexpected argument {positional[0]!r}; flags are --name=value")
+    overrides = config_flags.get_override_values(values["config"])
+    config = values["config"].value
+
+    for name, value in _preset(config, path).items():
+        _assign(config, name, value, f"{path}: preset {config.preset!r}")
+    for name, value in overrides.items():
+        _assign(config, name, value, "--config")
+    with config.unlocked():
+        config.pop("presets", None)
+    return FrozenConfigDict(config), Path(values["workdir"].value)
+
+
+def describe(argv: Sequence[str], *, default: str, workdir: str) -> str:
+    """Returns the help text of a command line: the flags, and all fields of its config file."""
+    path, _ = _split_config_flag(argv, default)
+    fields = _flat(_load(path).to_dict())
+    lines = [f"  --config.{name}={value}" for name, value in fields.items()]
+    return "\n".join([USAGE.format(config=path, workdir=workdir), *lines])
+
+
+def find_config(name: str) -> Path:
+    """Returns the config file `name`: beside the current folder, or in the installed package.
+
+    Args:
+        name: a path, relative to the current folder or to the folder that holds `experiments`.
+
+    Raises:
+        ConfigError: if neither has it; names the files that the package has.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (Path(name), package.parent / name):
+        if candidate.is_file():
+            return candidate
+    known = [f"experiments/configs/{file.name}" for file in sorted(package.glob("configs/*.py"))]
+    known = [file for file in known if not file.endswith("/__init__.py")]
+    raise ConfigError(f"--config={name}: no such file; there are {', '.join(known) or 'none'}")
+
+
+def write_config(
+    config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
+) -> None:
+    """Claims `workdir` for `config`, whose `config.json` it writes there, atomically.
+
+    Args:
+        config: a resolved config.
+        workdir: made where it is missing.
+        harmless: fields that may have changed since the folder's last run: a dotted name, the
+            name of a section, or the last part of a name.
+
+    Raises:
+        ConfigError: if the folder holds a run under another config; names fields and mend.
+    """
+    path = workdir / "config.json"
+    new = _flat(_through_json(config.to_dict()))
+    old = _flat(_read(path)) if path.exists() else new
+    differing = [
+        f"{name} was {_show(old, name)}, is {_show(new, name)}"
+        for name in sorted({*old, *new})
+        if _show(old, name) != _show(new, name)
+        and not any(
+            name == h or name.startswith(h + ".") or name.endswith("." + h) for h in harmless
+        )
+    ]
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "give a new --workdir, or delete that folder"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+def read_config(workdir: Path) -> FrozenConfigDict:
+    """Returns the config that `write_config` left in `workdir`, sequences as tuples.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    return FrozenConfigDict(_tuples(_read(workdir / "config.json")))
+
+
+def enable_compilation_cache() -> Path:
+    """Keeps compiled programs on disk, so that the next start of the same run need not compile.
+
+    Returns:
+        The folder: `JAX_COMPILATION_CACHE_DIR`, or `metaguide/xla` in the user's cache folder.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(jax.config.jax_compilation_cache_dir or Path(home) / "metaguide" / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The defaults skip what compiles in under a second: a start has hundreds of those.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _split_config_flag(argv: Sequence[str], default: str) -> tuple[Path, list[str]]:
+    """Returns the path that `--config` gives (the last one wins), and `argv` without it."""
+    given, rest = default, list(argv[:1])
+    words = iter(argv[1:])
+    for word in words:
+        if re.fullmatch("--?config", word):
+            given = next(words, "")
+        elif re.match("--?config=", word):
+            given = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    return find_config(given), rest
+
+
+def _load(path: Path) -> ConfigDict:
+    try:
+        config = config_flags.ConfigFileFlagParser("config").parse(str(path))
+    except Exception as error:
+        raise ConfigError(f"{path}: cannot be read as a config file: {error!r}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config() must return a ConfigDict, got {type(config)}")
+    return config
+
+
+def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:
+    """Raises a ConfigError for the first `--config.name` that is not a field, with the nearest."""
+    fields = [name for name in _flat(config.to_dict()) if not name.startswith("presets.")]
+    sections = {name.rsplit(".", depth)[0] for name in fields for depth in range(1, 5)}
+    for word in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", word)
+        if match is None or match[1] in fields:
+            continue
+        name = match[1]
+        if name in sections:
+            raise ConfigError(f"--config.{name} is a section of {path}; set one of its fields")
+        raise ConfigError(f"--config.{name}: {path} has no such field{_nearest(name, fields)}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if not close:  # the right field under a wrong or missing section
+        last = {one: one.rsplit(".", 1)[-1] for one in known}
+        match = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last.values()), n=1)
+        close = [one for one in known if last[one] in match][:3]
+    return f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(known)}"
+
+
+def _preset(config: ConfigDict, path: Path) -> Mapping[str, Any]:
+    """Returns the overrides of the preset in use, by dotted name."""
+    name = config.get("preset", "default")
+    presets = config.get("presets", ConfigDict()).to_dict()
+    if name not in presets and name != "default":
+        names = sorted({"default", *presets})
+        raise ConfigError(
+            f"--config.preset={name}: {path} has no such preset; there are {', '.join(names)}"
+        )
+    return _flat(presets.get(name, {}))
+
+
+def _assign(config: ConfigDict, name: str, value: Any, where: str) -> None:
+    fields = _flat(config.to_dict())
+    if name not in fields:
+        raise ConfigError(f"{where}: there is no field {name}{_nearest(name, list(fields))}")
+    try:
+        config.update_from_flattened_dict({name: value})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {name}={value!r}: {error}") from error
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _through_json(tree: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(tree))
+
+
+def _show(flat: Mapping[str, Any], name: str) -> str:
+    return json.dumps(flat[name], ensure_ascii=False) if name in flat else "absent"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the work folder of a run") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

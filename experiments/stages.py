@@ -1,0 +1,139 @@
+"""What pre-training, multi-task training and meta-training have in common: one stage, one folder."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.settings import ConfigError, write_config
+from experiments.worlds import TOKENIZER, World, prepare
+from metaguide.guide import STAGE
+from metaguide.models.guide import init_params
+from metaguide.objectives.weighting import Weighting, fixed, uncertainty
+from metaguide.parallel import replicate, tasks_mesh
+from metaguide.training.checkpoint import restore_meta
+from metaguide.training.loop import train
+from metaguide.training.step import Objective, init_state, make_step
+from metaguide.types import Params
+
+
+def train_stage(
+    stage: str,
+    objectives: Mapping[str, Objective],
+    data: Mapping[str, Any],
+    *,
+    weighting: Weighting,
+    meta: Params,
+    config: FrozenConfigDict,
+    world: World,
+    workdir: Path,
+    seed: int,
+    learner: str = "",
+) -> Params:
+    """Train one stage to its end in its own folder, or go on where it stopped.
+
+    Args:
+        stage: "pretrain", "multitask" or "metatrain", which names its section of the config.
+        objectives: what to minimise, by name.
+        data: arrays by objective; they are put on the device once.
+        weighting: of the objectives.
+        meta: what is learned, as it starts.
+        config: the whole config, written beside the checkpoints.
+        world: whose tokenizer is kept with the checkpoints.
+        workdir: the stage's folder.
+        seed: of the training.
+        learner: of meta-training.
+
+    Returns:
+        The trained meta-parameters.
+    """
+    section = config[stage]
+    write_config(config, workdir)
+    _write_json(workdir / STAGE, {"stage": stage, "learner": learner, "seed": seed})
+    world.tokenizer.save(workdir / TOKENIZER)
+    optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
+    step = make_step(objectives, weighting, optimizer, section.steps)
+    mesh = tasks_mesh()
+    state = init_state(meta, weighting, optimizer, jax.random.key(seed))
+    state, data = replicate(state, mesh), replicate(dict(data), mesh)
+    state = train(
+        step,
+        state,
+        data,
+        steps=section.steps,
+        workdir=workdir,
+        name=stage if not learner else f"{stage} {learner}",
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+    )
+    return state.params["meta"]
+
+
+def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
+    """Return AdamW with a warm-up of a tenth of the steps, a cosine to 0, and clipped gradients."""
+    warm = max(1, steps // 10)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
+    matrices = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
+    )
+
+
+def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> Weighting:
+    """Return the weighting of the objectives `names` that a config asks for."""
+    if kind == "uncertainty":
+        return uncertainty(names)
+    if kind != "fixed":
+        raise ConfigError(f"weighting {kind!r}: there are fixed and uncertainty")
+    return fixed({name: weights[name] for name in names})
+
+
+def start(config: FrozenConfigDict, world: World, seed: int) -> Params:
+    """Return the meta-parameters that a stage run alone starts from: `init_from`, or random."""
+    meta = random_start(world, seed)
+    if not config.init_from:
+        return meta
+    return restore_meta(Path(config.init_from), meta)
+
+
+def random_start(world: World, seed: int) -> Params:
+    """Return fresh meta-parameters, another set for each seed."""
+    return {"params": init_params(world.model, jax.random.key(1000 + seed))}
+
+
+def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
+    """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from."""
+    folder = workdir / "data"
+    if config.init_from:
+        before = Path(config.init_from) / TOKENIZER
+        if not before.exists():
+            raise ConfigError(
+                f"--config.init_from={config.init_from}: no {TOKENIZER} in it; give the work folder "
+                "of a stage that has run"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / (TOKENIZER + ".part")
+        shutil.copyfile(before, part)
+        os.replace(part, folder / TOKENIZER)
+    return prepare(config, folder)
+
+
+def device(tree: Any) -> Any:
+    """Put arrays on the default device."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)

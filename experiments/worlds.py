@@ -1,0 +1,244 @@
+"""What a config's `data`, `text`, `model` and `episodes` stand for: domains, tokenizer, guide."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.settings import ConfigError
+from metaguide.data.bazaar import BazaarSettings, generate
+from metaguide.data.catalogue import Domain, Product, Review, read_catalogue, write_domain
+from metaguide.data.encoding import Lengths, product_text
+from metaguide.data.online_shopping import read_online_shopping
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.guide import model_of
+from metaguide.models.guide import GuideModel
+from metaguide.problems import Shape, families
+from metaguide.types import Family
+
+TOKENIZER = "tokenizer.json"
+
+
+class World(NamedTuple):
+    """The domains of a run, by the part they play, and what reads them.
+
+    Attributes:
+        sources: what every stage trains on.
+        validation: what rates and penalties are chosen on.
+        held_out: what no stage sees before the last table.
+        always: by domain, categories that each of its classification episodes contains.
+        tokenizer: trained on the sources.
+        model: the guide.
+        lengths: tokens kept.
+        shape: sizes of the episodes.
+    """
+
+    sources: tuple[Domain, ...]
+    validation: tuple[Domain, ...]
+    held_out: tuple[Domain, ...]
+    always: Mapping[str, tuple[str, ...]]
+    tokenizer: Tokenizer
+    model: GuideModel
+    lengths: Lengths
+    shape: Shape
+
+    def families(self, part: str, shots: int | None = None, ranked: int | None = None):
+        """Return the families of "sources", "validation" or "held_out", by kind of task.
+
+        Args:
+            part: whose domains.
+            shots: the largest support; the config's by default.
+            ranked: products that an episode of recommendation ranks; the whole catalogue by
+                default.
+        """
+        shape = self.shape._replace(candidates=ranked)
+        if shots is not None:
+            shape = shape._replace(shots=shots)
+        made: dict[str, Family] = families(
+            self.model,
+            getattr(self, part),
+            self.tokenizer,
+            self.lengths,
+            shape,
+            always=self.always,
+        )
+        return made
+
+
+def prepare(config: FrozenConfigDict, folder: Path) -> World:
+    """Read or generate the domains of a config, and train the tokenizer on its sources.
+
+    Args:
+        config: resolved.
+        folder: where a generated catalogue and the tokenizer are kept between stages.
+
+    Returns:
+        The world.
+
+    Raises:
+        ConfigError: a domain is unknown, or plays two parts.
+        CatalogueError: the data are not as they should be.
+    """
+    if config.data.world == "online_shopping":
+        sources, validation, held_out, always = _online_shopping(config)
+    else:
+        domains = _domains(config, folder)
+        validation, held_out = _parts(config, domains)
+        named = config.data.sources or tuple(
+            name
+            for name in domains
+            if name not in config.data.held_out + config.data.validation
+        )
+        sources = tuple(domains[name] for name in named)
+        always = {}
+    path = folder / TOKENIZER
+    if path.exists():
+        tokenizer = Tokenizer.load(path)
+    else:
+        tokenizer = Tokenizer.train(_texts(sources), config.text.vocabulary)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
+    return World(
+        sources,
+        validation,
+        held_out,
+        always,
+        tokenizer,
+        model_of(config.to_dict(), tokenizer),
+        Lengths(config.text.text, config.text.pair, config.text.name),
+        Shape(
+            config.episodes.way,
+            config.episodes.shots,
+            config.episodes.queries,
+            config.episodes.candidates,
+            config.episodes.longest,
+        ),
+    )
+
+
+def _domains(config: FrozenConfigDict, folder: Path) -> dict[str, Domain]:
+    """Read a user's catalogue, or the bazaar, which is written as one first."""
+    if config.data.world == "catalogue":
+        return read_catalogue(Path(config.data.folder))
+    if config.data.world != "bazaar":
+        raise ConfigError(
+            f"--config.data.world={config.data.world}: no such world; there are bazaar, catalogue "
+            "and online_shopping"
+        )
+    root = folder / "bazaar"
+    if not root.exists():
+        data = config.data
+        settings = BazaarSettings(
+            seed=data.seed,
+            categories=data.categories,
+            reviews=data.reviews,
+            questions=data.questions,
+            users=data.users,
+            shared=data.shared,
+            chinese=data.chinese,
+        )
+        part = root.with_name(f"bazaar.part{os.getpid()}")
+        for domain in generate(settings).values():
+            write_domain(domain, part / domain.name)
+        part.rename(root)
+    return read_catalogue(root)
+
+
+def _parts(
+    config: FrozenConfigDict, domains: Mapping[str, Domain]
+) -> tuple[tuple[Domain, ...], tuple[Domain, ...]]:
+    """Return the validation and the held-out domains that the config names."""
+    parts = {}
+    for part in ("sources", "validation", "held_out"):
+        names = config.data[part]
+        if not names and part != "sources":
+            raise ConfigError(f"config.data.{part} is empty; name at least one domain")
+        for name in names:
+            if name not in domains:
+                raise ConfigError(
+                    f"config.data.{part} names {name!r}, which the catalogue does not have; it has "
+                    f"{', '.join(domains)}"
+                )
+        for other, taken in parts.items():
+            for name in names:
+                if name in taken:
+                    raise ConfigError(
+                        f"domain {name!r} is in config.data.{other} and in config.data.{part}; "
+                        "take it out of one of them"
+                    )
+        parts[part] = names
+    if len(config.data.held_out) + len(config.data.validation) >= len(domains):
+        raise ConfigError("no source domain is left; hold fewer domains out")
+    validation, held_out = (
+        tuple(domains[name] for name in parts[part]) for part in ("validation", "held_out")
+    )
+    return validation, held_out
+
+
+def _online_shopping(config: FrozenConfigDict):
+    """Make the world of Chinese shop reviews: sentiment, and the category of a review.
+
+    A category is a domain for sentiment. For classification all categories stand in one domain,
+    since a review's class is its category: texts for training, texts that no stage has read for
+    validation (with the validation category) and for the test (with the unseen categories).
+    """
+    data = config.data
+    root = os.environ.get("METAGUIDE_DATA_DIR", "")
+    if not root:
+        raise ConfigError(
+            "METAGUIDE_DATA_DIR is not set; set it to the folder with online_shopping_10_cats.zip"
+        )
+    domains = read_online_shopping(Path(root) / "online_shopping_10_cats.zip")
+    validation, held_out = _parts(config, domains)
+    kept: dict[str, tuple[Review, ...]] = {}
+    aside: dict[str, dict[str, tuple[Review, ...]]] = {"validation": {}, "held_out": {}}
+    rng = np.random.default_rng(data.seed)
+    apart = {domain.name for domain in validation + held_out}
+    for name, domain in domains.items():
+        reviews = domain.reviews
+        order = rng.permutation(len(reviews))
+        if name in apart:
+            part = "validation" if name in data.validation else "held_out"
+            aside[part][name] = tuple(reviews[i] for i in order[: data.aside])
+            continue
+        for part in ("validation", "held_out"):
+            taken, order = order[: data.aside], order[data.aside :]
+            aside[part][name] = tuple(reviews[i] for i in taken)
+        kept[name] = tuple(reviews[i] for i in np.sort(order))
+    sources = tuple(Domain(name, reviews=reviews) for name, reviews in kept.items())
+    return (
+        (*sources, _categories("source categories", kept)),
+        (*validation, _categories("validation categories", aside["validation"])),
+        (*held_out, _categories("unseen categories", aside["held_out"])),
+        {
+            "validation categories": tuple(data.validation),
+            "unseen categories": tuple(data.held_out),
+        },
+    )
+
+
+def _categories(name: str, reviews: Mapping[str, tuple[Review, ...]]) -> Domain:
+    return Domain(
+        name,
+        products=tuple(
+            Product(review.id, review.text, category=category)
+            for category, several in reviews.items()
+            for review in several
+        ),
+    )
+
+
+def _texts(domains: tuple[Domain, ...]):
+    for domain in domains:
+        for product in domain.products:
+            yield product_text(product)
+            if product.category is not None:
+                yield product.category
+        for review in domain.reviews:
+            yield review.text
+        for question in domain.questions:
+            yield question.question
+            yield question.text

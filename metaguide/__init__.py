@@ -1,0 +1,16 @@
+"""Meta-learning for cross-domain knowledge transfer in shopping."""
+
+from metaguide.guide import AdaptedGuide, Guide, History, load
+from metaguide.types import Batch, Episode, Family, Learner, Problem
+
+__all__ = [
+    "AdaptedGuide",
+    "Batch",
+    "Episode",
+    "Family",
+    "Guide",
+    "History",
+    "Learner",
+    "Problem",
+    "load",
+]

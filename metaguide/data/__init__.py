@@ -1,0 +1,1 @@
+"""Catalogues of products, reviews, questions and interactions, and the readers that make them."""

@@ -1,0 +1,365 @@
+"""Catalogues on disk: what a shop knows of its products, one folder a domain.
+
+A catalogue is a folder with one folder for each domain; the name of the folder is the name of the
+domain. Hidden folders (names that start with a dot) are no domains.
+
+    my_shop/
+        phones/
+            products.jsonl
+            reviews.jsonl
+            questions.jsonl
+            interactions.jsonl
+            images/p1.png
+        books/
+            reviews.jsonl
+
+Any of the four files may be missing, and so may `images/`; a domain needs at least one product,
+one review or one question. A file holds one JSON object a line (blank lines are passed over), in
+UTF-8. A field that is not required may be left out or be null. Fields not named here are errors.
+
+`products.jsonl`, a product a line:
+
+    {"id": "p1", "title": "Aster 5 phone", "description": "Six inches.", "category": "phone",
+     "attributes": {"colour": "red", "memory": "8 GB"}, "image": "images/p1.png"}
+
+    id           text, required, not empty, once in the file
+    title        text, required
+    description  text
+    category     text, the class that product classification predicts
+    attributes   object of texts
+    image        path from the domain's folder to a picture that Pillow reads; it is converted to
+                 RGB and resized to 32 by 32 pixels
+
+`reviews.jsonl`, a review a line:
+
+    {"id": "r1", "text": "Holds a day and a half.", "stars": 4, "product": "p1"}
+    {"id": "r2", "text": "屏幕很差", "sentiment": "negative"}
+
+    id           text, required, not empty, once in the file
+    text         text, required
+    stars        number from 1 to 5         } one of the two is required, and only one;
+    sentiment    "positive" or "negative"   } above 3 stars is positive, below is negative
+    product      id of a line in products.jsonl
+
+`questions.jsonl`, a question on a text a line:
+
+    {"id": "q1", "question": "How long does it hold?", "text": "Holds a day and a half.",
+     "answer": [6, 22], "product": "p1"}
+
+    id           text, required, not empty, once in the file
+    question     text, required
+    text         text, required, in which the answer is looked for
+    answer       [start, end], characters of `text` counted from 0, `end` not included; null or
+                 left out where the text has no answer
+    product      id of a line in products.jsonl
+
+`interactions.jsonl`, a purchase, click or rating a line, in any order:
+
+    {"user": "u1", "product": "p1", "time": 1700000000}
+
+    user         text, required, not empty
+    product      id of a line in products.jsonl, required
+    time         number, required, in any unit that orders, such as seconds
+"""
+
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metaguide.data.rows import (
+    INTERACTION,
+    PRODUCT,
+    QUESTION,
+    REVIEW,
+    CatalogueError,
+    checked_rows,
+    read_rows,
+    suggestion,
+)
+
+IMAGE_SIDE = 32
+"""Pixels on a side of every product picture."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product; `image` is uint8 [32, 32, 3], RGB, or None."""
+
+    id: str
+    title: str
+    description: str = ""
+    category: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    image: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every field, pictures pixel by pixel."""
+        if not isinstance(other, Product):
+            return NotImplemented
+        mine, others = (
+            {**vars(p), "image": None if p.image is None else (p.image.shape, p.image.tobytes())}
+            for p in (self, other)
+        )
+        return mine == others
+
+
+@dataclass(frozen=True)
+class Review:
+    """A review with `stars` (1 to 5) or `sentiment` ("positive" or "negative"), not both."""
+
+    id: str
+    text: str
+    stars: float | None = None
+    sentiment: str | None = None
+    product: str | None = None
+
+    @property
+    def label(self) -> int | None:
+        """1 for a positive review (more than 3 stars), 0 for a negative one, None for 3 stars."""
+        if self.sentiment is not None:
+            return int(self.sentiment == "positive")
+        if self.stars is None or self.stars == 3:
+            return None
+        return int(self.stars > 3)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a text; `answer` is a half-open span of its characters, None for no answer."""
+
+    id: str
+    question: str
+    text: str
+    answer: tuple[int, int] | None = None
+    product: str | None = None
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """A user took a product at a time (any unit that orders, such as seconds)."""
+
+    user: str
+    product: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain of a catalogue; an empty tuple is a part that the domain does not have."""
+
+    name: str
+    products: tuple[Product, ...] = ()
+    reviews: tuple[Review, ...] = ()
+    questions: tuple[Question, ...] = ()
+    interactions: tuple[Interaction, ...] = ()
+
+
+_FILES = ("products.jsonl", "reviews.jsonl", "questions.jsonl", "interactions.jsonl")
+
+
+def read_catalogue(root: Path) -> dict[str, Domain]:
+    """Reads every domain of a catalogue.
+
+    Args:
+        root: a folder with one folder for each domain.
+
+    Returns:
+        The domains by name, sorted by name.
+
+    Raises:
+        CatalogueError: the folder is missing, unreadable, without domains, or a domain in it is
+            not as the module's docstring says.
+    """
+    listing = _listing(root)
+    if any(path.name in _FILES for path in listing):
+        raise CatalogueError(
+            f"{root}: this is the folder of one domain; give the folder above it, or move the "
+            "files into a folder named for the domain."
+        )
+    folders = [path for path in listing if path.is_dir() and not path.name.startswith(".")]
+    if not folders:
+        raise CatalogueError(f"{root}: no domain in this catalogue; add a folder for each domain.")
+    return {folder.name: read_domain(folder) for folder in folders}
+
+
+def read_domain(folder: Path) -> Domain:
+    """Reads one domain.
+
+    Args:
+        folder: its files; the name of the folder is the name of the domain.
+
+    Returns:
+        The domain, every part in the order of its file.
+
+    Raises:
+        CatalogueError: the first thing found that is not as the module's docstring says, by file,
+            line and field.
+    """
+    present = {path.name for path in _listing(folder)}
+    for name in sorted(present):
+        if name.endswith(".jsonl") and name not in _FILES:
+            raise CatalogueError(f"{folder / name}: unknown file; {suggestion(name, _FILES)}.")
+    raw = {name: read_rows(folder / name) if name in present else () for name in _FILES}
+    products = tuple(
+        Product(**{**row, "image": _read_image(where, folder, row.get("image"))})
+        for where, row in checked_rows(raw["products.jsonl"], PRODUCT)
+    )
+    ids = {product.id for product in products}
+    return _not_empty(
+        Domain(
+            name=folder.absolute().name,
+            products=products,
+            reviews=tuple(
+                Review(**row) for _, row in checked_rows(raw["reviews.jsonl"], REVIEW, ids)
+            ),
+            questions=tuple(
+                Question(**row) for _, row in checked_rows(raw["questions.jsonl"], QUESTION, ids)
+            ),
+            interactions=tuple(
+                Interaction(**row)
+                for _, row in checked_rows(raw["interactions.jsonl"], INTERACTION, ids)
+            ),
+        ),
+        folder,
+    )
+
+
+def write_domain(domain: Domain, folder: Path) -> None:
+    """Writes one domain, whole or not at all, in the place of an older one.
+
+    Args:
+        domain: what to write; pictures are uint8 [32, 32, 3].
+        folder: where to; its last part is the name of the domain.
+
+    Raises:
+        CatalogueError: `read_domain` would refuse what stands in `domain`, the folder is named
+            otherwise than the domain, it holds what is no part of a domain, or it cannot be
+            written.
+    """
+    folder = folder.absolute()
+    if folder.name != domain.name or domain.name.startswith("."):
+        raise CatalogueError(
+            f"{folder}: the domain to write is named {domain.name!r}; give a folder of that name, "
+            "which must not start with a dot."
+        )
+    for path in _listing(folder) if folder.exists() else ():
+        if path.name not in (*_FILES, "images"):
+            raise CatalogueError(
+                f"{path}: this is no part of a domain and would be lost by writing one here; "
+                "move it or give another folder."
+            )
+    files = _encoded(_not_empty(domain, folder), folder)
+    # Beside the place it goes to, so that a rename stays within one file system.
+    target = folder.resolve()
+    mark = uuid.uuid4().hex
+    new, old = target.parent / f".{mark}.new", target.parent / f".{mark}.old"
+    try:
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    except OSError as error:
+        raise CatalogueError(
+            f"{folder}: cannot be written ({error}); make room or give another folder."
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_image(where: str, folder: Path, name: str | None) -> np.ndarray | None:
+    if name is None:
+        return None
+    try:
+        with Image.open(folder / name) as image:
+            picture = image.convert("RGB")
+            if picture.size != (IMAGE_SIDE, IMAGE_SIDE):
+                picture = picture.resize((IMAGE_SIDE, IMAGE_SIDE))
+            return np.array(picture)
+    except FileNotFoundError as error:
+        raise CatalogueError(
+            f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; add it "
+            "or leave the field out."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+        raise CatalogueError(
+            f"{where}: field 'image' names {name!r}, which is no picture that can be read "
+            f"({error}); save it anew as PNG or JPEG."
+        ) from error
+
+
+def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
+    """The files of a domain by their path within its folder, checked as the reader checks."""
+    files: dict[str, bytes] = {}
+    ids = {product.id for product in domain.products}
+    for name, part, fields in (
+        ("products.jsonl", domain.products, PRODUCT),
+        ("reviews.jsonl", domain.reviews, REVIEW),
+        ("questions.jsonl", domain.questions, QUESTION),
+        ("interactions.jsonl", domain.interactions, INTERACTION),
+    ):
+        rows = []
+        for number, item in enumerate(part, start=1):
+            where = f"{folder / name}:{number}"
+            row = {key: value for key, value in vars(item).items() if value is not None}
+            if "attributes" in row:
+                row["attributes"] = dict(row["attributes"])
+            if "answer" in row:
+                row["answer"] = list(row["answer"])
+            if "image" in row:
+                # Named by number, since an id may hold what a file name may not.
+                path = f"images/{number:06d}.png"
+                files[path] = _png(where, row["image"])
+                row["image"] = path
+            rows.append((where, row))
+        for _ in checked_rows(rows, fields, None if fields is PRODUCT else ids):
+            pass
+        if rows:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows]
+            files[name] = "".join(lines).encode()
+    return files
+
+
+def _png(where: str, image: np.ndarray) -> bytes:
+    if image.shape != (IMAGE_SIDE, IMAGE_SIDE, 3) or image.dtype != np.uint8:
+        raise CatalogueError(
+            f"{where}: field 'image' is {image.dtype} {list(image.shape)}; give uint8 "
+            f"[{IMAGE_SIDE}, {IMAGE_SIDE}, 3]."
+        )
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise CatalogueError(
+            f"{folder}: cannot be read as a catalogue folder ({error.strerror}); give a folder "
+            "that exists and that you may read."
+        ) from error
+
+
+def _not_empty(domain: Domain, folder: Path) -> Domain:
+    if not (domain.products or domain.reviews or domain.questions):
+        raise CatalogueError(
+            f"{folder}: the domain is empty; put at least one line into products.jsonl, "
+            "reviews.jsonl or questions.jsonl."
+        )
+    return domain

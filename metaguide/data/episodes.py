@@ -1,0 +1,194 @@
+"""Samplers of episodes: pure functions of (table, domain, shots, key), compiled into the step.
+
+Every sampler draws the largest support of the run first and masks it down to `shots`, so that the
+supports of 1, 5 and 10 shots are nested and the queries are the same for all of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from metaguide.types import Episode
+
+Table = Mapping[str, Any]
+
+
+class EpisodeError(ValueError):
+    """A domain cannot give the episodes asked of it; the message names it and the mend."""
+
+
+def episode_key(seed: int, split: str, index: int | Int[Array, ""]) -> Key[Array, ""]:
+    """Return the key of one episode, a pure function of (seed, split, index).
+
+    Args:
+        seed: seed of the run's evaluation.
+        split: "train", "validation" or "test".
+        index: number of the episode.
+
+    Returns:
+        A typed PRNG key.
+    """
+    number = {"train": 0, "validation": 1, "test": 2}[split]
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
+
+
+def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
+    """Return a sampler of N-way K-shot episodes from a labelled table.
+
+    The support is balanced over the classes; the query is drawn from all other examples of the
+    same classes, and so follows the domain's own prior.
+
+    Args:
+        way: classes an episode.
+        shots: the largest number of shots a class; 0 gives episodes without support.
+        queries: query examples an episode; padded and masked where a domain has fewer.
+        ordered: keep the classes in their own order (sentiment) instead of shuffling them.
+
+    Returns:
+        (table, domain, shots, key) -> Episode. The support's leading axis is shots × way, the shots
+        outermost; batches hold the table's rows and `label` (the slot), `mask` and `id` (the row).
+        The context holds `classes` (int32 [way]), and `names` and `has_names` where known.
+    """
+
+    def sample(table: Table, domain, shots_now, key) -> Episode:
+        class_key, order_key, support_key, query_key = jax.random.split(key, 4)
+        count = table["count"][domain]
+        chance = jax.random.gumbel(class_key, count.shape)
+        if "priority" in table:
+            chance = jnp.where(table["priority"][domain], jnp.inf, chance)
+        chance = jnp.where(count > shots, chance, -jnp.inf)
+        classes = jax.lax.top_k(chance, way)[1].astype(jnp.int32)
+        classes = jnp.sort(classes) if ordered else jax.random.permutation(order_key, classes)
+
+        members = table["members"][domain, classes]
+        there = jnp.arange(members.shape[1]) < count[classes, None]
+        chance = jnp.where(there, jax.random.gumbel(support_key, members.shape), -jnp.inf)
+        place = jax.lax.top_k(chance, shots)[1]
+        slots = jnp.arange(way, dtype=jnp.int32)
+        taken = jnp.zeros(members.shape, bool).at[slots[:, None], place].set(True)
+        support = _batch(
+            table,
+            domain,
+            jnp.take_along_axis(members, place, axis=1).T.reshape(-1),
+            jnp.tile(slots, shots),
+            jnp.repeat(jnp.arange(shots) < shots_now, way),
+        )
+
+        chance = jnp.where(there & ~taken, jax.random.gumbel(query_key, members.shape), -jnp.inf)
+        best, place = jax.lax.top_k(chance.reshape(-1), queries)
+        query = _batch(
+            table,
+            domain,
+            members.reshape(-1)[place],
+            (place // members.shape[1]).astype(jnp.int32),
+            best > -jnp.inf,
+        )
+        context = {"classes": classes}
+        if "names" in table:
+            names = table["names"][domain, classes]
+            context |= {"names": names, "has_names": (names != 0).any(-1)}
+        return Episode(support, query, context)
+
+    return sample
+
+
+def user_sampler(shots: int, candidates: int | None = None):
+    """Return a sampler of recommendation episodes: an episode is one user.
+
+    The support is the user's first products in the order of time, the query is the last one. What
+    is known when an example is asked about is its `history`: for the support's example t the t
+    products before it, for the query the whole support.
+
+    Args:
+        shots: the largest number of first products.
+        candidates: products to rank, drawn at random with the user's own among them, for training;
+            None ranks the domain's whole catalogue.
+
+    Returns:
+        (table, domain, shots, key) -> Episode. Batches hold `item` (position among the candidates),
+        `history` int32 [examples, shots] and `history_mask`, `mask`, and `id` (the user); the
+        context holds `products` (their rows) and `candidates` (bool, which of them exist).
+    """
+
+    def sample(table: Table, domain, shots_now, key) -> Episode:
+        user_key, candidate_key = jax.random.split(key)
+        user = jax.random.randint(user_key, (), 0, table["users"][domain])
+        items, taken = table["items"][domain, user], table["taken"][domain, user]
+        products = jax.tree.map(lambda leaf: leaf[domain], table["products"])
+        total = table["products"]["tokens"].shape[1]
+        exists = jnp.arange(total) < table["catalogue"][domain]
+        if candidates is not None:
+            chance = jax.random.gumbel(candidate_key, (total,))
+            own = jnp.zeros(total, bool).at[items].set(True, mode="drop")
+            chance = jnp.where(own, jnp.inf, jnp.where(exists, chance, -jnp.inf))
+            rows = jax.lax.top_k(chance, min(candidates, total))[1]
+            place = jnp.zeros(total, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
+            items, exists = place[items], exists[rows]
+            products = jax.tree.map(lambda leaf: leaf[rows], products)
+
+        steps = jnp.arange(shots)
+        known = (steps < shots_now) & (steps < taken - 1)
+        first = items[jnp.minimum(steps, len(items) - 1)]
+        support = {
+            "item": first,
+            "history": jnp.broadcast_to(first, (shots, shots)),
+            "history_mask": known & (steps < steps[:, None]),
+            "mask": known,
+            "id": jnp.full((shots,), user),
+        }
+        query = {
+            "item": items[taken - 1][None],
+            "history": first[None],
+            "history_mask": known[None],
+            "mask": jnp.ones((1,), bool),
+            "id": user[None],
+        }
+        return Episode(support, query, {"products": products, "candidates": exists})
+
+    return sample
+
+
+def draw_domain(weights: Float[Array, " domains"], key: Key[Array, ""]) -> Int[Array, ""]:
+    """Draw a domain in proportion to its weight; one of weight 0 is never drawn."""
+    return jax.random.categorical(key, jnp.log(weights))
+
+
+def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int, kind: str) -> None:
+    """Refuse a labelled table that cannot give `way`-way `shots`-shot episodes.
+
+    A class takes part if it has an example beside its `shots`, so that it can be asked about.
+
+    Raises:
+        EpisodeError: a domain has too few such classes; the message names it and the mend.
+    """
+    for name, count in zip(domains, np.asarray(table["count"]), strict=True):
+        enough = int((count > shots).sum())
+        if enough < way:
+            raise EpisodeError(
+                f"domain {name}, {kind}: {way}-way {shots}-shot episodes need {way} classes with at "
+                f"least {shots + 1} examples; it has {enough} (examples by class: "
+                f"{', '.join(map(str, count))}); lower config.episodes.way or config.episodes.shots"
+            )
+
+
+def check_users(table: Table, domains: tuple[str, ...]) -> None:
+    """Refuse a table with a domain in which no user has two products.
+
+    Raises:
+        EpisodeError: the message names the domain.
+    """
+    for name, users in zip(domains, np.asarray(table["users"]), strict=True):
+        if users < 1:
+            raise EpisodeError(
+                f"domain {name}, recommendation: no user took two products, so there is nothing to "
+                f"predict; remove its interactions or add more"
+            )
+
+
+def _batch(table: Table, domain, rows, label, mask) -> dict[str, Array]:
+    fields = {name: leaf[domain, rows] for name, leaf in table["rows"].items()}
+    return {**fields, "label": label, "mask": mask, "id": rows}

@@ -1,0 +1,140 @@
+"""online_shopping_10_cats: 62,774 Chinese shop reviews of ten product categories.
+
+The file is published with ChineseNlpCorpus as a zip of one CSV, `cat,label,review`, in UTF-8. Some
+of its reviews hold a byte order mark, one is empty, and some stand in it twice.
+"""
+
+import csv
+import io
+import unicodedata
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from metaguide.data.catalogue import CatalogueError, Domain, Review
+
+_COLUMNS = ("cat", "label", "review")
+_SENTIMENTS = {"1": "positive", "0": "negative"}
+
+
+class Dropped(NamedTuple):
+    """How many reviews `drop_repeats` left out: without any letter or symbol, and said before."""
+
+    empty: int
+    repeated: int
+
+
+def read_online_shopping(path: Path) -> dict[str, Domain]:
+    """Reads the reviews, each text once.
+
+    Args:
+        path: the zip, or the CSV in it.
+
+    Returns:
+        A domain for each category by name, sorted by name. A review is named for its category and
+        its row among the category's rows in the file, "热水器-00012".
+
+    Raises:
+        CatalogueError: the file is missing or not of this format, by line and column.
+    """
+    return drop_repeats(parse_online_shopping(path))[0]
+
+
+def parse_online_shopping(path: Path) -> dict[str, Domain]:
+    """Reads all rows as they are, byte order marks removed; else like `read_online_shopping`."""
+    try:
+        text = _content(path).decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise CatalogueError(f"{path}:{line}: not UTF-8; download the file anew.") from error
+    rows = csv.DictReader(io.StringIO(text.replace("\ufeff", ""), newline=""), strict=True)
+    reviews: dict[str, list[Review]] = {}
+    try:
+        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise CatalogueError(
+                f"{path}:1: no column {missing[0]!r}; the first line must be {','.join(_COLUMNS)}."
+            )
+        for row in rows:
+            where = f"{path}:{rows.line_num}"
+            if None in row:
+                raise CatalogueError(
+                    f"{where}: more fields than columns; put a review that holds commas in quotes."
+                )
+            category, label, review = (row[name] for name in _COLUMNS)
+            if not category or review is None:
+                field = "review" if category else "cat"
+                raise CatalogueError(f"{where}: field {field!r} is missing; mend or drop the line.")
+            if label not in _SENTIMENTS:
+                raise CatalogueError(
+                    f"{where}: field 'label' is {label!r}; write 1 for positive, 0 for negative."
+                )
+            known = reviews.setdefault(category, [])
+            known.append(
+                Review(f"{category}-{len(known):05d}", review, sentiment=_SENTIMENTS[label])
+            )
+    except csv.Error as error:
+        raise CatalogueError(
+            f"{path}:{rows.reader.line_num}: broken CSV ({error}); download the file anew."
+        ) from error
+    if not reviews:
+        raise CatalogueError(f"{path}: no review in this file; download it anew.")
+    return {name: Domain(name, reviews=tuple(reviews[name])) for name in sorted(reviews)}
+
+
+def drop_repeats(domains: Mapping[str, Domain]) -> tuple[dict[str, Domain], Dropped]:
+    """Keeps the first of all reviews that are the same by `normalised`, over all domains.
+
+    A text that stood in two domains, or twice in one, could be learned from and tested on.
+
+    Args:
+        domains: in the order in which a text is the first.
+
+    Returns:
+        The domains with the reviews left, and how many were dropped.
+    """
+    seen: set[str] = set()
+    empty = repeated = 0
+    kept: dict[str, Domain] = {}
+    for name, domain in domains.items():
+        reviews = []
+        for review in domain.reviews:
+            key = normalised(review.text)
+            if not key:
+                empty += 1
+            elif key in seen:
+                repeated += 1
+            else:
+                seen.add(key)
+                reviews.append(review)
+        kept[name] = replace(domain, reviews=tuple(reviews))
+    return kept, Dropped(empty, repeated)
+
+
+def normalised(text: str) -> str:
+    """The text in NFKC and lower case, without white space, punctuation and control characters."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    # P: punctuation, Z: separators, C: controls, which tabs, newlines and byte order marks are.
+    return "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not zipfile.is_zipfile(path):
+            return path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".csv")]
+            if len(names) != 1:
+                raise CatalogueError(
+                    f"{path}: holds {len(names)} CSV files, not one; download it anew."
+                )
+            return archive.read(names[0])
+    except FileNotFoundError as error:
+        raise CatalogueError(
+            f"{path}: no such file; set METAGUIDE_DATA_DIR to the folder that holds "
+            "online_shopping_10_cats.zip."
+        ) from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CatalogueError(f"{path}: cannot be read ({error}); download it anew.") from error

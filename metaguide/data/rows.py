@@ -1,0 +1,220 @@
+"""The lines of a catalogue's files: which fields they have, and what each may hold.
+
+`metaguide.data.catalogue` says what the fields mean.
+"""
+
+import codecs
+import difflib
+import json
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+
+class CatalogueError(ValueError):
+    """Catalogue data that cannot be used; the message names the file, line, field and the mend."""
+
+
+class Field(NamedTuple):
+    """A field of a row: `convert` returns its value or raises ValueError with fault and mend."""
+
+    convert: Callable[[Any], Any]
+    required: bool = False
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {reprlib.repr(value)}; write a text in quotes")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half a surrogate pair; write the whole character") from error
+    return value
+
+
+def _name(value: Any) -> str:
+    if not _string(value):
+        raise ValueError("is empty; give it at least one character")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"is {reprlib.repr(value)}; write a number without quotes")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"is {number}; write a finite number")
+    return number
+
+
+def _stars(value: Any) -> float:
+    if not 1 <= (stars := _number(value)) <= 5:
+        raise ValueError(f"is {value}, out of range; give a number from 1 to 5")
+    return stars
+
+
+def _sentiment(value: Any) -> str:
+    if _string(value) not in ("positive", "negative"):
+        raise ValueError(f"is {reprlib.repr(value)}; write 'positive' or 'negative'")
+    return value
+
+
+def _attributes(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"is {reprlib.repr(value)}; write an object of texts, as in {{'a': 'b'}}")
+    for key, entry in value.items():
+        try:
+            _string(key)
+            _string(entry)
+        except ValueError as error:
+            raise ValueError(f"has the entry {reprlib.repr(key)}, which {error}") from error
+    return value
+
+
+def _span(value: Any) -> tuple[int, int]:
+    if not (isinstance(value, list) and [type(bound) for bound in value] == [int, int]):
+        raise ValueError(f"is {reprlib.repr(value)}; write [start, end], two whole numbers")
+    return value[0], value[1]
+
+
+def _inner_path(value: Any) -> str:
+    path = PurePosixPath(_name(value))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"is {reprlib.repr(value)}; give a path inside the domain's folder")
+    return value
+
+
+PRODUCT = {
+    "id": Field(_name, required=True),
+    "title": Field(_string, required=True),
+    "description": Field(_string),
+    "category": Field(_string),
+    "attributes": Field(_attributes),
+    "image": Field(_inner_path),
+}
+REVIEW = {
+    "id": Field(_name, required=True),
+    "text": Field(_string, required=True),
+    "stars": Field(_stars),
+    "sentiment": Field(_sentiment),
+    "product": Field(_name),
+}
+QUESTION = {
+    "id": Field(_name, required=True),
+    "question": Field(_string, required=True),
+    "text": Field(_string, required=True),
+    "answer": Field(_span),
+    "product": Field(_name),
+}
+INTERACTION = {
+    "user": Field(_name, required=True),
+    "product": Field(_name, required=True),
+    "time": Field(_number, required=True),
+}
+
+
+def checked_rows(
+    rows: Iterable[tuple[str, Any]], fields: Mapping[str, Field], products: Set[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Checks rows one by one and against one another.
+
+    Args:
+        rows: (place, parsed JSON) of each, the place being for messages.
+        fields: what a row may hold, by name.
+        products: the ids that a row may name as its product; None where rows name none.
+
+    Yields:
+        (place, converted values by field).
+
+    Raises:
+        CatalogueError: a row breaks the format, bears the id of another, or names an unknown
+            product.
+    """
+    first: dict[str, str] = {}
+    for where, row in rows:
+        values = _values(where, row, fields)
+        if "id" in fields and first.setdefault(values["id"], where) != where:
+            raise CatalogueError(
+                f"{where}: field 'id' is {values['id']!r}, which {first[values['id']]} bears too; "
+                "give each its own."
+            )
+        product = values.get("product")
+        if products is not None and product is not None and product not in products:
+            raise CatalogueError(
+                f"{where}: field 'product' is {product!r}, which is no id in products.jsonl; add "
+                "the product there or mend the id."
+            )
+        yield where, values
+
+
+def _values(where: str, row: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise CatalogueError(f'{where}: not a JSON object; write one as in {{"id": "1", ...}}.')
+    for name in row:
+        if name not in fields:
+            raise CatalogueError(f"{where}: unknown field {name!r}; {suggestion(name, fields)}.")
+    values = {}
+    for name, (convert, required) in fields.items():
+        if row.get(name) is not None:
+            try:
+                values[name] = convert(row[name])
+            except ValueError as error:
+                raise CatalogueError(f"{where}: field {name!r} {error}.") from error
+        elif required:
+            raise CatalogueError(f"{where}: field {name!r} is missing; add it.")
+    if "stars" in fields and ("stars" in values) == ("sentiment" in values):
+        fault = "both given; leave one out" if "stars" in values else "missing; add one of them"
+        raise CatalogueError(f"{where}: fields 'stars' and 'sentiment' are {fault}.")
+    if "answer" in values:
+        (start, end), length = values["answer"], len(values["text"])
+        if not 0 <= start < end <= length:
+            raise CatalogueError(
+                f"{where}: field 'answer' is [{start}, {end}], which is no part of the text of "
+                f"{length} characters; give 0 <= start < end <= {length}, or null for no answer."
+            )
+    return values
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields (place, parsed JSON) of every line that is not blank.
+
+    Raises:
+        CatalogueError: the file cannot be read, or a line is not JSON in UTF-8.
+    """
+    try:
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise CatalogueError(
+            f"{path}: cannot be read ({error.strerror}); make it a readable file."
+        ) from error
+    # Split at the newline byte alone: texts may hold the other separators that Unicode knows.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            yield where, json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise CatalogueError(
+                f"{where}: not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8."
+            ) from error
+        except json.JSONDecodeError as error:
+            raise CatalogueError(
+                f"{where}: broken JSON at character {error.pos + 1} ({error.msg}); write one "
+                "object a line."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise CatalogueError(
+                f"{where}: broken JSON ({error}); write one object a line."
+            ) from error
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the known one that is near it, or all."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"the known ones are {', '.join(known)}"

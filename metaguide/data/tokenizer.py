@@ -1,0 +1,335 @@
+"""Subword tokens for English and Chinese: byte-pair encoding that falls back to bytes."""
+
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import NamedTuple, SupportsInt
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int32
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+_FIRST_BYTE = len(SPECIALS)
+_FIRST_PIECE = _FIRST_BYTE + 256
+_RESERVED = (*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)))
+
+# The ideographs, in blocks that start and end where the second byte of UTF-8 changes.
+_HAN_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_HAN = re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in _HAN_BLOCKS) + "]")
+# One pre-token: a run of ideographs, a run of other letters and digits, or one punctuation mark.
+_HAN_CLASS = "".join(rf"\x{{{a:X}}}-\x{{{b:X}}}" for a, b in _HAN_BLOCKS)
+_PRE_TOKEN = rf"[{_HAN_CLASS}]+|[^\s\p{{P}}\p{{S}}{_HAN_CLASS}]+|[\p{{P}}\p{{S}}]"
+
+# Encodings hold every token as a string, so a whole corpus of them would take gigabytes.
+_TEXTS_AT_ONCE = 4096
+
+
+class TokenizerError(ValueError):
+    """A tokenizer file that cannot be read, or a text that cannot be encoded."""
+
+
+class Encoded(NamedTuple):
+    """Texts as padded arrays.
+
+    Attributes:
+        tokens: token ids, `PAD` behind the end.
+        words: number of the token's word in its row, rising from 0; -1 on specials and padding. A
+            word is a run of letters and digits, a punctuation mark, or one piece of a Chinese run.
+        offsets: half-open character span of the token in the text as given, before lower-casing
+            and NFKC; the bytes of one character all have that character's span; (-1, -1) on
+            specials, padding and questions.
+    """
+
+    tokens: Int32[np.ndarray, "texts length"]
+    words: Int32[np.ndarray, "texts length"]
+    offsets: Int32[np.ndarray, "texts length 2"]
+
+
+class _Pieces(NamedTuple):
+    """The tokens of many texts, one after the other, without specials."""
+
+    tokens: Int32[np.ndarray, " tokens"]
+    words: Int32[np.ndarray, " tokens"]
+    offsets: Int32[np.ndarray, "tokens 2"]
+    counts: np.ndarray  # tokens of each text
+
+
+class Tokenizer:
+    """Byte-pair encoding (Sennrich et al. 2016) of lower-cased, NFKC-normalised text.
+
+    Runs of ideographs, runs of other letters and digits, and single punctuation marks are encoded
+    apart, so no piece crosses from one to the next; white space only separates. A character that
+    the vocabulary lacks is spelled in its UTF-8 bytes, so none is lost and `UNK` is never given.
+    Ids 0 to 4 are the specials, the next 256 the bytes. Names of specials within a text, such as
+    "[MASK]", are ordinary characters.
+    """
+
+    def __init__(self, core: tokenizers.Tokenizer):
+        self._core = core
+        vocabulary = core.get_vocab(with_added_tokens=True)
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        self._han = np.array([bool(_HAN.match(piece)) for piece in pieces])
+        self._bytes = [piece.encode() for piece in pieces]
+        self._bytes[_FIRST_BYTE:_FIRST_PIECE] = [bytes([byte]) for byte in range(256)]
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
+        """Learns a vocabulary; the same texts, in whatever order, give the same one.
+
+        Args:
+            texts: the texts of the source domains.
+            size: number of ids, at most: 261 reserved ones, single characters (at most half of
+                what is left; those seen once stay bytes), and merged pieces seen at least twice.
+
+        Raises:
+            TokenizerError: there is no text, or a text that is not valid Unicode.
+            ValueError: `size` leaves no room for pieces.
+        """
+        if size <= _FIRST_PIECE + 1:
+            raise ValueError(f"size {size} is too small: {_FIRST_PIECE} ids are reserved")
+        texts = _checked(texts)
+        core = _core({}, [])
+        seen = Counter(chain.from_iterable(map(_normalizer().normalize_str, texts)))
+        if not seen:
+            raise TokenizerError("no text to train a tokenizer on")
+        common = [char for char in seen if seen[char] > 1 and not char.isspace()]
+        # The trainer breaks ties among rare characters by chance, so the choice is made here.
+        common.sort(key=lambda char: (-seen[char], char))
+        alphabet = sorted(common[: (size - _FIRST_PIECE) // 2])
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=2,
+            special_tokens=list(_RESERVED),
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
+        )
+        core.train_from_iterator(texts, trainer)
+        # Built anew, since the trainer's special tokens would be looked for inside of texts.
+        trained = json.loads(core.to_str())["model"]
+        return cls(_core(trained["vocab"], [(left, right) for left, right in trained["merges"]]))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Reads what `save` wrote.
+
+        Raises:
+            TokenizerError: the file is missing, damaged, or another kind of tokenizer.
+        """
+        mend = "give the file that Tokenizer.save wrote, or train the tokenizer again"
+        try:
+            core = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise TokenizerError(f"{path}: there is no tokenizer here; {mend}") from error
+        except Exception as error:  # the library raises nothing narrower
+            raise TokenizerError(f"{path}: not a readable tokenizer ({error}); {mend}") from error
+        vocabulary = core.get_vocab(with_added_tokens=True)
+        for id, name in enumerate(_RESERVED):
+            if vocabulary.get(name) != id:
+                raise TokenizerError(f"{path}: id {id} is not {name}; {mend}")
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise TokenizerError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}; {mend}")
+        return cls(core)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
+        path = Path(path)
+        handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(self._core.to_str(pretty=True))
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Number of ids; all tokens are below it."""
+        return len(self._bytes)
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """Encodes texts as `[CLS] text`, cut and padded to `length` tokens.
+
+        Raises:
+            TokenizerError: a text is not valid Unicode.
+            ValueError: `length` is below 2.
+        """
+        if length < 2:
+            raise ValueError(f"length {length} is too short for [CLS] and a token")
+        encoded = _padding(len(texts), length)
+        encoded.tokens[:, 0] = CLS
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            pieces = self._pieces(texts[start : start + _TEXTS_AT_ONCE], length - 1, start)
+            rows, columns = _places(pieces.counts)
+            rows, columns = rows + start, columns + 1
+            encoded.tokens[rows, columns] = pieces.tokens
+            encoded.words[rows, columns] = pieces.words
+            encoded.offsets[rows, columns] = pieces.offsets
+        return encoded
+
+    def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
+        """Encodes pairs as `[CLS] question [SEP] text`, cut and padded to `length` tokens.
+
+        A question keeps its first `length // 3` tokens. Words are numbered through the row, those
+        of the text after those of the question. Offsets are the text's alone.
+
+        Raises:
+            TokenizerError: a question or text is not valid Unicode.
+            ValueError: `length` is below 4, or there are more of the one than of the other.
+        """
+        if length < 4:
+            raise ValueError(f"length {length} is too short for [CLS], [SEP], question and text")
+        if len(questions) != len(texts):
+            raise ValueError(f"{len(questions)} questions do not pair with {len(texts)} texts")
+        encoded = _padding(len(texts), length)
+        encoded.tokens[:, 0] = CLS
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            stop = start + _TEXTS_AT_ONCE
+            question = self._pieces(questions[start:stop], length // 3, start)
+            rows, columns = _places(question.counts)
+            encoded.tokens[rows + start, columns + 1] = question.tokens
+            encoded.words[rows + start, columns + 1] = question.words
+            ends = question.counts + 1
+            encoded.tokens[np.arange(len(ends)) + start, ends] = SEP
+
+            text = self._pieces(texts[start:stop], length - 2, start)
+            rows, columns = _places(text.counts)
+            columns = columns + ends[rows] + 1
+            kept = columns < length
+            words = text.words + encoded.words[start:stop].max(axis=1)[rows] + 1
+            rows, columns = rows[kept] + start, columns[kept]
+            encoded.tokens[rows, columns] = text.tokens[kept]
+            encoded.words[rows, columns] = words[kept]
+            encoded.offsets[rows, columns] = text.offsets[kept]
+        return encoded
+
+    def decode(
+        self, tokens: Iterable[SupportsInt], words: Iterable[SupportsInt] | None = None
+    ) -> str:
+        """Spells tokens out for a reader: lower case, blanks between words that need them.
+
+        Args:
+            tokens: ids of one text; `PAD`, `CLS` and `SEP` are left out.
+            words: the words they belong to, as `encode` gave them. Without them a blank also
+                stands inside of words of several pieces.
+        """
+        ids = [int(token) for token in tokens]
+        groups = [int(word) for word in words] if words is not None else self._guessed_words(ids)
+        spelled: list[bytes] = []
+        last = None
+        for id, group in zip(ids, groups, strict=True):
+            if id in (PAD, CLS, SEP):
+                last = None
+            elif group == last and group >= 0:
+                spelled[-1] += self._bytes[id]
+            else:
+                spelled.append(self._bytes[id])
+                last = group
+        text = ""
+        for word in (part.decode("utf-8", "replace") for part in spelled):
+            if text and _needs_blank(text[-1], word[0]):
+                text += " "
+            text += word
+        return text
+
+    def _guessed_words(self, ids: Sequence[int]) -> list[int]:
+        """One word a piece, and one for a run of bytes."""
+        is_byte = [_FIRST_BYTE <= id < _FIRST_PIECE for id in ids]
+        joined = [a and b for a, b in zip(is_byte, [False, *is_byte], strict=False)]
+        return np.cumsum(~np.array(joined, bool)).tolist()
+
+    def _pieces(self, texts: Sequence[str], limit: int, first: int) -> _Pieces:
+        """The first `limit` tokens of each text; `first` is the row of texts[0], for errors."""
+        encodings = self._core.encode_batch(_checked(texts, first), add_special_tokens=False)
+        for encoding in encodings:
+            encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
+        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        total = int(counts.sum())
+        flat = chain.from_iterable
+        tokens = np.fromiter(flat(e.ids for e in encodings), np.int32, total)
+        parts = np.fromiter(flat(e.word_ids for e in encodings), np.int32, total)
+        spans = np.fromiter(flat(flat(e.offsets for e in encodings)), np.int32, 2 * total)
+
+        filled = counts[counts > 0]
+        heads = np.cumsum(filled) - filled
+        starts = self._starts_han(tokens)
+        starts[1:] |= parts[1:] != parts[:-1]
+        starts[heads] = True
+        words = np.cumsum(starts, dtype=np.int32)
+        words -= np.repeat(words[heads], filled)
+        kept = _places(counts)[1] < limit
+        return _Pieces(
+            tokens[kept], words[kept], spans.reshape(total, 2)[kept], counts.clip(max=limit)
+        )
+
+    def _starts_han(self, tokens: Int32[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
+        """Which tokens are a piece of ideographs or the first byte of a spelled ideograph.
+
+        Two bytes tell the block; the last token of a text may lack its second.
+        """
+        starts = self._han[tokens]
+        codes = tokens - _FIRST_BYTE
+        leads = np.flatnonzero((codes[:-1] >= 0xE3) & (codes[:-1] <= 0xF4))
+        two = codes[leads] * 256 + codes[leads + 1]
+        for low, high in _HAN_BLOCKS:
+            first, last = (int.from_bytes(chr(code).encode()[:2]) for code in (low, high))
+            starts[leads] |= (two >= first) & (two <= last)
+        return starts
+
+
+def _normalizer() -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+
+
+def _core(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    model = models.BPE(vocabulary, merges, unk_token=SPECIALS[UNK], byte_fallback=True)
+    core = tokenizers.Tokenizer(model)
+    core.normalizer = _normalizer()
+    core.pre_tokenizer = pre_tokenizers.Split(
+        tokenizers.Regex(_PRE_TOKEN), behavior="removed", invert=True
+    )
+    return core
+
+
+def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
+    """The texts as a list, all of them valid Unicode."""
+    texts = list(texts)
+    for row, text in zip(count(first), texts, strict=False):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"text {row} has half of a surrogate pair at character {error.start}: it is not "
+                "valid Unicode; mend or drop it where it is read"
+            ) from error
+    return texts
+
+
+def _padding(rows: int, length: int) -> Encoded:
+    return Encoded(
+        tokens=np.full((rows, length), PAD, np.int32),
+        words=np.full((rows, length), -1, np.int32),
+        offsets=np.full((rows, length, 2), -1, np.int32),
+    )
+
+
+def _places(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of flat tokens, `counts` of them in each row, left-aligned."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, columns
+
+
+def _needs_blank(left: str, right: str) -> bool:
+    both = left + right
+    return both.isalnum() and not _HAN.search(both)

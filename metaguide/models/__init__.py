@@ -1,0 +1,1 @@
+"""Flax Linen modules: Transformer encoder, convolutions by patches, autoencoder, the guide."""

@@ -1,0 +1,79 @@
+"""A convolutional autoencoder of small pictures."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from metaguide.models.convolution import PatchConvolution, PatchTranspose
+from metaguide.models.transformer import LayerNorm
+
+SIDE = 32
+"""Height and width of a picture, pixels."""
+
+
+class ImageEncoder(nn.Module):
+    """Stride-2 convolutions, then one dense layer and a layer norm.
+
+    Attributes:
+        width: size of the vector.
+        channels: channels after each convolution; each halves the side.
+    """
+
+    width: int
+    channels: tuple[int, ...] = (16, 32, 64)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch {self.width}"]:
+        """Returns a vector a picture; `image` in [0, 1]."""
+        x = image.astype(self.dtype) * 2 - 1
+        for i, features in enumerate(self.channels):
+            x = nn.gelu(PatchConvolution(features, dtype=self.dtype, name=f"convolution_{i}")(x))
+        x = nn.Dense(self.width, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
+        return LayerNorm(self.dtype, name="norm")(x)
+
+
+class ImageDecoder(nn.Module):
+    """From a vector back to a picture in [0, 1].
+
+    Attributes:
+        channels: of the encoder, in its order; each stands for a doubling of the side.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, vector: Float[Array, "batch width"]) -> Float[Array, "batch 32 32 3"]:
+        """Returns float32 pictures in [0, 1]."""
+        side = SIDE >> len(self.channels)
+        outputs = (*reversed(self.channels[:-1]), 3)
+        x = nn.Dense(side * side * self.channels[-1], dtype=self.dtype, name="dense")(vector)
+        x = x.reshape(-1, side, side, self.channels[-1])
+        for i, features in enumerate(outputs):
+            x = PatchTranspose(features, dtype=self.dtype, name=f"transpose_{i}")(nn.gelu(x))
+        return nn.sigmoid(x.astype(jnp.float32))
+
+
+class Autoencoder(nn.Module):
+    """decoder(encoder(image)); trained on corrupted pictures it is a denoising one.
+
+    Attributes:
+        width: size of the vector between the two.
+        channels: of the encoder's convolutions.
+    """
+
+    width: int
+    channels: tuple[int, ...] = (16, 32, 64)
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the two halves."""
+        self.encoder = ImageEncoder(self.width, self.channels, self.dtype)
+        self.decoder = ImageDecoder(self.channels, self.dtype)
+
+    def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch 32 32 3"]:
+        """Returns the pictures rebuilt, float32 in [0, 1]; `image` in [0, 1]."""
+        return self.decoder(self.encoder(image))

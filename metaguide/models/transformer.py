@@ -1,0 +1,229 @@
+"""A pre-LN Transformer encoder that knows a question from the text it is asked of."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+PAD, SEP, SPECIALS = 0, 3, 5
+"""Token ids of padding and of the separator, and the number of ids that are no words."""
+
+
+def hashed_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """Returns 32 pseudo-random bits an element: a 32-bit integer hash of (position, seed).
+
+    The seed is two words of `jax.random.bits(key)`, the hash is MurmurHash3's finaliser with the
+    second word mixed in between its multiplications. Good enough to drop units, not to sample
+    from: it is far cheaper than Threefry on a CPU and fuses into what reads it.
+
+    Args:
+        key: key, typed.
+        shape: shape of the result, fewer than 2^32 elements.
+    """
+    seed = jax.random.bits(key, (2,), jnp.uint32)
+    position = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    mixed = position * jnp.uint32(0x9E3779B9) + seed[0]
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B) ^ seed[1]
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+    return mixed ^ (mixed >> 16)
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""]) -> Float[Array, "..."]:
+    """Returns x / (1 - rate) where a unit is kept and 0 where it is dropped.
+
+    Args:
+        x: any array.
+        rate: probability in [0, 1) that a unit is dropped, to a granularity of 2^-32.
+        key: key, typed.
+    """
+    keep = hashed_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * (1 / (1 - rate)), 0)
+
+
+class Dropout(nn.Module):
+    """Drops units with probability `rate`, drawn from the rng collection "dropout"."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
+        """Returns x itself where deterministic or where the rate is 0."""
+        if deterministic or self.rate == 0:
+            return x
+        return dropout(x, self.rate, self.make_rng("dropout"))
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / √(variance + 1e-6) · scale + bias over the last axis, in float32, one pass."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns x normalised (Ba et al. 2016)."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
+        return ((x - mean) * jax.lax.rsqrt(variance + 1e-6) * scale + bias).astype(self.dtype)
+
+
+class SelfAttention(nn.Module):
+    """softmax(Q Kᵀ / √d) V of Vaswani et al. 2017, heads side by side, one product for Q, K, V."""
+
+    heads: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    out_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch length width"]:
+        """Returns each position's mixture of the positions where `mask` is True.
+
+        Args:
+            x: the states.
+            mask: False where a position is padding; a row of nothing but padding is averaged.
+            deterministic: no dropout.
+        """
+        batch, length, width = x.shape
+        if width % self.heads:
+            raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
+        depth = width // self.heads
+        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, self.heads, depth), 2, 0)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query * depth**-0.5, key)
+        scores = jnp.where(mask[:, None, None, :], scores, -1e9)
+        weights = jax.nn.softmax(scores, axis=-1)
+        weights = Dropout(self.dropout)(weights, deterministic=deterministic)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed)
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(LN x), then x + MLP(LN x), the MLP four times as wide."""
+
+    heads: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    out_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch length width"]:
+        """Returns the next states; `mask` as in `SelfAttention`."""
+        width = x.shape[-1]
+        drop = Dropout(self.dropout)
+        attend = SelfAttention(
+            self.heads, self.dropout, self.dtype, self.out_init, name="attention"
+        )
+        h = attend(
+            LayerNorm(self.dtype, name="norm_attention")(x),
+            mask,
+            deterministic=deterministic,
+        )
+        x = x + drop(h, deterministic=deterministic)
+        h = LayerNorm(self.dtype, name="norm_mlp")(x)
+        h = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(h), approximate=True)
+        h = drop(h, deterministic=deterministic)
+        h = nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="mlp_out")(h)
+        return x + drop(h, deterministic=deterministic)
+
+
+def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """Returns what each token is: 0 up to the first separator, 1 after it, 2 an exact match.
+
+    An exact match is a word after the separator that stands before it too, the feature of Chen et
+    al. 2017 (DrQA). A text without separator has role 0 throughout.
+
+    Args:
+        tokens: int32 ids.
+    """
+    separator = (tokens == SEP).astype(jnp.int32)
+    after = jnp.cumsum(separator, axis=-1) - separator > 0
+    word = tokens >= SPECIALS
+    asked = (word & ~after)[:, None, :] & (tokens[:, :, None] == tokens[:, None, :])
+    matched = after & word & jnp.any(asked, axis=-1)
+    return after.astype(jnp.int32) + matched.astype(jnp.int32)
+
+
+class TransformerEncoder(nn.Module):
+    """Token states by pre-LN layers over token, position and role embeddings.
+
+    Attributes:
+        vocabulary: number of token ids.
+        width: size of a state, a multiple of `heads`.
+        layers: number of layers.
+        heads: attention heads a layer.
+        length: longest sequence, in tokens.
+        dropout: rate, on attention weights, hidden units, residual branches and embeddings.
+        dtype: of the computation; parameters stay float32.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    length: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parameters; the branches start small, by 1/√(2 layers) (GPT-2)."""
+        normal = nn.initializers.normal
+        self.embedding = self.param(
+            "embedding", normal(self.width**-0.5), (self.vocabulary, self.width)
+        )
+        self.positions = self.param("positions", normal(0.1), (self.length, self.width))
+        self.role = self.param("role", normal(0.1), (3, self.width))
+        out_init = nn.initializers.variance_scaling(
+            1 / (2 * self.layers), "fan_in", "truncated_normal"
+        )
+        self.stack = [
+            TransformerLayer(self.heads, self.dropout, self.dtype, out_init, name=f"layer_{i}")
+            for i in range(self.layers)
+        ]
+        self.norm = LayerNorm(self.dtype)
+        self.drop = Dropout(self.dropout)
+
+    def __call__(
+        self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
+    ) -> Float[Array, "batch length {self.width}"]:
+        """Returns the state of every token; those of padding mean nothing and touch no other.
+
+        Args:
+            tokens: int32 ids, 0 = padding, at most `self.length` a row.
+            deterministic: no dropout; otherwise the rng "dropout" is read.
+
+        Raises:
+            ValueError: more tokens than `self.length`.
+        """
+        length = tokens.shape[1]
+        if length > self.length:
+            raise ValueError(f"{length} tokens a row, the encoder has {self.length} positions")
+        role = jax.nn.one_hot(roles(tokens), 3, dtype=self.dtype)
+        x = self.embedding[tokens].astype(self.dtype) * self.width**0.5
+        x = x + self.positions[:length].astype(self.dtype) + role @ self.role.astype(self.dtype)
+        x = self.drop(x, deterministic=deterministic)
+        mask = tokens != PAD
+        for layer in self.stack:
+            x = layer(x, mask, deterministic=deterministic)
+        return self.norm(x)
+
+    def attend(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
+        """Returns the product of states with every token's embedding, the tied logits."""
+        return states @ self.embedding.astype(self.dtype).T

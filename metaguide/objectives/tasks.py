@@ -1,0 +1,165 @@
+"""Losses of the four tasks: classification, sentiment, questions, recommendation.
+
+Rows where the mask is False count for nothing, whatever stands in them, as long as it is finite.
+Losses are means over the rows that count, in nats where they are likelihoods; without any such row
+they are 0 and so is their gradient.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Num
+
+OUT = -1e9
+"""Score of what cannot be chosen: no probability is left for it, and no infinity arises."""
+
+_Loss = tuple[Float[Array, ""], Mapping[str, Array]]
+
+
+def masked_mean(x: Num[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Num[Array, ""]:
+    """Mean of the finite `x` where `mask`: Σ mask · x / max(1, Σ mask); 0 where it is all False."""
+    return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1).astype(x.dtype)
+
+
+def is_highest(scores: Float[Array, "... n"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
+    """1 where the label scores highest, the first among equals, else 0."""
+    return (scores.argmax(-1).astype(labels.dtype) == labels).astype(scores.dtype)
+
+
+def classification_loss(
+    logits: Float[Array, "batch way"],
+    labels: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+) -> _Loss:
+    """Cross-entropy, J = − mean log softmax(logits)[label].
+
+    Args:
+        logits: scores of the classes.
+        labels: the class of each row, in [0, way).
+        mask: which rows count.
+
+    Returns:
+        The loss, and the metric `accuracy`.
+    """
+    labels = jnp.where(mask, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return masked_mean(losses, mask), {"accuracy": masked_mean(is_highest(logits, labels), mask)}
+
+
+def sentiment_loss(
+    logits: Float[Array, "batch 2"],
+    stars_predicted: Float[Array, " batch"],
+    labels: Int[Array, " batch"],
+    stars: Float[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    stars_weight: float,
+) -> _Loss:
+    """Cross-entropy of the sentiment plus squared error of the stars.
+
+    J = − mean_{labelled} log softmax(logits)[label] + stars_weight · mean_{rated} (ŝ − s)².
+
+    Args:
+        logits: scores of negative and positive.
+        stars_predicted: ŝ, in stars.
+        labels: 0 negative, 1 positive, -1 none.
+        stars: s in [1, 5]; 0 where there is no rating.
+        mask: which rows count.
+        stars_weight: weight of the squared error.
+
+    Returns:
+        The loss, and the metrics `accuracy` of the labelled rows and `stars_error`, the mean
+        absolute error of the rated ones.
+    """
+    loss, metrics = classification_loss(logits, labels, mask & (labels >= 0))
+    rated = mask & (stars > 0)
+    error = stars_predicted - stars
+    loss += stars_weight * masked_mean(error**2, rated)
+    return loss, {**metrics, "stars_error": masked_mean(jnp.abs(error), rated)}
+
+
+def span_loss(
+    start: Float[Array, "batch length"],
+    end: Float[Array, "batch length"],
+    start_target: Int[Array, " batch"],
+    end_target: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+) -> _Loss:
+    """Cross-entropy of the first and the last token of the answer (Devlin et al. 2019).
+
+    J = − ½ mean (log softmax(start)[s] + log softmax(end)[e]).
+
+    Args:
+        start: scores of the positions as the first token of the answer; `OUT` on what is not text.
+        end: the same for its last token.
+        start_target: s, the first token; 0 where the question has no answer.
+        end_target: e, the last token, inclusive; 0 where the question has no answer.
+        mask: which rows count.
+
+    Returns:
+        The loss, and the metric `exact`: how often both ends score highest.
+    """
+    start_target = jnp.where(mask, start_target, 0)
+    end_target = jnp.where(mask, end_target, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(start, start_target)
+    losses += optax.softmax_cross_entropy_with_integer_labels(end, end_target)
+    exact = is_highest(start, start_target) * is_highest(end, end_target)
+    return masked_mean(losses / 2, mask), {"exact": masked_mean(exact, mask)}
+
+
+def span_predict(
+    start: Float[Array, "batch length"], end: Float[Array, "batch length"], longest: int
+) -> tuple[Int[Array, " batch"], Int[Array, " batch"]]:
+    """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + longest.
+
+    Of equals the first is taken. No answer, (0, 0), is given when start_0 + end_0 is at least as
+    high as the best (Devlin et al. 2019, for SQuAD 2.0).
+
+    Args:
+        start: scores of the positions as the first token of the answer.
+        end: the same for its last token.
+        longest: most tokens of an answer.
+
+    Returns:
+        First and last token, inclusive.
+    """
+    batch, length = start.shape
+    s, e = jnp.arange(length)[:, None], jnp.arange(length)
+    allowed = (s >= 1) & (s <= e) & (e < s + longest)
+    scores = jnp.where(allowed, start[:, :, None] + end[:, None, :], -jnp.inf)
+    scores = scores.reshape(batch, length * length)
+    best = scores.argmax(1)
+    answered = scores.max(1) > start[:, 0] + end[:, 0]
+    return jnp.where(answered, best // length, 0), jnp.where(answered, best % length, 0)
+
+
+def ranking_loss(
+    scores: Float[Array, "batch products"],
+    target: Int[Array, " batch"],
+    mask: Bool[Array, " batch"],
+    candidates: Bool[Array, " products"],
+) -> _Loss:
+    """Full softmax over the catalogue: J = − mean log softmax_{candidates}(scores)[target].
+
+    Args:
+        scores: score of every product for the user of each row.
+        target: the product that was taken; a row whose target is no candidate counts for nothing.
+        mask: which rows count.
+        candidates: which products exist; the rest is padding.
+
+    Returns:
+        The loss, and the metrics `reciprocal_rank` and `hit_10` of the target among the candidates;
+        a product that scores the same takes half a place.
+    """
+    target = jnp.where(mask, target, 0)
+    mask = mask & candidates[target]
+    scores = jnp.where(candidates, scores, OUT)
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, target)
+    own = jnp.take_along_axis(scores, target[:, None], axis=1)
+    above = ((scores > own) & candidates).sum(1).astype(scores.dtype)
+    same = ((scores == own) & candidates).sum(1).astype(scores.dtype) - 1  # less the target itself
+    rank = 1 + above + same / 2
+    return masked_mean(losses, mask), {
+        "reciprocal_rank": masked_mean(1 / rank, mask),
+        "hit_10": masked_mean((rank <= 10).astype(scores.dtype), mask),
+    }

@@ -1,0 +1,289 @@
+"""Builds every Problem and Family of the guide out of its model, the objectives and the data.
+
+The four problems share one `init`: the union of the encoder and all heads. A head is a parameter
+group with the name of its task.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from metaguide.data.catalogue import Domain
+from metaguide.data.encoding import (
+    KINDS,
+    Lengths,
+    classification_table,
+    questions_table,
+    recommendation_table,
+    sentiment_table,
+)
+from metaguide.data.episodes import check_labelled, check_users, labelled_sampler, user_sampler
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.guide import GuideModel, init_params
+from metaguide.objectives.tasks import (
+    classification_loss,
+    ranking_loss,
+    sentiment_loss,
+    span_loss,
+    span_predict,
+)
+from metaguide.types import Batch, Family, Params, Problem
+
+
+class Shape(NamedTuple):
+    """The static sizes of episodes.
+
+    Attributes:
+        way: classes of a classification episode.
+        shots: the largest number of shots.
+        queries: query examples an episode; recommendation has one.
+        candidates: products that a training episode of recommendation ranks; None for all.
+        longest: most tokens of an answer.
+    """
+
+    way: int
+    shots: int
+    queries: int
+    candidates: int | None
+    longest: int
+
+
+def classification(model: GuideModel, way: int) -> Problem:
+    """N-way classification of products by text and picture, class names in the context.
+
+    `encoded` holds the examples' vectors and the vectors of the class names; the logits compare
+    the two and add a linear head of N slots.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        names = _encode(model, params, {"tokens": context["names"]}, key).vector
+        return {"vector": _encode(model, params, batch, key).vector, "names": names}
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del batch
+        logits = _apply(
+            model, params, "classify", encoded["vector"], encoded["names"], context["has_names"]
+        )
+        return {"logits": logits}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        logits = predict(params, encoded, batch, context)["logits"]
+        return classification_loss(logits, batch["label"], batch["mask"])
+
+    return _problem(model, "classification", encode, loss, predict, judge_classes, way)
+
+
+def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
+    """Whether a review is negative (0) or positive (1), and how many stars it gives."""
+
+    def encode(params: Params, batch: Batch, context, key):
+        del context
+        return {"vector": _encode(model, params, batch, key).vector}
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del batch, context
+        logits, stars = _apply(model, params, "sentiment_scores", encoded["vector"])
+        return {"logits": logits, "stars": stars}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        out = predict(params, encoded, batch, context)
+        return sentiment_loss(
+            out["logits"],
+            out["stars"],
+            batch["label"],
+            batch["stars"],
+            batch["mask"],
+            stars_weight=stars_weight,
+        )
+
+    return _problem(model, "sentiment", encode, loss, predict, judge_classes, way=2)
+
+
+def questions(model: GuideModel, longest: int) -> Problem:
+    """Extractive question answering: the span of the answer, or none.
+
+    Rajpurkar et al. 2018 for "no answer" as position 0.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        del context
+        encoding = _encode(model, params, batch, key)
+        return {"vector": encoding.vector, "states": encoding.states}
+
+    def scores(params: Params, encoded, batch: Batch):
+        return _apply(model, params, "span_scores", encoded["states"], batch["tokens"])
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del context
+        first, last = span_predict(*scores(params, encoded, batch), longest)
+        return {"start": first, "end": last}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        del context
+        start, end = scores(params, encoded, batch)
+        return span_loss(start, end, batch["start"], batch["end"], batch["mask"])
+
+    return _problem(model, "questions", encode, loss, predict, judge_spans)
+
+
+def recommendation(model: GuideModel) -> Problem:
+    """Which product a user takes next: the user's vector over all product vectors.
+
+    The catalogue is encoded once an episode (once for all users of a domain, where only the
+    domain's products reach it); the user's side is the head.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        vectors = _encode(model, params, context["products"], key).vector
+        return {"products": vectors, "history": vectors[batch["history"]]}
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        def user(history: Array, mask: Array) -> Array:
+            return _apply(model, params, "user_vectors", history, mask)[-1]
+
+        users = jax.vmap(user)(encoded["history"], batch["history_mask"])
+        products = _apply(model, params, "product_vectors", encoded["products"])
+        scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+        # What a user already has is not recommended.
+        taken = jnp.zeros(scores.shape, bool)
+        rows = jnp.arange(len(scores))[:, None]
+        taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
+        return {"scores": scores, "candidates": context["candidates"] & ~taken}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        out = predict(params, encoded, batch, context)
+        return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
+
+    return _problem(model, "recommendation", encode, loss, predict, judge_ranks)
+
+
+def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return `predicted` and `target` as classes of the domain, with `mask` and `id`."""
+    classes = context["classes"]
+    return {
+        "predicted": classes[outputs["logits"].argmax(-1)],
+        "target": classes[query["label"]],
+        "mask": query["mask"],
+        "id": query["id"],
+    }
+
+
+def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return `em` and `f1` of each answer by the overlap of its tokens, and `answerable`."""
+    del context
+    overlap = jnp.minimum(outputs["end"], query["end"]) + 1
+    overlap = jnp.maximum(overlap - jnp.maximum(outputs["start"], query["start"]), 0)
+    sizes = (outputs["end"] - outputs["start"] + 1) + (query["end"] - query["start"] + 1)
+    same = (outputs["start"] == query["start"]) & (outputs["end"] == query["end"])
+    return {
+        "em": same.astype(jnp.float32),
+        "f1": 2.0 * overlap / sizes,
+        "answerable": query["start"] > 0,
+        "mask": query["mask"],
+        "id": query["id"],
+    }
+
+
+def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return the `rank` (from 1) of the product taken; a tie counts as half a place."""
+    del context
+    target = jnp.take_along_axis(outputs["scores"], query["item"][:, None], axis=1)
+    others = outputs["candidates"] & (
+        jnp.arange(outputs["scores"].shape[1]) != query["item"][:, None]
+    )
+    above = (others & (outputs["scores"] > target)).sum(-1)
+    level = (others & (outputs["scores"] == target)).sum(-1)
+    return {"rank": 1 + above + level // 2, "mask": query["mask"], "id": query["id"]}
+
+
+def families(
+    model: GuideModel,
+    domains: Sequence[Domain],
+    tokenizer: Tokenizer,
+    lengths: Lengths,
+    shape: Shape,
+    kinds: Sequence[str] = tuple(KINDS),
+    always: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Family]:
+    """Build a family for every kind of task that at least one of the domains has data for.
+
+    Args:
+        model: the guide.
+        domains: what the families draw from.
+        tokenizer: what reads texts.
+        lengths: tokens kept.
+        shape: sizes of the episodes.
+        kinds: which of the four kinds to build.
+        always: by domain, categories that each of its classification episodes contains.
+
+    Returns:
+        Families by kind; their data are numpy arrays, to be put on devices by the caller.
+
+    Raises:
+        EpisodeError: a domain has fewer classes or examples than `shape` asks for.
+        ValueError: an unknown kind.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kind of task {unknown[0]!r}; there are {', '.join(KINDS)}")
+    made: dict[str, Family] = {}
+    for kind in kinds:
+        having = [domain for domain in domains if KINDS[kind](domain)]
+        if not having:
+            continue
+        names = tuple(domain.name for domain in having)
+        if kind == "recommendation":
+            table = recommendation_table(having, tokenizer, lengths, model.image)
+            check_users(table, names)
+            sample = user_sampler(shape.shots, shape.candidates)
+            made[kind] = Family(names, table, sample, recommendation(model))
+            continue
+        if kind == "classification":
+            table = classification_table(having, tokenizer, lengths, model.image, always)
+            way, problem = shape.way, classification(model, shape.way)
+        elif kind == "sentiment":
+            table = sentiment_table(having, tokenizer, lengths)
+            way, problem = 2, sentiment(model)
+        else:
+            table = questions_table(having, tokenizer, lengths)
+            way, problem = 1, questions(model, shape.longest)
+        check_labelled(table, names, way, shape.shots, kind)
+        ordered = kind != "classification"
+        sample = labelled_sampler(way, shape.shots, shape.queries, ordered)
+        made[kind] = Family(names, table, sample, problem)
+    return made
+
+
+def _problem(model, name: str, encode, loss, predict, judge, way: int | None = None) -> Problem:
+    return Problem(
+        init=partial(init_params, model),
+        encode=encode,
+        loss=loss,
+        predict=predict,
+        features=lambda encoded: encoded["vector"],
+        judge=judge,
+        head=(name,),
+        target="label",
+        way=way,
+    )
+
+
+def _encode(model: GuideModel, params: Params, batch: Mapping[str, Any], key):
+    """Encode the texts of a batch, and its pictures where it has them; dropout if there is a key."""
+    return model.apply(
+        {"params": params},
+        batch["tokens"],
+        batch.get("image"),
+        batch.get("has_image"),
+        deterministic=key is None,
+        rngs=None if key is None else {"dropout": key},
+        method="encode",
+    )
+
+
+def _apply(model: GuideModel, params: Params, method: str, *args):
+    return model.apply({"params": params}, *args, method=method)

@@ -1,0 +1,202 @@
+"""Checkpoints of a training state on disk; the only file that knows Orbax."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+from metaguide.training.state import TrainState
+from metaguide.types import Params
+
+FOLDER = "checkpoints"
+"""Where a stage keeps its checkpoints, inside its work folder: one folder a step."""
+
+KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+
+def save(folder: Path, state: TrainState) -> None:
+    """Writes `state` as the checkpoint of its step, atomically, and keeps the last two.
+
+    Args:
+        folder: the folder of checkpoints; made where it is missing.
+        state: what to keep.
+    """
+    tree = _writable(state._asdict())
+    with _manager(folder) as manager:
+        content = ocp.args.PyTreeSave(tree, custom_metadata={"crc32": _checksums(tree)})
+        manager.save(int(state.step), args=content)
+
+
+def latest(folder: Path) -> int | None:
+    """Returns the step of the newest checkpoint in `folder`; None where there is none."""
+    if not folder.is_dir():
+        return None
+    with _manager(folder) as manager:
+        return manager.latest_step()
+
+
+def restore(folder: Path, like: TrainState) -> TrainState:
+    """Reads the newest checkpoint.
+
+    Args:
+        folder: the folder of checkpoints.
+        like: a state of the same structure, shapes and placement; its values are not read.
+
+    Returns:
+        The stored state, placed on the devices as `like` is.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it is of another model, or it is damaged.
+    """
+    return TrainState(**_restore(folder, like._asdict(), prefix=""))
+
+
+def restore_meta(folder: Path, like: Params) -> Params:
+    """Reads what a stage has learned from its newest checkpoint, whatever its optimizer was.
+
+    Args:
+        folder: the stage's work folder, or the folder of checkpoints in it.
+        like: meta-parameters of the same structure, shapes and placement; values are not read.
+
+    Returns:
+        The stored meta-parameters.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it is of another model, or it is damaged.
+    """
+    inside = folder / FOLDER
+    folder = inside if inside.is_dir() else folder
+    return _restore(folder, {"params": {"meta": like}}, prefix="params.meta.")["params"]["meta"]
+
+
+def _manager(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEPT,
+        create=True,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(
+        folder.absolute(), options=options, item_handlers=ocp.PyTreeCheckpointHandler()
+    )
+
+
+def _restore(folder: Path, like: Any, *, prefix: str) -> Any:
+    """Reads the part of the newest checkpoint that `like` describes, whose leaves have `prefix`."""
+    step = latest(folder)
+    if step is None:
+        raise CheckpointError(
+            f"{folder}: there is no checkpoint; give the work folder of a stage that has run"
+        )
+    target = _writable(like)
+    with _manager(folder) as manager:
+        try:
+            _read_through(folder / str(step) / "default")
+            metadata = manager.item_metadata(step)
+            if metadata is None:
+                raise FileNotFoundError("the description of its arrays is lost")
+            stored = _by_name(metadata.tree)
+            checksums = metadata.custom_metadata["crc32"]
+        except Exception as error:
+            raise _damaged(folder, step, error) from error
+        _check_shapes(folder / str(step), stored, _by_name(target), prefix)
+        try:
+            tree = manager.restore(
+                step,
+                args=ocp.args.PyTreeRestore(
+                    target,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                    partial_restore=True,
+                ),
+            )
+        except Exception as error:
+            raise _damaged(folder, step, error) from error
+    for name, value in _checksums(tree).items():
+        if checksums.get(name, value) != value:
+            raise _damaged(folder, step, ValueError(f"{name} has other bytes than were saved"))
+    return jax.tree.map(_placed, tree, like)
+
+
+def _read_through(folder: Path) -> None:
+    """Reads every byte once, one after the other.
+
+    Orbax reads all arrays at the same time, and where one fails it leaves the others to print
+    their tracebacks from threads of their own.
+    """
+    place = f"file://{folder.absolute()}/"
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
+    for name in store.list().result():
+        store.read(name).result()
+
+
+def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:
+    what = " ".join(str(error).split())[:200] or type(error).__name__
+    return CheckpointError(
+        f"{folder / str(step)}: this checkpoint is damaged ({what}); delete this folder, and the "
+        "stage goes on from the checkpoint before it"
+    )
+
+
+def _check_shapes(
+    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
+) -> None:
+    """Raises a CheckpointError at the first leaf that only one side has, or that differs."""
+    stored = {name: leaf for name, leaf in stored.items() if name.startswith(prefix)}
+    # What the model is made of first: the optimizer's state only mirrors it.
+    for name in sorted([*wanted, *stored], key=lambda name: not name.startswith("params.")):
+        here, there = _shape(stored.get(name)), _shape(wanted.get(name))
+        if here != there:
+            raise CheckpointError(
+                f"{folder}: a checkpoint of another model: {name} is {here} in the checkpoint and "
+                f"{there} in this run; use the config it was trained with, or another --workdir"
+            )
+
+
+def _shape(leaf: Any) -> str:
+    return "absent" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _writable(tree: Any) -> Any:
+    """Keys as their data; arrays held whole by this process as numpy, saved 3 times as fast."""
+
+    def plain(leaf: Any) -> Any:
+        leaf = jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
+        return np.asarray(leaf) if leaf.is_fully_addressable else leaf
+
+    return jax.tree.map(plain, tree)
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 by leaf: Orbax notices a file cut short, not a byte changed inside a value."""
+    return {
+        name: zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+        for name, leaf in _by_name(tree).items()
+        if isinstance(leaf, np.ndarray)
+    }
+
+
+def _placed(leaf: Any, like: Any) -> jax.Array:
+    if _is_key(like):
+        leaf = jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(like))
+    if isinstance(like, jax.Array) and like.committed:
+        return jax.device_put(leaf, like.sharding)
+    return jnp.asarray(leaf)

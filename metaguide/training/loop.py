@@ -1,0 +1,240 @@
+"""The loop around a compiled step: resuming, progress, metrics, checkpoints, the guard of NaN."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from metaguide.training import checkpoint
+from metaguide.training.state import TrainState
+from metaguide.training.step import Step
+from metaguide.types import Metrics
+
+METRICS = "metrics.jsonl"
+"""A line each time that metrics are logged: `{"step": ..., name: mean since the line before}`."""
+
+TIMES = "times.jsonl"
+"""A line a start of the stage: from which step to which, seconds, steps per second."""
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+class TrainingDiverged(ValueError):
+    """A loss or the gradient is not finite."""
+
+
+def train(
+    step: Step,
+    state: TrainState,
+    data: Mapping[str, Any],
+    *,
+    steps: int,
+    workdir: Path,
+    name: str,
+    log_every: int,
+    checkpoint_every: int,
+    on_log: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> TrainState:
+    """Takes steps until `steps` are done, going on from the newest checkpoint in `workdir`.
+
+    Metrics are logged, as means since the line before, at each multiple of `log_every` and of
+    `checkpoint_every` and at the end, so that a resumed run writes the lines of an unbroken one.
+
+    Args:
+        step: from `make_step`; donates its state.
+        state: the state to start from where `workdir` has no checkpoint.
+        data: device arrays by objective, an argument of each step.
+        steps: how many steps the stage has in all.
+        workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
+            TensorBoard events.
+        name: the stage's name in messages, which is its section in the config.
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints.
+        on_log: called with the step and the metrics of each line.
+
+    Returns:
+        The state after `steps` steps.
+
+    Raises:
+        TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
+        CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
+    """
+    console = Console()
+    say = _speaker(console)
+    folder = workdir / checkpoint.FOLDER
+    workdir.mkdir(parents=True, exist_ok=True)
+    if checkpoint.latest(folder) is not None:
+        state = checkpoint.restore(folder, state)
+    start = int(state.step)
+    if start >= steps:
+        say(f"{name}: already finished, {start} of {steps} steps in {folder}")
+        return state
+    if start:
+        say(f"{name}: going on from step {start} of {steps}, {folder}")
+
+    begun = time.perf_counter()
+    first_done = begun
+    window: list[Metrics] = []
+    waiting: tuple[int, list[Metrics]] | None = None
+    means: dict[str, float] = {}
+    with _progress(console, say, name, start, steps) as show, _log(workdir, start) as write:
+
+        def flush(done: int, metrics: Sequence[Metrics]) -> None:
+            nonlocal means
+            values = _finite(jax.device_get(metrics), done, name, folder)
+            means = {key: float(np.mean([row[key] for row in values])) for key in sorted(values[0])}
+            rate = (done - start - 1) / max(time.perf_counter() - first_done, 1e-9)
+            write(done, means, rate)
+            if on_log is not None:
+                on_log(done, means)
+
+        for done in range(start + 1, steps + 1):
+            previous = window[-1:]
+            state, metrics = step(state, data)
+            window.append(metrics)
+            # Only now are older metrics read: the device has its next step already.
+            jax.block_until_ready(previous)
+            if waiting is not None:
+                flush(*waiting)
+                waiting = None
+            if done == start + 1:
+                jax.block_until_ready(metrics)
+                first_done = time.perf_counter()
+            if done % checkpoint_every == 0 or done == steps:
+                flush(done, window)
+                checkpoint.save(folder, state)
+                window = []
+            elif done % log_every == 0:
+                waiting, window = (done, window), []
+            show(done, means)
+
+    seconds = time.perf_counter() - begun
+    rate = (steps - start - 1) / max(time.perf_counter() - first_done, 1e-9)
+    times = {
+        "from": start,
+        "to": steps,
+        "seconds": round(seconds, 3),
+        "first_step_seconds": round(first_done - begun, 3),
+        "steps_per_second": round(rate, 3),
+    }
+    with open(workdir / TIMES, "a", encoding="utf-8") as file:
+        file.write(json.dumps(times) + "\n")
+    say(
+        f"{name}: {steps - start} steps in {seconds:.1f} s ({rate:.1f} steps/s after the first), "
+        f"loss {means['loss']:.4g}"
+    )
+    return state
+
+
+def _finite(
+    rows: Sequence[Mapping[str, np.ndarray]], last: int, name: str, folder: Path
+) -> Sequence[Mapping[str, np.ndarray]]:
+    """Returns `rows`, the metrics of the steps up to `last`, once they are known to be finite."""
+    for done, row in enumerate(rows, last - len(rows) + 1):
+        culprits = [key for key in row if key.endswith("/loss") and not np.isfinite(row[key])]
+        if culprits:
+            what = "the loss of " + ", ".join(sorted(key.removesuffix("/loss") for key in culprits))
+        elif not np.isfinite(row["loss"]):
+            what = "the weighted sum of the losses"
+        elif not np.isfinite(row["gradient_norm"]):
+            what = "the gradient"
+        else:
+            continue
+        kept = checkpoint.latest(folder)
+        good = (
+            "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
+        )
+        raise TrainingDiverged(
+            f"{name}: {what} is not finite at step {done}; {good}; lower config.{name}.rate"
+        )
+    return rows
+
+
+@contextmanager
+def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
+    """Opens the logs of a stage, without what stands in them after the step `start`."""
+    path = workdir / METRICS
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line + "\n")
+            except ValueError:  # a run that was killed may leave half a line
+                break
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+    events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+
+            def write(done: int, metrics: Mapping[str, float], rate: float) -> None:
+                file.write(json.dumps({"step": done, **metrics}) + "\n")
+                file.flush()
+                for key, value in metrics.items():
+                    events.add_scalar(key, value, done)
+                if rate > 0:
+                    events.add_scalar("steps_per_second", rate, done)
+
+            yield write
+    finally:
+        events.close()
+
+
+def _speaker(console: Console) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+@contextmanager
+def _progress(
+    console: Console, say: Callable[[str], None], name: str, start: int, steps: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Shows how far the stage is: a bar on a terminal, elsewhere a line every ten seconds."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            transient=True,
+        )
+        task = bar.add_task(name, total=steps, completed=start, loss="")
+
+        def draw(done: int, metrics: Mapping[str, float]) -> None:
+            loss = f"loss {metrics['loss']:.4g}" if metrics else ""
+            bar.update(task, completed=done, loss=loss)
+
+        with bar:
+            yield draw
+        return
+
+    begun = told = time.perf_counter()
+
+    def tell(done: int, metrics: Mapping[str, float]) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told < PLAIN_LINE_SECONDS or done == steps:
+            return
+        told = now
+        left = math.ceil((now - begun) / (done - start) * (steps - done))
+        loss = f", loss {metrics['loss']:.4g}" if metrics else ""
+        say(f"{name}: step {done} of {steps}, {left} s left{loss}")
+
+    yield tell

@@ -1,0 +1,269 @@
+"""Metrics on the host, in numpy, and the intervals that stand beside them.
+
+A half-width `half` always belongs to a 95% interval, `value - half` to `value + half`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num, Shaped
+from scipy import sparse, stats
+from sklearn.metrics import f1_score
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""Weights [draws, n] over n scored entries -> the statistics [draws, k] under those weights."""
+
+
+class Interval(NamedTuple):
+    """An estimate and the half-width of its 95% interval; None where it is not defined."""
+
+    value: float
+    half: float | None
+
+
+# ------------------------------------------------------------------------------ classification
+
+
+def accuracy(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
+    """Share of the n predictions that equal their target; ValueError where n = 0."""
+    _some(target)
+    return float(np.mean(predicted == target))
+
+
+def macro_f1(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
+    """Mean over the classes that occur in `target` of F1 = 2 tp / (2 tp + fp + fn).
+
+    A class that is predicted and never occurs has no F1 of its own; its false positives cost
+    the recall of the others. ValueError where n = 0.
+    """
+    _some(target)
+    labels = np.unique(target)
+    f1 = f1_score(target, predicted, labels=labels, average="macro", zero_division=0)  # type: ignore
+    return float(f1)
+
+
+# ------------------------------------------------------------------------------ spans
+
+
+def span_em(
+    start: Int[np.ndarray, "*n"],
+    end: Int[np.ndarray, "*n"],
+    start_target: Int[np.ndarray, "*n"],
+    end_target: Int[np.ndarray, "*n"],
+) -> Float[np.ndarray, "*n"]:
+    """1 where both ends agree. Positions are inclusive tokens; (0, 0) says no answer."""
+    return ((start == start_target) & (end == end_target)).astype(np.float64)
+
+
+def span_f1(
+    start: Int[np.ndarray, "*n"],
+    end: Int[np.ndarray, "*n"],
+    start_target: Int[np.ndarray, "*n"],
+    end_target: Int[np.ndarray, "*n"],
+) -> Float[np.ndarray, "*n"]:
+    """F1 of overlapping tokens, 2 |p & t| / (|p| + |t|) (Rajpurkar et al. 2016), by position.
+
+    Positions are inclusive; (0, 0) says no answer. Position 0 is [CLS], which no answer holds,
+    so abstaining rightly gets 1, and abstaining or answering wrongly 0.
+    """
+    overlap = np.minimum(end, end_target) - np.maximum(start, start_target) + 1
+    lengths = (end - start + 1) + (end_target - start_target + 1)
+    return 2.0 * np.maximum(overlap, 0) / lengths
+
+
+# ------------------------------------------------------------------------------ ranking
+
+
+def ranks_of(
+    scores: Float[np.ndarray, "*n products"],
+    target: Int[np.ndarray, "*n"],
+    candidates: Bool[np.ndarray, "*#n products"],
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "*n"]:
+    """Rank (1 = best) of each target among all its candidates; ties fall by a draw from `rng`.
+
+    Args:
+        scores: higher is better; only those of candidates are read.
+        target: column of the product to be ranked, a candidate itself.
+        candidates: which products compete.
+        rng: a target tied with t others gets each of the t + 1 places with equal chance.
+
+    Raises:
+        ValueError: a target is no candidate, or a candidate's score is not a number.
+    """
+    candidates = np.broadcast_to(candidates, scores.shape)
+    column = target[..., None]
+    if not np.take_along_axis(candidates, column, axis=-1).all():
+        raise ValueError("ranks_of: a target is not among its candidates; add it to `candidates`")
+    if np.isnan(scores[candidates]).any():
+        raise ValueError("ranks_of: a candidate's score is NaN")
+    own = np.take_along_axis(scores, column, axis=-1)
+    better = np.sum(candidates & (scores > own), axis=-1)
+    tied = np.sum(candidates & (scores == own), axis=-1) - 1
+    return 1 + better + rng.integers(0, tied + 1)
+
+
+def hit_rate(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:
+    """HR@k of each ranking with one right product: 1 where its rank is at most k."""
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:
+    """NDCG@k of each ranking with one right product: 1 / log2(1 + rank), 0 past rank k."""
+    return np.where(ranks <= k, 1.0 / np.log2(1.0 + ranks), 0.0)
+
+
+def reciprocal_rank(ranks: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """1 / rank; its mean is MRR."""
+    return 1.0 / ranks
+
+
+# ------------------------------------------------------------------------------ intervals
+
+
+def mean_interval(values: Num[np.ndarray, " n"]) -> Interval:
+    """Mean of n independent values and its t interval with n - 1 degrees of freedom.
+
+    half = t(.975, n - 1) s / sqrt(n); None where n = 1. ValueError where n = 0.
+    """
+    _some(values)
+    mean, count = float(np.mean(values)), len(values)
+    if count == 1:
+        return Interval(mean, None)
+    quantile = float(stats.t.ppf(0.975, count - 1))
+    return Interval(mean, quantile * float(np.std(values, ddof=1)) / count**0.5)
+
+
+def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
+    """Mean over training seeds with its t interval: 2 degrees of freedom at 3 seeds."""
+    return mean_interval(values)
+
+
+def bootstrap(
+    statistic: Statistic,
+    ids: Int[np.ndarray, " n"],
+    episodes: Int[np.ndarray, " n"] | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> Float[np.ndarray, " k"]:
+    """Half-widths of the 95% intervals of k statistics, by a cluster bootstrap over examples.
+
+    The pool of held-out examples is finite and its examples recur over episodes, so an example
+    is drawn with all its occurrences: more episodes over one pool do not narrow the interval past
+    what the pool allows. Where `episodes` is given, the draw of supports counts too, with
+    two-way clustering (Cameron, Gelbach & Miller 2011):
+
+        half = 1.96 sqrt(V_examples + V_episodes - V_both), at least that of either alone.
+
+    Weights are those of the Bayesian bootstrap (Rubin 1981), exponential in place of multinomial:
+    no class and no subset ever falls out of a draw.
+
+    Args:
+        statistic: weights [draws, n] -> statistics [draws, k].
+        ids: example of each entry.
+        episodes: episode of each entry.
+        draws: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no entry.
+    """
+    _some(ids)
+    rng = np.random.default_rng(seed)
+    by_id = np.unique(ids, return_inverse=True)[1]
+    over_ids = _variance(statistic, by_id, draws, rng)
+    if episodes is None:
+        return 1.96 * np.sqrt(over_ids)
+    by_episode = np.unique(episodes, return_inverse=True)[1]
+    over_episodes = _variance(statistic, by_episode, draws, rng)
+    wider = np.maximum(over_ids, over_episodes)
+    width = by_episode.max() + 1
+    both = np.unique(by_id.astype(np.int64) * width + by_episode, return_inverse=True)[1]
+    if both.max() in (by_id.max(), by_episode.max()):  # one clustering refines the other
+        return 1.96 * np.sqrt(wider)
+    together = over_ids + over_episodes - _variance(statistic, both, draws, rng)
+    return 1.96 * np.sqrt(np.maximum(together, wider))
+
+
+def bootstrap_interval(
+    values: Num[np.ndarray, " n"],
+    ids: Int[np.ndarray, " n"],
+    episodes: Int[np.ndarray, " n"] | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> Interval:
+    """Mean of n scores with the interval of `bootstrap` over their examples (and episodes)."""
+    half = bootstrap(mean_statistic(values[None]), ids, episodes, draws=draws, seed=seed)
+    return Interval(float(np.mean(values)), float(half[0]))
+
+
+def paired_bootstrap(
+    a: Num[np.ndarray, " n"],
+    b: Num[np.ndarray, " n"],
+    ids: Int[np.ndarray, " n"],
+    episodes: Int[np.ndarray, " n"] | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> Interval:
+    """Mean of a - b, two arms' scores of the same entries, with the interval of `bootstrap`."""
+    return bootstrap_interval(a - b, ids, episodes, draws=draws, seed=seed)
+
+
+def mean_statistic(
+    values: Num[np.ndarray, "k n"], counted: Bool[np.ndarray, "k n"] | None = None
+) -> Statistic:
+    """Weighted means of k rows of scores, each over its counted entries, for `bootstrap`."""
+    if counted is None:
+        return lambda weights: (weights @ values.T) / weights.sum(axis=1, keepdims=True)
+    among = counted.astype(np.float64)
+    scores = np.where(counted, values, 0.0)
+    return lambda weights: (weights @ scores.T) / (weights @ among.T)
+
+
+def macro_f1_statistic(
+    predicted: Int[np.ndarray, "k n"], target: Int[np.ndarray, " n"]
+) -> Statistic:
+    """Weighted macro-F1 of k rows of predictions, for `bootstrap`; as `macro_f1` at weight 1."""
+    classes, index = np.unique(target, return_inverse=True)
+    rows, count = predicted.shape
+    is_class = _one_hot(index, np.arange(count), len(classes), count)
+    row, entry = np.nonzero(np.isin(predicted, classes))
+    found = np.searchsorted(classes, predicted[row, entry])
+    guessed = _one_hot(row * len(classes) + found, entry, rows * len(classes), count)
+    hit = found == index[entry]
+    right = _one_hot((row * len(classes) + found)[hit], entry[hit], rows * len(classes), count)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        shape = (rows, len(classes), len(weights))
+        columns = np.ascontiguousarray(weights.T)
+        occurring = (is_class @ columns)[None]
+        f1 = 2.0 * (right @ columns).reshape(shape)
+        f1 = f1 / (occurring + (guessed @ columns).reshape(shape))
+        return f1.mean(axis=1).T
+
+    return statistic
+
+
+def _one_hot(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> Any:
+    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, width))
+
+
+def _variance(
+    statistic: Statistic, cluster: np.ndarray, draws: int, rng: np.random.Generator
+) -> np.ndarray:
+    chunk = max(1, min(draws, 4_000_000 // len(cluster)))  # weights of a chunk: at most 32 MB
+    drawn = []
+    for first in range(0, draws, chunk):
+        count = min(chunk, draws - first)
+        weights = rng.standard_exponential((count, cluster.max() + 1))
+        drawn.append(statistic(weights[:, cluster]))
+    return np.var(np.concatenate(drawn), axis=0, ddof=1)
+
+
+def _some(values: np.ndarray) -> None:
+    if len(values) == 0:
+        raise ValueError("a metric of no examples is not defined: the cell is empty or all masked")

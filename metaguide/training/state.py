@@ -1,0 +1,25 @@
+"""What training carries from step to step, and what a checkpoint holds."""
+
+from typing import NamedTuple
+
+import optax
+from jaxtyping import Array, Int, Key
+
+from metaguide.types import Params
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step reads and writes besides its data.
+
+    Attributes:
+        step: how many steps have been taken.
+        params: `{"meta": what the stage learns, "weighting": parameters of the loss weights}`.
+        optimizer: the state of the optax transformation over `params`.
+        key: the stage's key; step t draws from `fold_in(key, t)`, so that the key itself never
+            changes and a resumed run draws what the unbroken one would have drawn.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    optimizer: optax.OptState
+    key: Key[Array, ""]

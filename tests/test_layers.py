@@ -1,0 +1,180 @@
+"""Imports run downward only, and each outside library stands in its own room."""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BELOW: Mapping[str, frozenset[str]] = {
+    room: frozenset(below.split())
+    for room, below in {
+        "types": "",
+        "parallel": "types",
+        "data": "types",
+        "models": "types",
+        "objectives": "types",
+        "inner_loop": "types",
+        "optimizers": "types inner_loop",
+        "learners": "types inner_loop",
+        "problems": "types data models objectives",
+        "pretraining": "types data models objectives",
+        "arms": "types inner_loop learners",
+        "training": "types parallel data objectives inner_loop learners problems",
+    }.items()
+}
+"""The rooms of metaguide, from the bottom, and those that each may import beside itself."""
+
+FACES = frozenset({"__init__", "guide"})
+"""The modules on top of metaguide: they may import every room, and no room imports them."""
+
+HOMES: Mapping[str, frozenset[str]] = {
+    library: frozenset(rooms.split())
+    for library, rooms in {
+        "tensorflow": "",
+        "tensorflow_datasets": "data",
+        "orbax": "training",
+        "flax.linen": "models optimizers learners",
+        "absl": "experiments",
+        "ml_collections": "experiments",
+    }.items()
+}
+"""Libraries that may stand in some rooms only."""
+
+OUTSIDE: Mapping[str, frozenset[str]] = {
+    "inner_loop": frozenset({"chex", "jax", "jaxtyping", "numpy", "optax"}),
+    "learners": frozenset({"chex", "flax", "jax", "jaxtyping", "numpy", "optax"}),
+}
+"""Rooms that may import these libraries only, beside Python's own."""
+
+
+def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
+    """Yields (line, dotted name) of all that a module imports, wherever in it that stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            packages = package.split(".")
+            base = packages[: len(packages) - node.level + 1] if node.level else []
+            base += [node.module] if node.module else []
+            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            # `import flax` makes `flax.linen` reachable without a second import.
+            if (node.value.id, node.attr) == ("flax", "linen"):
+                yield node.lineno, "flax.linen"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def fault(room: str, name: str) -> str | None:
+    """Says why `room` may not import the dotted `name`; None where it may."""
+    top, _, rest = name.partition(".")
+    if top == "experiments" and room != "experiments":
+        return "metaguide never imports experiments"
+    if top == "metaguide" and room not in FACES | {"experiments"}:
+        target = rest.split(".")[0]
+        # `from metaguide import load` names no room: it comes out of the face.
+        target = target if target in BELOW else "guide"
+        if target != room and target not in BELOW[room]:
+            return f"{room} may import {', '.join(sorted(BELOW[room])) or 'no room'}, not {target}"
+    for library, rooms in HOMES.items():
+        if f"{name}.".startswith(f"{library}.") and room not in rooms:
+            return f"{library} belongs to {', '.join(sorted(rooms)) or 'no room'}"
+    if room in OUTSIDE and top not in OUTSIDE[room] | sys.stdlib_module_names | {"metaguide"}:
+        return f"{room} may import {', '.join(sorted(OUTSIDE[room]))}, not {top}"
+    return None
+
+
+def violations(modules: Mapping[str, str]) -> list[str]:
+    """Lists all imports against the direction, one clear line each.
+
+    Args:
+        modules: sources by path from the root of the repository.
+    """
+    found = []
+    for path, source in sorted(modules.items()):
+        parts = Path(path).with_suffix("").parts
+        room = "experiments" if parts[0] == "experiments" else parts[1]
+        if room not in {*BELOW, *FACES, "experiments"}:
+            found.append(f"{path}: {room} is no room of metaguide; give it a place in this test")
+            continue
+        for line, name in imported(source, ".".join(parts[:-1])):
+            if reason := fault(room, name):
+                found.append(f"{path}:{line}: imports {name}, but {reason}")
+    return found
+
+
+def test_imports_run_downward() -> None:
+    """Catches an import upward or sideways, and a library outside its room."""
+    paths = [path for top in ("metaguide", "experiments") for path in (ROOT / top).rglob("*.py")]
+    assert any(path.name == "types.py" for path in paths)
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths
+    }
+    found = violations(sources)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "reason"),
+    [
+        ("models/a.py", "import metaguide.data.catalogue", "models may import types, not data"),
+        ("models/a.py", "from metaguide import data", "not data"),
+        ("models/a.py", "from ..data import catalogue", "not data"),
+        ("models/a.py", "from .. import data", "not data"),
+        ("models/a/b.py", "from ...objectives.tasks import span_loss", "not objectives"),
+        ("objectives/a.py", "def f():\n    import metaguide.models", "not models"),
+        ("data/a.py", "from metaguide.problems import classification", "not problems"),
+        ("types.py", "from metaguide import parallel", "types may import no room, not parallel"),
+        ("inner_loop.py", "from metaguide import learners", "not learners"),
+        ("learners/a.py", "from metaguide.models.guide import GuideModel", "not models"),
+        ("learners/a.py", "import sklearn", "learners may import chex, flax"),
+        ("inner_loop.py", "import flax", "inner_loop may import chex, jax"),
+        ("problems.py", "from metaguide.training import step", "not training"),
+        ("training/a.py", "from metaguide.models import guide", "not models"),
+        ("training/a.py", "from metaguide import load", "not guide"),
+        ("training/a.py", "import metaguide", "not guide"),
+        ("training/a.py", "import experiments.guide", "metaguide never imports experiments"),
+        ("guide.py", "from experiments import guide", "metaguide never imports experiments"),
+        ("data/a.py", "import tensorflow as tf", "tensorflow belongs to no room"),
+        ("guide.py", "from tensorflow import keras", "tensorflow belongs to no room"),
+        ("data/a.py", "__import__('tensorflow')", "tensorflow belongs to no room"),
+        ("data/a.py", "importlib.import_module('orbax.checkpoint')", "orbax belongs to training"),
+        ("models/a.py", "import orbax.checkpoint as ocp", "orbax belongs to training"),
+        ("training/a.py", "import tensorflow_datasets", "tensorflow_datasets belongs to data"),
+        ("problems.py", "from flax import linen as nn", "flax.linen belongs to learners, models"),
+        ("problems.py", "import flax\nflax.linen.Dense(3)", "flax.linen belongs to"),
+        ("training/a.py", "from flax.linen import Module", "flax.linen belongs to"),
+        ("guide.py", "from ml_collections import ConfigDict", "ml_collections belongs to exp"),
+        ("training/a.py", "from absl import logging", "absl belongs to experiments"),
+        ("helpers.py", "", "helpers is no room of metaguide"),
+    ],
+)
+def test_violation_is_found(path: str, source: str, reason: str) -> None:
+    """Catches a checker that passes everything, or sees only some ways to import."""
+    found = violations({f"metaguide/{path}": source})
+    assert len(found) == 1
+    assert found[0].startswith(f"metaguide/{path}:") and reason in found[0]
+
+
+def test_downward_imports_pass() -> None:
+    """Catches a checker that refuses what the direction allows."""
+    allowed = {
+        "metaguide/__init__.py": "from metaguide.guide import load\nfrom . import training",
+        "metaguide/guide.py": "from metaguide.training import checkpoint\nimport metaguide.models",
+        "metaguide/types.py": "import jax",
+        "metaguide/models/guide.py": "from flax import linen as nn\nfrom .transformer import A",
+        "metaguide/models/__init__.py": "from . import transformer",
+        "metaguide/data/omniglot.py": "import tensorflow_datasets as tfds",
+        "metaguide/optimizers/lstm.py": "from metaguide import inner_loop\nimport flax.linen",
+        "metaguide/learners/maml.py": "import optax\nimport functools\nfrom ..inner_loop import x",
+        "metaguide/problems.py": "from metaguide import data, models, objectives, types",
+        "metaguide/training/checkpoint.py": "import orbax\nfrom metaguide import parallel",
+        "experiments/guide.py": "import metaguide\nfrom absl import app\nimport ml_collections",
+    }
+    assert violations(allowed) == []

@@ -1,0 +1,199 @@
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tensorboardX.event_file_loader import EventFileLoader
+
+from metaguide.objectives.weighting import uncertainty
+from metaguide.training import checkpoint, loop
+from metaguide.training.loop import TrainingDiverged, train
+from metaguide.training.step import init_state, make_step
+
+STEPS = 6
+
+
+def noisy(meta, data, key, progress):
+    batch = jax.random.choice(key, data, (4,))
+    return jnp.mean((batch - meta["w"]) ** 2) + 0.1, {"progress": progress}
+
+
+def stage(objective=noisy):
+    """A step with dropout-like draws, learned weights and a stateful optimizer; its start; data."""
+    weights, optimizer = uncertainty(["near", "far"]), optax.adam(0.1)
+    step = make_step({"near": objective, "far": noisy}, weights, optimizer, STEPS)
+    state = init_state({"w": jnp.ones(3)}, weights, optimizer, jax.random.key(5))
+    rows = jax.random.normal(jax.random.key(1), (16, 3))
+    return step, state, {"near": rows, "far": rows + 2.0}
+
+
+def go(workdir, step, state, data, *, steps=STEPS, on_log=None):
+    return train(
+        step,
+        state,
+        data,
+        steps=steps,
+        workdir=workdir,
+        name="pretrain",
+        log_every=2,
+        checkpoint_every=3,
+        on_log=on_log,
+    )
+
+
+def bits(state):
+    state = state._replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step):
+    def on_log(done, metrics):
+        if done == step:
+            raise Killed
+
+    return on_log
+
+
+def test_resumed_stage_is_the_unbroken_one_to_the_bit(tmp_path, capsys):
+    """Faults: the key, the optimizer or the step counter is not kept; lines after the checkpoint
+    stand twice; the windows of the means start elsewhere; it does not say that it goes on."""
+    whole = go(tmp_path / "whole", *stage())
+    with pytest.raises(Killed):
+        go(tmp_path / "broken", *stage(), on_log=killed_at(4))
+    assert '"step": 4' in (tmp_path / "broken" / loop.METRICS).read_text()
+    with open(tmp_path / "broken" / loop.METRICS, "a") as file:
+        file.write('{"step": 5, "lo')  # what a kill in the middle of a write leaves
+    capsys.readouterr()
+    resumed = go(tmp_path / "broken", *stage())
+    assert "going on from step 3 of 6" in capsys.readouterr().out
+    assert bits(resumed) == bits(whole)
+    lines = (tmp_path / "whole" / loop.METRICS).read_text()
+    assert (tmp_path / "broken" / loop.METRICS).read_text() == lines
+    assert [json.loads(line)["step"] for line in lines.splitlines()] == [2, 3, 4, 6]
+
+
+def test_stage_compiles_once(tmp_path):
+    """Fault: logging, a checkpoint or the restored state brings arrays of another kind to the step,
+    which compiles again."""
+    traced = []
+
+    def counted(meta, data, key, progress):
+        traced.append(1)
+        return noisy(meta, data, key, progress)
+
+    step, state, data = stage(counted)
+    with pytest.raises(Killed):
+        go(tmp_path, step, state, data, on_log=killed_at(4))
+    assert (len(traced), step._cache_size()) == (1, 1)
+    step, state, data = stage(counted)
+    go(tmp_path, step, state, data)
+    assert (len(traced), step._cache_size()) == (2, 1)
+
+
+def test_lines_are_means_over_all_steps_since_the_line_before(tmp_path):
+    """Fault: a line shows one step's loss, or misses the steps around a checkpoint."""
+    step, state, data = stage()
+    losses = []
+    for _ in range(STEPS):
+        state, metrics = step(state, data)
+        losses.append(float(metrics["near/loss"]))
+    go(tmp_path, *stage())
+    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    wanted = [np.mean(losses[:2]), losses[2], losses[3], np.mean(losses[4:])]
+    np.testing.assert_allclose([line["near/loss"] for line in lines], wanted, rtol=1e-6)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    """Fault: the events are empty, or of other steps than the lines."""
+    go(tmp_path, *stage())
+    events = [
+        (event.step, value.tag, value.simple_value)
+        for file in tmp_path.glob("events.out.tfevents.*")
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+        if value.tag != "steps_per_second"
+    ]
+    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    wanted = {(line["step"], tag): x for line in lines for tag, x in line.items() if tag != "step"}
+    assert {(step, tag) for step, tag, _ in events} == set(wanted)
+    for step, tag, x in events:
+        np.testing.assert_allclose(x, wanted[step, tag], rtol=1e-6)
+
+
+def test_finished_stage_returns_at_once(tmp_path, capsys):
+    """Fault: a finished stage is trained past its end, or touches its files."""
+    step, state, data = stage()
+    finished = go(tmp_path, step, state, data)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    def never(state, data):
+        raise AssertionError("a step was taken")
+
+    again = go(tmp_path, never, stage()[1], data)
+    assert bits(again) == bits(finished)
+    assert re.fullmatch("pretrain: already finished, 6 of 6 steps.*\n", capsys.readouterr().out)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def broken_loss(meta, data, key, progress):
+    loss, metrics = noisy(meta, data, key, progress)
+    return jnp.where(progress * STEPS > 3.5, jnp.nan, loss), metrics
+
+
+def broken_gradient(meta, data, key, progress):
+    loss, metrics = noisy(meta, data, key, progress)
+    late = jnp.where(progress * STEPS > 3.5, 0.0, 1.0)
+    return loss + jnp.sqrt(jnp.sum(meta["w"] ** 2) * late), metrics  # d sqrt(x) at 0 is inf
+
+
+@pytest.mark.parametrize(
+    ("objective", "what"), [(broken_loss, "the loss of near"), (broken_gradient, "the gradient")]
+)
+def test_divergence_names_what_and_keeps_the_last_good(tmp_path, objective, what):
+    """Faults: NaN trains on, is saved over the good checkpoint, or is blamed on another step."""
+    with pytest.raises(TrainingDiverged) as error:
+        go(tmp_path, *stage(objective))
+    folder = tmp_path / checkpoint.FOLDER
+    message = str(error.value)
+    assert message.startswith(f"pretrain: {what} is not finite at step 5;")
+    assert str(folder / "3") in message and "lower config.pretrain.rate" in message
+    assert checkpoint.latest(folder) == 3
+    assert "NaN" not in (tmp_path / loop.METRICS).read_text()
+
+
+def test_output_without_a_terminal_is_plain_lines(tmp_path, capsys, monkeypatch):
+    """Fault: a log file fills with the bar's control codes, or a long stage stays silent."""
+    monkeypatch.setattr(loop, "PLAIN_LINE_SECONDS", 0.0)
+    go(tmp_path, *stage())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == STEPS and "\x1b" not in "".join(lines)
+    assert re.fullmatch(r"pretrain: step 4 of 6, \d+ s left, loss \S+", lines[3])
+    assert re.fullmatch(r"pretrain: 6 steps in .* s \(.* steps/s after the first\), loss \S+", lines[5])
+
+
+def test_bar_on_a_terminal_shows_the_time_left(tmp_path, capsys, monkeypatch):
+    """Fault: on a terminal there is no bar, or it is left standing beside the stage's last line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    go(tmp_path, *stage())
+    out = capsys.readouterr().out
+    assert "\x1b" in out and re.search(r"\d:\d\d", out)
+    assert "6 steps in" in out.splitlines()[-1]
+
+
+def test_each_start_records_its_time(tmp_path):
+    """Fault: the time of a stage in two sittings is lost, or counted from the wrong step."""
+    with pytest.raises(Killed):
+        go(tmp_path, *stage(), on_log=killed_at(4))
+    go(tmp_path, *stage())
+    times = [json.loads(line) for line in (tmp_path / loop.TIMES).read_text().splitlines()]
+    assert [(line["from"], line["to"]) for line in times] == [(0, 4), (3, 6)]
+    assert all(0 < line["first_step_seconds"] <= line["seconds"] for line in times)

@@ -1,0 +1,93 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaguide.objectives.weighting import fixed, uncertainty
+from metaguide.training.step import init_state, make_step
+
+
+def squares(meta, data, key, progress):
+    loss = jnp.sum((meta["w"] - data) ** 2)
+    return loss, {"distance": jnp.sqrt(loss), "progress": progress}
+
+
+def absolute(meta, data, key, progress):
+    return jnp.sum(jnp.abs(meta["w"] - data)), {"draw": jax.random.uniform(key)}
+
+
+def test_step_descends_the_weighted_sum():
+    """Faults: a loss is left out or weighted twice, an objective gets another one's data, or the
+    metrics are of other losses than the step descended."""
+    w, a, b = jnp.array([1.0, -2.0]), jnp.array([0.5, 1.0]), jnp.array([3.0, 0.0])
+    weights, rate = fixed({"near": 2.0, "far": 0.5}), 0.1
+    step = make_step({"near": squares, "far": absolute}, weights, optax.sgd(rate), total=3)
+    state, metrics = step(
+        init_state({"w": w}, weights, optax.sgd(rate), jax.random.key(0)), {"near": a, "far": b}
+    )
+    gradient = 2.0 * 2.0 * (w - a) + 0.5 * jnp.sign(w - b)
+    np.testing.assert_allclose(state.params["meta"]["w"], w - rate * gradient, rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(gradient), rtol=1e-6)
+    np.testing.assert_allclose(metrics["near/loss"], jnp.sum((w - a) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(metrics["far/loss"], jnp.sum(jnp.abs(w - b)), rtol=1e-6)
+    np.testing.assert_allclose(metrics["near/distance"] ** 2, metrics["near/loss"], rtol=1e-6)
+    total = 2.0 * metrics["near/loss"] + 0.5 * metrics["far/loss"]
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
+    assert state.step == 1
+
+
+def test_learned_weights_are_trained_along():
+    """Fault: uncertainty weights are part of the loss but never move. dJ/ds at s = 0 is 1 - J."""
+    w, target = jnp.array([1.0, -2.0]), jnp.zeros(2)
+    weights, rate = uncertainty(["near"]), 0.01
+    step = make_step({"near": squares}, weights, optax.sgd(rate), total=1)
+    before = init_state({"w": w}, weights, optax.sgd(rate), jax.random.key(0))
+    state, _ = step(before, {"near": target})
+    np.testing.assert_allclose(state.params["weighting"]["near"], -rate * (1 - 5.0), rtol=1e-6)
+
+
+def test_every_step_and_objective_draws_anew_and_again_the_same():
+    """Faults: one key serves all steps or both objectives; a stage cannot be run a second time."""
+    weights = fixed({"a": 1.0, "b": 1.0})
+    step = make_step({"a": absolute, "b": absolute}, weights, optax.sgd(0.1), total=4)
+    data = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+
+    def draws():
+        state = init_state({"w": jnp.ones(2)}, weights, optax.sgd(0.1), jax.random.key(3))
+        for _ in range(4):
+            state, metrics = step(state, data)
+            yield from (float(metrics["a/draw"]), float(metrics["b/draw"]))
+
+    first = list(draws())
+    assert len(set(first)) == 8
+    assert first == list(draws())
+
+
+def test_progress_runs_from_zero_to_one():
+    """Fault: annealing starts late, or runs past its end."""
+    weights = fixed({"near": 1.0})
+    step = make_step({"near": squares}, weights, optax.sgd(0.0), total=4)
+    state = init_state({"w": jnp.ones(2)}, weights, optax.sgd(0.0), jax.random.key(0))
+    seen = []
+    for _ in range(4):
+        state, metrics = step(state, {"near": jnp.zeros(2)})
+        seen.append(float(metrics["near/progress"]))
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_caller_keeps_the_parameters_it_started_from():
+    """Fault: the donated state deletes the arrays that another stage still reads."""
+    meta, key = {"w": jnp.ones(2)}, jax.random.key(0)
+    weights = fixed({"near": 1.0})
+    step = make_step({"near": squares}, weights, optax.adam(0.1), total=2)
+    step(init_state(meta, weights, optax.adam(0.1), key), {"near": jnp.zeros(2)})
+    np.testing.assert_array_equal(meta["w"], jnp.ones(2))
+    assert not key.is_deleted()
+
+
+@pytest.mark.parametrize(("objectives", "total"), [({}, 3), ({"near": squares}, 0)])
+def test_nothing_to_train_is_an_error(objectives, total):
+    """Fault: a stage without objectives, or of no steps, fails deep inside the compiler."""
+    with pytest.raises(ValueError, match="at least one step"):
+        make_step(objectives, fixed({"near": 1.0}), optax.sgd(0.1), total)
