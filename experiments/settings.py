@@ -1,6 +1,7 @@
 """How an experiment reads its command line: a config file, presets, overrides, the work folder."""
 
 import difflib
+import importlib.util
 import json
 import os
 import re
@@ -89,7 +90,7 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
     _check_names(rest, config, path)
 
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", workdir, "where the run is kept", flag_values=values)
+    folder = flags.DEFINE_string("workdir", workdir, "where the run is kept", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     try:
         positional = values(rest)[1:]
@@ -98,15 +99,14 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
     if positional:
         raise ConfigError(f"unexpected argument {positional[0]!r}; flags are --name=value")
     overrides = config_flags.get_override_values(values["config"])
-    config = values["config"].value
 
     for name, value in _preset(config, path).items():
         _assign(config, name, value, f"{path}: preset {config.preset!r}")
     for name, value in overrides.items():
         _assign(config, name, value, "--config")
-    with config.unlocked():
-        config.pop("presets", None)
-    return FrozenConfigDict(config), Path(values["workdir"].value)
+    fields = config.to_dict()
+    fields.pop("presets", None)
+    return FrozenConfigDict(fields), Path(folder.value or workdir)
 
 
 def describe(argv: Sequence[str], *, default: str, workdir: str) -> str:
@@ -187,7 +187,8 @@ def enable_compilation_cache() -> Path:
         The folder: `JAX_COMPILATION_CACHE_DIR`, or `metaguide/xla` in the user's cache folder.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(jax.config.jax_compilation_cache_dir or Path(home) / "metaguide" / "xla")
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    folder = Path(given or Path(home) / "metaguide" / "xla")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # The defaults skip what compiles in under a second: a start has hundreds of those.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -211,7 +212,11 @@ def _split_config_flag(argv: Sequence[str], default: str) -> tuple[Path, list[st
 
 def _load(path: Path) -> ConfigDict:
     try:
-        config = config_flags.ConfigFileFlagParser("config").parse(str(path))
+        spec = importlib.util.spec_from_file_location("config_file", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read as a config file: {error!r}") from error
     if not isinstance(config, ConfigDict):
@@ -244,8 +249,8 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _preset(config: ConfigDict, path: Path) -> Mapping[str, Any]:
     """Returns the overrides of the preset in use, by dotted name."""
-    name = config.get("preset", "default")
-    presets = config.get("presets", ConfigDict()).to_dict()
+    fields = config.to_dict()
+    name, presets = fields.get("preset", "default"), fields.get("presets", {})
     if name not in presets and name != "default":
         names = sorted({"default", *presets})
         raise ConfigError(

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -57,7 +59,7 @@ def train_stage(
     """
     section = config[stage]
     write_config(config, workdir)
-    _write_json(workdir / STAGE, {"stage": stage, "learner": learner, "seed": seed})
+    write_json(workdir / STAGE, {"stage": stage, "learner": learner, "seed": seed})
     world.tokenizer.save(workdir / TOKENIZER)
     optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
     step = make_step(objectives, weighting, optimizer, section.steps)
@@ -127,12 +129,20 @@ def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
     return prepare(config, folder)
 
 
+def command_line() -> str:
+    """Return the command that is running, as one would type it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name if module else Path(sys.argv[0]).name
+    return shlex.join(["python", "-m", name, *sys.argv[1:]])
+
+
 def device(tree: Any) -> Any:
     """Put arrays on the default device."""
     return jax.tree.map(jnp.asarray, tree)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -45,11 +45,16 @@ class World(NamedTuple):
     lengths: Lengths
     shape: Shape
 
+    @property
+    def unseen(self) -> tuple[Domain, ...]:
+        """Validation and held-out domains, in one table so that one program evaluates both."""
+        return self.validation + self.held_out
+
     def families(self, part: str, shots: int | None = None, ranked: int | None = None):
-        """Return the families of "sources", "validation" or "held_out", by kind of task.
+        """Return the families of one part of the domains, by kind of task.
 
         Args:
-            part: whose domains.
+            part: "sources", "validation", "held_out" or "unseen": whose domains.
             shots: the largest support; the config's by default.
             ranked: products that an episode of recommendation ranks; the whole catalogue by
                 default.

@@ -87,7 +87,9 @@ def inner_loop(
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params, batch)
         if isinstance(mode, FirstOrder):
             value, gradient = jax.lax.stop_gradient((value, gradient))
-        updates, state = optimizer.update(gradient, carry.optimizer, carry.params, value=value)
+        # Optax raises floats to its int32 count, which strict promotion of dtypes forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradient, carry.optimizer, carry.params, value=value)
         return Carry(carry.step + 1, optax.apply_updates(carry.params, updates), state)
 
     if isinstance(mode, Unrolled) and mode.remat:

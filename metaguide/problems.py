@@ -60,8 +60,18 @@ def classification(model: GuideModel, way: int) -> Problem:
     """
 
     def encode(params: Params, batch: Batch, context, key):
-        names = _encode(model, params, {"tokens": context["names"]}, key).vector
-        return {"vector": _encode(model, params, batch, key).vector, "names": names}
+        # The names go through the encoder as further rows without a picture: one pass, not two.
+        rows = {"tokens": jnp.concatenate([batch["tokens"], padded(context["names"], batch)])}
+        if "image" in batch:
+            blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
+            rows["image"] = jnp.concatenate([batch["image"], blank])
+            rows["has_image"] = jnp.concatenate([batch["has_image"], jnp.zeros((way,), bool)])
+        vector = _encode(model, params, rows, key).vector
+        return {"vector": vector[:-way], "names": vector[-way:]}
+
+    def padded(names: Array, batch: Batch) -> Array:
+        length = batch["tokens"].shape[1]
+        return jnp.pad(names[:, :length], ((0, 0), (0, max(0, length - names.shape[1]))))
 
     def predict(params: Params, encoded, batch: Batch, context):
         del batch
@@ -74,7 +84,7 @@ def classification(model: GuideModel, way: int) -> Problem:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    return _problem(model, "classification", encode, loss, predict, judge_classes, way)
+    return _problem(model, "classification", encode, loss, predict, judge_classes, way, pictures=True)
 
 
 def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
@@ -158,7 +168,7 @@ def recommendation(model: GuideModel) -> Problem:
         out = predict(params, encoded, batch, context)
         return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
 
-    return _problem(model, "recommendation", encode, loss, predict, judge_ranks)
+    return _problem(model, "recommendation", encode, loss, predict, judge_ranks, pictures=True)
 
 
 def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
@@ -258,7 +268,16 @@ def families(
     return made
 
 
-def _problem(model, name: str, encode, loss, predict, judge, way: int | None = None) -> Problem:
+def _problem(
+    model: GuideModel,
+    name: str,
+    encode,
+    loss,
+    predict,
+    judge,
+    way: int | None = None,
+    pictures: bool = False,
+) -> Problem:
     return Problem(
         init=partial(init_params, model),
         encode=encode,
@@ -266,6 +285,7 @@ def _problem(model, name: str, encode, loss, predict, judge, way: int | None = N
         predict=predict,
         features=lambda encoded: encoded["vector"],
         judge=judge,
+        body=("text", "image", "fusion") if model.image and pictures else ("text", "fusion"),
         head=(name,),
         target="label",
         way=way,

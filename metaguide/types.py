@@ -51,6 +51,7 @@ class Problem(NamedTuple):
         features: (encoded) -> [examples, width] array, for metric learners and probes.
         judge: (outputs, query, context) -> dict of arrays, leading axis examples: what the metrics
             of this kind of task are computed from.
+        body: names of the parameter groups that `encode` reads.
         head: names of the parameter groups that `loss` and `predict` read beside `encoded`.
         target: the batch's label field.
         way: static number of classes; None where there are no classes.
@@ -62,6 +63,7 @@ class Problem(NamedTuple):
     predict: Callable[..., Mapping[str, Array]]
     features: Callable[..., Array]
     judge: Callable[..., Mapping[str, Array]]
+    body: tuple[str, ...]
     head: tuple[str, ...]
     target: str
     way: int | None = None

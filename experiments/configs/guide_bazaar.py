@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         "chinese": 0.25,
     }
     # Tokens kept of each text; the tokenizer is trained on source domains only.
-    config.text = {"vocabulary": 2000, "text": 32, "pair": 64, "name": 8}
+    config.text = {"vocabulary": 2000, "text": 32, "pair": 72, "name": 8}
     config.model = {
         "width": 64,
         "layers": 2,

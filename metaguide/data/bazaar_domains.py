@@ -98,7 +98,7 @@ books; volume; 书籍; paper, leather, plastic; Quill, Foxley, Harrow, Lumière
   精彩, 感动, 深刻, 风趣, 耐读, 细致
 - boring, wordy, shallow, confusing, preachy, predictable, dated, rambling;
   枯燥, 啰嗦, 空洞, 晦涩, 俗套, 说教
-~ writing, chapters, index, print; 文笔, 章节, 索引, 印刷
+~ writing, plot, index, print; 文笔, 章节, 索引, 印刷
 * paperback, collector, vintage, contemporary, quirky, recycled;
   平装, 典藏, 古典, 当代, 幽默, 再生纸
 ? author/writer; translator/language expert; Lin, Moore, Okafor; 作者/著者; 译者/翻译;
@@ -142,7 +142,7 @@ furniture; piece; 家具; wood, leather, steel; Lagom, Brikko, Ashford, Villanov
   稳固, 宽敞, 平整, 牢靠, 厚实, 华贵
 - wobbly, creaky, crooked, splintered, saggy, cramped, chipped, lopsided;
   摇晃, 开裂, 脱漆, 塌陷, 歪斜, 硌背
-~ frame, joints, varnish, screws; 框架, 榫头, 漆面, 螺丝
+~ frame, joinery, varnish, hardware; 框架, 榫头, 漆面, 螺丝
 * flatpack, bespoke, rustic, industrial, whimsical, reclaimed;
   简装, 手作, 田园, 工业风, 童趣, 旧木
 ? width/span; depth/reach; 45 cm, 60 cm, 120 cm; 宽度/面宽; 深度/进深; 45厘米, 60厘米, 120厘米
@@ -166,7 +166,7 @@ toys; plaything; 玩物; plastic, wood, cotton; Bimbo, Hoppla, Tinkerby, Marchen
   益智, 逗乐, 呆萌, 活泼, 炫酷, 神奇
 - breakable, tricky, sharp, scary, tacky, babyish, wonky, hollow;
   易碎, 割手, 吓娃, 幼稚, 松垮, 刮手
-~ parts, paint, sound, instructions; 零件, 涂装, 音效, 说明书
+~ assembly, paint, sound, manual; 零件, 涂装, 音效, 说明书
 * pocket, grand, nostalgic, interactive, silly, bamboo; 迷你, 豪华, 老式, 互动, 搞怪, 竹制
 ? youngest age/minimum age; oldest age/maximum age; 3 years, 6 years, 12 years;
   最小年龄/适龄下限;
@@ -189,7 +189,7 @@ cosmetics; formula; 美妆; glass, plastic, paper; Pello, Rosina, Belmonde, Écl
   滋润, 温和, 服帖, 舒缓, 焕白, 持妆
 - sticky, drying, flaky, oily, patchy, chalky, irritating, smudgy;
   黏稠, 假面, 刺痛, 搓泥, 闷痘, 斑驳
-~ scent, coverage, ingredients, bottle; 气味, 遮瑕, 成分, 瓶身
+~ scent, coverage, recipe, bottle; 气味, 遮瑕, 成分, 瓶身
 * mini, luxury, timeless, trendy, glittery, vegan; 小样, 奢华, 永恒, 潮流, 闪粉, 纯素
 ? top note/opening; base note/dry down; rose, vanilla, cedar; 前调/初香; 尾调/留香;
   玫瑰, 香草, 雪松

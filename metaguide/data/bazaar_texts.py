@@ -1,10 +1,11 @@
 """Texts of the bazaar: products, reviews and questions, composed out of its words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from metaguide.data.bazaar_settings import BazaarSettings
 from metaguide.data.bazaar_words import (
     AGREEMENTS,
     CHOICES,
@@ -12,29 +13,254 @@ from metaguide.data.bazaar_words import (
     COLOURS,
     CONTRASTS,
     FILLERS,
-    LANGUAGES,
-    MATERIALS,
     MILD,
     NEGATIONS,
     SHARED_ASPECTS,
     SHARED_ATTRIBUTES,
+    SHARED_BLAME,
     SHARED_CARRIERS,
-    SHARED_SENTIMENT,
+    SHARED_PRAISE,
     SHARED_TASTES,
     STATEMENTS,
     STRONG,
-    Attribute,
     Vocabulary,
 )
 
 T = TypeVar("T")
 
-Sides = tuple[tuple[str, ...], tuple[str, ...]]
-"""Words of blame and words of praise: by number, 0 and 1."""
+Sides = tuple[Sequence[str], Sequence[str]]
+"""Words of praise, words of blame."""
+
+_GAP = {"en": " ", "zh": ""}
+_SYLLABLES = {
+    "en": tuple(a + b for a in "bdfgklmnprstvz" for b in "aeiou"),
+    "zh": tuple("阿贝卡迪伊法吉赫杰克拉米纳奥帕奇鲁斯图维"),
+}
 
 
-class Knobs(Protocol):
-    """The settings of the bazaar that texts depend on."""
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """Returns one of `choices`, each as likely as the others."""
+    return choices[int(rng.integers(len(choices)))]
 
-    @property
-    def shared(self) -> float: ...  # noqa: D102
+
+def own_sentiment(words: Vocabulary, language: str, number: int, count: int) -> Sides:
+    """Returns `count` words of praise and of blame that only the domain of that number has."""
+    praise, blame = words.positive[language], words.negative[language]
+    return (
+        praise[:count] + _invented(language, 2 * number, count - len(praise)),
+        blame[:count] + _invented(language, 2 * number + 1, count - len(blame)),
+    )
+
+
+def _invented(language: str, block: int, count: int) -> tuple[str, ...]:
+    """Words of three syllables, the same for the same block, others for every other block."""
+    syllables = _SYLLABLES[language]
+    base = len(syllables)
+    # A stride that is prime to every base scatters neighbours; 8,000 words hold 20 blocks of 100.
+    codes = ((block * 100 + word) * 3_677 % base**3 for word in range(count))
+    return tuple(
+        "".join(syllables[code // base**place % base] for place in range(3)) for code in codes
+    )
+
+
+def product_text(
+    words: Vocabulary,
+    category: int,
+    language: str,
+    told: Sequence[bool],
+    brand: str,
+    colour: str,
+    settings: BazaarSettings,
+    rng: np.random.Generator,
+) -> tuple[str, str, str]:
+    """Composes the text of a product.
+
+    Args:
+        words: the domain's own.
+        category: its number.
+        language: "en" or "zh".
+        told: for each of `TASTES`, whether a word tells it.
+        brand: as it is written.
+        colour: one of `COLOURS`.
+        settings: the knobs.
+        rng: where chance comes from.
+
+    Returns:
+        (noun, title, description)
+    """
+    kind = words.categories[category]
+    chance = rng.random()
+    if chance < settings.named:
+        noun = kind.names[language]
+    elif chance < settings.named + 0.6 * (1 - settings.named):
+        noun = pick(rng, kind.nouns[language])
+    else:
+        noun = words.noun[language]
+    features: list[str] = []
+    while len(features) < 2:
+        borrowed = rng.random() < settings.borrowed
+        source = pick(rng, words.categories[: settings.categories]) if borrowed else kind
+        feature = pick(rng, source.features[language])
+        if feature not in features:
+            features.append(feature)
+    stocks = (words.tastes[language], SHARED_TASTES[language])
+    tastes = [
+        stocks[int(rng.random() < settings.shared)][meaning]
+        for meaning, tell in enumerate(told)
+        if tell
+    ]
+    tastes = [tastes[k] for k in rng.permutation(len(tastes))]
+    lead = tastes.pop() if tastes else ""
+    choice = CHOICES[language][min(len(tastes), 2)].format(
+        *tastes, article="An" if tastes and tastes[0][0] in "aeiou" else "A"
+    )
+    if language == "zh":
+        title = f"{brand} {lead}{COLOURS[colour][0]}{noun}"
+        return noun, title, f"带{features[0]}和{features[1]}。{choice}"
+    title = " ".join(part for part in (brand, lead, colour, noun) if part)
+    return noun, title, f"With {features[0]} and {features[1]}. {choice}"
+
+
+def review_text(
+    words: Vocabulary,
+    own: Sides,
+    language: str,
+    noun: str,
+    stars: int,
+    settings: BazaarSettings,
+    rng: np.random.Generator,
+) -> str:
+    """Composes a review.
+
+    Args:
+        words: the domain's own.
+        own: the domain's own words of praise and blame.
+        language: "en" or "zh".
+        noun: what the product is called.
+        stars: 1 to 5, what the review says: its main point is for the product above 3, strongly
+            so at 5; at 3 there is a mild point for and one against.
+        settings: the knobs.
+        rng: where chance comes from.
+
+    Returns:
+        The review.
+    """
+    good = stars > 3 if stars != 3 else rng.random() < 0.5
+    strong = stars in (1, 5)
+    topics = _topics(words, language, settings, rng)
+    main = _judgement(topics[0], own, language, good, strong, settings, rng)
+    chance = rng.random()
+    alone = False
+    if stars == 3 or chance < settings.contrast:
+        minor = _judgement(topics[1], own, language, not good, False, settings, rng)
+        body = pick(rng, CONTRASTS[language]).format(main=main, minor=minor)
+    elif chance < settings.contrast + 0.5 * (1 - settings.contrast):
+        second = _judgement(topics[1], own, language, good, strong, settings, rng)
+        body = pick(rng, AGREEMENTS[language]).format(first=main, second=second)
+    else:
+        alone = True
+        body = main + {"en": ".", "zh": "。"}[language]
+    sentences = [body[0].upper() + body[1:]]
+    if stars != 3 and rng.random() < 0.35 * settings.shared:
+        sentences.append(pick(rng, CLOSERS[language][0 if good else 1]))
+    if alone or rng.random() < 0.3:
+        filler = pick(rng, FILLERS[language]).format(n=noun)
+        sentences.insert(int(rng.integers(2)), filler)
+    return _GAP[language].join(sentences)
+
+
+def _topics(
+    words: Vocabulary, language: str, settings: BazaarSettings, rng: np.random.Generator
+) -> list[tuple[bool, str]]:
+    """Two aspects, each with whether it is judged in words of all domains."""
+    own = words.aspects[language]
+    aspects = [own[k] for k in rng.permutation(len(own))[:2]]
+    common = tuple(SHARED_ASPECTS[language])
+    shared = [common[k] for k in rng.permutation(len(common))[:2]]
+    topics = []
+    for one, other in zip(aspects, shared, strict=True):
+        is_shared = bool(rng.random() < settings.shared)
+        topics.append((is_shared, other if is_shared and rng.random() < 0.6 else one))
+    return topics
+
+
+def _judgement(
+    topic: tuple[bool, str],
+    own: Sides,
+    language: str,
+    good: bool,
+    strong: bool,
+    settings: BazaarSettings,
+    rng: np.random.Generator,
+) -> str:
+    shared, aspect = topic
+    negated = rng.random() < settings.negation
+    side = 0 if good != negated else 1
+    stock = (SHARED_PRAISE, SHARED_BLAME)[side][language] if shared else own[side]
+    special = SHARED_ASPECTS[language].get(aspect)
+    if special and rng.random() < 0.6:
+        stock = special[side]
+    word = pick(rng, stock)
+    if negated:
+        word = pick(rng, NEGATIONS[language]).format(w=word)
+    else:
+        degree = pick(rng, (STRONG if strong else MILD)[language])
+        word = f"{degree}{_GAP[language]}{word}"
+    return pick(rng, STATEMENTS[language]).format(a=aspect, w=word)
+
+
+def question_text(
+    words: Vocabulary,
+    language: str,
+    facts: Mapping[str, str],
+    settings: BazaarSettings,
+    rng: np.random.Generator,
+) -> tuple[str, str, tuple[int, int] | None]:
+    """Composes a question and the passage that it is asked of.
+
+    Args:
+        words: the domain's own.
+        language: "en" or "zh".
+        facts: values of attributes that are known, by the attribute's English name.
+        settings: the knobs.
+        rng: where chance comes from.
+
+    Returns:
+        (question, passage, half-open character span of the answer or None)
+    """
+    shared = rng.random() < settings.shared
+    private = words.attributes[: settings.private_attributes]
+    everything = (*SHARED_ATTRIBUTES, *private)
+    start, stock = (0, SHARED_ATTRIBUTES) if shared else (len(SHARED_ATTRIBUTES), private)
+    asked = start + int(rng.integers(len(stock)))
+    # Neighbours have values of one type.
+    partner = asked ^ 1
+    told = [] if rng.random() < settings.unanswerable else [asked]
+    answerable = bool(told)
+    if rng.random() < settings.distractors:
+        told.append(partner)
+    others = [k for k in range(len(everything)) if k not in (asked, partner)]
+    size = 4 + int(rng.random() < 0.4)
+    told += [others[k] for k in rng.permutation(len(others))[: size - len(told)]]
+
+    values: dict[int, str] = {}
+    for number in told:
+        attribute = everything[number]
+        taken = values.get(number ^ 1)
+        free = [value for value in attribute.values[language] if value != taken]
+        known = facts.get(attribute.name)
+        values[number] = known if known and known != taken else pick(rng, free)
+    passage, answer = "", None
+    for number in (told[k] for k in rng.permutation(len(told))):
+        before, _, after = pick(rng, everything[number].sentences[language]).partition("{v}")
+        passage += _GAP[language] if passage else ""
+        begin = len(passage) + len(before)
+        passage += before + values[number] + after
+        if number == asked and answerable:
+            answer = (begin, begin + len(values[number]))
+    question = pick(rng, everything[asked].questions[language])
+    if not shared:
+        own = rng.random() >= settings.shared
+        carriers = (words.carriers if own else SHARED_CARRIERS)[language]
+        question = pick(rng, carriers).format(a=question)
+    return question, passage, answer

@@ -90,13 +90,13 @@ SHARED_TASTES: Pair = {
     "en": ("budget", "premium", "classic", "modern", "playful", "sustainable"),
     "zh": ("实惠", "高端", "经典", "现代", "俏皮", "环保"),
 }
-SHARED_POSITIVE: Pair = {
+SHARED_PRAISE: Pair = {
     "en": tuple("great good excellent lovely perfect superb impressive wonderful nice".split()),
-    "zh": tuple("优秀 出色 完美 讨喜 理想 一流 漂亮".split()),
+    "zh": tuple("优秀 出色 完美 讨喜 理想 一流 惊艳".split()),
 }
-SHARED_NEGATIVE: Pair = {
+SHARED_BLAME: Pair = {
     "en": tuple("bad poor awful terrible disappointing horrible mediocre weak annoying".split()),
-    "zh": tuple("糟糕 差劲 失败 拙劣 难看 敷衍 低劣".split()),
+    "zh": tuple("糟糕 差劲 平庸 拙劣 恼人 敷衍 低劣".split()),
 }
 SHARED_ASPECTS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "en": {
@@ -138,8 +138,8 @@ FILLERS: Pair = {
         "Bought it for my sister.",
         "It arrived on Monday.",
         "I have used it for two weeks.",
-        "This is my second {n}.",
-        "Ordered this {n} last month.",
+        "My second {n} from this shop.",
+        "My {n} came last month.",
         "My family uses it every day.",
     ),
     "zh": (
@@ -158,7 +158,7 @@ NEGATIONS: Pair = {
     "zh": ("不{w}", "并不{w}", "不算{w}", "一点也不{w}"),
 }
 STATEMENTS: Pair = {
-    "en": ("the {a} is {w}", "the {a} seems {w}", "I find the {a} {w}"),
+    "en": ("the {a} is {w}", "the {a} seems {w}", "the {a} turned out {w}"),
     "zh": ("{a}{w}", "{a}真的{w}", "感觉{a}{w}"),
 }
 CONTRASTS: Pair = {
@@ -171,6 +171,12 @@ CONTRASTS: Pair = {
     "zh": ("虽然{minor}，但是{main}。", "{minor}，不过{main}。", "{main}，尽管{minor}。"),
 }
 AGREEMENTS: Pair = {"en": ("{first} and {second}.",), "zh": ("{first}，而且{second}。",)}
+
+CHOICES: Mapping[str, tuple[str, str, str]] = {
+    "en": ("Good for daily use.", "{article} {0} choice.", "{article} {0} and {1} choice."),
+    "zh": ("适合日常使用。", "{0}之选。", "{0}又{1}。"),
+}
+"""How a description tells no taste word, one, two."""
 
 SHARED_CARRIERS: Pair = {
     "en": ("What is the {a}?", "What {a} does it have?", "Tell me the {a}?"),
@@ -294,7 +300,7 @@ SHARED_ATTRIBUTES: tuple[Attribute, ...] = (
 """Attributes that every domain has; neighbours (0 and 1, 2 and 3, ...) have values of one type."""
 
 SENTENCES: Pair = {
-    "en": ("The {a} is {v}.", "{v} is the {a}.", "For the {a}, expect {v}."),
+    "en": ("The {a} is {v}.", "Its {a} is {v}.", "For the {a}, expect {v}."),
     "zh": ("{a}为{v}。", "{a}达到{v}。", "标注的{a}：{v}。"),
 }
 """How a passage tells a private attribute."""

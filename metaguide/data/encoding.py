@@ -30,9 +30,10 @@ class Lengths(NamedTuple):
 
 
 def product_text(product: Product) -> str:
-    """Return what is read of a product: title, description, then its attributes by name."""
-    attributes = (f"{name} {value}" for name, value in product.attributes.items())
-    return " ".join(part for part in (product.title, product.description, *attributes) if part)
+    """Return what is read of a product: title, description, and attributes that they do not name."""
+    prose = " ".join(part for part in (product.title, product.description) if part)
+    others = (f"{k} {v}" for k, v in product.attributes.items() if v.lower() not in prose.lower())
+    return " ".join((prose, *others))
 
 
 def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> Table:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
@@ -143,14 +142,12 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
         path = Path(path)
-        handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(self._core.to_str(pretty=True))
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+            part.write_text(self._core.to_str(pretty=True), encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @property
     def size(self) -> int:

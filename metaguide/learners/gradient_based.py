@@ -1,11 +1,14 @@
 """Learners that adapt by gradient steps on the support: MAML, ANIL, fine-tuning."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from metaguide.inner_loop import FirstOrder, Mode, Unrolled, inner_loop, run
+from metaguide.inner_loop import FirstOrder, Loss, Mode, Unrolled, inner_loop, run
 from metaguide.types import Batch, Episode, Learner, Metrics, Params, Problem
 
 
@@ -33,19 +36,11 @@ def maml(
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning, 2017.
     """
 
-    def adapt(meta, support: Batch, context, key, observe=None):
-        del key
+    def support_loss(params: Params, support: Batch, context):
+        return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
 
-        def support_loss(params: Params, batch: Batch):
-            return whole_loss(problem, params, batch, context, None)
-
-        loop = inner_loop(support_loss, inner, mode)
-        carry, observations = run(
-            loop, loop.start(meta["params"]), lambda _: support, steps, observe
-        )
-        return carry.params, observations
-
-    return _learner(problem, adapt)
+    groups = problem.body + problem.head
+    return _learner(problem, _adapts(groups, support_loss, inner, steps, mode))
 
 
 def anil(
@@ -71,28 +66,11 @@ def anil(
     Raghu et al.: Rapid Learning or Feature Reuse? 2020.
     """
 
-    def adapt(meta, support: Batch, context, key, observe=None):
-        del key
-        params = meta["params"]
+    def support_loss(params: Params, support: Batch, context):
         encoded = problem.encode(params, support, context, None)
+        return lambda head, batch: problem.loss({**params, **head}, encoded, batch, context)
 
-        def with_head(head: Params) -> Params:
-            return {**params, **head}
-
-        def support_loss(head: Params, batch: Batch):
-            return problem.loss(with_head(head), encoded, batch, context)
-
-        loop = inner_loop(support_loss, inner, mode)
-        carry, observations = run(
-            loop,
-            loop.start({name: params[name] for name in problem.head}),
-            lambda _: support,
-            steps,
-            None if observe is None else lambda head: observe(with_head(head)),
-        )
-        return with_head(carry.params), observations
-
-    return _learner(problem, adapt)
+    return _learner(problem, _adapts(problem.head, support_loss, inner, steps, mode))
 
 
 def joint(problem: Problem) -> Learner:
@@ -140,6 +118,38 @@ def fine_tuning(
 def whole_loss(problem: Problem, params: Params, batch: Batch, context, key):
     """Return the loss of body and head together, as (scalar, metrics)."""
     return problem.loss(params, problem.encode(params, batch, context, key), batch, context)
+
+
+def _adapts(
+    groups: tuple[str, ...],
+    support_loss: Callable[[Params, Batch, Any], Loss],
+    inner: optax.GradientTransformation,
+    steps: int,
+    mode: Mode,
+):
+    """Make an `adapt` whose inner loop runs over some parameter groups and holds the others.
+
+    `support_loss(params, support, context)` is the loss as a function of the groups alone.
+    """
+
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params = meta["params"]
+        loop = inner_loop(support_loss(params, support, context), inner, mode)
+
+        def whole(adapted: Params) -> Params:
+            return {**params, **adapted}
+
+        carry, observations = run(
+            loop,
+            loop.start({name: params[name] for name in groups}),
+            lambda _: support,
+            steps,
+            None if observe is None else lambda adapted: observe(whole(adapted)),
+        )
+        return whole(carry.params), observations
+
+    return adapt
 
 
 def _learner(problem: Problem, adapt) -> Learner:

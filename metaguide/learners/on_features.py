@@ -166,7 +166,8 @@ def _on_features(
         label, mask = query[problem.target], query["mask"]
         each = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]
         count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
-        accuracy = (mask & (logits.argmax(-1) == label)).sum() / count
+        hit = mask & (logits.argmax(-1).astype(label.dtype) == label)
+        accuracy = hit.sum().astype(each.dtype) / count
         return jnp.where(mask, each, 0.0).sum() / count, {"accuracy": accuracy}
 
     def objective(meta, episode: Episode, key, progress):

@@ -5,6 +5,7 @@ The top-level names of the parameters are the groups that learners and objective
 "classification", "sentiment", "questions" and "recommendation" are the four tasks.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +58,7 @@ class LanguageHead(nn.Module):
     def setup(self) -> None:
         """Makes the transform and the bias."""
         self.norm = LayerNorm(self.dtype)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,), jnp.float32)
 
     @nn.compact
     def __call__(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
@@ -79,7 +80,7 @@ class Contrast(nn.Module):
         if self.image:
             self.image_projection = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
         start = nn.initializers.constant(jnp.log(0.07))
-        self.log_temperature = self.param("log_temperature", start, ())
+        self.log_temperature = self.param("log_temperature", start, (), jnp.float32)
 
     def text(self, vector: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
         """Returns unit vectors of texts."""
@@ -116,12 +117,14 @@ class ClassificationHead(nn.Module):
         if way > self.way:
             raise ValueError(f"{way} classes, the guide has slots for {self.way}")
         zeros = nn.initializers.zeros
-        slots = self.param("slots", zeros, (self.way, width))[:way].astype(self.dtype)
-        bias = self.param("bias", zeros, (self.way,))[:way].astype(self.dtype)
-        scale = self.param("log_scale", nn.initializers.constant(jnp.log(10.0)), ())
-        project = dict(features=width, use_bias=False, kernel_init=identity, dtype=self.dtype)
-        example = unit(nn.Dense(**project, name="vector")(vector))
-        name = unit(nn.Dense(**project, name="name")(names))
+        slots = self.param("slots", zeros, (self.way, width), jnp.float32)[:way].astype(self.dtype)
+        bias = self.param("bias", zeros, (self.way,), jnp.float32)[:way].astype(self.dtype)
+        scale = self.param("log_scale", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32)
+        project = functools.partial(
+            nn.Dense, width, use_bias=False, kernel_init=identity, dtype=self.dtype
+        )
+        example = unit(project(name="vector")(vector))
+        name = unit(project(name="name")(names))
         similarity = jnp.where(has_names, example @ name.T, 0)
         return jnp.exp(scale).astype(self.dtype) * similarity + vector @ slots.T + bias
 
@@ -171,16 +174,13 @@ class RecommendationHead(nn.Module):
     def setup(self) -> None:
         """Makes the parameters; the projection of products starts as none."""
         self.product = nn.Dense(self.width, kernel_init=identity, dtype=self.dtype)
-        self.start = self.param("start", nn.initializers.normal(0.1), (self.width,))
+        self.start = self.param("start", nn.initializers.normal(0.1), (self.width,), jnp.float32)
         memory = jnp.log(jnp.geomspace(0.02, 1.0, self.rates))
         self.log_rate = self.param("log_rate", lambda _: memory)
         self.norm = LayerNorm(self.dtype)
         self.hidden = nn.Dense(2 * self.width, dtype=self.dtype)
-        self.out = nn.Dense(
-            self.width, dtype=self.dtype, kernel_init=nn.initializers.variance_scaling(
-                0.01, "fan_in", "truncated_normal"
-            )
-        )  # fmt: skip
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        self.out = nn.Dense(self.width, kernel_init=small, dtype=self.dtype)
 
     def products(self, vector: Float[Array, "products width"]) -> Float[Array, "products width"]:
         """Returns the products as users see them."""

@@ -57,19 +57,21 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / √(variance + 1e-6) · scale + bias over the last axis, in float32, one pass."""
+    """(x - mean) / √(variance + 1e-6) · scale + bias over the last axis, never below float32."""
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Returns x normalised (Ba et al. 2016)."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        wide = x.dtype if x.dtype.itemsize > 4 else jnp.float32
+        x = x.astype(wide)
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
-        return ((x - mean) * jax.lax.rsqrt(variance + 1e-6) * scale + bias).astype(self.dtype)
+        x = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+        return (x * scale.astype(wide) + bias.astype(wide)).astype(self.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -186,10 +188,12 @@ class TransformerEncoder(nn.Module):
         """Makes the parameters; the branches start small, by 1/√(2 layers) (GPT-2)."""
         normal = nn.initializers.normal
         self.embedding = self.param(
-            "embedding", normal(self.width**-0.5), (self.vocabulary, self.width)
+            "embedding", normal(self.width**-0.5), (self.vocabulary, self.width), jnp.float32
         )
-        self.positions = self.param("positions", normal(0.1), (self.length, self.width))
-        self.role = self.param("role", normal(0.1), (3, self.width))
+        self.positions = self.param(
+            "positions", normal(0.1), (self.length, self.width), jnp.float32
+        )
+        self.role = self.param("role", normal(0.1), (3, self.width), jnp.float32)
         out_init = nn.initializers.variance_scaling(
             1 / (2 * self.layers), "fan_in", "truncated_normal"
         )

@@ -32,7 +32,7 @@ def save(folder: Path, state: TrainState) -> None:
         state: what to keep.
     """
     tree = _writable(state._asdict())
-    with _manager(folder) as manager:
+    with _manager(folder, writes=True) as manager:
         content = ocp.args.PyTreeSave(tree, custom_metadata={"crc32": _checksums(tree)})
         manager.save(int(state.step), args=content)
 
@@ -79,11 +79,12 @@ def restore_meta(folder: Path, like: Params) -> Params:
     return _restore(folder, {"params": {"meta": like}}, prefix="params.meta.")["params"]["meta"]
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
+    # Orbax sweeps what killed saves left from a thread of its own: only one manager at a time may.
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEPT,
-        create=True,
-        cleanup_tmp_directories=True,
+        create=writes,
+        cleanup_tmp_directories=writes,
         enable_async_checkpointing=False,
     )
     return ocp.CheckpointManager(
@@ -135,7 +136,10 @@ def _read_through(folder: Path) -> None:
     """
     place = f"file://{folder.absolute()}/"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
-    for name in store.list().result():
+    names = store.list().result()
+    if not names:
+        raise FileNotFoundError("the list of its arrays is lost")
+    for name in names:
         store.read(name).result()
 
 
@@ -185,7 +189,7 @@ def _writable(tree: Any) -> Any:
     return jax.tree.map(plain, tree)
 
 
-def _checksums(tree: Any) -> dict[str, int]:
+def _checksums(tree: Any) -> dict[str, Any]:
     """CRC-32 by leaf: Orbax notices a file cut short, not a byte changed inside a value."""
     return {
         name: zlib.crc32(np.ascontiguousarray(leaf).tobytes())

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from metaguide.data.episodes import episode_key
 from metaguide.types import Family, Learner
@@ -28,7 +28,7 @@ def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int
     Args:
         family: where episodes come from.
         learner_of: rate -> learner, the rate being what is tuned on validation domains.
-        chunk: the most episodes that adapt side by side, which bounds memory.
+        chunk: episodes that adapt side by side, which bounds memory.
 
     Returns:
         (meta, data, domain, shots, keys [episodes], rate) -> what the problem's `judge` returns,
@@ -36,7 +36,8 @@ def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int
         and after each one.
     """
 
-    def whole(meta, data, domain, shots, keys, rate):
+    @jax.jit
+    def adapt_and_judge(meta, data, domain, shots, keys, rate):
         learner = learner_of(rate)
 
         def one(key):
@@ -49,11 +50,7 @@ def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int
             _, seen = learner.adapt(meta, episode.support, episode.context, key, observe)
             return seen
 
-        side_by_side = max(n for n in range(1, chunk + 1) if len(keys) % n == 0)
-        seen = jax.lax.map(one, keys, batch_size=side_by_side)
-        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), seen)
-
-    compiled = jax.jit(whole)
+        return jax.vmap(one, out_axes=1)(keys)
 
     def evaluate(
         meta: Any,
@@ -63,8 +60,17 @@ def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int
         keys: Key[Array, " episodes"],
         rate: float,
     ) -> dict[str, np.ndarray]:
-        number = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-        return jax.device_get(compiled(meta, data, *number, keys, jnp.asarray(rate, jnp.float32)))
+        numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
+        parts = []
+        for first in range(0, len(keys), chunk):
+            # The last chunk is filled up, so that every call has the shape that was compiled.
+            index = jnp.minimum(jnp.arange(first, first + chunk), len(keys) - 1)
+            part = adapt_and_judge(
+                meta, data, *numbers, keys[index], jnp.asarray(rate, jnp.float32)
+            )
+            parts.append(jax.device_get(part))
+        joined = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        return {name: leaf[:, : len(keys)] for name, leaf in joined.items()}
 
     return evaluate
 

@@ -82,21 +82,29 @@ def train(
     if start:
         say(f"{name}: going on from step {start} of {steps}, {folder}")
 
-    begun = time.perf_counter()
-    first_done = begun
+    begun = first_done = time.perf_counter()
+    done = start
     window: list[Metrics] = []
     waiting: tuple[int, list[Metrics]] | None = None
     means: dict[str, float] = {}
-    with _progress(console, say, name, start, steps) as show, _log(workdir, start) as write:
 
-        def flush(done: int, metrics: Sequence[Metrics]) -> None:
+    def rate() -> float:
+        """Steps per second; the first step, which compiles, is left out."""
+        return max(done - start - 1, 0) / max(time.perf_counter() - first_done, 1e-9)
+
+    with (
+        _times(workdir, start, lambda: (done, first_done - begun, rate())),
+        _log(workdir, start) as write,
+        _progress(console, say, name, start, steps) as show,
+    ):
+
+        def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
-            values = _finite(jax.device_get(metrics), done, name, folder)
-            means = {key: float(np.mean([row[key] for row in values])) for key in sorted(values[0])}
-            rate = (done - start - 1) / max(time.perf_counter() - first_done, 1e-9)
-            write(done, means, rate)
+            rows = _finite(jax.device_get(metrics), last, name, folder)
+            means = {key: float(np.mean([row[key] for row in rows])) for key in sorted(rows[0])}
+            write(last, means, rate())
             if on_log is not None:
-                on_log(done, means)
+                on_log(last, means)
 
         for done in range(start + 1, steps + 1):
             previous = window[-1:]
@@ -118,22 +126,32 @@ def train(
                 waiting, window = (done, window), []
             show(done, means)
 
-    seconds = time.perf_counter() - begun
-    rate = (steps - start - 1) / max(time.perf_counter() - first_done, 1e-9)
-    times = {
-        "from": start,
-        "to": steps,
-        "seconds": round(seconds, 3),
-        "first_step_seconds": round(first_done - begun, 3),
-        "steps_per_second": round(rate, 3),
-    }
-    with open(workdir / TIMES, "a", encoding="utf-8") as file:
-        file.write(json.dumps(times) + "\n")
     say(
-        f"{name}: {steps - start} steps in {seconds:.1f} s ({rate:.1f} steps/s after the first), "
-        f"loss {means['loss']:.4g}"
+        f"{name}: {steps - start} steps in {time.perf_counter() - begun:.1f} s "
+        f"({rate():.1f} steps/s after the first), loss {means['loss']:.4g}"
     )
     return state
+
+
+@contextmanager
+def _times(
+    workdir: Path, start: int, reached: Callable[[], tuple[int, float, float]]
+) -> Iterator[None]:
+    """Adds this start of the stage to `times.jsonl` when it ends, in whatever way it does."""
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        done, first, rate = reached()
+        row = {
+            "from": start,
+            "to": done,
+            "seconds": round(time.perf_counter() - begun, 3),
+            "first_step_seconds": round(first, 3),
+            "steps_per_second": round(rate, 3),
+        }
+        with open(workdir / TIMES, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _finite(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import threadpoolctl
 from jaxtyping import Bool, Float, Int, Num, Shaped
 from scipy import sparse, stats
 from sklearn.metrics import f1_score
@@ -257,10 +258,11 @@ def _variance(
 ) -> np.ndarray:
     chunk = max(1, min(draws, 4_000_000 // len(cluster)))  # weights of a chunk: at most 32 MB
     drawn = []
-    for first in range(0, draws, chunk):
-        count = min(chunk, draws - first)
-        weights = rng.standard_exponential((count, cluster.max() + 1))
-        drawn.append(statistic(weights[:, cluster]))
+    with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
+        for first in range(0, draws, chunk):
+            count = min(chunk, draws - first)
+            weights = rng.standard_exponential((count, cluster.max() + 1))
+            drawn.append(statistic(weights.take(cluster, axis=1)))
     return np.var(np.concatenate(drawn), axis=0, ddof=1)
 
 

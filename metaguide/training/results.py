@@ -18,6 +18,7 @@ from metaguide.training.rows import (
     Row,
     Scores,
     cells_to_rows,
+    check,
     difference,
     key,
     with_floors,
@@ -31,6 +32,7 @@ __all__ = [
     "Row",
     "Scores",
     "cells_to_rows",
+    "check",
     "difference",
     "key",
     "read",
@@ -139,13 +141,11 @@ def read(path: Path) -> Results:
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
     rows = []
     for number, fields_ in enumerate(found["rows"]):
-        if set(fields_) != set(FIELDS):
-            odd = ", ".join(sorted(set(fields_) ^ set(FIELDS)))
-            raise ResultsError(f"{path}: row {number}: unknown or missing: {odd}")
         try:
-            rows.append(Row(**fields_))
+            check(fields_)
         except ResultsError as error:
             raise ResultsError(f"{path}: row {number}: {error}") from None
+        rows.append(Row(**fields_))
     scores: Scores = {}
     if _beside(path).exists():
         with np.load(_beside(path)) as arrays:

@@ -1,8 +1,8 @@
 """The rows of all tables, and how the raw outcomes of an arm in a cell become rows."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -52,43 +52,50 @@ class Row:
     shots: int | None = None
     steps: int | None = None
     metric: str
-    value: float
-    ci95: float | None = None
-    ci95_seeds: float | None = None
+    value: int | float
+    ci95: int | float | None = None
+    ci95_seeds: int | float | None = None
     episodes: int | None = None
     seeds: int | None = None
-    floor: float | None = None
-    published: float | None = None
+    floor: int | float | None = None
+    published: int | float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("table", "arm", "task", "metric", "domain"):
-            text = getattr(self, name)
-            if text is None and name == "domain":
-                continue
-            if not isinstance(text, str) or not text or "/" in text:
-                raise ResultsError(
-                    f"row, field {name!r}: {text!r} is not a name; give a text without '/'"
-                )
-        for name in ("shots", "steps", "episodes", "seeds"):
-            count = getattr(self, name)
-            if count is not None and (type(count) is not int or count < 0):
-                raise ResultsError(
-                    f"row, field {name!r}: {count!r} is not a count; give an int >= 0"
-                )
-        for name in ("value", "ci95", "ci95_seeds", "floor", "published"):
-            number = getattr(self, name)
-            if number is None and name != "value":
-                continue
-            if not isinstance(number, int | float) or not np.isfinite(number):
-                raise ResultsError(
-                    f"row {self.arm!r} on {self.domain!r}, {self.metric}, field {name!r}: "
-                    f"{number!r} is not a finite number"
-                )
-            if name.startswith("ci95") and number < 0:
-                raise ResultsError(f"row, field {name!r}: half-width {number} is negative")
+        check(asdict(self))
 
 
 FIELDS = tuple(field.name for field in fields(Row))
+
+
+def check(row: Mapping[str, Any]) -> None:
+    """Refuse fields that are no Row.
+
+    Raises:
+        ResultsError: a field is unknown, missing, or not of its kind; the message names it.
+    """
+    if set(row) != set(FIELDS):
+        raise ResultsError(f"unknown or missing: {', '.join(sorted(set(row) ^ set(FIELDS)))}")
+    for name in ("table", "arm", "task", "metric", "domain"):
+        text = row[name]
+        if text is None and name == "domain":
+            continue
+        if not isinstance(text, str) or not text or "/" in text:
+            raise ResultsError(f"field {name!r}: {text!r} is not a name; give a text without '/'")
+    for name in ("shots", "steps", "episodes", "seeds"):
+        count = row[name]
+        if count is not None and (type(count) is not int or count < 0):
+            raise ResultsError(f"field {name!r}: {count!r} is not a count; give an int >= 0")
+    for name in ("value", "ci95", "ci95_seeds", "floor", "published"):
+        number = row[name]
+        if number is None and name != "value":
+            continue
+        if not isinstance(number, int | float) or not np.isfinite(number):
+            raise ResultsError(
+                f"{row['metric']} of {row['arm']!r} on {row['domain']!r}, field {name!r}: "
+                f"{number!r} is not a finite number"
+            )
+        if name.startswith("ci95") and number < 0:
+            raise ResultsError(f"field {name!r}: half-width {number} is negative")
 
 
 def key(row: Row) -> str:
@@ -107,8 +114,8 @@ def cells_to_rows(
     shots: int,
     steps: Sequence[int | None] | None = None,
     keep: Literal["last", "all"] = "last",
-    floor: Mapping[str, float] | None = None,
-    published: Mapping[str, float] | None = None,
+    floor: Mapping[str, int | float] | None = None,
+    published: Mapping[str, int | float] | None = None,
     draws: int = 500,
     seed: int = 0,
 ) -> tuple[list[Row], Scores]:
@@ -202,7 +209,7 @@ def cells_to_rows(
             published=(published or {}).get(metric),
         )
 
-    def grid(values: np.ndarray, dtype: type, blank: float) -> np.ndarray:
+    def grid(values: np.ndarray, dtype: type, blank: int | float) -> np.ndarray:
         full = np.full((*values.shape[:-1], *shape[2:]), blank, dtype)
         full[..., counted] = values
         return full

@@ -77,9 +77,11 @@ def make_step(
         (loss, metrics), gradient = jax.value_and_grad(joint, has_aux=True)(
             state.params, data, key, progress
         )
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        # Optax raises floats to its int32 count, which strict promotion of dtypes forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, state.key), metrics
 
     return jax.jit(step, donate_argnums=0)

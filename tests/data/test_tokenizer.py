@@ -128,6 +128,15 @@ def test_shorter_is_a_prefix_and_rows_are_independent(texts, length):
             np.testing.assert_array_equal(cut[at], single[0])
 
 
+@pytest.mark.parametrize("length", range(2, 16))
+def test_a_cut_inside_a_character_keeps_the_words(length):
+    """Fault: the first byte of a spelled ideograph, cut from the rest, joins the word before."""
+    texts = ["手𠮷龘龘a", "龘ab", "ж龘"]
+    np.testing.assert_array_equal(
+        TOKENIZER.encode(texts, length).words, TOKENIZER.encode(texts, 40).words[:, :length]
+    )
+
+
 def words_of(text: str) -> list[str]:
     """Slices of the text by word index."""
     encoded = row(TOKENIZER.encode([text], 100), 0)

@@ -41,9 +41,7 @@ def test_restores_every_bit_of_the_newest(tmp_path):
     for step in (1, 10, 9):
         checkpoint.save(tmp_path, state_at(step, optimizer=noisy, dtype=jnp.bfloat16))
     stored = state_at(10, optimizer=noisy, dtype=jnp.bfloat16)
-    restored = checkpoint.restore(
-        tmp_path, state_at(0, optimizer=noisy, dtype=jnp.bfloat16)
-    )
+    restored = checkpoint.restore(tmp_path, state_at(0, optimizer=noisy, dtype=jnp.bfloat16))
     assert checkpoint.latest(tmp_path) == 10
     assert same_bits(restored, stored)
 

@@ -1,0 +1,325 @@
+"""Floors by scikit-learn, on the very same examples as the arms.
+
+An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
+floor returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
+Vocabulary and IDF come from source domains alone.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import threadpoolctl
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from metaguide.training import metrics
+
+Raw = dict[str, np.ndarray]
+
+Rows = Int[np.ndarray, "episodes _"]
+"""Rows in a domain's table, -1 where an episode is padded."""
+
+FLOORS = (
+    "majority",
+    "class names",
+    "tf-idf zero-shot",
+    "tf-idf few-shot",
+    "abstain",
+    "best sentence",
+    "popularity",
+    "content",
+)
+"""The names that the floors have as arms of a table."""
+
+_SENTENCE = re.compile(r"[^.!?。！？；;\n]+[.!?。！？；;\n]*")
+
+
+def fit_tfidf(
+    source_texts: Sequence[str], unit: Literal["words", "characters"] = "words"
+) -> TfidfVectorizer:
+    """TF-IDF of word 1-2-grams, or of character 1-2-grams for Chinese; unit length.
+
+    Args:
+        source_texts: texts of source domains alone.
+        unit: "characters" where words are not written apart.
+
+    Returns:
+        The fitted vectorizer; `transform(texts)` gives sparse features [n, grams].
+    """
+    settings: dict[str, Any] = {"analyzer": "char"}
+    if unit == "words":
+        settings = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b"}
+    rare = 2 if len(source_texts) > 1000 else 1
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=rare, sublinear_tf=True, **settings)
+    return vectorizer.fit(source_texts)
+
+
+# ------------------------------------------------------------------ classification and sentiment
+
+
+def fit_source(
+    features: Any, labels: Int[np.ndarray, " n"], inverse_penalty: float = 1.0
+) -> LogisticRegression:
+    """Logistic regression on the labelled texts of source domains, for `zero_shot`.
+
+    Args:
+        features: sparse [n, grams], `fit_tfidf(texts).transform(texts)`.
+        labels: of the texts.
+        inverse_penalty: scikit-learn's C.
+    """
+    return LogisticRegression(C=inverse_penalty, max_iter=300).fit(features, labels)
+
+
+def majority(
+    labels: Int[np.ndarray, " n"],
+    query: Rows,
+    classes: Int[np.ndarray, "episodes way"] | None = None,
+) -> Raw:
+    """The most frequent class among all distinct queries of the cell, for every query.
+
+    The strictest of the constant answers, since it knows the domain's prior: in an episode of N
+    classes it gives the one of these that is most frequent over the cell.
+
+    Args:
+        labels: class of every row of the table, a number over all domains.
+        query: rows.
+        classes: of each episode; None where every episode has all.
+    """
+    found, counts = np.unique(labels[np.unique(query[query >= 0])], return_counts=True)
+    if classes is None:
+        best = np.full(len(query), found[np.argmax(counts)])
+    else:
+        often = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        best = np.array([max(way.tolist(), key=lambda c: often.get(c, 0)) for way in classes])
+    return _classified(np.broadcast_to(best[:, None], query.shape), labels, query)
+
+
+def zero_shot(
+    classifier: LogisticRegression, features: Any, labels: Int[np.ndarray, " n"], query: Rows
+) -> Raw:
+    """What a classifier of the source domains says of the held-out texts, unadapted.
+
+    Args:
+        classifier: of `fit_source`, over the same classes.
+        features: sparse [n, grams] of the held-out texts.
+        labels: of the held-out texts.
+        query: rows.
+    """
+    return _classified(np.asarray(classifier.predict(features))[query], labels, query)
+
+
+def class_names(
+    features: Any,
+    name_features: Any,
+    labels: Int[np.ndarray, " n"],
+    query: Rows,
+    classes: Int[np.ndarray, "episodes way"],
+    seed: int = 0,
+) -> Raw:
+    """The class of the episode whose name is nearest to the text by TF-IDF cosine, without shots.
+
+    Args:
+        features: sparse [n, grams] of the held-out texts.
+        name_features: sparse [all classes, grams]; its row c is the name of class c.
+        labels: class of every text.
+        query: rows.
+        classes: of each episode.
+        seed: of the draw between equally near names.
+    """
+    near = np.asarray((features @ name_features.T).todense())
+    scores = near[query[:, :, None], classes[:, None, :]]
+    drawn = np.random.default_rng(seed).random(scores.shape)
+    best = np.lexsort((drawn, scores), axis=-1)[..., -1]
+    return _classified(np.take_along_axis(classes, best, axis=1), labels, query)
+
+
+def few_shot(
+    features: Any,
+    labels: Int[np.ndarray, " n"],
+    support: Rows,
+    query: Rows,
+    inverse_penalty: float = 10.0,
+) -> Raw:
+    """TF-IDF and a logistic regression fitted on each episode's support alone.
+
+    The L2-penalised weights are sums of support texts, so the regression is fitted in the
+    coordinates of the support's span, with the same inner products: the same solution in K
+    columns instead of thousands.
+
+    Args:
+        features: sparse [n, grams] of the held-out texts; IDF of the source domains.
+        labels: class of every text.
+        support: rows, at least one an episode.
+        query: rows.
+        inverse_penalty: scikit-learn's C.
+
+    Raises:
+        ValueError: an episode has no support.
+    """
+    predicted = np.zeros(query.shape, labels.dtype)
+    with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):  # small products
+        # scikit-learn takes one shot a class for a regression
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        for episode, (given, asked) in enumerate(zip(support, query, strict=True)):
+            given = given[given >= 0]
+            if len(given) == 0:
+                raise ValueError(f"tf-idf few-shot: episode {episode} has no support; give a shot")
+            texts, known = features[given], labels[given]
+            sizes, axes = np.linalg.eigh((texts @ texts.T).toarray().astype(np.float64))
+            spanned = sizes > 1e-9
+            if (known == known[0]).all() or not spanned.any():
+                predicted[episode] = known[0]  # one class, or no gram known from the sources
+                continue
+            axes = axes[:, spanned] / np.sqrt(sizes[spanned])
+            model = LogisticRegression(C=inverse_penalty, max_iter=200)
+            model.fit((texts @ texts.T) @ axes, known)
+            predicted[episode] = model.predict((features[asked] @ texts.T) @ axes)
+    return _classified(predicted, labels, query)
+
+
+def _classified(predicted: np.ndarray, labels: np.ndarray, query: np.ndarray) -> Raw:
+    return _raw(query, query, predicted=predicted, target=labels[query])
+
+
+# ------------------------------------------------------------------------------ questions
+
+
+def abstain(answerable: Bool[np.ndarray, " n"], query: Rows) -> Raw:
+    """Always "no answer": EM = F1 = 1 on what has none, 0 elsewhere."""
+    right = (~answerable[query]).astype(np.float64)
+    return _raw(query, query, em=right, f1=right, answerable=answerable[query])
+
+
+def best_sentence(
+    vectorizer: TfidfVectorizer,
+    questions: Sequence[str],
+    texts: Sequence[str],
+    offsets: Int[np.ndarray, "n length 2"],
+    start: Int[np.ndarray, " n"],
+    end: Int[np.ndarray, " n"],
+    query: Rows,
+) -> Raw:
+    """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
+
+    It is scored as the arms are, on token positions, and can only find what their input holds.
+
+    Args:
+        vectorizer: of `fit_tfidf`.
+        questions, texts: of every row of the table.
+        offsets: characters [from, to) in the text of each token; -1 where a token is not text.
+        start, end: the answer's inclusive token positions; (0, 0) where there is none.
+        query: rows.
+    """
+    rows, spans, sentences = [], [], []
+    for row, text in enumerate(texts):
+        seen = offsets[row, offsets[row, :, 0] >= 0]
+        visible = seen[:, 1].max(initial=0)
+        for found in _SENTENCE.finditer(text):
+            if found.start() < visible and found.group().strip():
+                rows.append(row)
+                spans.append(found.span())
+                sentences.append(found.group())
+    guess = np.zeros((len(texts), 2), np.int64)
+    if sentences:
+        asked = vectorizer.transform(questions)[np.array(rows)]
+        near = np.asarray(asked.multiply(vectorizer.transform(sentences)).sum(axis=1)).ravel()
+        # the nearest of each row, the first of equals: sort by row, then by nearness, and cut
+        order = np.lexsort((-np.arange(len(rows)), near, rows))
+        last = order[np.append(np.diff(np.array(rows)[order]) != 0, True)]
+        for sentence in last:
+            row, (first, past) = rows[sentence], spans[sentence]
+            inside = (offsets[row, :, 0] >= first) & (offsets[row, :, 1] <= past)
+            inside &= offsets[row, :, 1] > offsets[row, :, 0]
+            positions = np.flatnonzero(inside)
+            if len(positions):
+                guess[row] = positions[0], positions[-1]
+    em = metrics.span_em(guess[:, 0], guess[:, 1], start, end)
+    f1 = metrics.span_f1(guess[:, 0], guess[:, 1], start, end)
+    return _raw(query, query, em=em[query], f1=f1[query], answerable=(end > 0)[query])
+
+
+# ------------------------------------------------------------------------------ recommendation
+
+
+def popularity(
+    taken: Int[np.ndarray, " interactions"],
+    query: Rows,
+    users: Int[np.ndarray, " episodes"],
+    candidates: Bool[np.ndarray, "#episodes products"],
+    seed: int = 0,
+) -> Raw:
+    """Products in the order of how often they were taken in the target domain.
+
+    It reads the domain that the arms see only K interactions of: all interactions of all its
+    users except those that are asked for, each (user, product) of the cell's queries once.
+
+    Args:
+        taken: product of every interaction of the domain, the queries' among them.
+        query: products to be ranked.
+        users: of the episodes.
+        candidates: which products compete.
+        seed: of the draw between ties.
+    """
+    count = candidates.shape[1]
+    asked = np.stack([np.broadcast_to(users[:, None], query.shape), query], -1)[query >= 0]
+    withheld = np.unique(asked, axis=0)[:, 1]
+    left = np.bincount(taken, minlength=count) - np.bincount(withheld, minlength=count)
+    scores = np.broadcast_to(left.astype(np.float64), (len(query), count))
+    return _ranked(scores, query, users, candidates, seed)
+
+
+def content(
+    features: Any,
+    support: Rows,
+    query: Rows,
+    users: Int[np.ndarray, " episodes"],
+    candidates: Bool[np.ndarray, "#episodes products"],
+    decay: float = 0.7,
+    seed: int = 0,
+) -> Raw:
+    """Products nearest by TF-IDF cosine to the decayed history, sum_t decay^(T - t) f(product_t).
+
+    A user without a history has no nearest product: the ranking is a draw.
+
+    Args:
+        features: sparse [products, grams], TF-IDF of the products' texts.
+        support: each user's products in the order of time.
+        query: products to be ranked.
+        users: of the episodes.
+        candidates: which products compete.
+        decay: weight of a product against the one after it.
+        seed: of the draw between ties.
+    """
+    weights = np.zeros((len(query), features.shape[0]))
+    for episode, given in enumerate(support):
+        given = given[given >= 0]
+        np.add.at(weights[episode], given, decay ** np.arange(len(given) - 1.0, -1.0, -1.0))
+    scores = np.asarray((sparse.csr_array(weights) @ features @ features.T).todense())
+    return _ranked(scores, query, users, candidates, seed)
+
+
+def _ranked(
+    scores: Float[np.ndarray, "episodes products"],
+    query: np.ndarray,
+    users: np.ndarray,
+    candidates: np.ndarray,
+    seed: int,
+) -> Raw:
+    there = query >= 0
+    shape = (*query.shape, scores.shape[1])
+    every = np.broadcast_to(scores[:, None], shape)[there]
+    compete = np.broadcast_to(candidates[:, None], shape)[there]
+    ranks = np.ones(query.shape, np.int64)
+    ranks[there] = metrics.ranks_of(every, query[there], compete, np.random.default_rng(seed))
+    return _raw(query, np.broadcast_to(users[:, None], query.shape), rank=ranks)
+
+
+def _raw(query: np.ndarray, example: np.ndarray, **arrays: np.ndarray) -> Raw:
+    there = query >= 0
+    named: Mapping[str, np.ndarray] = {**arrays, "mask": there, "id": np.where(there, example, -1)}
+    return {name: np.asarray(array)[None, None] for name, array in named.items()}

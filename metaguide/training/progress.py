@@ -1,0 +1,62 @@
+"""How far something long has come: a bar with the time left, or a line now and then."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_LINE_SECONDS = 10.0
+"""Seconds between two lines where there is no terminal to draw a bar on."""
+
+
+def say(text: str) -> None:
+    """Print one line as it is, unwrapped."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(
+    name: str, total: int, unit: str = "step", start: int = 0
+) -> Iterator[Callable[[int, str], None]]:
+    """Show how far `name` is: a bar on a terminal, elsewhere a line every ten seconds.
+
+    Args:
+        name: of what is under way.
+        total: how many units there are.
+        unit: what is counted.
+        start: how many were done before.
+
+    Yields:
+        (units done, note) -> None; the note stands beside the bar.
+    """
+    console = Console()
+    if console.is_terminal and not console.is_dumb_terminal:
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        task = bar.add_task(name, total=total, completed=start, note="")
+        with bar:
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+        return
+
+    begun = told = time.perf_counter()
+
+    def tell(done: int, note: str) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told < PLAIN_LINE_SECONDS or done == total:
+            return
+        told = now
+        left = math.ceil((now - begun) / max(done - start, 1) * (total - done))
+        say(f"{name}: {unit} {done} of {total}, {left} s left" + (f", {note}" if note else ""))
+
+    yield tell

@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metaguide.models.autoencoder import Autoencoder, ImageDecoder, ImageEncoder
+
+
+def test_shapes_and_range():
+    """Catches a side that does not come back, or pictures outside [0, 1]."""
+    image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    model = Autoencoder(8, (4, 8))
+    output = model.apply(model.init(jax.random.key(1), image), image)
+    assert output.shape == image.shape and output.dtype == jnp.float32
+    assert 0 <= output.min() and output.max() <= 1
+
+
+def test_halves_make_the_whole():
+    """Catches an autoencoder that does not pass through the vector."""
+    image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    model = Autoencoder(8, (4, 8))
+    params = model.init(jax.random.key(1), image)["params"]
+    vector = ImageEncoder(8, (4, 8)).apply({"params": params["encoder"]}, image)
+    assert vector.shape == (2, 8)
+    expected = ImageDecoder((4, 8)).apply({"params": params["decoder"]}, vector)
+    np.testing.assert_allclose(model.apply({"params": params}, image), expected, atol=1e-6)
+
+
+def test_learns_to_tell_pictures_apart():
+    """Catches an encoder or decoder through which no gradient or no picture passes."""
+    image = jnp.broadcast_to(
+        jax.random.uniform(jax.random.key(0), (4, 4, 1, 4, 1, 3)), (4, 4, 8, 4, 8, 3)
+    ).reshape(4, 32, 32, 3)
+    model = Autoencoder(16, (4, 8, 8))
+    params = model.init(jax.random.key(1), image)["params"]
+    optimizer = optax.adam(5e-3)
+
+    def loss(params):
+        return jnp.mean((model.apply({"params": params}, image) - image) ** 2)
+
+    @jax.jit
+    def run(params):
+        def step(carry, _):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=200)[1]
+
+    with jax.numpy_dtype_promotion("standard"):  # optax's own power of a step count
+        losses = run(params)
+    mean_picture = jnp.mean((image - image.mean(0)) ** 2)
+    assert losses[-1] < 0.5 * mean_picture

@@ -1,0 +1,324 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaguide.models.guide import NOWHERE, GuideModel, init_params, unit
+
+GROUPS = {
+    "text",
+    "image",
+    "fusion",
+    "language",
+    "decoder",
+    "contrast",
+    "classification",
+    "sentiment",
+    "questions",
+    "recommendation",
+}
+WIDTH, WAY, VOCABULARY = 16, 5, 40
+TOKENS = jnp.array([[2, 9, 8, 3, 9, 7, 11, 0], [2, 6, 6, 29, 5, 9, 0, 0], [2, 3, 0, 0, 0, 0, 0, 0]])
+
+
+@pytest.fixture(scope="module")
+def guide():
+    model = GuideModel(
+        VOCABULARY, WIDTH, layers=1, heads=2, length=8, way=WAY, channels=(4, 8), dropout=0.2
+    )
+    return model, init_params(model, jax.random.key(0))
+
+
+def use(guide, *arguments, method, **keywords):
+    model, params = guide
+    run = functools.partial(model.apply, method=method, **keywords)
+    return jax.jit(run)({"params": params}, *arguments)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.randint(jax.random.key(7), (3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+
+
+def test_init_covers_every_group(guide):
+    """Catches a group that init forgets or names otherwise."""
+    assert set(guide[1]) == GROUPS
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(guide[1]))
+
+
+def test_a_guide_without_pictures():
+    """Catches picture parameters, or picture inputs let through, where there are none."""
+    model = GuideModel(VOCABULARY, WIDTH, layers=1, heads=2, length=8, image=False)
+    params = init_params(model, jax.random.key(0))
+    assert set(params) == GROUPS - {"image", "decoder"}
+    with pytest.raises(ValueError, match="image=False"):
+        use((model, params), None, jnp.zeros((1, 32, 32, 3)), method="encode")
+
+
+def test_nothing_to_encode(guide):
+    """Catches an obscure failure where neither text nor picture is given."""
+    with pytest.raises(ValueError, match="neither tokens nor image"):
+        use(guide, method="encode")
+
+
+def test_rows_without_a_picture_are_text(guide, images):
+    """Catches an absent picture's pixels in the vector, and a lost picture where there is one."""
+    has_image = jnp.array([True, False, False])
+    both = use(guide, TOKENS, images, has_image, method="encode")
+    text = use(guide, TOKENS, method="encode")
+    np.testing.assert_allclose(both.vector[1:], text.vector[1:], atol=1e-6)
+    np.testing.assert_allclose(both.states, text.states, atol=1e-6)
+    full = use(guide, TOKENS, images, method="encode").vector
+    np.testing.assert_allclose(both.vector[0], full[0], atol=1e-6)
+    assert np.abs(both.vector[0] - text.vector[0]).max() > 1e-2
+    absent = use(guide, TOKENS, 255 - images, has_image, method="encode").vector
+    np.testing.assert_array_equal(absent[1:], both.vector[1:])
+
+
+def test_vector_is_the_norm_of_the_mean(guide, images):
+    """Catches a sum in place of a mean, padding in the mean, or a missing norm."""
+    states = use(guide, TOKENS, method="text_states")
+    count = np.array([7, 6, 2])
+    text = np.stack([np.asarray(states[i, :n]).mean(0) for i, n in enumerate(count)])
+    np.testing.assert_allclose(use(guide, TOKENS, method="text_vector"), text, atol=1e-5)
+    picture = np.asarray(use(guide, images, method="image_vector"))
+    for vector, found in [
+        (picture, use(guide, None, images, method="encode").vector),
+        ((text + picture) / 2, use(guide, TOKENS, images, method="encode").vector),
+    ]:
+        centred = vector - vector.mean(1, keepdims=True)
+        expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_uint8_is_scaled(guide, images):
+    """Catches pictures in [0, 255] that are taken for ones in [0, 1]."""
+    floats = images.astype(jnp.float32) / 255
+    for method in ("image_vector", "reconstruct", "contrast_image"):
+        found = use(guide, images, method=method)
+        np.testing.assert_allclose(found, use(guide, floats, method=method), atol=1e-6)
+
+
+def test_language_logits_are_tied(guide):
+    """Catches logits of another matrix than the embedding, or a bias that is not added."""
+    model, params = guide
+    states = jax.random.normal(jax.random.key(0), (2, 3, WIDTH))
+    found = use(guide, states, method="language_logits")
+    assert found.shape == (2, 3, VOCABULARY)
+    embedding = params["text"]["embedding"]
+    changed = {
+        **params,
+        "text": {**params["text"], "embedding": embedding.at[7].set(embedding[8])},
+        "language": {
+            **params["language"],
+            "bias": params["language"]["bias"].at[7].set(3.0),
+        },
+    }
+    moved = use((model, changed), states, method="language_logits")
+    np.testing.assert_allclose(moved[..., 7], found[..., 8] + 3, atol=1e-5)
+    np.testing.assert_allclose(moved[..., 8:], found[..., 8:], atol=1e-6)
+
+
+def test_contrast_vectors_are_unit_vectors(guide, images):
+    """Catches similarities that grow with length, and an unguarded norm of 0."""
+    for vectors in (
+        use(guide, TOKENS, method="contrast_text"),
+        use(guide, images, method="contrast_image"),
+    ):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(use(guide, method="temperature"), 0.07, rtol=1e-5)
+    gradient = jax.hessian(lambda x: unit(x).sum())(jnp.zeros(3))
+    assert np.isfinite(gradient).all()
+
+
+def test_no_names_are_uniform_logits(guide):
+    """Catches slots that favour a class before any shot, and names used where there are none."""
+    vector, names = jax.random.normal(jax.random.key(0), (2, 4, WIDTH))
+    logits = use(guide, vector, names, jnp.zeros(4, bool), method="classify")
+    np.testing.assert_array_equal(logits, np.zeros((4, 4)))
+
+
+def test_classification_head_is_its_equation(guide):
+    """Catches a similarity that is not a cosine, or slots and biases of the wrong class."""
+    model, params = guide
+    keys = jax.random.split(jax.random.key(1), 5)
+    vector, names = (
+        jax.random.normal(k, (n, WIDTH)) for k, n in zip(keys[:2], (3, 4), strict=True)
+    )
+    head = dict(params["classification"])
+    head["slots"] = jax.random.normal(keys[2], (WAY, WIDTH))
+    head["bias"] = jax.random.normal(keys[3], (WAY,))
+    head["name"] = {"kernel": jax.random.normal(keys[4], (WIDTH, WIDTH))}
+    has_names = jnp.array([True, False, True, True])
+    changed = (model, {**params, "classification": head})
+    found = use(changed, vector, names, has_names, method="classify")
+    for i in range(3):
+        for c in range(4):
+            projected = names[c] @ head["name"]["kernel"]
+            cosine = vector[i] @ projected
+            cosine /= np.linalg.norm(vector[i]) * np.linalg.norm(projected)
+            expected = 10 * cosine * float(has_names[c]) + vector[i] @ head["slots"][c] + head["bias"][c]
+            np.testing.assert_allclose(found[i, c], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_too_many_classes(guide):
+    """Catches slots silently clamped."""
+    names = jnp.ones((WAY + 1, WIDTH))
+    with pytest.raises(ValueError, match="6 classes, the guide has slots for 5"):
+        use(guide, names, names, jnp.ones(WAY + 1, bool), method="classify")
+
+
+def test_stars_are_between_one_and_five(guide):
+    """Catches a regression that leaves the scale."""
+    vector = 1000 * jax.random.normal(jax.random.key(0), (20, WIDTH))
+    logits, stars = use(guide, vector, method="sentiment_scores")
+    assert logits.shape == (20, 2) and stars.shape == (20,)
+    assert stars.min() >= 1 and stars.max() <= 5 and stars.max() - stars.min() > 3
+
+
+def test_spans_stay_in_the_text(guide):
+    """Catches answers in the question, the separator or padding, and a lost "no answer"."""
+    states = jax.random.normal(jax.random.key(0), (3, 8, WIDTH))
+    tokens = TOKENS.at[0, 6].set(3)
+    allowed = np.zeros((3, 8), bool)
+    allowed[:, 0] = True
+    allowed[0, 4:6] = True
+    for scores in use(guide, states, tokens, method="span_scores"):
+        np.testing.assert_array_equal(scores != NOWHERE, allowed)
+        assert np.abs(scores[allowed]).max() < 100
+
+
+def test_start_and_end_differ(guide):
+    """Catches one score used for both ends."""
+    states = jax.random.normal(jax.random.key(0), (3, 8, WIDTH))
+    start, end = use(guide, states, TOKENS, method="span_scores")
+    assert np.abs(start - end).max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def history():
+    return jax.random.normal(jax.random.key(3), (6, WIDTH)), jnp.array([1, 1, 0, 1, 1, 0], bool)
+
+
+def test_users_do_not_see_the_future(guide, history):
+    """Catches a row that reads a product bought later, or one row too few or too many."""
+    vectors, mask = history
+    users = use(guide, vectors, mask, method="user_vectors")
+    assert users.shape == (7, WIDTH)
+    for t in range(6):
+        later = use(guide, vectors.at[t:].set(9.0), mask, method="user_vectors")
+        np.testing.assert_allclose(later[: t + 1], users[: t + 1], atol=1e-6)
+        if mask[t]:
+            assert np.abs(later[t + 1] - users[t + 1]).max() > 1e-2
+
+
+def test_padding_of_a_history_takes_no_time(guide, history):
+    """Catches ages counted in rows instead of purchases, and masked products in the mean."""
+    vectors, mask = history
+    padded = use(guide, vectors, mask, method="user_vectors")
+    dense = use(guide, vectors[mask], jnp.ones(4, bool), method="user_vectors")
+    rows = np.concatenate([[0], 1 + np.flatnonzero(mask)])
+    np.testing.assert_allclose(padded[rows], dense, atol=1e-5)
+    np.testing.assert_allclose(padded[3], padded[2], atol=1e-5)
+
+
+def test_users_are_the_equation(guide, history):
+    """Catches weights that grow with age, or groups of channels that share a rate."""
+    model, params = guide
+    head = params["recommendation"]
+    vectors, mask = history
+    silent = {**head, "out": jax.tree.map(jnp.zeros_like, head["out"])}
+    changed = (model, {**params, "recommendation": silent})
+    users = np.asarray(use(changed, vectors, mask, method="user_vectors"))
+    products = np.asarray(use(guide, vectors[mask], method="product_vectors"))
+    items = np.concatenate([head["start"][None], products])
+    rates = np.repeat(np.exp(head["log_rate"]), WIDTH // 4)
+    for t, row in enumerate(users[np.concatenate([[0], 1 + np.flatnonzero(mask)])]):
+        weights = np.exp(-np.arange(t, -1, -1)[:, None] * rates)
+        np.testing.assert_allclose(
+            row, (weights * items[: t + 1]).sum(0) / weights.sum(0), atol=1e-5
+        )
+
+
+def test_empty_history_has_a_finite_gradient(guide):
+    """Catches a mean over nothing."""
+    model, params = guide
+
+    def total(params):
+        vectors, mask = jnp.zeros((3, WIDTH)), jnp.zeros(3, bool)
+        return model.apply({"params": params}, vectors, mask, method="user_vectors").sum()
+
+    gradient = jax.grad(total)(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert np.abs(gradient["recommendation"]["start"]).max() > 0
+
+
+def test_dropout_is_a_function_of_its_key(guide):
+    """Catches dropout that is off where asked for, on where not, or not reproducible."""
+
+    def run(key):
+        return use(
+            guide, TOKENS, method="encode", deterministic=False, rngs={"dropout": key}
+        ).vector
+
+    one = run(jax.random.key(0))
+    np.testing.assert_array_equal(one, run(jax.random.key(0)))
+    assert np.abs(one - run(jax.random.key(1))).max() > 1e-3
+    assert np.abs(one - use(guide, TOKENS, method="encode").vector).max() > 1e-3
+
+
+def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images):
+    """Catches NaN, or a cut, in the gradient through an inner step with weights of each task."""
+    model, params = guide
+
+    def loss(params, tokens):
+        vector, states = model.apply({"params": params}, tokens, images, method="encode")
+        names = vector[:2]
+        logits = model.apply(
+            {"params": params}, vector, names, jnp.ones(2, bool), method="classify"
+        )
+        start, end = model.apply({"params": params}, states, tokens, method="span_scores")
+        _, stars = model.apply({"params": params}, vector, method="sentiment_scores")
+        users = model.apply({"params": params}, vector, jnp.ones(3, bool), method="user_vectors")
+        products = model.apply({"params": params}, vector, method="product_vectors")
+        return (
+            jnp.mean(jax.nn.log_softmax(logits)[:, 0])
+            + jnp.mean(jax.nn.log_softmax(start)[:, 0] + jax.nn.log_softmax(end)[:, 0])
+            + jnp.mean(stars)
+            + jnp.mean(jax.nn.log_softmax(users @ products.T)[:, 1])
+        )
+
+    def adapted(params, tokens):
+        step = jax.grad(loss)(params, tokens)
+        return loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, step), tokens)
+
+    def total(params):
+        tasks = jnp.stack([TOKENS, TOKENS[::-1]])
+        return jnp.mean(jax.vmap(adapted, (None, 0))(params, tasks))
+
+    gradient = jax.jit(jax.grad(total))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    for group in ("text", "image", "fusion", "classification", "sentiment", "questions"):
+        assert max(np.abs(x).max() for x in jax.tree.leaves(gradient[group])) > 0, group
+
+
+def test_bfloat16_heads(guide, images):
+    """Catches a head that mixes float32 into a bfloat16 computation."""
+    model, params = guide
+    low = (model.clone(dtype=jnp.bfloat16), params)
+    vector, states = use(low, TOKENS, images, method="encode")
+    assert vector.dtype == states.dtype == jnp.bfloat16
+    ones = jnp.ones(3, bool)
+    for found, expected in [
+        (
+            use(low, vector, vector, ones, method="classify"),
+            use(guide, *[vector.astype(jnp.float32)] * 2, ones, method="classify"),
+        ),
+        (
+            use(low, vector, ones, method="user_vectors"),
+            use(guide, vector.astype(jnp.float32), ones, method="user_vectors"),
+        ),
+    ]:
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.3)

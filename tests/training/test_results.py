@@ -1,0 +1,234 @@
+"""Raw outcomes become rows, rows become files, and files rows again."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from metaguide.training import metrics
+from metaguide.training.results import (
+    FIELDS,
+    ResultsError,
+    Row,
+    cells_to_rows,
+    check,
+    difference,
+    key,
+    read,
+    with_floors,
+    write,
+)
+
+CELL = {"table": "guide", "arm": "maml", "domain": "phones", "shots": 5}
+HEAD = {"command": "python -m experiments.guide", "config": {"way": 5}, "seeds": [0, 1]}
+
+
+def labelled(rng, seeds=2, places=3, episodes=4, queries=6, pool=15):
+    """Raw outcomes of a classification cell."""
+    ids = np.stack([rng.permutation(pool)[:queries] for _ in range(episodes)])
+    target = ids % 3
+    predicted = rng.integers(0, 3, (seeds, places, episodes, queries))
+    mask = rng.random((episodes, queries)) < 0.8
+    return {"predicted": predicted, "target": target, "mask": mask, "id": ids}
+
+
+def find(rows, metric, steps=None):
+    (row,) = [r for r in rows if r.metric == metric and steps in (None, r.steps)]
+    return row
+
+
+def test_values_are_means_over_seeds_of_pooled_metrics():
+    """Masked queries counted, steps and seeds swapped, or macro-F1 averaged over episodes."""
+    raw = labelled(np.random.default_rng(0))
+    rows, _ = cells_to_rows(raw, task="classification", **CELL)
+    assert len(rows) == 6
+    for place in range(3):
+        chosen = raw["predicted"][:, place][:, raw["mask"]]
+        target = raw["target"][raw["mask"]]
+        f1 = [metrics.macro_f1(one, target) for one in chosen]
+        accuracy = (chosen == target).mean(axis=1)
+        assert find(rows, "macro_f1", place).value == pytest.approx(np.mean(f1))
+        row = find(rows, "accuracy", place)
+        assert row.value == pytest.approx(accuracy.mean())
+        assert row.ci95_seeds == pytest.approx(metrics.seed_interval(accuracy).half)
+        assert row.ci95 is not None and row.ci95 > 0
+        assert (row.episodes, row.seeds) == (4, 2)
+
+
+def test_padding_never_moves_a_number():
+    """What stands in masked places leaking into a value, an interval or a score."""
+    raw = labelled(np.random.default_rng(1))
+    other = dict(raw, predicted=np.where(raw["mask"], raw["predicted"], 99))
+    one, scores = cells_to_rows(raw, task="sentiment", **CELL)
+    two, _ = cells_to_rows(other, task="sentiment", **CELL)
+    assert one == two
+    cell = scores[key(find(one, "accuracy", 2))]
+    assert (cell["id"] == np.where(raw["mask"], raw["id"], -1)).all()
+    assert (np.isnan(cell["score"]) == ~raw["mask"]).all()
+
+
+def test_zero_shots_count_an_example_once():
+    """An example that recurs over zero-shot episodes weighted by its luck; but in classification
+    it meets other classes each time, and all count."""
+    ids = np.array([[0, 1], [1, 2]])
+    raw = {
+        "predicted": np.array([[[[1, 1], [1, 1]]]]),
+        "target": np.array([[0, 1], [1, 1]]),
+        "mask": np.ones((2, 2), bool),
+        "id": ids,
+    }
+    zero = dict(CELL, shots=0)
+    rows, scores = cells_to_rows(raw, task="sentiment", **zero)
+    assert find(rows, "accuracy").value == pytest.approx(2 / 3)
+    assert sorted(scores[key(rows[0])]["id"].ravel()) == [-1, 0, 1, 2]
+    rows, _ = cells_to_rows(raw, task="classification", **zero)
+    assert find(rows, "accuracy").value == pytest.approx(3 / 4)
+
+
+def test_a_users_queries_all_count_at_zero_shots():
+    """All queries of a user but one dropped, since they share the user's id."""
+    raw = {"rank": np.array([[[[1, 20], [1, 20], [3, 3]]]]), "mask": np.ones((3, 2), bool)}
+    raw["id"] = np.array([[7, 7], [7, 7], [8, 8]])
+    rows, _ = cells_to_rows(raw, task="recommendation", **dict(CELL, shots=0))
+    assert find(rows, "hr@10").value == pytest.approx(3 / 4)
+    assert find(rows, "mrr").value == pytest.approx((1 + 1 / 20 + 2 / 3) / 4)
+
+
+def test_answerable_and_unanswerable_apart():
+    """A split metric over all questions, or a NaN row where a part is empty."""
+    raw = {
+        "em": np.array([[[[1.0, 0.0, 1.0, 0.0]]]]),
+        "f1": np.array([[[[1.0, 0.5, 1.0, 0.0]]]]),
+        "answerable": np.array([[True, True, False, False]]),
+        "mask": np.ones((1, 4), bool),
+        "id": np.arange(4)[None],
+    }
+    rows, scores = cells_to_rows(raw, task="questions", **CELL)
+    values = {row.metric: row.value for row in rows}
+    assert values == {
+        "em": 0.5,
+        "f1": 0.625,
+        "em_answerable": 0.5,
+        "f1_answerable": 0.75,
+        "accuracy_unanswerable": 0.5,
+    }
+    kept = scores[key(find(rows, "f1_answerable"))]["id"]
+    assert kept.tolist() == [[0, 1, -1, -1]]
+    raw["answerable"] = np.ones((1, 4), bool)
+    rows, _ = cells_to_rows(raw, task="questions", **CELL)
+    assert "accuracy_unanswerable" not in {row.metric for row in rows}
+
+
+def test_raw_scores_that_cannot_be_right_are_refused():
+    """Seeds scored on different episodes, a missing array, a wrong axis order, an empty cell."""
+    raw = labelled(np.random.default_rng(2))
+    ids = np.broadcast_to(raw["id"], (2, 3, 4, 6)).copy()
+    ids[1] += 1
+    for broken, message in (
+        (dict(raw, id=ids), "differs between seeds"),
+        ({"mask": raw["mask"], "id": raw["id"]}, "lack predicted"),
+        (dict(raw, predicted=raw["target"]), "not \\[seeds"),
+        (dict(raw, mask=np.zeros((4, 6), bool)), "all queries are masked"),
+        (dict(raw, target=raw["target"][:, :2]), "'target' has shape"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            cells_to_rows(broken, task="classification", **CELL)
+    with pytest.raises(ResultsError, match="task 'qa'"):
+        cells_to_rows(raw, task="qa", **CELL)
+
+
+def test_differences_come_from_the_stored_scores():
+    """Arms compared over different examples, and a paired difference of macro-F1 of the wrong
+    sign or size."""
+    raw = labelled(np.random.default_rng(3))
+    right = dict(raw, predicted=np.broadcast_to(raw["target"], raw["predicted"].shape))
+    rows, scores = cells_to_rows(raw, task="classification", keep="all", **CELL)
+    better, best = cells_to_rows(right, task="classification", keep="all", **CELL)
+    for metric in ("accuracy", "macro_f1"):
+        one, other = find(better, metric, 1), find(rows, metric, 1)
+        value, half = difference(best[key(one)], scores[key(other)])
+        assert value == pytest.approx(one.value - other.value, abs=1e-6)
+        assert half is not None and 0 < half < value
+    moved = dict(scores[key(other)], id=scores[key(other)]["id"] + 1)
+    with pytest.raises(ResultsError, match="same examples"):
+        difference(best[key(one)], moved)
+
+
+def test_files_give_back_what_was_written(tmp_path):
+    """A field, an absent value, a score or an id lost on disk; other names than the issue's."""
+    raw = labelled(np.random.default_rng(4))
+    rows, scores = cells_to_rows(raw, task="classification", **dict(CELL, domain="热水器"))
+    path = write(rows, scores, tmp_path, **HEAD)
+    assert path.name == "results.json"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["episodes.npz", "results.json"]
+    found = read(tmp_path)
+    assert found.rows == tuple(rows) and found.seeds == (0, 1) and found.config == {"way": 5}
+    assert set(found.scores) == set(scores)
+    for cell, arrays in scores.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found.scores[cell][name], array)
+    plain = json.loads(path.read_text("utf-8"))
+    assert set(plain) == {"command", "config", "seeds", "made", "rows"}
+    assert list(plain["rows"][0]) == list(FIELDS)
+    assert plain["rows"][0]["published"] is None
+    other = write(rows, scores, tmp_path, name="omniglot", **HEAD)
+    assert read(other).scores.keys() == scores.keys()
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    """A half-written file, a temporary one left behind, or the old results gone."""
+    rows, scores = cells_to_rows(labelled(np.random.default_rng(5)), task="classification", **CELL)
+    path = write(rows, scores, tmp_path, **HEAD)
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match="config of results"):
+        write(rows, scores, tmp_path, **dict(HEAD, config={"a": object()}))
+    with pytest.raises(ResultsError, match="two rows are both guide/maml"):
+        write([*rows, rows[0]], scores, tmp_path, **HEAD)
+    with pytest.raises(ResultsError, match="belong to no row"):
+        write(rows[:1], scores, tmp_path, **HEAD)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["episodes.npz", "results.json"]
+
+
+def test_rows_are_checked():
+    """NaN in a table, a count that is a float, a name that breaks the keys of the scores."""
+    row = Row(table="t", arm="a", task="mse", metric="mse", value=0.5)
+    assert row.shots is None
+    for wrong, message in (
+        ({"value": float("nan")}, "not a finite number"),
+        ({"value": None}, "not a finite number"),
+        ({"shots": 1.0}, "'shots'"),
+        ({"arm": "a/b"}, "'arm'"),
+        ({"ci95": -0.1}, "negative"),
+        ({"vale": 1.0}, "unknown or missing: vale"),
+    ):
+        with pytest.raises(ResultsError, match=message):
+            check(asdict(row) | wrong)
+    with pytest.raises(ResultsError, match="negative"):
+        replace(row, ci95=-0.1)
+
+
+def test_broken_files_are_named(tmp_path):
+    """A traceback from the json module where the file and row should be named."""
+    with pytest.raises(ResultsError, match="no results"):
+        read(tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text("{")
+    with pytest.raises(ResultsError, match="results.json: not JSON"):
+        read(tmp_path)
+    path.write_text(json.dumps(dict(HEAD, made="2026", rows=[{"table": "t"}])))
+    with pytest.raises(ResultsError, match="row 0: unknown or missing: arm"):
+        read(tmp_path)
+
+
+def test_floors_stand_beside_the_arms_of_their_cell():
+    """A floor of another cell, or the worst floor, beside an arm."""
+
+    def row(arm, shots, value):
+        return Row(table="t", arm=arm, task="x", metric="m", shots=shots, value=value)
+
+    rows = [row("maml", 1, 0.9), row("majority", 1, 0.5), row("tf-idf", 1, 0.6)]
+    rows += [row("maml", 5, 0.9), row("majority", 5, 0.4)]
+    found = [r.floor for r in with_floors(rows, {"majority", "tf-idf"})]
+    assert found == [0.6, None, None, 0.4, None]
