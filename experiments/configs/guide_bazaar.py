@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
         "tiny": {
             "data": {"categories": 6, "users": 20, "reviews": 60, "questions": 40},
             "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
-            "text": {"vocabulary": 600},
+            "text": {"vocabulary": 1000, "pair": 112},
             "pretrain": {"steps": 4, "batch": 8},
             "multitask": {"steps": 4, "tasks": 2},
             "metatrain": {"steps": 2, "tasks": 1, "inner_steps": 1},

@@ -79,13 +79,16 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
         )
 
         chance = jnp.where(there & ~taken, jax.random.gumbel(query_key, members.shape), -jnp.inf)
-        best, place = jax.lax.top_k(chance.reshape(-1), queries)
+        best, place = jax.lax.top_k(chance.reshape(-1), min(queries, members.size))
+        # A family may have fewer examples in all than the queries asked for.
+        lacking = (0, queries - len(place))
+        place = jnp.pad(place, lacking)
         query = _batch(
             table,
             domain,
             members.reshape(-1)[place],
             (place // members.shape[1]).astype(jnp.int32),
-            best > -jnp.inf,
+            jnp.pad(best > -jnp.inf, lacking),
         )
         context = {"classes": classes}
         if "names" in table:
@@ -105,14 +108,22 @@ def user_sampler(shots: int, candidates: int | None = None):
 
     Args:
         shots: the largest number of first products.
-        candidates: products to rank, drawn at random with the user's own among them, for training;
-            None ranks the domain's whole catalogue.
+        candidates: products to rank, drawn at random with those of support and query among them,
+            for training; None ranks the domain's whole catalogue.
 
     Returns:
         (table, domain, shots, key) -> Episode. Batches hold `item` (position among the candidates),
         `history` int32 [examples, shots] and `history_mask`, `mask`, and `id` (the user); the
         context holds `products` (their rows) and `candidates` (bool, which of them exist).
+
+    Raises:
+        EpisodeError: fewer candidates than an episode has products.
     """
+    if candidates is not None and candidates <= shots:
+        raise EpisodeError(
+            f"recommendation: {candidates} candidates have no room for the {shots + 1} products of a "
+            f"{shots}-shot episode; raise config.episodes.candidates"
+        )
 
     def sample(table: Table, domain, shots_now, key) -> Episode:
         user_key, candidate_key = jax.random.split(key)
@@ -121,18 +132,19 @@ def user_sampler(shots: int, candidates: int | None = None):
         products = jax.tree.map(lambda leaf: leaf[domain], table["products"])
         total = table["products"]["tokens"].shape[1]
         exists = jnp.arange(total) < table["catalogue"][domain]
-        if candidates is not None:
-            chance = jax.random.gumbel(candidate_key, (total,))
-            own = jnp.zeros(total, bool).at[items].set(True, mode="drop")
-            chance = jnp.where(own, jnp.inf, jnp.where(exists, chance, -jnp.inf))
-            rows = jax.lax.top_k(chance, min(candidates, total))[1]
-            place = jnp.zeros(total, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
-            items, exists = place[items], exists[rows]
-            products = jax.tree.map(lambda leaf: leaf[rows], products)
-
         steps = jnp.arange(shots)
         known = (steps < shots_now) & (steps < taken - 1)
-        first = items[jnp.minimum(steps, len(items) - 1)]
+        first, last = items[jnp.minimum(steps, len(items) - 1)], items[taken - 1]
+        if candidates is not None:
+            # The same candidates for every number of shots.
+            named = jnp.where(steps < taken - 1, first, last)
+            own = jnp.zeros(total, bool).at[named].set(True).at[last].set(True)
+            chance = jnp.where(exists, jax.random.gumbel(candidate_key, (total,)), -jnp.inf)
+            rows = jax.lax.top_k(jnp.where(own, jnp.inf, chance), min(candidates, total))[1]
+            place = jnp.zeros(total, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
+            first, last, exists = place[first], place[last], exists[rows]
+            products = jax.tree.map(lambda leaf: leaf[rows], products)
+
         support = {
             "item": first,
             "history": jnp.broadcast_to(first, (shots, shots)),
@@ -141,7 +153,7 @@ def user_sampler(shots: int, candidates: int | None = None):
             "id": jnp.full((shots,), user),
         }
         query = {
-            "item": items[taken - 1][None],
+            "item": last[None],
             "history": first[None],
             "history_mask": known[None],
             "mask": jnp.ones((1,), bool),

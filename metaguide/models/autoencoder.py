@@ -30,7 +30,7 @@ class ImageEncoder(nn.Module):
         """Returns a vector a picture; `image` in [0, 1]."""
         x = image.astype(self.dtype) * 2 - 1
         for i, features in enumerate(self.channels):
-            x = nn.gelu(PatchConvolution(features, dtype=self.dtype, name=f"convolution_{i}")(x))
+            x = nn.relu(PatchConvolution(features, dtype=self.dtype, name=f"convolution_{i}")(x))
         x = nn.Dense(self.width, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
         return LayerNorm(self.dtype, name="norm")(x)
 
@@ -53,7 +53,7 @@ class ImageDecoder(nn.Module):
         x = nn.Dense(side * side * self.channels[-1], dtype=self.dtype, name="dense")(vector)
         x = x.reshape(-1, side, side, self.channels[-1])
         for i, features in enumerate(outputs):
-            x = PatchTranspose(features, dtype=self.dtype, name=f"transpose_{i}")(nn.gelu(x))
+            x = PatchTranspose(features, dtype=self.dtype, name=f"transpose_{i}")(nn.relu(x))
         return nn.sigmoid(x.astype(jnp.float32))
 
 

@@ -64,7 +64,7 @@ class LanguageHead(nn.Module):
     def __call__(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Returns what is compared with the embeddings."""
         dense = nn.Dense(states.shape[-1], dtype=self.dtype, name="transform")
-        return self.norm(nn.gelu(dense(states)))
+        return self.norm(nn.relu(dense(states)))
 
 
 class Contrast(nn.Module):
@@ -201,7 +201,7 @@ class RecommendationHead(nn.Module):
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         grouped = items.reshape(items.shape[0], self.rates, -1)
         mean = jnp.einsum("rti,irc->trc", weights, grouped).reshape(items.shape)
-        return mean + self.out(nn.gelu(self.hidden(self.norm(mean))))
+        return mean + self.out(nn.relu(self.hidden(self.norm(mean))))
 
 
 class GuideModel(nn.Module):

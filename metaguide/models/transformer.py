@@ -57,21 +57,72 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / √(variance + 1e-6) · scale + bias over the last axis, never below float32."""
+    """(x - mean) / √(variance + 1e-6) over the last axis, never below float32 (Ba et al. 2016).
+
+    Attributes:
+        affine: whether scale and bias follow. Before a dense layer they say nothing that its
+            kernel and bias do not.
+    """
 
     dtype: Any = jnp.float32
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Returns x normalised (Ba et al. 2016)."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        """Returns x normalised."""
         wide = x.dtype if x.dtype.itemsize > 4 else jnp.float32
         x = x.astype(wide)
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
         x = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
-        return (x * scale.astype(wide) + bias.astype(wide)).astype(self.dtype)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+            x = x * scale.astype(wide) + bias.astype(wide)
+        return x.astype(self.dtype)
+
+
+@jax.custom_vjp
+def product(
+    x: Float[Array, "*batch width"], kernel: Float[Array, "width features"]
+) -> Float[Array, "*batch features"]:
+    """Returns x · kernel; its gradient for the kernel transposes the narrower of two operands.
+
+    On a CPU, xᵀ · g is computed from a transposed copy of its first operand. JAX's own rule puts g
+    there, which is three and four times as wide as x before Q, K, V and before the hidden units.
+    """
+    return x @ kernel
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = operands
+    rows, columns = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    narrow, wide = sorted((rows, columns), key=lambda operand: operand.shape[-1])
+    gradient = jax.lax.dot_general(narrow, wide, (((0,), (0,)), ((), ())))
+    return g @ kernel.T, gradient if narrow is rows else gradient.T
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+class Dense(nn.Module):
+    """x · kernel + bias, as `flax.linen.Dense` has it, by `product`."""
+
+    features: int
+    dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
+        """Returns the affine map of the last axis."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x = x.astype(self.dtype)
+        return product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -101,14 +152,14 @@ class SelfAttention(nn.Module):
         if width % self.heads:
             raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
         depth = width // self.heads
-        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, self.heads, depth), 2, 0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * depth**-0.5, key)
         scores = jnp.where(mask[:, None, None, :], scores, -1e9)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = Dropout(self.dropout)(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="out")(mixed)
+        return Dense(width, self.dtype, self.out_init, name="out")(mixed)
 
 
 class TransformerLayer(nn.Module):
@@ -134,15 +185,15 @@ class TransformerLayer(nn.Module):
             self.heads, self.dropout, self.dtype, self.out_init, name="attention"
         )
         h = attend(
-            LayerNorm(self.dtype, name="norm_attention")(x),
+            LayerNorm(self.dtype, affine=False)(x),
             mask,
             deterministic=deterministic,
         )
         x = x + drop(h, deterministic=deterministic)
-        h = LayerNorm(self.dtype, name="norm_mlp")(x)
-        h = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(h), approximate=True)
+        h = LayerNorm(self.dtype, affine=False)(x)
+        h = nn.relu(Dense(4 * width, self.dtype, name="mlp_in")(h))
         h = drop(h, deterministic=deterministic)
-        h = nn.Dense(width, dtype=self.dtype, kernel_init=self.out_init, name="mlp_out")(h)
+        h = Dense(width, self.dtype, self.out_init, name="mlp_out")(h)
         return x + drop(h, deterministic=deterministic)
 
 
@@ -158,8 +209,8 @@ def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
     separator = (tokens == SEP).astype(jnp.int32)
     after = jnp.cumsum(separator, axis=-1) - separator > 0
     word = tokens >= SPECIALS
-    asked = (word & ~after)[:, None, :] & (tokens[:, :, None] == tokens[:, None, :])
-    matched = after & word & jnp.any(asked, axis=-1)
+    asked = jnp.where(word & ~after, tokens, -1)
+    matched = after & jnp.any(tokens[:, :, None] == asked[:, None, :], axis=-1)
     return after.astype(jnp.int32) + matched.astype(jnp.int32)
 
 

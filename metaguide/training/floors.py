@@ -8,7 +8,7 @@ Vocabulary and IDF come from source domains alone.
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -36,26 +36,23 @@ FLOORS = (
 )
 """The names that the floors have as arms of a table."""
 
+_WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 _SENTENCE = re.compile(r"[^.!?。！？；;\n]+[.!?。！？；;\n]*")
 
 
-def fit_tfidf(
-    source_texts: Sequence[str], unit: Literal["words", "characters"] = "words"
-) -> TfidfVectorizer:
-    """TF-IDF of word 1-2-grams, or of character 1-2-grams for Chinese; unit length.
+def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
+    """TF-IDF of word 1-2-grams, a Han character being a word; unit length.
 
     Args:
         source_texts: texts of source domains alone.
-        unit: "characters" where words are not written apart.
 
     Returns:
         The fitted vectorizer; `transform(texts)` gives sparse features [n, grams].
     """
-    settings: dict[str, Any] = {"analyzer": "char"}
-    if unit == "words":
-        settings = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b"}
     rare = 2 if len(source_texts) > 1000 else 1
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=rare, sublinear_tf=True, **settings)
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=_WORD
+    )
     return vectorizer.fit(source_texts)
 
 

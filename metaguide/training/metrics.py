@@ -172,20 +172,9 @@ def bootstrap(
         ValueError: there is no entry.
     """
     _some(ids)
-    rng = np.random.default_rng(seed)
-    by_id = np.unique(ids, return_inverse=True)[1]
-    over_ids = _variance(statistic, by_id, draws, rng)
-    if episodes is None:
-        return 1.96 * np.sqrt(over_ids)
-    by_episode = np.unique(episodes, return_inverse=True)[1]
-    over_episodes = _variance(statistic, by_episode, draws, rng)
-    wider = np.maximum(over_ids, over_episodes)
-    width = by_episode.max() + 1
-    both = np.unique(by_id.astype(np.int64) * width + by_episode, return_inverse=True)[1]
-    if both.max() in (by_id.max(), by_episode.max()):  # one clustering refines the other
-        return 1.96 * np.sqrt(wider)
-    together = over_ids + over_episodes - _variance(statistic, both, draws, rng)
-    return 1.96 * np.sqrt(np.maximum(together, wider))
+    with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
+        variance = _clustered_variance(statistic, ids, episodes, draws, np.random.default_rng(seed))
+    return 1.96 * np.sqrt(variance)
 
 
 def bootstrap_interval(
@@ -253,16 +242,36 @@ def _one_hot(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> 
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, width))
 
 
+def _clustered_variance(
+    statistic: Statistic,
+    ids: np.ndarray,
+    episodes: np.ndarray | None,
+    draws: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    by_id = np.unique(ids, return_inverse=True)[1]
+    over_ids = _variance(statistic, by_id, draws, rng)
+    if episodes is None:
+        return over_ids
+    by_episode = np.unique(episodes, return_inverse=True)[1]
+    over_episodes = _variance(statistic, by_episode, draws, rng)
+    wider = np.maximum(over_ids, over_episodes)
+    width = by_episode.max() + 1
+    both = np.unique(by_id.astype(np.int64) * width + by_episode, return_inverse=True)[1]
+    if both.max() in (by_id.max(), by_episode.max()):  # one clustering refines the other
+        return wider
+    return np.maximum(over_ids + over_episodes - _variance(statistic, both, draws, rng), wider)
+
+
 def _variance(
     statistic: Statistic, cluster: np.ndarray, draws: int, rng: np.random.Generator
 ) -> np.ndarray:
     chunk = max(1, min(draws, 4_000_000 // len(cluster)))  # weights of a chunk: at most 32 MB
     drawn = []
-    with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
-        for first in range(0, draws, chunk):
-            count = min(chunk, draws - first)
-            weights = rng.standard_exponential((count, cluster.max() + 1))
-            drawn.append(statistic(weights.take(cluster, axis=1)))
+    for first in range(0, draws, chunk):
+        count = min(chunk, draws - first)
+        weights = rng.standard_exponential((count, cluster.max() + 1))
+        drawn.append(statistic(weights.take(cluster, axis=1)))
     return np.var(np.concatenate(drawn), axis=0, ddof=1)
 
 

@@ -15,8 +15,8 @@ def test_vocabulary_is_the_sources_alone():
     words = floors.fit_tfidf(SOURCE)
     assert words.transform(["heater boils"]).nnz == 0
     assert {"good cheap", "thing"} <= set(words.vocabulary_)
-    characters = floors.fit_tfidf(["质量很好", "质量太差"], unit="characters")
-    assert {"质量", "好", "很好"} <= set(characters.vocabulary_)
+    han = floors.fit_tfidf(["质量很好", "质量太差", "4K屏很好"])
+    assert {"质 量", "好", "很 好", "4k 屏"} <= set(han.vocabulary_)
 
 
 def test_majority_is_the_cells_prior_within_the_episodes_classes():

@@ -1,0 +1,133 @@
+"""The floors of a comparison, recomputed on the very examples that the arms are judged on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.worlds import World
+from metaguide.data.catalogue import Domain
+from metaguide.data.encoding import product_text, question_rows
+from metaguide.training import floors
+from metaguide.training.evaluate import drawn, episode_keys
+from metaguide.training.floors import FLOORS, Raw
+from metaguide.types import Family
+
+__all__ = ["FLOORS", "floor_outcomes"]
+
+Outcome = tuple[str, int, Raw]
+"""Name of the floor, shots, and what it is judged by."""
+
+
+def floor_outcomes(
+    config: FrozenConfigDict, world: World, kind: str, family: Family, data: Any, domain: str
+) -> Iterator[Outcome]:
+    """Yield every floor of one kind of task on one held-out domain.
+
+    Args:
+        config: reads `adapt.shots`, `adapt.episodes` and `seed`.
+        world: whose sources the vocabularies and classifiers are fitted on.
+        kind: of task.
+        family: the arms' own.
+        data: of the family.
+        domain: one of the family's.
+    """
+    keys = episode_keys(config.seed, "test", config.adapt.episodes)
+    number = family.domains.index(domain)
+    held_out = next(one for one in world.held_out if one.name == domain)
+    cells = {
+        shots: drawn(family, data, number, shots, keys) for shots in sorted(config.adapt.shots)
+    }
+    of_kind = {
+        "classification": _classification,
+        "sentiment": _sentiment,
+        "questions": _questions,
+        "recommendation": _recommendation,
+    }
+    yield from of_kind[kind](world, held_out, cells)
+
+
+def _rows(batch) -> np.ndarray:
+    return np.where(batch["mask"], batch["id"], -1)
+
+
+def _classification(world: World, domain: Domain, cells) -> Iterator[Outcome]:
+    products = [product for product in domain.products if product.category is not None]
+    categories = sorted({str(product.category) for product in products})
+    labels = np.array([categories.index(str(product.category)) for product in products])
+    tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
+    features = tfidf.transform([product_text(product) for product in products])
+    for shots, cell in cells.items():
+        query, classes = _rows(cell["query"]), cell["context"]["classes"]
+        yield "majority", shots, floors.majority(labels, query, classes)
+        if shots:
+            support = _rows(cell["support"])
+            yield "tf-idf few-shot", shots, floors.few_shot(features, labels, support, query)
+        else:
+            names = tfidf.transform(categories)
+            yield (
+                "class names",
+                shots,
+                floors.class_names(features, names, labels, query, classes),
+            )
+
+
+def _sentiment(world: World, domain: Domain, cells) -> Iterator[Outcome]:
+    def labelled(domains):
+        return [review for one in domains for review in one.reviews if review.label is not None]
+
+    source, reviews = labelled(world.sources), labelled([domain])
+    tfidf = floors.fit_tfidf([review.text for review in source])
+    classifier = floors.fit_source(
+        tfidf.transform([review.text for review in source]),
+        np.array([review.label for review in source]),
+    )
+    features = tfidf.transform([review.text for review in reviews])
+    labels = np.array([review.label for review in reviews])
+    for shots, cell in cells.items():
+        query = _rows(cell["query"])
+        yield "majority", shots, floors.majority(labels, query)
+        zero = floors.zero_shot(classifier, features, labels, query)
+        yield "tf-idf zero-shot", shots, zero
+        if shots:
+            support = _rows(cell["support"])
+            yield "tf-idf few-shot", shots, floors.few_shot(features, labels, support, query)
+
+
+def _questions(world: World, domain: Domain, cells) -> Iterator[Outcome]:
+    questions = [question.question for question in domain.questions]
+    texts = [question.text for question in domain.questions]
+    sources = [question for one in world.sources for question in one.questions]
+    tfidf = floors.fit_tfidf([text for q in sources for text in (q.question, q.text)])
+    encoded = world.tokenizer.encode_pairs(questions, texts, world.lengths.pair)
+    table = question_rows(domain.questions, world.tokenizer, world.lengths.pair, domain.name)
+    for shots, cell in cells.items():
+        query = _rows(cell["query"])
+        yield "abstain", shots, floors.abstain(table["end"] > 0, query)
+        yield (
+            "best sentence",
+            shots,
+            floors.best_sentence(
+                tfidf, questions, texts, encoded.offsets, table["start"], table["end"], query
+            ),
+        )
+
+
+def _recommendation(world: World, domain: Domain, cells) -> Iterator[Outcome]:
+    tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
+    features = tfidf.transform([product_text(product) for product in domain.products])
+    index = {product.id: row for row, product in enumerate(domain.products)}
+    taken = np.array([index[event.product] for event in domain.interactions])
+    for shots, cell in cells.items():
+        batch = cell["query"]
+        query, users = batch["item"], batch["id"][:, 0]
+        history, known = batch["history"][:, 0], batch["history_mask"][:, 0]
+        support = np.where(known, history, -1)
+        candidates = np.ones((len(query), len(domain.products)), bool)
+        for row, given in zip(candidates, support, strict=True):
+            row[given[given >= 0]] = False
+        popular = floors.popularity(taken, query, users, candidates)
+        yield "popularity", shots, popular
+        if shots:
+            yield "content", shots, floors.content(features, support, query, users, candidates)

@@ -1,0 +1,1 @@
+"""Tables: how rows are laid out, and the README's copies of them."""

@@ -1,0 +1,141 @@
+"""How rows become a table: arms down, domains and shots across, floors below the arms."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from metaguide.training.floors import FLOORS
+from metaguide.training.results import TASKS, ResultsError, Row, Scores, difference, key
+
+MAIN = {
+    "classification": ("accuracy", "macro_f1"),
+    "sentiment": ("accuracy", "macro_f1"),
+    "questions": ("f1", "em", "f1_answerable", "em_answerable", "accuracy_unanswerable"),
+    "recommendation": ("ndcg@10", "hr@10", "mrr"),
+}
+"""The metrics of a task that are shown, the first one foremost."""
+
+LOWER_IS_BETTER = frozenset({"mse", "loss", "error"})
+
+
+class Column(NamedTuple):
+    """One domain at one number of shots."""
+
+    domain: str | None
+    shots: int | None
+
+
+class Cell(NamedTuple):
+    """One number of a table, after the last adaptation step.
+
+    Attributes:
+        row: the row it shows.
+        best: whether no arm of the column is better; floors are not arms.
+        against_scratch: (difference, half-width) to the arm from scratch in the same column,
+            paired over examples, where this arm is worse: negative transfer. The half-width is
+            None where no scores of single examples are stored.
+    """
+
+    row: Row
+    best: bool = False
+    against_scratch: tuple[float, float | None] | None = None
+
+
+class Grid(NamedTuple):
+    """One table of one task and metric; `cells` by (arm, column), absent where there is none."""
+
+    task: str
+    metric: str
+    columns: tuple[Column, ...]
+    arms: tuple[str, ...]
+    floors: tuple[str, ...]
+    cells: dict[tuple[str, Column], Cell]
+
+
+def tasks_of(rows: Sequence[Row]) -> list[str]:
+    """The tasks of the rows: the guide's four in their order, then others as they come."""
+    found = list(dict.fromkeys(row.task for row in rows))
+    return [task for task in TASKS if task in found] + [t for t in found if t not in TASKS]
+
+
+def metrics_of(rows: Sequence[Row], task: str) -> list[str]:
+    """The metrics of a task that are shown, the foremost first."""
+    found = list(dict.fromkeys(row.metric for row in rows if row.task == task))
+    return [name for name in MAIN.get(task, found) if name in found]
+
+
+def last_steps(rows: Sequence[Row]) -> list[Row]:
+    """Of each arm, domain, task, shots and metric the row after the most steps."""
+    last: dict[tuple, Row] = {}
+    for row in rows:
+        cell = (row.table, row.arm, row.domain, row.task, row.shots, row.metric)
+        if cell not in last or (row.steps or 0) >= (last[cell].steps or 0):
+            last[cell] = row
+    return list(last.values())
+
+
+def grid(
+    rows: Sequence[Row],
+    task: str,
+    metric: str,
+    *,
+    scores: Scores | None = None,
+    scratch: str | None = None,
+    floors: Collection[str] = FLOORS,
+) -> Grid:
+    """Lay out the rows of one task and metric.
+
+    Args:
+        rows: of any tasks, metrics and steps.
+        task, metric: what is shown.
+        scores: of single examples, for the differences to the arm from scratch.
+        scratch: name of the arm from scratch; None marks no negative transfer.
+        floors: names of the arms that are floors.
+
+    Raises:
+        ResultsError: there is no such row, two rows fall into one cell, or two arms in a column
+            were scored on different examples.
+    """
+    chosen = [row for row in last_steps(rows) if (row.task, row.metric) == (task, metric)]
+    if not chosen:
+        raise ResultsError(f"there are no rows of {task}, {metric}")
+    by_cell: dict[tuple[str, Column], Row] = {}
+    for row in chosen:
+        place = (row.arm, Column(row.domain, row.shots))
+        if place in by_cell:
+            raise ResultsError(f"two tables have {key(row)}; lay out one table at a time")
+        by_cell[place] = row
+    columns = sorted(
+        {column for _, column in by_cell},
+        key=lambda c: (c.domain or "", -1 if c.shots is None else c.shots),
+    )
+    names = list(dict.fromkeys(row.arm for row in chosen))
+    arms = tuple(name for name in names if name not in floors)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    cells = {}
+    for (arm, column), row in by_cell.items():
+        rivals = [by_cell[a, column].value for a in arms if (a, column) in by_cell]
+        best = arm in arms and sign * row.value >= max(sign * value for value in rivals)
+        against = None
+        base = by_cell.get((scratch, column)) if scratch and arm in arms else None
+        if base is not None and arm != scratch and sign * (row.value - base.value) < 0:
+            ours, theirs = ((scores or {}).get(key(r)) for r in (row, base))
+            against = (row.value - base.value, None)
+            if ours is not None and theirs is not None:
+                paired = difference(ours, theirs)
+                against = (paired.value, paired.half)
+        cells[arm, column] = Cell(row, best, against)
+    known = tuple(name for name in names if name in floors)
+    return Grid(task, metric, tuple(columns), arms, known, cells)
+
+
+def number(value: float) -> str:
+    """A score to three places without its leading zero, as tables of papers print it."""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def shots_name(shots: int | None) -> str:
+    """ "5 shots", "1 shot"; empty where shots have no meaning."""
+    if shots is None:
+        return ""
+    return f"{shots} shot" if shots == 1 else f"{shots} shots"

@@ -1,0 +1,121 @@
+"""Rewrite the README's tables from the results that are kept beside it.
+
+`python -m experiments.tables.readme` fills every block that stands between `<!-- table:NAME -->`
+and `<!-- /table:NAME -->` from experiments/results/NAME.json; `--check` changes nothing and fails
+where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 -->` shows a part.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from absl import app, flags
+
+from experiments.tables.layout import Grid, grid, metrics_of, number, shots_name, tasks_of
+from metaguide.training.results import Results, ResultsError, read
+
+_CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OPEN = re.compile(r"<!-- table:(?P<name>[\w.-]+)(?P<choice>(?: +\w+=[^\s>]+)*) *-->")
+
+
+def fill(text: str, folder: Path) -> str:
+    """Return the README's text with every table block filled anew.
+
+    Args:
+        text: Markdown with blocks.
+        folder: where NAME.json stands.
+
+    Raises:
+        ResultsError: a block is not closed, chooses by a field it cannot, or its results are
+            missing or broken.
+    """
+    parts, place = [], 0
+    while found := _OPEN.search(text, place):
+        name = found["name"]
+        closing = f"<!-- /table:{name} -->"
+        end = text.find(closing, found.end())
+        if end < 0:
+            raise ResultsError(f"README: the block table:{name} is not closed; add {closing}")
+        choice = dict(part.split("=", 1) for part in found["choice"].split())
+        odd = set(choice) - {"task", "metric"}
+        if odd:
+            raise ResultsError(f"README: table:{name}: {min(odd)}= is none of task=, metric=")
+        table = markdown(read(folder / f"{name}.json"), **choice)
+        parts += [text[place : found.end()], "\n\n", table, "\n", closing]
+        place = end + len(closing)
+    return "".join([*parts, text[place:]])
+
+
+def markdown(results: Results, task: str | None = None, metric: str | None = None) -> str:
+    """The results as Markdown, a table a task: the foremost metric, or the one that is named.
+
+    Raises:
+        ResultsError: there are no rows of that task or metric.
+    """
+    blocks = []
+    for name in [task] if task else tasks_of(results.rows):
+        shown = metric or next(iter(metrics_of(results.rows, name)), "")
+        blocks.append(_table(grid(results.rows, name, shown)))
+    seeds = f"{len(results.seeds)} seed" + ("s" if len(results.seeds) != 1 else "")
+    blocks.append(
+        f"`{results.command}`, {results.made[:10]}, {seeds}. Value ± half-width of the 95% interval"
+        " over examples and episodes; in brackets over seeds. Bold: the best arm of a column."
+        " Italic: floors on the same examples.\n"
+    )
+    return "\n".join(blocks)
+
+
+def _table(table: Grid) -> str:
+    published = any(cell.row.published is not None for cell in table.cells.values())
+    heads = [" ".join(filter(None, (c.domain, shots_name(c.shots)))) for c in table.columns]
+    lines = [f"| {table.task}, {table.metric} | " + " | ".join(heads) + " |"]
+    lines.append("|---" * (len(heads) + 1) + "|")
+    for arm in (*table.arms, *table.floors):
+        shown = []
+        for column in table.columns:
+            cell = table.cells.get((arm, column))
+            if cell is None:
+                shown.append("")
+                continue
+            text = number(cell.row.value)
+            text = f"**{text}**" if cell.best else text
+            if cell.row.ci95 is not None:
+                text += f" ± {number(cell.row.ci95)}"
+            if cell.row.ci95_seeds is not None:
+                text += f" [{number(cell.row.ci95_seeds)}]"
+            if published and cell.row.published is not None:
+                text += f" (published {number(cell.row.published)})"
+            shown.append(text)
+        name = f"*{arm}*" if arm in table.floors else arm
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Rewrite or check README.md; the exit status is 1 where a table is stale or broken."""
+    del argv
+    readme = _ROOT / "README.md"
+    try:
+        text = readme.read_text("utf-8")
+        filled = fill(text, _ROOT / "experiments" / "results")
+    except (OSError, ResultsError) as error:
+        sys.exit(str(error))
+    if filled == text:
+        print("README.md: its tables are those of experiments/results")
+        return
+    if _CHECK.value:
+        sys.exit("README.md: a table is stale; run python -m experiments.tables.readme")
+    descriptor, temporary = tempfile.mkstemp(dir=_ROOT, prefix=".README")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(filled)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, readme)
+    print("README.md: tables rewritten")
+
+
+if __name__ == "__main__":
+    app.run(main)

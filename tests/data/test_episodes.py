@@ -1,0 +1,287 @@
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaguide.data.episodes import (
+    EpisodeError,
+    check_labelled,
+    check_users,
+    draw_domain,
+    episode_key,
+    labelled_sampler,
+    user_sampler,
+)
+
+DOMAINS, CLASSES, LARGEST = 2, 5, 8
+WAY, SHOTS, QUERIES = 3, 2, 9
+many = settings(max_examples=40, deadline=None)
+seeds = st.integers(0, 2**31 - 1)
+
+
+@cache
+def labelled(way=WAY, shots=SHOTS, queries=QUERIES, ordered=False):
+    return jax.jit(labelled_sampler(way, shots, queries, ordered))
+
+
+@st.composite
+def tables(draw, fewest=WAY, priority=False):
+    """A labelled table in which at least `fewest` classes of each domain have enough examples."""
+    enough = st.integers(SHOTS + 1, LARGEST)
+    counts, first = [], []
+    for _ in range(DOMAINS):
+        some = [draw(enough) for _ in range(fewest)]
+        some += [draw(st.integers(0, LARGEST)) for _ in range(CLASSES - fewest)]
+        order = draw(st.permutations(range(CLASSES)))
+        counts.append([some[place] for place in order])
+        first.append([place < WAY - 1 and priority for place in order])
+    counts = np.array(counts, np.int32)
+    members = np.zeros((DOMAINS, CLASSES, LARGEST), np.int32)
+    label = np.full((DOMAINS, CLASSES * LARGEST), -1, np.int32)
+    for domain in range(DOMAINS):
+        rows = iter(draw(st.permutations(range(counts[domain].sum()))))
+        for one in range(CLASSES):
+            for place in range(counts[domain, one]):
+                members[domain, one, place] = row = next(rows)
+                label[domain, row] = one
+    table = {"rows": {"class": label}, "members": members, "count": counts}
+    names = np.arange(1, 1 + DOMAINS * CLASSES, dtype=np.int32).reshape(DOMAINS, CLASSES, 1)
+    extra = {"names": np.where(names % 4 == 0, 0, names), "priority": np.array(first)}
+    return {**table, **extra} if priority else table
+
+
+def taken(table, domain, shots, seed, **options):
+    sample = labelled(**options)
+    episode = sample(table, np.int32(domain), np.int32(shots), jax.random.key(seed))
+    return jax.tree.map(np.asarray, episode)
+
+
+@many
+@given(tables(), seeds, st.integers(0, DOMAINS - 1))
+def test_supports_are_nested_and_queries_the_same(table, seed, domain):
+    """Faults: another number of shots draws another support, or other queries, so that a curve
+    over shots compares different examples."""
+    episodes = [taken(table, domain, shots, seed) for shots in range(SHOTS + 1)]
+    for shots, episode in enumerate(episodes):
+        expected = np.repeat(np.arange(SHOTS) < shots, WAY)
+        np.testing.assert_array_equal(episode.support["mask"], expected)
+        for part in ("query", "context"):
+            jax.tree.map(
+                np.testing.assert_array_equal, getattr(episode, part), getattr(episodes[0], part)
+            )
+        np.testing.assert_array_equal(episode.support["id"], episodes[0].support["id"])
+
+
+@many
+@given(tables(), seeds, st.integers(0, DOMAINS - 1))
+def test_an_episode_is_what_it_says(table, seed, domain):
+    """Faults: support and query share examples; a class stands in two slots; a label is not that
+    of its row; padding of the table is served as an example; examples are left out though there is
+    room for them."""
+    support, query, context = taken(table, domain, SHOTS, seed)
+    classes, counts = context["classes"], table["count"][domain]
+    assert len(set(classes)) == WAY and (counts[classes] > SHOTS).all()
+    real = query["id"][query["mask"]]
+    both = [*support["id"], *real]
+    assert len(set(both)) == len(both)
+    assert len(real) == min(QUERIES, counts[classes].sum() - WAY * SHOTS)
+    for part, mask in ((support, support["mask"]), (query, query["mask"])):
+        np.testing.assert_array_equal(classes[part["label"]][mask], part["class"][mask])
+    np.testing.assert_array_equal(support["label"], np.tile(np.arange(WAY), SHOTS))
+    assert ((query["label"] >= 0) & (query["label"] < WAY)).all()
+    np.testing.assert_array_equal(part["class"][mask], table["rows"]["class"][domain, real])
+
+
+@many
+@given(tables(priority=True), seeds, st.integers(0, DOMAINS - 1))
+def test_classes_that_have_to_be_there_are(table, seed, domain):
+    """Faults: an episode lacks a priority class; the names are of other classes; a class without a
+    name counts as named."""
+    context = taken(table, domain, SHOTS, seed).context
+    wanted = table["priority"][domain] & (table["count"][domain] > SHOTS)
+    assert set(np.flatnonzero(wanted)) <= set(context["classes"])
+    np.testing.assert_array_equal(context["names"], table["names"][domain, context["classes"]])
+    np.testing.assert_array_equal(context["has_names"], context["names"][:, 0] != 0)
+
+
+@many
+@given(tables(), seeds)
+def test_ordered_classes_keep_their_order(table, seed):
+    """Fault: negative and positive change places between episodes, so that a head learns nothing."""
+    classes = taken(table, 0, 1, seed, ordered=True).context["classes"]
+    assert (np.diff(classes) > 0).all()
+
+
+@many
+@given(tables(), seeds)
+def test_more_queries_than_examples_are_masked(table, seed):
+    """Fault: a domain with fewer examples than the queries asked for is an error."""
+    queries = WAY * LARGEST + 5
+    _, query, context = taken(table, 1, SHOTS, seed, queries=queries)
+    assert query["mask"].shape == query["id"].shape == query["class"].shape == (queries,)
+    assert query["mask"].sum() == table["count"][1][context["classes"]].sum() - WAY * SHOTS
+    assert ((query["label"] >= 0) & (query["label"] < WAY)).all()
+
+
+def drawn(table, episodes, way, shots, queries):
+    keys = jax.random.split(jax.random.key(0), episodes)
+    sample = labelled_sampler(way, shots, queries)
+    return jax.jit(jax.vmap(lambda key: sample(table, 0, shots, key)))(keys)
+
+
+def plain_table(count):
+    members = np.arange(len(count) * max(count), dtype=np.int32).reshape(1, len(count), -1)
+    rows = {"class": np.repeat(np.arange(len(count), dtype=np.int32), max(count))[None]}
+    table = {"rows": rows, "members": members, "count": np.array([count], np.int32)}
+    return jax.tree.map(jnp.asarray, table)
+
+
+def test_queries_follow_the_prior_and_slots_are_shuffled():
+    """Faults: the query is balanced like the support (the prior of the domain is lost), or a class
+    always has the same slot, which a head would learn by heart."""
+    episodes = drawn(plain_table([3, 27]), 1500, way=2, shots=2, queries=4)
+    rate = (np.asarray(episodes.query["class"]) == 0).mean()
+    assert abs(rate - 1 / 26) < 0.015
+    assert abs((np.asarray(episodes.context["classes"])[:, 0] == 0).mean() - 0.5) < 0.06
+    used = np.bincount(np.asarray(episodes.support["id"]).reshape(-1), minlength=54)
+    assert (used[[0, 1, 2]] > 800).all() and (used[27:54] > 50).all() and used[3:27].sum() == 0
+
+
+def test_episodes_without_support():
+    """Fault: zero shots in all is an error."""
+    episodes = drawn(plain_table([4, 4, 4]), 3, way=3, shots=0, queries=9)
+    assert episodes.support["id"].shape == (3, 0) and episodes.query["mask"].all()
+
+
+def test_an_episode_is_a_function_of_seed_split_and_index():
+    """Faults: two splits, seeds or episodes share a key; a key depends on the count of episodes."""
+    names = [
+        (seed, split, index)
+        for seed in (0, 1, 2)
+        for split in ("train", "validation", "test")
+        for index in (0, 1, 2)
+    ]
+    keys = {tuple(np.asarray(jax.random.key_data(episode_key(*name)))) for name in names}
+    assert len(keys) == len(names)
+    again = jax.jit(lambda index: episode_key(1, "test", index))(2)
+    np.testing.assert_array_equal(
+        jax.random.key_data(again), jax.random.key_data(episode_key(1, "test", 2))
+    )
+
+
+USERS, LONGEST, PRODUCTS = 3, 7, 12
+
+
+@cache
+def users(candidates):
+    return jax.jit(user_sampler(SHOTS + 1, candidates))
+
+
+@st.composite
+def user_tables(draw):
+    items = np.zeros((DOMAINS, USERS, LONGEST), np.int32)
+    taken = np.zeros((DOMAINS, USERS), np.int32)
+    catalogue = np.array([draw(st.integers(LONGEST, PRODUCTS)) for _ in range(DOMAINS)], np.int32)
+    for domain in range(DOMAINS):
+        for user in range(USERS):
+            count = taken[domain, user] = draw(st.integers(2, LONGEST))
+            items[domain, user, :count] = draw(st.permutations(range(catalogue[domain])))[:count]
+    products = {"tokens": np.arange(DOMAINS * PRODUCTS, dtype=np.int32)}
+    return {
+        "products": {"tokens": products["tokens"].reshape(DOMAINS, PRODUCTS, 1)},
+        "catalogue": catalogue,
+        "items": items,
+        "taken": taken,
+        "users": np.array([draw(st.integers(1, USERS)) for _ in range(DOMAINS)], np.int32),
+    }
+
+
+@pytest.mark.parametrize("candidates", [None, SHOTS + 2, 7, 40])
+def test_a_user_episode_is_what_it_says(candidates):
+    """Faults: an example's history holds what came after it; the target is known; the user's own
+    products are not among the candidates, or their positions point at others; padding of the
+    catalogue is ranked."""
+    shots = SHOTS + 1
+
+    @many
+    @given(user_tables(), seeds, st.integers(0, DOMAINS - 1))
+    def check(table, seed, domain):
+        key, everyone = jax.random.key(seed), []
+        for now in range(shots + 1):
+            episode = users(candidates)(table, np.int32(domain), np.int32(now), key)
+            support, query, context = jax.tree.map(np.asarray, episode)
+            user = query["id"][0]
+            everyone.append((user, *query["item"], *support["item"]))
+            assert user < table["users"][domain]
+            own = list(table["items"][domain, user, : table["taken"][domain, user]])
+            # A product's token is its number, so that positions can be followed back.
+            number = context["products"]["tokens"][:, 0] - domain * PRODUCTS
+            size = PRODUCTS if candidates is None else min(candidates, PRODUCTS)
+            assert len(number) == size == len(set(number))
+            exists = number < table["catalogue"][domain]
+            np.testing.assert_array_equal(context["candidates"], exists)
+
+            count = min(now, len(own) - 1)
+            np.testing.assert_array_equal(support["mask"], np.arange(shots) < count)
+            assert list(number[support["item"][:count]]) == own[:count]
+            for t in range(count):
+                before = support["history"][t][support["history_mask"][t]]
+                assert list(number[before]) == own[:t]
+            known = query["history"][0][query["history_mask"][0]]
+            assert list(number[known]) == own[:count]
+            assert number[query["item"][0]] == own[-1] and query["mask"].all()
+            assert query["item"][0] not in known and context["candidates"][query["item"][0]]
+        assert len({user for user, *_ in everyone}) == 1
+
+    check()
+
+
+def test_candidates_are_drawn_from_the_whole_catalogue():
+    """Fault: some product is always, or never, among the candidates that are not the user's own."""
+    table = {
+        "products": {"tokens": np.arange(PRODUCTS, dtype=np.int32).reshape(1, PRODUCTS, 1)},
+        "catalogue": np.array([PRODUCTS - 2], np.int32),
+        "items": np.array([[[5, 6, 0, 0]]], np.int32),
+        "taken": np.array([[2]], np.int32),
+        "users": np.array([1], np.int32),
+    }
+    sample = user_sampler(3, candidates=5)
+    table = jax.tree.map(jnp.asarray, table)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    products = jax.jit(jax.vmap(lambda key: sample(table, 0, 3, key)))(keys).context["products"]
+    rate = np.bincount(np.asarray(products["tokens"]).reshape(-1), minlength=PRODUCTS) / 1000
+    np.testing.assert_array_equal(rate[[5, 6]], 1)
+    np.testing.assert_array_equal(rate[PRODUCTS - 2 :], 0)
+    np.testing.assert_allclose(np.delete(rate[: PRODUCTS - 2], [5, 6]), 3 / 8, atol=0.06)
+
+
+def test_too_few_candidates_is_an_error():
+    """Fault: a user's own product falls out of the candidates, and another one is the target."""
+    with pytest.raises(EpisodeError, match="3 candidates .* 4"):
+        user_sampler(3, candidates=3)
+
+
+def test_a_domain_of_weight_zero_is_never_drawn():
+    """Faults: weight 0 is a small weight; weights are taken for logits."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    weights = jnp.asarray([0.0, 3.0, 1.0, 0.0])
+    found = np.bincount(jax.jit(jax.vmap(lambda key: draw_domain(weights, key)))(keys), minlength=4)
+    assert found[0] == found[3] == 0 and abs(found[1] / 4000 - 0.75) < 0.03
+
+
+def test_errors_name_the_domain_and_the_mend():
+    """Faults: a domain that cannot give the episodes is found out by wrong episodes; the error
+    does not say which one or what to do."""
+    table = {"count": np.array([[5, 5, 5], [5, 2, 5]])}
+    check_labelled(table, ("phones", "books"), 2, 4, "classification")
+    with pytest.raises(EpisodeError, match="books, classification: 3-way 2-shot .*lower config"):
+        check_labelled(table, ("phones", "books"), 3, 2, "classification")
+    with pytest.raises(EpisodeError, match="phones, sentiment: .* 3 classes with at least 6"):
+        check_labelled(table, ("phones", "books"), 3, 5, "sentiment")
+    check_users({"users": np.array([1, 2])}, ("phones", "books"))
+    with pytest.raises(EpisodeError, match="books, recommendation: no user .* add more"):
+        check_users({"users": np.array([1, 0])}, ("phones", "books"))

@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaguide.arms import ARMS, adaptation, arm_named, meta_learner
+from metaguide.types import Episode, Problem
+
+WAY, RATE = 2, 0.5
+
+
+def init(key):
+    return {"body": {"w": 0.5 * jnp.ones((3, 4))}, "head": {"w": jnp.zeros((4, WAY))}}
+
+
+def loss(params, encoded, batch, context):
+    chance = jax.nn.log_softmax(encoded @ params["head"]["w"])
+    value = -jnp.take_along_axis(chance, batch["label"][:, None], axis=1).mean()
+    return value, {"loss": value}
+
+
+def problem(way=WAY):
+    return Problem(
+        init=init,
+        encode=lambda params, batch, context, key: jnp.tanh(batch["x"] @ params["body"]["w"]),
+        loss=loss,
+        predict=lambda params, encoded, batch, context: {"logits": encoded @ params["head"]["w"]},
+        features=lambda encoded: encoded,
+        judge=lambda outputs, query, context: outputs,
+        body=("body",),
+        head=("head",),
+        target="label",
+        way=way,
+    )
+
+
+@pytest.fixture(scope="module")
+def episode():
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    batch = {
+        "x": jnp.asarray(x),
+        "label": jnp.asarray([0, 1, 0, 1, 0, 1], jnp.int32),
+        "mask": jnp.ones(6, bool),
+    }
+    return Episode(batch, {**batch, "x": batch["x"][::-1]})
+
+
+def moved(learner, episode):
+    """Which groups adaptation moves; its parts where `adapted` is no set of parameters."""
+    meta = learner.init(jax.random.key(0))
+    adapted, _ = learner.adapt(meta, episode.support, (), None)
+    if not isinstance(adapted, dict):
+        return "a classifier on features"
+    return {name for name in adapted if (adapted[name]["w"] != meta["params"][name]["w"]).any()}
+
+
+@pytest.mark.parametrize(
+    ("adapts", "expected"),
+    [
+        ("gradient", {"body", "head"}),
+        ("head", {"head"}),
+        ("none", set()),
+        ("ridge", "a classifier on features"),
+        ("logistic", "a classifier on features"),
+        ("prototypes", "a classifier on features"),
+    ],
+)
+def test_an_arm_adapts_what_it_says(adapts, expected, episode):
+    """Fault: two ways to adapt are mixed up."""
+    # From zero, the head has to move before the body can.
+    assert moved(adaptation(adapts, problem(), RATE, steps=2), episode) == expected
+
+
+def test_every_way_to_adapt_is_known():
+    """Fault: an arm adapts in a way that there is not, found only when it is its turn."""
+    for arm in ARMS.values():
+        assert adaptation(arm.adapts, problem(), RATE, steps=1)
+        assert arm.stage in ("random", "multitask", "metatrain")
+
+
+@pytest.mark.parametrize("adapts", ["gradient", "ridge"])
+def test_the_rate_may_be_traced(adapts, episode):
+    """Fault: each rate or penalty that is tried costs a compilation of its own."""
+    traces = []
+
+    @jax.jit
+    def outputs(rate):
+        traces.append(rate)
+        learner = adaptation(adapts, problem(), rate, steps=2)
+        adapted, _ = learner.adapt({"params": init(None)}, episode.support, (), None)
+        return learner.predict(adapted, episode.query, ())["logits"]
+
+    found = outputs(0.1), outputs(0.9)
+    assert len(traces) == 1 and abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("maml", "sentiment", {"body", "head"}),
+        ("first-order", "classification", {"body", "head"}),
+        ("anil", "sentiment", {"head"}),
+        ("maml", "recommendation", {"head"}),
+        ("first-order", "recommendation", {"head"}),
+        ("prototypical", "classification", "a classifier on features"),
+        ("prototypical", "questions", set()),
+        ("prototypical", "recommendation", set()),
+    ],
+)
+def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
+    """Faults: an arm is meta-trained in another way than it is named for, or prototypes are asked
+    to answer questions."""
+    way = None if kind in ("questions", "recommendation") else WAY
+    assert moved(meta_learner(name, kind, problem(way), RATE, 2), episode) == expected
+
+
+def test_first_order_and_maml_differ_in_the_meta_gradient_alone(episode):
+    """Fault: first-order MAML takes second derivatives, or MAML does not."""
+    found = {}
+    for name, remat in (("maml", False), ("maml", True), ("first-order", False)):
+        learner = meta_learner(name, "sentiment", problem(), RATE, 2, remat)
+        meta = learner.init(jax.random.key(0))
+
+        def value(meta, learner=learner):
+            return learner.objective(meta, episode, None, jnp.zeros(()))[0]
+
+        found[name, remat] = jax.jit(jax.value_and_grad(value))(meta)
+    exact, remat, first = found.values()
+    np.testing.assert_allclose(exact[0], first[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-7), exact, remat)
+    gap = jax.tree.map(lambda a, b: abs(a - b).max(), exact[1], first[1])
+    assert gap["params"]["head"]["w"] > 1e-3
+
+
+def test_an_unknown_arm_lists_the_known():
+    """Fault: a wrong name ends in a KeyError, or an arm that is not meta-trained is."""
+    assert arm_named("anil") == ARMS["anil"]
+    with pytest.raises(ValueError, match="no learner 'mamll'; there are scratch, .*prototypical"):
+        arm_named("mamll")
+    with pytest.raises(ValueError, match="'ridge'; there are maml, first-order, anil, proto"):
+        meta_learner("ridge", "sentiment", problem(), RATE, 1)
