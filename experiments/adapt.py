@@ -3,22 +3,25 @@
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.floors import FLOORS, floor_outcomes
 from experiments.report import print_tables
-from experiments.stages import command_line, device, random_start, start, world_of_stage
+from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
 from metaguide.arms import ARMS, adaptation
 from metaguide.guide import STAGE
+from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training import results
 from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.metrics import ndcg
@@ -67,103 +70,135 @@ def compare(
     Args:
         config: reads its `adapt`, `table` and `seed`.
         world: whose held-out and validation domains are used.
-        metas: by arm, its meta-parameters, one for each training seed.
+        metas: by arm, its meta-parameters, one for each training seed; arms that start from the
+            same ones hold the same objects.
 
     Returns:
         The comparison.
+
+    Raises:
+        ConfigError: a kind of task has no validation domain.
     """
     section = config.adapt
     families = world.families("unseen")
-    held_out = {domain.name for domain in world.held_out}
-    cells = [
-        (kind, arm)
-        for kind in families
-        for arm in section.arms
-        if kind in section.arms[arm] and arm in metas
-    ]
     rows: list[results.Row] = []
     scores: results.Scores = {}
     choices: dict[str, list[Choice]] = {}
-    done = 0
-    with progress("adapt", len(cells) + len(families), unit="arm") as show:
+
+    def add(raw, arm: str, domain: str, kind: str, shots: int, steps) -> None:
+        more, kept = results.cells_to_rows(
+            raw, table=config.table, arm=arm, domain=domain, task=kind, shots=shots, steps=steps
+        )
+        rows.extend(more)
+        scores.update(kept)
+
+    cells = {
+        kind: [arm for arm in section.arms if kind in section.arms[arm] and arm in metas]
+        for kind in families
+    }
+    total, done = sum(len(arms) + 1 for arms in cells.values()), 0
+    with progress("adapt", total, unit="arm") as show:
         for kind, family in families.items():
-            data = device(family.data)
-            judges = _judges(family, section.steps, section.chunk)
-            for name in [arm for of_kind, arm in cells if of_kind == kind]:
-                choice = _choose(config, kind, name, family, data, judges, metas[name], held_out)
-                choices.setdefault(kind, []).append(choice)
-                for domain in held_out.intersection(family.domains):
-                    for shots in section.shots:
-                        raw, steps = _outcomes(
-                            config, kind, choice, shots, family, data, judges, metas[name], domain
-                        )
-                        if raw is None:
-                            continue
-                        more, kept = results.cells_to_rows(
-                            raw,
-                            table=config.table,
-                            arm=name,
-                            domain=domain,
-                            task=kind,
-                            shots=shots,
-                            steps=steps,
-                        )
-                        rows += more
-                        scores |= kept
-                show(done := done + 1, f"{kind}, {name}")
-            for domain in held_out.intersection(family.domains):
-                for floor, shots, raw in floor_outcomes(config, world, kind, family, data, domain):
-                    more, kept = results.cells_to_rows(
-                        raw,
-                        table=config.table,
-                        arm=floor,
-                        domain=domain,
-                        task=kind,
-                        shots=shots,
-                        steps=[None],
-                    )
-                    rows += more
-                    scores |= kept
+            bench = _Bench(config, kind, family)
+            held_out = [one.name for one in world.held_out if one.name in family.domains]
+            validation = [one.name for one in world.validation if one.name in family.domains]
+            if not validation:
+                raise settings.ConfigError(
+                    f"no validation domain has {kind}; name one that has it in "
+                    "config.data.validation"
+                )
+            chosen = {
+                arm: _choose(config, kind, arm, bench, metas[arm], validation)
+                for arm in cells[kind]
+            }
+            choices[kind] = sorted(chosen.values(), key=lambda choice: -choice.score)
+            for arm in cells[kind]:
+                rates = {
+                    ARMS[other].adapts: chosen[other].rate
+                    for other in cells[kind]
+                    if metas[other][0] is metas[arm][0]
+                }
+                for domain, shots in itertools.product(held_out, section.shots):
+                    way = _way(arm, kind, shots)
+                    if way is not None:
+                        judged = [
+                            bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]
+                        ]
+                        raw = jax.tree.map(lambda *seeds: np.stack(seeds), *judged)
+                        add(raw, arm, domain, kind, shots, _steps(way))
+                show(done := done + 1, f"{kind}, {arm}")
+            for domain in held_out:
+                outcomes = floor_outcomes(config, world, kind, family, bench.data, domain)
+                for floor, shots, raw in outcomes:
+                    add(raw, floor, domain, kind, shots, [None])
             show(done := done + 1, f"{kind}, floors")
-    for of_kind in choices.values():
-        of_kind.sort(key=lambda choice: -choice.score)
     return Comparison(results.with_floors(rows, FLOORS), scores, choices)
 
 
-def _judges(family: Family, steps: int, chunk: int):
-    """Return way of adapting -> its compiled evaluation, each compiled at its first use."""
-    ways = sorted({arm.adapts for arm in ARMS.values()})
-    return {
-        way: evaluator(family, partial(_adapted_by, way, family, steps), chunk)
-        for way in ways
-        if family.problem.way is not None or way in ("gradient", "head", "none")
-    }
+class _Bench:
+    """The compiled evaluations of one family, each outcome computed once.
+
+    Two programs serve all arms: one for gradient descent on all parameters, one for all ways that
+    hold the encoder, which cost next to nothing beside it.
+    """
+
+    def __init__(self, config: FrozenConfigDict, kind: str, family: Family):
+        section, problem = config.adapt, family.problem
+        ways = {arm.adapts for arm in ARMS.values()}
+        if problem.way is None or kind == "questions":
+            ways = {"gradient", "head", "none"}
+        learners = {way: partial(adaptation, way, problem, steps=section.steps) for way in ways}
+        self.family, self.data = family, replicate(family.data, tasks_mesh())
+        self._ways = {
+            way: frozenset({way} if way == "gradient" else ways - {"gradient"}) for way in ways
+        }
+        self._evaluate = {
+            together: evaluator(family, {way: learners[way] for way in together}, section.chunk)
+            for together in set(self._ways.values())
+        }
+        self._keys = {
+            "validation": episode_keys(config.seed, "validation", section.validation_episodes),
+            "test": episode_keys(config.seed, "test", section.episodes),
+        }
+        self._known: dict[Any, Any] = {}
+
+    def __call__(
+        self,
+        meta: Params,
+        way: str,
+        domain: str,
+        shots: int,
+        split: str,
+        rates: Mapping[str, float],
+    ):
+        """Return what an arm that adapts in this way is judged by; see `evaluator`."""
+        together = self._ways[way]
+        given = {one: float(rates.get(one, 1.0)) for one in together}
+        key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
+        if key not in self._known:
+            self._known[key] = self._evaluate[together](
+                meta, self.data, self.family.domains.index(domain), shots, self._keys[split], given
+            )
+        return self._known[key][way]
 
 
-def _adapted_by(way: str, family: Family, steps: int, rate):
-    return adaptation(way, family.problem, rate, steps)
-
-
-def _choose(config, kind, name, family, data, judges, metas, held_out) -> Choice:
+def _choose(
+    config: FrozenConfigDict, kind: str, name: str, bench: _Bench, metas, validation
+) -> Choice:
     """Choose the rate of one arm by its mean score over validation domains and seeds."""
-    section, arm = config.adapt, ARMS[name]
-    grid = {"rate": section.rates, "penalty": section.penalties, "": (1.0,)}[arm.tuned]
-    keys = episode_keys(config.seed, "validation", section.validation_episodes)
-    domains = [i for i, domain in enumerate(family.domains) if domain not in held_out]
-    if not domains:
-        raise settings.ConfigError(
-            f"no validation domain has {kind}; add one to config.data.validation that has it"
-        )
+    tuned, way = ARMS[name].tuned, ARMS[name].adapts
+    grids = {"rate": config.adapt.rates, "penalty": config.adapt.penalties, "": (1.0,)}
     means = []
-    for rate in grid:
+    for place in range(len(grids[tuned])):
+        rates = {arm.adapts: grids[arm.tuned][place] for arm in ARMS.values() if arm.tuned}
         raws = [
-            judges[arm.adapts](meta, data, domain, TUNED_AT, keys, rate)
-            for domain in domains
+            bench(meta, way, domain, TUNED_AT, "validation", rates)
+            for domain in validation
             for meta in metas
         ]
-        means.append(float(np.mean([_main_score(kind, raw) for raw in raws])))
+        means.append(np.mean([_main_score(kind, raw) for raw in raws]))
     best = int(np.argmax(means))
-    return Choice(name, float(grid[best]), means[best])
+    return Choice(name, float(grids[tuned][best]), float(means[best]))
 
 
 def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
@@ -176,26 +211,24 @@ def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
     return float((last["predicted"] == last["target"]).mean())
 
 
-def _outcomes(config, kind, choice, shots, family, data, judges, metas, domain):
-    """Return the raw outcomes of a cell with a leading axis of seeds, and the steps they are at.
+def _way(name: str, kind: str, shots: int) -> str | None:
+    """Return how an arm adapts in a cell; None where the row would repeat another one.
 
-    Without shots nothing adapts. The arms that start from the same parameters would then be the
-    same row many times: it is there once, as zero-shot.
+    Without shots nothing adapts, and arms that start from the same parameters are one row,
+    zero-shot. More shots change nothing for zero-shot, but where they are a user's products, which
+    are read without adaptation.
     """
-    arm = ARMS[choice.arm]
-    if choice.arm == "zero-shot":
-        # A user's products are read without adaptation; elsewhere more shots change nothing.
-        if shots and kind != "recommendation":
-            return None, None
-    elif not shots and (arm.stage == "multitask" or arm.adapts == "prototypes"):
-        return None, None
-    way = arm.adapts if shots else "none"
-    keys = episode_keys(config.seed, "test", config.adapt.episodes)
-    number = family.domains.index(domain)
-    raws = [judges[way](meta, data, number, shots, keys, choice.rate) for meta in metas]
-    raw = {name: np.stack([raw[name] for raw in raws]) for name in raws[0]}
-    stepped = way in ("gradient", "head")
-    return raw, None if stepped else [0 if way == "none" else None]
+    arm = ARMS[name]
+    if name == "zero-shot":
+        return "none" if not shots or kind == "recommendation" else None
+    if shots:
+        return arm.adapts
+    return None if arm.stage == "multitask" or arm.adapts == "prototypes" else "none"
+
+
+def _steps(way: str) -> list[int | None] | None:
+    """Return which steps the observations of a way are at; None for 0, 1, 2 and so on."""
+    return {"gradient": None, "head": None, "none": [0]}.get(way, [None])
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:

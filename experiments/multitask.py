@@ -35,7 +35,7 @@ def multitask(
         The trained meta-parameters.
     """
     section = config.multitask
-    families = world.families("sources", ranked=world.shape.candidates)
+    families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
     families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
     return train_stage(
         "multitask",

@@ -1,4 +1,4 @@
-"""What pre-training, multi-task training and meta-training have in common: one stage, one folder."""
+"""What pre-training, multi-task training and meta-training share: one stage, one folder."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
@@ -109,7 +108,9 @@ def start(config: FrozenConfigDict, world: World, seed: int) -> Params:
 
 def random_start(world: World, seed: int) -> Params:
     """Return fresh meta-parameters, another set for each seed."""
-    return {"params": init_params(world.model, jax.random.key(1000 + seed))}
+    meta = {"params": init_params(world.model, jax.random.key(1000 + seed))}
+    # Placed as training leaves it, so that no program is compiled twice for where its input lies.
+    return replicate(meta, tasks_mesh())
 
 
 def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
@@ -134,11 +135,6 @@ def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name if module else Path(sys.argv[0]).name
     return shlex.join(["python", "-m", name, *sys.argv[1:]])
-
-
-def device(tree: Any) -> Any:
-    """Put arrays on the default device."""
-    return jax.tree.map(jnp.asarray, tree)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -93,9 +93,7 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         domains = _domains(config, folder)
         validation, held_out = _parts(config, domains)
         named = config.data.sources or tuple(
-            name
-            for name in domains
-            if name not in config.data.held_out + config.data.validation
+            name for name in domains if name not in config.data.held_out + config.data.validation
         )
         sources = tuple(domains[name] for name in named)
         always = {}

@@ -73,7 +73,9 @@ def meta_learner(
     """
     arm_named(name, [one for one, arm in ARMS.items() if arm.stage == "metatrain"])
     if name == "prototypical":
-        return joint(problem) if problem.way is None or kind == "questions" else prototypical(problem)
+        return (
+            joint(problem) if problem.way is None or kind == "questions" else prototypical(problem)
+        )
     mode: Mode = FirstOrder() if name == "first-order" else Unrolled(remat)
     adapts = anil if name == "anil" or kind == "recommendation" else maml
     return adapts(problem, optax.sgd(rate), steps, mode)

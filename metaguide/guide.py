@@ -118,7 +118,7 @@ class Guide:
             if not KINDS[kind](domain):
                 continue
             if kind == "recommendation":
-                adapted[kind] = _adapt_users(self, serving, domain)
+                adapted[kind] = _adapt_users(self, serving, domain, shots)
             else:
                 adapted[kind] = _adapt_examples(self, kind, serving, domain, shots, rng)
         return AdaptedGuide(self, domain, shots, adapted)
@@ -335,7 +335,7 @@ def _adapt_examples(
     return Adapted(learner, state, context, tuple(one.id for one in chosen))
 
 
-def _adapt_users(guide: Guide, serving: Serving, domain: Domain) -> Adapted:
+def _adapt_users(guide: Guide, serving: Serving, domain: Domain, shots: int) -> Adapted:
     """Users adapt when they ask; what can be done before is to lay the catalogue out."""
     rows = product_rows(domain.products, guide.tokenizer, guide.lengths.text)
     if not guide.model.image:
@@ -344,7 +344,7 @@ def _adapt_users(guide: Guide, serving: Serving, domain: Domain) -> Adapted:
         "products": jax.tree.map(jnp.asarray, rows),
         "candidates": jnp.ones(len(domain.products), bool),
     }
-    learner = _learner(serving, recommendation(guide.model), shots=1)
+    learner = _learner(serving, recommendation(guide.model), shots)
     return Adapted(learner, serving.params, context, ())
 
 
@@ -452,7 +452,8 @@ def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list
 
     recent = [[index[product] for product in one.products][-shots:] for one in batch]
     items = np.array([row + [0] * (shots - len(row)) for row in recent], np.int32)
-    masks = np.array([[i < len(row) for i in range(shots)] for row in recent])
+    known = [len(row) if adapted_guide.shots else 0 for row in recent]
+    masks = np.array([[i < count for i in range(shots)] for count in known])
     ranked = jax.jit(jax.vmap(rank, in_axes=(None, 0, 0, None)))
     scores = jax.device_get(ranked(adapted.state, items, masks, adapted.context))
     rankings = []

@@ -69,9 +69,7 @@ def masked_language(
             states = guide.text_states(inputs, deterministic=False)
             return guide.language_logits(states.reshape(-1, states.shape[-1])[places])
 
-        out = model.apply(
-            {"params": params}, inputs, rngs={"dropout": dropout_key}, method=logits
-        )
+        out = model.apply({"params": params}, inputs, rngs={"dropout": dropout_key}, method=logits)
         loss, metrics = masked_language_loss(out, tokens.reshape(-1)[places], there)
         return loss, {**metrics, "dropped": dropped.astype("float32")}
 

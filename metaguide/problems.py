@@ -84,7 +84,9 @@ def classification(model: GuideModel, way: int) -> Problem:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    return _problem(model, "classification", encode, loss, predict, judge_classes, way, pictures=True)
+    return _problem(
+        model, "classification", encode, loss, predict, judge_classes, way, pictures=True
+    )
 
 
 def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
@@ -191,7 +193,7 @@ def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str
     same = (outputs["start"] == query["start"]) & (outputs["end"] == query["end"])
     return {
         "em": same.astype(jnp.float32),
-        "f1": 2.0 * overlap / sizes,
+        "f1": 2.0 * overlap.astype(jnp.float32) / sizes.astype(jnp.float32),
         "answerable": query["start"] > 0,
         "mask": query["mask"],
         "id": query["id"],
@@ -293,7 +295,7 @@ def _problem(
 
 
 def _encode(model: GuideModel, params: Params, batch: Mapping[str, Any], key):
-    """Encode the texts of a batch, and its pictures where it has them; dropout if there is a key."""
+    """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
     return model.apply(
         {"params": params},
         batch["tokens"],

@@ -70,7 +70,7 @@ class Problem(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """How a problem is learned to be learned. Built as, for example, `maml(problem, optax.sgd(0.1), 5)`.
+    """How a problem is learned to be learned, built as `maml(problem, optax.sgd(0.1), steps=5)`.
 
     `adapted` is opaque outside its learner.
 

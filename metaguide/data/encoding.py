@@ -189,9 +189,8 @@ def recommendation_table(
                 history.append(index[event.product])
         kept = [histories[user] for user in sorted(histories) if len(histories[user]) > 1]
         longest = max(map(len, kept), default=0)
-        items.append(
-            np.array([history + [0] * (longest - len(history)) for history in kept], np.int32)
-        )
+        padded = [history + [0] * (longest - len(history)) for history in kept]
+        items.append(np.array(padded, np.int32).reshape(len(kept), longest))
         taken.append(np.array([len(history) for history in kept], np.int32))
         rows = product_rows(domain.products, tokenizer, lengths.text)
         products.append(rows if images else {"tokens": rows["tokens"]})
@@ -247,6 +246,8 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def _token_span(encoded: Encoded, row: int, question: Question, where: str) -> tuple[int, int]:
     assert question.answer is not None
     first, past = question.answer
+    # White space is part of no token.
+    past = first + len(question.text[first:past].rstrip())
     begins, ends = encoded.offsets[row, :, 0], encoded.offsets[row, :, 1]
     inside = np.flatnonzero((begins >= 0) & (ends > first) & (begins < past))
     if not len(inside) or ends[inside[-1]] < past:

@@ -1,6 +1,6 @@
 """Adaptation to held-out domains, judged on the same saved episodes for every learner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 from metaguide.data.episodes import episode_key
 from metaguide.types import Family, Learner
 
-Evaluate = Callable[..., dict[str, np.ndarray]]
+Evaluate = Callable[..., dict[str, dict[str, np.ndarray]]]
 
 
 def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"]:
@@ -19,36 +19,41 @@ def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"
     return jax.vmap(lambda index: episode_key(seed, split, index))(jnp.arange(episodes))
 
 
-def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int) -> Evaluate:
-    """Compile the adaptation of one learner to the domains of one family.
+def evaluator(
+    family: Family, learners_of: Mapping[str, Callable[[Array], Learner]], chunk: int
+) -> Evaluate:
+    """Compile the adaptation of several learners to the domains of one family, side by side.
 
-    Domain, shots, rate and meta-parameters are arguments, so that one program serves all of them:
-    every arm that adapts in the same way, from whatever parameters.
+    Domain, shots, rates and meta-parameters are arguments, so that one program serves all arms
+    that adapt in these ways, from whatever parameters. What the learners have in common, such as
+    encoding the episode, is computed once for all of them.
 
     Args:
         family: where episodes come from.
-        learner_of: rate -> learner, the rate being what is tuned on validation domains.
+        learners_of: by way of adapting, rate -> learner, the rate being what is tuned.
         chunk: episodes that adapt side by side, which bounds memory.
 
     Returns:
-        (meta, data, domain, shots, keys [episodes], rate) -> what the problem's `judge` returns,
-        each numpy [observations, episodes, queries]; the observations are before the first step
-        and after each one.
+        (meta, data, domain, shots, keys [episodes], rates by way) -> by way, what the problem's
+        `judge` returns, each numpy [observations, episodes, queries]; the observations are before
+        the first step and after each one.
     """
 
     @jax.jit
-    def adapt_and_judge(meta, data, domain, shots, keys, rate):
-        learner = learner_of(rate)
+    def adapt_and_judge(meta, data, domain, shots, keys, rates):
+        learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
 
         def one(key):
             episode = family.sample(data, domain, shots, key)
 
-            def observe(adapted):
-                outputs = learner.predict(adapted, episode.query, episode.context)
-                return family.problem.judge(outputs, episode.query, episode.context)
+            def outcome(learner: Learner):
+                def observe(adapted):
+                    outputs = learner.predict(adapted, episode.query, episode.context)
+                    return family.problem.judge(outputs, episode.query, episode.context)
 
-            _, seen = learner.adapt(meta, episode.support, episode.context, key, observe)
-            return seen
+                return learner.adapt(meta, episode.support, episode.context, key, observe)[1]
+
+            return {way: outcome(learner) for way, learner in learners.items()}
 
         return jax.vmap(one, out_axes=1)(keys)
 
@@ -58,19 +63,17 @@ def evaluator(family: Family, learner_of: Callable[[Array], Learner], chunk: int
         domain: int,
         shots: int,
         keys: Key[Array, " episodes"],
-        rate: float,
-    ) -> dict[str, np.ndarray]:
+        rates: Mapping[str, float],
+    ) -> dict[str, dict[str, np.ndarray]]:
         numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
+        given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
         parts = []
         for first in range(0, len(keys), chunk):
             # The last chunk is filled up, so that every call has the shape that was compiled.
             index = jnp.minimum(jnp.arange(first, first + chunk), len(keys) - 1)
-            part = adapt_and_judge(
-                meta, data, *numbers, keys[index], jnp.asarray(rate, jnp.float32)
-            )
-            parts.append(jax.device_get(part))
-        joined = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-        return {name: leaf[:, : len(keys)] for name, leaf in joined.items()}
+            parts.append(jax.device_get(adapt_and_judge(meta, data, *numbers, keys[index], given)))
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+        return jax.tree.map(lambda leaf: leaf[:, : len(keys)], joined)
 
     return evaluate
 
@@ -98,9 +101,7 @@ def drawn(
         return {
             "support": {name: episode.support[name] for name in fields if name in episode.support},
             "query": {name: episode.query[name] for name in fields if name in episode.query},
-            "context": {
-                name: leaf for name, leaf in episode.context.items() if name == "classes"
-            },
+            "context": {name: leaf for name, leaf in episode.context.items() if name == "classes"},
         }
 
     return jax.device_get(jax.jit(jax.vmap(one))(keys))

@@ -1,7 +1,6 @@
 """The loop around a compiled step: resuming, progress, metrics, checkpoints, the guard of NaN."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from metaguide.training import checkpoint
+from metaguide.training.progress import progress, say
 from metaguide.training.state import TrainState
 from metaguide.training.step import Step
 from metaguide.types import Metrics
@@ -25,8 +23,6 @@ METRICS = "metrics.jsonl"
 
 TIMES = "times.jsonl"
 """A line a start of the stage: from which step to which, seconds, steps per second."""
-
-PLAIN_LINE_SECONDS = 10.0
 
 
 class TrainingDiverged(ValueError):
@@ -69,8 +65,6 @@ def train(
         TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
         CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
     """
-    console = Console()
-    say = _speaker(console)
     folder = workdir / checkpoint.FOLDER
     workdir.mkdir(parents=True, exist_ok=True)
     if checkpoint.latest(folder) is not None:
@@ -95,7 +89,7 @@ def train(
     with (
         _times(workdir, start, lambda: (done, first_done - begun, rate())),
         _log(workdir, start) as write,
-        _progress(console, say, name, start, steps) as show,
+        progress(name, steps, start=start) as show,
     ):
 
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
@@ -124,7 +118,7 @@ def train(
                 window = []
             elif done % log_every == 0:
                 waiting, window = (done, window), []
-            show(done, means)
+            show(done, f"loss {means['loss']:.4g}" if means else "")
 
     say(
         f"{name}: {steps - start} steps in {time.perf_counter() - begun:.1f} s "
@@ -209,50 +203,3 @@ def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, floa
             yield write
     finally:
         events.close()
-
-
-def _speaker(console: Console) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    return say
-
-
-@contextmanager
-def _progress(
-    console: Console, say: Callable[[str], None], name: str, start: int, steps: int
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Shows how far the stage is: a bar on a terminal, elsewhere a line every ten seconds."""
-    if console.is_terminal and not console.is_dumb_terminal:
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=console,
-            transient=True,
-        )
-        task = bar.add_task(name, total=steps, completed=start, loss="")
-
-        def draw(done: int, metrics: Mapping[str, float]) -> None:
-            loss = f"loss {metrics['loss']:.4g}" if metrics else ""
-            bar.update(task, completed=done, loss=loss)
-
-        with bar:
-            yield draw
-        return
-
-    begun = told = time.perf_counter()
-
-    def tell(done: int, metrics: Mapping[str, float]) -> None:
-        nonlocal told
-        now = time.perf_counter()
-        if now - told < PLAIN_LINE_SECONDS or done == steps:
-            return
-        told = now
-        left = math.ceil((now - begun) / (done - start) * (steps - done))
-        loss = f", loss {metrics['loss']:.4g}" if metrics else ""
-        say(f"{name}: step {done} of {steps}, {left} s left{loss}")
-
-    yield tell

@@ -10,7 +10,7 @@ def test_shapes_and_range():
     """Catches a side that does not come back, or pictures outside [0, 1]."""
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
     model = Autoencoder(8, (4, 8))
-    output = model.apply(model.init(jax.random.key(1), image), image)
+    output = jax.jit(model.apply)(jax.jit(model.init)(jax.random.key(1), image), image)
     assert output.shape == image.shape and output.dtype == jnp.float32
     assert 0 <= output.min() and output.max() <= 1
 
@@ -19,7 +19,7 @@ def test_halves_make_the_whole():
     """Catches an autoencoder that does not pass through the vector."""
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
     model = Autoencoder(8, (4, 8))
-    params = model.init(jax.random.key(1), image)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), image)["params"]
     vector = ImageEncoder(8, (4, 8)).apply({"params": params["encoder"]}, image)
     assert vector.shape == (2, 8)
     expected = ImageDecoder((4, 8)).apply({"params": params["decoder"]}, vector)
@@ -32,7 +32,7 @@ def test_learns_to_tell_pictures_apart():
         jax.random.uniform(jax.random.key(0), (4, 4, 1, 4, 1, 3)), (4, 4, 8, 4, 8, 3)
     ).reshape(4, 32, 32, 3)
     model = Autoencoder(16, (4, 8, 8))
-    params = model.init(jax.random.key(1), image)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), image)["params"]
     optimizer = optax.adam(5e-3)
 
     def loss(params):

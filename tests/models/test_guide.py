@@ -159,7 +159,9 @@ def test_classification_head_is_its_equation(guide):
             projected = names[c] @ head["name"]["kernel"]
             cosine = vector[i] @ projected
             cosine /= np.linalg.norm(vector[i]) * np.linalg.norm(projected)
-            expected = 10 * cosine * float(has_names[c]) + vector[i] @ head["slots"][c] + head["bias"][c]
+            expected = (
+                10 * cosine * float(has_names[c]) + vector[i] @ head["slots"][c] + head["bias"][c]
+            )
             np.testing.assert_allclose(found[i, c], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -250,7 +252,7 @@ def test_empty_history_has_a_finite_gradient(guide):
         vectors, mask = jnp.zeros((3, WIDTH)), jnp.zeros(3, bool)
         return model.apply({"params": params}, vectors, mask, method="user_vectors").sum()
 
-    gradient = jax.grad(total)(params)
+    gradient = jax.jit(jax.grad(total))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert np.abs(gradient["recommendation"]["start"]).max() > 0
 

@@ -189,7 +189,7 @@ def test_divergence_names_what_and_keeps_the_last_good(tmp_path, objective, what
 
 def test_output_without_a_terminal_is_plain_lines(tmp_path, capsys, monkeypatch):
     """Fault: a log file fills with the bar's control codes, or a long stage stays silent."""
-    monkeypatch.setattr(loop, "PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
     go(tmp_path, *stage())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == STEPS and "\x1b" not in "".join(lines)

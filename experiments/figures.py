@@ -1,0 +1,179 @@
+"""The report's plots, as SVG that takes its font and its ink from the page around it.
+
+Only numbers and names of metrics are drawn: domains and arms, whose names may need glyphs that
+no installed font has, stand in captions and legends, which the browser sets.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.tables.layout import Column, Grid, shots_name
+from metaguide.training.results import Row
+
+_INK = "#010203"  # stands for the page's own ink
+_ARMS = (
+    "#4477aa",
+    "#e0566b",
+    "#2c9a52",
+    "#c9a227",
+    "#3fb6d6",
+    "#aa4499",
+    "#ee7733",
+    "#0f9a8a",
+    "#7a72d0",
+    "#8f9a2f",
+)
+_FLOOR = "#8c8f96"
+_DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1), (8, 3), (3, 1, 1, 1))
+
+Style = tuple[str, tuple[float, ...]]
+"""Colour and dashes; no dashes: a full line."""
+
+
+def styles(arms: Sequence[str], floors: Sequence[str]) -> dict[str, Style]:
+    """A colour for each arm and a dash for each floor, the same in all figures of a page."""
+    of_arms = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(arms)}
+    of_floors = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(floors)}
+    return {**of_arms, **of_floors}
+
+
+def swatch(style: Style) -> str:
+    """A short line in the style of an arm, for a legend: SVG."""
+    colour, dashes = style
+    drawn = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in dashes)}"' if dashes else ""
+    return (
+        '<svg width="26" height="8" aria-hidden="true"><line x1="0" y1="4" x2="26" y2="4" '
+        f'stroke="{colour}" stroke-width="3"{drawn}/></svg>'
+    )
+
+
+def curves(
+    rows: Sequence[Row], domain: str | None, style: Mapping[str, Style], label: str
+) -> str | None:
+    """A metric against adaptation steps, a panel for each number of shots, with 95% bands.
+
+    Args:
+        rows: all steps of one task and metric.
+        domain: whose rows are drawn.
+        style: of every arm and floor; one without steps is a level line.
+        label: what the figure shows, for readers that do not see it.
+
+    Returns:
+        SVG; None where no arm takes a step.
+    """
+    mine = [row for row in rows if row.domain == domain and row.shots]
+    shots = sorted({row.shots for row in mine if row.shots and row.steps})
+    if not shots:
+        return None
+    with matplotlib.rc_context(_settings(label)):
+        figure = Figure(figsize=(3.1 * len(shots) + 0.6, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(shots), sharey=True, squeeze=False)[0]
+        for axes, count in zip(panels, shots, strict=True):
+            last = max(row.steps or 0 for row in mine if row.shots == count)
+            for arm, (colour, dashes) in style.items():
+                line = [row for row in mine if (row.shots, row.arm) == (count, arm)]
+                line.sort(key=lambda row: row.steps or 0)
+                if not line:
+                    continue
+                if len(line) == 1:
+                    _level(axes, line[0], last, colour, dashes or (1, 1))
+                    continue
+                steps = [row.steps or 0 for row in line]
+                axes.plot(steps, [row.value for row in line], color=colour, linewidth=1.7)
+                low = [row.value - (row.ci95 or 0) for row in line]
+                high = [row.value + (row.ci95 or 0) for row in line]
+                axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.set_title(shots_name(count))
+            axes.set_xlabel("adaptation steps")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlim(0, last)
+        panels[0].set_ylabel(mine[0].metric)
+        return _svg(figure, label)
+
+
+def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str) -> str:
+    """The arms and floors of one domain after the last step, side by side at each number of shots.
+
+    Args:
+        grid: one task and metric.
+        domain: whose columns are drawn.
+        style: of every arm and floor.
+        label: what the figure shows, for readers that do not see it.
+
+    Returns:
+        SVG.
+    """
+    columns = [column for column in grid.columns if column.domain == domain]
+    names = [*grid.arms, *grid.floors]
+    width = 0.84 / len(names)
+    with matplotlib.rc_context(_settings(label)):
+        figure = Figure(figsize=(max(4.2, 1.2 * len(columns) + 0.8), 2.9), layout="constrained")
+        axes = figure.subplots()
+        for place, column in enumerate(columns):
+            for index, name in enumerate(names):
+                cell = grid.cells.get((name, column))
+                if cell is None:
+                    continue
+                left = place + (index - (len(names) - 1) / 2) * width
+                axes.bar(
+                    left,
+                    cell.row.value,
+                    width * 0.9,
+                    yerr=cell.row.ci95,
+                    color=style[name][0],
+                    alpha=0.5 if name in grid.floors else 1.0,
+                    error_kw={"elinewidth": 0.9, "ecolor": _INK},
+                )
+        axes.set_xticks(range(len(columns)), [_tick(column) for column in columns])
+        axes.tick_params(axis="x", length=0)
+        axes.set_ylabel(grid.metric)
+        return _svg(figure, label)
+
+
+def _tick(column: Column) -> str:
+    return shots_name(column.shots) or "all"
+
+
+def _level(axes: Axes, row: Row, last: int, colour: str, dashes: Sequence[float]) -> None:
+    axes.plot([0, last], [row.value] * 2, color=colour, linewidth=1.3, dashes=tuple(dashes))
+
+
+def _settings(label: str) -> dict:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": label,
+        "font.size": 9.5,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.alpha": 0.15,
+        **{
+            name: _INK
+            for name in (
+                "text.color",
+                "axes.edgecolor",
+                "axes.labelcolor",
+                "xtick.color",
+                "ytick.color",
+                "grid.color",
+            )
+        },
+    }
+
+
+def _svg(figure: Figure, label: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    drawn = drawn.replace(_INK, "currentColor")
+    drawn = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font: \1 var(--sans)", drawn)
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -1,0 +1,299 @@
+"""The report of a run: tables in the terminal, and one HTML file that needs no server."""
+
+import json
+import os
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.exhibits import Showcase, exhibit
+from experiments.figures import bars, curves, styles, swatch
+from experiments.stylesheet import CSS
+from experiments.tables.layout import (
+    LOWER_IS_BETTER,
+    Cell,
+    Grid,
+    grid,
+    metrics_of,
+    number,
+    shots_name,
+    tasks_of,
+)
+from metaguide.training.floors import FLOORS
+from metaguide.training.results import Results, Row
+
+_TITLES = {
+    "classification": ("Classification", "Which category a product is of."),
+    "sentiment": ("Sentiment", "Whether a review is content."),
+    "questions": ("Questions", "Where a text answers a question, or that it does not."),
+    "recommendation": ("Recommendation", "Which product a user takes next, out of the catalogue."),
+}
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    showcase: Showcase | Sequence[Showcase] | None = None,
+    *,
+    scratch: str | None = "scratch",
+    floors: Collection[str] = FLOORS,
+) -> Path:
+    """Write `folder/report.html`, whole or not at all: one file that opens from disk.
+
+    Args:
+        results: rows of one table with the scores of their examples.
+        folder: made where it does not exist.
+        showcase: the guide at work on a held-out domain, or on several.
+        scratch: the arm from scratch; one below it at the same shots is negative transfer.
+        floors: names of the arms that are floors.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ResultsError: the rows are of several tables, or two arms were scored on other examples.
+    """
+    shown = [showcase] if isinstance(showcase, Mapping) else list(showcase or ())
+    tasks = tasks_of(results.rows)
+    arms = list(dict.fromkeys(row.arm for row in results.rows))
+    style = styles([a for a in arms if a not in floors], [a for a in arms if a in floors])
+    links = [(task, _title(task)) for task in tasks]
+    if shown:
+        links.append(("guide", "The guide at work"))
+    anchors = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in links)
+    body = [_header(results), f'<nav><div class="page">{anchors}</div></nav>']
+    body.append('<main class="page">')
+    body += [_task(results, task, style, scratch, floors) for task in tasks]
+    if shown:
+        pages = "".join(exhibit(one) for one in shown)
+        body.append(f'<section id="guide"><p class="soft">The guide at work</p>{pages}</section>')
+    body.append(f'</main><footer class="page small soft">Made {escape(results.made)}.</footer>')
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>metaguide: report</title><style>{CSS}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".report.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(page)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    return path
+
+
+def print_tables(
+    rows: Sequence[Row],
+    *,
+    scratch: str | None = "scratch",
+    floors: Collection[str] = FLOORS,
+    console: Console | None = None,
+) -> None:
+    """Print a table a task: domains and arms down, shots across, the foremost metric.
+
+    Bold: the best arm. Red, with an arrow: below the arm from scratch. Italic: floors.
+
+    Args:
+        rows: of one table, of any tasks, metrics and steps.
+        scratch: the arm from scratch.
+        floors: names of the arms that are floors.
+        console: where to.
+    """
+    console = console or Console()
+    for task in tasks_of(rows):
+        metric = metrics_of(rows, task)[0]
+        laid = grid(rows, task, metric, scratch=scratch, floors=floors)
+        shots = list(dict.fromkeys(column.shots for column in laid.columns))
+        table = Table(title=f"{task}: {metric}, ± 95%", title_justify="left", box=SIMPLE_HEAD)
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
+        table.add_column("arm", no_wrap=True)
+        for count in shots:
+            table.add_column(shots_name(count), justify="right", no_wrap=True)
+        for domain in dict.fromkeys(column.domain for column in laid.columns):
+            mine = {column.shots: column for column in laid.columns if column.domain == domain}
+            table.add_section()
+            table.add_row(Text(domain or "", "bold underline"))
+            for arm in (*laid.arms, *laid.floors):
+                cells = [laid.cells.get((arm, mine[s])) if s in mine else None for s in shots]
+                if any(cells):
+                    is_floor = arm in laid.floors
+                    name = Text(f"  {arm}", "italic dim" if is_floor else "")
+                    table.add_row(name, *(_rich(cell, is_floor) for cell in cells))
+        console.print(table)
+
+
+def _rich(cell: Cell | None, is_floor: bool) -> Text:
+    if cell is None:
+        return Text("")
+    text = number(cell.row.value)
+    if cell.row.ci95 is not None:
+        text += f" ±{number(cell.row.ci95)}"
+    if cell.against_scratch:
+        return Text(f"▼ {text}", "red")
+    return Text(text, "bold" if cell.best else "italic dim" if is_floor else "")
+
+
+# ------------------------------------------------------------------------------ HTML
+
+
+def _title(task: str) -> str:
+    return _TITLES.get(task, (task, ""))[0]
+
+
+def _header(results: Results) -> str:
+    episodes = max((row.episodes or 0 for row in results.rows), default=0)
+    domains = list(dict.fromkeys(row.domain for row in results.rows if row.domain))
+    facts = {
+        "held-out domains": ", ".join(domains),
+        "training seeds": ", ".join(map(str, results.seeds)),
+        "episodes a cell": str(episodes),
+        "table": ", ".join(dict.fromkeys(row.table for row in results.rows)),
+        "made": results.made[:16].replace("T", " "),
+    }
+    listed = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items()
+    )
+    config = json.dumps(results.config, indent=2, ensure_ascii=False)
+    return (
+        '<header class="page"><h1>metaguide</h1>'
+        '<p class="soft">A handful of examples of domains that no stage of training has seen.</p>'
+        f'<dl class="facts">{listed}</dl><p><code>{escape(results.command)}</code></p>'
+        f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details></header>"
+    )
+
+
+def _task(
+    results: Results,
+    task: str,
+    style: Mapping[str, Any],
+    scratch: str | None,
+    floors: Collection[str],
+) -> str:
+    rows, shown = results.rows, metrics_of(results.rows, task)
+    laid = [
+        grid(rows, task, metric, scores=results.scores, scratch=scratch, floors=floors)
+        for metric in shown
+    ]
+    first = laid[0]
+    names = [*first.arms, *first.floors]
+    mine = {name: style[name] for name in style if name in names}
+    parts = [f'<section id="{escape(task)}"><h2>{escape(_title(task))}</h2>']
+    parts.append(f'<p class="soft">{escape(_TITLES.get(task, ("", ""))[1])}</p>')
+    parts.append(f"<h3>{escape(first.metric)}</h3>{_table(first)}")
+    parts.append(_notes(first, scratch))
+    for other in laid[1:]:
+        parts.append(f"<details><summary>{escape(other.metric)}</summary>{_table(other)}</details>")
+    legend = "".join(f"<li>{swatch(mine[name])}{escape(name)}</li>" for name in mine)
+    parts.append(f'<h3>By domain and shots</h3><ul class="legend">{legend}</ul>')
+    parts.append('<div class="figures">')
+    domains = list(dict.fromkeys(column.domain for column in first.columns))
+    stepwise = [row for row in rows if (row.task, row.metric) == (task, first.metric)]
+    for index, domain in enumerate(domains):
+        label = f"{escape(task)} {escape(first.metric)}, domain {index + 1}"
+        drawn = bars(first, domain, mine, f"{label}: bars")
+        parts.append(_figure(domain, "after adaptation", drawn, wide=False))
+    for index, domain in enumerate(domains):
+        label = f"{escape(task)} {escape(first.metric)}, domain {index + 1}"
+        if drawn := curves(stepwise, domain, mine, f"{label}: curves"):
+            parts.append(_figure(domain, "over adaptation steps", drawn, wide=True))
+    return "".join([*parts, "</div></section>"])
+
+
+def _figure(domain: str | None, what: str, drawn: str, wide: bool) -> str:
+    caption = f"<b>{escape(domain or '')}</b> {what}"
+    return (
+        f"<figure{' class=' + chr(34) + 'wide' + chr(34) if wide else ''}>"
+        f"<figcaption>{caption}</figcaption>{drawn}</figure>"
+    )
+
+
+def _table(laid: Grid) -> str:
+    groups: dict[str | None, int] = {}
+    for column in laid.columns:
+        groups[column.domain] = groups.get(column.domain, 0) + 1
+    head = "".join(
+        f'<th class="start" colspan="{count}">{escape(domain or "")}</th>'
+        for domain, count in groups.items()
+    )
+    starts, seen = set(), set()
+    for column in laid.columns:
+        if column.domain not in seen:
+            starts.add(column)
+            seen.add(column.domain)
+    edge = {column: ' class="start"' if column in starts else "" for column in laid.columns}
+    under = "".join(f"<th{edge[c]}>{escape(shots_name(c.shots))}</th>" for c in laid.columns)
+    lines = []
+    for arm in (*laid.arms, *laid.floors):
+        kind = "floor" if arm in laid.floors else ""
+        if laid.floors and arm == laid.floors[0]:
+            kind += " first-floor"
+        cells = "".join(
+            _cell(laid.cells.get((arm, column)), column in starts, laid.metric)
+            for column in laid.columns
+        )
+        lines.append(
+            f'<tr class="{kind}"><th class="name" scope="row">{escape(arm)}</th>{cells}</tr>'
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr><th class="name"></th>{head}</tr>'
+        f'<tr><th class="name">arm</th>{under}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell | None, start: bool, metric: str) -> str:
+    kinds = ["start"] if start else []
+    if cell is None:
+        return f'<td class="{" ".join(kinds)}"></td>'
+    row, parts = cell.row, []
+    value = number(row.value)
+    parts.append(f"<strong>{value}</strong>" if cell.best else value)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    if row.floor is not None and sign * (row.value - row.floor) < 0:
+        parts.append('<abbr title="below the best floor of this column">†</abbr>')
+    if row.ci95 is not None:
+        parts.append(f"<small>± {number(row.ci95)}</small>")
+    if row.ci95_seeds is not None:
+        parts.append(f"<small>± {number(row.ci95_seeds)} over seeds</small>")
+    if row.published is not None:
+        parts.append(f"<small>published {number(row.published)}</small>")
+    if cell.against_scratch:
+        sure = _sure(cell.against_scratch)
+        value, half = cell.against_scratch
+        width = "" if half is None else f" ± {number(half)}"
+        kinds += ["negative"] if sure else []
+        parts.append(
+            f'<small class="{"worse" if sure else "unsure"}">'
+            f"▼ {number(value).replace('-', '−')}{width}</small>"
+        )
+    return f'<td class="{" ".join(kinds)}">{"".join(parts)}</td>'
+
+
+def _sure(against: tuple[float, float | None]) -> bool:
+    value, half = against
+    return half is not None and abs(value) > half
+
+
+def _notes(laid: Grid, scratch: str | None) -> str:
+    worse = [cell.against_scratch for cell in laid.cells.values() if cell.against_scratch]
+    sure = sum(map(_sure, worse))
+    text = (
+        "± is the half-width of the 95% interval over examples and episodes. "
+        "Bold: the best arm of a column. Italic: floors on the same examples; † below the best one."
+    )
+    if scratch in laid.arms:
+        text += (
+            f" ▼ negative transfer: below {scratch} at the same shots, with the paired difference; "
+            f"{len(worse)} cells, {sure} of them beyond the interval (shaded)."
+        )
+    return f'<p class="small soft">{escape(text)}</p>'

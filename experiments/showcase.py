@@ -1,0 +1,116 @@
+"""The guide at work on a held-out domain, as the report shows it: examples it did not adapt to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.worlds import World
+from metaguide.data.catalogue import Domain
+from metaguide.guide import AdaptedGuide, Guide, History, histories
+
+SHOWN = 8
+"""Products and reviews shown a domain."""
+
+
+def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[dict[str, Any]]:
+    """Adapt to every held-out domain and ask about examples that were not adapted to.
+
+    Args:
+        guide: from `metaguide.load`.
+        world: whose held-out domains are shown.
+        shots: examples adapted to, fewer where a domain has not as many.
+        seed: of what is drawn.
+
+    Returns:
+        An exhibit a domain: `domain`, `note`, and of `products`, `reviews`, `questions` and
+        `recommendation` what the domain has.
+    """
+    shown = []
+    for domain in world.held_out:
+        adapted = guide.adapt(domain, shots, seed)
+        arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in adapted.adapted)
+        exhibit: dict[str, Any] = {
+            "domain": domain.name,
+            "note": f"{shots} shots; what did best on the validation domains serves: {arms}",
+        }
+        rng = np.random.default_rng(seed)
+        if "classification" in adapted.adapted:
+            exhibit["products"] = _products(adapted, rng)
+        if "sentiment" in adapted.adapted:
+            exhibit["reviews"] = _reviews(adapted, rng)
+        if "questions" in adapted.adapted:
+            exhibit["questions"] = _questions(adapted, rng)
+        if "recommendation" in adapted.adapted:
+            exhibit["recommendation"] = _recommendation(adapted, domain, rng)
+        shown.append(exhibit)
+    return shown
+
+
+def _unseen(adapted: AdaptedGuide, kind: str, examples: Sequence[Any], count: int, rng) -> list:
+    """Draw examples that the guide did not adapt to."""
+    others = [one for one in examples if one.id not in adapted.adapted[kind].chosen]
+    return [others[i] for i in rng.permutation(len(others))[:count]]
+
+
+def _products(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+    known = [product for product in adapted.domain.products if product.category is not None]
+    asked = _unseen(adapted, "classification", known, SHOWN, rng)
+    return [
+        {
+            "title": product.title,
+            "image": product.image,
+            "target": product.category,
+            "predicted": answer.category,
+            "probabilities": answer.probabilities,
+        }
+        for product, answer in zip(asked, adapted.predict(asked), strict=True)
+    ]
+
+
+def _reviews(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+    known = [review for review in adapted.domain.reviews if review.label is not None]
+    asked = _unseen(adapted, "sentiment", known, SHOWN, rng)
+    return [
+        {
+            "text": review.text,
+            "target": "positive" if review.label else "negative",
+            "predicted": answer.sentiment,
+            "positive": answer.positive,
+            "stars": review.stars,
+            "predicted_stars": answer.stars if review.stars is not None else None,
+        }
+        for review, answer in zip(asked, adapted.predict(asked), strict=True)
+    ]
+
+
+def _questions(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+    asked = _unseen(adapted, "questions", adapted.domain.questions, 4, rng)
+    return [
+        {
+            "question": question.question,
+            "text": question.text,
+            "answer": question.answer,
+            "predicted": answer.span,
+        }
+        for question, answer in zip(asked, adapted.predict(asked), strict=True)
+    ]
+
+
+def _recommendation(adapted: AdaptedGuide, domain: Domain, rng) -> dict[str, Any]:
+    """Show one user: the first products, what is recommended, and the last one, which was taken."""
+    users = [one for one in histories(domain.interactions) if len(one.products) > 1]
+    user = users[int(rng.integers(len(users)))]
+    first = user.products[: max(1, min(adapted.shots, len(user.products) - 1))]
+    target = user.products[-1]
+    (ranking,) = adapted.predict([History(user.user, first)])
+    pictured = {
+        product.id: {"title": product.title, "image": product.image} for product in domain.products
+    }
+    return {
+        "user": user.user,
+        "history": [pictured[product] for product in first],
+        "ranked": [pictured[product] for product in ranking.products[:SHOWN]],
+        "target": pictured[target],
+        "rank": 1 + ranking.products.index(target),
+    }

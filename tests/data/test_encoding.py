@@ -1,0 +1,267 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaguide.data.catalogue import (
+    CatalogueError,
+    Domain,
+    Interaction,
+    Product,
+    Question,
+    Review,
+)
+from metaguide.data.encoding import (
+    KINDS,
+    Lengths,
+    classification_table,
+    product_text,
+    questions_table,
+    recommendation_table,
+    sentiment_table,
+    unlabelled,
+)
+from metaguide.data.tokenizer import CLS, MASK, PAD, SEP, Tokenizer
+
+LENGTHS = Lengths(text=32, pair=40, name=6)
+
+
+def picture(shade):
+    return np.full((32, 32, 3), shade, np.uint8)
+
+
+PHONES = Domain(
+    "phones",
+    products=(
+        Product("p1", "Aster phone", "six inches", "phone", {"colour": "red", "memory": "8 gb"}),
+        Product("p2", "Birch case", "", "case", {"colour": "blue"}, picture(2)),
+        Product("p3", "Cedar phone", "", "phone", image=picture(3)),
+        Product("p4", "Dahlia box"),
+    ),
+    reviews=(
+        Review("r1", "it holds a day", stars=5.0),
+        Review("r2", "it broke", stars=1.0),
+        Review("r3", "so so", stars=3.0),
+        Review("r4", "it broke again", stars=2.0),
+    ),
+    questions=(
+        Question("q1", "how long?", "it holds a day and a half", (9, 25)),
+        Question("q2", "what colour?", "it holds a day and a half"),
+    ),
+    interactions=(
+        Interaction("u2", "p3", 1.0),
+        Interaction("u1", "p2", 5.0),
+        Interaction("u1", "p1", 2.0),
+        Interaction("u1", "p2", 3.0),
+        Interaction("u3", "p4", 1.0),
+        Interaction("u3", "p4", 2.0),
+        Interaction("u2", "p4", 0.0),
+        Interaction("u1", "p4", 9.0),
+    ),
+)
+BOOKS = Domain(
+    "books",
+    products=(Product("b1", "Elm 书", category="novel"), Product("b2", "Fir", category="map")),
+    reviews=(
+        Review("r1", "很好看", sentiment="positive"),
+        Review("r2", "dull", sentiment="negative"),
+    ),
+    questions=(Question("q1", "谁?", "作者是 Elm", (4, 7)),),
+    interactions=(Interaction("u9", "b2", 1.0), Interaction("u9", "b1", 2.0)),
+)
+BOTH = (PHONES, BOOKS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [product_text(product) for domain in BOTH for product in domain.products]
+    texts += [review.text for domain in BOTH for review in domain.reviews]
+    texts += [question.text for domain in BOTH for question in domain.questions]
+    return Tokenizer.train(texts + ["phone case novel map how long?"], 400)
+
+
+def letters(text):
+    return "".join(text.lower().split())
+
+
+def decoded(tokenizer, row):
+    return letters(tokenizer.decode(row))
+
+
+def examples(table, domain):
+    """(class, row) of every example of a domain."""
+    for one, count in enumerate(table["count"][domain]):
+        for row in table["members"][domain, one, :count]:
+            yield one, row
+
+
+def test_a_product_is_read_whole_and_nothing_twice():
+    """Faults: the text of a product lacks a part; an attribute that the prose names is repeated."""
+    red = Product("p", "Aster phone", "a RED one", "phone", {"colour": "red", "memory": "8 gb"})
+    assert product_text(red) == "Aster phone a RED one memory 8 gb"
+    assert product_text(Product("p", "Aster")) == "Aster"
+    assert product_text(Product("p", "Aster", attributes={"colour": "red"})) == "Aster colour red"
+
+
+def test_products_come_back_out_of_the_table(tokenizer):
+    """Faults: rows and classes are of different products after those without category are left out;
+    a class has the name of another; the category is in the text; a short domain's padding counts."""
+    table = classification_table(BOTH, tokenizer, LENGTHS, images=True)
+    assert table["rows"]["tokens"].shape == (2, 3, LENGTHS.text)
+    for number, domain in enumerate(BOTH):
+        kept = [product for product in domain.products if product.category]
+        found = dict((row, one) for one, row in examples(table, number))
+        assert sorted(found) == list(range(len(kept)))
+        for row, product in enumerate(kept):
+            fields = {name: leaf[number, row] for name, leaf in table["rows"].items()}
+            assert decoded(tokenizer, fields["tokens"]) == letters(product_text(product))
+            name = table["names"][number, found[row]]
+            assert decoded(tokenizer, name) == product.category
+            assert fields["has_image"] == (product.image is not None)
+            shade = 0 if product.image is None else product.image[0, 0, 0]
+            assert (fields["image"] == shade).all() and fields["image"].dtype == np.uint8
+    tokens = table["rows"]["tokens"]
+    assert tokens[1, 2:].max() == 0 and tokens.dtype == np.int32
+    texts = [product_text(product) for product in PHONES.products[:3]]
+    np.testing.assert_array_equal(tokens[0], tokenizer.encode(texts, LENGTHS.text).tokens)
+    assert set(classification_table(BOTH, tokenizer, LENGTHS, images=False)["rows"]) == {"tokens"}
+
+
+def test_categories_that_are_always_there(tokenizer):
+    """Faults: the flag is of another class; a category that does not exist is passed over."""
+    always = {"phones": ["phone"]}
+    table = classification_table(BOTH, tokenizer, LENGTHS, False, always)
+    np.testing.assert_array_equal(table["priority"], [[False, True], [False, False]])
+    with pytest.raises(CatalogueError, match="phones: no product of category 'tv'.* case, phone"):
+        classification_table(BOTH, tokenizer, LENGTHS, False, {"phones": ["tv"]})
+
+
+def test_reviews_come_back_out_of_the_table(tokenizer):
+    """Faults: positive and negative are swapped, three stars have a class, stars are of another
+    row or are made up for a review that has none."""
+    table = sentiment_table(BOTH, tokenizer, LENGTHS)
+    for number, domain in enumerate(BOTH):
+        kept = [review for review in domain.reviews if review.stars != 3]
+        found = dict((row, one) for one, row in examples(table, number))
+        assert len(found) == len(kept)
+        for row, review in enumerate(kept):
+            assert decoded(tokenizer, table["rows"]["tokens"][number, row]) == letters(review.text)
+            assert found[row] == review.label
+            assert table["rows"]["stars"][number, row] == (review.stars or 0)
+    np.testing.assert_array_equal(table["count"], [[2, 1], [1, 1]])
+
+
+def test_a_domain_of_one_sentiment_has_two_classes(tokenizer):
+    """Fault: with positive reviews alone, or negative ones alone, a class is missing."""
+    for stars in (1.0, 5.0):
+        domain = Domain("d", reviews=(Review("r", "so", stars=stars),))
+        table = sentiment_table((domain,), tokenizer, LENGTHS)
+        np.testing.assert_array_equal(table["count"], [[stars == 1, stars == 5]])
+
+
+def test_answers_come_back_out_of_the_table(tokenizer):
+    """Faults: a span is off by one or counted in another text; no answer is not position 0."""
+    table = questions_table(BOTH, tokenizer, LENGTHS)
+    np.testing.assert_array_equal(table["count"], [[2], [1]])
+    for number, domain in enumerate(BOTH):
+        for row, question in enumerate(domain.questions):
+            fields = {name: leaf[number, row] for name, leaf in table["rows"].items()}
+            whole = letters(question.question) + letters(question.text)
+            assert decoded(tokenizer, fields["tokens"]) == whole
+            if question.answer is None:
+                assert fields["start"] == fields["end"] == 0
+                continue
+            assert fields["start"] > np.flatnonzero(fields["tokens"] == SEP)[0]
+            span = fields["tokens"][fields["start"] : fields["end"] + 1]
+            assert decoded(tokenizer, span) == letters(question.text[slice(*question.answer)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text("ab 书,É\n", min_size=1, max_size=25).filter(str.strip), data=st.data())
+def test_any_answer_is_covered_by_its_tokens(tokenizer, text, data):
+    """Faults: the span misses a character of the answer, or holds a token that has none of it."""
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    if not text[start:end].strip():
+        return
+    domain = Domain("d", questions=(Question("q", "a?", text, (start, end)),))
+    rows = questions_table((domain,), tokenizer, Lengths(4, 120, 4))["rows"]
+    encoded = tokenizer.encode_pairs(["a?"], [text], 120)
+    spans = [tuple(map(int, span)) for span in encoded.offsets[0]]
+    covering = [i for i, (a, b) in enumerate(spans) if a >= 0 and b > start and a < end]
+    assert list(range(rows["start"][0, 0], rows["end"][0, 0] + 1)) == covering
+    covered = {place for i in covering for place in range(*spans[i])}
+    assert {place for place in range(start, end) if text[place].strip()} <= covered
+
+
+def test_an_answer_beyond_the_length_is_an_error(tokenizer):
+    """Fault: an answer that is cut off is trained on as its first half, or as no answer."""
+    with pytest.raises(CatalogueError, match="phones, question 'q1'.*character 25.*text.pair"):
+        questions_table(BOTH, tokenizer, LENGTHS._replace(pair=12))
+
+
+def test_users_come_back_out_of_the_table(tokenizer):
+    """Faults: products are out of the order of time, one is there twice (and so both history and
+    target), a user with one product is asked about, padding is taken for product 0."""
+    table = recommendation_table(BOTH, tokenizer, LENGTHS, images=True)
+    np.testing.assert_array_equal(table["users"], [2, 1])
+    np.testing.assert_array_equal(table["catalogue"], [4, 2])
+    np.testing.assert_array_equal(table["taken"], [[3, 2], [2, 0]])
+    assert table["items"][0, 0].tolist() == [0, 1, 3]  # u1: p1 at 2, p2 at 3, p4 at 9
+    assert table["items"][0, 1, :2].tolist() == [3, 2]  # u2: p4 at 0, p3 at 1
+    assert table["items"][1, 0, :2].tolist() == [1, 0]
+    for number, domain in enumerate(BOTH):
+        for row, product in enumerate(domain.products):
+            tokens = table["products"]["tokens"][number, row]
+            assert decoded(tokenizer, tokens) == letters(product_text(product))
+            has = table["products"]["has_image"][number, row]
+            assert has == (product.image is not None)
+    plain = recommendation_table(BOTH, tokenizer, LENGTHS, images=False)
+    assert set(plain["products"]) == {"tokens"}
+
+
+def test_users_without_two_products_leave_an_empty_table(tokenizer):
+    """Fault: a domain in which nobody took two products breaks the others."""
+    lonely = dataclasses.replace(BOOKS, interactions=BOOKS.interactions[:1])
+    table = recommendation_table((lonely, PHONES), tokenizer, LENGTHS, False)
+    np.testing.assert_array_equal(table["users"], [0, 2])
+    np.testing.assert_array_equal(table["taken"][1], [3, 2])
+
+
+def test_self_supervision_reads_every_text_once(tokenizer):
+    """Faults: a passage counts as often as it is asked about; a picture stands beside the text of
+    another product; labels (category names) are read."""
+    table = unlabelled(BOTH, tokenizer, LENGTHS.text)
+    products = [product for domain in BOTH for product in domain.products]
+    expected = {letters(product_text(product)) for product in products}
+    expected |= {letters(review.text) for domain in BOTH for review in domain.reviews}
+    expected |= {letters(question.text) for domain in BOTH for question in domain.questions}
+    found = [decoded(tokenizer, row) for row in table["text"]["tokens"]]
+    assert len(found) == len(set(found)) and set(found) == expected
+    words, tokens = table["text"]["words"], table["text"]["tokens"]
+    np.testing.assert_array_equal(words >= 0, tokens > MASK)
+    assert (tokens[:, 0] == CLS).all() and (tokens[:, -1] == PAD).any()
+    pictured = [product for product in products if product.image is not None]
+    for row, product in enumerate(pictured):
+        pair = table["pair"]["tokens"][row]
+        assert decoded(tokenizer, pair) == letters(product_text(product))
+        np.testing.assert_array_equal(table["pair"]["image"][row], product.image)
+        np.testing.assert_array_equal(table["image"]["image"][row], product.image)
+    assert len(table["image"]["image"]) == len(pictured)
+    assert set(unlabelled((BOOKS,), tokenizer, LENGTHS.text)) == {"text"}
+
+
+def test_a_kind_of_task_needs_its_own_part():
+    """Fault: a domain is asked for a kind of task of which it has no example."""
+    only = {
+        "classification": dataclasses.replace(PHONES, reviews=(), questions=(), interactions=()),
+        "sentiment": Domain("d", reviews=PHONES.reviews),
+        "questions": Domain("d", questions=PHONES.questions),
+    }
+    for kind, domain in only.items():
+        assert [name for name, has in KINDS.items() if has(domain)] == [kind]
+    bare = Domain("d", (Product("p", "Aster"),), (Review("r", "so", stars=3.0),))
+    assert not any(has(bare) for has in KINDS.values())
+    assert all(has(PHONES) for has in KINDS.values())

@@ -1,0 +1,63 @@
+"""The notebooks: paired with their scripts, without outputs, and they run top to bottom."""
+
+import os
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+
+
+def reduced(notebook, preset):
+    """The notebook with another preset in its cell of parameters."""
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    assert cell.source.count('preset = "default"') == 1
+    cell.source = cell.source.replace('preset = "default"', f'preset = "{preset}"')
+    return notebook
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_its_script(path):
+    """Faults: one of the pair was edited and the other was not; outputs were saved."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    script = jupytext.read(path.with_suffix(".py"))
+
+    def cells(of):
+        return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in of.cells]
+
+    assert cells(notebook) == cells(script), f"run: jupytext --sync {path.relative_to(ROOT)}"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_every_script_has_a_notebook():
+    """Fault: a script that no notebook is made of, or no notebook at all."""
+    scripts = [path.stem for path in sorted(ROOT.glob("notebooks/*.py"))]
+    assert [path.stem for path in NOTEBOOKS] == scripts != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_top_to_bottom(path, tmp_path):
+    """Faults: a cell fails, needs one that comes later, or draws nothing."""
+    notebook = reduced(nbformat.read(path, as_version=4), "tiny")
+    # One device: the eight of the tests cost compilation time and show nothing here.
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    env.pop("MPLBACKEND", None)
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute(env=env)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 2, "the products and the adaptation curves"
+    assert (tmp_path / "runs").is_dir()

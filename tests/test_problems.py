@@ -1,0 +1,308 @@
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review
+from metaguide.data.encoding import Lengths
+from metaguide.data.episodes import EpisodeError
+from metaguide.data.tokenizer import CLS, SEP, Tokenizer
+from metaguide.models.guide import Encoding, GuideModel, init_params
+from metaguide.problems import (
+    Shape,
+    classification,
+    families,
+    judge_classes,
+    judge_ranks,
+    judge_spans,
+    questions,
+    recommendation,
+    sentiment,
+)
+
+WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
+MODEL = GuideModel(
+    VOCABULARY, width=8, layers=1, heads=2, length=LENGTH, dropout=0.5, way=4, image=False
+)
+PROBLEMS = {
+    "classification": partial(classification, way=WAY),
+    "sentiment": sentiment,
+    "questions": partial(questions, longest=3),
+    "recommendation": recommendation,
+}
+every = pytest.mark.parametrize("kind", PROBLEMS)
+
+
+def drawn(model):
+    """Parameters drawn by numpy: the compilation of `init_params` would take most of this file."""
+    shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if leaf.ndim < 2:
+            return jnp.full(leaf.shape, float(path[-1].key == "scale"))
+        return jnp.asarray(rng.normal(size=leaf.shape) / leaf.shape[-2] ** 0.5, leaf.dtype)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+@cache
+def params():
+    return drawn(MODEL)
+
+
+def tokens(rng, rows, length=LENGTH):
+    out = rng.integers(5, VOCABULARY, (rows, length)).astype(np.int32)
+    out[:, 0] = CLS
+    return out
+
+
+def task(kind):
+    """A batch and its context."""
+    rng = np.random.default_rng(3)
+    batch = {"tokens": tokens(rng, BATCH), "mask": np.arange(BATCH) < BATCH - 1}
+    batch |= {"label": (np.arange(BATCH) % 2).astype(np.int32), "id": np.arange(BATCH)}
+    context = {}
+    if kind == "classification":
+        names = np.pad(tokens(rng, WAY, 3), ((0, 0), (0, 1)))
+        context = {"names": names, "has_names": np.array([True, True, False])}
+        context["classes"] = np.array([4, 0, 2], np.int32)
+        batch["label"] = (np.arange(BATCH) % WAY).astype(np.int32)
+    elif kind == "sentiment":
+        batch["stars"] = np.array([1, 5, 2, 4, 0, 0], np.float32)
+    elif kind == "questions":
+        batch["tokens"][:, 2] = SEP
+        batch["start"] = np.array([3, 4, 5, 0, 6, 3], np.int32)
+        batch["end"] = np.array([4, 4, 7, 0, 6, 3], np.int32)
+    else:
+        history = np.array([[0, 1], [2, 3], [4, 5], [1, 0], [5, 2], [3, 4]], np.int32)
+        batch |= {"history": history, "item": np.array([2, 4, 0, 3, 1, 5], np.int32)}
+        batch["history_mask"] = np.array([[1, 1], [1, 0], [0, 0], [1, 1], [1, 1], [1, 1]], bool)
+        products = {"tokens": tokens(rng, 7)}
+        context = {"products": products, "candidates": np.arange(7) < 6}
+    return jax.tree.map(jnp.asarray, (batch, context))
+
+
+def loss_of(problem):
+    def loss(params, batch, context, key=None):
+        encoded = problem.encode(params, batch, context, key)
+        return problem.loss(params, encoded, batch, context)[0]
+
+    return loss
+
+
+@cache
+def trained(kind):
+    """Losses and gradient norms by group over the steps of plain training on one batch."""
+    loss, optimizer = loss_of(PROBLEMS[kind](MODEL)), optax.sgd(0.3)
+
+    def step(carry, _):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, *task(kind))
+        updates, state = optimizer.update(gradient, state)
+        norms = {group: optax.tree.norm(leaf) for group, leaf in gradient.items()}
+        return (optax.apply_updates(params, updates), state), (value, norms)
+
+    @jax.jit
+    def train(params):
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=25)[1]
+
+    return jax.device_get(train(params()))
+
+
+@every
+def test_loss_falls(kind):
+    """Fault: a problem's loss does not follow from its labels, or its gradient points elsewhere."""
+    losses, _ = trained(kind)
+    assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
+
+
+@every
+def test_gradient_reaches_body_and_head_and_nothing_else(kind):
+    """Faults: `body` or `head` names a group that the loss does not read, or one is missing, so
+    that MAML or ANIL would hold what they should adapt."""
+    problem, (_, norms) = PROBLEMS[kind](MODEL), trained(kind)
+    assert {*problem.body, *problem.head} == {"text", "fusion", kind}
+    reached = {group for group, norm in norms.items() if norm[-1] > 1e-6}
+    # Spans are scored on states; only the vector, for probes and prototypes, is normalised.
+    assert reached == {"text", kind} | ({"fusion"} if kind != "questions" else set())
+
+
+@every
+def test_dropout_is_on_with_a_key_and_only_then(kind):
+    """Faults: adaptation and evaluation draw dropout; training does not."""
+
+    def program(key):
+        loss = loss_of(PROBLEMS[kind](MODEL))
+        return str(jax.make_jaxpr(lambda key: loss(params(), *task(kind), key))(key))
+
+    assert "random_bits" in program(jax.random.key(0))
+    assert "random_bits" not in program(None)
+
+
+def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypatch):
+    """Faults: a name gets the picture or the place of an example; names of another length than the
+    texts are an error."""
+    seen = {}
+
+    def encode(self, variables, tokens, image, has_image, **options):
+        seen.update(tokens=tokens, image=image, has_image=has_image)
+        return Encoding(tokens[:, :3].astype(jnp.float32), None)
+
+    monkeypatch.setattr(GuideModel, "apply", encode)
+    batch, context = task("classification")
+    image = np.random.default_rng(0).integers(0, 255, (BATCH, 32, 32, 3)).astype(np.uint8)
+    batch |= {"image": jnp.asarray(image), "has_image": jnp.arange(BATCH) % 2 == 0}
+    for length in (3, LENGTH, LENGTH + 2):
+        names = jnp.asarray(tokens(np.random.default_rng(length), WAY, length))
+        problem = classification(MODEL, WAY)
+        found = problem.encode({}, batch, {**context, "names": names}, None)
+        np.testing.assert_array_equal(found["vector"], batch["tokens"][:, :3])
+        np.testing.assert_array_equal(found["names"], names[:, :3])
+        kept = min(length, LENGTH)
+        np.testing.assert_array_equal(seen["tokens"][BATCH:, :kept], names[:, :kept])
+        assert not seen["tokens"][BATCH:, kept:].any()
+        np.testing.assert_array_equal(seen["has_image"], [*batch["has_image"], *[False] * WAY])
+        np.testing.assert_array_equal(seen["image"][:BATCH], image)
+    pictured = MODEL.clone(image=True)
+    assert set(classification(pictured, WAY).body) == {"text", "image", "fusion"}
+    assert set(sentiment(pictured).body) == {"text", "fusion"}
+
+
+def test_what_a_user_has_is_not_recommended():
+    """Faults: a product of the history, or the padding of the catalogue, is a candidate; padding
+    of the history takes product 0 away; the query's own item is not scored."""
+    batch, context = task("recommendation")
+    problem = recommendation(MODEL)
+
+    @jax.jit
+    def outputs(params, batch, context):
+        return problem.predict(params, problem.encode(params, batch, context, None), batch, context)
+
+    found = outputs(params(), batch, context)
+    for row in range(BATCH):
+        has = np.asarray(batch["history"][row])[np.asarray(batch["history_mask"][row])]
+        expected = [product < 6 and product not in has for product in range(7)]
+        assert found["candidates"][row].tolist() == expected
+    assert found["scores"].shape == (BATCH, 7)
+    changed = {**batch, "history": jnp.where(batch["history_mask"], batch["history"], 6)}
+    np.testing.assert_array_equal(found["scores"], outputs(params(), changed, context)["scores"])
+
+
+def test_classes_are_judged_as_the_domain_numbers_them():
+    """Fault: slots of two episodes, which mean different classes, are compared with each other."""
+    batch, context = task("classification")
+    logits = jnp.asarray(np.eye(WAY)[[1, 1, 2, 0, 1, 2]])
+    found = judge_classes({"logits": logits}, batch, context)
+    assert found["predicted"].tolist() == [0, 0, 2, 4, 0, 2]
+    assert found["target"].tolist() == [4, 0, 2, 4, 0, 2]
+    assert found["mask"].tolist() == batch["mask"].tolist()
+    assert found["id"].tolist() == list(range(BATCH))
+
+
+spans = st.tuples(st.integers(1, 7), st.integers(1, 7)).map(sorted) | st.just([0, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(spans, spans), min_size=4, max_size=4))
+def test_spans_are_judged_as_strings(pairs):
+    """Faults: overlap or length is off by one; no answer counts as an answer of one word."""
+    words = ["", *"abcdefg"]
+    predicted, target = (np.array(side, np.int32) for side in zip(*pairs, strict=True))
+    query = {"start": target[:, 0], "end": target[:, 1], "mask": np.ones(4, bool)}
+    query = {name: jnp.asarray(leaf) for name, leaf in query.items()} | {"id": jnp.arange(4)}
+    outputs = {"start": jnp.asarray(predicted[:, 0]), "end": jnp.asarray(predicted[:, 1])}
+    found = jax.device_get(jax.jit(judge_spans)(outputs, query, {}))
+    for row, (said, right) in enumerate(pairs):
+        said, right = ("".join(words[a : b + 1]) for a, b in (said, right))
+        assert found["em"][row] == (said == right)
+        assert found["answerable"][row] == (right != "")
+        common = len(set(said) & set(right))
+        if not said or not right:
+            expected = float(said == right)
+        else:
+            precision, recall = common / len(said), common / len(right)
+            expected = 2 * precision * recall / (precision + recall) if common else 0.0
+        np.testing.assert_allclose(found["f1"][row], expected, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 4))
+def test_ranks_are_those_of_a_sorted_list(seed, levels):
+    """Faults: the target counts as its own rival, what is no candidate is ranked, or a tie is
+    always won (a constant score would be perfect) or always lost."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, (5, 6)).astype(np.float32)
+    item = rng.integers(0, 6, 5).astype(np.int32)
+    candidates = rng.random((5, 6)) < 0.7
+    query = {"item": item, "mask": np.ones(5, bool), "id": np.arange(5)}
+    found = jax.jit(judge_ranks)(
+        jax.tree.map(jnp.asarray, {"scores": scores, "candidates": candidates}),
+        jax.tree.map(jnp.asarray, query),
+        {},
+    )
+    for row in range(5):
+        own = scores[row, item[row]]
+        rivals = [scores[row, p] for p in range(6) if candidates[row, p] and p != item[row]]
+        best, worst = (1 + sum(map(beats, rivals)) for beats in (own.__lt__, own.__le__))
+        assert found["rank"][row] == (best + worst) // 2
+
+
+PHONES = Domain(
+    "phones",
+    products=tuple(Product(f"p{i}", f"phone {i}", category="abc"[i % 3]) for i in range(9)),
+    reviews=tuple(Review(f"r{i}", f"good {i}", stars=1.0 + 4 * (i % 2)) for i in range(8)),
+    interactions=tuple(Interaction("u", f"p{i}", float(i)) for i in range(4)),
+)
+BOOKS = Domain(
+    "books",
+    products=tuple(Product(f"b{i}", f"book {i}", category="xyz"[i % 3]) for i in range(6)),
+    questions=tuple(Question(f"q{i}", "how?", "so it is", (0, 2)) for i in range(4)),
+)
+LENGTHS, SHAPE = Lengths(6, 8, 4), Shape(way=3, shots=1, queries=4, candidates=4, longest=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["phone book good how so it is 0 1 2 3 4 5 6 7 8 a b c x y z"] * 2, 300)
+
+
+def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
+    """Faults: a domain without questions is drawn for questions; episodes are not of the shape."""
+    model = MODEL.clone(vocabulary=tokenizer.size)
+    made = families(model, (PHONES, BOOKS), tokenizer, LENGTHS, SHAPE)
+    assert {kind: family.domains for kind, family in made.items()} == {
+        "classification": ("phones", "books"),
+        "sentiment": ("phones",),
+        "questions": ("books",),
+        "recommendation": ("phones",),
+    }
+    ways = {"classification": 3, "sentiment": 2, "questions": 1}
+    for kind, family in made.items():
+        data = jax.tree.map(jnp.asarray, family.data)
+        sampled = partial(family.sample, data, 0, 1, jax.random.key(0))
+        support, query, context = jax.eval_shape(sampled)
+        assert family.problem.way == {**ways, "questions": None}.get(kind)
+        assert support["mask"].shape == (ways.get(kind, 1),)
+        assert query["mask"].shape == (4 if kind in ways else 1,)
+        if kind == "recommendation":
+            assert context["products"]["tokens"].shape == (4, 6)
+    assert set(families(model, (PHONES, BOOKS), tokenizer, LENGTHS, SHAPE, ["questions"])) == {
+        "questions"
+    }
+
+
+def test_families_that_cannot_be_are_errors(tokenizer):
+    """Fault: an unknown kind is passed over; too large a shape gives wrong episodes."""
+    make = partial(families, MODEL, (PHONES, BOOKS), tokenizer, LENGTHS)
+    with pytest.raises(ValueError, match="unknown kind of task 'ranking'; there are classif"):
+        make(SHAPE, ["ranking"])
+    with pytest.raises(EpisodeError, match="domain books, classification: 3-way 2-shot"):
+        make(SHAPE._replace(shots=2))
+    with pytest.raises(EpisodeError, match="recommendation: 4 candidates"):
+        make(SHAPE._replace(shots=4), ["recommendation"])

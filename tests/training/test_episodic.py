@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaguide.learners import maml
+from metaguide.parallel import tasks_mesh
+from metaguide.training.episodic import episodic
+from metaguide.types import Episode, Family, Learner, Problem
+
+
+def sample(data, domain, shots, key):
+    x = jax.random.uniform(key, (4,))
+    batch = {"x": x, "y": data["slope"][domain] * x, "mask": jnp.arange(4) < shots}
+    return Episode(batch, batch, {"domain": domain, "shots": shots})
+
+
+def loss(params, encoded, batch, context):
+    error = jnp.where(batch["mask"], (params["head"]["w"] * batch["x"] - batch["y"]) ** 2, 0).mean()
+    return error, {"error": error}
+
+
+PROBLEM = Problem(
+    init=lambda key: {"head": {"w": jnp.ones(())}},
+    encode=lambda params, batch, context, key: (),
+    loss=loss,
+    predict=lambda params, encoded, batch, context: {},
+    features=lambda encoded: encoded,
+    judge=lambda outputs, query, context: {},
+    body=(),
+    head=("head",),
+    target="y",
+)
+FAMILY = Family(("a", "b", "c"), {"slope": jnp.asarray([3.0, 5.0, 7.0])}, sample, PROBLEM)
+META = {"params": {"head": {"w": jnp.ones(())}}}
+
+
+def watched(tasks=3000, shots=(1, 4), weights=None, progress=0.0, seed=0):
+    """What learners see of the tasks of one step, as means over the tasks."""
+
+    def objective(meta, episode, key, progress):
+        return progress, {
+            "x": episode.support["x"][0],
+            "key": jax.random.uniform(key),
+            **{
+                f"{name} {number}": (episode.context[name] == number).astype(jnp.float32)
+                for name in ("domain", "shots")
+                for number in range(6)
+            },
+        }
+
+    def nothing(*args):
+        return None
+
+    learner = Learner(nothing, nothing, nothing, nothing, objective)
+    value = episodic(FAMILY, learner, tasks=tasks, shots=shots, weights=weights)
+    found = jax.jit(value)(META, FAMILY.data, jax.random.key(seed), jnp.asarray(progress))
+    return jax.device_get(found)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0, 0.0)])
+def test_domains_are_drawn_by_their_weights(weights):
+    """Faults: weights belong to other domains, are taken for logits, or are not heard."""
+    expected = np.array(weights or (1, 1, 1)) / np.sum(weights or (1, 1, 1))
+    metrics = watched(weights=weights)[1]
+    rates = np.array([metrics[f"domain {number}"] for number in range(3)])
+    np.testing.assert_allclose(rates, expected, atol=0.03)
+    assert ((rates > 0) == (expected > 0)).all()
+
+
+def test_every_task_draws_its_own():
+    """Faults: all tasks of a step share a number of shots, an episode or a learner's key; the
+    number of shots is not one of those given; progress is not passed on."""
+    loss, metrics = watched(tasks=400, progress=0.25)
+    for name in ("shots 1", "shots 4", "x", "key"):
+        assert abs(metrics[name] - 0.5) < 0.1
+    assert metrics["shots 1"] + metrics["shots 4"] == 1 and loss == 0.25
+
+
+def test_a_domain_of_weight_zero_never_influences():
+    """Fault: its data flow into the loss or the gradient, if only multiplied by 0."""
+    value = episodic(
+        FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=16, shots=(2,), weights=(1.0, 0.0, 1.0)
+    )
+    slope = jax.jit(jax.value_and_grad(value, has_aux=True))
+    key, progress = jax.random.key(0), jnp.zeros(())
+    spoiled = {"slope": FAMILY.data["slope"].at[1].set(jnp.nan)}
+    plain, other = (slope(META, data, key, progress) for data in (FAMILY.data, spoiled))
+    jax.tree.map(np.testing.assert_array_equal, plain, other)
+    assert np.isfinite(plain[0][0])
+
+
+def test_tasks_over_devices_change_nothing():
+    """Fault: with a mesh other episodes are drawn, or only those of one device are averaged."""
+    found = []
+    for mesh in (None, tasks_mesh()):
+        value = episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 2), tasks=8, shots=(1, 3), mesh=mesh)
+        slope = jax.jit(jax.value_and_grad(value, has_aux=True))
+        found.append(slope(META, FAMILY.data, jax.random.key(2), jnp.zeros(())))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
+    assert set(found[0][0][1]) == {"error"}
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)])
+def test_wrong_weights_are_an_error(weights):
+    """Fault: weights that fit no domain end in a wrong draw, or in a NaN."""
+    with pytest.raises(ValueError, match=r"3 domains \(a, b, c\) need as many weights"):
+        episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=2, shots=(1,), weights=weights)

@@ -1,0 +1,166 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaguide.data.episodes import episode_key, labelled_sampler
+from metaguide.learners import fine_tuning, joint, maml, ridge
+from metaguide.training.evaluate import drawn, episode_keys, evaluator
+from metaguide.types import Family, Problem
+
+WAY, SHOTS, QUERIES, EPISODES, STEPS, RATE = 2, 3, 5, 5, 2, 0.3
+
+
+def loss(params, encoded, batch, context):
+    chance = jax.nn.log_softmax(encoded @ params["head"]["w"])
+    each = -jnp.take_along_axis(chance, batch["label"][:, None], axis=1)[:, 0]
+    count = jnp.maximum(batch["mask"].sum(), 1).astype(each.dtype)
+    return jnp.where(batch["mask"], each, 0).sum() / count, {}
+
+
+def judge(outputs, query, context):
+    return {
+        "logits": outputs["logits"],
+        "target": context["classes"][query["label"]],
+        "mask": query["mask"],
+        "id": query["id"],
+    }
+
+
+PROBLEM = Problem(
+    init=lambda key: {},
+    encode=lambda params, batch, context, key: jnp.tanh(batch["x"] @ params["body"]["w"]),
+    loss=loss,
+    predict=lambda params, encoded, batch, context: {"logits": encoded @ params["head"]["w"]},
+    features=lambda encoded: encoded,
+    judge=judge,
+    body=("body",),
+    head=("head",),
+    target="label",
+    way=WAY,
+)
+
+
+@pytest.fixture(scope="module")
+def family():
+    rng = np.random.default_rng(0)
+    members = np.arange(24, dtype=np.int32).reshape(1, 4, 6).repeat(2, axis=0)
+    data = {
+        "rows": {"x": rng.normal(size=(2, 24, 3)).astype(np.float32)},
+        "members": members,
+        "count": np.array([[6, 4, 5, 6], [4, 4, 4, 4]], np.int32),
+    }
+    data = jax.tree.map(jnp.asarray, data)
+    return Family(("a", "b"), data, labelled_sampler(WAY, SHOTS, QUERIES), PROBLEM)
+
+
+@pytest.fixture(scope="module")
+def meta():
+    rng = np.random.default_rng(1)
+    body, head = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4, WAY)))
+    return {"params": {"body": {"w": jnp.asarray(body)}, "head": {"w": jnp.asarray(head)}}}
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return episode_keys(0, "test", EPISODES)
+
+
+WAYS = {
+    "maml": lambda rate: maml(PROBLEM, optax.sgd(rate), STEPS),
+    "ridge": lambda rate: ridge(PROBLEM, rate),
+    "none": lambda rate: joint(PROBLEM),
+    "head": lambda rate: fine_tuning(PROBLEM, optax.sgd(rate), 1, head_only=True),
+}
+
+
+def at(rate):
+    return {"maml": rate, "ridge": 1.0, "none": 0.0, "head": 0.2}
+
+
+@pytest.fixture(scope="module")
+def traced(family):
+    traces = []
+
+    def counted(rate):
+        traces.append(rate)
+        return WAYS["maml"](rate)
+
+    return evaluator(family, {**WAYS, "maml": counted}, chunk=2), traces
+
+
+def test_evaluation_is_the_plain_loop(family, meta, keys, traced):
+    """Faults: episodes are mixed up or left out, an observation is of another step, the filling of
+    the last chunk is counted, domain, shots or rate do not arrive. Also: a program for each domain,
+    each number of shots, each rate."""
+    evaluate, traces = traced
+    sample = jax.jit(family.sample)
+    for domain, shots, rate in ((0, 3, RATE), (1, 1, 0.1), (0, 0, RATE)):
+        found = evaluate(meta, family.data, domain, shots, keys, at(rate))["maml"]
+        assert found["logits"].shape == (STEPS + 1, EPISODES, QUERIES, WAY)
+        for index in range(EPISODES):
+            episode = sample(family.data, domain, shots, episode_key(0, "test", index))
+            x, label, mask = (np.asarray(episode.support[name]) for name in ("x", "label", "mask"))
+            w, v = (np.asarray(meta["params"][group]["w"]) for group in ("body", "head"))
+            for step in range(STEPS + 1):
+                logits = np.tanh(np.asarray(episode.query["x"]) @ w) @ v
+                np.testing.assert_allclose(found["logits"][step, index], logits, 1e-4, 1e-5)
+                hidden = np.tanh(x @ w)
+                chance = np.exp(hidden @ v)
+                error = chance / chance.sum(1, keepdims=True) - np.eye(WAY)[label]
+                error = error * mask[:, None] / max(mask.sum(), 1)
+                w, v = (
+                    w - rate * x.T @ ((error @ v.T) * (1 - hidden**2)),
+                    v - rate * hidden.T @ error,
+                )
+            expected = judge({"logits": 0}, episode.query, episode.context)
+            for name in ("target", "mask", "id"):
+                for step in range(STEPS + 1):
+                    np.testing.assert_array_equal(found[name][step, index], expected[name])
+    assert len(traces) == 1
+
+
+def test_chunks_change_nothing(family, meta, keys, traced):
+    """Fault: what is evaluated side by side, episodes or learners, changes score or order."""
+    expected = traced[0](meta, family.data, 0, 3, keys, at(RATE))["maml"]
+    alone = evaluator(family, {"maml": WAYS["maml"]}, chunk=8)
+    found = alone(meta, family.data, 0, 3, keys, {"maml": RATE})["maml"]
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert found[name].shape == expected[name].shape
+        np.testing.assert_allclose(found[name], expected[name], 1e-5, 1e-6)
+
+
+def test_arms_are_judged_on_the_same_examples(family, meta, keys, traced):
+    """Fault: an arm, or a floor, has episodes of its own, so that their difference is luck."""
+    examples = drawn(family, family.data, 0, 2, keys)
+    steps = {"maml": STEPS + 1, "ridge": 1, "none": 1, "head": 2}
+    arms = traced[0](meta, family.data, 0, 2, keys, at(RATE))
+    assert {way: len(found["id"]) for way, found in arms.items()} == steps
+    np.testing.assert_array_equal(arms["none"]["logits"][0], arms["maml"]["logits"][0])
+    assert abs(arms["ridge"]["logits"][0] - arms["head"]["logits"][1]).max() > 1e-3
+    for found in arms.values():
+        for ids, mask in zip(found["id"], found["mask"], strict=True):
+            np.testing.assert_array_equal(ids, examples["query"]["id"])
+            np.testing.assert_array_equal(mask, examples["query"]["mask"])
+
+
+def test_drawn_says_what_the_episodes_consist_of(family, keys):
+    """Faults: the floors fit other supports than the arms, or whole tables are copied out."""
+    found = drawn(family, family.data, 1, 2, keys)
+    assert set(found["query"]) == set(found["support"]) == {"id", "label", "mask"}
+    assert found["context"]["classes"].shape == (EPISODES, WAY)
+    sample = jax.jit(family.sample)
+    for index in range(EPISODES):
+        episode = sample(family.data, 1, 2, episode_key(0, "test", index))
+        for part in ("support", "query"):
+            for name, leaf in found[part].items():
+                np.testing.assert_array_equal(leaf[index], getattr(episode, part)[name])
+
+
+def test_more_episodes_begin_with_the_same():
+    """Fault: the number of episodes changes which they are."""
+    few, more = (jax.random.key_data(episode_keys(3, "test", count)) for count in (2, 6))
+    np.testing.assert_array_equal(few, more[:2])
+    np.testing.assert_array_equal(more[5], jax.random.key_data(episode_key(3, "test", 5)))
