@@ -294,7 +294,7 @@ def _problem(
     )
 
 
-def _encode(model: GuideModel, params: Params, batch: Mapping[str, Any], key):
+def _encode(model: GuideModel, params: Params, batch: Mapping[str, Any], key) -> Any:
     """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
     return model.apply(
         {"params": params},
@@ -307,5 +307,5 @@ def _encode(model: GuideModel, params: Params, batch: Mapping[str, Any], key):
     )
 
 
-def _apply(model: GuideModel, params: Params, method: str, *args):
+def _apply(model: GuideModel, params: Params, method: str, *args) -> Any:
     return model.apply({"params": params}, *args, method=method)

@@ -39,7 +39,6 @@ if importlib.util.find_spec("metaguide") is None:
 
 # %%
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import optax
@@ -108,22 +107,29 @@ trained = multitask(config, world, folder / "multitask", encoder, config.seed)
 #
 # `load` reads the folder of a stage, or of a whole run of `python -m experiments.guide`. `adapt`
 # takes a domain, or the folder of one. `predict` answers by the type of what it is given; labels
-# that the batch carries are not read.
+# that the batch carries are not read. What is asked here is not among what was adapted to.
 
 # %%
-adapted = metaguide.load(Path(workdir) / "multitask").adapt(domain, shots=5)
+adapted = metaguide.load(folder / "multitask").adapt(domain, shots=5)
+
+
+def others(kind, examples, count=4):
+    """The first examples that the guide did not adapt to."""
+    return [one for one in examples if one.id not in adapted.adapted[kind].chosen][:count]
+
 
 # %%
-for product, found in zip(shown, adapted.predict(shown), strict=True):
+products = others("classification", domain.products[::-7])
+for product, found in zip(products, adapted.predict(products), strict=True):
     print(f"{product.title}: {found.category} (it is {product.category})")
 
 # %%
-reviews = domain.reviews[:4]
+reviews = others("sentiment", domain.reviews)
 for review, found in zip(reviews, adapted.predict(reviews), strict=True):
     print(f"{found.sentiment}, {found.stars:.1f} stars (it has {review.stars:.0f}): {review.text}")
 
 # %%
-questions = domain.questions[:4]
+questions = others("questions", domain.questions)
 for question, found in zip(questions, adapted.predict(questions), strict=True):
     print(f"{question.question} {found.text or 'no answer'}\n    in: {question.text}")
 

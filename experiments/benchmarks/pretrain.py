@@ -276,11 +276,13 @@ def main(argv: list[str]) -> None:
         title=f"masked language model: {matrix_flops(shape) / 1e9:.1f} GFLOP a step; "
         f"{rate:.0f} GFLOP/s is the limit; best of {2 * ROUNDS.value}"
     )
-    for name in result[0]:
-        table.add_column(name, justify="left" if name in ("workload", "system") else "right")
+    shown = [name for name in result[0] if name != "workload"]
+    for name in shown:
+        table.add_column(name, justify="left" if name == "system" else "right")
     for row in result:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else v for v in row.values()))
-    Console().print(table, crop=False)
+        values = (row[name] for name in shown)
+        table.add_row(*(v if isinstance(v, str) else f"{v:.{0 if v > 99 else 2}f}" for v in values))
+    Console().print(table)
     if "torch" not in systems:
         print("PyTorch is not installed: pip install -e '.[bench]' to time it too.")
     if OUTPUT.value:

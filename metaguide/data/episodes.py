@@ -121,8 +121,8 @@ def user_sampler(shots: int, candidates: int | None = None):
     """
     if candidates is not None and candidates <= shots:
         raise EpisodeError(
-            f"recommendation: {candidates} candidates have no room for the {shots + 1} products of a "
-            f"{shots}-shot episode; raise config.episodes.candidates"
+            f"recommendation: {candidates} candidates have no room for the {shots + 1} products of "
+            f"a {shots}-shot episode; raise config.episodes.candidates"
         )
 
     def sample(table: Table, domain, shots_now, key) -> Episode:

@@ -106,8 +106,8 @@ def test_a_product_is_read_whole_and_nothing_twice():
 
 
 def test_products_come_back_out_of_the_table(tokenizer):
-    """Faults: rows and classes are of different products after those without category are left out;
-    a class has the name of another; the category is in the text; a short domain's padding counts."""
+    """Faults: rows and classes are of different products once those without category are left
+    out; a class has the name of another; the category is in the text; padding counts."""
     table = classification_table(BOTH, tokenizer, LENGTHS, images=True)
     assert table["rows"]["tokens"].shape == (2, 3, LENGTHS.text)
     for number, domain in enumerate(BOTH):

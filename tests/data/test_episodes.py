@@ -111,7 +111,7 @@ def test_classes_that_have_to_be_there_are(table, seed, domain):
 @many
 @given(tables(), seeds)
 def test_ordered_classes_keep_their_order(table, seed):
-    """Fault: negative and positive change places between episodes, so that a head learns nothing."""
+    """Fault: negative and positive change places between episodes: a head learns nothing."""
     classes = taken(table, 0, 1, seed, ordered=True).context["classes"]
     assert (np.diff(classes) > 0).all()
 

@@ -90,12 +90,16 @@ def traced(family):
     return evaluator(family, {**WAYS, "maml": counted}, chunk=2), traces
 
 
-def test_evaluation_is_the_plain_loop(family, meta, keys, traced):
+@pytest.fixture(scope="module")
+def sample(family):
+    return jax.jit(family.sample)
+
+
+def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
     """Faults: episodes are mixed up or left out, an observation is of another step, the filling of
     the last chunk is counted, domain, shots or rate do not arrive. Also: a program for each domain,
     each number of shots, each rate."""
     evaluate, traces = traced
-    sample = jax.jit(family.sample)
     for domain, shots, rate in ((0, 3, RATE), (1, 1, 0.1), (0, 0, RATE)):
         found = evaluate(meta, family.data, domain, shots, keys, at(rate))["maml"]
         assert found["logits"].shape == (STEPS + 1, EPISODES, QUERIES, WAY)
@@ -146,12 +150,11 @@ def test_arms_are_judged_on_the_same_examples(family, meta, keys, traced):
             np.testing.assert_array_equal(mask, examples["query"]["mask"])
 
 
-def test_drawn_says_what_the_episodes_consist_of(family, keys):
+def test_drawn_says_what_the_episodes_consist_of(family, keys, sample):
     """Faults: the floors fit other supports than the arms, or whole tables are copied out."""
     found = drawn(family, family.data, 1, 2, keys)
     assert set(found["query"]) == set(found["support"]) == {"id", "label", "mask"}
     assert found["context"]["classes"].shape == (EPISODES, WAY)
-    sample = jax.jit(family.sample)
     for index in range(EPISODES):
         episode = sample(family.data, 1, 2, episode_key(0, "test", index))
         for part in ("support", "query"):

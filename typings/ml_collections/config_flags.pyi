@@ -1,0 +1,6 @@
+from typing import Any
+
+from ml_collections.config_dict import ConfigDict
+
+def DEFINE_config_dict(name: str, config: ConfigDict, **kwargs: Any) -> Any: ...
+def get_override_values(config: Any) -> dict[str, Any]: ...
