@@ -3,7 +3,6 @@
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -118,7 +117,8 @@ def compare(
                     for other in cells[kind]
                     if metas[other][0] is metas[arm][0]
                 }
-                for domain, shots in itertools.product(held_out, section.shots):
+                cells_of_arm = [(d, k) for d in held_out for k in section.shots]
+                for domain, shots in cells_of_arm:
                     way = _way(arm, kind, shots)
                     if way is not None:
                         judged = [

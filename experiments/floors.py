@@ -58,19 +58,22 @@ def _classification(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     labels = np.array([categories.index(str(product.category)) for product in products])
     tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
     features = tfidf.transform([product_text(product) for product in products])
+    unseen = np.isin(np.array(categories)[labels], world.always.get(domain.name, ()))
+
+    def with_unseen(raw: Raw) -> Raw:
+        return raw | {"unseen": unseen[raw["id"]]}
+
     for shots, cell in cells.items():
         query, classes = _rows(cell["query"]), cell["context"]["classes"]
-        yield "majority", shots, floors.majority(labels, query, classes)
+        yield "majority", shots, with_unseen(floors.majority(labels, query, classes))
         if shots:
             support = _rows(cell["support"])
-            yield "tf-idf few-shot", shots, floors.few_shot(features, labels, support, query)
+            few = floors.few_shot(features, labels, support, query)
+            yield "tf-idf few-shot", shots, with_unseen(few)
         else:
             names = tfidf.transform(categories)
-            yield (
-                "class names",
-                shots,
-                floors.class_names(features, names, labels, query, classes),
-            )
+            named = floors.class_names(features, names, labels, query, classes)
+            yield "class names", shots, with_unseen(named)
 
 
 def _sentiment(world: World, domain: Domain, cells) -> Iterator[Outcome]:

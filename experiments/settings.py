@@ -108,7 +108,7 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
     _check_names(rest, config, path)
 
     values = flags.FlagValues()
-    folder = flags.DEFINE_string("workdir", workdir, "where the run is kept", flag_values=values)
+    folder = flags.DEFINE_string("workdir", "", "where the run is kept", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     try:
         positional = values(rest)[1:]
@@ -124,7 +124,15 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
         _assign(config, name, value, "--config")
     fields = config.to_dict()
     fields.pop("presets", None)
-    return FrozenConfigDict(fields), Path(folder.value or workdir)
+    return FrozenConfigDict(fields), Path(folder.value or _workdir(workdir, path, default))
+
+
+def _workdir(workdir: str, config: Path, default: str) -> Path:
+    """Return the default work folder, another one for each config file but the default."""
+    folder, name = Path(workdir), config.stem
+    if name == Path(default).stem:
+        return folder
+    return folder.with_name(name if name.startswith(folder.name) else f"{folder.name}-{name}")
 
 
 def describe(argv: Sequence[str], *, default: str, workdir: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.exhibits import Showcase
 from experiments.worlds import World
 from metaguide.data.catalogue import Domain
 from metaguide.guide import AdaptedGuide, Guide, History, histories
@@ -13,7 +14,7 @@ SHOWN = 8
 """Products and reviews shown a domain."""
 
 
-def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[dict[str, Any]]:
+def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[Showcase]:
     """Adapt to every held-out domain and ask about examples that were not adapted to.
 
     Args:
@@ -30,7 +31,7 @@ def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[
     for domain in world.held_out:
         adapted = guide.adapt(domain, shots, seed)
         arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in adapted.adapted)
-        exhibit: dict[str, Any] = {
+        exhibit: Showcase = {
             "domain": domain.name,
             "note": f"{shots} shots; what did best on the validation domains serves: {arms}",
         }

@@ -120,8 +120,8 @@ def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
         before = Path(config.init_from) / TOKENIZER
         if not before.exists():
             raise ConfigError(
-                f"--config.init_from={config.init_from}: no {TOKENIZER} in it; give the work folder "
-                "of a stage that has run"
+                f"--config.init_from={config.init_from}: no {TOKENIZER} in it; give the work "
+                "folder of a stage that has run"
             )
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / (TOKENIZER + ".part")

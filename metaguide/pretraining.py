@@ -4,7 +4,7 @@ Each draws its own batch from its part of `encoding.unlabelled`, inside the comp
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Key
@@ -27,7 +27,7 @@ def masked_language(
     *,
     mask_id: int,
     rate: float = 0.15,
-    variant: str = "mask",
+    variant: Literal["mask", "80-10-10"] = "mask",
 ) -> Objective:
     """Return the masked language model over rows of {"tokens", "words"}.
 
@@ -69,7 +69,9 @@ def masked_language(
             states = guide.text_states(inputs, deterministic=False)
             return guide.language_logits(states.reshape(-1, states.shape[-1])[places])
 
-        out = model.apply({"params": params}, inputs, rngs={"dropout": dropout_key}, method=logits)
+        out: Any = model.apply(
+            {"params": params}, inputs, rngs={"dropout": dropout_key}, method=logits
+        )
         loss, metrics = masked_language_loss(out, tokens.reshape(-1)[places], there)
         return loss, {**metrics, "dropped": dropped.astype("float32")}
 

@@ -131,7 +131,8 @@ def questions(model: GuideModel, longest: int) -> Problem:
 
     def predict(params: Params, encoded, batch: Batch, context):
         del context
-        first, last = span_predict(*scores(params, encoded, batch), longest)
+        start, end = scores(params, encoded, batch)
+        first, last = span_predict(start, end, longest)
         return {"start": first, "end": last}
 
     def loss(params: Params, encoded, batch: Batch, context):
@@ -174,9 +175,13 @@ def recommendation(model: GuideModel) -> Problem:
 
 
 def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
-    """Return `predicted` and `target` as classes of the domain, with `mask` and `id`."""
+    """Return `predicted` and `target` as classes of the domain, with `mask` and `id`.
+
+    Where a domain mixes unseen classes with source ones, `unseen` marks the queries of the former.
+    """
     classes = context["classes"]
-    return {
+    unseen = {"unseen": context["unseen"][query["label"]]} if "unseen" in context else {}
+    return unseen | {
         "predicted": classes[outputs["logits"].argmax(-1)],
         "target": classes[query["label"]],
         "mask": query["mask"],

@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     config.pretrain = {
         "steps": 400,
         "batch": 64,
-        "rate": 2e-3,
+        "rate": 4e-3,
         "weight_decay": 0.01,
         # λ of each objective; 0 leaves it out.
         "weights": {
@@ -99,7 +99,7 @@ def get_config() -> ConfigDict:
     config.multitask = {
         "steps": 300,
         "tasks": 4,  # episodes of each kind a step, each of a domain drawn evenly
-        "rate": 1e-3,
+        "rate": 3e-3,
         "weight_decay": 0.01,
         "weighting": "fixed",  # or uncertainty
         "weights": {kind: 1.0 for kind in ALL},
@@ -119,7 +119,6 @@ def get_config() -> ConfigDict:
         "shots": (1, 5),
     }
     config.adapt = {
-        "domain": "",  # a catalogue folder: `experiments.adapt` shows the guide at work on it
         "shots": (0, 1, 5, 10),
         "episodes": 50,
         "steps": 5,

@@ -7,7 +7,7 @@ from metaguide.training.floors import FLOORS
 from metaguide.training.results import TASKS, ResultsError, Row, Scores, difference, key
 
 MAIN = {
-    "classification": ("accuracy", "macro_f1"),
+    "classification": ("accuracy", "accuracy_unseen", "macro_f1"),
     "sentiment": ("accuracy", "macro_f1"),
     "questions": ("f1", "em", "f1_answerable", "em_answerable", "accuracy_unanswerable"),
     "recommendation": ("ndcg@10", "hr@10", "mrr"),

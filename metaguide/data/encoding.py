@@ -30,7 +30,7 @@ class Lengths(NamedTuple):
 
 
 def product_text(product: Product) -> str:
-    """Return what is read of a product: title, description, and attributes that they do not name."""
+    """Return what is read of a product: title, description, attributes that they do not name."""
     prose = " ".join(part for part in (product.title, product.description) if part)
     others = (f"{k} {v}" for k, v in product.attributes.items() if v.lower() not in prose.lower())
     return " ".join((prose, *others))
@@ -253,8 +253,8 @@ def _token_span(encoded: Encoded, row: int, question: Question, where: str) -> t
     if not len(inside) or ends[inside[-1]] < past:
         length = encoded.tokens.shape[1]
         raise CatalogueError(
-            f"domain {where}, question {question.id!r}: its answer ends at character {past}, beyond "
-            f"the {length} tokens kept of question and passage; raise config.text.pair"
+            f"domain {where}, question {question.id!r}: its answer ends at character {past}, "
+            f"beyond the {length} tokens kept of question and passage; raise config.text.pair"
         )
     return int(inside[0]), int(inside[-1])
 

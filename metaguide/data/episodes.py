@@ -51,7 +51,8 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
     Returns:
         (table, domain, shots, key) -> Episode. The support's leading axis is shots × way, the shots
         outermost; batches hold the table's rows and `label` (the slot), `mask` and `id` (the row).
-        The context holds `classes` (int32 [way]), and `names` and `has_names` where known.
+        The context holds `classes` (int32 [way]), and where known `names`, `has_names` and
+        `unseen` (bool, the classes that every episode contains).
     """
 
     def sample(table: Table, domain, shots_now, key) -> Episode:
@@ -91,6 +92,8 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
             jnp.pad(best > -jnp.inf, lacking),
         )
         context = {"classes": classes}
+        if "priority" in table:
+            context["unseen"] = table["priority"][domain, classes]
         if "names" in table:
             names = table["names"][domain, classes]
             context |= {"names": names, "has_names": (names != 0).any(-1)}
@@ -181,8 +184,8 @@ def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int,
         enough = int((count > shots).sum())
         if enough < way:
             raise EpisodeError(
-                f"domain {name}, {kind}: {way}-way {shots}-shot episodes need {way} classes with at "
-                f"least {shots + 1} examples; it has {enough} (examples by class: "
+                f"domain {name}, {kind}: {way}-way {shots}-shot episodes need {way} classes with "
+                f"at least {shots + 1} examples; it has {enough} (examples by class: "
                 f"{', '.join(map(str, count))}); lower config.episodes.way or config.episodes.shots"
             )
 

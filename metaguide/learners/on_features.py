@@ -138,7 +138,7 @@ def _on_features(
     fit: Callable[[Features, Array, Array, int], Any],
     score: Callable[[Features, Any], Array],
 ) -> Learner:
-    """Make a learner of `fit(support features, labels, mask, way)` and `score(features, fitted)`."""
+    """Make a learner of `fit(features, labels, mask, way)` and `score(features, fitted)`."""
     way = problem.way
     if way is None:
         raise ValueError("a classifier on features needs a problem with classes; way is None here")

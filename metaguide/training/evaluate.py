@@ -101,7 +101,11 @@ def drawn(
         return {
             "support": {name: episode.support[name] for name in fields if name in episode.support},
             "query": {name: episode.query[name] for name in fields if name in episode.query},
-            "context": {name: leaf for name, leaf in episode.context.items() if name == "classes"},
+            "context": {
+                name: episode.context[name]
+                for name in ("classes", "unseen")
+                if name in episode.context
+            },
         }
 
     return jax.device_get(jax.jit(jax.vmap(one))(keys))

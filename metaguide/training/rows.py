@@ -165,7 +165,7 @@ def cells_to_rows(
                 f"{task} of {arm!r} on {domain!r}: {name!r} has shape {np.shape(raw[name])}, "
                 f"{needed[0]!r} has {shape}"
             ) from None
-    for name in set(arrays) & {"mask", "id", "target", "answerable"}:
+    for name in set(arrays) & {"mask", "id", "target", "answerable", "unseen"}:
         if not (arrays[name] == arrays[name][:1, :1]).all():
             raise ResultsError(
                 f"{task} of {arm!r} on {domain!r}: {name!r} differs between seeds or steps; "
@@ -331,7 +331,11 @@ _Measures = dict[str, tuple[np.ndarray, np.ndarray]]
 
 def _agreement(flat: Mapping[str, np.ndarray]) -> _Measures:
     right = (flat["predicted"] == flat["target"]).astype(np.float64)
-    return {"accuracy": (right, np.ones(right.shape[-1], bool))}
+    unseen = flat["unseen"].astype(bool) if "unseen" in flat else np.zeros(right.shape[-1], bool)
+    return {
+        "accuracy": (right, np.ones(right.shape[-1], bool)),
+        "accuracy_unseen": (right, unseen),
+    }
 
 
 def _answers(flat: Mapping[str, np.ndarray]) -> _Measures:
