@@ -5,7 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.exhibits import Showcase
+from experiments.exhibits import (
+    Item,
+    ProductShown,
+    QuestionShown,
+    RecommendationShown,
+    ReviewShown,
+    Showcase,
+)
 from experiments.worlds import World
 from metaguide.data.catalogue import Domain
 from metaguide.guide import AdaptedGuide, Guide, History, histories
@@ -54,7 +61,7 @@ def _unseen(adapted: AdaptedGuide, kind: str, examples: Sequence[Any], count: in
     return [others[i] for i in rng.permutation(len(others))[:count]]
 
 
-def _products(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+def _products(adapted: AdaptedGuide, rng) -> list[ProductShown]:
     known = [product for product in adapted.domain.products if product.category is not None]
     asked = _unseen(adapted, "classification", known, SHOWN, rng)
     return [
@@ -69,7 +76,7 @@ def _products(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
     ]
 
 
-def _reviews(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+def _reviews(adapted: AdaptedGuide, rng) -> list[ReviewShown]:
     known = [review for review in adapted.domain.reviews if review.label is not None]
     asked = _unseen(adapted, "sentiment", known, SHOWN, rng)
     return [
@@ -85,7 +92,7 @@ def _reviews(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
     ]
 
 
-def _questions(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
+def _questions(adapted: AdaptedGuide, rng) -> list[QuestionShown]:
     asked = _unseen(adapted, "questions", adapted.domain.questions, 4, rng)
     return [
         {
@@ -98,14 +105,14 @@ def _questions(adapted: AdaptedGuide, rng) -> list[dict[str, Any]]:
     ]
 
 
-def _recommendation(adapted: AdaptedGuide, domain: Domain, rng) -> dict[str, Any]:
+def _recommendation(adapted: AdaptedGuide, domain: Domain, rng) -> RecommendationShown:
     """Show one user: the first products, what is recommended, and the last one, which was taken."""
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     user = users[int(rng.integers(len(users)))]
     first = user.products[: max(1, min(adapted.shots, len(user.products) - 1))]
     target = user.products[-1]
     (ranking,) = adapted.predict([History(user.user, first)])
-    pictured = {
+    pictured: dict[str, Item] = {
         product.id: {"title": product.title, "image": product.image} for product in domain.products
     }
     return {

@@ -28,12 +28,12 @@ def get_config() -> ConfigDict:
         "seed": 0,
         "aside": 400,  # reviews of a category for classification that no training stage reads
     }
-    config.text = {"vocabulary": 8000, "text": 64, "pair": 64, "name": 4}
+    config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4}
     config.model.update({"width": 128, "image": False})
-    config.pretrain.update({"steps": 3000, "batch": 64, "rate": 1e-3})
+    config.pretrain.update({"steps": 1000, "rate": 2e-3})
     config.pretrain.weights.update({"denoising": 0.0, "image_text": 0.0})
-    config.multitask.update({"steps": 2000, "tasks": 4, "rate": 5e-4})
-    config.metatrain.update({"steps": 100})
+    config.multitask.update({"steps": 800, "rate": 1e-3})
+    config.metatrain.update({"steps": 60})
     config.metatrain.domain_weights = dict.fromkeys(SOURCES, 1.0)
     config.presets = {
         "full": {"seeds": 3, "adapt": {"episodes": 600}},

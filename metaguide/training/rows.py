@@ -157,7 +157,7 @@ def cells_to_rows(
             "not [seeds, steps + 1, episodes, queries]"
         )
     arrays = {}
-    for name in (*needed, "mask", "id"):
+    for name in (*needed, "mask", "id", *{"unseen"}.intersection(raw)):
         try:
             arrays[name] = np.broadcast_to(raw[name], shape)
         except ValueError:
