@@ -161,10 +161,11 @@ def recommendation(model: GuideModel) -> Problem:
         users = jax.vmap(user)(encoded["history"], batch["history_mask"])
         products = _apply(model, params, "product_vectors", encoded["products"])
         scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
-        # What a user already has is not recommended.
+        # What a user already has is not recommended, nor learned not to be.
         taken = jnp.zeros(scores.shape, bool)
         rows = jnp.arange(len(scores))[:, None]
         taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
+        scores = jnp.where(taken, jnp.asarray(-1e9, scores.dtype), scores)
         return {"scores": scores, "candidates": context["candidates"] & ~taken}
 
     def loss(params: Params, encoded, batch: Batch, context):

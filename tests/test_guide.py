@@ -172,14 +172,16 @@ def test_rankings_leave_out_what_the_user_has(adapted):
 
 
 def test_labels_that_examples_carry_are_not_read(adapted):
-    """Fault: a prediction leaks the label of what is predicted."""
+    """Faults: a prediction leaks the label of what is predicted, or fails over it, such as over an
+    answer beyond the tokens that are read."""
     products = [dataclasses.replace(p, category=None) for p in PRODUCTS]
     reviews = [dataclasses.replace(r, stars=6.0 - r.stars) for r in DOMAIN.reviews]
-    questions = [dataclasses.replace(q, answer=None) for q in DOMAIN.questions]
+    asked = [dataclasses.replace(q, text=q.text + " and so on" * 9) for q in DOMAIN.questions]
+    questions = [dataclasses.replace(q, answer=(len(q.text) - 2, len(q.text))) for q in asked]
     for plain, other in (
         (PRODUCTS, products),
         (DOMAIN.reviews, reviews),
-        (DOMAIN.questions, questions),
+        (asked, questions),
     ):
         assert adapted.predict(plain) == adapted.predict(other)
 

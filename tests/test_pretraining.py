@@ -117,6 +117,34 @@ def test_every_hidden_word_is_guessed():
     assert metrics["dropped"].max() == 0
 
 
+def test_denoising_is_of_the_picture_before_it_was_spoiled():
+    """Faults: the target is spoiled too, or the input is not the picture; pixels are not scaled."""
+    picture = {"image": data()["denoising"]["image"][:1]}
+
+    @jax.jit
+    def both(meta, key):
+        image = jnp.broadcast_to(picture["image"].astype(jnp.float32) / 255, (2, 32, 32, 3))
+        output = MODEL.apply(meta, image, method="reconstruct")
+        losses = [
+            denoising(MODEL, 2, sigma=0.0, occlusion=hole)(meta, picture, key, jnp.zeros(()))[0]
+            for hole in (0, 32)
+        ]
+        black = MODEL.apply(meta, jnp.zeros_like(image), method="reconstruct")
+        return losses, [jnp.mean((made - image) ** 2) for made in (output, black)]
+
+    found, expected = both(meta(), jax.random.key(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_text_is_compared_with_itself_under_another_dropout():
+    """Fault: both views have the same dropout, and there is nothing to learn."""
+    single = {"tokens": data()["text and text"]["tokens"][:1]}
+    objective = jax.jit(text_text(MODEL.clone(dropout=0.5), 8))
+    loss, _ = objective(meta(), single, jax.random.key(0), jnp.zeros(()))
+    # All eight rows are one text, so that no row is nearer to its own second view than to others'.
+    assert loss > 0.95 * np.log(8)
+
+
 def test_the_other_way_of_hiding_is_passed_on():
     """Fault: `variant` is not heard: only 80-10-10 draws random tokens in the place of hidden."""
     arguments = meta(), data()["text and text"], jax.random.key(0), jnp.zeros(())
