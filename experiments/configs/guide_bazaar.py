@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         "chinese": 0.25,
     }
     # Tokens kept of each text; the tokenizer is trained on source domains only.
-    config.text = {"vocabulary": 2000, "text": 32, "pair": 72, "name": 8}
+    config.text = {"vocabulary": 2000, "text": 28, "pair": 72, "name": 8}
     config.model = {
         "width": 64,
         "layers": 2,
@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     }
 
     config.pretrain = {
-        "steps": 400,
+        "steps": 300,
         "batch": 64,
         "rate": 4e-3,
         "weight_decay": 0.01,
@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
     config.metatrain = {
         "learner": "maml",  # which one `experiments.metatrain` trains
         "learners": ("maml", "first-order", "anil", "prototypical"),  # which ones the guide trains
-        "steps": 60,
+        "steps": 40,
         "tasks": 2,
         "rate": 3e-4,
         "inner_rate": 0.1,
@@ -121,10 +121,10 @@ def get_config() -> ConfigDict:
     config.adapt = {
         "shots": (0, 1, 5, 10),
         "episodes": 50,
-        "steps": 5,
+        "steps": 3,
         "chunk": 10,
         # Tuned for each arm and kind of task on the validation domains, with as many values each.
-        "validation_episodes": 20,
+        "validation_episodes": 10,
         "rates": SGD_RATES,
         "penalties": PENALTIES,
         # Which arm serves which kind of task.

@@ -44,7 +44,7 @@ def resolve(file, *flags):
 def test_file_preset_and_overrides_in_their_order(file):
     """Fault: the preset overwrites what the user wrote on the command line, wherever it stands."""
     config, workdir = resolve(file)
-    assert (config.seeds, config.adapt.episodes, workdir) == (1, 50, Path("runs/x"))
+    assert (config.seeds, config.adapt.episodes, workdir) == (1, 50, Path("runs/x-small"))
     config, _ = resolve(file, "--config.preset=full")
     assert (config.seeds, config.adapt.episodes, config.adapt.rate) == (3, 600, 0.1)
     config, workdir = resolve(

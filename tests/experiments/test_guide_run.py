@@ -1,0 +1,100 @@
+"""The guide from end to end, tiny: what it leaves behind, and that it goes on where it stopped."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import metaguide
+from experiments import adapt
+from metaguide.data.catalogue import read_domain
+from metaguide.training import results
+
+ONE_DEVICE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+"""One device, as a user has; and what runs once is compiled fast, as in the other tests."""
+
+
+def guide(folder):
+    """Run the command as a user does, with the arms that share most of their programs."""
+    flags = (
+        "--config.preset=tiny",
+        f"--workdir={folder}",
+        "--config.metatrain.learners=('prototypical',)",
+        "--config.adapt.shots=(0,1,5)",
+        "--config.adapt.rates=(0.1,)",
+        "--config.adapt.penalties=(1.0,)",
+    )
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.guide", *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guide")
+    return folder, guide(folder)
+
+
+@pytest.mark.slow
+def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
+    """A row without its fields, an arm on other examples than its floor, or no report."""
+    workdir, said = run
+    assert "1 seed(s), 4 episodes a cell" in said
+    found = results.read(workdir / "results.json")
+    raw = json.loads((workdir / "results.json").read_text("utf-8"))["rows"]
+    assert all(tuple(row) == results.FIELDS for row in raw)
+    assert {row.task for row in found.rows} == set(results.TASKS)
+    assert {row.domain for row in found.rows} == {"home_appliances", "toys"}
+    assert {"scratch", "zero-shot", "fine-tuning", "head-only", "ridge", "prototypical"} <= {
+        row.arm for row in found.rows
+    }
+    cell = "bazaar/{}/toys/sentiment/5/{}/accuracy"
+    ours, floor = (
+        found.scores[cell.format(arm, steps)]["id"]
+        for arm, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
+    )
+    assert np.array_equal(ours, floor)
+    report = (workdir / "report.html").read_text("utf-8")
+    assert "home_appliances" in report and 'http-equiv="refresh"' not in report
+    assert not list(workdir.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_started_again_it_trains_nothing_and_finds_the_same(run):
+    """A finished stage that is trained anew, or passed over in silence; another table."""
+    folder, _ = run
+    before = results.read(folder / "results.json").rows
+    lines = (folder / "seed0" / "multitask" / "metrics.jsonl").read_bytes()
+    said = guide(folder)
+    assert "pretrain: already finished" in said and "multitask: already finished" in said
+    assert (folder / "seed0" / "multitask" / "metrics.jsonl").read_bytes() == lines
+    assert results.read(folder / "results.json").rows == before
+
+
+@pytest.mark.slow
+def test_the_run_loads_and_serves_by_validation(run):
+    """A serving arm that was chosen on the test domains, or a run that cannot be loaded."""
+    workdir, _ = run
+    served = json.loads((workdir / "serving.json").read_text("utf-8"))
+    assert set(served) == set(results.TASKS)
+    domain = read_domain(workdir / "bazaar" / "toys")
+    adapted = metaguide.load(workdir).adapt(domain, shots=1)
+    assert len(adapted.predict(domain.products[:2])) == 2
+
+
+def test_ways_of_the_arms_leave_out_rows_that_repeat():
+    """Zero-shot many times under other names, or prototypes without a support."""
+    assert adapt._way("fine-tuning", "sentiment", 0) is None
+    assert adapt._way("zero-shot", "sentiment", 5) is None
+    assert adapt._way("zero-shot", "recommendation", 5) == "none"
+    assert adapt._way("maml", "sentiment", 0) == "none"
+    assert adapt._way("prototypical", "sentiment", 0) is None
+    assert adapt._way("ridge", "sentiment", 5) == "ridge"

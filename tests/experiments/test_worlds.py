@@ -1,0 +1,95 @@
+"""Worlds: which domains play which part, and the errors of a wrong cast."""
+
+import pytest
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import worlds
+from experiments.configs import guide_bazaar, guide_reviews_zh
+from experiments.settings import ConfigError
+from metaguide.data.catalogue import Domain, Product, Review, write_domain
+
+
+def catalogue(folder):
+    for name in ("a", "b", "c", "d"):
+        products = tuple(
+            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
+            for i in range(6)
+        )
+        reviews = (Review("r", f"words of {name}", stars=5.0),)
+        write_domain(Domain(name, products, reviews), folder / name)
+
+
+def config(folder, **data):
+    made = guide_bazaar.get_config()
+    made.data.update({"world": "catalogue", "folder": str(folder)})
+    made.data.update({"validation": ("b",), "held_out": ("c",)})
+    made.data.update(data)
+    made.text.vocabulary = 300
+    return FrozenConfigDict(made)
+
+
+def test_every_domain_that_is_not_named_is_a_source(tmp_path):
+    """A held-out domain among the sources, or a tokenizer that has read one."""
+    catalogue(tmp_path / "shop")
+    world = worlds.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    assert [one.name for one in world.sources] == ["a", "d"]
+    assert [one.name for one in world.unseen] == ["b", "c"]
+    tokens = world.tokenizer.encode(["a thing", "c thing"], 8).tokens
+    assert (tokens[0] != 0).sum() <= (tokens[1] != 0).sum()
+    assert (tmp_path / "run" / worlds.TOKENIZER).exists()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"held_out": ("b",)}, "'b' is in config.data.validation and in config.data.held_out"),
+        ({"sources": ("a", "c")}, "'c' is in config.data.sources and in config.data.held_out"),
+        ({"held_out": ("nowhere",)}, "names 'nowhere', which the catalogue does not have"),
+        ({"held_out": ()}, "config.data.held_out is empty"),
+        ({"held_out": ("a", "c", "d")}, "no source domain is left"),
+        ({"world": "mars"}, "there are bazaar, catalogue and online_shopping"),
+    ],
+)
+def test_a_wrong_cast_is_one_clear_error(tmp_path, data, message):
+    """Training on what is held out; or a wrong name that is passed over in silence."""
+    catalogue(tmp_path / "shop")
+    with pytest.raises(ConfigError, match=message):
+        worlds.prepare(config(tmp_path / "shop", **data), tmp_path / "run")
+
+
+def test_real_reviews_without_their_folder(monkeypatch, tmp_path):
+    """A traceback where the variable that names the folder is not set."""
+    monkeypatch.delenv("METAGUIDE_DATA_DIR", raising=False)
+    with pytest.raises(ConfigError, match="METAGUIDE_DATA_DIR is not set"):
+        worlds.prepare(FrozenConfigDict(guide_reviews_zh.get_config()), tmp_path)
+
+
+def test_chinese_categories_share_no_text_between_stages(monkeypatch, tmp_path):
+    """A text that is read in training and asked about in the test, or a category that leaks."""
+    reviews = {
+        name: Domain(
+            name,
+            reviews=tuple(
+                Review(f"{name}{i}", f"{name} {i}", sentiment="positive") for i in range(9)
+            ),
+        )
+        for name in ("书籍", "平板", "热水器", "衣服", "蒙牛")
+    }
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(worlds, "read_online_shopping", lambda path: reviews)
+    made = guide_reviews_zh.get_config()
+    made.data.aside = 2
+    made.text.vocabulary = 300
+    world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+    texts = {
+        part: {p.title for d in getattr(world, part) for p in d.products}
+        for part in ("sources", "validation", "held_out")
+    }
+    assert not texts["sources"] & texts["held_out"]
+    assert not texts["validation"] & texts["held_out"]
+    assert not texts["sources"] & texts["validation"]
+    read = {r.text for d in world.sources for r in d.reviews} | texts["sources"]
+    assert not read & (texts["held_out"] | texts["validation"])
+    categories = {p.category for d in world.sources for p in d.products}
+    assert categories == {"书籍", "平板"}
+    assert world.always["unseen categories"] == ("热水器", "衣服")
