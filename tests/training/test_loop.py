@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from metaguide.objectives.weighting import uncertainty
-from metaguide.training import checkpoint, loop
+from metaguide.training import checkpoint, loop, progress
 from metaguide.training.loop import TrainingDiverged, train
 from metaguide.training.step import init_state, make_step
 
