@@ -14,8 +14,9 @@ from experiments.exhibits import (
     Showcase,
 )
 from experiments.worlds import World
+from metaguide.answers import History, histories
 from metaguide.data.catalogue import Domain
-from metaguide.guide import AdaptedGuide, Guide, History, histories
+from metaguide.guide import AdaptedGuide, Guide
 
 SHOWN = 8
 """Products and reviews shown a domain."""

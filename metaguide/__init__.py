@@ -1,6 +1,7 @@
 """Meta-learning for cross-domain knowledge transfer in shopping."""
 
-from metaguide.guide import AdaptedGuide, Guide, History, load
+from metaguide.answers import History
+from metaguide.guide import AdaptedGuide, Guide, load
 from metaguide.types import Batch, Episode, Family, Learner, Problem
 
 __all__ = [

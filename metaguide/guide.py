@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaguide.answers import Answer, Category, History, Ranking, Sentiment
 from metaguide.arms import ARMS, adaptation
-from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review, read_domain
+from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_rows
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
@@ -22,48 +23,6 @@ from metaguide.types import Learner, Params, Problem
 
 CONFIG, STAGE, SERVING, TOKENIZER = "config.json", "stage.json", "serving.json", "tokenizer.json"
 """Files of a run: its config; which stage it was; for a whole guide, which arm serves what."""
-
-
-class Category(NamedTuple):
-    """Which category a product is of.
-
-    Attributes:
-        category: the most probable one.
-        probabilities: of all categories of the domain, by name.
-    """
-
-    category: str
-    probabilities: Mapping[str, float]
-
-
-class Sentiment(NamedTuple):
-    """What a review thinks: "positive" or "negative", how probably positive, and how many stars."""
-
-    sentiment: str
-    positive: float
-    stars: float | None
-
-
-class Answer(NamedTuple):
-    """Where the answer stands in the passage, as characters; both are None where there is none."""
-
-    span: tuple[int, int] | None
-    text: str | None
-
-
-class Ranking(NamedTuple):
-    """The domain's products for one user, best first, without those the user has."""
-
-    user: str
-    products: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class History:
-    """A user and the products taken so far, in the order of time."""
-
-    user: str
-    products: tuple[str, ...]
 
 
 class Serving(NamedTuple):
@@ -461,11 +420,3 @@ def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list
         order = [adapted_guide.domain.products[row].id for row in np.argsort(-score, kind="stable")]
         rankings.append(Ranking(one.user, tuple(p for p in order if p not in one.products)))
     return rankings
-
-
-def histories(interactions: Sequence[Interaction]) -> list[History]:
-    """Return every user's products in the order of time, each once, users sorted by name."""
-    taken: dict[str, dict[str, None]] = {}
-    for event in sorted(interactions, key=lambda event: event.time):
-        taken.setdefault(event.user, {})[event.product] = None
-    return [History(user, tuple(taken[user])) for user in sorted(taken)]

@@ -49,7 +49,7 @@ from experiments.multitask import multitask
 from experiments.pretrain import pretrain
 from experiments.stages import random_start
 from experiments.worlds import prepare
-from metaguide.guide import histories
+from metaguide.answers import histories
 from metaguide.inner_loop import FirstOrder, inner_loop, run
 from metaguide.learners import fine_tuning
 from metaguide.learners.gradient_based import whole_loss

@@ -9,10 +9,11 @@ import optax
 import pytest
 
 import metaguide
+from metaguide.answers import History, histories
 from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review, write_domain
 from metaguide.data.encoding import Lengths
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.guide import Guide, History, Serving, histories, model_of
+from metaguide.guide import Guide, Serving, model_of
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import fixed
 from metaguide.training.checkpoint import CheckpointError, save

@@ -22,6 +22,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "learners": "types inner_loop",
         "problems": "types data models objectives",
         "pretraining": "types data models objectives",
+        "answers": "data",
         "arms": "types inner_loop learners",
         "training": "types parallel data objectives inner_loop learners problems",
     }.items()
