@@ -60,12 +60,12 @@ def pretrain(
     if not used:
         raise settings.ConfigError("config.pretrain.weights are all 0; give one objective a weight")
     for name in used:
-        if objectives[name][0] not in table or (name != "masked_language" and not model.image):
-            if objectives[name][0] != "text":
-                raise settings.ConfigError(
-                    f"config.pretrain.weights.{name} needs pictures, and the sources have none or "
-                    f"config.model.image is off; set it to 0"
-                )
+        part, _ = objectives[name]
+        if part != "text" and not (model.image and part in table):
+            raise settings.ConfigError(
+                f"config.pretrain.weights.{name} needs pictures, and the sources have none or "
+                "config.model.image is off; set it to 0"
+            )
     return train_stage(
         "pretrain",
         {name: objectives[name][1]() for name in used},
