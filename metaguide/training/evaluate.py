@@ -1,6 +1,7 @@
 """Adaptation to held-out domains, judged on the same saved episodes for every learner."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from metaguide.data.episodes import episode_key
-from metaguide.types import Family, Learner
+from metaguide.types import Episode, Family, Learner
 
 Evaluate = Callable[..., dict[str, dict[str, np.ndarray]]]
 
@@ -94,10 +95,17 @@ def drawn(
         {"support", "query", "context"}: the small integer and bool fields of the episodes, with
         a leading axis of episodes; token rows, pictures and catalogues are left out.
     """
+    numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
+    return jax.device_get(_small_fields(family.sample, data, *numbers, keys))
+
+
+@partial(jax.jit, static_argnums=0)
+def _small_fields(sample: Callable[..., Episode], data: Any, domain, shots, keys):
+    """Draw the episodes; compiled once a family, since domain and shots are arguments."""
     fields = ("id", "label", "class", "mask", "item", "history", "history_mask")
 
     def one(key):
-        episode = family.sample(data, domain, shots, key)
+        episode = sample(data, domain, shots, key)
         return {
             "support": {name: episode.support[name] for name in fields if name in episode.support},
             "query": {name: episode.query[name] for name in fields if name in episode.query},
@@ -108,4 +116,4 @@ def drawn(
             },
         }
 
-    return jax.device_get(jax.jit(jax.vmap(one))(keys))
+    return jax.vmap(one)(keys)
