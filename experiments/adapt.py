@@ -61,25 +61,109 @@ class Comparison(NamedTuple):
     choices: dict[str, list[Choice]]
 
 
+class Bench:
+    """The compiled evaluations of one kind of task, each outcome computed once.
+
+    Two programs serve all arms: one for gradient descent on all parameters, one for all ways that
+    hold the encoder, which cost next to nothing beside it.
+
+    Attributes:
+        kind: of task.
+        family: of the domains that no stage trains on.
+        data: of the family, on the devices.
+        held_out: those of its domains that are held out.
+        validation: those that rates are chosen on.
+    """
+
+    def __init__(self, config: FrozenConfigDict, world: World, kind: str, family: Family):
+        section, problem = config.adapt, family.problem
+        ways = {arm.adapts for arm in ARMS.values()}
+        if problem.way is None or kind == "questions":
+            ways = {"gradient", "head", "none"}
+        used = {ARMS[arm].adapts for arm, kinds in section.arms.items() if kind in kinds}
+        learners = {way: partial(adaptation, way, problem, steps=section.steps) for way in ways}
+        self.kind, self.family = kind, family
+        self.data = replicate(family.data, tasks_mesh())
+        self.held_out = [one.name for one in world.held_out if one.name in family.domains]
+        self.validation = [one.name for one in world.validation if one.name in family.domains]
+        if not self.validation:
+            raise settings.ConfigError(
+                f"no validation domain has {kind}; name one that has it in config.data.validation"
+            )
+        self._ways = {
+            way: frozenset({way} if way == "gradient" else ways - {"gradient"}) for way in used
+        }
+        self._evaluators = {
+            together: evaluator(
+                family, {way: learners[way] for way in together}, section.chunk[kind]
+            )
+            for together in set(self._ways.values())
+        }
+        self._keys = {
+            "validation": episode_keys(config.seed, "validation", section.validation_episodes),
+            "test": episode_keys(config.seed, "test", section.episodes),
+        }
+        self._known: dict[Any, Any] = {}
+
+    def compile(self, meta: Params) -> None:
+        """Compile ahead of the first call, for parameters of the shape of `meta`."""
+        for evaluation in self._evaluators.values():
+            evaluation.compile(meta, self.data)
+
+    def __call__(
+        self,
+        meta: Params,
+        way: str,
+        domain: str,
+        shots: int,
+        split: str,
+        rates: Mapping[str, float],
+    ):
+        """Return what an arm that adapts in this way is judged by; see `Evaluator.run`."""
+        together = self._ways[way]
+        given = {one: float(rates.get(one, 1.0)) for one in together}
+        key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
+        if key not in self._known:
+            number = self.family.domains.index(domain)
+            self._known[key] = self._evaluators[together].run(
+                meta, self.data, number, shots, self._keys[split], given
+            )
+        return self._known[key][way]
+
+
+def benches(config: FrozenConfigDict, world: World) -> dict[str, Bench]:
+    """Lay out the evaluation of each kind of task on the domains that no stage trains on.
+
+    Args:
+        config: reads its `adapt` and `seed`.
+        world: whose held-out and validation domains are used.
+
+    Raises:
+        ConfigError: a kind of task has no validation domain.
+    """
+    families = world.families("unseen")
+    return {kind: Bench(config, world, kind, family) for kind, family in families.items()}
+
+
 def compare(
-    config: FrozenConfigDict, world: World, metas: Mapping[str, Sequence[Params]]
+    config: FrozenConfigDict,
+    world: World,
+    metas: Mapping[str, Sequence[Params]],
+    of_kind: Mapping[str, Bench],
 ) -> Comparison:
     """Adapt every arm to every held-out domain, rates chosen on the validation domains.
 
     Args:
         config: reads its `adapt`, `table` and `seed`.
-        world: whose held-out and validation domains are used.
+        world: whose held-out domains' floors are recomputed.
         metas: by arm, its meta-parameters, one for each training seed; arms that start from the
             same ones hold the same objects.
+        of_kind: from `benches`.
 
     Returns:
         The comparison.
-
-    Raises:
-        ConfigError: a kind of task has no validation domain.
     """
     section = config.adapt
-    families = world.families("unseen")
     rows: list[results.Row] = []
     scores: results.Scores = {}
     choices: dict[str, list[Choice]] = {}
@@ -93,23 +177,12 @@ def compare(
 
     cells = {
         kind: [arm for arm in section.arms if kind in section.arms[arm] and arm in metas]
-        for kind in families
+        for kind in of_kind
     }
     total, done = sum(len(arms) + 1 for arms in cells.values()), 0
     with progress("adapt", total, unit="arm") as show:
-        for kind, family in families.items():
-            bench = _Bench(config, kind, family)
-            held_out = [one.name for one in world.held_out if one.name in family.domains]
-            validation = [one.name for one in world.validation if one.name in family.domains]
-            if not validation:
-                raise settings.ConfigError(
-                    f"no validation domain has {kind}; name one that has it in "
-                    "config.data.validation"
-                )
-            chosen = {
-                arm: _choose(config, kind, arm, bench, metas[arm], validation)
-                for arm in cells[kind]
-            }
+        for kind, bench in of_kind.items():
+            chosen = {arm: _choose(config, arm, bench, metas[arm]) for arm in cells[kind]}
             choices[kind] = sorted(chosen.values(), key=lambda choice: -choice.score)
             for arm in cells[kind]:
                 rates = {
@@ -117,74 +190,23 @@ def compare(
                     for other in cells[kind]
                     if metas[other][0] is metas[arm][0]
                 }
-                cells_of_arm = [(d, k) for d in held_out for k in section.shots]
-                for domain, shots in cells_of_arm:
+                for domain, shots in [(d, k) for d in bench.held_out for k in section.shots]:
                     way = _way(arm, kind, shots)
-                    if way is not None:
-                        judged = [
-                            bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]
-                        ]
-                        raw = jax.tree.map(lambda *seeds: np.stack(seeds), *judged)
-                        add(raw, arm, domain, kind, shots, _steps(way))
+                    if way is None:
+                        continue
+                    judged = [bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]]
+                    raw = jax.tree.map(lambda *seeds: np.stack(seeds), *judged)
+                    add(raw, arm, domain, kind, shots, _steps(way))
                 show(done := done + 1, f"{kind}, {arm}")
-            for domain in held_out:
-                outcomes = floor_outcomes(config, world, kind, family, bench.data, domain)
+            for domain in bench.held_out:
+                outcomes = floor_outcomes(config, world, kind, bench.family, bench.data, domain)
                 for floor, shots, raw in outcomes:
                     add(raw, floor, domain, kind, shots, [None])
             show(done := done + 1, f"{kind}, floors")
     return Comparison(results.with_floors(rows, FLOORS), scores, choices)
 
 
-class _Bench:
-    """The compiled evaluations of one family, each outcome computed once.
-
-    Two programs serve all arms: one for gradient descent on all parameters, one for all ways that
-    hold the encoder, which cost next to nothing beside it.
-    """
-
-    def __init__(self, config: FrozenConfigDict, kind: str, family: Family):
-        section, problem = config.adapt, family.problem
-        ways = {arm.adapts for arm in ARMS.values()}
-        if problem.way is None or kind == "questions":
-            ways = {"gradient", "head", "none"}
-        learners = {way: partial(adaptation, way, problem, steps=section.steps) for way in ways}
-        self.family, self.data = family, replicate(family.data, tasks_mesh())
-        self._ways = {
-            way: frozenset({way} if way == "gradient" else ways - {"gradient"}) for way in ways
-        }
-        self._evaluate = {
-            together: evaluator(family, {way: learners[way] for way in together}, section.chunk)
-            for together in set(self._ways.values())
-        }
-        self._keys = {
-            "validation": episode_keys(config.seed, "validation", section.validation_episodes),
-            "test": episode_keys(config.seed, "test", section.episodes),
-        }
-        self._known: dict[Any, Any] = {}
-
-    def __call__(
-        self,
-        meta: Params,
-        way: str,
-        domain: str,
-        shots: int,
-        split: str,
-        rates: Mapping[str, float],
-    ):
-        """Return what an arm that adapts in this way is judged by; see `evaluator`."""
-        together = self._ways[way]
-        given = {one: float(rates.get(one, 1.0)) for one in together}
-        key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
-        if key not in self._known:
-            self._known[key] = self._evaluate[together](
-                meta, self.data, self.family.domains.index(domain), shots, self._keys[split], given
-            )
-        return self._known[key][way]
-
-
-def _choose(
-    config: FrozenConfigDict, kind: str, name: str, bench: _Bench, metas, validation
-) -> Choice:
+def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
     """Choose the rate of one arm by its mean score over validation domains and seeds."""
     tuned, way = ARMS[name].tuned, ARMS[name].adapts
     grids = {"rate": config.adapt.rates, "penalty": config.adapt.penalties, "": (1.0,)}
@@ -193,10 +215,10 @@ def _choose(
         rates = {arm.adapts: grids[arm.tuned][place] for arm in ARMS.values() if arm.tuned}
         raws = [
             bench(meta, way, domain, TUNED_AT, "validation", rates)
-            for domain in validation
+            for domain in bench.validation
             for meta in metas
         ]
-        means.append(np.mean([_main_score(kind, raw) for raw in raws]))
+        means.append(np.mean([_main_score(bench.kind, raw) for raw in raws]))
     best = int(np.argmax(means))
     return Choice(name, float(grids[tuned][best]), float(means[best]))
 
@@ -261,7 +283,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     learner = stage.get("learner")
     mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
     settings.write_config(config, workdir)
-    comparison = compare(config, world, {"scratch": [nothing], **{arm: [meta] for arm in mine}})
+    metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
+    comparison = compare(config, world, metas, benches(config, world))
     results.write(
         comparison.rows,
         comparison.scores,

@@ -5,51 +5,82 @@ python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   r
 """
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.adapt import compare, serving_of
-from experiments.metatrain import metatrain
-from experiments.multitask import multitask
-from experiments.pretrain import pretrain
+from experiments.adapt import benches, compare, serving_of
+from experiments.metatrain import metatraining_stage
+from experiments.multitask import multitask_stage
+from experiments.pretrain import pretraining_stage
 from experiments.report import print_tables, write_report
 from experiments.showcase import showcase
-from experiments.stages import command_line, random_start, write_json
+from experiments.stages import (
+    Stage,
+    command_line,
+    compile_stage,
+    is_finished,
+    random_start,
+    train_stage,
+    write_json,
+)
 from experiments.worlds import World, prepare
 from metaguide.arms import ARMS
 from metaguide.guide import SERVING, load
 from metaguide.training import results
+from metaguide.training.program import beside
 from metaguide.training.progress import say
+from metaguide.types import Params
 
 
-def train(config: FrozenConfigDict, world: World, workdir: Path, seed: int) -> dict[str, Any]:
+def stages_of(config: FrozenConfigDict, world: World) -> dict[str, Stage]:
+    """Build all training stages, in the order in which they run, by the name of their folder."""
+    return {
+        "pretrain": pretraining_stage(config, world),
+        "multitask": multitask_stage(config, world),
+        **{
+            f"metatrain-{arm}": metatraining_stage(config, world, arm)
+            for arm in config.adapt.arms
+            if arm in config.metatrain.learners
+        },
+    }
+
+
+def train(
+    config: FrozenConfigDict, world: World, stages: Mapping[str, Stage], workdir: Path, seed: int
+) -> dict[str, Any]:
     """Run all training stages of one seed; each goes on where it stopped.
 
     Args:
         config: resolved.
         world: what is trained on.
+        stages: from `stages_of`.
         workdir: of the seed; every stage gets a folder in it.
         seed: of the initialisation and the training.
 
     Returns:
         By arm, (meta-parameters, the folder of their checkpoint or "").
     """
+
+    def run(name: str, meta: Params) -> Params:
+        return train_stage(
+            stages[name], meta, config=config, world=world, workdir=workdir / name, seed=seed
+        )
+
     nothing = random_start(world, seed)
-    encoder = pretrain(config, world, workdir / "pretrain", nothing, seed)
-    together = multitask(config, world, workdir / "multitask", encoder, seed)
+    together = run("multitask", run("pretrain", nothing))
     trained = {}
     for arm in config.adapt.arms:
         if ARMS[arm].stage == "random":
             trained[arm] = nothing, ""
         elif ARMS[arm].stage == "multitask":
             trained[arm] = together, f"{workdir.name}/multitask"
-        elif arm in config.metatrain.learners:
-            folder = workdir / f"metatrain-{arm}"
-            meta = metatrain(config, world, folder, together, seed, arm)
-            trained[arm] = meta, f"{workdir.name}/{folder.name}"
+        elif (name := f"metatrain-{arm}") in stages:
+            trained[arm] = run(name, together), f"{workdir.name}/{name}"
     return trained
 
 
@@ -65,11 +96,21 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         + ("" if config.preset == "full" else "; --config.preset=full has 3 seeds and 600")
     )
     seeds = [config.seed + number for number in range(config.seeds)]
-    trained = [train(config, world, workdir / f"seed{seed}", seed) for seed in seeds]
-    metas = {arm: [of_seed[arm][0] for of_seed in trained] for arm in trained[0]}
-    comparison = compare(config, world, metas)
-    folders = {arm: folder for arm, (_, folder) in trained[0].items() if folder}
-    write_json(workdir / SERVING, serving_of(comparison, folders, config.adapt.steps))
+    folders = {seed: workdir / f"seed{seed}" for seed in seeds}
+    stages, of_kind = stages_of(config, world), benches(config, world)
+    like = random_start(world, config.seed)
+    jobs = [
+        partial(compile_stage, stage, like)
+        for name, stage in stages.items()
+        if not all(is_finished(stage, folder / name) for folder in folders.values())
+    ]
+    jobs += [partial(bench.compile, like) for bench in of_kind.values()]
+    with beside(jobs):
+        trained = [train(config, world, stages, folders[seed], seed) for seed in seeds]
+        metas = {arm: [of_seed[arm][0] for of_seed in trained] for arm in trained[0]}
+        comparison = compare(config, world, metas, of_kind)
+    served = {arm: folder for arm, (_, folder) in trained[0].items() if folder}
+    write_json(workdir / SERVING, serving_of(comparison, served, config.adapt.steps))
     results.write(
         comparison.rows,
         comparison.scores,

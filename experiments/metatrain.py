@@ -8,39 +8,29 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.stages import Stage, build_stage, run_stage, weighting_of
 from experiments.worlds import World
 from metaguide.arms import meta_learner
 from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
-from metaguide.types import Params
 
 
-def metatrain(
-    config: FrozenConfigDict,
-    world: World,
-    workdir: Path,
-    meta: Params,
-    seed: int,
-    learner: str,
-) -> Params:
-    """Train one learner on the weighted mixture of families and domains that the config names.
+def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
+    """Build the training of one learner on the weighted mixture of families and domains.
 
     Args:
         config: reads its `metatrain`.
         world: whose sources are read.
-        workdir: the stage's folder.
-        meta: where to start.
-        seed: of the training.
-        learner: "maml", "first-order", "anil" or "prototypical".
+        learner: "maml", "first-order", "anil" or "prototypical"; the config's by default.
 
     Returns:
-        The trained meta-parameters.
+        The stage.
 
     Raises:
         ConfigError: an unknown learner, or a weight for a domain that is no source.
     """
     section = config.metatrain
+    learner = learner or section.learner
     shots = max(section.shots)
     families = world.families("sources", shots=shots, ranked=world.shape.candidates)
     families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
@@ -65,7 +55,8 @@ def metatrain(
         }
     except ValueError as error:
         raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
-    return train_stage(
+    return build_stage(
+        config,
         "metatrain",
         {
             kind: episodic(
@@ -79,21 +70,14 @@ def metatrain(
             for kind, family in families.items()
         },
         {kind: family.data for kind, family in families.items()},
-        weighting=weighting_of("fixed", section.weights, list(families)),
-        meta=meta,
-        config=config,
-        world=world,
-        workdir=workdir,
-        seed=seed,
-        learner=learner,
+        weighting_of("fixed", section.weights, list(families)),
+        learner,
     )
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    world = world_of_stage(config, workdir)
-    meta = start(config, world, config.seed)
-    metatrain(config, world, workdir, meta, config.seed, config.metatrain.learner)
+    run_stage(metatraining_stage, config, workdir)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.stages import Stage, build_stage, run_stage, weighting_of
 from experiments.worlds import World
 from metaguide.learners import joint
 from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
-from metaguide.types import Params
 
 
-def multitask(
-    config: FrozenConfigDict, world: World, workdir: Path, meta: Params, seed: int
-) -> Params:
-    """Train the shared encoder and all heads, batches balanced over domains and tasks.
+def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
+    """Build the joint training of encoder and heads, batches balanced over domains and tasks.
 
     A batch is a number of episodes of every kind, of domains drawn evenly, whose support and query
     are learned alike and without adaptation.
@@ -27,17 +24,15 @@ def multitask(
     Args:
         config: reads its `multitask`.
         world: whose sources are read.
-        workdir: the stage's folder.
-        meta: where to start.
-        seed: of the training.
 
     Returns:
-        The trained meta-parameters.
+        The stage.
     """
     section = config.multitask
     families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
     families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
-    return train_stage(
+    return build_stage(
+        config,
         "multitask",
         {
             kind: episodic(
@@ -50,19 +45,13 @@ def multitask(
             for kind, family in families.items()
         },
         {kind: family.data for kind, family in families.items()},
-        weighting=weighting_of(section.weighting, section.weights, list(families)),
-        meta=meta,
-        config=config,
-        world=world,
-        workdir=workdir,
-        seed=seed,
+        weighting_of(section.weighting, section.weights, list(families)),
     )
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    world = world_of_stage(config, workdir)
-    multitask(config, world, workdir, start(config, world, config.seed), config.seed)
+    run_stage(multitask_stage, config, workdir)
 
 
 if __name__ == "__main__":

@@ -8,28 +8,22 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.stages import start, train_stage, weighting_of, world_of_stage
+from experiments.stages import Stage, build_stage, run_stage, weighting_of
 from experiments.worlds import World
 from metaguide import pretraining
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
-from metaguide.types import Params
 
 
-def pretrain(
-    config: FrozenConfigDict, world: World, workdir: Path, meta: Params, seed: int
-) -> Params:
-    """Train J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
+def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
+    """Build J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
 
     Args:
         config: reads its `pretrain`.
         world: whose sources are read.
-        workdir: the stage's folder.
-        meta: where to start.
-        seed: of the training.
 
     Returns:
-        The trained meta-parameters.
+        The stage.
 
     Raises:
         ConfigError: no objective is left, or one needs pictures that the sources do not have.
@@ -66,23 +60,18 @@ def pretrain(
                 f"config.pretrain.weights.{name} needs pictures, and the sources have none or "
                 "config.model.image is off; set it to 0"
             )
-    return train_stage(
+    return build_stage(
+        config,
         "pretrain",
         {name: objectives[name][1]() for name in used},
         {name: table[objectives[name][0]] for name in used},
-        weighting=weighting_of("fixed", used, list(used)),
-        meta=meta,
-        config=config,
-        world=world,
-        workdir=workdir,
-        seed=seed,
+        weighting_of("fixed", used, list(used)),
     )
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    world = world_of_stage(config, workdir)
-    pretrain(config, world, workdir, start(config, world, config.seed), config.seed)
+    run_stage(pretraining_stage, config, workdir)
 
 
 if __name__ == "__main__":

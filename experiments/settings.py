@@ -214,7 +214,7 @@ def use_huge_pages() -> None:
     """
     known = platform.libc_ver()[0] == "glibc"
     if known and "GLIBC_TUNABLES" not in os.environ:
-        tuned = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        tuned = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=4"}
         os.execve(sys.executable, sys.orig_argv, tuned)
 
 

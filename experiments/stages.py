@@ -5,10 +5,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -20,72 +19,130 @@ from metaguide.guide import STAGE
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.parallel import replicate, tasks_mesh
-from metaguide.training.checkpoint import restore_meta
+from metaguide.training.checkpoint import FOLDER, latest, restore_meta
 from metaguide.training.loop import train
+from metaguide.training.program import Program
+from metaguide.training.state import TrainState
 from metaguide.training.step import Objective, init_state, make_step
 from metaguide.types import Params
 
 
-def train_stage(
-    stage: str,
+class Stage(NamedTuple):
+    """One training stage: a program, and the data it reads; any seed may run it from any start.
+
+    Attributes:
+        name: "pretrain", "multitask" or "metatrain", which names its section of the config.
+        learner: of meta-training; "" elsewhere.
+        steps: how many it takes.
+        step: the program.
+        data: by objective, on the devices.
+        init: (meta, seed) -> the state before the first step, on the devices.
+    """
+
+    name: str
+    learner: str
+    steps: int
+    step: Program
+    data: Mapping[str, Any]
+    init: Callable[[Params, int], TrainState]
+
+
+def build_stage(
+    config: FrozenConfigDict,
+    name: str,
     objectives: Mapping[str, Objective],
     data: Mapping[str, Any],
-    *,
     weighting: Weighting,
+    learner: str = "",
+) -> Stage:
+    """Build a stage; nothing is compiled yet.
+
+    Args:
+        config: whose section `name` says how many steps, and at what rate.
+        name: "pretrain", "multitask" or "metatrain".
+        objectives: what to minimise, by name.
+        data: arrays by objective; they are put on the devices once.
+        weighting: of the objectives.
+        learner: of meta-training.
+    """
+    section, mesh = config[name], tasks_mesh()
+    optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
+
+    def init(meta: Params, seed: int) -> TrainState:
+        return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
+
+    step = make_step(objectives, weighting, optimizer, section.steps)
+    return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init)
+
+
+def compile_stage(stage: Stage, meta: Params) -> None:
+    """Compile a stage's step ahead of its first one, for meta-parameters of the shape of `meta`."""
+    stage.step.compile(stage.init(meta, 0), stage.data)
+
+
+def train_stage(
+    stage: Stage,
     meta: Params,
+    *,
     config: FrozenConfigDict,
     world: World,
     workdir: Path,
     seed: int,
-    learner: str = "",
 ) -> Params:
     """Train one stage to its end in its own folder, or go on where it stopped.
 
     Args:
-        stage: "pretrain", "multitask" or "metatrain", which names its section of the config.
-        objectives: what to minimise, by name.
-        data: arrays by objective; they are put on the device once.
-        weighting: of the objectives.
+        stage: what to train.
         meta: what is learned, as it starts.
         config: the whole config, written beside the checkpoints.
         world: whose tokenizer is kept with the checkpoints.
         workdir: the stage's folder.
         seed: of the training.
-        learner: of meta-training.
 
     Returns:
         The trained meta-parameters.
     """
-    section = config[stage]
     write_config(config, workdir)
-    write_json(workdir / STAGE, {"stage": stage, "learner": learner, "seed": seed})
+    about = {"stage": stage.name, "learner": stage.learner, "seed": seed}
+    write_json(workdir / STAGE, about)
     world.tokenizer.save(workdir / TOKENIZER)
-    optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
-    step = make_step(objectives, weighting, optimizer, section.steps)
-    mesh = tasks_mesh()
-    state = init_state(meta, weighting, optimizer, jax.random.key(seed))
-    state, data = replicate(state, mesh), replicate(dict(data), mesh)
     state = train(
-        step,
-        state,
-        data,
-        steps=section.steps,
+        stage.step,
+        stage.init(meta, seed),
+        stage.data,
+        steps=stage.steps,
         workdir=workdir,
-        name=stage if not learner else f"{stage} {learner}",
+        name=f"{stage.name} {stage.learner}".rstrip(),
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
     )
     return state.params["meta"]
 
 
+def run_stage(
+    build: Callable[[FrozenConfigDict, World], Stage], config: FrozenConfigDict, workdir: Path
+) -> None:
+    """Run a stage alone, as its module does: from `init_from`, or from random parameters."""
+    world = world_of_stage(config, workdir)
+    meta = start(config, world, config.seed)
+    stage = build(config, world)
+    train_stage(stage, meta, config=config, world=world, workdir=workdir, seed=config.seed)
+
+
+def is_finished(stage: Stage, workdir: Path) -> bool:
+    """Return whether a stage has nothing left to do in its folder."""
+    return (latest(workdir / FOLDER) or 0) >= stage.steps
+
+
 def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
     """Return AdamW with a warm-up of a tenth of the steps, a cosine to 0, and clipped gradients."""
     warm = max(1, steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
-    matrices = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
+    # Over one vector: kernels of its own for each of a hundred leaves take seconds to compile.
+    return optax.flatten(
+        optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+        )
     )
 
 

@@ -61,7 +61,9 @@ def classification(model: GuideModel, way: int) -> Problem:
 
     def encode(params: Params, batch: Batch, context, key):
         # The names go through the encoder as further rows without a picture: one pass, not two.
-        rows = {"tokens": jnp.concatenate([batch["tokens"], padded(context["names"], batch)])}
+        longest = max(batch["tokens"].shape[1], context["names"].shape[1])
+        texts = padded(batch["tokens"], longest), padded(context["names"], longest)
+        rows = {"tokens": jnp.concatenate(texts)}
         if "image" in batch:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
             rows["image"] = jnp.concatenate([batch["image"], blank])
@@ -69,9 +71,8 @@ def classification(model: GuideModel, way: int) -> Problem:
         vector = _encode(model, params, rows, key).vector
         return {"vector": vector[:-way], "names": vector[-way:]}
 
-    def padded(names: Array, batch: Batch) -> Array:
-        length = batch["tokens"].shape[1]
-        return jnp.pad(names[:, :length], ((0, 0), (0, max(0, length - names.shape[1]))))
+    def padded(tokens: Array, length: int) -> Array:
+        return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
     def predict(params: Params, encoded, batch: Batch, context):
         del batch

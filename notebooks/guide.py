@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -45,9 +47,9 @@ import optax
 
 import metaguide
 from experiments import settings
-from experiments.multitask import multitask
-from experiments.pretrain import pretrain
-from experiments.stages import random_start
+from experiments.multitask import multitask_stage
+from experiments.pretrain import pretraining_stage
+from experiments.stages import random_start, train_stage
 from experiments.worlds import prepare
 from metaguide.answers import histories
 from metaguide.inner_loop import FirstOrder, inner_loop, run
@@ -99,8 +101,12 @@ for review in domain.reviews[:3]:
 
 # %%
 start = random_start(world, config.seed)
-encoder = pretrain(config, world, folder / "pretrain", start, config.seed)
-trained = multitask(config, world, folder / "multitask", encoder, config.seed)
+trained = start
+for name, build in {"pretrain": pretraining_stage, "multitask": multitask_stage}.items():
+    stage, here = build(config, world), folder / name
+    trained = train_stage(
+        stage, trained, config=config, world=world, workdir=here, seed=config.seed
+    )
 
 # %% [markdown]
 # ## The guide at work
@@ -186,13 +192,13 @@ evaluate = evaluator(
         "fine-tuning": lambda rate: learners["fine-tuning"](optax.sgd(rate)),
         "pulled back": lambda rate: learners["pulled back"](rate),
     },
-    chunk=config.adapt.chunk,
+    chunk=config.adapt.chunk["sentiment"],
 )
 keys = episode_keys(config.seed, "test", config.adapt.episodes)
 rates = {name: 0.1 for name in learners}
 number = family.domains.index(domain.name)
-curves = evaluate(trained, family.data, number, 5, keys, rates)
-curves["from scratch"] = evaluate(start, family.data, number, 5, keys, rates)["fine-tuning"]
+curves = evaluate.run(trained, family.data, number, 5, keys, rates)
+curves["from scratch"] = evaluate.run(start, family.data, number, 5, keys, rates)["fine-tuning"]
 
 # %%
 for name, raw in curves.items():

@@ -1,3 +1,7 @@
+import os
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +9,7 @@ import optax
 import pytest
 
 from metaguide.learners import maml
-from metaguide.parallel import replicate, split_tasks, tasks_mesh
+from metaguide.parallel import replicate, side_by_side, split_tasks, tasks_mesh
 from metaguide.types import Episode, Problem
 
 TASKS, INPUTS, WIDTH = 8, 3, 6
@@ -99,3 +103,20 @@ def test_replicated_is_whole_on_every_device():
     """Fault: parameters are left on one device and copied at every step."""
     leaf = replicate({"w": jnp.arange(5.0)}, tasks_mesh())["w"]
     assert leaf.sharding.is_fully_replicated and len(leaf.addressable_shards) == 8
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_calls_side_by_side_keep_their_order_and_their_errors(count):
+    """Faults: results come in the order in which they were done; an error is lost; programs on
+    several devices are called from several threads, whose collectives may wait for each other."""
+    mesh, threads = tasks_mesh(jax.devices()[:count]), set()
+
+    def call(item):
+        threads.add(threading.current_thread().name)
+        time.sleep(0.01 * (3 - item))
+        return 10 * item
+
+    assert side_by_side(call, range(4), mesh) == [0, 10, 20, 30]
+    assert len(threads) == (min(4, os.cpu_count() or 1) if count == 1 else 1)
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda item: 1 // item, [1, 0], mesh)

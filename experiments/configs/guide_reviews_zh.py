@@ -36,7 +36,11 @@ def get_config() -> ConfigDict:
     config.metatrain.update({"steps": 60})
     config.metatrain.domain_weights = dict.fromkeys(SOURCES, 1.0)
     config.presets = {
-        "full": {"seeds": 3, "adapt": {"episodes": 600}},
+        "full": {
+            "seeds": 3,
+            "adapt": {"episodes": 600},
+            "metatrain": {"learners": ("maml", "first-order", "anil", "prototypical")},
+        },
         "tiny": {
             "data": {"aside": 40},
             "model": {"width": 16, "layers": 1},

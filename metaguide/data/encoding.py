@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metaguide.data.catalogue import IMAGE_SIDE, CatalogueError, Domain, Product, Question
-from metaguide.data.tokenizer import Encoded, Tokenizer
+from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
 
 Table = dict[str, Any]
 
@@ -195,7 +195,7 @@ def recommendation_table(
         rows = product_rows(domain.products, tokenizer, lengths.text)
         products.append(rows if images else {"tokens": rows["tokens"]})
     return {
-        "products": {name: _stack([rows[name] for rows in products]) for name in products[0]},
+        "products": _stack_rows(products),
         "catalogue": np.array([len(domain.products) for domain in domains], np.int32),
         "items": _stack(items),
         "taken": _stack(taken),
@@ -228,10 +228,21 @@ def labelled_table(
         for c, of_class in enumerate(domain):
             padded[d, c, : len(of_class)] = of_class
     return {
-        "rows": {name: _stack([table[name] for table in rows]) for name in rows[0]},
+        "rows": _stack_rows(rows),
         "members": padded,
         "count": np.array([[len(c) for c in domain] for domain in members], np.int32),
     }
+
+
+def _stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> Table:
+    """Stack the rows of several domains, token rows no longer than the longest text among them.
+
+    Padding costs as much as text does, and few texts are as long as may be.
+    """
+    stacked = {name: _stack([table[name] for table in rows]) for name in rows[0]}
+    used = np.flatnonzero((stacked["tokens"] != PAD).any(axis=(0, 1)))
+    stacked["tokens"] = stacked["tokens"][..., : 1 + used.max(initial=0)]
+    return stacked
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:

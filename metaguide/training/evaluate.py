@@ -2,17 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from metaguide.data.episodes import episode_key
+from metaguide.parallel import side_by_side, split_tasks, tasks_mesh
+from metaguide.training.program import Program
 from metaguide.types import Episode, Family, Learner
 
-Evaluate = Callable[..., dict[str, dict[str, np.ndarray]]]
+
+class Evaluator(NamedTuple):
+    """The adaptation of several learners to the domains of one family, as one program.
+
+    Attributes:
+        compile: (meta, data) -> None; compiles ahead of the first run, in any thread.
+        run: (meta, data, domain, shots, keys [episodes], rates by way) -> by way, what the
+            problem's `judge` returns, each numpy [observations, episodes, queries]; the
+            observations are before the first step and after each one.
+    """
+
+    compile: Callable[[Any, Any], None]
+    run: Callable[..., dict[str, dict[str, np.ndarray]]]
 
 
 def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"]:
@@ -21,9 +36,12 @@ def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"
 
 
 def evaluator(
-    family: Family, learners_of: Mapping[str, Callable[[Array], Learner]], chunk: int
-) -> Evaluate:
-    """Compile the adaptation of several learners to the domains of one family, side by side.
+    family: Family,
+    learners_of: Mapping[str, Callable[[Array], Learner]],
+    chunk: int,
+    mesh: Mesh | None = None,
+) -> Evaluator:
+    """Make the evaluation of several learners on one family, side by side.
 
     Domain, shots, rates and meta-parameters are arguments, so that one program serves all arms
     that adapt in these ways, from whatever parameters. What the learners have in common, such as
@@ -32,15 +50,16 @@ def evaluator(
     Args:
         family: where episodes come from.
         learners_of: by way of adapting, rate -> learner, the rate being what is tuned.
-        chunk: episodes that adapt side by side, which bounds memory.
+        chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
+            a multiple of the devices.
+        mesh: whose devices share the episodes of a chunk; all devices by default.
 
     Returns:
-        (meta, data, domain, shots, keys [episodes], rates by way) -> by way, what the problem's
-        `judge` returns, each numpy [observations, episodes, queries]; the observations are before
-        the first step and after each one.
+        The evaluation.
     """
+    mesh = tasks_mesh() if mesh is None else mesh
+    chunk = -(-chunk // mesh.size) * mesh.size
 
-    @jax.jit
     def adapt_and_judge(meta, data, domain, shots, keys, rates):
         learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
 
@@ -56,9 +75,20 @@ def evaluator(
 
             return {way: outcome(learner) for way, learner in learners.items()}
 
-        return jax.vmap(one, out_axes=1)(keys)
+        return jax.vmap(one, out_axes=1)(split_tasks(keys, mesh))
 
-    def evaluate(
+    program = Program(adapt_and_judge)
+
+    def arguments(meta, data, domain: int, shots: int, keys, rates: Mapping[str, float]):
+        numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
+        given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
+        return meta, data, *numbers, keys, given
+
+    def compile(meta: Any, data: Any) -> None:
+        keys = episode_keys(0, "test", chunk)
+        program.compile(*arguments(meta, data, 0, 0, keys, dict.fromkeys(learners_of, 0.0)))
+
+    def run(
         meta: Any,
         data: Any,
         domain: int,
@@ -66,17 +96,17 @@ def evaluator(
         keys: Key[Array, " episodes"],
         rates: Mapping[str, float],
     ) -> dict[str, dict[str, np.ndarray]]:
-        numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-        given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
-        parts = []
-        for first in range(0, len(keys), chunk):
+        def of_chunk(first: int):
             # The last chunk is filled up, so that every call has the shape that was compiled.
-            index = jnp.minimum(jnp.arange(first, first + chunk), len(keys) - 1)
-            parts.append(jax.device_get(adapt_and_judge(meta, data, *numbers, keys[index], given)))
+            index = np.minimum(np.arange(first, first + chunk), len(keys) - 1)
+            given = arguments(meta, data, domain, shots, keys[index], rates)
+            return jax.device_get(program(*given))
+
+        parts = side_by_side(of_chunk, range(0, len(keys), chunk), mesh)
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
         return jax.tree.map(lambda leaf: leaf[:, : len(keys)], joined)
 
-    return evaluate
+    return Evaluator(compile, run)
 
 
 def drawn(

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from metaguide.objectives.weighting import Weighting
+from metaguide.training.program import Program
 from metaguide.training.state import TrainState
 from metaguide.types import Metrics, Params
 
@@ -38,7 +39,7 @@ def make_step(
     weighting: Weighting,
     optimizer: optax.GradientTransformation,
     total: int,
-) -> Step:
+) -> Program:
     """Builds the compiled step that minimises all objectives together.
 
     Args:
@@ -48,7 +49,7 @@ def make_step(
         total: number of steps of the whole stage; objectives see `progress` = step / total.
 
     Returns:
-        A jitted `(state, data) -> (state, metrics)` that donates `state`. `data[name]` goes to
+        A compiled `(state, data) -> (state, metrics)` that donates `state`. `data[name]` goes to
         the objective `name`. Metrics are `loss` (the weighted sum), `gradient_norm`, and for each
         objective `name/loss` and `name/metric`.
 
@@ -84,4 +85,4 @@ def make_step(
         metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, state.key), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return Program(step, donate_argnums=(0,))

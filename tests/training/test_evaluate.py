@@ -6,6 +6,7 @@ import pytest
 
 from metaguide.data.episodes import episode_key, labelled_sampler
 from metaguide.learners import fine_tuning, joint, maml, ridge
+from metaguide.parallel import tasks_mesh
 from metaguide.training.evaluate import drawn, episode_keys, evaluator
 from metaguide.types import Family, Problem
 
@@ -101,7 +102,7 @@ def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
     each number of shots, each rate."""
     evaluate, traces = traced
     for domain, shots, rate in ((0, 3, RATE), (1, 1, 0.1), (0, 0, RATE)):
-        found = evaluate(meta, family.data, domain, shots, keys, at(rate))["maml"]
+        found = evaluate.run(meta, family.data, domain, shots, keys, at(rate))["maml"]
         assert found["logits"].shape == (STEPS + 1, EPISODES, QUERIES, WAY)
         for index in range(EPISODES):
             episode = sample(family.data, domain, shots, episode_key(0, "test", index))
@@ -126,10 +127,12 @@ def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
 
 
 def test_chunks_change_nothing(family, meta, keys, traced):
-    """Fault: what is evaluated side by side, episodes or learners, changes score or order."""
-    expected = traced[0](meta, family.data, 0, 3, keys, at(RATE))["maml"]
-    alone = evaluator(family, {"maml": WAYS["maml"]}, chunk=8)
-    found = alone(meta, family.data, 0, 3, keys, {"maml": RATE})["maml"]
+    """Fault: what is evaluated side by side (episodes in a program, programs in threads, episodes
+    on devices, learners) changes score or order."""
+    expected = traced[0].run(meta, family.data, 0, 3, keys, at(RATE))["maml"]
+    one = tasks_mesh(jax.devices()[:1])
+    alone = evaluator(family, {"maml": WAYS["maml"]}, chunk=2, mesh=one)
+    found = alone.run(meta, family.data, 0, 3, keys, {"maml": RATE})["maml"]
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name].shape == expected[name].shape
@@ -140,7 +143,7 @@ def test_arms_are_judged_on_the_same_examples(family, meta, keys, traced):
     """Fault: an arm, or a floor, has episodes of its own, so that their difference is luck."""
     examples = drawn(family, family.data, 0, 2, keys)
     steps = {"maml": STEPS + 1, "ridge": 1, "none": 1, "head": 2}
-    arms = traced[0](meta, family.data, 0, 2, keys, at(RATE))
+    arms = traced[0].run(meta, family.data, 0, 2, keys, at(RATE))
     assert {way: len(found["id"]) for way, found in arms.items()} == steps
     np.testing.assert_array_equal(arms["none"]["logits"][0], arms["maml"]["logits"][0])
     assert abs(arms["ridge"]["logits"][0] - arms["head"]["logits"][1]).max() > 1e-3

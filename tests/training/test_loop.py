@@ -100,10 +100,10 @@ def test_stage_compiles_once(tmp_path):
     step, state, data = stage(counted)
     with pytest.raises(Killed):
         go(tmp_path, step, state, data, on_log=killed_at(4))
-    assert (len(traced), step._cache_size()) == (1, 1)
+    assert (len(traced), step.compilations()) == (1, 1)
     step = step_of.__wrapped__(counted)  # as a new process has it
     go(tmp_path, step, *stage(counted)[1:])
-    assert (len(traced), step._cache_size()) == (2, 1)
+    assert (len(traced), step.compilations()) == (2, 1)
 
 
 def test_lines_are_means_over_all_steps_since_the_line_before(tmp_path):

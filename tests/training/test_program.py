@@ -1,0 +1,73 @@
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaguide.training.program import Program, beside
+
+
+def counted(traces):
+    def function(x):
+        traces.append(threading.current_thread().name)
+        time.sleep(0.05)  # long enough for another thread to come in between
+        return 2 * x
+
+    return function
+
+
+def test_threads_that_call_at_once_share_one_compilation():
+    """Fault: every thread that comes before the first is done traces and compiles for itself."""
+    traces, found = [], []
+    program = Program(counted(traces))
+    threads = [
+        threading.Thread(target=lambda i=i: found.append(float(program(jnp.float32(i)))))
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [0, 2, 4, 6]
+    assert (len(traces), program.compilations()) == (1, 1)
+
+
+def test_what_was_compiled_ahead_is_what_is_called():
+    """Faults: the call compiles again, or compiling ahead takes the donated argument away."""
+    logged = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: logged.append(name))
+    traces = []
+    program = Program(counted(traces), donate_argnums=(0,))
+    x = jnp.arange(5.0)
+    program.compile(x)
+    assert not x.is_deleted()
+    before = [name for name in logged if "backend_compile" in name]
+    found = program(x)
+    assert [name for name in logged if "backend_compile" in name] == before
+    assert x.is_deleted()
+    assert np.asarray(found)[4] == 8
+    assert len(traces) == 1
+
+
+def test_jobs_run_in_order_beside_the_body_and_end_with_it():
+    """Faults: a job blocks the body, a failing job ends those after it, or the jobs that are left
+    run on after the body has failed."""
+    done, first, go = [], threading.Event(), threading.Event()
+
+    def fails():
+        done.append("fails")
+        raise ValueError("left to the body")
+
+    def waits():
+        done.append("waits")
+        first.set()
+        go.wait(5)
+
+    with pytest.raises(KeyError), beside([fails, waits, lambda: done.append("dropped")]):
+        assert first.wait(5)
+        raise KeyError
+    go.set()
+    time.sleep(0.05)
+    assert done == ["fails", "waits"]
