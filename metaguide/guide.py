@@ -303,8 +303,24 @@ def _adapt_users(guide: Guide, serving: Serving, domain: Domain, shots: int) -> 
         "products": jax.tree.map(jnp.asarray, rows),
         "candidates": jnp.ones(len(domain.products), bool),
     }
-    learner = _learner(serving, recommendation(guide.model), shots)
-    return Adapted(learner, serving.params, context, ())
+    learner, longest = _learner(serving, recommendation(guide.model), shots), max(1, shots)
+
+    def rank(params: Params, users, context):
+        def one(item, mask):
+            steps = jnp.arange(longest)
+            support = {
+                "item": item,
+                "history": jnp.broadcast_to(item, (longest, longest)),
+                "history_mask": mask & (steps < steps[:, None]),
+                "mask": mask,
+            }
+            state, _ = learner.adapt({"params": params}, support, context, None)
+            query = {"history": item[None], "history_mask": mask[None]}
+            return learner.predict(state, query, context)["scores"][0]
+
+        return {"scores": jax.vmap(one)(users["item"], users["mask"])}
+
+    return Adapted(learner._replace(predict=rank), serving.params, context, ())
 
 
 def _learner(serving: Serving, problem: Problem, shots: int) -> Learner:
@@ -396,25 +412,11 @@ def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list
                 )
     shots = max(1, adapted_guide.shots)
 
-    def rank(params, item, mask, context):
-        steps = jnp.arange(shots)
-        support = {
-            "item": item,
-            "history": jnp.broadcast_to(item, (shots, shots)),
-            "history_mask": mask & (steps < steps[:, None]),
-            "mask": mask,
-        }
-        state, _ = adapted.learner.adapt({"params": params}, support, context, None)
-        query = {"history": item[None], "history_mask": mask[None]}
-        outputs = adapted.learner.predict(state, query, context)
-        return outputs["scores"][0]
-
     recent = [[index[product] for product in one.products][-shots:] for one in batch]
     items = np.array([row + [0] * (shots - len(row)) for row in recent], np.int32)
     known = [len(row) if adapted_guide.shots else 0 for row in recent]
     masks = np.array([[i < count for i in range(shots)] for count in known])
-    ranked = jax.jit(jax.vmap(rank, in_axes=(None, 0, 0, None)))
-    scores = jax.device_get(ranked(adapted.state, items, masks, adapted.context))
+    scores = _outputs(adapted, {"item": items, "mask": masks})["scores"]
     rankings = []
     for one, score in zip(batch, scores, strict=True):
         order = [adapted_guide.domain.products[row].id for row in np.argsort(-score, kind="stable")]

@@ -172,6 +172,23 @@ def test_rankings_leave_out_what_the_user_has(adapted):
     assert one != tuple(product for product in none if product != known[8])
 
 
+def test_who_asks_again_waits_for_no_compiler(adapted):
+    """Fault: a prediction makes its program anew at each call."""
+    compiled = []
+
+    def listen(name, *_, **__):
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    batches = PRODUCTS, DOMAIN.reviews, DOMAIN.questions, [History("one", ("shoe1",))]
+    for batch in batches:
+        adapted.predict(batch)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    for batch in batches:
+        adapted.predict(batch)
+    assert not compiled
+
+
 def test_labels_that_examples_carry_are_not_read(adapted):
     """Faults: a prediction leaks the label of what is predicted, or fails over it, such as over an
     answer beyond the tokens that are read."""

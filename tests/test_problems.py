@@ -147,7 +147,7 @@ def test_dropout_is_on_with_a_key_and_only_then(kind):
 
 def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypatch):
     """Faults: a name gets the picture or the place of an example; names of another length than the
-    texts are an error."""
+    texts are cut, or cut the texts."""
     seen = {}
 
     def encode(self, variables, tokens, image, has_image, **options):
@@ -164,9 +164,10 @@ def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypa
         found = problem.encode({}, batch, {**context, "names": names}, None)
         np.testing.assert_array_equal(found["vector"], batch["tokens"][:, :3])
         np.testing.assert_array_equal(found["names"], names[:, :3])
-        kept = min(length, LENGTH)
-        np.testing.assert_array_equal(seen["tokens"][BATCH:, :kept], names[:, :kept])
-        assert not seen["tokens"][BATCH:, kept:].any()
+        np.testing.assert_array_equal(seen["tokens"][BATCH:, :length], names)
+        assert not seen["tokens"][BATCH:, length:].any()
+        np.testing.assert_array_equal(seen["tokens"][:BATCH, :LENGTH], batch["tokens"])
+        assert not seen["tokens"][:BATCH, LENGTH:].any()
         np.testing.assert_array_equal(seen["has_image"], [*batch["has_image"], *[False] * WAY])
         np.testing.assert_array_equal(seen["image"][:BATCH], image)
     pictured = MODEL.clone(image=True)
