@@ -1,19 +1,25 @@
 """Eight CPU devices, strict numerics, and array shapes checked at run time, for every test."""
 
 import os
+from importlib.metadata import version
 
-# Eight devices; and programs that run once are compiled in a quarter of the time, unoptimised.
+# Programs that run once are compiled in a quarter of the time, unoptimised. XLA ends the process
+# over a flag that it does not know; jaxlib 0.11 has fusion emitters only.
+FAST_COMPILATION = "--xla_backend_optimization_level=0"
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+# For the tests that start a process of their own with one device, as a user has.
+os.environ["METAGUIDE_TESTS_XLA_FLAGS"] = FAST_COMPILATION
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
+        FAST_COMPILATION,
         "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
     )
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("metaguide", "beartype.beartype")
 
