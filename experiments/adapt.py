@@ -81,6 +81,7 @@ class Bench:
         if problem.way is None or kind == "questions":
             ways = {"gradient", "head", "none"}
         used = {ARMS[arm].adapts for arm, kinds in section.arms.items() if kind in kinds}
+        used.add("none")  # what every arm does without shots
         learners = {way: partial(adaptation, way, problem, steps=section.steps) for way in ways}
         self.kind, self.family = kind, family
         self.data = replicate(family.data, tasks_mesh())

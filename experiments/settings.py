@@ -210,7 +210,8 @@ def use_huge_pages() -> None:
     """Start the running command anew with memory in huge pages, where glibc knows how.
 
     A step allocates and frees hundreds of MiB; in pages of 4 KiB the kernel's work for them is a
-    fifth to a quarter of the step on a CPU. glibc reads the setting at start only.
+    fifth to a quarter of the step on a CPU. At most four arenas, since each keeps what its threads
+    have freed. glibc reads the settings at start only.
     """
     known = platform.libc_ver()[0] == "glibc"
     if known and "GLIBC_TUNABLES" not in os.environ:
