@@ -13,6 +13,8 @@ from experiments.worlds import World
 from metaguide.arms import meta_learner
 from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
+from metaguide.training.step import Gradient
+from metaguide.types import Family
 
 
 def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
@@ -27,7 +29,8 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         The stage.
 
     Raises:
-        ConfigError: an unknown learner, or a weight for a domain that is no source.
+        ConfigError: an unknown learner, a weight for a domain that is no source, or tasks that the
+            chunks do not divide.
     """
     section = config.metatrain
     learner = learner or section.learner
@@ -41,34 +44,34 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
                 f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
                 f"{', '.join(sorted(names))}"
             )
+
+    def gradient(kind: str, family: Family) -> Gradient:
+        adapting = meta_learner(
+            learner,
+            kind,
+            family.problem,
+            section.inner_rate,
+            section.inner_steps,
+            section.remat,
+        )
+        return episodic(
+            family,
+            adapting,
+            tasks=section.tasks,
+            shots=section.shots,
+            weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
+            tasks_per_chunk=section.tasks_per_chunk or None,
+            mesh=tasks_mesh(),
+        )
+
     try:
-        learners = {
-            kind: meta_learner(
-                learner,
-                kind,
-                family.problem,
-                section.inner_rate,
-                section.inner_steps,
-                section.remat,
-            )
-            for kind, family in families.items()
-        }
+        gradients = {kind: gradient(kind, family) for kind, family in families.items()}
     except ValueError as error:
-        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+        raise settings.ConfigError(f"config.metatrain: {error}") from error
     return build_stage(
         config,
         "metatrain",
-        {
-            kind: episodic(
-                family,
-                learners[kind],
-                tasks=section.tasks,
-                shots=section.shots,
-                weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
-                mesh=tasks_mesh(),
-            )
-            for kind, family in families.items()
-        },
+        gradients,
         {kind: family.data for kind, family in families.items()},
         weighting_of("fixed", section.weights, list(families)),
         learner,

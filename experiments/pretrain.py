@@ -5,6 +5,7 @@ python -m experiments.pretrain --workdir=runs/pretrain
 
 from pathlib import Path
 
+import jax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
@@ -63,7 +64,7 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
     return build_stage(
         config,
         "pretrain",
-        {name: objectives[name][1]() for name in used},
+        {name: jax.value_and_grad(objectives[name][1](), has_aux=True) for name in used},
         {name: table[objectives[name][0]] for name in used},
         weighting_of("fixed", used, list(used)),
     )

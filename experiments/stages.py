@@ -21,9 +21,8 @@ from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training.checkpoint import FOLDER, latest, restore_meta
 from metaguide.training.loop import train
-from metaguide.training.program import Program
 from metaguide.training.state import TrainState
-from metaguide.training.step import Objective, init_state, make_step
+from metaguide.training.step import CompiledStep, Gradient, init_state, make_step
 from metaguide.types import Params
 
 
@@ -34,7 +33,7 @@ class Stage(NamedTuple):
         name: "pretrain", "multitask" or "metatrain", which names its section of the config.
         learner: of meta-training; "" elsewhere.
         steps: how many it takes.
-        step: the program.
+        step: what is compiled.
         data: by objective, on the devices.
         init: (meta, seed) -> the state before the first step, on the devices.
     """
@@ -42,7 +41,7 @@ class Stage(NamedTuple):
     name: str
     learner: str
     steps: int
-    step: Program
+    step: CompiledStep
     data: Mapping[str, Any]
     init: Callable[[Params, int], TrainState]
 
@@ -50,7 +49,7 @@ class Stage(NamedTuple):
 def build_stage(
     config: FrozenConfigDict,
     name: str,
-    objectives: Mapping[str, Objective],
+    gradients: Mapping[str, Gradient],
     data: Mapping[str, Any],
     weighting: Weighting,
     learner: str = "",
@@ -60,7 +59,7 @@ def build_stage(
     Args:
         config: whose section `name` says how many steps, and at what rate.
         name: "pretrain", "multitask" or "metatrain".
-        objectives: what to minimise, by name.
+        gradients: of what to minimise, by name of the objective.
         data: arrays by objective; they are put on the devices once.
         weighting: of the objectives.
         learner: of meta-training.
@@ -71,7 +70,7 @@ def build_stage(
     def init(meta: Params, seed: int) -> TrainState:
         return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
 
-    step = make_step(objectives, weighting, optimizer, section.steps)
+    step = make_step(gradients, weighting, optimizer, section.steps)
     return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init)
 
 

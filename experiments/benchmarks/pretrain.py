@@ -116,8 +116,9 @@ def build_metaguide(shape: Shape) -> Callable[[], Any]:
         image=False,
     )
     objective = masked_language(model, shape.texts, mask_id=MASK, rate=shape.rate)
+    gradient = jax.value_and_grad(objective, has_aux=True)
     weighting, optimizer = fixed({"words": 1.0}), optax.adamw(1e-3)
-    step = make_step({"words": objective}, weighting, optimizer, 10_000)
+    step = make_step({"words": gradient}, weighting, optimizer, 10_000)
     meta = {"params": init_params(model, jax.random.key(0))}
     words = jnp.broadcast_to(jnp.arange(-1, shape.length - 1), (shape.texts, shape.length))
     data = {"words": {"tokens": jnp.asarray(texts(shape)), "words": words}}

@@ -114,6 +114,7 @@ def get_config() -> ConfigDict:
         "learners": ("maml", "anil", "prototypical"),
         "steps": 40,
         "tasks": 2,
+        "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
         "rate": 3e-4,
         "inner_rate": 0.1,
         "inner_steps": 3,

@@ -9,6 +9,21 @@ from typing import Any
 import jax
 
 
+class Once:
+    """Runs something a single time, for the thread that asks first; those that ask later wait."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __call__(self, action: Callable[[], Any]) -> None:
+        """Run the action, unless one has come to its end before."""
+        with self._lock:
+            if not self._done:
+                action()
+                self._done = True
+
+
 class Program:
     """A jitted function that several threads may call, and one may compile before its first call.
 
@@ -16,18 +31,13 @@ class Program:
     done; here they wait for it.
     """
 
-    def __init__(self, function: Callable[..., Any], donate_argnums: tuple[int, ...] = ()):
-        self._function = jax.jit(function, donate_argnums=donate_argnums)
-        self._lock = threading.Lock()
-        self._compiled = False
+    def __init__(self, function: Callable[..., Any]):
+        self._function = jax.jit(function)
+        self._once = Once()
 
     def compile(self, *args: Any) -> None:
-        """Compile for arguments like these; they are neither changed nor donated."""
-        with self._lock:
-            if not self._compiled:
-                # JAX keeps what it compiled with the function, so that the call finds it.
-                self._function.lower(*args).compile()
-                self._compiled = True
+        """Compile for arguments like these."""
+        self._once(lambda: compile_all([(self._function, args)]))
 
     def __call__(self, *args: Any) -> Any:
         """Call the function; other shapes than the first ones compile as those of any jit do."""
@@ -36,7 +46,28 @@ class Program:
 
     def compilations(self) -> int:
         """Return for how many kinds of arguments the calls so far have been compiled."""
-        return self._function._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+        return compilations(self._function)
+
+
+def compile_all(calls: Iterable[tuple[Any, tuple]]) -> None:
+    """Compile jitted functions ahead of these calls of them; no argument is donated.
+
+    Tracing is Python, and compiling or loading from the cache is not: each function is compiled
+    in a thread while the next is traced.
+
+    Args:
+        calls: (jitted function, arguments); JAX keeps what it compiles with the function.
+    """
+    # One thread: a program's compilation uses all cores already, and takes a GiB of memory.
+    with ThreadPoolExecutor(1) as pool:
+        under_way = [pool.submit(function.lower(*args).compile) for function, args in calls]
+    for one in under_way:
+        one.result()
+
+
+def compilations(function: Any) -> int:
+    """Return for how many kinds of arguments the calls of a jitted function have been compiled."""
+    return function._cache_size()
 
 
 @contextmanager

@@ -9,14 +9,18 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from metaguide.objectives.weighting import Weighting
-from metaguide.training.program import Program
+from metaguide.training.program import Once, compilations, compile_all
 from metaguide.training.state import TrainState
 from metaguide.types import Metrics, Params
 
-Objective = Callable[
-    [Params, Any, Key[Array, ""], Float[Array, ""]], tuple[Float[Array, ""], Metrics]
+Gradient = Callable[
+    [Params, Any, Key[Array, ""], Float[Array, ""]],
+    tuple[tuple[Float[Array, ""], Metrics], Params],
 ]
-"""(meta, data, key, progress in [0, 1)) -> (loss, metrics): draws its own batch out of `data`."""
+"""(meta, data, key, progress in [0, 1)) -> ((loss, metrics), ∇loss): draws its batch out of `data`.
+
+For a loss that is a function of the same arguments, `jax.value_and_grad(loss, has_aux=True)`.
+"""
 
 Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
 """(state, data by objective) -> (next state, metrics of this step)."""
@@ -34,55 +38,104 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.copy(key))
 
 
+class CompiledStep:
+    """The compiled step `(state, data) -> (next state, metrics)`: a program for each gradient.
+
+    The gradients of the objectives and the update are programs of their own, which costs as many
+    calls a step. One program for all of them takes longer to load from the compilation cache than
+    its parts do, and nothing can be traced meanwhile.
+    """
+
+    def __init__(self, gradients: Mapping[str, Callable[..., Any]], update: Callable[..., Any]):
+        self._gradients = {name: jax.jit(gradient) for name, gradient in gradients.items()}
+        self._update = jax.jit(update, donate_argnums=(0,))
+        self._once = Once()
+
+    def compile(self, state: TrainState, data: Mapping[str, Any]) -> None:
+        """Compile for a state and data like these, in whichever thread asks first."""
+        self._once(lambda: compile_all(self._calls(state, data)))
+
+    def __call__(
+        self, state: TrainState, data: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Take a step; `state` is donated, and `data[name]` goes to the objective `name`."""
+        self.compile(state, data)
+        losses, metrics, gradients = {}, {}, {}
+        for name, gradient in self._gradients.items():
+            (losses[name], own), gradients[name] = gradient(
+                state.params["meta"], data[name], state.key, state.step
+            )
+            metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
+            metrics[f"{name}/loss"] = losses[name]
+        state, whole = self._update(state, losses, gradients)
+        return state, metrics | whole
+
+    def _calls(self, state: TrainState, data: Mapping[str, Any]):
+        meta = state.params["meta"]
+        for name, gradient in self._gradients.items():
+            yield gradient, (meta, data[name], state.key, state.step)
+        # Arrays like those that the gradients' programs return, placed alike.
+        losses = dict.fromkeys(self._gradients, state.step.astype(jnp.float32))
+        gradients = dict.fromkeys(self._gradients, meta)
+        yield self._update, (state, losses, gradients)
+
+    def compilations(self) -> int:
+        """Return for how many kinds of arguments its programs have been compiled, at the most."""
+        return max(compilations(one) for one in (*self._gradients.values(), self._update))
+
+
 def make_step(
-    objectives: Mapping[str, Objective],
+    gradients: Mapping[str, Gradient],
     weighting: Weighting,
     optimizer: optax.GradientTransformation,
     total: int,
-) -> Program:
+) -> CompiledStep:
     """Builds the compiled step that minimises all objectives together.
 
     Args:
-        objectives: what to minimise, by name.
+        gradients: of what to minimise, by name of the objective.
         weighting: how the losses are summed; its own parameters are trained along.
         optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
         total: number of steps of the whole stage; objectives see `progress` = step / total.
 
     Returns:
-        A compiled `(state, data) -> (state, metrics)` that donates `state`. `data[name]` goes to
-        the objective `name`. Metrics are `loss` (the weighted sum), `gradient_norm`, and for each
+        The step. Its metrics are `loss` (the weighted sum), `gradient_norm`, and for each
         objective `name/loss` and `name/metric`.
 
     Raises:
         ValueError: if there is no objective, or `total` is not positive.
     """
-    if not objectives or total < 1:
+    if not gradients or total < 1:
         raise ValueError(
-            f"a step needs an objective and at least one step in all, got {len(objectives)} "
+            f"a step needs an objective and at least one step in all, got {len(gradients)} "
             f"objectives and total={total}"
         )
 
-    def joint(params: Params, data: Mapping[str, Any], key: Array, progress: Array) -> Any:
-        losses, metrics = {}, {}
-        for index, (name, objective) in enumerate(sorted(objectives.items())):
-            losses[name], own = objective(
-                params["meta"], data[name], jax.random.fold_in(key, index), progress
-            )
-            metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
-            metrics[f"{name}/loss"] = losses[name]
-        return weighting.combine(params["weighting"], losses), metrics
+    def at_step(index: int, gradient: Gradient):
+        def program(meta: Params, data: Any, key: Array, done: Array):
+            key = jax.random.fold_in(jax.random.fold_in(key, done), index)
+            return gradient(meta, data, key, done.astype(jnp.float32) / total)
 
-    def step(state: TrainState, data: Mapping[str, Any]) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        progress = state.step.astype(jnp.float32) / total
-        (loss, metrics), gradient = jax.value_and_grad(joint, has_aux=True)(
-            state.params, data, key, progress
+        return program
+
+    def update(state: TrainState, losses: Mapping[str, Array], gradients: Mapping[str, Params]):
+        loss, (weights, shares) = jax.value_and_grad(weighting.combine, argnums=(0, 1))(
+            state.params["weighting"], losses
         )
+        # The chain rule: ∇J = Σ ∂J/∂Jₜ ∇Jₜ.
+        scaled = [optax.tree.scale(shares[name], gradients[name]) for name in gradients]
+        gradient = {
+            "meta": jax.tree.map(lambda *leaves: sum(leaves), *scaled),
+            "weighting": weights,
+        }
         # Optax raises floats to its int32 count, which strict promotion of dtypes forbids.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, state.key), metrics
 
-    return Program(step, donate_argnums=(0,))
+    programs = {
+        name: at_step(index, gradients[name]) for index, name in enumerate(sorted(gradients))
+    }
+    return CompiledStep(programs, update)

@@ -56,7 +56,7 @@ def watched(tasks=3000, shots=(1, 4), weights=None, progress=0.0, seed=0):
     learner = Learner(nothing, nothing, nothing, nothing, objective)
     value = episodic(FAMILY, learner, tasks=tasks, shots=shots, weights=weights)
     found = jax.jit(value)(META, FAMILY.data, jax.random.key(seed), jnp.asarray(progress))
-    return jax.device_get(found)
+    return jax.device_get(found[0])
 
 
 def test_every_task_draws_its_own():
@@ -81,7 +81,7 @@ def test_a_domain_of_weight_zero_never_influences():
     value = episodic(
         FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=16, shots=(2,), weights=(1.0, 0.0, 1.0)
     )
-    slope = jax.jit(jax.value_and_grad(value, has_aux=True))
+    slope = jax.jit(value)
     key, progress = jax.random.key(0), jnp.zeros(())
     spoiled = {"slope": FAMILY.data["slope"].at[1].set(jnp.nan)}
     plain, other = (slope(META, data, key, progress) for data in (FAMILY.data, spoiled))
@@ -94,10 +94,30 @@ def test_tasks_over_devices_change_nothing():
     found = []
     for mesh in (None, tasks_mesh()):
         value = episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 2), tasks=8, shots=(1, 3), mesh=mesh)
-        slope = jax.jit(jax.value_and_grad(value, has_aux=True))
+        slope = jax.jit(value)
         found.append(slope(META, FAMILY.data, jax.random.key(2), jnp.zeros(())))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
     assert set(found[0][0][1]) == {"error"}
+
+
+@pytest.mark.parametrize("size", [1, 4, 8, 16, 32])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_chunks_change_nothing(size, devices):
+    """Faults: a chunk draws what another drew, the last one alone is kept, a mean over chunks is a
+    sum, or chunks of one differ from chunks of several."""
+    learner, jobs = maml(PROBLEM, optax.sgd(0.1), 2), {"tasks": 32, "shots": (1, 3)}
+    key, progress = jax.random.key(4), jnp.zeros(())
+    whole = jax.jit(episodic(FAMILY, learner, **jobs))(META, FAMILY.data, key, progress)
+    mesh = tasks_mesh(jax.devices()[:devices])
+    chunked = episodic(FAMILY, learner, **jobs, tasks_per_chunk=size, mesh=mesh)
+    found = jax.jit(chunked)(META, FAMILY.data, key, progress)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), whole, found)
+
+
+def test_chunks_that_do_not_fit_are_an_error():
+    """Fault: tasks that fill no chunk are dropped, or the last chunk is of another shape."""
+    with pytest.raises(ValueError, match="6 tasks a step do not divide into chunks of 4 on each"):
+        episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=6, shots=(1,), tasks_per_chunk=4)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)])

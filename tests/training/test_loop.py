@@ -28,7 +28,11 @@ WEIGHTS, OPTIMIZER = uncertainty(["near", "far"]), optax.adam(0.1)
 
 @functools.cache
 def step_of(objective):
-    return make_step({"near": objective, "far": noisy}, WEIGHTS, OPTIMIZER, STEPS)
+    gradients = {
+        name: jax.value_and_grad(loss, has_aux=True)
+        for name, loss in {"near": objective, "far": noisy}.items()
+    }
+    return make_step(gradients, WEIGHTS, OPTIMIZER, STEPS)
 
 
 def stage(objective=noisy):

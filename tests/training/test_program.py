@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.training.program import Program, beside
+from metaguide.training.program import Once, Program, beside, compilations, compile_all
 
 
 def counted(traces):
@@ -34,21 +34,56 @@ def test_threads_that_call_at_once_share_one_compilation():
     assert (len(traces), program.compilations()) == (1, 1)
 
 
+def test_once_is_once_and_whoever_asks_later_waits():
+    """Faults: two threads run the action, one goes on before it is done, or one that failed
+    counts as done."""
+    runs, seen, once = [], [], Once()
+
+    def fails():
+        raise KeyError
+
+    def action():
+        time.sleep(0.05)  # long enough for the other threads to ask
+        runs.append(1)
+
+    def ask():
+        once(action)
+        seen.append(len(runs))
+
+    with pytest.raises(KeyError):
+        once(fails)
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(runs), seen) == (1, [1, 1, 1, 1])
+
+
 def test_what_was_compiled_ahead_is_what_is_called():
-    """Faults: the call compiles again, or compiling ahead takes the donated argument away."""
-    logged = []
+    """Faults: a call compiles again, compiling ahead takes a donated argument away, or an error of
+    one function is lost in its thread."""
+    logged, traces = [], []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: logged.append(name))
-    traces = []
-    program = Program(counted(traces), donate_argnums=(0,))
+    kept, donating = (jax.jit(counted(traces), donate_argnums=numbers) for numbers in ((), (0,)))
     x = jnp.arange(5.0)
-    program.compile(x)
+    compile_all([(kept, (x,)), (donating, (x,))])
     assert not x.is_deleted()
     before = [name for name in logged if "backend_compile" in name]
-    found = program(x)
+    assert np.asarray(kept(x))[4] == np.asarray(donating(x))[4] == 8
     assert [name for name in logged if "backend_compile" in name] == before
-    assert x.is_deleted()
-    assert np.asarray(found)[4] == 8
-    assert len(traces) == 1
+    assert x.is_deleted() and len(traces) == 2
+    assert compilations(kept) == compilations(donating) == 1
+
+    class Uncompilable:
+        def lower(self):
+            return self
+
+        def compile(self):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compile_all([(Uncompilable(), ()), (kept, (x,))])
 
 
 def test_jobs_run_in_order_beside_the_body_and_end_with_it():

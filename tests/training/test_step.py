@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,14 +7,17 @@ import optax
 import pytest
 
 from metaguide.objectives.weighting import fixed, uncertainty
+from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training.step import init_state, make_step
 
 
+@functools.partial(jax.value_and_grad, has_aux=True)
 def squares(meta, data, key, progress):
     loss = jnp.sum((meta["w"] - data) ** 2)
     return loss, {"distance": jnp.sqrt(loss), "progress": progress}
 
 
+@functools.partial(jax.value_and_grad, has_aux=True)
 def absolute(meta, data, key, progress):
     return jnp.sum(jnp.abs(meta["w"] - data)), {"draw": jax.random.uniform(key)}
 
@@ -76,6 +81,22 @@ def test_progress_runs_from_zero_to_one():
     assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_what_was_compiled_ahead_is_what_is_called_on_every_device():
+    """Fault: what stands for losses and gradients when compiling ahead is placed otherwise than
+    they are, so that the first step, or the one after it, compiles again."""
+    weights, mesh = uncertainty(["near", "far"]), tasks_mesh()
+    step = make_step({"near": squares, "far": absolute}, weights, optax.adam(0.1), total=3)
+    state = init_state({"w": jnp.ones(2)}, weights, optax.adam(0.1), jax.random.key(0))
+    state = replicate(state, mesh)
+    data = replicate({"near": jnp.zeros(2), "far": jnp.ones(2)}, mesh)
+    step.compile(state, data)
+    logged = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: logged.append(name))
+    for _ in range(3):
+        state, _ = step(state, data)
+    assert not [name for name in logged if "backend_compile" in name]
+
+
 def test_caller_keeps_the_parameters_it_started_from():
     """Fault: the donated state deletes the arrays that another stage still reads."""
     meta, key = {"w": jnp.ones(2)}, jax.random.key(0)
@@ -86,8 +107,8 @@ def test_caller_keeps_the_parameters_it_started_from():
     assert not key.is_deleted()
 
 
-@pytest.mark.parametrize(("objectives", "total"), [({}, 3), ({"near": squares}, 0)])
-def test_nothing_to_train_is_an_error(objectives, total):
+@pytest.mark.parametrize(("gradients", "total"), [({}, 3), ({"near": squares}, 0)])
+def test_nothing_to_train_is_an_error(gradients, total):
     """Fault: a stage without objectives, or of no steps, fails deep inside the compiler."""
     with pytest.raises(ValueError, match="at least one step"):
-        make_step(objectives, fixed({"near": 1.0}), optax.sgd(0.1), total)
+        make_step(gradients, fixed({"near": 1.0}), optax.sgd(0.1), total)
