@@ -100,9 +100,8 @@ def test_tasks_over_devices_change_nothing():
     assert set(found[0][0][1]) == {"error"}
 
 
-@pytest.mark.parametrize("size", [1, 4, 8, 16, 32])
-@pytest.mark.parametrize("devices", [1, 2, 8])
-def test_chunks_change_nothing(size, devices):
+@pytest.mark.parametrize(("devices", "size"), [(1, 1), (1, 8), (2, 1), (8, 2), (8, 32)])
+def test_chunks_change_nothing(devices, size):
     """Faults: a chunk draws what another drew, the last one alone is kept, a mean over chunks is a
     sum, or chunks of one differ from chunks of several."""
     learner, jobs = maml(PROBLEM, optax.sgd(0.1), 2), {"tasks": 32, "shots": (1, 3)}
