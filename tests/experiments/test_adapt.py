@@ -1,5 +1,6 @@
 """The evaluations that a comparison of arms stands on."""
 
+import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
@@ -9,6 +10,7 @@ from experiments.stages import random_start
 from metaguide.data.catalogue import Domain, Product, write_domain
 
 
+@pytest.mark.slow
 def test_without_shots_an_arm_is_judged_as_it_is_though_zero_shot_is_no_arm(tmp_path):
     """Fault: only the ways are laid out that the config's arms adapt in with shots."""
     for name in ("a", "b", "c"):

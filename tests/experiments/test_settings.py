@@ -216,6 +216,7 @@ def test_compilation_cache_honours_the_environment(tmp_path, monkeypatch):
             jax.config.update(name, value)
 
 
+@pytest.mark.slow
 def test_command_line_end_to_end(file, tmp_path):
     """Faults: the process ends with a traceback or code 0; the second start finds no program in
     the cache."""
