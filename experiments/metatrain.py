@@ -13,8 +13,6 @@ from experiments.worlds import World
 from metaguide.arms import meta_learner
 from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
-from metaguide.training.step import Gradient
-from metaguide.types import Family
 
 
 def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
@@ -45,27 +43,33 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
                 f"{', '.join(sorted(names))}"
             )
 
-    def gradient(kind: str, family: Family) -> Gradient:
-        adapting = meta_learner(
-            learner,
-            kind,
-            family.problem,
-            section.inner_rate,
-            section.inner_steps,
-            section.remat,
-        )
-        return episodic(
-            family,
-            adapting,
-            tasks=section.tasks,
-            shots=section.shots,
-            weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
-            tasks_per_chunk=section.tasks_per_chunk or None,
-            mesh=tasks_mesh(),
-        )
-
     try:
-        gradients = {kind: gradient(kind, family) for kind, family in families.items()}
+        learners = {
+            kind: meta_learner(
+                learner,
+                kind,
+                family.problem,
+                section.inner_rate,
+                section.inner_steps,
+                section.remat,
+            )
+            for kind, family in families.items()
+        }
+    except ValueError as error:
+        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    try:
+        gradients = {
+            kind: episodic(
+                family,
+                learners[kind],
+                tasks=section.tasks,
+                shots=section.shots,
+                weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
+                tasks_per_chunk=section.tasks_per_chunk or None,
+                mesh=tasks_mesh(),
+            )
+            for kind, family in families.items()
+        }
     except ValueError as error:
         raise settings.ConfigError(f"config.metatrain: {error}") from error
     return build_stage(

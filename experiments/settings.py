@@ -71,6 +71,7 @@ def run(
     """
     if argv is None:
         use_huge_pages()
+        collect_seldom()
     argv = list(sys.argv if argv is None else argv)
     try:
         if {"-h", "--help", "-help", "--helpfull", "--helpshort"} & set(argv):
@@ -78,7 +79,6 @@ def run(
             return
         config, folder = resolve(argv, default=default, workdir=workdir)
         enable_compilation_cache()
-        collect_seldom()
         main(config, folder)
     except MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)

@@ -37,7 +37,7 @@ class Program:
 
     def compile(self, *args: Any) -> None:
         """Compile for arguments like these."""
-        self._once(lambda: compile_all([(self._function, args)]))
+        self._once(lambda: self._function.lower(*args).compile())
 
     def __call__(self, *args: Any) -> Any:
         """Call the function; other shapes than the first ones compile as those of any jit do."""
