@@ -3,6 +3,7 @@
 Every learner that adapts by gradients is this loop: MAML is it with `optax.sgd`, fine-tuning is
 it without a meta-gradient, a learned optimizer is it with another transform. `start` and `step`
 are apart from `run` so that an estimator may stop a loop, carry it over an outer step, and go on.
+`adapt` is the whole of it, from parameters to adapted parameters, under any mode.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 Loss = Callable[[Any, Any], tuple[Array, Any]]
@@ -20,9 +23,12 @@ Loss = Callable[[Any, Any], tuple[Array, Any]]
 class Unrolled(NamedTuple):
     """Differentiate through every inner step: the exact meta-gradient.
 
-    Costs memory for the activations of all inner steps, O(steps); with `remat` each step's
-    activations are computed anew in the backward pass, which leaves O(1) activations and
-    O(steps) parameters for about one more forward and backward pass of time. No bias.
+    Costs memory for the activations of all inner steps, O(steps); with `remat` they are computed
+    anew in the backward pass, in segments of √steps, which leaves the activations of one step and
+    O(√steps) parameters for about two more forward and backward passes of time. No bias.
+
+    Griewank: Achieving logarithmic growth of temporal and spatial complexity in reverse automatic
+    differentiation, 1992.
     """
 
     remat: bool = False
@@ -36,7 +42,32 @@ class FirstOrder(NamedTuple):
     """
 
 
-Mode = Unrolled | FirstOrder
+class Implicit(NamedTuple):
+    """Differentiate the solution that the inner loop approaches, not the way it took there.
+
+    The loop descends G(θ) = L(θ) + λ/2 ‖θ − φ‖². At its minimum, with H = ∇²L(θ),
+
+        dθ/dφ = (I + H/λ)⁻¹,    solved by conjugate gradients on ((1 + damping) I + H/λ).
+
+    Costs `cg_steps` Hessian-vector products whatever the number of inner steps, and memory for
+    one step. Biased by ‖∇G‖ ≠ 0 where the loop stops short, by conjugate gradients stopped short,
+    and by the damping. What L depends on beside θ (the body under an adapted head) gets its
+    implicit gradient too; what only the loop depends on (a learned rate) gets none.
+
+    Attributes:
+        strength: λ > 0, the pull towards the initial parameters.
+        cg_steps: of conjugate gradients.
+        damping: ≥ 0, added to the diagonal, where H is not positive.
+
+    Rajeswaran et al.: Meta-Learning with Implicit Gradients, 2019.
+    """
+
+    strength: float = 2.0
+    cg_steps: int = 5
+    damping: float = 0.0
+
+
+Mode = Unrolled | FirstOrder | Implicit
 
 
 class Carry(NamedTuple):
@@ -59,14 +90,16 @@ class InnerLoop(NamedTuple):
     Attributes:
         start: params -> carry.
         step: (carry, batch) -> carry.
+        remat: whether `run` keeps no activations for the backward pass.
     """
 
     start: Callable[[PyTree], Carry]
     step: Callable[[Carry, Any], Carry]
+    remat: bool = False
 
 
 def inner_loop(
-    loss: Loss, optimizer: optax.GradientTransformation, mode: Mode = Unrolled()
+    loss: Loss, optimizer: optax.GradientTransformation, mode: Unrolled | FirstOrder = Unrolled()
 ) -> InnerLoop:
     """Build the loop θ ← θ + u(∇L(θ, batch)), u being the update of `optimizer`.
 
@@ -92,9 +125,7 @@ def inner_loop(
             updates, state = optimizer.update(gradient, carry.optimizer, carry.params, value=value)
         return Carry(carry.step + 1, optax.apply_updates(carry.params, updates), state)
 
-    if isinstance(mode, Unrolled) and mode.remat:
-        step = jax.checkpoint(step)
-    return InnerLoop(start, step)
+    return InnerLoop(start, step, isinstance(mode, Unrolled) and mode.remat)
 
 
 def run(
@@ -102,7 +133,7 @@ def run(
     carry: Carry,
     batches: Callable[[Int[Array, ""]], Any],
     steps: int,
-    observe: Callable[[PyTree], Any] | None = None,
+    observe: Callable[[Carry], Any] | None = None,
 ) -> tuple[Carry, Any]:
     """Take `steps` steps from `carry`; one scan, compiled once for any number of steps.
 
@@ -111,7 +142,7 @@ def run(
         carry: where it stands; a fresh one comes from `loop.start(params)`.
         batches: step -> batch: the support each time for MAML, fresh minibatches for training.
         steps: how many steps to take; 0 returns `carry`.
-        observe: params -> pytree, called before the first step and after each one.
+        observe: carry -> pytree, called before the first step and after each one.
 
     Returns:
         The carry after the last step, and the observations stacked on a leading axis of
@@ -122,10 +153,117 @@ def run(
 
     def body(carry: Carry, _: None) -> tuple[Carry, Any]:
         carry = loop.step(carry, batches(carry.step))
-        return carry, None if observe is None else observe(carry.params)
+        return carry, None if observe is None else observe(carry)
 
-    first = None if observe is None else observe(carry.params)
-    carry, later = jax.lax.scan(body, carry, length=steps)
+    first = None if observe is None else jax.tree.map(jnp.asarray, observe(carry))
+    carry, later = _scan(body, carry, steps, loop.remat)
     if observe is None:
         return carry, None
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+
+
+def _scan(body: Callable, carry: Carry, steps: int, remat: bool) -> tuple[Carry, Any]:
+    """Scan `body`; with `remat` a segment of √steps keeps its first carry alone, and runs again."""
+    if not remat:
+        return jax.lax.scan(body, carry, length=steps)
+    body, segment = jax.checkpoint(body), max(1, round(steps**0.5))
+    inner = jax.checkpoint(lambda carry, _: jax.lax.scan(body, carry, length=segment))
+    carry, many = jax.lax.scan(inner, carry, length=steps // segment)
+    carry, rest = jax.lax.scan(body, carry, length=steps % segment)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), many)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), flat, rest)
+
+
+def adapt(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mode: Mode,
+    params: PyTree,
+    batches: Callable[[Int[Array, ""]], Any],
+    steps: int,
+    observe: Callable[[Carry], Any] | None = None,
+) -> tuple[PyTree, Any]:
+    """Return the parameters after `steps` inner steps from `params`, differentiable as `mode` says.
+
+    Args:
+        loss: (params, batch) -> (scalar, auxiliary output).
+        optimizer: the update rule, any optax transform.
+        mode: how the meta-gradient comes about.
+        params: where the loop starts.
+        batches: step -> batch.
+        steps: how many steps to take.
+        observe: as in `run`; what it sees of an `Implicit` loop has no gradient.
+
+    Returns:
+        The adapted parameters and the observations.
+
+    Raises:
+        ValueError: the derivative of the optimizer's update is not finite where a gradient is 0,
+            and `mode` needs it.
+    """
+    if not isinstance(mode, Implicit):
+        if isinstance(mode, Unrolled):
+            check_second_order(optimizer, params)
+        loop = inner_loop(loss, optimizer, mode)
+        carry, seen = run(loop, loop.start(params), batches, steps, observe)
+        return carry.params, seen
+
+    def proximal(theta: PyTree, batch: Any) -> tuple[Array, Any]:
+        value, auxiliary = loss(theta, batch)
+        pull = optax.tree.norm(optax.tree.sub(theta, params), squared=True)
+        return value + 0.5 * mode.strength * pull, auxiliary
+
+    loop = inner_loop(proximal, optimizer, FirstOrder())
+    carry, seen = run(loop, loop.start(params), batches, steps, observe)
+    if steps == 0:
+        return params, seen
+    solution, last = jax.lax.stop_gradient(carry.params), batches(carry.step - 1)
+
+    def slope(theta: PyTree) -> PyTree:
+        slope = jax.grad(lambda theta: proximal(theta, last)[0])(theta)
+        return optax.tree.scale(1 / mode.strength, slope)
+
+    residual, push = jax.linearize(slope, solution)
+    push, constants = jax.closure_convert(push, solution)
+    constants = jax.lax.stop_gradient(constants)
+
+    def curvature(vector: PyTree) -> PyTree:
+        return optax.tree.add_scale(push(vector, *constants), mode.damping, vector)
+
+    # Newton's step from the solution on a residual less its own value: 0, but its derivative in
+    # all that the residual depends on is that of the implicit function.
+    residual = optax.tree.sub(residual, jax.lax.stop_gradient(residual))
+    # Past the precision of the residual another step would divide 0 by 0.
+    exact = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(residual))).eps)
+    step, _ = jax.scipy.sparse.linalg.cg(curvature, residual, tol=exact, maxiter=mode.cg_steps)
+    return optax.tree.sub(solution, step), jax.lax.stop_gradient(seen)
+
+
+def check_second_order(optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Refuse an inner optimizer that has no finite derivative where a gradient is 0.
+
+    There the meta-gradient is NaN: √v of Adam at v = 0, below any ReLU that is off. What depends
+    on traced values (a learned rate) cannot be tried while tracing, and passes.
+
+    Args:
+        optimizer: the inner rule.
+        params: what it updates; only their shapes and dtypes are read.
+
+    Raises:
+        ValueError: says what to give instead.
+    """
+    point = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    rule = optax.with_extra_args_support(optimizer)
+
+    def change(gradient: PyTree) -> Array:
+        updates, _ = rule.update(gradient, rule.init(point), point, value=np.float32(0))
+        return jnp.asarray(optax.tree.sum(updates))
+
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        slopes = jax.tree.leaves(jax.grad(change)(point))
+    if not all(isinstance(slope, Tracer) or np.isfinite(slope).all() for slope in slopes):
+        raise ValueError(
+            "the inner optimizer's update has no finite derivative where a gradient is 0, so that "
+            "the second-order meta-gradient is NaN; give Adam an eps_root, such as "
+            "optax.adam(rate, eps_root=1e-8), or use FirstOrder()"
+        )

@@ -84,6 +84,8 @@ class Learner(NamedTuple):
         predict: (adapted, query, context) -> dict of arrays.
         objective: (meta, episode, key, progress) -> (scalar, metrics); what meta-training
             minimises, `progress` in [0, 1] being how far it has come.
+        gradient: (meta, episode, key, progress) -> ((scalar, metrics), meta-gradient), where it is
+            not that of `objective` (Reptile); None where it is.
     """
 
     init: Callable[..., Params]
@@ -91,6 +93,7 @@ class Learner(NamedTuple):
     loss: Callable[..., tuple[Array, Metrics]]
     predict: Callable[..., Mapping[str, Array]]
     objective: Callable[..., tuple[Array, Metrics]]
+    gradient: Callable[..., tuple[tuple[Array, Metrics], Params]] | None = None
 
 
 class Family(NamedTuple):

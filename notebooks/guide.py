@@ -51,8 +51,9 @@ from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
 from experiments.stages import random_start, train_stage
 from experiments.worlds import prepare
+from metaguide import inner_loop
 from metaguide.answers import histories
-from metaguide.inner_loop import FirstOrder, inner_loop, run
+from metaguide.inner_loop import FirstOrder
 from metaguide.learners import fine_tuning
 from metaguide.learners.gradient_based import whole_loss
 from metaguide.training.evaluate import episode_keys, evaluator
@@ -166,9 +167,15 @@ def pulled_back(problem, rate, steps, strength):
             moved = optax.tree.sub(params, first)
             return value + strength * optax.tree.vdot(moved, moved), metrics
 
-        loop = inner_loop(loss, optax.sgd(rate), FirstOrder())
-        carry, seen = run(loop, loop.start(first), lambda step: support, steps, observe)
-        return carry.params, seen
+        return inner_loop.adapt(
+            loss,
+            optax.sgd(rate),
+            FirstOrder(),
+            first,
+            lambda step: support,
+            steps,
+            observe and (lambda carry: observe(carry.params)),
+        )
 
     return fine_tuning(problem, optax.sgd(rate), steps)._replace(adapt=adapt)
 

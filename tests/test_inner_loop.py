@@ -4,7 +4,15 @@ import numpy as np
 import optax
 import pytest
 
-from metaguide.inner_loop import FirstOrder, Unrolled, inner_loop, run
+from metaguide.inner_loop import (
+    FirstOrder,
+    Implicit,
+    Unrolled,
+    check_second_order,
+    inner_loop,
+    run,
+)
+from metaguide.inner_loop import adapt as adapt_by
 
 RATE, STEPS = 0.3, 5
 
@@ -97,7 +105,9 @@ def test_observations_stand_before_the_first_step_and_after_each():
     """Faults: step 0 is missing or the last step is; observations are of the gradient's point
     (one step behind)."""
     params, batches = make(batches=STEPS)
-    _, seen = jax.jit(adapt(optax.sgd(RATE), STEPS, observe=lambda p: {"seen": p}))(params, batches)
+    _, seen = jax.jit(adapt(optax.sgd(RATE), STEPS, observe=lambda carry: {"seen": carry.params}))(
+        params, batches
+    )
     assert seen["seen"]["w"].shape == (STEPS + 1, 3)
     same(jax.tree.map(lambda leaf: leaf[0], seen["seen"]), params)
     for steps in (1, STEPS):
@@ -109,7 +119,9 @@ def test_observations_stand_before_the_first_step_and_after_each():
 def test_zero_steps_return_what_came_in():
     """Fault: a loop of no steps moves the parameters or observes nothing."""
     params, batches = make(batches=1)
-    after, seen = adapt(optax.sgd(RATE), 0, observe=lambda p: p["w"])(params, batches)
+    after, seen = adapt(optax.sgd(RATE), 0, observe=lambda carry: carry.params["w"])(
+        params, batches
+    )
     same(after, params)
     same(seen, params["w"][None])
 
@@ -121,14 +133,23 @@ def test_fewer_than_zero_steps_is_an_error():
         adapt(optax.sgd(RATE), -1)(params, batches)
 
 
-def test_remat_changes_nothing():
-    """Fault: recomputing the activations changes the value or the meta-gradient."""
-    params, batches = make(batches=STEPS)
-    plain, remat = (
-        jax.jit(jax.value_and_grad(meta_loss(mode)))(params, batches)
-        for mode in (Unrolled(), Unrolled(remat=True))
-    )
-    near(plain, remat, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("steps", [0, 1, 2, 7])
+def test_remat_changes_nothing(steps):
+    """Faults: recomputing the activations changes the value, the meta-gradient or what is observed;
+    the steps that fill no segment are left out, or observed in another order."""
+    params, batches = make(batches=max(steps, 1))
+
+    def value(mode):
+        def of(params, batches):
+            after, seen = adapt(optax.sgd(RATE), steps, mode, lambda carry: carry.params)(
+                params, batches
+            )
+            return loss(after, last(batches))[0], seen
+
+        return jax.jit(jax.value_and_grad(of, has_aux=True))(params, batches)
+
+    near(value(Unrolled()), value(Unrolled(remat=True)), rtol=1e-5, atol=1e-7)
+    assert value(Unrolled(remat=True))[0][1]["w"].shape == (steps + 1, 3)
 
 
 def test_first_order_is_the_gradient_at_the_adapted_parameters():
@@ -173,3 +194,115 @@ def test_the_loss_reaches_a_transform_that_wants_it(mode):
     loop = inner_loop(loss, sums, mode)
     carry, _ = run(loop, loop.start(params), lambda step: batch, 3)
     near(carry.optimizer, 3 * loss(params, batch)[0], rtol=1e-6)
+
+
+SPREAD = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.4], [0.0, -0.4, 0.5]])
+
+
+def quadratic(params, batch):
+    """½ θᵀAθ − bᵀθ, whose proximal solution is (A + λI)⁻¹ (b + λφ)."""
+    theta = params["w"]
+    return 0.5 * theta @ batch["A"] @ theta - batch["b"] @ theta, None
+
+
+def implicit_loss(start, scale, steps=400, mode=Implicit(strength=1.5, cg_steps=3)):  # noqa: B008
+    """Σ sin of the adapted parameters; the curvature is scaled by what the loop closes over."""
+    batch = {"A": SPREAD * scale, "b": np.ones(3)}
+    adapted, _ = adapt_by(quadratic, optax.sgd(0.2), mode, {"w": start}, lambda _: batch, steps)
+    return jnp.sin(adapted["w"]).sum()
+
+
+def test_implicit_gradient_is_that_of_the_solution():
+    """Faults: the pull is left out of the curvature or of the gradient; what the loss closes over
+    gets no gradient; conjugate gradients of as many steps as dimensions are not exact."""
+
+    def solved(start, scale):
+        matrix = SPREAD * scale + 1.5 * np.eye(3)
+        return jnp.sin(jnp.linalg.solve(matrix, np.ones(3) + 1.5 * start)).sum()
+
+    with jax.enable_x64(True):
+        point = jnp.asarray([0.3, -1.0, 2.0]), jnp.asarray(1.2)
+        found = jax.jit(jax.value_and_grad(implicit_loss, argnums=(0, 1)))(*point)
+        near(found, jax.value_and_grad(solved, argnums=(0, 1))(*point), rtol=1e-9)
+
+
+def test_implicit_gradient_does_not_pass_through_the_way():
+    """Fault: the loop is unrolled as well, so that its length is in the memory of the gradient."""
+
+    def eqns(steps):
+        jaxpr = jax.make_jaxpr(jax.grad(lambda w: implicit_loss(w, 1.0, steps)))(jnp.ones(3))
+        return {shape for e in jaxpr.eqns for v in e.outvars for shape in [v.aval.shape] if shape}
+
+    assert not any(37 in shape for shape in eqns(37))
+
+
+def test_damping_shrinks_the_implicit_gradient():
+    """Faults: damping is left out, or of the other sign. With H = 0 the gradient is v / (1 + d)."""
+    flat = lambda params, batch: (0.0 * params["w"].sum(), None)  # noqa: E731
+
+    def value(start, damping):
+        mode = Implicit(strength=2.0, cg_steps=2, damping=damping)
+        return adapt_by(flat, optax.sgd(0.1), mode, start, lambda _: (), 2)[0]["w"].sum()
+
+    found = [jax.grad(value)({"w": jnp.ones(2)}, damping)["w"] for damping in (0.0, 1.0)]
+    near(found, [np.ones(2), np.full(2, 0.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_implicit_adapts_by_the_pulled_loss(steps):
+    """Faults: the inner loop descends the loss without its pull; no step moves the parameters."""
+    batch, start = {"A": SPREAD, "b": np.ones(3)}, np.array([0.3, -1.0, 2.0], np.float32)
+    theta = start
+    for _ in range(steps):
+        theta = theta - 0.2 * (SPREAD @ theta - 1 + 1.5 * (theta - start))
+    mode = Implicit(strength=1.5)
+    found, seen = adapt_by(
+        quadratic,
+        optax.sgd(0.2),
+        mode,
+        {"w": jnp.asarray(start)},
+        lambda _: jax.tree.map(lambda leaf: leaf.astype(np.float32), batch),
+        steps,
+        lambda carry: carry.params["w"],
+    )
+    near(found["w"], theta, rtol=1e-5)
+    assert seen.shape == (steps + 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fine"),
+    [
+        (optax.sgd(0.1, momentum=0.9), True),
+        (optax.adam(0.1), False),
+        (optax.adam(0.1, eps_root=1e-8), True),
+        (optax.chain(optax.clip(1.0), optax.adamw(0.1)), False),
+    ],
+    ids=["momentum", "adam", "adam with eps_root", "adamw in a chain"],
+)
+def test_an_optimizer_that_breaks_second_order_is_refused(optimizer, fine):
+    """Faults: Adam's √0 makes the meta-gradient NaN long after; a sound optimizer is refused; it is
+    refused where no second derivative is taken, or only outside of jit."""
+    params, batch = make()
+
+    def adapted(mode):
+        return jax.jit(
+            lambda params: adapt_by(loss, optimizer, mode, params, lambda _: batch, 1)[0]
+        )(params)
+
+    adapted(FirstOrder())
+    if fine:
+        adapted(Unrolled())
+        return
+    with pytest.raises(ValueError, match="eps_root"):
+        adapted(Unrolled())
+
+
+def test_a_traced_rate_is_not_refused():
+    """Fault: what cannot be tried while tracing ends in an error of JAX."""
+    params, _ = make()
+
+    def checked(rate):
+        check_second_order(optax.sgd(rate), params)
+        return rate
+
+    assert jax.vmap(jax.grad(checked))(jnp.ones(2)).shape == (2,)

@@ -1,15 +1,35 @@
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from metaguide.inner_loop import FirstOrder
-from metaguide.learners import anil, fine_tuning, joint, logistic, maml, prototypical, ridge
+from metaguide.inner_loop import FirstOrder, Implicit, inner_loop, run
+from metaguide.learners import (
+    anil,
+    fine_tuning,
+    imaml,
+    joint,
+    logistic,
+    maml,
+    maml_plus_plus,
+    matching,
+    meta_sgd,
+    proto_maml,
+    prototypical,
+    r2d2,
+    relation,
+    reptile,
+    ridge,
+)
+from metaguide.learners.maml_plus_plus import step_weights
 from metaguide.learners.on_features import prototypes, standardised
+from metaguide.learners.reptile import minibatches
 from metaguide.types import Episode, Problem
 
 WAY, INPUTS, WIDTH, TASKS = 3, 4, 5, 4
@@ -26,7 +46,18 @@ LEARNERS = {
     "prototypical": prototypical,
     "ridge": lambda p: ridge(p, 0.5),
     "logistic": lambda p: logistic(p, 0.5),
+    "implicit": lambda p: imaml(p, optax.sgd(0.35), 25, strength=2.0, cg_steps=20),
+    "meta-sgd": lambda p: meta_sgd(p, 0.5, 3),
+    "maml++": lambda p: maml_plus_plus(
+        p, 0.5, 3, multi_step_until=0.5, second_order_from=0.0, per_step=is_bias
+    ),
+    "reptile": lambda p: reptile(p, SGD, 3),
+    "proto-maml": lambda p: proto_maml(p, SGD, 3),
+    "matching": lambda p: matching(p, 0.2),
+    "relation": lambda p: relation(p, WIDTH, hidden=8),
+    "r2d2": lambda p: r2d2(p, 0.5),
 }
+ON_FEATURES = ("prototypical", "ridge", "logistic", "matching", "relation", "r2d2")
 every = pytest.mark.parametrize("name", LEARNERS)
 
 
@@ -35,7 +66,8 @@ def problem_of(body=True, way=WAY):
 
     def init(key):
         one, two = jax.random.split(key)
-        head = {"w": 0.1 * jax.random.normal(two, (WIDTH if body else INPUTS, WAY))}
+        kernel = 0.1 * jax.random.normal(two, (WIDTH if body else INPUTS, WAY))
+        head = {"kernel": kernel, "bias": jnp.zeros((WAY,))}
         first = {"w": jax.random.normal(one, (INPUTS, WIDTH))} if body else {}
         return {"body": first, "head": head, "unused": {"w": jnp.ones(2)}}
 
@@ -43,7 +75,7 @@ def problem_of(body=True, way=WAY):
         return jnp.tanh(batch["x"] @ params["body"]["w"]) if body else batch["x"]
 
     def predict(params, encoded, batch, context):
-        return {"logits": encoded @ params["head"]["w"]}
+        return {"logits": encoded @ params["head"]["kernel"] + params["head"]["bias"]}
 
     def loss(params, encoded, batch, context):
         logits = jax.nn.log_softmax(predict(params, encoded, batch, context)["logits"])
@@ -64,6 +96,10 @@ def problem_of(body=True, way=WAY):
         target="label",
         way=way,
     )
+
+
+def is_bias(name):
+    return name.endswith("bias")
 
 
 PROBLEM = problem_of()
@@ -88,8 +124,8 @@ def task(index=0, dtype=np.float32):
 
 
 @cache
-def start():
-    return {"params": PROBLEM.init(jax.random.key(0))}
+def start(name="maml"):
+    return compiled(name).learner.init(jax.random.key(0))
 
 
 def use(learner):
@@ -118,6 +154,21 @@ def objective(learner):
     return value
 
 
+def value_and_slope(learner):
+    """(meta, stacked episodes) -> the mean of the objective, and of the learner's meta-gradient."""
+    if learner.gradient is None:
+        return jax.value_and_grad(objective(learner))
+
+    def own(meta, episodes):
+        def one(episode):
+            (value, _), slope = learner.gradient(meta, episode, None, jnp.zeros(()))
+            return value, slope
+
+        return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one)(episodes))
+
+    return own
+
+
 class Compiled:
     """A learner's two programs, compiled once for all tests, and how often each was traced."""
 
@@ -125,7 +176,7 @@ class Compiled:
         self.learner = LEARNERS[name](PROBLEM)
         self.traces = {"use": 0, "slope": 0}
         self.use = self._jit("use", jax.vmap(use(self.learner), in_axes=(None, 0)))
-        self.slope = self._jit("slope", jax.value_and_grad(objective(self.learner)))
+        self.slope = self._jit("slope", value_and_slope(self.learner))
 
     def _jit(self, name, function):
         def counted(*args):
@@ -158,27 +209,27 @@ def with_support(episodes, **fields):
 def test_compiled_side_by_side_is_eager_one_by_one(name):
     """Faults: a learner does other things when traced, such as branching on a value; under vmap a
     task reads the support of another, or a solver mixes the tasks."""
-    together = compiled(name).use(start(), tasks())
+    together = compiled(name).use(start(name), tasks())
     for index in (0, TASKS - 1):
-        # A scan of no steps cannot be run without compilation.
-        with jax.disable_jit(name != "joint"):
-            alone = use(compiled(name).learner)(start(), task(index))
+        # A scan of no steps cannot be run without compilation, and many steps take long.
+        with jax.disable_jit(name not in ("joint", "implicit")):
+            alone = use(compiled(name).learner)(start(name), task(index))
         near(at(index, together), alone, rtol=1e-4)
 
 
 @every
 def test_float32_stays_float32(name):
     """Fault: a constant of the learner widens, or makes weak, the type of what it returns."""
-    slope = compiled(name).slope(start(), tasks())
-    for leaf in jax.tree.leaves((compiled(name).use(start(), tasks()), slope)):
-        assert leaf.dtype == jnp.float32 and not leaf.weak_type
-    assert jax.tree.map(jnp.shape, slope[1]) == jax.tree.map(jnp.shape, start())
+    slope = compiled(name).slope(start(name), tasks())
+    for leaf in jax.tree.leaves((compiled(name).use(start(name), tasks()), slope)):
+        assert leaf.dtype in (jnp.float32, bool) and not leaf.weak_type
+    assert jax.tree.map(jnp.shape, slope[1]) == jax.tree.map(jnp.shape, start(name))
 
 
 @every
 def test_new_values_need_no_new_program(name):
     """Fault: a value is closed over as a constant, or what comes out cannot go in again."""
-    program, meta = compiled(name), start()
+    program, meta = compiled(name), start(name)
     for seed in (1, 2, 3):
         program.use(meta, tasks(seed))
         _, slope = program.slope(meta, tasks(seed))
@@ -196,10 +247,13 @@ def test_masked_support_has_no_influence(name):
         x=np.where(mask[..., None], some.support["x"], np.float32(9)),
         label=np.where(mask, some.support["label"], np.int32(WAY - 1)),
     )
-    same(compiled(name).use(start(), some), compiled(name).use(start(), other))
-    same(compiled(name).slope(start(), some), compiled(name).slope(start(), other))
+    meta, found = start(name), [compiled(name).use(start(name), one) for one in (some, other)]
+    if name == "matching":  # keeps the features of masked rows, which no class has
+        found = [{**one, "adapted": (), "seen": ()} for one in found]
+    same(*found)
+    same(compiled(name).slope(meta, some), compiled(name).slope(meta, other))
     part, whole = (
-        np.asarray(compiled(name).use(start(), episodes)["outputs"]["logits"])
+        np.asarray(compiled(name).use(meta, episodes)["outputs"]["logits"])
         for episodes in (some, tasks())
     )
     assert (abs(whole - part).max() > 1e-3) == (name != "joint")
@@ -209,11 +263,11 @@ def test_masked_support_has_no_influence(name):
 def test_an_all_masked_support_gives_no_nan(name):
     """Fault: a mean over nothing, which is NaN in the meta-gradient even where the value is not."""
     none = with_support(tasks(), mask=np.zeros((TASKS, SUPPORT), bool))
-    found = compiled(name).use(start(), none), compiled(name).slope(start(), none)
+    found = compiled(name).use(start(name), none), compiled(name).slope(start(name), none)
     for leaf in jax.tree.leaves(found):
         assert np.isfinite(leaf).all()
-    if name not in ("prototypical", "ridge", "logistic"):
-        same(at(0, found[0]["adapted"]), start()["params"])
+    if name not in (*ON_FEATURES, "proto-maml"):
+        same(at(0, found[0]["adapted"]), start(name)["params"])
 
 
 @every
@@ -222,9 +276,9 @@ def test_objective_gradient_against_finite_differences(name):
     is that of the query's loss at the adapted parameters."""
     learner = LEARNERS[name](PROBLEM)
     with jax.enable_x64(True):
-        meta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start())
+        meta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), start(name))
         episodes = tasks(dtype=np.float64)
-        slope = jax.jit(jax.value_and_grad(objective(learner)))
+        slope = jax.jit(value_and_slope(learner))
         _, gradient = slope(meta, episodes)
         assert gradient["params"]["body"]["w"].dtype == np.float64
         if name == "first order":
@@ -232,15 +286,22 @@ def test_objective_gradient_against_finite_differences(name):
             expected = jax.tree.map(lambda leaf: leaf.mean(0), expected)
             near(gradient["params"], expected, rtol=1e-9, atol=1e-12)
             return
+        if name == "reptile":  # its gradient is the way back from where the support led
+            adapted = jax.jit(jax.vmap(use(learner), in_axes=(None, 0)))(meta, episodes)["adapted"]
+            way = jax.tree.map(lambda leaf, to: leaf - to.mean(0), meta["params"], adapted)
+            near(gradient["params"], way, rtol=1e-9, atol=1e-12)
+            return
         rng, size = np.random.default_rng(5), 1e-5
-        for group in meta["params"]:
-            matrix = meta["params"][group]["w"]
-            along = size * rng.normal(size=matrix.shape)
+        leaves, tree = jax.tree.flatten(meta)
+        for place in range(len(leaves)):
+            along = [np.zeros_like(leaf) for leaf in leaves]
+            along[place] = size * rng.normal(size=leaves[place].shape)
+            along = jax.tree.unflatten(tree, along)
             ahead, behind = (
-                slope({"params": {**meta["params"], group: {"w": matrix + by}}}, episodes)[0]
-                for by in (along, -along)
+                slope(jax.tree.map(lambda leaf, by: leaf + sign * by, meta, along), episodes)[0]
+                for sign in (1, -1)
             )
-            found = np.vdot(gradient["params"][group]["w"], along)
+            found = optax.tree.vdot(gradient, along)
             np.testing.assert_allclose(found, (ahead - behind) / 2, rtol=1e-6, atol=1e-14)
 
 
@@ -257,7 +318,7 @@ def after_adaptation(learner):
 @every
 def test_meta_training_learns(name):
     """Fault: the objective's gradient points elsewhere than down."""
-    meta, losses = start(), []
+    meta, losses = start(name), []
     for _ in range(40):
         value, gradient = compiled(name).slope(meta, tasks(4))
         losses.append(value)
@@ -270,18 +331,22 @@ def test_meta_training_learns(name):
     "learner",
     [
         maml(PROBLEM, SGD, 0),
+        imaml(PROBLEM, SGD, 0),
+        meta_sgd(PROBLEM, 0.5, 0),
+        reptile(PROBLEM, SGD, 0),
         anil(PROBLEM, SGD, 0),
         fine_tuning(PROBLEM, SGD, 0),
         fine_tuning(PROBLEM, SGD, 0, head_only=True),
         joint(PROBLEM),
     ],
-    ids=["maml", "anil", "fine-tuning", "head-only", "joint"],
+    ids=["maml", "implicit", "meta-sgd", "reptile", "anil", "fine-tuning", "head-only", "joint"],
 )
 def test_no_step_is_no_adaptation(learner):
     """Fault: what adapts by no step is not the meta-parameters to the bit."""
-    adapted, seen = learner.adapt(start(), task().support, (), None, lambda params: params["head"])
-    same(adapted, start()["params"])
-    same(seen["w"], start()["params"]["head"]["w"][None])
+    meta = learner.init(jax.random.key(0))
+    adapted, seen = learner.adapt(meta, task().support, (), None, lambda params: params["head"])
+    same(adapted, meta["params"])
+    same(seen["kernel"], meta["params"]["head"]["kernel"][None])
 
 
 def test_joint_training_reads_support_and_query():
@@ -301,21 +366,24 @@ def test_joint_training_reads_support_and_query():
         near(compiled("joint").slope(start(), episodes)[0], np.mean(expected))
 
 
-@pytest.mark.parametrize("name", ["maml", "first order", "fine-tuning"])
+@pytest.mark.parametrize("name", ["maml", "first order", "fine-tuning", "meta-sgd", "reptile"])
 def test_adapting_all_is_gradient_descent_on_the_support(name):
     """Faults: a step reads the query, a group of body or head is held, one that the problem does
     not read is moved, or the rate is not the one given."""
-    found = at(0, compiled(name).use(start(), tasks())["adapted"])
+    found = at(0, compiled(name).use(start(name), tasks())["adapted"])
     support = task().support
-    w, v = (np.asarray(start()["params"][group]["w"]) for group in ("body", "head"))
+    params = start()["params"]
+    w, v = np.asarray(params["body"]["w"]), np.asarray(params["head"]["kernel"])
+    b = np.asarray(params["head"]["bias"])
     x, y = np.asarray(support["x"]), np.eye(WAY)[np.asarray(support["label"])]
     for _ in range(3):
         hidden = np.tanh(x @ w)
-        chance = np.exp(hidden @ v)
+        chance = np.exp(hidden @ v + b)
         error = (chance / chance.sum(1, keepdims=True) - y) / SUPPORT
         w, v = w - 0.5 * x.T @ ((error @ v.T) * (1 - hidden**2)), v - 0.5 * hidden.T @ error
+        b = b - 0.5 * error.sum(0)
     near(found["body"]["w"], w, rtol=1e-4)
-    near(found["head"]["w"], v, rtol=1e-4)
+    near(found["head"], {"kernel": v, "bias": b}, rtol=1e-4)
     same(found["unused"], start()["params"]["unused"])
 
 
@@ -324,7 +392,8 @@ def test_adapting_the_head_leaves_the_body_to_the_bit(name):
     """Faults: the body moves (optax.masked passes raw gradients through), or the head does not."""
     found = at(0, compiled(name).use(start(), tasks()))
     same(found["adapted"]["body"], start()["params"]["body"])
-    assert abs(found["adapted"]["head"]["w"] - start()["params"]["head"]["w"]).max() > 0.05
+    moved = found["adapted"]["head"]["kernel"] - start()["params"]["head"]["kernel"]
+    assert abs(moved).max() > 0.05
     assert found["seen"]["body"]["w"].shape == (4, INPUTS, WIDTH)
     same(at(-1, found["seen"]), found["adapted"])
 
@@ -344,7 +413,7 @@ def test_anil_is_maml_where_the_body_has_no_parameters():
         for learner in (anil, maml)
     ]
     near(*found)
-    assert abs(found[0][1]["params"]["head"]["w"]).max() > 1e-3
+    assert abs(found[0][1]["params"]["head"]["kernel"]).max() > 1e-3
 
 
 def features(batch):
@@ -426,7 +495,209 @@ def test_prototypical_scores_by_distance():
     near(metrics["accuracy"], np.mean(logits.argmax(1) == label))
 
 
-@pytest.mark.parametrize("learner", ["prototypical", "ridge", "logistic"])
+def test_matching_is_attention_over_the_support():
+    """Faults: cosine without its norms, a temperature the wrong way up, a class of the average and
+    not of the sum of attention."""
+    found = at(0, compiled("matching").use(start("matching"), tasks()))
+    params = start("matching")["params"]["body"]["w"]
+    known, asked = (np.tanh(np.asarray(b["x"]) @ np.asarray(params)) for b in task()[:2])
+    known, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (known, asked))
+    attention = np.exp(asked @ known.T / 0.2)
+    attention /= attention.sum(1, keepdims=True)
+    chance = attention @ np.eye(WAY)[np.asarray(task().support["label"])]
+    near(jax.nn.softmax(found["outputs"]["logits"]), chance, rtol=1e-4)
+
+
+def test_relation_scores_pairs_of_prototype_and_query():
+    """Faults: the pair is the other way round, queries and classes are swapped, the loss is not
+    the squared error of the sigmoid."""
+    meta = start("relation")
+    found = at(0, compiled("relation").use(meta, tasks()))
+    centres = np.asarray(found["adapted"][1])
+    asked = np.tanh(np.asarray(task().query["x"]) @ np.asarray(meta["params"]["body"]["w"]))
+    rule = jax.tree.map(np.asarray, meta["rule"])
+    logits = np.zeros((QUERY, WAY))
+    for row in range(QUERY):
+        for one in range(WAY):
+            pair = np.concatenate([centres[one], asked[row]])
+            hidden = np.maximum(pair @ rule["hidden"]["kernel"] + rule["hidden"]["bias"], 0)
+            logits[row, one] = (hidden @ rule["score"]["kernel"] + rule["score"]["bias"])[0]
+    near(found["outputs"]["logits"], logits, rtol=1e-4)
+    error = 1 / (1 + np.exp(-logits)) - np.eye(WAY)[np.asarray(task().query["label"])]
+    near(found["loss"][0], (error**2).sum(1).mean(), rtol=1e-4)
+
+
+def test_r2d2_is_ridge_with_learned_penalty_and_scale():
+    """Fault: penalty or scale are not those of the rule, or another in fit and score."""
+    meta = {"params": start()["params"]}
+    rule = {"log_penalty": jnp.log(0.5), "log_scale": jnp.log(4.0)}
+    found, fixed = (
+        jax.jit(use(learner))(one, task())
+        for learner, one in (
+            (r2d2(PROBLEM), {**meta, "rule": rule}),
+            (ridge(PROBLEM, 0.5, temperature=0.25), meta),
+        )
+    )
+    near(found["outputs"], fixed["outputs"], rtol=1e-4)
+
+
+def test_proto_maml_without_steps_is_a_prototypical_network():
+    """Faults: kernel and bias are not 2c and −|c|², or the head starts at its own values."""
+    params = start()["params"]
+    proto = jax.jit(use(proto_maml(PROBLEM, SGD, 0)))({"params": params}, task())
+    plain = jax.jit(use(prototypical(PROBLEM, 1.0)))({"params": params}, task())
+    a, b = (jax.nn.log_softmax(one["outputs"]["logits"]) for one in (proto, plain))
+    near(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_proto_maml_needs_a_linear_head():
+    """Fault: a head of another form is overwritten by one that its problem cannot read."""
+    other = PROBLEM._replace(head=("unused",))
+    with pytest.raises(ValueError, match="needs one linear head"):
+        proto_maml(other, SGD, 1).adapt(start(), task().support, (), None)
+
+
+def test_meta_sgd_with_one_rate_is_maml():
+    """Faults: a rate is applied twice or with the wrong sign, or is no meta-parameter. The gradient
+    in the rates is −⟨∇L_query, ∇L_support⟩ by parameter after one step."""
+    learner = meta_sgd(PROBLEM, 0.5, 3)
+    meta = learner.init(jax.random.key(0))
+    value, slope = jax.jit(value_and_slope(learner))(meta, tasks())
+    near(
+        (value, slope["params"]),
+        (lambda v, g: (v, g["params"]))(*compiled("maml").slope(start(), tasks())),
+    )
+    one = jax.jit(value_and_slope(meta_sgd(PROBLEM, 0.5, 1)))
+    episodes = jax.tree.map(lambda leaf: leaf[:1], tasks())
+    _, slope = one(meta, episodes)
+    params = meta["params"]
+    inner = jax.grad(lambda p: maml(PROBLEM, SGD, 0).loss(p, task().support, ())[0])(params)
+    moved = jax.tree.map(lambda p, g: p - 0.5 * g, params, inner)
+    outer = jax.grad(lambda p: maml(PROBLEM, SGD, 0).loss(p, task().query, ())[0])(moved)
+    expected = jax.tree.map(lambda a, b: -a * b, inner, outer)
+    near(slope["rule"]["rates"], {name: expected[name] for name in ("body", "head")}, atol=1e-6)
+
+
+def test_learned_rates_and_implicit_gradients_do_not_go_together():
+    """Fault: rates are never trained, without a word."""
+    with pytest.raises(ValueError, match="no learned rate changes"):
+        meta_sgd(PROBLEM, 0.5, 1, Implicit())
+
+
+def plus_plus(**options):
+    return maml_plus_plus(PROBLEM, 0.5, 3, per_step=is_bias, **options)
+
+
+def test_maml_plus_plus_is_maml_where_nothing_is_its_own():
+    """Faults: with the last step's loss alone, second order and one rate it is not MAML; the loss
+    of a step weighs wrongly."""
+    off = {"multi_step_until": 0.0, "second_order_from": 0.0}
+    learner = maml_plus_plus(PROBLEM, 0.5, 3, per_step=lambda name: False, **off)
+    value, slope = jax.jit(value_and_slope(learner))(learner.init(jax.random.key(0)), tasks())
+    expected = compiled("maml").slope(start(), tasks())
+    near((value, slope["params"]), (expected[0], expected[1]["params"]))
+    assert jax.tree.map(jnp.shape, slope["rule"]["rates"]["head"]) == {"kernel": (3,), "bias": (3,)}
+
+
+def test_maml_plus_plus_anneals():
+    """Faults: first order is not taken first, or second order never; the multi-step loss does not
+    end; both thresholds are one."""
+    learner = plus_plus(multi_step_until=0.5, second_order_from=0.75)
+    meta, episode = learner.init(jax.random.key(0)), task()
+
+    @jax.jit
+    def at_progress(progress):
+        objective = lambda meta: learner.objective(meta, episode, None, progress)[0]  # noqa: E731
+        return jax.value_and_grad(objective)(meta)
+
+    found = {progress: at_progress(jnp.float32(progress)) for progress in (0.0, 0.49, 0.5, 0.75)}
+    last = learner.loss(learner.adapt(meta, episode.support, (), None)[0], episode.query, ())[0]
+    near([found[0.5][0], found[0.75][0]], [last, last])
+    assert abs(found[0.0][0] - last) > 1e-3
+    w = [np.asarray(found[p][1]["params"]["body"]["w"]) for p in (0.5, 0.75)]
+    assert abs(w[0] - w[1]).max() > 1e-4
+    exact = plus_plus(multi_step_until=0.0, second_order_from=0.0)
+    slope = jax.jit(jax.grad(lambda meta: exact.objective(meta, episode, None, 0.0)[0]))(meta)
+    near(found[0.75][1], slope)
+
+
+def test_step_weights_anneal_to_the_last_step():
+    """Faults: weights do not sum to 1, start unequal, or end elsewhere than at the last step."""
+    for progress, last in ((0.0, 0.25), (1.0, 1 - 3 * 0.03 / 4)):
+        weights = np.asarray(step_weights(4, jnp.float32(progress)))
+        np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(weights[-1], last, rtol=1e-6)
+        assert (weights[:-1] == weights[0]).all()
+
+
+def test_each_step_has_its_own_normalisation():
+    """Faults: the values of another step are read; they are adapted inside the loop; the adapted
+    parameters have those of the last training step instead of those after it."""
+    learner = plus_plus()
+    meta = learner.init(jax.random.key(0))
+    own = {"head.bias": jnp.arange(4.0)[:, None] * jnp.ones(WAY)}
+    assert set(meta["rule"]["per_step"]) == set(own)
+    meta = {**meta, "rule": {**meta["rule"], "per_step": own}}
+    adapted, seen = learner.adapt(meta, task().support, (), None, lambda p: p["head"]["bias"][0])
+    near(seen, np.arange(4.0))
+    near(adapted["head"]["bias"], np.full(WAY, 3.0))
+
+
+def test_maml_plus_plus_needs_a_step():
+    """Fault: rates of no step, whose mean is NaN."""
+    with pytest.raises(ValueError, match="steps is 0"):
+        maml_plus_plus(PROBLEM, 0.5, 0)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def numbers_drawn(mask, key, size, steps):
+    """The rows of the first batches, one after the other."""
+    batches = minibatches({"mask": mask, "number": jnp.arange(len(mask))}, size, key)
+    return jax.vmap(lambda step: batches(step)["number"])(jnp.arange(steps)).reshape(-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.integers(0, 6), min_size=1), st.sampled_from([1, 3, 5]), st.integers(0, 99))
+def test_minibatches_go_through_the_support_epoch_by_epoch(rows, size, seed):
+    """Faults: a masked row is drawn, a row comes twice in an epoch or not at all, or a batch stops
+    at the end of an epoch."""
+    mask = jnp.isin(jnp.arange(7), jnp.asarray(sorted(rows)))
+    found = numbers_drawn(mask, jax.random.key(seed), size, -(-21 // size))
+    for epoch in range(3):
+        assert set(found[epoch * len(rows) : (epoch + 1) * len(rows)].tolist()) == rows
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """Fault: all epochs go through the support alike."""
+    found = numbers_drawn(jnp.ones(7, bool), jax.random.key(0), 1, 21).reshape(3, 7)
+    assert len({tuple(order) for order in found.tolist()}) == 3
+
+
+def test_reptile_keeps_the_optimizers_state_across_tasks():
+    """Faults: the second moment starts anew with each task; a whole number in the state is lost; an
+    outer rate of 1 does not make the state the mean of what the tasks left."""
+    learner = reptile(PROBLEM, optax.adam(0.1, b1=0.0), 3, keep_state=True)
+    meta = learner.init(jax.random.key(0))
+    (_, _), slope = learner.gradient(meta, task(), jax.random.key(1), 0.0)
+    after = jax.tree.map(lambda leaf, by: leaf - by, meta["rule"], slope["rule"])
+    assert after[0].count == 3
+    loop = inner_loop(
+        lambda p, batch: maml(PROBLEM, SGD, 0).loss({**meta["params"], **p}, batch, ()),
+        optax.adam(0.1, b1=0.0),
+        FirstOrder(),
+    )
+    params = {name: meta["params"][name] for name in ("body", "head")}
+    carry, _ = run(loop, loop.start(params), lambda step: task().support, 3)
+    near(after[0].nu, carry.optimizer[0].nu, atol=1e-7)
+    again, _ = run(
+        loop, loop.start(params)._replace(optimizer=carry.optimizer), lambda step: task().support, 3
+    )
+    kept = {**meta, "rule": after}
+    adapted, _ = learner.adapt(kept, task().support, (), jax.random.key(1))
+    near({name: adapted[name] for name in params}, again.params, atol=1e-6)
+
+
+@pytest.mark.parametrize("learner", [*ON_FEATURES, "proto-maml"])
 def test_classifiers_on_features_need_classes(learner):
     """Fault: a problem without classes fails in the middle of a trace, or not at all."""
     with pytest.raises(ValueError, match="needs a problem with classes"):

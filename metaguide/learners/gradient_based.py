@@ -1,4 +1,4 @@
-"""Learners that adapt by gradient steps on the support: MAML, ANIL, fine-tuning."""
+"""Learners that adapt by gradient steps on the support, all on the one inner loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from metaguide.inner_loop import FirstOrder, Loss, Mode, Unrolled, inner_loop, run
+from metaguide import inner_loop
+from metaguide.inner_loop import FirstOrder, Implicit, Loss, Mode, Unrolled
 from metaguide.types import Batch, Episode, Learner, Metrics, Params, Problem
 
 
@@ -36,11 +37,38 @@ def maml(
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning, 2017.
     """
 
-    def support_loss(params: Params, support: Batch, context):
-        return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params, loss = meta["params"], support_loss(problem, meta["params"], context)
+        return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)
 
-    groups = problem.body + problem.head
-    return _learner(problem, _adapts(groups, support_loss, inner, steps, mode))
+    return completed(problem, adapt)
+
+
+def imaml(
+    problem: Problem,
+    inner: optax.GradientTransformation,
+    steps: int,
+    strength: float = 2.0,
+    cg_steps: int = 5,
+    damping: float = 0.0,
+) -> Learner:
+    """Learn an initialisation that the solution of a task is pulled to: `maml` by `Implicit`.
+
+    min_φ Σ_tasks L_query(argmin_θ L_support(θ) + λ/2 ‖θ − φ‖²).
+
+    Args:
+        problem: what is learned.
+        inner: what minimises the inner objective.
+        steps: of it; the more, the smaller the bias.
+        strength, cg_steps, damping: see `Implicit`.
+
+    Returns:
+        A learner as of `maml`.
+
+    Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019.
+    """
+    return maml(problem, inner, steps, Implicit(strength, cg_steps, damping))
 
 
 def anil(
@@ -66,11 +94,50 @@ def anil(
     Raghu et al.: Rapid Learning or Feature Reuse? 2020.
     """
 
-    def support_loss(params: Params, support: Batch, context):
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params = meta["params"]
         encoded = problem.encode(params, support, context, None)
-        return lambda head, batch: problem.loss({**params, **head}, encoded, batch, context)
 
-    return _learner(problem, _adapts(problem.head, support_loss, inner, steps, mode))
+        def loss(head: Params, batch: Batch):
+            return problem.loss({**params, **head}, encoded, batch, context)
+
+        return descend(loss, inner, mode, params, problem.head, support, steps, observe)
+
+    return completed(problem, adapt)
+
+
+def meta_sgd(problem: Problem, rate: float, steps: int = 1, mode: Mode = Unrolled()) -> Learner:
+    """Learn an initialisation and a rate for each parameter: θ ← θ − α ∘ ∇L(θ).
+
+    Args:
+        problem: what is learned.
+        rate: all rates α as they start.
+        steps: inner steps; the paper takes one.
+        mode: `Unrolled` or `FirstOrder`, under which the rates are learned as well.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": {"rates": α}}.
+
+    Raises:
+        ValueError: the mode is `Implicit`, under which a rate has no gradient.
+
+    Li, Zhou, Chen, Li: Meta-SGD, 2017.
+    """
+    _rates_need_steps(mode)
+
+    def init(key) -> Params:
+        params = problem.init(key)
+        rates = optax.tree.full_like({name: params[name] for name in adapting(problem)}, rate)
+        return {"params": params, "rule": {"rates": rates}}
+
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params, loss = meta["params"], support_loss(problem, meta["params"], context)
+        rule = learned_rates(lambda step: meta["rule"]["rates"])
+        return descend(loss, rule, mode, params, adapting(problem), support, steps, observe)
+
+    return completed(problem, adapt, init)
 
 
 def joint(problem: Problem) -> Learner:
@@ -88,7 +155,8 @@ def joint(problem: Problem) -> Learner:
 
     def objective(meta, episode: Episode, key, progress) -> tuple[Array, Metrics]:
         del progress
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), episode.support, episode.query)
+        support, query = episode.support, episode.query
+        both = {name: jnp.concatenate([support[name], query[name]]) for name in support}
         return whole_loss(problem, meta["params"], both, episode.context, key)
 
     return learner._replace(objective=objective)
@@ -115,48 +183,82 @@ def fine_tuning(
     return adapts(problem, inner, steps, FirstOrder())._replace(objective=joint(problem).objective)
 
 
+def adapting(problem: Problem) -> tuple[str, ...]:
+    """Return the names of the parameter groups that the problem reads."""
+    return problem.body + problem.head
+
+
 def whole_loss(problem: Problem, params: Params, batch: Batch, context, key):
     """Return the loss of body and head together, as (scalar, metrics)."""
     return problem.loss(params, problem.encode(params, batch, context, key), batch, context)
 
 
-def _adapts(
-    groups: tuple[str, ...],
-    support_loss: Callable[[Params, Batch, Any], Loss],
-    inner: optax.GradientTransformation,
-    steps: int,
-    mode: Mode,
-):
-    """Make an `adapt` whose inner loop runs over some parameter groups and holds the others.
+def support_loss(problem: Problem, params: Params, context) -> Loss:
+    """Return the loss as a function of (some parameter groups, batch); `params` has the others."""
+    return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
 
-    `support_loss(params, support, context)` is the loss as a function of the groups alone.
+
+def descend(
+    loss: Loss,
+    inner: optax.GradientTransformation,
+    mode: Mode,
+    params: Params,
+    groups: tuple[str, ...],
+    support: Batch,
+    steps: int,
+    observe: Callable[[Params], Any] | None = None,
+) -> tuple[Params, Any]:
+    """Adapt some parameter groups to the support and hold the others.
+
+    Args:
+        loss: (groups by name, batch) -> (scalar, metrics).
+        inner: the update rule.
+        mode: how the meta-gradient passes through.
+        params: the full set, as it starts.
+        groups: names of those that adapt.
+        support: the batch of every step.
+        steps: inner steps.
+        observe: full set of parameters -> pytree; called at step 0 and after each step.
+
+    Returns:
+        The full set, adapted, and the observations.
+    """
+    adapted, seen = inner_loop.adapt(
+        loss,
+        inner,
+        mode,
+        {name: params[name] for name in groups},
+        lambda _: support,
+        steps,
+        None if observe is None else lambda carry: observe({**params, **carry.params}),
+    )
+    return {**params, **adapted}, seen
+
+
+def learned_rates(
+    rates: Callable[[Int[Array, ""]], Params],
+) -> optax.GradientTransformation:
+    """Return the transform u = −α ∘ g, α a pytree that may be another at each step.
+
+    Args:
+        rates: step -> α, like the gradient in structure, and in shape up to broadcasting.
     """
 
-    def adapt(meta, support: Batch, context, key, observe=None):
-        del key
-        params = meta["params"]
-        loop = inner_loop(support_loss(params, support, context), inner, mode)
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda rate, g: -rate * g, rates(state), updates), state + 1
 
-        def whole(adapted: Params) -> Params:
-            return {**params, **adapted}
-
-        carry, observations = run(
-            loop,
-            loop.start({name: params[name] for name in groups}),
-            lambda _: support,
-            steps,
-            None if observe is None else lambda adapted: observe(whole(adapted)),
-        )
-        return whole(carry.params), observations
-
-    return adapt
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
 
-def _learner(problem: Problem, adapt) -> Learner:
-    """Complete a learner whose `adapted` is a full set of the problem's parameters."""
+def completed(problem: Problem, adapt: Callable, init: Callable | None = None) -> Learner:
+    """Complete a learner whose `adapted` is a full set of the problem's parameters.
 
-    def init(key):
-        return {"params": problem.init(key)}
+    Args:
+        problem: what is learned.
+        adapt: as in `Learner`.
+        init: key -> meta-parameters; the problem's parameters alone by default.
+    """
 
     def loss(adapted: Params, query: Batch, context):
         return whole_loss(problem, adapted, query, context, None)
@@ -170,4 +272,15 @@ def _learner(problem: Problem, adapt) -> Learner:
         adapted, _ = adapt(meta, episode.support, episode.context, key)
         return loss(adapted, episode.query, episode.context)
 
-    return Learner(init, adapt, loss, predict, objective)
+    def params_alone(key) -> Params:
+        return {"params": problem.init(key)}
+
+    return Learner(init or params_alone, adapt, loss, predict, objective)
+
+
+def _rates_need_steps(mode: Mode) -> None:
+    if isinstance(mode, Implicit):
+        raise ValueError(
+            "mode Implicit differentiates the inner solution, which no learned rate changes; "
+            "learn rates under Unrolled or FirstOrder"
+        )

@@ -1,6 +1,6 @@
 """Learners that hold the encoder and fit a small classifier on its features, in one go.
 
-Trained episodically they are meta-learners (prototypical networks; ridge is R2-D2); given the
+Trained episodically they are metric learners and learners with a closed-form head; given the
 parameters of another stage they are the frozen-feature baselines that meta-learners have to beat.
 """
 
@@ -9,24 +9,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from metaguide.types import Batch, Episode, Learner, Problem
+from metaguide.types import Batch, Episode, Learner, Params, Problem
 
 Features = Float[Array, "examples width"]
 
+FAR = -1e9
+"""Score of a class without examples: no probability is left for it, and no infinity arises."""
 
-def prototypical(problem: Problem) -> Learner:
-    """Classify by the nearest class mean: p(y = n | x) ∝ exp(−‖f(x) − c_n‖² / √width).
 
-    The division by √width takes the place of a temperature, so that the logits of a wide encoder
-    start at a sensible size.
+def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
+    """Classify by the nearest class mean: p(y = n | x) ∝ exp(−‖f(x) − c_n‖² / τ).
 
     Args:
         problem: a problem with classes (`way`); its head is not used.
+        temperature: τ; 1 in the paper. √width by default, so that the logits of a wide encoder
+            start at a sensible size.
 
     Returns:
-        A learner whose `adapted` is (params, prototypes).
+        A learner whose `adapted` is (meta-parameters, prototypes).
 
     Raises:
         ValueError: the problem has no classes.
@@ -34,11 +38,93 @@ def prototypical(problem: Problem) -> Learner:
     Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017.
     """
 
-    def score(features: Features, centres: Array) -> Array:
+    def score(rule: Params, features: Features, centres: Array) -> Array:
         distance = jnp.square(features[:, None] - centres).sum(-1)
-        return -distance / jnp.sqrt(jnp.asarray(features.shape[-1], features.dtype))
+        return -distance / (features.shape[-1] ** 0.5 if temperature is None else temperature)
 
-    return _on_features(problem, prototypes, score)
+    return _on_features(problem, lambda rule, *support: prototypes(*support), score)
+
+
+def matching(problem: Problem, temperature: float = 1.0) -> Learner:
+    """Classify by attention over the support: p(y = n | x) = Σ_{i: y_i = n} a(x, x_i).
+
+    a = softmax over the support of cos(f(x), f(x_i)) / τ. Without the paper's optional full-context
+    embeddings.
+
+    Args:
+        problem: a problem with classes.
+        temperature: τ; 1 in the paper, where no probability can come close to 1.
+
+    Returns:
+        A learner whose `adapted` is (meta-parameters, (the support's unit features, membership)).
+
+    Raises:
+        ValueError: the problem has no classes.
+
+    Vinyals et al.: Matching Networks for One Shot Learning, 2016.
+    """
+
+    def unit(features: Features) -> Features:
+        return features * jax.lax.rsqrt(jnp.square(features).sum(-1, keepdims=True) + 1e-12)
+
+    def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Any:
+        return unit(features), (label == jnp.arange(way, dtype=label.dtype)[:, None]) & mask
+
+    def score(rule: Params, features: Features, fitted: Any) -> Array:
+        known, member = fitted
+        attention = unit(features) @ known.T / temperature
+        return jax.nn.logsumexp(jnp.where(member, attention[:, None], FAR), axis=-1)
+
+    return _on_features(problem, fit, score)
+
+
+class RelationModule(nn.Module):
+    """How alike two feature vectors are: an MLP on both, one score a pair."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, pairs: Float[Array, "... twice_width"]) -> Float[Array, "..."]:
+        """Return the score, before the sigmoid."""
+        dtype = pairs.dtype
+        hidden = nn.relu(nn.Dense(self.hidden, param_dtype=dtype, name="hidden")(pairs))
+        return nn.Dense(1, param_dtype=dtype, name="score")(hidden)[..., 0]
+
+
+def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
+    """Learn the similarity too: r_n(x) = g([c_n, f(x)]), trained by Σ (σ(r_n) − [y = n])².
+
+    The paper's g is convolutional, on feature maps; here it is an MLP on feature vectors, so that
+    any encoder has one.
+
+    Args:
+        problem: a problem with classes.
+        width: of its features.
+        hidden: units of g.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": parameters of g}.
+
+    Raises:
+        ValueError: the problem has no classes.
+
+    Sung et al.: Learning to Compare, 2018.
+    """
+    module = RelationModule(hidden)
+
+    def init(key, dtype) -> Params:
+        return module.init(key, jnp.zeros((2 * width,), dtype))["params"]
+
+    def score(rule: Params, features: Features, centres: Array) -> Array:
+        shape = (len(features), *centres.shape)
+        pairs = jnp.broadcast_to(centres, shape), jnp.broadcast_to(features[:, None], shape)
+        return module.apply({"params": rule}, jnp.concatenate(pairs, axis=-1))  # type: ignore
+
+    def squared(logits: Array, label: Array) -> Array:
+        error = jax.nn.sigmoid(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
+        return jnp.square(error).sum(-1)
+
+    return _on_features(problem, lambda rule, *support: prototypes(*support), score, init, squared)
 
 
 def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) -> Learner:
@@ -50,7 +136,7 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
         temperature: the logits are divided by it; matters to training only.
 
     Returns:
-        A learner whose `adapted` is (params, W).
+        A learner whose `adapted` is (meta-parameters, W).
 
     Raises:
         ValueError: the problem has no classes.
@@ -58,15 +144,40 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
     """
 
-    def fit(features: Features, label: Array, mask: Array, way: int) -> Array:
-        x = jnp.where(mask[:, None], standardised(features), 0.0)
-        y = jax.nn.one_hot(label, way, dtype=x.dtype)
-        target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
-        # The dual form: a support has fewer examples than features.
-        gram = x @ x.T + penalty * jnp.eye(len(x), dtype=x.dtype)
-        return x.T @ jax.scipy.linalg.solve(gram, target, assume_a="pos")
+    def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
+        return ridge_weights(features, label, mask, way, penalty)
 
-    return _on_features(problem, fit, lambda f, w: standardised(f) @ w / temperature)
+    return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w / temperature)
+
+
+def r2d2(problem: Problem, penalty: float = 1.0, scale: float = 1.0) -> Learner:
+    """Fit as `ridge` does, with the penalty λ and the scale α of the logits meta-learned.
+
+    Args:
+        problem: a problem with classes.
+        penalty, scale: λ and α as they start.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}}.
+
+    Raises:
+        ValueError: the problem has no classes.
+
+    Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
+    """
+
+    def init(key, dtype) -> Params:
+        del key
+        start = {"log_penalty": penalty, "log_scale": scale}
+        return {name: jnp.log(jnp.asarray(value, dtype)) for name, value in start.items()}
+
+    def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
+        return ridge_weights(features, label, mask, way, jnp.exp(rule["log_penalty"]))
+
+    def score(rule: Params, features: Features, weights: Array) -> Array:
+        return jnp.exp(rule["log_scale"]) * (standardised(features) @ weights)
+
+    return _on_features(problem, fit, score, init)
 
 
 def logistic(problem: Problem, penalty: float | Array, steps: int = 30) -> Learner:
@@ -81,13 +192,13 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 30) -> Learn
         steps: number of descent steps.
 
     Returns:
-        A learner whose `adapted` is (params, W).
+        A learner whose `adapted` is (meta-parameters, W).
 
     Raises:
         ValueError: the problem has no classes.
     """
 
-    def fit(features: Features, label: Array, mask: Array, way: int) -> Array:
+    def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         x = jnp.where(mask[:, None], standardised(features), 0.0)
         y = jax.nn.one_hot(label, way, dtype=x.dtype)
         weight = mask[:, None].astype(x.dtype)
@@ -103,7 +214,7 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 30) -> Learn
         (weights, _), _ = jax.lax.scan(step, (zero, zero), jnp.arange(steps, dtype=x.dtype))
         return weights
 
-    return _on_features(problem, fit, lambda f, w: standardised(f) @ w)
+    return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
 
 
 def prototypes(
@@ -127,44 +238,85 @@ def prototypes(
     return member @ features / jnp.maximum(member.sum(1, keepdims=True), 1.0)
 
 
+def ridge_weights(
+    features: Float[Array, "examples width"],
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    way: int,
+    penalty: float | Float[Array, ""],
+) -> Float[Array, "width_and_one way"]:
+    """Return W = Xᵀ (XXᵀ + λI)⁻¹ (2Y − 1), X being `standardised(features)` where `mask`.
+
+    The dual form: a support has fewer examples than features.
+    """
+    x = jnp.where(mask[:, None], standardised(features), 0.0)
+    y = jax.nn.one_hot(label, way, dtype=x.dtype)
+    target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
+    gram = x @ x.T + penalty * jnp.eye(len(x), dtype=x.dtype)
+    return x.T @ jax.scipy.linalg.solve(gram, target, assume_a="pos")
+
+
 def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
     """Return the features at unit mean square an example, with a constant column for the bias."""
     x = features * jax.lax.rsqrt(jnp.square(features).mean(-1, keepdims=True) + 1e-6)
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
 
+def classes_of(problem: Problem, learner: str) -> int:
+    """Return the problem's number of classes.
+
+    Raises:
+        ValueError: it has none; the message names the learner.
+    """
+    if problem.way is None:
+        raise ValueError(f"{learner} needs a problem with classes; way is None here")
+    return problem.way
+
+
 def _on_features(
     problem: Problem,
-    fit: Callable[[Features, Array, Array, int], Any],
-    score: Callable[[Features, Any], Array],
+    fit: Callable[..., Any],
+    score: Callable[[Params, Features, Any], Array],
+    init_rule: Callable[..., Params] | None = None,
+    each_loss: Callable[[Array, Array], Array] | None = None,
 ) -> Learner:
-    """Make a learner of `fit(features, labels, mask, way)` and `score(features, fitted)`."""
-    way = problem.way
-    if way is None:
-        raise ValueError("a classifier on features needs a problem with classes; way is None here")
+    """Make a learner of fit(rule, features, label, mask, way), score(rule, features, fitted).
+
+    `init_rule(key, dtype)` gives what is meta-learned beside the encoder. `each_loss(logits,
+    label)` is the loss of each example, cross-entropy by default.
+    """
+    way = classes_of(problem, "a classifier on features")
+    loss_of = each_loss or optax.softmax_cross_entropy_with_integer_labels
+
+    def init(key) -> Params:
+        if init_rule is None:
+            return {"params": problem.init(key)}
+        key, rule_key = jax.random.split(key)
+        params = problem.init(key)
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return {"params": params, "rule": init_rule(rule_key, dtype)}
 
     def features(params, batch: Batch, context) -> Array:
         return problem.features(problem.encode(params, batch, context, None))
 
     def adapt(meta, support: Batch, context, key, observe=None):
         del key
-        params = meta["params"]
-        fitted = fit(
-            features(params, support, context), support[problem.target], support["mask"], way
-        )
-        adapted = (params, fitted)
+        known = features(meta["params"], support, context)
+        fitted = fit(meta.get("rule"), known, support[problem.target], support["mask"], way)
+        adapted = (meta, fitted)
         # One step takes it from nothing to the solution, so there is one observation.
         seen = None if observe is None else jax.tree.map(lambda a: a[None], observe(adapted))
         return adapted, seen
 
     def predict(adapted, query: Batch, context):
-        params, fitted = adapted
-        return {"logits": score(features(params, query, context), fitted)}
+        meta, fitted = adapted
+        logits = score(meta.get("rule"), features(meta["params"], query, context), fitted)
+        return {"logits": logits}
 
     def loss(adapted, query: Batch, context):
         logits = predict(adapted, query, context)["logits"]
         label, mask = query[problem.target], query["mask"]
-        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1)[:, 0]
+        each = loss_of(logits, label)
         count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
         hit = mask & (logits.argmax(-1).astype(label.dtype) == label)
         accuracy = hit.sum().astype(each.dtype) / count
@@ -175,4 +327,4 @@ def _on_features(
         adapted, _ = adapt(meta, episode.support, episode.context, key)
         return loss(adapted, episode.query, episode.context)
 
-    return Learner(lambda key: {"params": problem.init(key)}, adapt, loss, predict, objective)
+    return Learner(init, adapt, loss, predict, objective)

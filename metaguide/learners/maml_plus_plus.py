@@ -1,0 +1,156 @@
+"""MAML++: multi-step loss, rates by layer and step, annealed order, normalisation by step."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metaguide import inner_loop
+from metaguide.inner_loop import FirstOrder, Mode, Unrolled
+from metaguide.learners.gradient_based import adapting, completed, learned_rates, whole_loss
+from metaguide.types import Batch, Episode, Learner, Params, Problem
+
+
+def is_normalisation(name: str) -> bool:
+    """Return whether a parameter, by its dotted name, is the scale or bias of a norm."""
+    return "norm" in name.lower()
+
+
+def maml_plus_plus(
+    problem: Problem,
+    rate: float,
+    steps: int,
+    *,
+    multi_step_until: float = 0.1,
+    second_order_from: float = 0.5,
+    per_step: Callable[[str], bool] = is_normalisation,
+    remat: bool = False,
+) -> Learner:
+    """Learn an initialisation, and how its inner loop goes at each step.
+
+    min Σ_t w_t L_query(θ_t), θ_{t+1} = θ_t − α_t ∇L_support(θ_t; γ_t), with a rate α_t for each
+    layer and step, and for each step its own scale and bias γ_t of the norms, which are held inside
+    the loop. The weights w_t are those of `step_weights` until `multi_step_until`, from then on the
+    last step counts alone; the gradient is first-order until `second_order_from`.
+
+    Statistics of a norm are the problem's affair. The paper keeps running ones by step and its code
+    takes those of the batch at hand, as a transductive problem does.
+
+    Args:
+        problem: what is learned.
+        rate: all rates as they start.
+        steps: inner steps, at least 1.
+        multi_step_until: share of training with the multi-step loss; 0 for none of it.
+        second_order_from: share of training with first-order gradients; 0 for none of it.
+        per_step: dotted name of a parameter -> whether it has a value of its own at each step.
+        remat: see `Unrolled`.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": {"rates": [steps] for each leaf,
+        "per_step": [steps + 1, ...] by name}}. What `per_step` names is not read in φ.
+
+    Raises:
+        ValueError: fewer than one step.
+
+    Antoniou, Edwards, Storkey: How to train your MAML, 2019.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: MAML++ learns a rate for each of 1 or more steps")
+
+    def init(key) -> Params:
+        params = problem.init(key)
+        moving = {name: params[name] for name in adapting(problem)}
+        rates = jax.tree.map(lambda leaf: jnp.full((steps,), rate, leaf.dtype), moving)
+        leaves, _ = jax.tree.flatten_with_path(moving)
+        own = {
+            _name(path): jnp.repeat(leaf[None], steps + 1, axis=0)
+            for path, leaf in leaves
+            if per_step(_name(path))
+        }
+        return {"params": params, "rule": {"rates": rates, "per_step": own}}
+
+    def adapts(mode: Mode):
+        def adapt(meta, support: Batch, context, key, observe=None):
+            del key
+            params, rule = meta["params"], meta["rule"]
+
+            def at(groups: Params, step) -> Params:
+                """The full set of parameters, with the values that a step has of its own."""
+                return jax.tree.map_with_path(
+                    lambda path, leaf: (
+                        rule["per_step"][_name(path)][step]
+                        if _name(path) in rule["per_step"]
+                        else leaf
+                    ),
+                    {**params, **groups},
+                )
+
+            adapted, seen = inner_loop.adapt(
+                lambda groups, now: whole_loss(problem, at(groups, now), support, context, None),
+                learned_rates(lambda now: jax.tree.map(lambda leaf: leaf[now], rule["rates"])),
+                mode,
+                {name: params[name] for name in adapting(problem)},
+                lambda step: step,
+                steps,
+                None if observe is None else lambda carry: observe(at(carry.params, carry.step)),
+            )
+            return at(adapted, steps), seen
+
+        return adapt
+
+    def objective_of(mode: Mode, multi_step: bool):
+        learner = completed(problem, adapts(mode), init)
+
+        def objective(meta, episode: Episode, key, progress):
+            _, (losses, metrics) = learner.adapt(
+                meta,
+                episode.support,
+                episode.context,
+                key,
+                lambda adapted: learner.loss(adapted, episode.query, episode.context),
+            )
+            weights = step_weights(steps, progress / multi_step_until)
+            last = jax.tree.map(lambda leaf: leaf[-1], metrics)
+            return (weights.astype(losses.dtype) * losses[1:]).sum(), last
+
+        return objective if multi_step else learner.objective
+
+    def by_order(multi_step: bool):
+        first, second = (objective_of(mode, multi_step) for mode in (FirstOrder(), Unrolled(remat)))
+        return _until(second_order_from, first, second)
+
+    learner = completed(problem, adapts(Unrolled(remat)), init)
+    objective = _until(multi_step_until, by_order(True), by_order(False))
+    return learner._replace(objective=objective)
+
+
+def step_weights(steps: int, progress: Float[Array, ""]) -> Float[Array, " steps"]:
+    """Return the weights of the query's losses after each inner step, annealed to the last.
+
+    w_t = max(1 − progress, .03) / steps for all but the last, which has the rest of 1.
+
+    Args:
+        steps: number of inner steps.
+        progress: how far the annealing has come, in [0, 1].
+    """
+    early = jnp.maximum(1.0 - progress, 0.03) / steps
+    return jnp.full((steps,), early).at[-1].set(1.0 - (steps - 1) * early)
+
+
+def _until(share: float, before: Callable, after: Callable) -> Callable:
+    """Return the objective that is `before` while progress < share; where that is never, no cond.
+
+    A branch not taken is not computed, so first-order steps cost what first order costs.
+    """
+    if share <= 0:
+        return after
+
+    def objective(meta, episode: Episode, key, progress):
+        return jax.lax.cond(progress < share, before, after, meta, episode, key, progress)
+
+    return objective
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,55 @@
+"""Proto-MAML: MAML whose linear head starts at the support's prototypes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metaguide.inner_loop import Mode, Unrolled
+from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
+from metaguide.learners.on_features import classes_of, prototypes
+from metaguide.types import Batch, Learner, Problem
+
+
+def proto_maml(
+    problem: Problem,
+    inner: optax.GradientTransformation,
+    steps: int,
+    mode: Mode = Unrolled(),
+) -> Learner:
+    """Start the head as a prototypical network, then adapt body and head by gradient steps.
+
+    W_n = 2 c_n, b_n = −‖c_n‖² for prototypes c_n, so that with 0 steps the scores are
+    −‖f(x) − c_n‖² up to a term that all classes share. The meta-gradient passes through c_n.
+
+    Args:
+        problem: a problem with classes and a linear head {"kernel": [width, way], "bias": [way]}
+            on its features; the head's own values are not read.
+        inner: the update rule of the inner loop.
+        steps: inner steps.
+        mode: how the meta-gradient passes through the inner loop.
+
+    Returns:
+        A learner whose `adapted` is a full set of parameters.
+
+    Raises:
+        ValueError: the problem has no classes, or (when it adapts) its head is not linear.
+
+    Triantafillou et al.: Meta-Dataset, 2020.
+    """
+    way = classes_of(problem, "Proto-MAML")
+
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params = meta["params"]
+        features = problem.features(problem.encode(params, support, context, None))
+        centres = prototypes(features, support[problem.target], support["mask"], way)
+        head = {"kernel": 2.0 * centres.T, "bias": -jnp.square(centres).sum(-1)}
+        has = {name: jax.tree.map(jnp.shape, params[name]) for name in problem.head}
+        needs = jax.tree.map(jnp.shape, head)
+        if list(has.values()) != [needs]:
+            raise ValueError(f"Proto-MAML needs one linear head {needs}; the problem has {has}")
+        params = {**params, **dict.fromkeys(problem.head, head)}
+        loss = support_loss(problem, params, context)
+        return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)
+
+    return completed(problem, adapt)

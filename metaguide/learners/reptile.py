@@ -1,0 +1,119 @@
+"""Reptile: move the initialisation towards where training on a task leads."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from metaguide.inner_loop import Carry, FirstOrder, inner_loop, run
+from metaguide.learners.gradient_based import adapting, completed, support_loss
+from metaguide.types import Batch, Episode, Learner, Params, Problem
+
+
+def reptile(
+    problem: Problem,
+    inner: optax.GradientTransformation,
+    steps: int,
+    batch: int | None = None,
+    test_steps: int | None = None,
+    keep_state: bool = False,
+) -> Learner:
+    """Train on the support of a task and take the way back as the gradient: φ − U(φ).
+
+    An outer step of SGD with rate ε is φ ← φ + ε (U(φ) − φ). Nothing is differentiated but the
+    inner loss; the query is only looked at.
+
+    Args:
+        problem: what is learned.
+        inner: the update rule of the inner loop; Adam without momentum in the paper.
+        steps: inner steps in training.
+        batch: rows of the support a step, drawn without replacement epoch by epoch; all of them
+            by default.
+        test_steps: inner steps at adaptation; `steps` by default.
+        keep_state: start a task with the state that `inner` had after the tasks before, averaged
+            over tasks, as the paper's code does. It is meta-learned as the parameters are, by the
+            way back, so give this part of the meta-parameters, "rule", to an outer SGD of rate 1.
+
+    Returns:
+        A learner with a `gradient` of its own and {"params": φ}, with `keep_state` "rule" beside
+        it (the state's leaves as floats).
+
+    Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
+    """
+
+    def moving(params: Params) -> Params:
+        return {name: params[name] for name in adapting(problem)}
+
+    def init(key) -> Params:
+        params = problem.init(key)
+        if not keep_state:
+            return {"params": params}
+        state = inner.init(moving(params))
+        return {"params": params, "rule": optax.tree.cast(state, jnp.float32)}
+
+    def train(meta, support: Batch, context, key, count: int, observe=None):
+        params = meta["params"]
+        loop = inner_loop(support_loss(problem, params, context), inner, FirstOrder())
+        carry = loop.start(moving(params))
+        if keep_state:
+            kept = jax.tree.map(
+                lambda leaf, like: leaf.astype(like.dtype), meta["rule"], carry.optimizer
+            )
+            carry = carry._replace(optimizer=kept)
+
+        def whole(carry: Carry) -> Params:
+            return {**params, **carry.params}
+
+        carry, seen = run(
+            loop,
+            carry,
+            minibatches(support, batch, key),
+            count,
+            None if observe is None else lambda carry: observe(whole(carry)),
+        )
+        return whole(carry), carry.optimizer, seen
+
+    def adapt(meta, support: Batch, context, key, observe=None):
+        count = steps if test_steps is None else test_steps
+        adapted, _, seen = train(meta, support, context, key, count, observe)
+        return adapted, seen
+
+    learner = completed(problem, adapt, init)
+
+    def gradient(meta, episode: Episode, key, progress):
+        del progress
+        adapted, state, _ = train(meta, episode.support, episode.context, key, steps)
+        now = {"params": adapted} | ({"rule": state} if keep_state else {})
+        way_back = jax.tree.map(lambda a, b: a - b.astype(a.dtype), meta, now)
+        return learner.loss(adapted, episode.query, episode.context), way_back
+
+    return learner._replace(gradient=gradient)
+
+
+def minibatches(support: Batch, size: int | None, key) -> Callable[[Int[Array, ""]], Batch]:
+    """Return step -> `size` rows of the support: its unmasked rows in a new order every epoch.
+
+    Batches go on from one epoch to the next, and a support smaller than a batch comes more than
+    once in it.
+
+    Args:
+        support: a batch with a `mask`.
+        size: rows a step; None for the support as it is.
+        key: of the orders.
+    """
+    if size is None:
+        return lambda step: support
+    mask = support["mask"]
+    count = jnp.maximum(mask.sum(), 1).astype(jnp.int32)
+
+    def row(place: Int[Array, ""]) -> Int[Array, ""]:
+        chance = jax.random.uniform(jax.random.fold_in(key, place // count), mask.shape)
+        return jnp.argsort(jnp.where(mask, chance, 2.0))[place % count]
+
+    def at(step: Int[Array, ""]) -> Batch:
+        rows = jax.vmap(row)(step * size + jnp.arange(size, dtype=jnp.int32))
+        return {name: leaf[rows] for name, leaf in support.items()}
+
+    return at
