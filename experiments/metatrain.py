@@ -8,10 +8,9 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.stages import Stage, build_stage, run_stage, weighting_of
+from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
 from metaguide.arms import meta_learner
-from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
 
 
@@ -57,6 +56,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         }
     except ValueError as error:
         raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    shared = shared_by(section.tasks)
     try:
         gradients = {
             kind: episodic(
@@ -66,7 +66,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
                 shots=section.shots,
                 weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
                 tasks_per_chunk=section.tasks_per_chunk or None,
-                mesh=tasks_mesh(),
+                mesh=shared,
             )
             for kind, family in families.items()
         }
@@ -79,6 +79,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         {kind: family.data for kind, family in families.items()},
         weighting_of("fixed", section.weights, list(families)),
         learner,
+        shared,
     )
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.stages import Stage, build_stage, run_stage, weighting_of
+from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
 from metaguide.learners import joint
-from metaguide.parallel import tasks_mesh
 from metaguide.training.episodic import episodic
 
 
@@ -31,6 +30,7 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
     section = config.multitask
     families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
     families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    shared = shared_by(section.tasks)
     return build_stage(
         config,
         "multitask",
@@ -40,12 +40,13 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
                 joint(family.problem),
                 tasks=section.tasks,
                 shots=section.shots,
-                mesh=tasks_mesh(),
+                mesh=shared,
             )
             for kind, family in families.items()
         },
         {kind: family.data for kind, family in families.items()},
         weighting_of(section.weighting, section.weights, list(families)),
+        shared=shared,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, write_config
@@ -22,7 +23,7 @@ from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training.checkpoint import FOLDER, latest, restore_meta
 from metaguide.training.loop import train
 from metaguide.training.state import TrainState
-from metaguide.training.step import CompiledStep, Gradient, init_state, make_step
+from metaguide.training.step import CompiledStep, Gradient, ScannedStep, init_state, make_step
 from metaguide.types import Params
 
 
@@ -41,7 +42,7 @@ class Stage(NamedTuple):
     name: str
     learner: str
     steps: int
-    step: CompiledStep
+    step: CompiledStep | ScannedStep
     data: Mapping[str, Any]
     init: Callable[[Params, int], TrainState]
 
@@ -53,6 +54,7 @@ def build_stage(
     data: Mapping[str, Any],
     weighting: Weighting,
     learner: str = "",
+    shared: Mesh | None = None,
 ) -> Stage:
     """Build a stage; nothing is compiled yet.
 
@@ -63,6 +65,7 @@ def build_stage(
         data: arrays by objective; they are put on the devices once.
         weighting: of the objectives.
         learner: of meta-training.
+        shared: what the gradients share their tasks over, from `shared_by`.
     """
     section, mesh = config[name], tasks_mesh()
     optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
@@ -70,8 +73,17 @@ def build_stage(
     def init(meta: Params, seed: int) -> TrainState:
         return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
 
-    step = make_step(gradients, weighting, optimizer, section.steps)
+    step = make_step(gradients, weighting, optimizer, section.steps, mesh=shared)
     return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init)
+
+
+def shared_by(tasks: int) -> Mesh | None:
+    """Return the mesh of all devices where they divide the tasks of a step.
+
+    None where they do not: each device then has all tasks, and no time is saved.
+    """
+    mesh = tasks_mesh()
+    return mesh if tasks % mesh.size == 0 else None
 
 
 def compile_stage(stage: Stage, meta: Params) -> None:
@@ -114,6 +126,7 @@ def train_stage(
         name=f"{stage.name} {stage.learner}".rstrip(),
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
+        mend=f"lower config.{stage.name}.rate",
     )
     return state.params["meta"]
 

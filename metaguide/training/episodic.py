@@ -1,11 +1,14 @@
 """The gradient of meta-training and of multi-task training: a learner's, over drawn episodes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from metaguide.data.episodes import draw_domain
-from metaguide.parallel import split_tasks
+from metaguide.parallel import mean_over_devices, own_share
 from metaguide.training.step import Gradient
 from metaguide.types import Family, Learner
 
@@ -20,27 +23,31 @@ def episodic(
     tasks_per_chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Gradient:
-    """Return the gradient of the mean of a learner's objective over freshly drawn episodes.
+    """Return a learner's meta-gradient, the mean over freshly drawn episodes.
+
+    What it is mapped by decides where it runs: with a mesh, `on_each_device` gives each device its
+    share of the tasks, and the means are over all of them. The same episodes are drawn whatever
+    devices and chunks there are.
 
     An episode is drawn inside the function that is mapped over tasks, so that what belongs to the
     family and not to a task, such as a catalogue, is never copied a task.
 
     Args:
         family: where episodes come from; its data reach the objective as an argument.
-        learner: whose objective; built on the family's problem.
+        learner: whose objective, or gradient; built on the family's problem.
         tasks: episodes a step.
         shots: an episode's number of shots is drawn from these.
         weights: of the family's domains; equal by default.
         tasks_per_chunk: tasks that a device maps over at once, chunk after chunk, which bounds
             memory whatever `tasks` is; all by default.
-        mesh: lays the tasks of a chunk over its devices.
+        mesh: of the devices that share the tasks; None where one has them all.
 
     Returns:
         (meta, data, key, progress) -> ((loss, metrics), gradient).
 
     Raises:
-        ValueError: weights that do not fit the domains, are negative or all 0; tasks that the
-            chunks do not divide.
+        ValueError: weights that do not fit the domains, are negative or all 0; tasks that devices
+            and chunks do not divide, or are not positive.
     """
     chance = jnp.asarray(weights or (1.0,) * len(family.domains), jnp.float32)
     if chance.shape != (len(family.domains),) or chance.min() < 0 or chance.sum() <= 0:
@@ -50,40 +57,48 @@ def episodic(
         )
     choices = jnp.asarray(shots, jnp.int32)
     devices = 1 if mesh is None else mesh.size
-    size = min(tasks, (tasks_per_chunk or tasks) * devices)
-    if tasks % size:
+    share = max(tasks // devices, 1)
+    size = min(tasks_per_chunk or share, share)
+    if min(tasks, size) < 1 or tasks % (size * devices):
         raise ValueError(
-            f"{tasks} tasks a step do not divide into chunks of {tasks_per_chunk} on each of "
-            f"{devices} devices; make tasks a multiple of {size}"
+            f"{tasks} tasks a step do not divide into chunks of {tasks_per_chunk or size} on each "
+            f"of {devices} devices; make tasks a positive multiple of {max(size, 1) * devices}"
         )
 
     def one(meta, data, key, progress):
         domain_key, shots_key, episode_key, learner_key = jax.random.split(key, 4)
-        domain = draw_domain(chance, domain_key)
-        drawn = jax.random.choice(shots_key, choices)
+        # A draw among one costs a small problem a tenth of its step.
+        domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
+        drawn = choices[0] if len(choices) == 1 else jax.random.choice(shots_key, choices)
         episode = family.sample(data, domain, drawn, episode_key)
-        return learner.objective(meta, episode, learner_key, progress)
+        if learner.gradient is None:
+            return learner.objective(meta, episode, learner_key, progress)
+        return learner.gradient(meta, episode, learner_key, progress)
 
-    def chunk(meta, data, keys, progress):
+    def mean_of(keys, meta, data, progress):
         if size == 1:  # a batch of one costs its tracing, and kernels that are slower
             return one(meta, data, keys[0], progress)
-        if mesh is not None:
-            keys = split_tasks(keys, mesh)
         mapped = jax.vmap(one, in_axes=(None, None, 0, None))(meta, data, keys, progress)
-        return jax.tree.map(jnp.mean, mapped)
+        return jax.tree.map(lambda leaf: leaf.mean(0), mapped)
+
+    def of_chunk(meta, data, keys, progress):
+        if learner.gradient is not None:
+            return mean_of(keys, meta, data, progress)
+        objective = functools.partial(mean_of, keys)
+        return jax.value_and_grad(objective, has_aux=True)(meta, data, progress)
 
     def gradient(meta, data, key, progress):
-        keys = jax.random.split(key, (tasks // size, size))
-        of_chunk = jax.value_and_grad(chunk, has_aux=True)
+        keys = own_share(jax.random.split(key, tasks), mesh)
+        keys = keys.reshape(-1, size)
+        if len(keys) == 1:
+            return mean_over_devices(of_chunk(meta, data, keys[0], progress), mesh)
 
         def add(total, keys):
             values, slope = of_chunk(meta, data, keys, progress)
             return jax.tree.map(jnp.add, total, slope), values
 
-        if len(keys) == 1:
-            return of_chunk(meta, data, keys[0], progress)
         total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, meta), keys)
-        mean = jax.tree.map(lambda leaf: leaf / len(keys), total)
-        return jax.tree.map(lambda leaf: leaf.mean(0), values), mean
+        values = jax.tree.map(lambda leaf: leaf.mean(0), values)
+        return mean_over_devices((values, optax.tree.scale(1 / len(keys), total)), mesh)
 
     return gradient

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from metaguide.parallel import is_first_process
 from metaguide.training import checkpoint
 from metaguide.training.progress import progress, say
 from metaguide.training.state import TrainState
@@ -39,6 +40,8 @@ def train(
     name: str,
     log_every: int,
     checkpoint_every: int,
+    span: int = 1,
+    mend: str = "",
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> TrainState:
     """Takes steps until `steps` are done, going on from the newest checkpoint in `workdir`.
@@ -56,6 +59,8 @@ def train(
         name: the stage's name in messages, which is its section in the config.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints.
+        span: how many steps a call of `step` takes, as in `make_step`.
+        mend: what to do where training diverges; lower the stage's rate by default.
         on_log: called with the step and the metrics of each line.
 
     Returns:
@@ -64,12 +69,18 @@ def train(
     Raises:
         TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
         CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
+        ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
     """
+    for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
+        if count < 1 or count % span:
+            raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")
     folder = workdir / checkpoint.FOLDER
     workdir.mkdir(parents=True, exist_ok=True)
     if checkpoint.latest(folder) is not None:
         state = checkpoint.restore(folder, state)
     start = int(state.step)
+    if start % span:
+        raise ValueError(f"{folder}: step {start} is not a multiple of {span} steps a call")
     if start >= steps:
         say(f"{name}: already finished, {start} of {steps} steps in {folder}")
         return state
@@ -83,8 +94,8 @@ def train(
     means: dict[str, float] = {}
 
     def rate() -> float:
-        """Steps per second; the first step, which compiles, is left out."""
-        return max(done - start - 1, 0) / max(time.perf_counter() - first_done, 1e-9)
+        """Steps per second; the first call, which compiles, is left out."""
+        return max(done - start - span, 0) / max(time.perf_counter() - first_done, 1e-9)
 
     with (
         _times(workdir, start, lambda: (done, first_done - begun, rate())),
@@ -94,13 +105,14 @@ def train(
 
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
-            rows = _finite(jax.device_get(metrics), last, name, folder)
-            means = {key: float(np.mean([row[key] for row in rows])) for key in sorted(rows[0])}
+            by_name = _joined(jax.device_get(metrics))
+            _check_finite(by_name, last, name, folder, mend or f"lower config.{name}.rate")
+            means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
             write(last, means, rate())
             if on_log is not None:
                 on_log(last, means)
 
-        for done in range(start + 1, steps + 1):
+        for done in range(start + span, steps + 1, span):
             previous = window[-1:]
             state, metrics = step(state, data)
             window.append(metrics)
@@ -109,7 +121,7 @@ def train(
             if waiting is not None:
                 flush(*waiting)
                 waiting = None
-            if done == start + 1:
+            if done == start + span:
                 jax.block_until_ready(metrics)
                 first_done = time.perf_counter()
             if done % checkpoint_every == 0 or done == steps:
@@ -144,37 +156,45 @@ def _times(
             "first_step_seconds": round(first, 3),
             "steps_per_second": round(rate, 3),
         }
-        with open(workdir / TIMES, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if is_first_process():
+            with open(workdir / TIMES, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
-def _finite(
-    rows: Sequence[Mapping[str, np.ndarray]], last: int, name: str, folder: Path
-) -> Sequence[Mapping[str, np.ndarray]]:
-    """Returns `rows`, the metrics of the steps up to `last`, once they are known to be finite."""
-    for done, row in enumerate(rows, last - len(rows) + 1):
-        culprits = [key for key in row if key.endswith("/loss") and not np.isfinite(row[key])]
-        if culprits:
-            what = "the loss of " + ", ".join(sorted(key.removesuffix("/loss") for key in culprits))
-        elif not np.isfinite(row["loss"]):
-            what = "the weighted sum of the losses"
-        elif not np.isfinite(row["gradient_norm"]):
-            what = "the gradient"
-        else:
-            continue
-        kept = checkpoint.latest(folder)
-        good = (
-            "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
-        )
-        raise TrainingDiverged(
-            f"{name}: {what} is not finite at step {done}; {good}; lower config.{name}.rate"
-        )
-    return rows
+def _joined(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the values of each metric, one a step, of calls of one step or of several each."""
+    return {key: np.concatenate([np.atleast_1d(one[key]) for one in metrics]) for key in metrics[0]}
+
+
+def _check_finite(
+    metrics: Mapping[str, np.ndarray], last: int, name: str, folder: Path, mend: str
+) -> None:
+    """Raises a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
+    losses = sorted(key for key in metrics if key.endswith("/loss"))
+    wrong = {key: ~np.isfinite(metrics[key]) for key in (*losses, "loss", "gradient_norm")}
+    steps = np.any(list(wrong.values()), axis=0)
+    if not steps.any():
+        return
+    place = int(steps.argmax())
+    culprits = [key.removesuffix("/loss") for key in losses if wrong[key][place]]
+    if culprits:
+        what = "the loss of " + ", ".join(culprits)
+    else:
+        what = "the weighted sum of the losses" if wrong["loss"][place] else "the gradient"
+    done, kept = last - len(steps) + 1 + place, checkpoint.latest(folder)
+    good = "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
+    raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {mend}")
 
 
 @contextmanager
 def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
-    """Opens the logs of a stage, without what stands in them after the step `start`."""
+    """Opens the logs of a stage, without what stands in them after the step `start`.
+
+    Of several processes the first one writes.
+    """
+    if not is_first_process():
+        yield lambda done, metrics, rate: None
+        return
     path = workdir / METRICS
     kept = []
     if path.exists():

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from metaguide.parallel import is_first_process
+
 PLAIN_LINE_SECONDS = 10.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
 
 
 def say(text: str) -> None:
-    """Print one line as it is, unwrapped."""
+    """Print one line as it is, unwrapped; of several processes the first one does."""
+    if not is_first_process():
+        return
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -32,7 +36,7 @@ def progress(
     Yields:
         (units done, note) -> None; the note stands beside the bar.
     """
-    console = Console()
+    console = Console(quiet=not is_first_process())
     if console.is_terminal and not console.is_dumb_terminal:
         bar = Progress(
             TextColumn("{task.description}"),

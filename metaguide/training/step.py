@@ -1,14 +1,17 @@
 """One training step over several objectives: J(θ) = Σ λₜ Jₜ(θ), compiled once for a stage."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from metaguide.objectives.weighting import Weighting
+from metaguide.parallel import on_each_device
 from metaguide.training.program import Once, compilations, compile_all
 from metaguide.training.state import TrainState
 from metaguide.types import Metrics, Params
@@ -21,9 +24,6 @@ Gradient = Callable[
 
 For a loss that is a function of the same arguments, `jax.value_and_grad(loss, has_aux=True)`.
 """
-
-Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
-"""(state, data by objective) -> (next state, metrics of this step)."""
 
 
 def init_state(
@@ -38,6 +38,10 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.copy(key))
 
 
+Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
+"""(state, data by objective) -> (next state, metrics of the step, or of several stacked)."""
+
+
 class CompiledStep:
     """The compiled step `(state, data) -> (next state, metrics)`: a program for each gradient.
 
@@ -46,9 +50,15 @@ class CompiledStep:
     its parts do, and nothing can be traced meanwhile.
     """
 
-    def __init__(self, gradients: Mapping[str, Callable[..., Any]], update: Callable[..., Any]):
-        self._gradients = {name: jax.jit(gradient) for name, gradient in gradients.items()}
-        self._update = jax.jit(update, donate_argnums=(0,))
+    def __init__(
+        self,
+        gradients: Mapping[str, Callable[..., Any]],
+        update: Callable[..., Any],
+        compiled: Callable[..., Any],
+    ):
+        """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
+        self._gradients = {name: compiled(gradient) for name, gradient in gradients.items()}
+        self._update = compiled(update, donate=(0,))
         self._once = Once()
 
     def compile(self, state: TrainState, data: Mapping[str, Any]) -> None:
@@ -60,15 +70,7 @@ class CompiledStep:
     ) -> tuple[TrainState, dict[str, Array]]:
         """Take a step; `state` is donated, and `data[name]` goes to the objective `name`."""
         self.compile(state, data)
-        losses, metrics, gradients = {}, {}, {}
-        for name, gradient in self._gradients.items():
-            (losses[name], own), gradients[name] = gradient(
-                state.params["meta"], data[name], state.key, state.step
-            )
-            metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
-            metrics[f"{name}/loss"] = losses[name]
-        state, whole = self._update(state, losses, gradients)
-        return state, metrics | whole
+        return _step(self._gradients, self._update, state, data)
 
     def _calls(self, state: TrainState, data: Mapping[str, Any]):
         meta = state.params["meta"]
@@ -84,12 +86,74 @@ class CompiledStep:
         return max(compilations(one) for one in (*self._gradients.values(), self._update))
 
 
+class ScannedStep:
+    """One compiled program that takes `span` steps in a scan; its metrics are stacked over them.
+
+    For small problems, whose step takes less time than calling it does.
+    """
+
+    def __init__(
+        self,
+        gradients: Mapping[str, Callable[..., Any]],
+        update: Callable[..., Any],
+        compiled: Callable[..., Any],
+        span: int,
+    ):
+        """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
+
+        def steps(state: TrainState, data: Mapping[str, Any]):
+            def one(state: TrainState, _: None):
+                return _step(gradients, update, state, data)
+
+            return jax.lax.scan(one, state, length=span)
+
+        self._steps = compiled(steps, donate=(0,))
+        self._once = Once()
+
+    def compile(self, state: TrainState, data: Mapping[str, Any]) -> None:
+        """Compile for a state and data like these, in whichever thread asks first."""
+        self._once(lambda: compile_all([(self._steps, (state, data))]))
+
+    def __call__(
+        self, state: TrainState, data: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Take `span` steps; `state` is donated, and `data[name]` goes to the objective `name`."""
+        self.compile(state, data)
+        return self._steps(state, data)
+
+    def compilations(self) -> int:
+        """Return for how many kinds of arguments the program has been compiled."""
+        return compilations(self._steps)
+
+
+def _step(
+    gradients: Mapping[str, Callable[..., Any]],
+    update: Callable[..., Any],
+    state: TrainState,
+    data: Mapping[str, Any],
+) -> tuple[TrainState, dict[str, Array]]:
+    """Take one step, whether the gradients and the update are traced or compiled programs."""
+    losses, metrics, slopes = {}, {}, {}
+    for name, gradient in gradients.items():
+        (losses[name], own), slopes[name] = gradient(
+            state.params["meta"], data[name], state.key, state.step
+        )
+        metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
+        metrics[f"{name}/loss"] = losses[name]
+    state, whole = update(state, losses, slopes)
+    return state, metrics | whole
+
+
 def make_step(
     gradients: Mapping[str, Gradient],
     weighting: Weighting,
     optimizer: optax.GradientTransformation,
     total: int,
-) -> CompiledStep:
+    *,
+    mesh: Mesh | None = None,
+    parallel: Literal["jit", "pmap"] = "jit",
+    span: int = 1,
+) -> CompiledStep | ScannedStep:
     """Builds the compiled step that minimises all objectives together.
 
     Args:
@@ -97,18 +161,25 @@ def make_step(
         weighting: how the losses are summed; its own parameters are trained along.
         optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
         total: number of steps of the whole stage; objectives see `progress` = step / total.
+        mesh: of the devices that share the tasks, as the gradients know it; None for one device.
+        parallel: what maps the step over the devices.
+        span: steps that one call takes.
 
     Returns:
-        The step. Its metrics are `loss` (the weighted sum), `gradient_norm`, and for each
-        objective `name/loss` and `name/metric`.
+        The step, scanned where `span` is more than 1. Its metrics are `loss` (the weighted sum),
+        `gradient_norm`, and for each objective `name/loss` and `name/metric`.
 
     Raises:
-        ValueError: if there is no objective, or `total` is not positive.
+        ValueError: if there is no objective, `total` is not positive, or `span` does not divide it.
     """
     if not gradients or total < 1:
         raise ValueError(
             f"a step needs an objective and at least one step in all, got {len(gradients)} "
             f"objectives and total={total}"
+        )
+    if span < 1 or total % span:
+        raise ValueError(
+            f"{total} steps do not divide into calls of {span}; make steps a multiple of it"
         )
 
     def at_step(index: int, gradient: Gradient):
@@ -138,4 +209,7 @@ def make_step(
     programs = {
         name: at_step(index, gradients[name]) for index, name in enumerate(sorted(gradients))
     }
-    return CompiledStep(programs, update)
+    compiled = functools.partial(on_each_device, mesh=mesh, by=parallel)
+    if span == 1:
+        return CompiledStep(programs, update, compiled)
+    return ScannedStep(programs, update, compiled, span)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from metaguide.learners import maml
-from metaguide.parallel import tasks_mesh
+from metaguide.parallel import on_each_device, tasks_mesh
 from metaguide.training.episodic import episodic
 from metaguide.types import Episode, Family, Learner, Problem
 
@@ -94,7 +94,7 @@ def test_tasks_over_devices_change_nothing():
     found = []
     for mesh in (None, tasks_mesh()):
         value = episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 2), tasks=8, shots=(1, 3), mesh=mesh)
-        slope = jax.jit(value)
+        slope = on_each_device(value, mesh)
         found.append(slope(META, FAMILY.data, jax.random.key(2), jnp.zeros(())))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
     assert set(found[0][0][1]) == {"error"}
@@ -109,7 +109,7 @@ def test_chunks_change_nothing(devices, size):
     whole = jax.jit(episodic(FAMILY, learner, **jobs))(META, FAMILY.data, key, progress)
     mesh = tasks_mesh(jax.devices()[:devices])
     chunked = episodic(FAMILY, learner, **jobs, tasks_per_chunk=size, mesh=mesh)
-    found = jax.jit(chunked)(META, FAMILY.data, key, progress)
+    found = on_each_device(chunked, mesh)(META, FAMILY.data, key, progress)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), whole, found)
 
 
