@@ -102,6 +102,54 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
     return sample
 
 
+def balanced_sampler(way: int, shots: int, queries: int):
+    """Return a sampler of N-way K-shot episodes of pictures whose support and query are balanced.
+
+    A class is a character under a quarter turn. Every class has the same number of drawings, and
+    those of an episode are turned alike.
+
+    Args:
+        way: classes an episode.
+        shots: the largest number of shots a class; 0 gives episodes without support.
+        queries: queries a class.
+
+    Returns:
+        (table, domain, shots, key) -> Episode. The table holds `image` (uint8 [domains, characters,
+        drawings, size, size]), `character` (int32 [domains, classes], a class's place in `image`)
+        and `turns` (int32 [domains, classes], anticlockwise; -1 draws them for each episode).
+        The support's leading axis is shots × way, the query's queries × way, the classes innermost;
+        batches hold `image` (float32 [examples, size, size, 1] in [0, 1]), `label` (the slot),
+        `mask` and `id` (class × drawings + drawing). The context holds `classes` (int32 [way]).
+    """
+
+    def sample(table: Table, domain, shots_now, key) -> Episode:
+        class_key, turn_key, drawing_key = jax.random.split(key, 3)
+        drawings = table["image"].shape[2]
+        chance = jax.random.uniform(class_key, table["character"].shape[1:])
+        classes = jax.lax.top_k(chance, way)[1].astype(jnp.int32)
+        character = table["character"][domain, classes]
+        turns = table["turns"][domain, classes]
+        turns = jnp.where(turns < 0, jax.random.randint(turn_key, (way,), 0, 4), turns)
+        chance = jax.random.uniform(drawing_key, (way, drawings))
+        drawing = jax.lax.top_k(chance, shots + queries)[1].T.astype(jnp.int32)
+
+        def batch(drawing, mask):
+            # Bytes are turned, and only those of the drawings that the episode holds.
+            image = _turned(table["image"][domain, character, drawing], turns)
+            return {
+                "image": image.reshape(-1, *image.shape[2:], 1).astype(jnp.float32) / 255,
+                "label": jnp.tile(jnp.arange(way, dtype=jnp.int32), len(drawing)),
+                "mask": jnp.repeat(mask, way),
+                "id": (classes * drawings + drawing).reshape(-1),
+            }
+
+        support = batch(drawing[:shots], jnp.arange(shots) < shots_now)
+        query = batch(drawing[shots:], jnp.ones(queries, bool))
+        return Episode(support, query, {"classes": classes})
+
+    return sample
+
+
 def user_sampler(shots: int, candidates: int | None = None):
     """Return a sampler of recommendation episodes: an episode is one user.
 
@@ -190,6 +238,24 @@ def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int,
             )
 
 
+def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
+    """Refuse a table of pictures that cannot give `way`-way `shots`-shot episodes.
+
+    Raises:
+        EpisodeError: it has too few classes, or drawings of a class; the message names the mend.
+    """
+    classes, drawings = table["character"].shape[1], table["image"].shape[2]
+    if classes < way:
+        raise EpisodeError(
+            f"{way}-way episodes need {way} classes; there are {classes}; lower config.way"
+        )
+    if drawings < shots + queries:
+        raise EpisodeError(
+            f"{shots}-shot episodes with {queries} queries need {shots + queries} drawings of each "
+            f"class; there are {drawings}; lower config.shot or config.queries"
+        )
+
+
 def check_users(table: Table, domains: tuple[str, ...]) -> None:
     """Refuse a table with a domain in which no user has two products.
 
@@ -207,3 +273,11 @@ def check_users(table: Table, domains: tuple[str, ...]) -> None:
 def _batch(table: Table, domain, rows, label, mask) -> dict[str, Array]:
     fields = {name: leaf[domain, rows] for name, leaf in table["rows"].items()}
     return {**fields, "label": label, "mask": mask, "id": rows}
+
+
+def _turned(image, turns):
+    """Return [..., way, size, size] pictures, those of each class turned as by `numpy.rot90`."""
+    turns = turns[:, None, None]
+    image = jnp.where(turns % 2 == 1, image.swapaxes(-1, -2), image)
+    image = jnp.where((turns == 1) | (turns == 2), image[..., ::-1, :], image)
+    return jnp.where(turns >= 2, image[..., ::-1], image)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from metaguide.data.episodes import (
     EpisodeError,
+    balanced_sampler,
+    check_balanced,
     check_labelled,
     check_users,
     draw_domain,
@@ -171,6 +173,127 @@ def test_an_episode_is_a_function_of_seed_split_and_index():
     np.testing.assert_array_equal(
         jax.random.key_data(again), jax.random.key_data(episode_key(1, "test", 2))
     )
+
+
+CHARACTERS, DRAWINGS, SIZE, ASKED = 4, 7, 5, 3
+
+
+@cache
+def balanced(way=WAY, shots=SHOTS, queries=ASKED, several=False):
+    sample = balanced_sampler(way, shots, queries)
+    return jax.jit(jax.vmap(sample, (None, None, None, 0)) if several else sample)
+
+
+@st.composite
+def picture_tables(draw):
+    """Pictures without symmetry, of which some classes are turned and others at random."""
+    size = (DOMAINS, CHARACTERS, DRAWINGS, SIZE, SIZE)
+    image = np.random.default_rng(draw(seeds)).integers(0, 256, size, np.uint8)
+    classes = draw(st.integers(WAY, 2 * CHARACTERS))
+    several = st.lists(st.integers(-1, 3), min_size=classes, max_size=classes)
+    character = [np.arange(classes) % CHARACTERS, draw(st.permutations(np.arange(classes) % 3))]
+    return {
+        "image": image,
+        "character": np.array(character, np.int32),
+        "turns": np.array([draw(several), draw(several)], np.int32),
+    }
+
+
+@many
+@given(picture_tables(), seeds, st.integers(0, DOMAINS - 1))
+def test_a_balanced_episode_is_what_it_says(table, seed, domain):
+    """Faults: a class stands in two slots; support and query share a drawing; a label is another
+    slot's; a class has fewer queries than others; a picture is not of its class; the drawings of a
+    class are turned differently, or otherwise than the table says; ink is not 1."""
+    sample = balanced()
+    episode = sample(table, np.int32(domain), np.int32(SHOTS), jax.random.key(seed))
+    support, query, context = jax.tree.map(np.asarray, episode)
+    classes = context["classes"]
+    assert len(set(classes)) == WAY and classes.dtype == np.int32
+    assert set(classes) <= set(range(table["turns"].shape[1]))
+    both = {name: np.concatenate([support[name], query[name]]) for name in query}
+    slots = np.arange(WAY)
+    np.testing.assert_array_equal(both["label"], np.tile(slots, SHOTS + ASKED))
+    assert both["mask"].all() and len(support["mask"]) == SHOTS * WAY
+    assert len(set(both["id"])) == (SHOTS + ASKED) * WAY
+    np.testing.assert_array_equal(both["id"] // DRAWINGS, classes[both["label"]])
+    types = {name: leaf.dtype for name, leaf in both.items()}
+    assert types == {"image": np.float32, "label": np.int32, "mask": bool, "id": np.int32}
+    for slot, one in enumerate(classes):
+        own = both["label"] == slot
+        drawn = table["image"][domain, table["character"][domain, one], both["id"][own] % DRAWINGS]
+        shown = both["image"][own]
+        assert shown.shape == (SHOTS + ASKED, SIZE, SIZE, 1)
+        fixed = table["turns"][domain, one]
+        turned = [
+            np.allclose(shown[..., 0], np.rot90(drawn, turns, (1, 2)) / 255, atol=1e-6)
+            for turns in (range(4) if fixed < 0 else [fixed])
+        ]
+        assert sum(turned) == 1
+
+
+@many
+@given(seeds)
+def test_balanced_supports_are_nested(seed):
+    """Faults: another number of shots draws other classes, turns, supports or queries; the same key
+    gives another episode, alone or among others."""
+    table = plain_pictures(6)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    among = jax.tree.map(lambda leaf: leaf[1], balanced(several=True)(table, 0, SHOTS, keys))
+    for shots in range(SHOTS + 1):
+        episode = balanced()(table, 0, shots, keys[1])
+        expected = np.repeat(np.arange(SHOTS) < shots, WAY)
+        np.testing.assert_array_equal(episode.support["mask"], expected)
+        same = episode._replace(support={**episode.support, "mask": among.support["mask"]})
+        jax.tree.map(np.testing.assert_array_equal, same, among)
+
+
+def plain_pictures(characters):
+    """Pictures of one dot each, in the first corner until it is turned."""
+    image = np.zeros((1, characters, DRAWINGS, SIZE, SIZE), np.uint8)
+    image[..., 0, 0] = 1
+    turns = np.full((1, characters), -1, np.int32)
+    table = {"image": image, "character": np.arange(characters, dtype=np.int32)[None]}
+    return jax.tree.map(jnp.asarray, {**table, "turns": turns})
+
+
+def test_balanced_draws_are_even():
+    """Faults: a class, a drawing, a turn or a slot is drawn more often than others; classes of an
+    episode are turned alike; a drawing is for the support only."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    sample = balanced_sampler(2, 1, 2)
+    table = plain_pictures(5)
+    episodes = jax.jit(jax.vmap(lambda key: sample(table, 0, 1, key)))(keys)
+    support, query, context = jax.tree.map(np.asarray, episodes)
+    for slot in range(2):
+        assert abs(np.bincount(context["classes"][:, slot]) / 4000 - 1 / 5).max() < 0.03
+    for part, shots in ((support, 1), (query, 2)):
+        used = np.bincount(part["id"].reshape(-1), minlength=5 * DRAWINGS)
+        np.testing.assert_allclose(used / (4000 * shots * 2), 1 / (5 * DRAWINGS), atol=0.006)
+    corners = support["image"][:, :, [0, 0, -1, -1], [0, -1, 0, -1], 0] > 0
+    assert (corners.sum(-1) == 1).all()
+    first, second = corners.argmax(-1).T
+    together = np.bincount(first * 4 + second, minlength=16) / 4000
+    np.testing.assert_allclose(together, 1 / 16, atol=0.02)
+
+
+def test_balanced_episodes_without_support_or_left_over_drawings():
+    """Faults: zero shots in all is an error; so is an episode that takes every drawing."""
+    table = plain_pictures(WAY)
+    episode = balanced(shots=0, queries=DRAWINGS)(table, 0, 0, jax.random.key(0))
+    assert episode.support["image"].shape == (0, SIZE, SIZE, 1)
+    np.testing.assert_array_equal(np.sort(episode.query["id"]), np.arange(WAY * DRAWINGS))
+
+
+def test_a_table_of_too_few_pictures_is_an_error():
+    """Fault: XLA's error about top_k is all that one hears, or the mend is another field's."""
+    table = plain_pictures(4)
+    check_balanced(table, 4, 2, 5)
+    with pytest.raises(EpisodeError, match="5-way .* need 5 classes; there are 4; .*config.way"):
+        check_balanced(table, 5, 2, 5)
+    words = "3-shot .* 5 queries need 8 drawings .* are 7; lower config.shot or config.queries"
+    with pytest.raises(EpisodeError, match=words):
+        check_balanced(table, 4, 3, 5)
 
 
 USERS, LONGEST, PRODUCTS = 3, 7, 12

@@ -13,7 +13,7 @@ from metaguide.data.encoding import Lengths
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.models.guide import Encoding, GuideModel, init_params
-from metaguide.problems import (
+from metaguide.problems.guide import (
     Shape,
     classification,
     families,

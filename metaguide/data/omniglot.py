@@ -1,0 +1,349 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
+
+The pictures come from `omniglot_28x28.zip`, the 28 by 28 version of one bit that few-shot code
+reads, with Vinyals' split in it, or from the original through TensorFlow Datasets.
+"""
+
+import io
+import re
+import ssl
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+ARCHIVE = "omniglot_28x28.zip"
+DRAWINGS = 20
+SIZE = 28
+SPLITS = ("train", "validation", "test")
+
+_MAML_SPLIT = (1100, 100, 423)
+_PICTURE = re.compile(r"omniglot/images/([^/]+/[^/]+)/[^/.][^/]*\.png")
+_SPLIT = re.compile(r"omniglot/splits/vinyals/(train|val|test)\.txt")
+_CLASS = re.compile(r"([^/]+/[^/]+)/rot(000|090|180|270)")
+_ANEW = "get it anew"
+_PUT = f"put {ARCHIVE} into the folder that METAGUIDE_DATA_DIR names"
+
+_ORIGINAL = re.compile(
+    r"images_\w+/(?P<alphabet>[^/]+)/character(?P<character>\d+)/(?P<file>(?P<label>\d+)_\d+\.png)"
+)
+_ORIGINAL_SIZE = 105
+_ORIGINAL_URLS = {
+    split: f"https://github.com/brendenlake/omniglot/raw/master/python/images_{name}.zip"
+    for split, name in {
+        "train": "background",
+        "test": "evaluation",
+        "small1": "background_small1",
+        "small2": "background_small2",
+    }.items()
+}
+
+
+class OmniglotError(ValueError):
+    """Omniglot cannot be had as asked; the message names the file and the mend."""
+
+
+class Drawings(NamedTuple):
+    """All drawings of some characters.
+
+    Attributes:
+        names: "Alphabet/characterNN" of each character, sorted.
+        images: uint8 [characters, 20, 28, 28]; ink is 255, paper 0.
+    """
+
+    names: tuple[str, ...]
+    images: UInt8[np.ndarray, "characters 20 28 28"]
+
+
+def read_drawings(folder: Path | None) -> Drawings:
+    """Read Omniglot from the archive where it is there, through TensorFlow Datasets otherwise.
+
+    Args:
+        folder: what METAGUIDE_DATA_DIR names: it holds `omniglot_28x28.zip`, the folder
+            `omniglot` unzipped from it, or what TensorFlow Datasets made or is to make there.
+            None: TensorFlow Datasets in its own folder.
+
+    Returns:
+        The drawings of all characters.
+
+    Raises:
+        OmniglotError: none of them can be read.
+    """
+    archive = _archive(folder)
+    return read_tfds(folder) if archive is None else read_archive(archive)
+
+
+def read_archive(path: Path) -> Drawings:
+    """Read the archive's pictures.
+
+    Args:
+        path: the zip, or the folder `omniglot` unzipped from it.
+
+    Returns:
+        The drawings in the order of their file names. Their images are 0 or 255.
+
+    Raises:
+        OmniglotError: the archive is missing, damaged or not of this layout, by its member.
+    """
+    images = defaultdict(list)
+    for found, content in _members(path, _PICTURE):
+        images[found[1]].append(_ink(content, f"{path}: {found[0]}", SIZE))
+    return _drawings(images, str(path))
+
+
+def read_tfds(folder: Path | None, download: bool = True) -> Drawings:
+    """Read Omniglot through TensorFlow Datasets, without TensorFlow.
+
+    The original's 105 by 105 pixels are brought to 28 by 28 in grey with Lanczos' filter, as
+    torchvision's users do; the archive's have one bit. The drawings of a character come in the
+    order of TensorFlow Datasets, which shuffles, and not in the archive's.
+
+    Args:
+        folder: TensorFlow Datasets' folder of all data sets; None: its own.
+        download: whether to download and prepare what is not there.
+
+    Returns:
+        The drawings of the background characters (TensorFlow Datasets' split "train") and the
+        evaluation ones ("test") together.
+
+    Raises:
+        OmniglotError: it is not there and not to be downloaded, or cannot be downloaded or read.
+    """
+    import tensorflow_datasets as tfds  # slow, and only who reads through it waits for it
+
+    images = defaultdict(list)
+    where = "TensorFlow Datasets" if folder is None else f"TensorFlow Datasets in {folder}"
+    try:
+        builder: Any = tfds.builder("omniglot", data_dir=folder, file_format="array_record")
+        if not builder.is_prepared():
+            if not download:
+                raise OmniglotError(f"{where}: no Omniglot; allow the download, or {_PUT}.")
+            _check_network(where)
+            # TensorFlow Datasets' own generator walks unzipped folders by means of TensorFlow.
+            builder._split_generators = lambda downloads: _generators(builder, downloads)
+            builder.download_and_prepare()
+        alphabets = builder.info.features["alphabet"]
+        for split in ("train", "test"):
+            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            for example in source:
+                alphabet = alphabets.int2str(example["alphabet"])
+                name = f"{alphabet}/character{example['alphabet_char_id'] + 1:02d}"
+                images[name].append(_ink(example["image"], f"{where}: {name}", _ORIGINAL_SIZE))
+    except OmniglotError:
+        raise
+    except Exception as error:  # it lets through the errors of all libraries that it stands on
+        raise OmniglotError(
+            f"{where}: Omniglot cannot be downloaded or read ({type(error).__name__}: {error}); "
+            f"mend that, or {_PUT}."
+        ) from error
+    return _drawings(images, where)
+
+
+def random_split(characters: int, seed: int) -> dict[str, Int[np.ndarray, " some"]]:
+    """Draw MAML's split: 1,100 characters to train on, 100 for validation, 423 for the test.
+
+    Args:
+        characters: how many there are, 1,623.
+        seed: seed of the split.
+
+    Returns:
+        The characters' places for "train", "validation" and "test".
+
+    Raises:
+        OmniglotError: there are not 1,623.
+    """
+    if characters != sum(_MAML_SPLIT):
+        raise OmniglotError(
+            f"MAML's split is of all {sum(_MAML_SPLIT)} characters, and there are {characters}; "
+            f"{_ANEW}, or take the split of Vinyals."
+        )
+    order = np.random.default_rng(seed).permutation(characters).astype(np.int32)
+    parts = np.split(order, np.cumsum(_MAML_SPLIT)[:-1])
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def vinyals_split(
+    folder: Path | None, names: Sequence[str]
+) -> dict[str, Int[np.ndarray, "classes 2"]]:
+    """Read the split of Vinyals et al., whose classes are characters turned by a fixed angle.
+
+    Args:
+        folder: as in `read_drawings`; it has to hold the archive, which has the split.
+        names: the characters' names, `Drawings.names`.
+
+    Returns:
+        For "train", "validation" and "test" a row for each class: the character's place among
+        `names` and its quarter turns, 0 to 3. A table of it is `table(drawings, *classes.T)`.
+
+    Raises:
+        OmniglotError: there is no archive, no split in it, or a line that names no character.
+    """
+    path = _archive(folder)
+    if path is None:
+        raise OmniglotError(
+            "the split of Vinyals stands in the archive; TensorFlow Datasets has none; "
+            f"{_PUT}, or take the random split."
+        )
+    places = {name: place for place, name in enumerate(names)}
+    parts: dict[str, np.ndarray] = {}
+    for found, content in _members(path, _SPLIT):
+        classes = []
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            known = _CLASS.fullmatch(line.strip())
+            if known is None or known[1] not in places:
+                why = "no character/rotDDD" if known is None else "no such character is there"
+                raise OmniglotError(f"{path}: {found[0]}:{number}: {line!r}: {why}; {_ANEW}.")
+            classes.append((places[known[1]], int(known[2]) // 90))
+        parts[found[1]] = np.array(classes, np.int32).reshape(-1, 2)
+    for name in ("train", "val", "test"):
+        if name not in parts:
+            raise OmniglotError(f"{path}: no omniglot/splits/vinyals/{name}.txt; {_ANEW}.")
+    return dict(zip(SPLITS, (parts[name] for name in ("train", "val", "test")), strict=True))
+
+
+def table(
+    drawings: Drawings,
+    characters: Int[np.ndarray, " classes"],
+    turns: Int[np.ndarray, " classes"] | None = None,
+) -> dict[str, np.ndarray]:
+    """Lay out some classes for `balanced_sampler`, in one domain. A picture is stored once.
+
+    Args:
+        drawings: of all characters.
+        characters: the character of each class, by its place in `drawings`.
+        turns: the quarter turns of each class; None: a random turn in each episode, MAML's way.
+
+    Returns:
+        `image` uint8 [1, characters, 20, 28, 28], `character` int32 [1, classes], which points
+        into it, and `turns` int32 [1, classes], which are -1 where they are random.
+    """
+    stored, place = np.unique(characters, return_inverse=True)
+    fixed = np.full(len(characters), -1) if turns is None else turns
+    return {
+        "image": drawings.images[stored][None],
+        "character": place.astype(np.int32)[None],
+        "turns": fixed.astype(np.int32)[None],
+    }
+
+
+def _archive(folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise OmniglotError(
+            f"{folder}: no such folder; set METAGUIDE_DATA_DIR to the one that holds {ARCHIVE}."
+        )
+    if (folder / ARCHIVE).exists():
+        return folder / ARCHIVE
+    # TensorFlow Datasets' folder is called `omniglot` too.
+    return folder / "omniglot" if (folder / "omniglot" / "images").is_dir() else None
+
+
+def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
+    """Yields each member whose name matches, in the order of the names, with its content."""
+    where = str(path)
+    try:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                name = f"omniglot/{file.relative_to(path).as_posix()}"
+                if found := pattern.fullmatch(name):
+                    where = f"{path}: {name}"
+                    yield found, file.read_bytes()
+            return
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if found := pattern.fullmatch(name):
+                    where = f"{path}: {name}"
+                    yield found, archive.read(name)
+    except FileNotFoundError as error:
+        raise OmniglotError(
+            f"{where}: no such file; {_PUT}. Where that folder has none, TensorFlow Datasets "
+            "downloads Omniglot."
+        ) from error
+    # RuntimeError: the member is encrypted, or packed in a way that Python does not know.
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise OmniglotError(f"{where}: cannot be read ({error}); {_ANEW}.") from error
+
+
+def _ink(content: bytes, where: str, size: int) -> UInt8[np.ndarray, "28 28"]:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            grey = image.convert("L")
+    # Pillow's errors for a broken PNG are of all these kinds.
+    except (OSError, EOFError, SyntaxError, ValueError, zlib.error) as error:
+        raise OmniglotError(f"{where}: broken picture ({error}); {_ANEW}.") from error
+    if grey.size != (size, size):
+        raise OmniglotError(f"{where}: {grey.width}x{grey.height}, not {size}x{size}; {_ANEW}.")
+    if size != SIZE:
+        grey = grey.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return 255 - np.asarray(grey)
+
+
+def _drawings(images: Mapping[str, Sequence[np.ndarray]], where: str) -> Drawings:
+    if not images:
+        raise OmniglotError(f"{where}: no picture of a character in it; {_ANEW}.")
+    for name, some in images.items():
+        if len(some) != DRAWINGS:
+            raise OmniglotError(
+                f"{where}: {name} has {len(some)} drawings, not {DRAWINGS}; {_ANEW}."
+            )
+    names = tuple(sorted(images))
+    return Drawings(names, np.stack([np.stack(images[name]) for name in names]))
+
+
+def _check_network(where: str) -> None:
+    # TensorFlow Datasets tries for more than three minutes before it gives up.
+    request = urllib.request.Request(_ORIGINAL_URLS["train"], method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=20).close()
+    except OSError as error:
+        # An answer that is an error, or a certificate unknown to Python alone, is its to judge.
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
+            raise OmniglotError(
+                f"{where}: no Omniglot, and no way to {request.host} to download it ({reason}); "
+                f"mend the network, or {_PUT}."
+            ) from error
+
+
+def _generators(builder: Any, downloads: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    """Do what TensorFlow Datasets' `_split_generators` does, from the zips as they are."""
+    archives = downloads.download(_ORIGINAL_URLS)
+    alphabets, labels = set(), {}
+    for path in archives.values():
+        with zipfile.ZipFile(path) as archive:
+            for found in map(_ORIGINAL.fullmatch, archive.namelist()):
+                if found:
+                    alphabets.add(found["alphabet"])
+                    labels[int(found["label"])] = _label(found)
+    builder.info.features["alphabet"].names = sorted(alphabets)
+    builder.info.features["label"].names = [labels[number] for number in sorted(labels)]
+    return {split: _examples(path) for split, path in archives.items()}
+
+
+def _examples(path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    with zipfile.ZipFile(path) as archive:
+        for found in map(_ORIGINAL.fullmatch, archive.namelist()):
+            if found:
+                # Its own keys too: they decide on the order of the examples.
+                yield (
+                    f"{_label(found)}_{found['file']}",
+                    {
+                        "image": io.BytesIO(archive.read(found[0])),
+                        "alphabet": found["alphabet"],
+                        "alphabet_char_id": int(found["character"]) - 1,
+                        "label": _label(found),
+                    },
+                )
+
+
+def _label(found: re.Match[str]) -> str:
+    return f"{found['alphabet']}_{int(found['character']) - 1}"

@@ -1,0 +1,44 @@
+"""The multi-layer perceptron of regression and of learned optimizers' problems."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+INITIALISERS: dict[str, Callable[..., Any]] = {
+    "he": nn.initializers.he_normal(),
+    "truncated": nn.initializers.truncated_normal(0.01),
+    "lecun": nn.initializers.lecun_normal(),
+}
+"""Of kernels, by name: variance 2/inputs, σ = .01 cut at 2σ, variance 1/inputs; biases are 0."""
+
+
+class MLP(nn.Module):
+    """h ← activation(h W + b), once for each width.
+
+    Attributes:
+        widths: units of each layer.
+        activation: after every layer.
+        initialiser: a name of `INITIALISERS`.
+        dtype: of the computation, None for that of parameters and inputs.
+    """
+
+    widths: tuple[int, ...]
+    activation: Callable[[Array], Array] = nn.relu
+    initialiser: str = "he"
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch width"]:
+        """Returns the last layer's units."""
+        for number, width in enumerate(self.widths):
+            dense = nn.Dense(
+                width,
+                dtype=self.dtype,
+                kernel_init=INITIALISERS[self.initialiser],
+                name=f"layer{number}",
+            )
+            x = self.activation(dense(x))
+        return x if self.dtype is None else x.astype(jnp.float32)

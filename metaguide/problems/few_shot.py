@@ -1,0 +1,162 @@
+"""Problems of the published few-shot tables: regression, and pictures of a few classes.
+
+A problem is a body (the network) and a linear head {"kernel", "bias"} on its features.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metaguide.objectives.tasks import classification_loss, masked_mean
+from metaguide.types import Batch, Episode, Params, Problem
+
+STATISTICS = ("transductive", "support", "one-query")
+"""Whose mean and variance batch norm takes on queries: those of all queries at hand; those of the
+support, so that a query's answer is its own; those of the support and the one query."""
+
+
+def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> Problem:
+    """Build the regression of `y` on `x` by mean squared error.
+
+    Args:
+        model: x [points, inputs] -> features [points, width].
+        initialiser: of the head's kernel; normal with variance 2 / width by default.
+
+    Returns:
+        A problem whose batches hold `x`, `y` [points, 1] and `mask`; it judges by
+        `squared_error`.
+    """
+    features, init = _parts(model, jnp.zeros((1, 1)), 1, initialiser or _HE)
+
+    def encode(params: Params, batch: Batch, context, key) -> Array:
+        del context, key
+        return features(params, batch["x"])
+
+    def predict(params: Params, encoded: Array, batch: Batch, context) -> dict[str, Array]:
+        del batch, context
+        return {"y": linear(params["head"], encoded)}
+
+    def loss(params: Params, encoded: Array, batch: Batch, context):
+        outputs = predict(params, encoded, batch, context)
+        error = jnp.square(outputs["y"] - batch["y"])[:, 0]
+        mean = masked_mean(error, batch["mask"])
+        return mean, {"mse": mean}
+
+    def judge(outputs, query: Batch, context) -> dict[str, Array]:
+        del context
+        error = jnp.square(outputs["y"] - query["y"])[:, 0]
+        return {"squared_error": error, "mask": query["mask"], "id": query["id"]}
+
+    return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "y")
+
+
+def classification_of_pictures(
+    model: Any,
+    way: int,
+    statistics: str = "transductive",
+    padded: bool = False,
+    side: int = 28,
+) -> Problem:
+    """Build the classification of pictures into the `way` classes of an episode.
+
+    Args:
+        model: (pictures [examples, side, side, 1], reference) -> features [examples, width];
+            `reference` marks the examples whose statistics a batch norm takes, None for all.
+        way: number of classes.
+        statistics: a name of `STATISTICS`. All but the first read the support in the query, where
+            `inductive` has put it; a batch without it has its own statistics.
+        padded: whether supports have masked examples, which then count for no statistics.
+        side: of the pictures, pixels.
+
+    Returns:
+        A problem whose batches hold `image`, `label` and `mask`; it judges by `correct`.
+
+    Raises:
+        ValueError: other statistics.
+    """
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics is {statistics!r}, not one of {', '.join(STATISTICS)}")
+    features, init = _parts(model, jnp.zeros((1, side, side, 1)), way, jax.nn.initializers.zeros)
+
+    def encode(params: Params, batch: Batch, context, key) -> Array:
+        del context, key
+        images = batch["image"]
+        if statistics == "transductive" or "reference" not in batch:
+            return features(params, images, batch["mask"] if padded else None)
+        known, there = batch["reference"], batch["reference_mask"]
+        if statistics == "support":
+            there = jnp.concatenate([there, jnp.zeros(len(images), bool)])
+            return features(params, jnp.concatenate([known, images]), there)[len(known) :]
+
+        def one(image: Array) -> Array:
+            together = jnp.concatenate([known, image[None]])
+            marked = jnp.concatenate([there, jnp.ones(1, bool)]) if padded else None
+            return features(params, together, marked)[-1]
+
+        return jax.vmap(one)(images)
+
+    def predict(params: Params, encoded: Array, batch: Batch, context) -> dict[str, Array]:
+        del batch, context
+        return {"logits": linear(params["head"], encoded)}
+
+    def loss(params: Params, encoded: Array, batch: Batch, context):
+        logits = predict(params, encoded, batch, context)["logits"]
+        return classification_loss(logits, batch["label"], batch["mask"])
+
+    def judge(outputs, query: Batch, context) -> dict[str, Array]:
+        del context
+        chosen = outputs["logits"].argmax(-1).astype(query["label"].dtype)
+        right = {"correct": chosen == query["label"]}
+        return right | {"mask": query["mask"], "id": query["id"]}
+
+    return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "label", way)
+
+
+def inductive(sample: Callable[..., Episode]) -> Callable[..., Episode]:
+    """Return a sampler whose queries carry the support's pictures, for their statistics.
+
+    Args:
+        sample: a sampler of pictures.
+
+    Returns:
+        The same episodes, with `reference` and `reference_mask` in the query.
+    """
+
+    def with_reference(*args) -> Episode:
+        episode = sample(*args)
+        support = episode.support
+        own = {"reference": support["image"], "reference_mask": support["mask"]}
+        return episode._replace(query={**episode.query, **own})
+
+    return with_reference
+
+
+def linear(head: Params, features: Float[Array, "n width"]) -> Float[Array, "n outputs"]:
+    """Return features W + b."""
+    return features @ head["kernel"] + head["bias"]
+
+
+_HE = jax.nn.initializers.he_normal()
+
+
+def _same(encoded: Array) -> Array:
+    return encoded
+
+
+def _parts(model: Any, example: Array, outputs: int, initialiser: Callable[..., Array]):
+    """Return (params, *inputs) -> features, and key -> {"body", "head"}."""
+
+    def features(params: Params, *inputs: Any) -> Array:
+        return model.apply({"params": params["body"]}, *inputs)  # type: ignore[return-value]
+
+    def init(key) -> Params:
+        body_key, head_key = jax.random.split(key)
+        body = model.init(body_key, example)["params"]
+        width = jax.eval_shape(lambda: model.apply({"params": body}, example)).shape[-1]
+        kernel = initialiser(head_key, (width, outputs), jnp.float32)
+        return {"body": body, "head": {"kernel": kernel, "bias": jnp.zeros((outputs,))}}
+
+    return features, init
