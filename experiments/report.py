@@ -20,6 +20,7 @@ from experiments.tables.layout import (
     LOWER_IS_BETTER,
     Cell,
     Grid,
+    column_name,
     grid,
     metrics_of,
     number,
@@ -98,8 +99,10 @@ def print_tables(
     scratch: str | None = "scratch",
     floors: Collection[str] = FLOORS,
     console: Console | None = None,
+    metric: str | None = None,
+    steps: Collection[int] = (),
 ) -> None:
-    """Print a table a task: domains and arms down, shots across, the foremost metric.
+    """Print a table a task: domains and arms down, shots across.
 
     Bold: the best arm. Red, with an arrow: below the arm from scratch. Italic: floors.
 
@@ -108,23 +111,25 @@ def print_tables(
         scratch: the arm from scratch.
         floors: names of the arms that are floors.
         console: where to.
+        metric: which one; the foremost of each task by default.
+        steps: numbers of adaptation steps, a column each; the last step alone by default.
     """
     console = console or Console()
     for task in tasks_of(rows):
-        metric = metrics_of(rows, task)[0]
-        laid = grid(rows, task, metric, scratch=scratch, floors=floors)
-        shots = list(dict.fromkeys(column.shots for column in laid.columns))
-        table = Table(title=f"{task}: {metric}, ± 95%", title_justify="left", box=SIMPLE_HEAD)
+        shown = metric or metrics_of(rows, task)[0]
+        laid = grid(rows, task, shown, scratch=scratch, floors=floors, steps=steps)
+        across = list(dict.fromkeys(column[1:] for column in laid.columns))
+        table = Table(title=f"{task}: {shown}, ± 95%", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge = (0, 1, 0, 0), False
         table.add_column("arm", no_wrap=True)
-        for count in shots:
-            table.add_column(shots_name(count), justify="right", no_wrap=True)
+        for kind in across:
+            table.add_column(column_name(*kind), justify="right", no_wrap=True)
         for domain in dict.fromkeys(column.domain for column in laid.columns):
-            mine = {column.shots: column for column in laid.columns if column.domain == domain}
+            mine = {column[1:]: column for column in laid.columns if column.domain == domain}
             table.add_section()
             table.add_row(Text(domain or "", "bold underline"))
             for arm in (*laid.arms, *laid.floors):
-                cells = [laid.cells.get((arm, mine[s])) if s in mine else None for s in shots]
+                cells = [laid.cells.get((arm, mine[k])) if k in mine else None for k in across]
                 if any(cells):
                     is_floor = arm in laid.floors
                     name = Text(f"  {arm}", "italic dim" if is_floor else "")

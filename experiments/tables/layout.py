@@ -14,14 +14,15 @@ MAIN = {
 }
 """The metrics of a task that are shown, the first one foremost."""
 
-LOWER_IS_BETTER = frozenset({"mse", "loss", "error"})
+LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "error"})
 
 
 class Column(NamedTuple):
-    """One domain at one number of shots."""
+    """One domain at one number of shots, and of steps where several are shown."""
 
     domain: str | None
     shots: int | None
+    steps: int | None = None
 
 
 class Cell(NamedTuple):
@@ -81,6 +82,7 @@ def grid(
     scores: Scores | None = None,
     scratch: str | None = None,
     floors: Collection[str] = FLOORS,
+    steps: Collection[int] = (),
 ) -> Grid:
     """Lay out the rows of one task and metric.
 
@@ -90,23 +92,25 @@ def grid(
         scores: of single examples, for the differences to the arm from scratch.
         scratch: name of the arm from scratch; None marks no negative transfer.
         floors: names of the arms that are floors.
+        steps: numbers of adaptation steps, a column each; the last step alone where none is given.
 
     Raises:
         ResultsError: there is no such row, two rows fall into one cell, or two arms in a column
             were scored on different examples.
     """
-    chosen = [row for row in last_steps(rows) if (row.task, row.metric) == (task, metric)]
+    among = [row for row in rows if row.steps in steps] if steps else last_steps(rows)
+    chosen = [row for row in among if (row.task, row.metric) == (task, metric)]
     if not chosen:
         raise ResultsError(f"there are no rows of {task}, {metric}")
     by_cell: dict[tuple[str, Column], Row] = {}
     for row in chosen:
-        place = (row.arm, Column(row.domain, row.shots))
+        place = (row.arm, Column(row.domain, row.shots, row.steps if steps else None))
         if place in by_cell:
             raise ResultsError(f"two tables have {key(row)}; lay out one table at a time")
         by_cell[place] = row
     columns = sorted(
         {column for _, column in by_cell},
-        key=lambda c: (c.domain or "", -1 if c.shots is None else c.shots),
+        key=lambda c: (c.domain or "", -1 if c.shots is None else c.shots, c.steps or 0),
     )
     names = list(dict.fromkeys(row.arm for row in chosen))
     arms = tuple(name for name in names if name not in floors)
@@ -132,6 +136,12 @@ def number(value: float) -> str:
     """A score to three places without its leading zero, as tables of papers print it."""
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def column_name(shots: int | None, steps: int | None) -> str:
+    """ "5 shots", "5 shots, 10 steps"; empty where neither has a meaning."""
+    after = "" if steps is None else f"{steps} step" if steps == 1 else f"{steps} steps"
+    return ", ".join(filter(None, (shots_name(shots), after)))
 
 
 def shots_name(shots: int | None) -> str:

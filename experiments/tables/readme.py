@@ -2,7 +2,8 @@
 
 `python -m experiments.tables.readme` fills every block that stands between `<!-- table:NAME -->`
 and `<!-- /table:NAME -->` from experiments/results/NAME.json; `--check` changes nothing and fails
-where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 -->` shows a part.
+where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 steps=1,5 -->` shows a part,
+and a column for each of these numbers of adaptation steps.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.tables.layout import Grid, grid, metrics_of, number, shots_name, tasks_of
+from experiments.tables.layout import Grid, column_name, grid, metrics_of, number, tasks_of
 from metaguide.training.results import Results, ResultsError, read
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
@@ -41,25 +42,38 @@ def fill(text: str, folder: Path) -> str:
         if end < 0:
             raise ResultsError(f"README: the block table:{name} is not closed; add {closing}")
         choice = dict(part.split("=", 1) for part in found["choice"].split())
-        odd = set(choice) - {"task", "metric"}
+        odd = set(choice) - {"task", "metric", "steps"}
         if odd:
-            raise ResultsError(f"README: table:{name}: {min(odd)}= is none of task=, metric=")
+            raise ResultsError(
+                f"README: table:{name}: {min(odd)}= is none of task=, metric=, steps="
+            )
         table = markdown(read(folder / f"{name}.json"), **choice)
         parts += [text[place : found.end()], "\n\n", table, "\n", closing]
         place = end + len(closing)
     return "".join([*parts, text[place:]])
 
 
-def markdown(results: Results, task: str | None = None, metric: str | None = None) -> str:
+def markdown(
+    results: Results, task: str | None = None, metric: str | None = None, steps: str = ""
+) -> str:
     """The results as Markdown, a table a task: the foremost metric, or the one that is named.
 
+    Args:
+        results: of one table.
+        task, metric: what is shown.
+        steps: numbers of adaptation steps, such as "1,5"; the last step alone by default.
+
     Raises:
-        ResultsError: there are no rows of that task or metric.
+        ResultsError: there are no rows of that task or metric, or steps are not numbers.
     """
+    try:
+        counts = [int(count) for count in steps.split(",") if count]
+    except ValueError:
+        raise ResultsError(f"README: steps={steps} are not numbers, such as 1,5,10") from None
     blocks = []
     for name in [task] if task else tasks_of(results.rows):
         shown = metric or next(iter(metrics_of(results.rows, name)), "")
-        blocks.append(_table(grid(results.rows, name, shown)))
+        blocks.append(_table(grid(results.rows, name, shown, steps=counts)))
     seeds = f"{len(results.seeds)} seed" + ("s" if len(results.seeds) != 1 else "")
     blocks.append(
         f"`{results.command}`, {results.made[:10]}, {seeds}. Value ± half-width of the 95% interval"
@@ -71,7 +85,7 @@ def markdown(results: Results, task: str | None = None, metric: str | None = Non
 
 def _table(table: Grid) -> str:
     published = any(cell.row.published is not None for cell in table.cells.values())
-    heads = [" ".join(filter(None, (c.domain, shots_name(c.shots)))) for c in table.columns]
+    heads = [" ".join(filter(None, (c.domain, column_name(*c[1:])))) for c in table.columns]
     lines = [f"| {table.task}, {table.metric} | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
     for arm in (*table.arms, *table.floors):

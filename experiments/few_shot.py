@@ -1,0 +1,283 @@
+"""One cell of a published few-shot table: meta-train a learner on one family, judge it, keep that.
+
+A cell has a folder of its own with the config it depends on, checkpoints, and at the end the raw
+outcome of every test episode. A table is collected from the cells that are finished, so that its
+arms may be trained by several commands, in any order.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.settings import ConfigError, write_config
+from metaguide.inner_loop import FirstOrder, Unrolled
+from metaguide.learners import (
+    anil,
+    imaml,
+    maml,
+    maml_plus_plus,
+    matching,
+    meta_sgd,
+    proto_maml,
+    prototypical,
+    r2d2,
+    relation,
+    reptile,
+)
+from metaguide.objectives.weighting import fixed
+from metaguide.parallel import is_first_process, replicate, tasks_mesh
+from metaguide.training.episodic import episodic
+from metaguide.training.evaluate import episode_keys, evaluator
+from metaguide.training.loop import train
+from metaguide.training.step import init_state, make_step
+from metaguide.types import Family, Learner, Params, Problem
+
+OUTCOME = "outcome.npz"
+"""In the folder of a cell: arrays [observations, episodes, queries] by name."""
+
+HARMLESS = ("seeds", "learner", "learners", "log_every", "checkpoint_every", "preset", "parallel")
+
+
+class Cell(NamedTuple):
+    """What is trained and judged, apart from its seed.
+
+    Attributes:
+        name: of its folder, such as "5w1s/maml".
+        family: what it is trained on.
+        learner: as it is trained.
+        optimizer: the outer one, over the meta-parameters.
+        steps: of meta-training.
+        tasks: episodes a step.
+        shots: of the support in training.
+    """
+
+    name: str
+    family: Family
+    learner: Learner
+    optimizer: optax.GradientTransformation
+    steps: int
+    tasks: int
+    shots: int
+
+
+def learner_named(
+    name: str, problem: Problem, own: FrozenConfigDict, steps: int, width: int = 0
+) -> Learner:
+    """Return a learner by the name that its arm has in the tables.
+
+    Args:
+        name: "maml", "first-order", "anil", "meta-sgd", "maml++", "reptile", "imaml",
+            "proto-maml", "prototypical", "matching", "relation" or "ridge".
+        problem: what it learns.
+        own: its section of the config.
+        steps: inner steps; those of training, or those of the test.
+        width: of the problem's features; relation networks need it.
+
+    Raises:
+        ConfigError: there is no learner of that name, or its section lacks a field.
+    """
+    makers: dict[str, Callable[[], Learner]] = {
+        "maml": lambda: maml(problem, optax.sgd(own.inner_rate), steps, Unrolled(own.remat)),
+        "first-order": lambda: maml(problem, optax.sgd(own.inner_rate), steps, FirstOrder()),
+        "anil": lambda: anil(problem, optax.sgd(own.inner_rate), steps),
+        "meta-sgd": lambda: meta_sgd(problem, own.inner_rate, steps),
+        "maml++": lambda: maml_plus_plus(
+            problem,
+            own.inner_rate,
+            own.inner_steps,
+            multi_step_until=own.multi_step_until,
+            second_order_from=own.second_order_from,
+        ),
+        "reptile": lambda: reptile(
+            problem,
+            inner_optimizer(own),
+            steps,
+            batch=own.batch,
+            keep_state=own.keep_state,
+        ),
+        "imaml": lambda: imaml(
+            problem, inner_optimizer(own), steps, own.strength, own.cg_steps, own.damping
+        ),
+        "proto-maml": lambda: proto_maml(problem, optax.sgd(own.inner_rate), steps),
+        "prototypical": lambda: prototypical(problem, own.temperature),
+        "matching": lambda: matching(problem, own.temperature),
+        "relation": lambda: relation(problem, width, own.hidden),
+        "ridge": lambda: r2d2(problem, own.penalty, own.scale),
+    }
+    if name not in makers:
+        raise ConfigError(f"there is no learner {name!r}; there are {', '.join(makers)}")
+    try:
+        return makers[name]()
+    except AttributeError as error:
+        raise ConfigError(f"config.{name}: {error}") from error
+
+
+def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
+    """Return the inner rule of a section: "sgd", or "adam" without momentum, as Reptile's."""
+    rules = {
+        "sgd": lambda: optax.sgd(own.inner_rate),
+        "adam": lambda: optax.adam(own.inner_rate, b1=0.0),
+    }
+    if own.inner not in rules:
+        raise ConfigError(f"inner is {own.inner!r}; there are {', '.join(rules)}")
+    return rules[own.inner]()
+
+
+def way_back(rate: float, steps: int) -> optax.GradientTransformation:
+    """Return Reptile's outer optimizer: a share of the way, from `rate` to 0 over the steps.
+
+    The inner optimizer's state, "rule", goes all the way to its mean over tasks.
+    """
+
+    schedule = optax.linear_schedule(rate, 0.0, steps)
+    rules: dict[Hashable, Any] = {"params": optax.sgd(schedule), "rule": optax.sgd(1.0)}
+
+    def labels(tree: Params) -> Params:
+        return jax.tree.map_with_path(
+            lambda path, _: "rule" if "['rule']" in jax.tree_util.keystr(path) else "params", tree
+        )
+
+    return optax.partition(rules, labels)
+
+
+def train_cell(
+    cell: Cell, config: FrozenConfigDict, workdir: Path, seed: int, mesh: Mesh | None = None
+) -> Params:
+    """Meta-train a cell in its folder, or go on where it stopped.
+
+    Args:
+        cell: what to train.
+        config: reads `tasks_per_chunk`, `parallel`, `span`, `log_every` and `checkpoint_every`.
+        workdir: the cell's folder for this seed.
+        seed: of initial parameters and episodes.
+        mesh: of the devices that share the tasks; all of them by default.
+
+    Returns:
+        The meta-parameters, whole on each device.
+
+    Raises:
+        ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
+            another way of going parallel.
+    """
+    mesh = tasks_mesh() if mesh is None else mesh
+    weighting = fixed({"episodes": 1.0})
+    try:
+        gradient = episodic(
+            cell.family,
+            cell.learner,
+            tasks=cell.tasks,
+            shots=(cell.shots,),
+            tasks_per_chunk=config.tasks_per_chunk or None,
+            mesh=mesh,
+        )
+        step = make_step(
+            {"episodes": gradient},
+            weighting,
+            cell.optimizer,
+            cell.steps,
+            mesh=mesh,
+            parallel=config.parallel,
+            span=config.span,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from error
+    meta = cell.learner.init(jax.random.key(seed))
+    state = init_state(meta, weighting, cell.optimizer, jax.random.key(1000 + seed))
+    data = {"episodes": cell.family.data}
+    state = train(
+        step,
+        replicate(state, mesh),
+        replicate(data, mesh),
+        steps=cell.steps,
+        workdir=workdir,
+        name=f"{cell.name} seed {seed}",
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        span=config.span,
+        mend="lower config.rate, or the inner_rate of the learner",
+    )
+    return state.params["meta"]
+
+
+def judged(
+    family: Family,
+    learner_of: Callable[[Any], Learner],
+    meta: Params,
+    *,
+    shots: int,
+    seed: int,
+    split: str,
+    episodes: int,
+    chunk: int,
+    rates: tuple[float, ...] = (0.0,),
+) -> list[dict[str, np.ndarray]]:
+    """Return what the problem's `judge` says of saved episodes, once for each rate.
+
+    Args:
+        family: what is asked; the episodes are a function of seed, split and number alone.
+        learner_of: rate -> the learner that adapts.
+        meta: what was learned.
+        shots: of the support.
+        seed: of the episodes, the same for all arms.
+        split: "validation" or "test".
+        episodes: how many.
+        chunk: episodes side by side on all devices.
+        rates: what the learner is built with.
+
+    Returns:
+        Arrays [observations, episodes, queries] by name.
+    """
+    mesh = tasks_mesh()
+    run = evaluator(family, {"learner": learner_of}, min(chunk, episodes), mesh).run
+    keys, data = episode_keys(seed, split, episodes), replicate(family.data, mesh)
+    return [run(meta, data, 0, shots, keys, {"learner": rate})["learner"] for rate in rates]
+
+
+def outcome_of(
+    folder: Path, config: FrozenConfigDict, compute: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the outcome of a cell, computed where its folder has none yet, and keep it there.
+
+    Args:
+        folder: of the cell and seed.
+        config: what the outcome depends on; another one in this folder is an error.
+        compute: trains and judges.
+    """
+    path = folder / OUTCOME
+    if is_first_process():
+        write_config(config, folder, harmless=HARMLESS)
+    if not path.exists():
+        found = dict(compute())
+        if not is_first_process():
+            return found
+        descriptor, part = tempfile.mkstemp(dir=folder, suffix=".npz.part")
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **found)
+        os.replace(part, path)
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:
+    """Return the outcomes of a cell's first seeds, stacked; {} where none is finished.
+
+    Args:
+        workdir: of the table.
+        cell: the cell's name.
+        seeds: how many are looked for; those that are finished count.
+    """
+    found: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        path = workdir / cell / f"seed{seed}" / OUTCOME
+        if path.exists():
+            with np.load(path) as arrays:
+                found.append({name: arrays[name] for name in arrays.files})
+    return {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}

@@ -1,0 +1,268 @@
+"""Accuracy on Omniglot, 5-way and 20-way, 1-shot and 5-shot, beside the values in print.
+
+python -m experiments.tables.omniglot --config.way=5 --config.shot=1 --config.learner=maml
+
+Trains and judges what is asked for and not finished in the work folder, then writes the table of
+all that is: `results.json`, and a picture of the learning curves.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.few_shot import (
+    Cell,
+    judged,
+    learner_named,
+    outcome_of,
+    outcomes_in,
+    train_cell,
+    way_back,
+)
+from experiments.report import print_tables
+from experiments.settings import ConfigError
+from experiments.stages import command_line
+from metaguide.data import omniglot
+from metaguide.data.episodes import balanced_sampler, check_balanced
+from metaguide.learners import prototypical
+from metaguide.models.conv4 import CONVOLUTIONS, Conv4
+from metaguide.parallel import is_first_process
+from metaguide.problems import STATISTICS, classification_of_pictures, inductive
+from metaguide.training.metrics import mean_interval, seed_interval
+from metaguide.training.progress import say
+from metaguide.training.results import Row, Scores, key, write
+from metaguide.types import Family, Params, Problem
+
+PUBLISHED = {
+    "maml": {"5w1s": 0.987, "5w5s": 0.999, "20w1s": 0.958, "20w5s": 0.989},
+    "first-order": {"5w1s": 0.983, "5w5s": 0.992, "20w1s": 0.894, "20w5s": 0.979},
+    "anil": {"20w1s": 0.962, "20w5s": 0.980},
+    "reptile": {"5w1s": 0.9768, "5w5s": 0.9948, "20w1s": 0.8943, "20w5s": 0.9712},
+    "prototypical": {"5w1s": 0.988, "5w5s": 0.997, "20w1s": 0.960, "20w5s": 0.989},
+}
+"""Accuracy by arm and task, with transductive batch norm where the paper says so."""
+
+PUBLISHED_INDUCTIVE = {
+    "reptile": {"5w1s": 0.9539, "5w5s": 0.9890, "20w1s": 0.8814, "20w5s": 0.9665},
+}
+
+FLOOR = "pixels"
+"""The nearest mean of the support's raw pictures, which learns nothing."""
+
+
+def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
+    """Read Omniglot and return the table of each split, "train", "validation" and "test"."""
+    named = os.environ.get("METAGUIDE_DATA_DIR")
+    folder = Path(named) if named else None
+    drawings = omniglot.read_drawings(folder)
+    if config.split == "vinyals":
+        classes = omniglot.vinyals_split(folder, drawings.names)
+        return {name: omniglot.table(drawings, *own.T) for name, own in classes.items()}
+    if config.split != "maml":
+        raise ConfigError(f"config.split={config.split}: there are maml and vinyals")
+    split = omniglot.random_split(len(drawings.names), config.seed)
+    return {name: omniglot.table(drawings, own) for name, own in split.items()}
+
+
+def own_section(config: FrozenConfigDict, arm: str, way: int) -> FrozenConfigDict:
+    """Return an arm's protocol for a number of ways: that of 5, or from 10 on that of 20."""
+    return config[arm]["way5" if way < 10 else "way20"]
+
+
+def problem_of(config: FrozenConfigDict, network: str, way: int, statistics: str) -> Problem:
+    """Build the classification by Conv4; a wrong name in the config is an error."""
+    if config.convolution not in CONVOLUTIONS:
+        raise ConfigError(
+            f"config.convolution={config.convolution}: there are {', '.join(CONVOLUTIONS)}"
+        )
+    if statistics not in STATISTICS:
+        raise ConfigError(f"config.statistics={statistics}: there are {', '.join(STATISTICS)}")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"config.dtype={config.dtype}: there are float32 and bfloat16")
+    model = Conv4(
+        config.channels,
+        pooling=network,
+        convolution=config.convolution,
+        dtype=jnp.dtype(config.dtype).type,
+    )
+    return classification_of_pictures(model, way, statistics)
+
+
+def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, queries, statistics):
+    """Build the episodes of one split; too few classes or drawings are an error."""
+    check_balanced(table, way, shots, queries)
+    sample = balanced_sampler(way, shots, queries)
+    sample = sample if statistics == "transductive" else inductive(sample)
+    return Family(("omniglot",), table, sample, problem)
+
+
+def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> Cell:
+    """Build the meta-training of an arm at a number of ways and shots."""
+    own = own_section(config, arm, way)
+    train_way, shots = own.get("train_way", way), own.get("train_shots", shot)
+    queries = own.get("queries", shot)
+    problem = problem_of(config, own.network, train_way, config.statistics)
+    family = family_of(tables["train"], problem, train_way, shots, queries, config.statistics)
+    learner = learner_named(arm, problem, own, own.get("inner_steps", 0))
+    steps = own.get("steps", config.steps)
+    optimizer = optax.adam(rate_of(config, own))
+    if arm == "reptile":
+        optimizer = way_back(own.outer_rate, steps)
+    tasks = own.get("tasks", config.tasks)
+    return Cell(f"{way}w{shot}s/{arm}", family, learner, optimizer, steps, tasks, shots)
+
+
+def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
+    """Return the outer rate, halved every `halve_every` steps where the protocol says so."""
+    if "halve_every" not in own:
+        return config.rate
+    return optax.exponential_decay(config.rate, own.halve_every, 0.5, staircase=True)
+
+
+def compute(config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seed: int, folder):
+    """Train one seed of a cell; return which test queries it answers right, step by step.
+
+    The meta-parameters of a learner are those of any number of ways but for the head's, which
+    metric learners do not read.
+    """
+    cell = cell_of(config, tables, arm, way, shot)
+    meta = train_cell(cell, config, folder, seed)
+    own = own_section(config, arm, way)
+    alone = "one-query" if arm == "reptile" else "support"
+    found = {}
+    for metric, statistics in (("accuracy", "transductive"), ("accuracy_inductive", alone)):
+        problem = problem_of(config, own.network, way, statistics)
+        family = family_of(
+            tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
+        )
+        found[metric] = correct(config, family, arm, own, meta, shot)
+    return found
+
+
+def correct(config: FrozenConfigDict, family: Family, arm, own, meta: Params, shot: int):
+    """Return whether each test query is answered right, bool [steps, episodes, queries]."""
+    steps = own.get("test_steps", own.get("inner_steps", 0))
+    (found,) = judged(
+        family,
+        lambda rate: learner_named(arm, family.problem, own, steps),
+        meta,
+        shots=shot,
+        seed=config.seed,
+        split="test",
+        episodes=config.test_episodes,
+        chunk=config.test_chunk,
+    )
+    return found["correct"]
+
+
+def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> np.ndarray:
+    """Return whether the nearest mean picture answers right, bool [1, episodes, queries]."""
+    problem = problem_of(config, "stride", way, "transductive")
+    problem = problem._replace(
+        init=lambda key: {"head": {}},
+        encode=lambda params, batch, context, key: batch["image"].reshape(len(batch["image"]), -1),
+    )
+    family = family_of(table, problem, way, shot, shot, "transductive")
+    (found,) = judged(
+        family,
+        lambda rate: prototypical(problem, 1.0),
+        {"params": {}},
+        shots=shot,
+        seed=config.seed,
+        split="test",
+        episodes=config.test_episodes,
+        chunk=100,
+    )
+    return found["correct"]
+
+
+def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
+    """Return the rows of all cells that are finished, and the answers behind them."""
+    rows: list[Row] = []
+    scores: Scores = {}
+    for way in config.ways:
+        for shot in config.shots:
+            task = f"{way}w{shot}s"
+            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1)
+            for arm in (*config.learners, FLOOR):
+                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds)
+                for metric, right in found.items():
+                    cell = _row(config, arm, task, shot, metric, right, floor)
+                    rows.append(cell)
+                    last = right[:, -1].mean(0, dtype=np.float64).astype(np.float32)
+                    ids = np.arange(last.size, dtype=np.int64).reshape(last.shape)
+                    scores[key(cell)] = {"score": last, "id": ids}
+    return rows, scores
+
+
+def _row(config, arm, task, shot, metric, right, floor) -> Row:
+    """Row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
+    by_episode = right[:, -1].mean(-1, dtype=np.float64)
+    over_seeds = seed_interval(by_episode.mean(1))
+    published = PUBLISHED if metric == "accuracy" else PUBLISHED_INDUCTIVE
+    return Row(
+        table=config.table,
+        arm=arm,
+        domain=f"{config.split} split",
+        task=task,
+        shots=shot,
+        steps=right.shape[1] - 1,
+        metric=metric,
+        value=over_seeds.value,
+        ci95=mean_interval(by_episode.mean(0)).half,
+        ci95_seeds=over_seeds.half,
+        episodes=by_episode.shape[1],
+        seeds=len(right),
+        floor=float(floor["accuracy"][:, -1].mean()) if floor and arm != FLOOR else None,
+        published=published.get(arm, {}).get(task),
+    )
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Train and judge what is asked for and not finished, then write the table."""
+    arms = (config.learner,) if config.learner else tuple(config.learners)
+    for arm in arms:
+        if arm not in config.learners:
+            raise ConfigError(
+                f"config.learner: there is no {arm!r}; there are {', '.join(config.learners)}"
+            )
+    ways = (config.way,) if config.way else tuple(config.ways)
+    shots = (config.shot,) if config.shot else tuple(config.shots)
+    tables = cache(lambda: read(config))
+    for way in ways:
+        for shot in shots:
+            task = f"{way}w{shot}s"
+            folder = workdir / task / FLOOR / "seed0"
+            floor = lambda way=way, shot=shot: {  # noqa: E731
+                "accuracy": floor_of(config, tables()["test"], way, shot)
+            }
+            outcome_of(folder, config, floor)
+            for arm in arms:
+                for seed in range(config.seeds):
+                    folder = workdir / task / arm / f"seed{seed}"
+                    job = partial(compute, arm=arm, way=way, shot=shot, seed=seed, folder=folder)
+                    outcome_of(folder, config, lambda job=job: job(config, tables()))
+    if not is_first_process():
+        return
+    rows, scores = rows_of(config, workdir)
+    path = write(
+        rows,
+        scores,
+        workdir,
+        command=command_line(),
+        config=config.to_dict(),
+        seeds=range(config.seeds),
+    )
+    print_tables(rows, floors=(FLOOR,))
+    say(f"omniglot: {path}")
+
+
+if __name__ == "__main__":
+    settings.run(main, default="experiments/configs/omniglot.py", workdir="runs/omniglot")

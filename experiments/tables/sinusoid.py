@@ -1,0 +1,211 @@
+"""MSE of sine waves after 1, 5 and 10 steps of adaptation, beside the values in print.
+
+python -m experiments.tables.sinusoid
+python -m experiments.tables.sinusoid --config.learner=maml --config.seeds=1
+
+Trains and judges what is not finished in the work folder, then writes the whole table:
+`results.json`, and pictures of learning curves and of fits before and after adaptation.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optax
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.few_shot import (
+    Cell,
+    judged,
+    learner_named,
+    outcome_of,
+    outcomes_in,
+    train_cell,
+    way_back,
+)
+from experiments.report import print_tables
+from experiments.settings import ConfigError
+from experiments.stages import command_line
+from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.learners import fine_tuning, joint
+from metaguide.models.mlp import INITIALISERS, MLP
+from metaguide.parallel import is_first_process
+from metaguide.problems import regression
+from metaguide.training.metrics import mean_interval, seed_interval
+from metaguide.training.progress import say
+from metaguide.training.results import Row, Scores, key, write
+from metaguide.types import Family, Learner, Problem
+
+PUBLISHED = {
+    ("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35},
+    ("pretrained", 5): {1: 2.41, 5: 2.23, 10: 2.19},
+}
+"""MSE by arm and shots after a number of steps; Finn et al. 2017."""
+
+LARGEST = 25.0
+"""The largest MSE that answering 0 can have, A² at A = 5: what is above it, or not a number, has
+diverged."""
+
+
+def problem_of(config: FrozenConfigDict, initialiser: str) -> Problem:
+    """Build the regression by the multi-layer perceptron of the config."""
+    if initialiser not in INITIALISERS:
+        raise ConfigError(
+            f"config.initialisers: there is no {initialiser!r}; there are {', '.join(INITIALISERS)}"
+        )
+    model = MLP(tuple(config.widths), initialiser=initialiser)
+    return regression(model, INITIALISERS[initialiser])
+
+
+def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
+    """Build the meta-training of an arm."""
+    own, problem = config[arm], problem_of(config, initialiser)
+    shots = own.get("train_shots", config.train_shots)
+    family = Family(("waves",), waves(), wave_sampler(shots, config.train_shots), problem)
+    if arm == "pretrained":
+        learner = joint(problem)
+    else:
+        learner = learner_named(arm, problem, own, own.inner_steps)
+    optimizer = optax.adam(config.rate)
+    if arm == "reptile":
+        optimizer = way_back(own.outer_rate, config.steps)
+    return Cell(
+        f"{initialiser}/{arm}", family, learner, optimizer, config.steps, config.tasks, shots
+    )
+
+
+def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
+    """Build what adapts at test; `rate` is that of the pre-trained net alone."""
+    if arm == "pretrained":
+        return fine_tuning(problem, optax.sgd(rate), config.test_steps)
+    return learner_named(arm, problem, config[arm], config.test_steps)
+
+
+def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, folder: Path):
+    """Train one seed of an arm and return its squared errors, an array for each number of shots."""
+    cell = cell_of(config, arm, initialiser)
+    meta = train_cell(cell, config, folder, seed)
+    problem, found = cell.family.problem, {}
+    for shots in config.shots:
+        family = Family(("waves",), waves(), wave_sampler(shots, shots), problem)
+        learner_of = partial(learner_at_test, config, arm, problem)
+        ask = partial(judged, family, learner_of, meta, shots=shots, seed=config.seed, chunk=100)
+        rate = 0.0
+        if arm == "pretrained":
+            rate = best_rate(config, ask)
+            found[f"rate{shots}"] = np.asarray(rate)
+        (errors,) = ask(split="test", episodes=config.test_tasks, rates=(rate,))
+        found[f"mse{shots}"] = errors["squared_error"].mean(-1)
+    return found
+
+
+def best_rate(config: FrozenConfigDict, ask) -> float:
+    """Return the rate with the least median error on validation tasks, after all steps."""
+    rates = tuple(config.pretrained.rates)
+    errors = ask(split="validation", episodes=config.validation_tasks, rates=rates)
+    last = [median(one["squared_error"][-1].mean(-1)) for one in errors]
+    return rates[int(np.argmin(last))]
+
+
+def median(errors: np.ndarray) -> np.ndarray:
+    """Return the median over the last axis, what is not a number being the largest."""
+    return np.median(np.nan_to_num(errors, nan=np.inf), axis=-1)
+
+
+def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
+    """Return the rows of all cells that are finished, and the error of every test task."""
+    rows: list[Row] = []
+    scores: Scores = {}
+    for initialiser in config.initialisers:
+        floors = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds)
+        for arm in config.learners:
+            found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds)
+            for shots in config.shots if found else ():
+                for steps in config.shown_steps:
+                    errors = found[f"mse{shots}"][:, steps]
+                    floor = floors[f"mse{shots}"][:, steps] if floors else None
+                    cell = _cell_rows(config, arm, initialiser, shots, steps, errors, floor)
+                    rows += cell
+                    mean = errors.mean(0, dtype=np.float64)
+                    ids = np.arange(len(mean), dtype=np.int64)
+                    scores |= {
+                        key(row): {"score": mean[:, None].astype(np.float32), "id": ids[:, None]}
+                        for row in cell
+                        if row.metric == "mse"
+                    }
+    return rows, scores
+
+
+def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Row]:
+    """Rows of errors [seeds, tasks]: their mean where it is finite, median and share diverged."""
+
+    def row(metric: str, by_seed: np.ndarray, over_tasks=None, floor=None, published=None) -> Row:
+        over_seeds = seed_interval(by_seed)
+        return Row(
+            table=config.table,
+            arm=arm,
+            domain=initialiser,
+            task="sinusoid",
+            shots=shots,
+            steps=steps,
+            metric=metric,
+            value=over_seeds.value,
+            ci95=over_tasks,
+            ci95_seeds=over_seeds.half,
+            episodes=errors.shape[1],
+            seeds=len(errors),
+            floor=floor,
+            published=published,
+        )
+
+    rows = []
+    if np.isfinite(errors).all():
+        means = errors.mean(1, dtype=np.float64)
+        rows.append(
+            row(
+                "mse",
+                means,
+                mean_interval(errors.mean(0, dtype=np.float64)).half,
+                None if floor is None else float(floor.mean(dtype=np.float64)),
+                PUBLISHED.get((arm, shots), {}).get(steps),
+            )
+        )
+    medians = median(errors)
+    if np.isfinite(medians).all():
+        rows.append(row("mse_median", medians))
+    rows.append(row("diverged", 1.0 - (errors <= LARGEST).mean(1)))
+    return rows
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Train and judge what is asked for and not finished, then write the table."""
+    arms = (config.learner,) if config.learner else tuple(config.learners)
+    for arm in arms:
+        if arm not in config.learners:
+            raise ConfigError(
+                f"config.learner: there is no {arm!r}; there are {', '.join(config.learners)}"
+            )
+    for initialiser in config.initialisers:
+        for arm in arms:
+            for seed in range(config.seeds):
+                folder = workdir / initialiser / arm / f"seed{seed}"
+                outcome_of(folder, config, partial(compute, config, arm, initialiser, seed, folder))
+    if not is_first_process():
+        return
+    rows, scores = rows_of(config, workdir)
+    path = write(
+        rows,
+        scores,
+        workdir,
+        command=command_line(),
+        config=config.to_dict(),
+        seeds=range(config.seeds),
+    )
+    for metric in ("mse", "mse_median", "diverged"):
+        print_tables(rows, floors=("pretrained",), metric=metric, steps=config.shown_steps)
+    say(f"sinusoid: {path}")
+
+
+if __name__ == "__main__":
+    settings.run(main, default="experiments/configs/sinusoid.py", workdir="runs/sinusoid")
