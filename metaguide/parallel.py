@@ -8,7 +8,7 @@ it, by `jit` over a mesh or by `pmap`; on one device it is a plain `jit`.
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def tasks_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 def on_each_device(
     function: Callable,
     mesh: Mesh | None,
-    by: Literal["jit", "pmap"] = "jit",
+    by: str = "jit",
     donate: tuple[int, ...] = (),
 ) -> Any:
     """Compile a function that all devices of a mesh run at once, each on its own tasks.

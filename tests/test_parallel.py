@@ -1,16 +1,28 @@
 import os
 import threading
 import time
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from metaguide.learners import maml
-from metaguide.parallel import replicate, side_by_side, split_tasks, tasks_mesh
-from metaguide.types import Episode, Problem
+from metaguide.learners import maml, reptile
+from metaguide.parallel import (
+    connect,
+    mean_over_devices,
+    on_each_device,
+    own_share,
+    replicate,
+    side_by_side,
+    split_tasks,
+    tasks_mesh,
+)
+from metaguide.training.episodic import episodic
+from metaguide.types import Episode, Family, Problem
 
 TASKS, INPUTS, WIDTH = 8, 3, 6
 
@@ -33,38 +45,50 @@ REGRESSION = Problem(
 )
 
 
-def program(mesh):
-    """(meta, data, rows) -> (each task's adapted parameters, meta-gradient); a task is a row."""
-    learner = maml(REGRESSION, optax.sgd(0.1), 3)
-
-    def one(meta, data, row):
-        x, y = data["x"][row], data["y"][row]
-        episode = Episode({"x": x[:5], "y": y[:5]}, {"x": x[5:], "y": y[5:]})
-        adapted, _ = learner.adapt(meta, episode.support, (), None)
-        return learner.loss(adapted, episode.query, ())[0], adapted
-
-    def mean(meta, data, rows):
-        rows = split_tasks(rows, mesh)
-        losses, adapted = jax.vmap(one, in_axes=(None, None, 0))(meta, data, rows)
-        return losses.mean(), adapted
-
-    def step(meta, data, rows):
-        gradient, adapted = jax.grad(mean, has_aux=True)(meta, data, rows)
-        return adapted, gradient
-
-    return jax.jit(step)
+def sample(data, domain, shots, key):
+    x, y = (
+        jax.random.normal(one, shape)
+        for one, shape in zip(jax.random.split(key), ((10, INPUTS), (10,)), strict=True)
+    )
+    x, y = (value.astype(data["scale"].dtype) * data["scale"] for value in (x, y))
+    return Episode({"x": x[:5], "y": y[:5]}, {"x": x[5:], "y": y[5:]})
 
 
-def on_devices(count, dtype):
-    rng, mesh = np.random.default_rng(0), tasks_mesh(jax.devices()[:count])
+FAMILY = Family(("noise",), {}, sample, REGRESSION)
+LEARNER = maml(REGRESSION, optax.sgd(0.1), 3)
 
-    def normal(*shape):
-        return rng.normal(size=shape).astype(dtype)
 
-    params = {"body": {"w": normal(INPUTS, WIDTH)}, "head": {"w": normal(WIDTH)}}
-    data = {"x": normal(TASKS, 10, INPUTS), "y": normal(TASKS, 10)}
-    rows = np.arange(TASKS, dtype=np.int32)
-    return program(mesh)(*replicate(({"params": params}, data, rows), mesh))
+def watched():
+    """MAML, which tells of the adapted parameters as a metric."""
+
+    def objective(meta, episode, key, progress):
+        adapted, _ = LEARNER.adapt(meta, episode.support, (), key)
+        loss, _ = LEARNER.loss(adapted, episode.query, ())
+        return loss, {"body": adapted["body"]["w"], "head": adapted["head"]["w"]}
+
+    return LEARNER._replace(objective=objective)
+
+
+@cache
+def on_devices(count, by="jit", chunk=None, dtype=np.float32, learner=watched):
+    """((loss, adapted parameters), meta-gradient) of eight tasks, on so many devices."""
+    mesh = tasks_mesh(jax.devices()[:count])
+    gradient = episodic(
+        FAMILY, learner(), tasks=TASKS, shots=(5,), tasks_per_chunk=chunk, mesh=mesh
+    )
+    rng = np.random.default_rng(0)
+    params = {
+        "body": {"w": rng.normal(size=(INPUTS, WIDTH)).astype(dtype)},
+        "head": {"w": rng.normal(size=WIDTH).astype(dtype)},
+    }
+    arguments = {"params": params}, {"scale": np.ones((), dtype)}, jax.random.key(0)
+    program = on_each_device(gradient, mesh, by)
+    return jax.device_get(program(*replicate((*arguments, np.zeros((), dtype)), mesh)))
+
+
+def apart(a, b):
+    """‖a − b‖ / ‖b‖ over the whole tree."""
+    return optax.tree.norm(optax.tree.sub(a, b)) / optax.tree.norm(b)
 
 
 def test_there_are_eight_devices():
@@ -72,21 +96,76 @@ def test_there_are_eight_devices():
     assert len(jax.devices()) == 8 and tasks_mesh().shape == {"tasks": 8}
 
 
-def test_adapted_parameters_and_meta_gradients_agree_on_1_2_and_8_devices():
-    """Faults: tasks leak into each other (an inner gradient summed over devices), or the
-    meta-gradient is of one device's tasks."""
-    one = on_devices(1, np.float32)
-    for count in (2, 8):
-        many = on_devices(count, np.float32)
-        adapted = many[0]["head"]["w"]
-        assert len(adapted.sharding.device_set) == count
-        assert adapted.sharding.shard_shape(adapted.shape)[0] == TASKS // count
-        for a, b in zip(one, many, strict=True):
-            apart = jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)
-            assert optax.tree.norm(apart) <= 1e-5 * optax.tree.norm(jax.device_get(a))
+WAYS_TO_SHARE = [
+    (1, "jit", 1),
+    (1, "jit", 4),
+    (1, "pmap", 2),
+    (2, "jit", None),
+    (2, "jit", 1),
+    (2, "pmap", 2),
+    (8, "jit", None),
+    (8, "jit", 1),
+    (8, "pmap", None),
+]
+
+
+@pytest.mark.parametrize(("count", "by", "chunk"), WAYS_TO_SHARE)
+def test_adapted_parameters_and_meta_gradients_agree(count, by, chunk):
+    """Faults: tasks leak into each other (an inner gradient summed over devices), the meta-gradient
+    is of one device's tasks or is summed instead of averaged, a chunk draws what another drew."""
+    assert apart(on_devices(count, by, chunk), on_devices(1)) <= 1e-5
     with jax.enable_x64(True):
-        one, many = on_devices(1, np.float64), on_devices(8, np.float64)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-12), one, many)
+        found, one = (
+            on_devices(*way, dtype=np.float64) for way in ((count, by, chunk), (1, "jit", None))
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-12), found, one)
+
+
+@pytest.mark.parametrize("by", ["jit", "pmap"])
+def test_a_gradient_of_its_own_agrees_too(by):
+    """Fault: Reptile's way back is not averaged over chunks and devices."""
+    own = lambda: reptile(REGRESSION, optax.sgd(0.1), 3)  # noqa: E731
+    one, many = on_devices(1, learner=own), on_devices(2, by, 2, learner=own)
+    assert apart(many, one) <= 1e-5 and optax.tree.norm(one[1]) > 1e-2
+
+
+def test_shard_map_would_leak_without_what_on_each_device_does():
+    """Fault: nobody notices that JAX sums the inner gradients itself by default, and the check of
+    agreement would not see it."""
+    mesh = tasks_mesh(jax.devices()[:2])
+    arguments = ({"w": jnp.ones(2)}, jnp.asarray([1.0, 3.0]))
+
+    def slope(params, targets):
+        target = own_share(targets, mesh)[0]
+        return jax.grad(lambda p: jnp.sum((p["w"] - target) ** 2))(params)["w"]
+
+    def first(params, targets):
+        gradient = slope(params, targets)
+        return mean_over_devices(jnp.where(jax.lax.axis_index("tasks") == 0, gradient, 0), mesh)
+
+    found = on_each_device(first, mesh)(*replicate(arguments, mesh))
+    leaked = jax.jit(jax.shard_map(first, mesh=mesh, in_specs=P(), out_specs=P()))(*arguments)
+    np.testing.assert_allclose(found, [0.0, 0.0])
+    assert abs(leaked).max() > 0.5
+
+
+def test_tasks_that_devices_do_not_divide_are_an_error():
+    """Fault: tasks that fill no device are dropped."""
+    with pytest.raises(ValueError, match=r"12 tasks a step do not divide .* 8 devices"):
+        episodic(FAMILY, LEARNER, tasks=12, shots=(5,), mesh=tasks_mesh())
+
+
+def test_another_way_of_going_parallel_is_an_error():
+    """Fault: a slip of the flag runs on one device."""
+    with pytest.raises(ValueError, match="parallel is 'pjit'; there are jit and pmap"):
+        on_each_device(lambda: 1, tasks_mesh(), "pjit")
+
+
+@pytest.mark.parametrize(("processes", "index"), [(2, 2), (2, -1), (0, 0)])
+def test_a_process_without_a_place_is_an_error(processes, index):
+    """Fault: a process waits for ever for one that has its number."""
+    with pytest.raises(ValueError, match="give address:port of process 0"):
+        connect("localhost:1" if processes else "here", processes, index)
 
 
 @pytest.mark.parametrize(("count", "parts"), [(16, 8), (8, 8), (3, 1), (12, 1)])

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def make_step(
     total: int,
     *,
     mesh: Mesh | None = None,
-    parallel: Literal["jit", "pmap"] = "jit",
+    parallel: str = "jit",
     span: int = 1,
 ) -> CompiledStep | ScannedStep:
     """Builds the compiled step that minimises all objectives together.
@@ -162,7 +162,7 @@ def make_step(
         optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
         total: number of steps of the whole stage; objectives see `progress` = step / total.
         mesh: of the devices that share the tasks, as the gradients know it; None for one device.
-        parallel: what maps the step over the devices.
+        parallel: what maps the step over the devices, "jit" or "pmap".
         span: steps that one call takes.
 
     Returns:

@@ -221,3 +221,56 @@ def test_each_start_records_its_time(tmp_path):
     times = [json.loads(line) for line in (tmp_path / loop.TIMES).read_text().splitlines()]
     assert [(line["from"], line["to"]) for line in times] == [(0, 5), (3, 6)]
     assert all(0 < line["first_step_seconds"] <= line["seconds"] for line in times)
+
+
+def test_several_steps_a_call_write_the_lines_of_single_steps(tmp_path):
+    """Faults: a call counts as one step, the means are of the last steps of calls alone, a stage
+    that is resumed goes on elsewhere, or the divergence of a step inside a call is not named."""
+    one, state, data = stage()
+    go(tmp_path / "one", one, state, data)
+    gradients = {name: jax.value_and_grad(noisy, has_aux=True) for name in ("near", "far")}
+    many = make_step(gradients, WEIGHTS, OPTIMIZER, STEPS, span=3)
+
+    def by_threes(workdir, on_log=None):
+        return train(
+            many,
+            stage()[1],
+            data,
+            steps=STEPS,
+            workdir=workdir,
+            name="pretrain",
+            log_every=3,
+            checkpoint_every=3,
+            span=3,
+            on_log=on_log,
+        )
+
+    whole = by_threes(tmp_path / "many")
+    lines = [json.loads(line) for line in (tmp_path / "many" / loop.METRICS).open()]
+    assert [line["step"] for line in lines] == [3, 6]
+    expected = {}
+    for line in (tmp_path / "one" / loop.METRICS).open():
+        row = json.loads(line)
+        expected[row["step"]] = row["loss"]
+    np.testing.assert_allclose(lines[0]["loss"], (2 * expected[2] + expected[3]) / 3, rtol=1e-5)
+    with pytest.raises(Killed):
+        by_threes(tmp_path / "broken", killed_at(6))
+    assert bits(by_threes(tmp_path / "broken")) == bits(whole)
+
+
+def test_lines_between_calls_are_an_error(tmp_path):
+    """Fault: a line that falls inside a call is never written."""
+    step, state, data = stage()
+    with pytest.raises(ValueError, match="log_every is 2: make it a multiple of 3"):
+        train(
+            step,
+            state,
+            data,
+            steps=STEPS,
+            workdir=tmp_path,
+            name="pretrain",
+            log_every=2,
+            checkpoint_every=3,
+            span=3,
+        )
+    assert not list(tmp_path.iterdir())

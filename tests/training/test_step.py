@@ -112,3 +112,37 @@ def test_nothing_to_train_is_an_error(gradients, total):
     """Fault: a stage without objectives, or of no steps, fails deep inside the compiler."""
     with pytest.raises(ValueError, match="at least one step"):
         make_step(gradients, fixed({"near": 1.0}), optax.sgd(0.1), total)
+
+
+@pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
+def test_several_steps_a_call_are_the_steps_one_by_one(parallel, devices):
+    """Faults: a scanned step draws with the key of another, progress stands still within a call,
+    the metrics of one step alone are returned, or pmap takes another step than jit."""
+    weights, optimizer, mesh = uncertainty(["near", "far"]), optax.adam(0.1), tasks_mesh()
+    shared = tasks_mesh(jax.devices()[:devices])
+    gradients = {"near": squares, "far": absolute}
+    one = make_step(gradients, weights, optimizer, total=6)
+    many = make_step(gradients, weights, optimizer, total=6, mesh=shared, parallel=parallel, span=3)
+    state, other = (
+        init_state({"w": jnp.ones(2)}, weights, optimizer, jax.random.key(0)) for _ in range(2)
+    )
+    data, each = {"near": jnp.zeros(2), "far": jnp.ones(2)}, []
+    for _ in range(6):
+        state, metrics = one(state, data)
+        each.append(metrics)
+    other, stacked = replicate(other, shared), []
+    for _ in range(2):
+        other, metrics = many(other, replicate(data, shared))
+        stacked.append(metrics)
+    assert mesh.size == 8 and many.compilations() == 1
+    found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *stacked)
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), other.params, state.params)
+    assert other.step == 6
+
+
+def test_calls_that_do_not_fit_are_an_error():
+    """Fault: the last call trains past the end."""
+    with pytest.raises(ValueError, match="7 steps do not divide into calls of 3"):
+        make_step({"near": squares}, fixed({"near": 1.0}), optax.sgd(0.1), 7, span=3)
