@@ -1,16 +1,23 @@
-"""The gradient of meta-training and of multi-task training: a learner's, over drawn episodes."""
+"""The gradient of meta-training and of multi-task training: a learner's, the mean over episodes.
+
+Episodes are drawn on the device inside the compiled step (`episodic`), or come from outside, from
+a stream that Grain reads or from a file (`on_episodes`).
+"""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from metaguide.data.episodes import draw_domain
 from metaguide.parallel import mean_over_devices, own_share
 from metaguide.training.step import Gradient
-from metaguide.types import Family, Learner
+from metaguide.types import Episode, Family, Learner
 
 
 def episodic(
@@ -56,6 +63,70 @@ def episodic(
             f"none negative and not all 0; got {weights}"
         )
     choices = jnp.asarray(shots, jnp.int32)
+
+    def one(meta, data, key, progress):
+        domain_key, shots_key, episode_key, learner_key = jax.random.split(key, 4)
+        # A draw among one costs a small problem a tenth of its step.
+        domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
+        drawn = choices[0] if len(choices) == 1 else jax.random.choice(shots_key, choices)
+        episode = family.sample(data, domain, drawn, episode_key)
+        return _of(learner)(meta, episode, learner_key, progress)
+
+    mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
+
+    def gradient(meta, data, key, progress):
+        return mean(meta, data, jax.random.split(key, tasks), progress)
+
+    return gradient
+
+
+def on_episodes(
+    learner: Learner,
+    *,
+    tasks: int,
+    tasks_per_chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> Gradient:
+    """Return a learner's meta-gradient, the mean over episodes that are given as the data.
+
+    Args:
+        learner: whose objective, or gradient.
+        tasks: episodes a step.
+        tasks_per_chunk, mesh: as in `episodic`.
+
+    Returns:
+        (meta, episodes, key, progress) -> ((loss, metrics), gradient); every leaf of `episodes` has
+        a leading axis of tasks.
+
+    Raises:
+        ValueError: tasks that devices and chunks do not divide, or are not positive.
+    """
+
+    def one(meta, data, item, progress):
+        episode, key = item
+        return _of(learner)(meta, episode, key, progress)
+
+    mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
+
+    def gradient(meta, data: Episode, key, progress):
+        return mean(meta, (), (data, jax.random.split(key, tasks)), progress)
+
+    return gradient
+
+
+def _of(learner: Learner) -> Callable[..., Any]:
+    """Return what a task contributes: the objective, or the gradient where that is its own."""
+    return learner.gradient or learner.objective
+
+
+def _over_tasks(
+    one: Callable[..., Any], learner: Learner, tasks: int, tasks_per_chunk: int | None, mesh
+) -> Callable[[PyTree, PyTree, PyTree, Any], Any]:
+    """Return (meta, data, items, progress) -> the mean over items of the learner's gradient.
+
+    Each device takes its share of the items' leading axis, chunk after chunk under a scan that adds
+    gradients up; the tasks of a chunk are mapped over at once.
+    """
     devices = 1 if mesh is None else mesh.size
     share = max(tasks // devices, 1)
     size = min(tasks_per_chunk or share, share)
@@ -65,40 +136,30 @@ def episodic(
             f"of {devices} devices; make tasks a positive multiple of {max(size, 1) * devices}"
         )
 
-    def one(meta, data, key, progress):
-        domain_key, shots_key, episode_key, learner_key = jax.random.split(key, 4)
-        # A draw among one costs a small problem a tenth of its step.
-        domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
-        drawn = choices[0] if len(choices) == 1 else jax.random.choice(shots_key, choices)
-        episode = family.sample(data, domain, drawn, episode_key)
-        if learner.gradient is None:
-            return learner.objective(meta, episode, learner_key, progress)
-        return learner.gradient(meta, episode, learner_key, progress)
-
-    def mean_of(keys, meta, data, progress):
+    def mean_of(items, meta, data, progress):
         if size == 1:  # a batch of one costs its tracing, and kernels that are slower
-            return one(meta, data, keys[0], progress)
-        mapped = jax.vmap(one, in_axes=(None, None, 0, None))(meta, data, keys, progress)
+            return one(meta, data, jax.tree.map(lambda leaf: leaf[0], items), progress)
+        mapped = jax.vmap(one, in_axes=(None, None, 0, None))(meta, data, items, progress)
         return jax.tree.map(lambda leaf: leaf.mean(0), mapped)
 
-    def of_chunk(meta, data, keys, progress):
+    def of_chunk(meta, data, items, progress):
         if learner.gradient is not None:
-            return mean_of(keys, meta, data, progress)
-        objective = functools.partial(mean_of, keys)
+            return mean_of(items, meta, data, progress)
+        objective = functools.partial(mean_of, items)
         return jax.value_and_grad(objective, has_aux=True)(meta, data, progress)
 
-    def gradient(meta, data, key, progress):
-        keys = own_share(jax.random.split(key, tasks), mesh)
-        keys = keys.reshape(-1, size)
-        if len(keys) == 1:
-            return mean_over_devices(of_chunk(meta, data, keys[0], progress), mesh)
+    def mean(meta, data, items, progress):
+        items = own_share(items, mesh)
+        if share == size:
+            return mean_over_devices(of_chunk(meta, data, items, progress), mesh)
+        items = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), items)
 
-        def add(total, keys):
-            values, slope = of_chunk(meta, data, keys, progress)
+        def add(total, items):
+            values, slope = of_chunk(meta, data, items, progress)
             return jax.tree.map(jnp.add, total, slope), values
 
-        total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, meta), keys)
+        total, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, meta), items)
         values = jax.tree.map(lambda leaf: leaf.mean(0), values)
-        return mean_over_devices((values, optax.tree.scale(1 / len(keys), total)), mesh)
+        return mean_over_devices((values, optax.tree.scale(size / share, total)), mesh)
 
-    return gradient
+    return mean

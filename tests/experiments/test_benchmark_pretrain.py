@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -6,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.pretrain import BURST, SIDE, Shape, matrix_flops, rows
+from experiments.benchmarks.measure import PRODUCTS, SIDE, System, Timing, Workload, rows
+from experiments.benchmarks.pretrain import Shape, build_metaguide, build_torch, matrix_flops
 from metaguide.models.guide import GuideModel
 
 
@@ -44,11 +46,15 @@ def test_rows_relate_to_the_limit_and_to_each_other():
     """Catches a ratio upside down, a burst counted as one product, and compile time with a step."""
     shape = Shape()
     found = {
-        "product": {"best": BURST * 0.01, "first": 1.0, "peak": 100.0},
-        "metaguide": {"best": 0.25, "first": 5.25, "peak": 900.0},
-        "torch": {"best": 0.5, "first": 1.0, "peak": 800.0},
+        "product": Timing(best=PRODUCTS * 0.01, first=1.0, peak=100.0),
+        "metaguide": Timing(best=0.25, first=5.25, peak=900.0),
+        "torch": Timing(best=0.5, first=1.0, peak=800.0),
     }
-    ours, theirs = rows(found, shape)
+    systems = [
+        System("metaguide", functools.partial(build_metaguide, shape)),
+        System("torch", functools.partial(build_torch, shape)),
+    ]
+    ours, theirs = rows(Workload("masked_language", systems, matrix_flops(shape)), found)
     assert (ours["system"], theirs["system"]) == ("metaguide", "torch")
     assert ours["steps_per_s"] == 4 and ours["compile_s"] == 5 and ours["peak_mib"] == 900
     assert ours["ratio"] == 1 and theirs["ratio"] == 2

@@ -1,0 +1,293 @@
+"""The second-order meta-step of MAML beside the libraries that people use, in one run.
+
+python -m experiments.benchmarks.maml --output=maml.json
+
+Network, episodes and arithmetic are the same for all: `workloads` has them, and before anything is
+timed every system's meta-gradient is compared with ours in float64. With the extra `bench` a plain
+PyTorch loop (as learn2learn has it), higher, TorchOpt and torch.func are timed beside ours; each
+system runs in a process of its own, as `experiments.benchmarks.measure` has it.
+
+- `conv4`: 5-way 1-shot, 15 queries a class, 5 inner steps, 32 tasks, on as many CPU devices as
+  there are cores; `metaguide-1-device` has one.
+- `sinusoid`: 25 tasks, the steps under one scan.
+- `sampling`: the 32 episodes of a step drawn from 1,100 characters; its time is part of no step.
+- `tasks-8`, `tasks-64`, `steps-4`, `steps-32`: peak memory; the first two at one task a chunk, the
+  last two with rematerialisation.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from experiments.benchmarks.measure import OUTPUT, ROUNDS, System, Workload, cores, report, start
+from experiments.benchmarks.workloads import OUTER_RATE, WORKLOADS, Inputs
+
+CHECK = flags.DEFINE_bool("check", True, "compare all meta-gradients before the timing")
+ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
+
+FLOPS = 82_700_000_000
+"""Of the matrix products of conv4's meta-step with 32 tasks; counted once, for all systems."""
+
+SPAN = 100
+"""Steps of the sine waves that are taken by one call of our program."""
+
+TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
+
+
+def parts(workload: str, inputs: Inputs, steps: int | None = None, remat: bool = False):
+    """Return (meta-parameters, episodes, learner) of a workload, as metaguide has them."""
+    import jax.numpy as jnp
+    import optax
+
+    from metaguide.inner_loop import Unrolled
+    from metaguide.learners import maml
+    from metaguide.models.conv4 import Conv4
+    from metaguide.models.mlp import MLP
+    from metaguide.problems import classification_of_pictures, regression
+    from metaguide.types import Episode
+
+    own = WORKLOADS[workload]
+    if workload == "conv4":
+        problem = classification_of_pictures(Conv4(dtype=None), way=5)
+        names = ("image", "label")
+    else:
+        problem, names = regression(MLP((40, 40))), ("x", "y")
+
+    def batch(part: str) -> dict[str, Any]:
+        x, y = (jnp.asarray(inputs[f"{part}_{axis}"]) for axis in "xy")
+        return {names[0]: x, names[1]: y, "mask": jnp.ones(y.shape[:2], bool)}
+
+    meta = {"params": to_groups(workload, inputs["params"])}
+    learner = maml(problem, optax.sgd(own.rate), steps or own.steps, Unrolled(remat))
+    return meta, Episode(batch("support"), batch("query")), learner
+
+
+def to_groups(workload: str, flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return a workload's parameters as a tree of our model's groups."""
+    head = {name: flat[f"{last_layer(flat)}/{name}"] for name in ("kernel", "bias")}
+    if workload == "conv4":
+        body = {
+            f"layer{i}": {
+                "convolution": {"taps": {"kernel": flat[f"conv{i}/kernel"]}},
+                "norm": {name: flat[f"norm{i}/{name}"] for name in ("scale", "bias")},
+            }
+            for i in range(4)
+        }
+    else:
+        body = {
+            f"layer{i}": {name: flat[f"dense{i}/{name}"] for name in ("kernel", "bias")}
+            for i in range(2)
+        }
+    return {"body": body, "head": head}
+
+
+def to_flat(workload: str, groups: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return a tree of our model's groups by the names of the workload; inverse of `to_groups`."""
+    body, flat = groups["body"], {}
+    for name, layer in body.items():
+        i = name.removeprefix("layer")
+        if workload == "conv4":
+            flat[f"conv{i}/kernel"] = layer["convolution"]["taps"]["kernel"]
+            flat |= {f"norm{i}/{part}": value for part, value in layer["norm"].items()}
+        else:
+            flat |= {f"dense{i}/{part}": value for part, value in layer.items()}
+    last = "head" if workload == "conv4" else f"dense{len(body)}"
+    flat |= {f"{last}/{part}": value for part, value in groups["head"].items()}
+    return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def last_layer(flat: dict[str, np.ndarray]) -> str:
+    """Return the name of the linear head's layer."""
+    return "head" if "head/kernel" in flat else "dense2"
+
+
+def build_metaguide(
+    workload: str,
+    tasks: int | None = None,
+    steps: int | None = None,
+    remat: bool = False,
+    span: int = 1,
+) -> Callable[[], Any]:
+    """Return a function that takes `span` of our meta-steps, on all devices.
+
+    Args:
+        workload: "conv4" or "sinusoid".
+        tasks: episodes a step, the workload's own number by default.
+        steps: inner steps, the workload's own by default.
+        remat: rematerialise.
+        span: steps a call.
+    """
+    import jax
+    import optax
+
+    from metaguide.objectives.weighting import fixed
+    from metaguide.parallel import replicate, tasks_mesh
+    from metaguide.training.episodic import on_episodes
+    from metaguide.training.step import init_state, make_step
+
+    own = WORKLOADS[workload]
+    inputs = own.inputs(0, tasks) if tasks else own.inputs(0)  # type: ignore[call-arg]
+    tasks = len(inputs["support_x"])
+    meta, episodes, learner = parts(workload, inputs, steps, remat)
+    mesh = tasks_mesh()
+    chunk = 1 if workload == "conv4" else None
+    gradient = on_episodes(learner, tasks=tasks, tasks_per_chunk=chunk, mesh=mesh)
+    weighting, optimizer = fixed({"episodes": 1.0}), optax.adam(OUTER_RATE)
+    step = make_step({"episodes": gradient}, weighting, optimizer, span, mesh=mesh, span=span)
+    state = replicate(init_state(meta, weighting, optimizer, jax.random.key(0)), mesh)
+    carry, data = [state], replicate({"episodes": episodes}, mesh)
+
+    def run() -> None:
+        carry[0], metrics = step(carry[0], data)
+        jax.block_until_ready((carry[0].params, metrics))
+
+    return run
+
+
+def build_sampling() -> Callable[[], Any]:
+    """Return a function that draws the episodes of a step, as the step itself does."""
+    import jax
+    import jax.numpy as jnp
+
+    from metaguide.data.episodes import balanced_sampler
+
+    sample = balanced_sampler(5, 1, 15)
+    table = {
+        "image": jnp.asarray(np.random.default_rng(0).integers(0, 2, (1, 1100, 20, 28, 28)) * 255),
+        "character": jnp.arange(1100, dtype=jnp.int32)[None],
+        "turns": jnp.full((1, 1100), -1, jnp.int32),
+    }
+    table["image"] = table["image"].astype(jnp.uint8)
+    draw = jax.jit(
+        lambda table, key: jax.vmap(lambda key: sample(table, 0, 1, key))(jax.random.split(key, 32))
+    )
+
+    def run() -> None:
+        jax.block_until_ready(draw(table, jax.random.key(0)))
+
+    return run
+
+
+def build_peer(peer: str, workload: str) -> Callable[[], Any]:
+    """Return a function that takes a meta-step of one of the PyTorch peers."""
+    from experiments.benchmarks import peers
+
+    return peers.build(peer, workload)
+
+
+def our_gradient(workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return our meta-gradient by the names of the workload, in the dtype of the inputs."""
+    import jax
+
+    from metaguide.training.episodic import on_episodes
+
+    meta, episodes, learner = parts(workload, inputs)
+    gradient = on_episodes(learner, tasks=len(inputs["support_x"]))
+    _, slope = jax.jit(gradient)(meta, episodes, jax.random.key(0), 0.0)
+    return to_flat(workload, slope["params"])
+
+
+def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """Return ‖a − b‖ / ‖b‖ over all parameters."""
+    difference = sum(float(np.sum((a[name] - b[name]) ** 2)) for name in b)
+    return (difference / sum(float(np.sum(b[name] ** 2)) for name in b)) ** 0.5
+
+
+def check(peers: list[str], tasks: int = 4) -> dict[tuple[str, str], float]:
+    """Compare the peers' meta-gradients of a few tasks with ours, in float64.
+
+    Args:
+        peers: which.
+        tasks: how many.
+
+    Returns:
+        By workload and peer, how far apart they are, relative.
+
+    Raises:
+        AssertionError: one of them computes something else.
+    """
+    import jax
+
+    from experiments.benchmarks.peers import meta_gradient
+
+    found = {}
+    for workload, own in WORKLOADS.items():
+        inputs = in_float64(own.inputs(0, tasks))
+        with jax.enable_x64(True):
+            ours = our_gradient(workload, inputs)
+        for peer in peers:
+            found[workload, peer] = apart(meta_gradient(peer, workload, inputs), ours)
+    wrong = {key: value for key, value in found.items() if not value < 1e-6}
+    assert not wrong, f"meta-gradients that are not ours: {wrong}"
+    return found
+
+
+def in_float64(inputs: Inputs) -> Inputs:
+    """Return inputs with every float as a float64."""
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: wide(one) for name, one in value.items()}
+        return value.astype(np.float64) if value.dtype == np.float32 else value
+
+    return wide(inputs)
+
+
+def on_cpu_devices(count: int) -> dict[str, str]:
+    """Return the environment of a process with so many CPU devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def workloads(peers: list[str]) -> list[Workload]:
+    """Return all workloads, ours first in each, with the peers that are installed."""
+
+    def against(workload: str) -> list[System]:
+        return [System(peer, functools.partial(build_peer, peer, workload)) for peer in peers]
+
+    ours = functools.partial(build_metaguide, "conv4")
+    alone = {name: functools.partial(ours, tasks=count) for name, count in MEMORY_TASKS.items()}
+    alone |= {
+        name: functools.partial(ours, tasks=8, steps=count, remat=True)
+        for name, count in MEMORY_STEPS.items()
+    }
+    sinusoid = functools.partial(build_metaguide, "sinusoid", span=SPAN)
+    return [
+        Workload(
+            "conv4",
+            [
+                System("metaguide", ours, on_cpu_devices(cores())),
+                System("metaguide-1-device", ours),
+                *against("conv4"),
+            ],
+            FLOPS,
+        ),
+        Workload("sinusoid", [System("metaguide", sinusoid, steps=SPAN), *against("sinusoid")]),
+        Workload("sampling", [System("metaguide", build_sampling)]),
+        *(Workload(name, [System("metaguide", build)]) for name, build in alone.items()),
+    ]
+
+
+MEMORY_TASKS = {"tasks-8": 8, "tasks-64": 64}
+MEMORY_STEPS = {"steps-4": 4, "steps-32": 32}
+
+
+def main() -> None:
+    """Check, measure, print the tables, write the rows."""
+    installed = {"torch-loop": "torch", "torch.func": "torch"}
+    peers = [peer for peer in TORCH if importlib.util.find_spec(installed.get(peer, peer))]
+    if len(peers) < len(TORCH):
+        print(f"not installed: {', '.join(set(TORCH) - set(peers))}; pip install -e '.[bench]'")
+    if CHECK.value and peers:
+        for (workload, peer), value in check(peers).items():
+            print(f"{workload}: the meta-gradient of {peer} is ours up to {value:.1e}")
+    chosen = [one for one in workloads(peers) if not ONLY.value or one.name in ONLY.value]
+    report(chosen, ROUNDS.value, OUTPUT.value)
+
+
+if __name__ == "__main__":
+    flags.set_default(ROUNDS, 10)
+    start(main)

@@ -1,0 +1,313 @@
+"""How benchmarks measure: every system in a process of its own, in turn, the best counts.
+
+A workload is given to several systems and each is built in a process of its own. Bursts of steps
+are measured in turn, round by round, and the best of each counts, so that other load on the machine
+meets all of them alike. The rate of 1024 x 1024 x 1024 float32 products, measured in the same
+rounds, is the limit: a share of it is (floating-point operations of the workload) / (time of a
+step) / (that rate).
+
+On Linux all of them run with transparent huge pages for large arrays, unless the user or a system
+sets the variable otherwise: of the masked language model's 62,000 page faults a step 1,200 are
+left, and a step takes a fifth less processor time.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+OUTPUT = flags.DEFINE_string("output", None, "file to write the rows to, JSON")
+ROUNDS = flags.DEFINE_integer("rounds", 25, "how often every system is measured", lower_bound=1)
+
+SIDE, PRODUCTS = 1024, 20
+"""Rows and columns of the matrices whose product is the limit, and how many are timed at once."""
+
+BURST = 0.1
+"""Seconds that a system runs at least in each round, so that a short step is met warm too."""
+
+ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # read by glibc alone and when a process starts
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first call is to be a compilation
+}
+"""Variables of every system's process that the user has not set."""
+
+
+class System(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        name: as it stands in the rows.
+        build: a picklable function, so one of a module's top level or a partial of one. Called in
+            the system's own process, it returns the function that takes a step and waits for it.
+        environment: variables of that process, there before anything is imported.
+        steps: how many steps a call of that function takes.
+    """
+
+    name: str
+    build: Callable[[], Callable[[], Any]]
+    environment: Mapping[str, str] = {}
+    steps: int = 1
+
+
+class Workload(NamedTuple):
+    """What a step does: its name, its systems, ours first, and its matrix products' operations."""
+
+    name: str
+    systems: Sequence[System]
+    flops: int | None = None
+
+
+class Timing(NamedTuple):
+    """Seconds of the first call and of the best one, and the largest resident memory, MiB."""
+
+    first: float
+    best: float
+    peak: float
+
+
+class SystemDied(RuntimeError):
+    """A system's process ended before it was measured."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use, which `taskset` can make fewer than there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_mib() -> float:
+    """Return this process's largest resident memory, MiB."""
+    try:  # the kernel lets a child inherit `ru_maxrss` from its parent, but not this
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def build_product() -> Callable[[], Any]:
+    """Return a function that multiplies matrices in JAX, `PRODUCTS` times."""
+    import jax
+
+    matrix = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
+    multiply = jax.jit(lambda a: a @ a)
+
+    def run() -> None:
+        for _ in range(PRODUCTS):
+            jax.block_until_ready(multiply(matrix))
+
+    return run
+
+
+PRODUCT = System("product", build_product)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def best_of_burst(run: Callable[[], Any]) -> float:
+    """Return the best time of at least two calls, of more where two take less than `BURST`."""
+    start = time.perf_counter()
+    best = min(seconds(run), seconds(run))
+    while time.perf_counter() - start < BURST:
+        best = min(best, seconds(run))
+    return best
+
+
+def serve(build: Callable[[], Callable[[], Any]], pipe: Connection) -> None:
+    """Build a system, then answer every True with the best time of a burst, False with the peak."""
+    run = build()
+    pipe.send(seconds(run))
+    while pipe.recv():
+        pipe.send(best_of_burst(run))
+    pipe.send(peak_mib())
+
+
+class Child:
+    """A system's process and our end of its pipe."""
+
+    def __init__(self, system: System):
+        context = multiprocessing.get_context("spawn")
+        self.name = system.name
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(system.build, theirs), daemon=True)
+        defaults = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+        with environment({**defaults, **system.environment}):
+            self.process.start()
+        theirs.close()  # so that a process that dies ends our wait
+
+    def answer(self, request: bool | None = None) -> float:
+        """Return what the process answers to a request, or says of its own accord when built."""
+        try:
+            if request is not None:
+                self.pipe.send(request)
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise SystemDied(
+                f"{self.name}: its process ended with exit code {self.process.exitcode} before it "
+                "was measured; what it printed last says why (-9: killed, most often for memory)"
+            ) from None
+
+    def end(self) -> None:
+        """End the process and wait until it has ended."""
+        self.process.terminate()
+        self.process.join()
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process for a while: those that it starts meanwhile keep them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def measure(systems: Sequence[System], rounds: int) -> dict[str, Timing]:
+    """Return the timing of each system by its name.
+
+    Args:
+        systems: with names that differ. All of their processes live until the last is measured.
+        rounds: how often each is measured, in turn.
+
+    Raises:
+        SystemDied: a process ended; the others are ended too.
+    """
+    with contextlib.ExitStack() as stack:
+        children, first = [], []
+        for system in systems:  # one after the other: their first calls are timed as well
+            child = Child(system)
+            stack.callback(child.end)
+            children.append(child)
+            first.append(child.answer())
+        bursts = [[child.answer(True) for child in children] for _ in range(rounds)]
+        best = [min(times) for times in zip(*bursts, strict=True)]
+        peaks = [child.answer(False) for child in children]
+    names = [system.name for system in systems]
+    return dict(zip(names, map(Timing, first, best, peaks), strict=True))
+
+
+def limit(found: Mapping[str, Timing]) -> float:
+    """Return the machine's floating-point operations per second in matrix products."""
+    return PRODUCTS * 2 * SIDE**3 / found[PRODUCT.name].best
+
+
+def rows(workload: Workload, found: Mapping[str, Timing]) -> list[dict[str, Any]]:
+    """Return one row a system, in the workload's order.
+
+    Args:
+        workload: what was measured.
+        found: the timings of its systems and of the product.
+
+    Returns:
+        `workload`, `system`, `steps_per_s`, `ratio` (how many times as fast the first system is as
+        this one), `limit_share` (None without a count of operations), `compile_s` (first call less
+        another one), `peak_mib`.
+    """
+    step = {system.name: found[system.name].best / system.steps for system in workload.systems}
+    ours, result = step[workload.systems[0].name], []
+    for system in workload.systems:
+        own, best = found[system.name], step[system.name]
+        share = workload.flops and workload.flops / best / limit(found)
+        result.append(
+            {
+                "workload": workload.name,
+                "system": system.name,
+                "steps_per_s": 1 / best,
+                "ratio": best / ours,
+                "limit_share": share,
+                "compile_s": own.first - own.best,
+                "peak_mib": own.peak,
+            }
+        )
+    return result
+
+
+def tabulate(title: str, result: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a workload's rows as a table to print, without the workload's column.
+
+    Args:
+        title: above the table.
+        result: what `rows` returned.
+    """
+    table = Table(title=title)
+    shown = [name for name in result[0] if name != "workload"]
+    for name in shown:
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for row in result:
+        values = [row[name] for name in shown]
+        table.add_row(
+            *(f"{v:.{0 if v > 99 else 2}f}" if isinstance(v, float) else v for v in values)
+        )
+    return table
+
+
+def write(path: Path, result: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as JSON, so that the file is whole or as it was.
+
+    Args:
+        path: of the file; its folder is made.
+        result: the rows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def report(workloads: Sequence[Workload], rounds: int, output: str | None) -> None:
+    """Measure workloads, print a table of each, write all the rows.
+
+    Args:
+        workloads: measured one after the other, the product with each.
+        rounds: how often every system is measured.
+        output: file for the rows, or None.
+    """
+    result = []
+    for workload in workloads:
+        found = measure([PRODUCT, *workload.systems], rounds)
+        work = f"{workload.flops / 1e9:.3g} GFLOP a step, " if workload.flops else ""
+        rate = f"limit {limit(found) / 1e9:.0f} GFLOP/s"
+        own = rows(workload, found)
+        Console().print(tabulate(f"{workload.name}: {work}{rate}, best of {rounds} rounds", own))
+        result += own
+    if output:
+        write(Path(output), result)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Start a benchmark from the command line, which takes flags only.
+
+    Args:
+        main: the benchmark; it finds `OUTPUT` and `ROUNDS` parsed.
+    """
+
+    def checked(argv: list[str]) -> None:
+        if argv[1:]:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        main()
+
+    app.run(checked)

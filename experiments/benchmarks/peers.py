@@ -1,0 +1,250 @@
+"""The meta-step of `workloads` in PyTorch, four ways: the peers that metaguide is measured with.
+
+This module needs PyTorch, and a peer's package where it has one: a benchmark imports it in the
+function that builds a system, so in the system's own process.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
+
+from experiments.benchmarks.measure import cores
+from experiments.benchmarks.workloads import EPISODE, EPSILON, OUTER_RATE, WORKLOADS, Inputs
+
+Params = Mapping[str, Tensor]
+Apply = Callable[[Params, Tensor], Tensor]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Leaves the meta-gradient of support and query, each x and y, in `grad` of a net's parameters."""
+
+
+class Net(nn.Module):
+    """A forward function and its parameters.
+
+    One flat module: higher and TorchOpt, which want one, spend the least on it, and `apply_to`
+    is there for those that do not.
+    """
+
+    def __init__(self, apply: Apply, params: dict[str, Tensor]):
+        super().__init__()
+        self.apply_to = apply
+        for name, value in params.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the outputs with the parameters that the module has at the time."""
+        return self.apply_to(cast("Params", self._parameters), x)
+
+
+def convolutions(params: Params, x: Tensor) -> Tensor:
+    """Return logits [examples, way] of `workloads.conv4`'s network for NCHW pictures."""
+    for i, (before, after) in enumerate([(0, 1), (0, 1), (1, 1), (0, 1)]):
+        if before < after:
+            x = functional.pad(x, (before, after, before, after))
+        x = functional.conv2d(x, params[f"conv{i}/kernel"], stride=2, padding=before)
+        scale, bias = params[f"norm{i}/scale"], params[f"norm{i}/bias"]
+        x = functional.batch_norm(x, None, None, scale, bias, training=True, eps=EPSILON)
+        x = functional.relu(x)
+    return torch.addmm(params["head/bias"], x.mean((2, 3)), params["head/kernel"])
+
+
+def perceptron(params: Params, x: Tensor) -> Tensor:
+    """Return values [examples, 1] of `workloads.sinusoid`'s network."""
+    for i in range(2):
+        x = torch.addmm(params[f"dense{i}/bias"], x, params[f"dense{i}/kernel"]).relu()
+    return torch.addmm(params["dense2/bias"], x, params["dense2/kernel"])
+
+
+class Inner(NamedTuple):
+    """What every peer is given: a network, its loss, the inner loop, tasks taken at once."""
+
+    net: Net
+    loss: Callable[[Tensor, Tensor], Tensor]
+    steps: int
+    rate: float
+    chunk: int | None
+
+
+def to_torch(name: str, array: np.ndarray) -> Tensor:
+    """Return a parameter in PyTorch's layout: a convolution's OIHW."""
+    if name.startswith("conv"):
+        array = array.reshape(3, 3, -1, array.shape[-1]).transpose(3, 2, 0, 1)
+    return torch.tensor(array).contiguous()
+
+
+def from_torch(name: str, tensor: Tensor) -> np.ndarray:
+    """Return a parameter's gradient in JAX's layout."""
+    array = tensor.numpy()
+    if name.startswith("conv"):
+        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
+    return array
+
+
+def autograd_loop(inner: Inner) -> Backward:
+    """Return the meta-gradient task by task, as learn2learn has it."""
+    net, loss, steps, rate, _ = inner
+    params = dict(net.named_parameters())
+
+    def backward(*episodes: Tensor) -> None:
+        for support_x, support_y, query_x, query_y in zip(*episodes, strict=True):
+            fast = params
+            for _ in range(steps):
+                value = loss(net.apply_to(fast, support_x), support_y)
+                grads = torch.autograd.grad(value, list(fast.values()), create_graph=True)
+                fast = {k: p - rate * g for (k, p), g in zip(fast.items(), grads, strict=True)}
+            value = loss(net.apply_to(fast, query_x), query_y)
+            (value / len(episodes[0])).backward()
+
+    return backward
+
+
+def higher_loop(inner: Inner) -> Backward:
+    """Return the meta-gradient task by task with higher, as in its example maml-omniglot.py."""
+    import higher  # pyright: ignore[reportMissingImports]
+
+    net, loss, steps, rate, _ = inner
+    descent = torch.optim.SGD(net.parameters(), rate)
+
+    def backward(*episodes: Tensor) -> None:
+        for support_x, support_y, query_x, query_y in zip(*episodes, strict=True):
+            with higher.innerloop_ctx(
+                net, descent, copy_initial_weights=False, track_higher_grads=True
+            ) as (fast, differentiable):
+                for _ in range(steps):
+                    differentiable.step(loss(fast(support_x), support_y))
+                (loss(fast(query_x), query_y) / len(episodes[0])).backward()
+
+    return backward
+
+
+def torchopt_loop(inner: Inner) -> Backward:
+    """Return the meta-gradient task by task with TorchOpt, as in its example of MAML."""
+    import torchopt  # pyright: ignore[reportMissingImports]
+
+    net, loss, steps, rate, _ = inner
+    descent = torchopt.MetaSGD(net, rate)
+    start = [torchopt.extract_state_dict(x, by="reference") for x in (net, descent)]
+
+    def backward(*episodes: Tensor) -> None:
+        for support_x, support_y, query_x, query_y in zip(*episodes, strict=True):
+            for _ in range(steps):
+                descent.step(loss(net(support_x), support_y))
+            (loss(net(query_x), query_y) / len(episodes[0])).backward()
+            torchopt.recover_state_dict(net, start[0])
+            torchopt.recover_state_dict(descent, start[1])
+
+    return backward
+
+
+def vmapped(inner: Inner) -> Backward:
+    """Return the meta-gradient of many tasks at once with torch.func.
+
+    `backward` through `vmap` is the faster way, and wrong by 2% in `conv4`, without a warning:
+    PyTorch 2.13 loses a term where batch normalisation's scale is adapted. There the outer
+    gradient is taken within `vmap` and averaged.
+    """
+    net, loss, steps, rate, chunk = inner
+    axes = (None, 0, 0, 0, 0)
+
+    def value(fast: Params, x: Tensor, y: Tensor) -> Tensor:
+        return loss(net.apply_to(fast, x), y)
+
+    def adapted(
+        params: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor
+    ) -> Tensor:
+        fast = params
+        for _ in range(steps):
+            grads = torch.func.grad(value)(fast, support_x, support_y)
+            fast = {name: fast[name] - rate * grads[name] for name in fast}
+        return value(fast, query_x, query_y)
+
+    losses = torch.func.vmap(adapted, axes, chunk_size=chunk)
+    gradients = torch.func.vmap(torch.func.grad(adapted), axes, chunk_size=chunk)
+
+    def through(*episodes: Tensor) -> None:
+        losses(dict(net.named_parameters()), *episodes).mean().backward()
+
+    def within(*episodes: Tensor) -> None:
+        params = {name: value.detach() for name, value in net.named_parameters()}
+        grads = gradients(params, *episodes)
+        for name, parameter in net.named_parameters():
+            parameter.grad = grads[name].mean(0)
+
+    return within if net.apply_to is convolutions else through  # the one with batch norm
+
+
+PEERS = {
+    "torch-loop": autograd_loop,
+    "higher": higher_loop,
+    "torchopt": torchopt_loop,
+    "torch.func": vmapped,
+}
+
+
+class Setting(NamedTuple):
+    """A workload in PyTorch: network, loss, and how many tasks torch.func is fastest with."""
+
+    apply: Apply
+    loss: Callable[[Tensor, Tensor], Tensor]
+    chunk: int | None
+
+
+SETTINGS = {
+    "conv4": Setting(convolutions, functional.cross_entropy, 8),
+    "sinusoid": Setting(perceptron, functional.mse_loss, None),
+}
+
+
+def prepare(peer: str, workload: str, inputs: Inputs) -> tuple[Net, Callable[[], None]]:
+    """Return a peer's network and the function that leaves the meta-gradient in its `grad`.
+
+    Args:
+        peer: name in `PEERS`.
+        workload: name in `WORKLOADS`.
+        inputs: the workload's; float64 arrays are computed with as float64.
+    """
+    problem, setting = WORKLOADS[workload], SETTINGS[workload]
+    net = Net(setting.apply, {k: to_torch(k, v) for k, v in inputs["params"].items()})
+    support_x, support_y, query_x, query_y = (torch.tensor(inputs[name]) for name in EPISODE)
+    if workload == "conv4":  # channels last is no faster for any of the peers
+        support_x, query_x = (x.movedim(-1, 2).contiguous() for x in (support_x, query_x))
+        support_y, query_y = support_y.long(), query_y.long()
+    inner = Inner(net, setting.loss, problem.steps, problem.rate, setting.chunk)
+    backward = PEERS[peer](inner)
+    return net, lambda: backward(support_x, support_y, query_x, query_y)
+
+
+def meta_gradient(peer: str, workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return the gradient of the meta-loss by the name of the parameter, in JAX's layout.
+
+    Args:
+        peer: name in `PEERS`.
+        workload: name in `WORKLOADS`.
+        inputs: the workload's, float32 or float64.
+    """
+    net, backward = prepare(peer, workload, inputs)
+    backward()
+    found = {name: value.grad for name, value in net.named_parameters()}
+    return {name: from_torch(name, grad) for name, grad in found.items() if grad is not None}
+
+
+def build(peer: str, workload: str) -> Callable[[], None]:
+    """Return a function that takes a peer's whole meta-step, the outer Adam update with it.
+
+    Args:
+        peer: name in `PEERS`.
+        workload: name in `WORKLOADS`.
+    """
+    torch.set_num_threads(cores())
+    net, backward = prepare(peer, workload, WORKLOADS[workload].inputs())
+    optimizer = torch.optim.Adam(net.parameters(), OUTER_RATE, fused=True)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        backward()
+        optimizer.step()
+
+    return run
