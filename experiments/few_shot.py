@@ -121,9 +121,16 @@ def learner_named(
 
 
 def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
-    """Return the inner rule of a section: "sgd", or "adam" without momentum, as Reptile's."""
+    """Return the inner rule of a section.
+
+    "sgd"; "clipped", whose gradient has a norm of at most `clip`, so that a step on a steep task
+    ends; or "adam" without momentum, as Reptile's.
+    """
     rules = {
         "sgd": lambda: optax.sgd(own.inner_rate),
+        "clipped": lambda: optax.chain(
+            optax.clip_by_global_norm(own.clip), optax.sgd(own.inner_rate)
+        ),
         "adam": lambda: optax.adam(own.inner_rate, b1=0.0),
     }
     if own.inner not in rules:

@@ -29,6 +29,7 @@ from experiments.few_shot import (
 from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.stages import command_line
+from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler, check_balanced
 from metaguide.learners import prototypical
@@ -261,7 +262,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         seeds=range(config.seeds),
     )
     print_tables(rows, floors=(FLOOR,))
-    say(f"omniglot: {path}")
+    tasks = [f"{way}w{shot}s" for way in config.ways for shot in config.shots]
+    panels = {task: [f"{task}/{arm}" for arm in config.learners] for task in tasks}
+    say(f"omniglot: {path}, {learning_curves(workdir, panels, config.seeds)}")
 
 
 if __name__ == "__main__":

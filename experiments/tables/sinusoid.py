@@ -10,6 +10,8 @@ Trains and judges what is not finished in the work folder, then writes the whole
 from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
@@ -27,15 +29,17 @@ from experiments.few_shot import (
 from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.stages import command_line
+from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.learners import fine_tuning, joint
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
+from metaguide.training.evaluate import episode_keys
 from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
 from metaguide.training.results import Row, Scores, key, write
-from metaguide.types import Family, Learner, Problem
+from metaguide.types import Family, Learner, Params, Problem
 
 PUBLISHED = {
     ("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35},
@@ -97,7 +101,31 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
             found[f"rate{shots}"] = np.asarray(rate)
         (errors,) = ask(split="test", episodes=config.test_tasks, rates=(rate,))
         found[f"mse{shots}"] = errors["squared_error"].mean(-1)
-    return found
+    return found | fits_of(config, learner_at_test(config, arm, problem, rate), meta)
+
+
+def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[str, np.ndarray]:
+    """Return three test waves and what the learner takes them for, for `pictures.fits`."""
+    shots = max(config.shots)
+    sample = wave_sampler(shots, 200)
+
+    def fit(key):
+        episode = sample(waves(), 0, shots, key)
+        _, predicted = learner.adapt(
+            meta,
+            episode.support,
+            (),
+            key,
+            lambda adapted: learner.predict(adapted, episode.query, ())["y"][:, 0],
+        )
+        points = (
+            jnp.concatenate([batch["x"], batch["y"]], axis=1)
+            for batch in (episode.support, episode.query)
+        )
+        return (*points, predicted)
+
+    found = jax.device_get(jax.jit(jax.vmap(fit))(episode_keys(config.seed, "test", 3)))
+    return dict(zip(("fit_support", "fit_query", "fit_predicted"), found, strict=True))
 
 
 def best_rate(config: FrozenConfigDict, ask) -> float:
@@ -203,8 +231,23 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         seeds=range(config.seeds),
     )
     for metric in ("mse", "mse_median", "diverged"):
-        print_tables(rows, floors=("pretrained",), metric=metric, steps=config.shown_steps)
-    say(f"sinusoid: {path}")
+        for shots in config.shots:
+            shown = [row for row in rows if row.shots == shots]
+            if any(row.metric == metric for row in shown):
+                floors, steps = ("pretrained",), config.shown_steps
+                print_tables(shown, floors=floors, metric=metric, steps=steps)
+    arms = {
+        f"{initialiser}: {arm}": {name: leaf[0] for name, leaf in found.items()}
+        for initialiser in config.initialisers
+        for arm in config.learners
+        if (found := outcomes_in(workdir, f"{initialiser}/{arm}", 1))
+    }
+    panels = {
+        initialiser: [f"{initialiser}/{arm}" for arm in config.learners]
+        for initialiser in config.initialisers
+    }
+    curves = learning_curves(workdir, panels, config.seeds)
+    say(f"sinusoid: {path}, {curves}, {fits(arms, workdir / 'fits.png')}")
 
 
 if __name__ == "__main__":

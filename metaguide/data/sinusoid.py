@@ -42,20 +42,18 @@ def wave_sampler(shots: int, queries: int, reach: float = 5.0):
     """
 
     def sample(table, domain, shots_now, key) -> Episode:
-        keys = jax.random.split(key, 4)
+        # One draw for all: several would take longer than the inner step that they are for.
+        share = jax.random.uniform(key, (2 + shots + queries, 1))
+        ranges = jnp.stack([table["amplitude"][domain], table["phase"][domain]])
+        amplitude, phase = ranges[:, :1] + share[:2] * (ranges[:, 1:] - ranges[:, :1])
 
-        def uniform(key, low, high, *shape):
-            return jax.random.uniform(key, shape, jnp.float32, low, high)
-
-        amplitude = uniform(keys[0], *table["amplitude"][domain])
-        phase = uniform(keys[1], *table["phase"][domain])
-
-        def points(key, count: int, known):
-            x = uniform(key, -reach, reach, count, 1)
-            number = jnp.arange(count, dtype=jnp.int32)
+        def points(share, known):
+            x = reach * (2.0 * share - 1.0)
+            number = jnp.arange(len(share), dtype=jnp.int32)
             y = amplitude * jnp.sin(x - phase)
             return {"x": x, "y": y, "mask": number < known, "id": number}
 
-        return Episode(points(keys[2], shots, shots_now), points(keys[3], queries, queries))
+        support, query = share[2 : 2 + shots], share[2 + shots :]
+        return Episode(points(support, shots_now), points(query, queries))
 
     return sample

@@ -1,0 +1,100 @@
+"""Pictures beside a table of few-shot learning: learning curves, and fits of sine waves."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metaguide.training.loop import METRICS
+
+COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
+
+
+def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: int) -> Path | None:
+    """Draw the loss of training against the step, a panel for each group of cells.
+
+    Args:
+        workdir: of the table; gets `curves.png`.
+        panels: cells by the title of their panel; those that have not been trained are left out.
+        seeds: how many seeds of each cell are looked for; the line is their mean, the band reaches
+            from the least to the largest.
+
+    Returns:
+        The picture; None where nothing has been trained.
+    """
+    drawn = {
+        title: {cell: curve for cell in cells if (curve := _curve(workdir / cell, seeds))}
+        for title, cells in panels.items()
+    }
+    drawn = {title: curves for title, curves in drawn.items() if curves}
+    if not drawn:
+        return None
+    figure = Figure(figsize=(4.4 * len(drawn), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for panel, (title, curves) in zip(axes, drawn.items(), strict=True):
+        for colour, (cell, (steps, losses)) in zip(COLOURS, curves.items(), strict=False):
+            panel.plot(steps, losses.mean(0), color=colour, label=cell.rsplit("/", 1)[-1])
+            panel.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.15)
+        panel.set_yscale("log")
+        panel.set_title(title)
+        panel.set_xlabel("meta-training step")
+        panel.legend(frameon=False, fontsize="small")
+    axes[0].set_ylabel("loss")
+    return _saved(figure, workdir / "curves.png")
+
+
+def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
+    """Draw sine waves before and after adaptation, an arm a row, a wave a column.
+
+    Args:
+        outcomes: of each arm: `fit_support` [waves, points, 2] and `fit_query` [waves, grid, 2] (x
+            and y), `fit_predicted` [waves, steps + 1, grid].
+        path: of the picture.
+
+    Returns:
+        The path.
+    """
+    waves = len(next(iter(outcomes.values()))["fit_support"])
+    size = (3.2 * waves, 2.2 * len(outcomes))
+    figure = Figure(figsize=size, layout="constrained")
+    rows = figure.subplots(len(outcomes), waves, squeeze=False, sharex=True)
+    for row, (arm, found) in zip(rows, outcomes.items(), strict=True):
+        last = found["fit_predicted"].shape[1] - 1
+        for wave, panel in enumerate(row):
+            x, y = found["fit_query"][wave].T
+            order = np.argsort(x)
+            panel.plot(x[order], y[order], color="#8c8f96", linewidth=3, label="the wave")
+            for step, colour in ((0, COLOURS[0]), (1, COLOURS[3]), (last, COLOURS[1])):
+                name = "before" if step == 0 else f"after {step} step" + "s" * (step > 1)
+                fit = found["fit_predicted"][wave, step][order]
+                panel.plot(x[order], fit, color=colour, linewidth=1.2, label=name)
+            panel.plot(*found["fit_support"][wave].T, "ko", markersize=4, label="support")
+            panel.set_ylim(-6, 6)
+        row[0].set_ylabel(arm)
+    rows[0][0].legend(frameon=False, fontsize="x-small", ncols=2)
+    return _saved(figure, path)
+
+
+def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return steps [lines] and losses [seeds, lines] as far as all seeds have come."""
+    found = []
+    for seed in range(seeds):
+        path = cell / f"seed{seed}" / METRICS
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            found.append([(row["step"], row["loss"]) for row in rows])
+    lines = min(map(len, found), default=0)
+    if not lines:
+        return None
+    both = np.asarray([rows[:lines] for rows in found])
+    return both[0, :, 0], both[..., 1]
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png", dpi=120)
+    os.replace(part, path)
+    return path
