@@ -43,7 +43,11 @@ from metaguide.types import Family, Learner, Params, Problem
 OUTCOME = "outcome.npz"
 """In the folder of a cell: arrays [observations, episodes, queries] by name."""
 
-HARMLESS = ("seeds", "learner", "learners", "log_every", "checkpoint_every", "preset", "parallel")
+HARMLESS = (
+    *("way", "shot", "ways", "shots", "learner", "learners", "initialisers", "seeds"),
+    *("preset", "parallel", "log_every", "checkpoint_every", "shown_steps"),
+)
+"""Fields on which no cell depends but by its folder's name."""
 
 
 class Cell(NamedTuple):
@@ -249,18 +253,24 @@ def judged(
 
 
 def outcome_of(
-    folder: Path, config: FrozenConfigDict, compute: Callable[[], Mapping[str, np.ndarray]]
+    folder: Path,
+    config: FrozenConfigDict,
+    arm: str,
+    compute: Callable[[], Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
     """Return the outcome of a cell, computed where its folder has none yet, and keep it there.
 
     Args:
         folder: of the cell and seed.
-        config: what the outcome depends on; another one in this folder is an error.
+        config: of the table; what the arm depends on must be what it was in this folder.
+        arm: whose section of the config counts, and no other learner's.
         compute: trains and judges.
     """
     path = folder / OUTCOME
     if is_first_process():
-        write_config(config, folder, harmless=HARMLESS)
+        others = set(config.learners) - {arm}
+        own = {name: value for name, value in config.to_dict().items() if name not in others}
+        write_config(FrozenConfigDict(own), folder, harmless=HARMLESS)
     if not path.exists():
         found = dict(compute())
         if not is_first_process():

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.tasks = 25  # a step
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.train_shots = 10  # points of the support, and of the query
-    config.shots = (5, 10)  # points at test
+    config.test_shots = (5, 10)  # points at test
     config.test_tasks = 600
     config.test_steps = 10
     config.shown_steps = (1, 5, 10)

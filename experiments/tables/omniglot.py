@@ -244,12 +244,12 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             floor = lambda way=way, shot=shot: {  # noqa: E731
                 "accuracy": floor_of(config, tables()["test"], way, shot)
             }
-            outcome_of(folder, config, floor)
+            outcome_of(folder, config, FLOOR, floor)
             for arm in arms:
                 for seed in range(config.seeds):
                     folder = workdir / task / arm / f"seed{seed}"
                     job = partial(compute, arm=arm, way=way, shot=shot, seed=seed, folder=folder)
-                    outcome_of(folder, config, lambda job=job: job(config, tables()))
+                    outcome_of(folder, config, arm, lambda job=job: job(config, tables()))
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)

@@ -91,7 +91,7 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
     cell = cell_of(config, arm, initialiser)
     meta = train_cell(cell, config, folder, seed)
     problem, found = cell.family.problem, {}
-    for shots in config.shots:
+    for shots in config.test_shots:
         family = Family(("waves",), waves(), wave_sampler(shots, shots), problem)
         learner_of = partial(learner_at_test, config, arm, problem)
         ask = partial(judged, family, learner_of, meta, shots=shots, seed=config.seed, chunk=100)
@@ -106,7 +106,7 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
 
 def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[str, np.ndarray]:
     """Return three test waves and what the learner takes them for, for `pictures.fits`."""
-    shots = max(config.shots)
+    shots = max(config.test_shots)
     sample = wave_sampler(shots, 200)
 
     def fit(key):
@@ -149,7 +149,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
         floors = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds)
         for arm in config.learners:
             found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds)
-            for shots in config.shots if found else ():
+            for shots in config.test_shots if found else ():
                 for steps in config.shown_steps:
                     errors = found[f"mse{shots}"][:, steps]
                     floor = floors[f"mse{shots}"][:, steps] if floors else None
@@ -218,7 +218,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         for arm in arms:
             for seed in range(config.seeds):
                 folder = workdir / initialiser / arm / f"seed{seed}"
-                outcome_of(folder, config, partial(compute, config, arm, initialiser, seed, folder))
+                outcome_of(
+                    folder, config, arm, partial(compute, config, arm, initialiser, seed, folder)
+                )
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
@@ -231,7 +233,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         seeds=range(config.seeds),
     )
     for metric in ("mse", "mse_median", "diverged"):
-        for shots in config.shots:
+        for shots in config.test_shots:
             shown = [row for row in rows if row.shots == shots]
             if any(row.metric == metric for row in shown):
                 floors, steps = ("pretrained",), config.shown_steps

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 
@@ -39,25 +41,100 @@ def patches(
     return jnp.concatenate(taps, axis=-1)
 
 
+def product(
+    rows: Float[Array, "*batch taps"], kernel: Float[Array, "taps features"]
+) -> Float[Array, "*batch features"]:
+    """Returns rows · K, so that a CPU computes its gradient for K as gᵀ · rows, not rowsᵀ · g.
+
+    A CPU forms Aᵀ · B from a transposed copy of A: g has a ninth of the columns that patches have,
+    or as many. JAX writes gᵀ · rows followed by a transposition; XLA would fold that back into the
+    product, but for the barrier between them. In its tangents and cotangents the barrier is again
+    a barrier, so that this holds for derivatives of every order.
+    """
+    taps, features = kernel.shape
+    # One axis of rows: a gradient that contracts several is no plain matrix product to XLA.
+    matrix = rows.reshape(-1, taps)
+    if taps <= features:
+        y = matrix @ kernel
+    else:
+        transposed = jax.lax.optimization_barrier(kernel.T)
+        y = jax.lax.dot_general(matrix, transposed, (((1,), (1,)), ((), ())))
+    return y.reshape(*rows.shape[:-1], features)
+
+
+def convolve(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "taps features"],
+    side: int,
+    stride: int,
+) -> Float[Array, "batch rows columns features"]:
+    """Returns patches(x) · K by the convolution of XLA, the fast one on accelerators.
+
+    Args:
+        x: images.
+        kernel: taps = side · side · channels, in the order of `patches`.
+        side: of the neighbourhood.
+        stride: step between output positions.
+    """
+    kernel = kernel.reshape(side, side, x.shape[-1], -1)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class Taps(nn.Module):
+    """The parameters of a convolution: a matrix and, with `use_bias`, a vector."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self, taps: int
+    ) -> tuple[Float[Array, "taps features"], Float[Array, " features"] | None]:
+        """Returns the kernel, and the bias or None."""
+        shape = (taps, self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+
+
 class PatchConvolution(nn.Module):
     """y = patches(x) · K + b: a "SAME" convolution as one matrix product.
 
     The kernel is a matrix [kernel · kernel · channels, features], that of
     `jax.lax.conv_general_dilated` in HWIO order with its first three axes as one.
+
+    Attributes:
+        features: channels of y.
+        kernel: side of the neighbourhood.
+        stride: step between output positions.
+        dtype: of the computation; None: that of x and of the parameters.
+        use_bias: whether there is a b.
+        patched: False: the same y from the same parameters by `convolve`.
     """
 
     features: int
     kernel: int = 3
     stride: int = 2
     dtype: Any = jnp.float32
+    use_bias: bool = True
+    patched: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns features"]:
         """Returns the convolved images, rows = ceil(height / stride)."""
-        dense = nn.Dense(self.features, dtype=self.dtype, name="taps")
-        return dense(patches(x, self.kernel, self.stride))
+        taps = Taps(self.features, self.use_bias, name="taps")
+        kernel, bias = taps(self.kernel * self.kernel * x.shape[-1])
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if self.patched:
+            y = product(patches(x, self.kernel, self.stride), kernel)
+        else:
+            y = convolve(x, kernel, self.kernel, self.stride)
+        return y if bias is None else y + bias
 
 
 class PatchTranspose(nn.Module):
