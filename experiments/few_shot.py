@@ -33,7 +33,15 @@ from metaguide.learners import (
     reptile,
 )
 from metaguide.objectives.weighting import fixed
-from metaguide.parallel import is_first_process, replicate, tasks_mesh
+from metaguide.parallel import (
+    ONE_FOLDER,
+    at_hand,
+    check_agreed,
+    is_first_process,
+    mesh_for,
+    own_mesh,
+    replicate,
+)
 from metaguide.training.episodic import episodic
 from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.loop import train
@@ -169,16 +177,16 @@ def train_cell(
         config: reads `tasks_per_chunk`, `parallel`, `span`, `log_every` and `checkpoint_every`.
         workdir: the cell's folder for this seed.
         seed: of initial parameters and episodes.
-        mesh: of the devices that share the tasks; all of them by default.
+        mesh: of the devices that share the tasks; by default as many as divide them.
 
     Returns:
-        The meta-parameters, whole on each device.
+        The meta-parameters, whole on each device of this process.
 
     Raises:
         ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
             another way of going parallel.
     """
-    mesh = tasks_mesh() if mesh is None else mesh
+    mesh = mesh_for(cell.tasks) if mesh is None else mesh
     weighting = fixed({"episodes": 1.0})
     try:
         gradient = episodic(
@@ -215,7 +223,7 @@ def train_cell(
         span=config.span,
         mend="lower config.rate, or the inner_rate of the learner",
     )
-    return state.params["meta"]
+    return at_hand(state.params["meta"])
 
 
 def judged(
@@ -240,15 +248,15 @@ def judged(
         seed: of the episodes, the same for all arms.
         split: "validation" or "test".
         episodes: how many.
-        chunk: episodes side by side on all devices.
+        chunk: episodes side by side on all devices of this process.
         rates: what the learner is built with.
 
     Returns:
         Arrays [observations, episodes, queries] by name.
     """
-    mesh = tasks_mesh()
+    mesh = own_mesh()
     run = evaluator(family, {"learner": learner_of}, min(chunk, episodes), mesh).run
-    keys, data = episode_keys(seed, split, episodes), replicate(family.data, mesh)
+    keys, (meta, data) = episode_keys(seed, split, episodes), replicate((meta, family.data), mesh)
     return [run(meta, data, 0, shots, keys, {"learner": rate})["learner"] for rate in rates]
 
 
@@ -267,11 +275,13 @@ def outcome_of(
         compute: trains and judges.
     """
     path = folder / OUTCOME
-    if is_first_process():
-        others = set(config.learners) - {arm}
-        own = {name: value for name, value in config.to_dict().items() if name not in others}
-        write_config(FrozenConfigDict(own), folder, harmless=HARMLESS)
-    if not path.exists():
+    others = set(config.learners) - {arm}
+    own = {name: value for name, value in config.to_dict().items() if name not in others}
+    write_config(FrozenConfigDict(own), folder, harmless=HARMLESS)
+    known = path.exists()
+    # Training takes all processes: none may skip it alone.
+    check_agreed(known, f"{path} is there for some processes only; {ONE_FOLDER}")
+    if not known:
         found = dict(compute())
         if not is_first_process():
             return found

@@ -71,12 +71,10 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
         learner = joint(problem)
     else:
         learner = learner_named(arm, problem, own, own.inner_steps)
-    optimizer = optax.adam(config.rate)
+    steps, optimizer = own.get("steps", config.steps), optax.adam(config.rate)
     if arm == "reptile":
-        optimizer = way_back(own.outer_rate, config.steps)
-    return Cell(
-        f"{initialiser}/{arm}", family, learner, optimizer, config.steps, config.tasks, shots
-    )
+        optimizer = way_back(own.outer_rate, steps)
+    return Cell(f"{initialiser}/{arm}", family, learner, optimizer, steps, config.tasks, shots)
 
 
 def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
@@ -151,11 +149,13 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
             found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds)
             for shots in config.test_shots if found else ():
                 for steps in config.shown_steps:
-                    errors = found[f"mse{shots}"][:, steps]
-                    floor = floors[f"mse{shots}"][:, steps] if floors else None
+                    errors = found[f"mse{shots}"][:, steps].astype(np.float64)
+                    floor = (
+                        floors[f"mse{shots}"][:, steps].mean(dtype=np.float64) if floors else None
+                    )
                     cell = _cell_rows(config, arm, initialiser, shots, steps, errors, floor)
                     rows += cell
-                    mean = errors.mean(0, dtype=np.float64)
+                    mean = errors.mean(0)
                     ids = np.arange(len(mean), dtype=np.int64)
                     scores |= {
                         key(row): {"score": mean[:, None].astype(np.float32), "id": ids[:, None]}
@@ -189,13 +189,13 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
 
     rows = []
     if np.isfinite(errors).all():
-        means = errors.mean(1, dtype=np.float64)
+        means = errors.mean(1)
         rows.append(
             row(
                 "mse",
                 means,
-                mean_interval(errors.mean(0, dtype=np.float64)).half,
-                None if floor is None else float(floor.mean(dtype=np.float64)),
+                mean_interval(errors.mean(0)).half,
+                float(floor) if floor is not None and np.isfinite(floor) else None,
                 PUBLISHED.get((arm, shots), {}).get(steps),
             )
         )

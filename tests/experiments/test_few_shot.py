@@ -1,0 +1,178 @@
+import json
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.few_shot import (
+    inner_optimizer,
+    learner_named,
+    outcome_of,
+    outcomes_in,
+    way_back,
+)
+from experiments.settings import ConfigError
+from experiments.tables import omniglot as omniglot_table
+from experiments.tables import sinusoid as sinusoid_table
+from metaguide.data import omniglot
+from metaguide.models.mlp import MLP
+from metaguide.problems import regression
+from metaguide.training.results import read
+
+
+@cache
+def config_of(name, *flags):
+    return settings.resolve(
+        ["x", *flags], default=f"experiments/configs/{name}.py", workdir="unused"
+    )[0]
+
+
+def test_every_learner_of_the_configs_is_built():
+    """Faults: a section lacks a field that its learner needs, or an arm has no learner."""
+    problem = regression(MLP((4,)))._replace(way=3)
+    for name in config_of("sinusoid").learners:
+        if name != "pretrained":
+            learner_named(name, problem, config_of("sinusoid")[name], 2)
+    for name in config_of("omniglot").learners:
+        for way in (5, 20):
+            own = omniglot_table.own_section(config_of("omniglot"), name, way)
+            learner_named(name, problem, own, 2)
+
+
+def test_wrong_names_are_one_clear_error():
+    """Fault: a slip of the flag ends in a KeyError, or in the default."""
+    problem = regression(MLP((4,)))
+    with pytest.raises(ConfigError, match="no learner 'mam'; there are maml, first-order"):
+        learner_named("mam", problem, FrozenConfigDict(), 1)
+    with pytest.raises(ConfigError, match=r"config.reptile: .*inner"):
+        learner_named("reptile", problem, FrozenConfigDict({"batch": 3}), 1)
+    with pytest.raises(ConfigError, match="inner is 'adma'; there are sgd, clipped, adam"):
+        inner_optimizer(FrozenConfigDict({"inner": "adma"}))
+
+
+def test_the_way_back_ends_at_the_start():
+    """Faults: the rate of the way does not fall to 0; the rule takes the rate of the parameters."""
+    rule = way_back(0.5, 2)
+    params = {"meta": {"params": {"w": jnp.ones(2)}, "rule": {"nu": jnp.ones(2)}}, "weighting": {}}
+    state, moved = rule.init(params), []
+    for _ in range(3):
+        updates, state = rule.update(params, state, params)
+        moved.append((updates["meta"]["params"]["w"][0], updates["meta"]["rule"]["nu"][0]))
+    np.testing.assert_allclose(moved, [(-0.5, -1), (-0.25, -1), (0, -1)])
+
+
+def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
+    """Faults: a finished cell is trained again; the section of another arm makes it unfinished; its
+    own section may change without a word; what is half-written counts."""
+    config = {"learners": ("a", "b"), "a": {"rate": 1}, "b": {"rate": 1}, "seeds": 1, "steps": 3}
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"x": np.arange(3)}
+
+    def outcome(**changes):
+        changed = FrozenConfigDict({**config, **changes})
+        return outcome_of(tmp_path / "a" / "seed0", changed, "a", compute)
+
+    np.testing.assert_array_equal(outcome()["x"], [0, 1, 2])
+    outcome(b={"rate": 2}, seeds=5)
+    assert len(calls) == 1
+    with pytest.raises(ConfigError, match=r"a\.rate was 1, is 2"):
+        outcome(a={"rate": 2})
+    (tmp_path / "a" / "seed1").mkdir()
+    (tmp_path / "a" / "seed1" / "tmp.npz.part").write_bytes(b"half")
+    assert outcomes_in(tmp_path, "a", 3)["x"].shape == (1, 3)
+    assert outcomes_in(tmp_path, "b", 3) == {}
+
+
+def test_rows_of_waves(tmp_path):
+    """Faults: the mean hides that tasks diverged; a task that is not a number is not counted; the
+    row after 5 steps is that after 10; the published value stands by another row."""
+    config = config_of("sinusoid", "--config.preset=tiny")
+    errors = np.tile(np.arange(11.0)[None, :, None], (2, 1, 8))
+    spoiled = errors.copy()
+    spoiled[0, 10, :2] = (np.nan, 26.0)
+    for seed in range(2):
+        for arm, values in (("maml", errors), ("pretrained", spoiled)):
+            folder = tmp_path / "he" / arm / f"seed{seed}"
+            folder.mkdir(parents=True)
+            np.savez(folder / "outcome.npz", mse5=values[seed], mse10=values[seed])
+    rows, scores = sinusoid_table.rows_of(config, tmp_path)
+    found = {(r.arm, r.shots, r.steps, r.metric): r for r in rows}
+    assert found["maml", 5, 5, "mse"].value == 5 and found["maml", 5, 5, "mse"].published == 0.38
+    assert found["maml", 10, 5, "mse"].published is None
+    assert ("pretrained", 5, 10, "mse") not in found
+    assert found["pretrained", 5, 10, "diverged"].value == pytest.approx(1 / 8)
+    assert found["pretrained", 5, 10, "mse_median"].value == 10
+    assert len(scores) == sum(row.metric == "mse" for row in rows)
+
+
+@pytest.mark.slow
+def test_the_table_of_waves_runs(tmp_path, capsys):
+    """Faults: an arm cannot be trained or judged; the table is not collected from several commands;
+    a second start trains again; a picture is not drawn."""
+    flags = ("--config.preset=tiny", "--config.initialisers=('truncated',)", "--config.seeds=1")
+    for arm in ("maml", "reptile", "imaml", "pretrained"):
+        sinusoid_table.main(config_of("sinusoid", *flags, f"--config.learner={arm}"), tmp_path)
+    results = read(tmp_path / "results.json")
+    assert {row.arm for row in results.rows} == {"maml", "reptile", "imaml", "pretrained"}
+    assert {row.steps for row in results.rows} == {1, 5, 10}
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "fits.png").stat().st_size > 1000
+    capsys.readouterr()
+    sinusoid_table.main(config_of("sinusoid", *flags, "--config.learner=maml"), tmp_path)
+    assert "steps in" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Omniglot of as many characters, each a block of its own with noise."""
+    rng = np.random.default_rng(0)
+    block = rng.integers(0, 2, (1623, 1, 7, 7)).repeat(4, 2).repeat(4, 3)
+    noise = rng.random((1623, 20, 28, 28)) < 0.1
+    images = ((block ^ noise) * 255).astype(np.uint8)
+    names = tuple(f"A/character{number:04}" for number in range(1623))
+    monkeypatch.setattr(omniglot, "read_drawings", lambda folder: omniglot.Drawings(names, images))
+
+
+@pytest.mark.slow
+def test_the_table_of_omniglot_runs(tmp_path, drawn):
+    """Faults: an arm cannot be trained or judged, the two kinds of statistics are one, the floor is
+    not asked the same queries, a metric learner trained at more ways is asked at as many."""
+    flags = ("--config.preset=tiny", "--config.test_episodes=8")
+    for arm in ("maml", "anil", "reptile", "prototypical", "ridge"):
+        omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={arm}"), tmp_path)
+    rows = read(tmp_path / "results.json").rows
+    found = {(row.arm, row.metric): row for row in rows}
+    assert found["maml", "accuracy"].published == 0.987
+    assert found["reptile", "accuracy_inductive"].published == 0.9539
+    assert found["pixels", "accuracy"].value > 0.9
+    assert found["maml", "accuracy"].floor == found["pixels", "accuracy"].value
+    assert found["maml", "accuracy"].task == "5w1s" and found["maml", "accuracy"].steps == 3
+    assert json.loads((tmp_path / "5w1s/maml/seed0/config.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.learner=mam", "config.learner: there is no 'mam'; there are maml"),
+        ("--config.split=finn", "config.split=finn: there are maml and vinyals"),
+        ("--config.convolution=fft", "config.convolution=fft: there are patches, xla"),
+        ("--config.dtype=float16", "config.dtype=float16: there are float32 and bfloat16"),
+        ("--config.statistics=own", "config.statistics=own: there are transductive"),
+        ("--config.parallel=pjit", "parallel is 'pjit'; there are jit and pmap"),
+        ("--config.tasks_per_chunk=3", "32 tasks a step do not divide into chunks of 3"),
+        ("--config.way=500", "500-way episodes need 500 classes; there are 423; lower config.way"),
+        ("--config.shot=20", "20-shot episodes with 20 queries need 40 drawings"),
+    ],
+)
+def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, message):
+    """Fault: it ends in a traceback from inside a trace, or in a run of something else."""
+    flags = ("--config.preset=tiny", "--config.learner=maml")
+    flags = (*flags, flag) if "learner" not in flag else (flags[0], flag)
+    with pytest.raises(settings.MENDABLE, match=message):
+        omniglot_table.main(config_of("omniglot", *flags), tmp_path)

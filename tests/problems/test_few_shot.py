@@ -1,0 +1,178 @@
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaguide.data.episodes import balanced_sampler
+from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.learners import joint, maml
+from metaguide.models.conv4 import Conv4
+from metaguide.models.mlp import MLP
+from metaguide.problems import classification_of_pictures, inductive, regression
+
+WAY, SHOTS, QUERIES = 3, 2, 4
+MODEL = Conv4(4)
+of_pictures = partial(classification_of_pictures, MODEL, WAY)
+
+
+@cache
+def drawings():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 2, (1, 7, 10, 28, 28)).astype(np.uint8) * 255,
+        "character": np.arange(7, dtype=np.int32)[None],
+        "turns": np.full((1, 7), -1, np.int32),
+    }
+
+
+@cache
+def params():
+    return of_pictures().init(jax.random.key(0))
+
+
+def episode(key=0, shots=SHOTS):
+    sample = inductive(balanced_sampler(WAY, SHOTS, QUERIES))
+    return sample(drawings(), 0, shots, jax.random.key(key))
+
+
+@cache
+def encoder(statistics, padded=False):
+    problem = of_pictures(statistics=statistics, padded=padded)
+    own = params()
+    return jax.jit(lambda batch: problem.encode(own, batch, (), None))
+
+
+def forward(images, reference=None):
+    return MODEL.apply({"params": params()["body"]}, images, reference)
+
+
+@pytest.mark.parametrize("statistics", ["transductive", "support", "one-query"])
+def test_whose_statistics_a_query_takes(statistics):
+    """Faults: support statistics are those of support and query; the one query is left out of its
+    own statistics, or all queries are in; features of the support are returned for the queries."""
+    query, known = episode().query, episode().support["image"]
+    found = encoder(statistics)(query)
+    if statistics == "transductive":
+        expected = forward(query["image"])
+    elif statistics == "support":
+        both = jnp.concatenate([known, query["image"]])
+        expected = forward(both, jnp.arange(len(both)) < len(known))[len(known) :]
+    else:
+        expected = jnp.stack(
+            [forward(jnp.concatenate([known, one[None]]))[-1] for one in query["image"]]
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("statistics", ["support", "one-query"])
+def test_an_inductive_answer_is_a_querys_own(statistics):
+    """Fault: another query changes the answer. The negative control: transductive, it does."""
+    query = episode().query
+    other = {**query, "image": query["image"].at[1:].set(1 - query["image"][1:])}
+    first = [encoder(statistics)(batch)[0] for batch in (query, other)]
+    np.testing.assert_allclose(*first, rtol=1e-5, atol=1e-6)
+    first = [encoder("transductive")(batch)[0] for batch in (query, other)]
+    assert abs(first[0] - first[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("statistics", ["support", "one-query"])
+def test_a_support_has_its_own_statistics(statistics):
+    """Fault: the inner loop normalises the support by something else than itself."""
+    support = episode().support
+    np.testing.assert_allclose(
+        encoder(statistics)(support), encoder("transductive")(support), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("statistics", ["transductive", "support", "one-query"])
+def test_masked_examples_count_for_no_statistics(statistics):
+    """Fault: the padding of a smaller support is in its mean and variance."""
+    one = episode(shots=1)
+    blank = ~one.support["mask"][:, None, None, None]
+    support = {**one.support, "image": jnp.where(blank, 0.5, one.support["image"])}
+    query = {**one.query, "reference": support["image"]}
+    found = encoder(statistics, padded=True)
+    real = one.support["mask"]
+    np.testing.assert_allclose(found(support)[real], found(one.support)[real], rtol=1e-5)
+    np.testing.assert_allclose(found(query), found(one.query), rtol=1e-5)
+
+
+def test_joint_training_leaves_the_reference_out():
+    """Fault: support and query, which have other fields, cannot be put together."""
+    learner = joint(of_pictures(statistics="support"))
+    loss, metrics = learner.objective({"params": params()}, episode(), None, 0.0)
+    assert np.isfinite(loss) and 0 <= metrics["accuracy"] <= 1
+
+
+def test_judged_right_is_the_highest_logit():
+    """Fault: the lowest, or the label of another query."""
+    problem = of_pictures()
+    query = {name: leaf[:2] for name, leaf in episode().query.items()}
+    query["label"] = jnp.asarray([2, 0], jnp.int32)
+    found = problem.judge({"logits": jnp.asarray([[0.0, 1, 2], [0, 1, 2]])}, query, ())
+    np.testing.assert_array_equal(found["correct"], [True, False])
+
+
+def test_wrong_statistics_are_an_error():
+    """Fault: a slip of the flag is transductive without a word."""
+    with pytest.raises(ValueError, match="statistics is 'suport', not one of transductive"):
+        of_pictures(statistics="suport")
+
+
+@pytest.mark.slow
+def test_bfloat16_has_float32_parameters_and_a_second_order_gradient_near_that_of_float32():
+    """Faults: parameters or inner updates are rounded to bfloat16; the second-order part of the
+    meta-gradient is lost in its rounding. First order is farther from the exact one."""
+    keys, found = jax.random.split(jax.random.key(1), 4), {}
+    table = jax.tree.map(jnp.asarray, drawings())
+    for dtype in (jnp.float32, jnp.bfloat16):
+        problem = classification_of_pictures(Conv4(4, dtype=dtype), WAY)
+        meta = {"params": problem.init(jax.random.key(0))}
+        learner = maml(problem, optax.sgd(0.4), 2)
+
+        def one(meta, key, learner=learner):
+            drawn = balanced_sampler(WAY, SHOTS, QUERIES)(table, 0, SHOTS, key)
+            return learner.objective(meta, drawn, None, 0.0)[0]
+
+        loss = jax.jit(jax.grad(lambda meta, one=one: jax.vmap(one, (None, 0))(meta, keys).mean()))
+        found[dtype] = loss(meta)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((meta, found[dtype])))
+    exact, rounded = found[jnp.float32], found[jnp.bfloat16]
+    apart = optax.tree.norm(optax.tree.sub(rounded, exact)) / optax.tree.norm(exact)
+    assert 1e-6 < apart < 0.1
+
+
+@pytest.mark.parametrize("shots_now", [1, 3])
+def test_waves_are_waves_at_known_points(shots_now):
+    """Faults: support and query are of other waves, amplitude or phase leave their ranges, x leaves
+    [−5, 5], or the mask counts other points than the first."""
+    sample = wave_sampler(3, 40)
+    draw = jax.jit(lambda key: sample(waves(), 0, jnp.int32(shots_now), key))
+    for number in range(20):
+        support, query, _ = draw(jax.random.key(number))
+        x = np.concatenate([support["x"], query["x"]])[:, 0]
+        y = np.concatenate([support["y"], query["y"]])[:, 0]
+        basis = np.stack([np.sin(x), np.cos(x)], 1)
+        (sine, cosine), residual, *_ = np.linalg.lstsq(basis, y, rcond=None)
+        assert abs(x).max() <= 5 and residual < 1e-6
+        assert 0.1 <= np.hypot(sine, cosine) <= 5.001
+        assert -1e-3 <= np.arctan2(-cosine, sine) <= np.pi + 1e-3
+        assert support["mask"].tolist() == [place < shots_now for place in range(3)]
+
+
+def test_regression_counts_masked_points_for_nothing():
+    """Faults: the mean divides by all points, or the error of the padding is in it."""
+    problem = regression(MLP((5,)))
+    own = problem.init(jax.random.key(0))
+    batch = {"x": jnp.ones((4, 1)), "y": jnp.asarray([[1.0], [2.0], [9.0], [9.0]])}
+    batch |= {"mask": jnp.arange(4) < 2, "id": jnp.arange(4)}
+    encoded = problem.encode(own, batch, (), None)
+    predicted = problem.predict(own, encoded, batch, ())["y"]
+    loss, metrics = problem.loss(own, encoded, batch, ())
+    expected = np.mean([(predicted[0, 0] - 1) ** 2, (predicted[1, 0] - 2) ** 2])
+    np.testing.assert_allclose([loss, metrics["mse"]], expected, rtol=1e-6)
+    errors = problem.judge({"y": predicted}, batch, ())["squared_error"]
+    np.testing.assert_allclose(errors, (predicted - batch["y"])[:, 0] ** 2, rtol=1e-6)
