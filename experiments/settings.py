@@ -20,6 +20,14 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import TokenizerError
+from metaguide.parallel import (
+    ONE_FOLDER,
+    DeviceError,
+    check_agreed,
+    connect,
+    is_first_process,
+    use_cpu_devices,
+)
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import TrainingDiverged
 from metaguide.training.results import ResultsError
@@ -32,6 +40,15 @@ USAGE = """usage: python -m MODULE [--config=FILE] [--config.FIELD=VALUE ...] [-
   --config   a file with get_config(), default {config}
   --workdir  where the run is kept; started again there, it goes on. Default {workdir}
 
+  --cpu_devices=N  devices that JAX makes of the CPU's cores; they share the tasks of a step
+
+  --coordinator=HOST:PORT --processes=N --process=I
+             start the same command N times, each with its number I from 0 and all with one work
+             folder that all see: they share the tasks over the devices of all. Process 0 listens
+             at HOST:PORT, writes the files and prints.
+  --coordinator=auto
+             the same on a TPU pod, under SLURM or Open MPI, which know N and I by themselves
+
 fields of {config} and their values:"""
 
 
@@ -43,6 +60,7 @@ MENDABLE = (
     ConfigError,
     CatalogueError,
     CheckpointError,
+    DeviceError,
     EpisodeError,
     ResultsError,
     TokenizerError,
@@ -78,8 +96,15 @@ def run(
             print(describe(argv, default=default, workdir=workdir))
             return
         config, folder = resolve(argv, default=default, workdir=workdir)
+        set_up_devices(argv)
         enable_compilation_cache()
+        check_agreed(
+            (config.to_json_best_effort(), str(folder)),
+            "the processes have different configs or work folders; start the same command for "
+            "each, but for --process",
+        )
         main(config, folder)
+        check_agreed("done", "")  # the first process may still be writing what the others are not
     except MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
@@ -93,6 +118,8 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
 
     A config file has `preset`, the name of the preset in use, and `presets`, overrides by name of
     the preset; `"default"` needs no entry there. Overrides are nested or dotted.
+
+    The flags of devices and processes are checked and left to `set_up_devices`.
 
     Args:
         argv: program name, then `--config=FILE`, `--config.a.b=value`, `--workdir=FOLDER`.
@@ -109,7 +136,7 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
     config = _load(path)
     _check_names(rest, config, path)
 
-    values = flags.FlagValues()
+    values = _device_flags()
     folder = flags.DEFINE_string("workdir", "", "where the run is kept", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     try:
@@ -127,6 +154,44 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
     fields = config.to_dict()
     fields.pop("presets", None)
     return FrozenConfigDict(fields), Path(folder.value or _workdir(workdir, path, default))
+
+
+def set_up_devices(argv: Sequence[str]) -> None:
+    """Does what a command line asks for of devices and processes, before JAX is asked for one.
+
+    Args:
+        argv: the whole command line, which `resolve` has found right.
+
+    Raises:
+        ConfigError: if there are numbers of processes without a coordinator.
+        DeviceError: if there are no such devices, or the other processes cannot be joined.
+    """
+    values = _device_flags()
+    values.set_gnu_getopt(True)  # a value may stand in the next word
+    values(argv, known_only=True)
+    if values.cpu_devices is not None:
+        use_cpu_devices(values.cpu_devices)
+    given = {name: values[name].value for name in ("processes", "process")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if values.coordinator:
+        connect(values.coordinator, given.get("processes", 0), given.get("process", -1))
+    elif given:
+        raise ConfigError(
+            f"--{next(iter(given))} without --coordinator; give all of --coordinator=HOST:PORT "
+            "--processes=N --process=I, or --coordinator=auto alone"
+        )
+
+
+def _device_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    for name, help in {
+        "cpu_devices": "devices that JAX makes of the CPU",
+        "processes": "how many run this command together",
+        "process": "number of this one of them, from 0",
+    }.items():
+        flags.DEFINE_integer(name, None, help, flag_values=values)
+    flags.DEFINE_string("coordinator", "", "where process 0 listens", flag_values=values)
+    return values
 
 
 def _workdir(workdir: str, config: Path, default: str) -> Path:
@@ -168,6 +233,8 @@ def write_config(
 ) -> None:
     """Claims `workdir` for `config`, whose `config.json` it writes there, atomically.
 
+    All of several processes have to call it; the first one writes.
+
     Args:
         config: a resolved config.
         workdir: made where it is missing.
@@ -188,11 +255,14 @@ def write_config(
             name == h or name.startswith(h + ".") or name.endswith("." + h) for h in harmless
         )
     ]
+    check_agreed(differing, f"{path} is not the same for all processes; {ONE_FOLDER}")
     if differing:
         raise ConfigError(
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
             "give a new --workdir, or delete that folder"
         )
+    if not is_first_process():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")

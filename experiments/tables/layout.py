@@ -134,7 +134,7 @@ def grid(
 
 def number(value: float) -> str:
     """A score to three places without its leading zero, as tables of papers print it."""
-    text = f"{value:.3f}"
+    text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 

@@ -2,22 +2,31 @@
 
 `python -m experiments.tables.readme` fills every block that stands between `<!-- table:NAME -->`
 and `<!-- /table:NAME -->` from experiments/results/NAME.json; `--check` changes nothing and fails
-where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 steps=1,5 -->` shows a part,
-and a column for each of these numbers of adaptation steps.
+where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->`
+shows a part, and a column for each of these numbers of adaptation steps; `across=tasks` makes one
+table whose columns are the tasks.
 """
 
 import os
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from absl import app, flags
 
 from experiments.tables.layout import Grid, column_name, grid, metrics_of, number, tasks_of
+from metaguide.training.floors import FLOORS as GUIDE_FLOORS
 from metaguide.training.results import Results, ResultsError, read
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
+
+FLOORS = (*GUIDE_FLOORS, "pretrained", "pixels")
+"""The arms of all tables that are floors."""
+
+CHOICES = ("task", "metric", "shots", "steps", "across")
+"""What a block may choose by."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OPEN = re.compile(r"<!-- table:(?P<name>[\w.-]+)(?P<choice>(?: +\w+=[^\s>]+)*) *-->")
@@ -42,11 +51,10 @@ def fill(text: str, folder: Path) -> str:
         if end < 0:
             raise ResultsError(f"README: the block table:{name} is not closed; add {closing}")
         choice = dict(part.split("=", 1) for part in found["choice"].split())
-        odd = set(choice) - {"task", "metric", "steps"}
+        odd = set(choice) - set(CHOICES)
         if odd:
-            raise ResultsError(
-                f"README: table:{name}: {min(odd)}= is none of task=, metric=, steps="
-            )
+            known = ", ".join(f"{name}=" for name in CHOICES)
+            raise ResultsError(f"README: table:{name}: {min(odd)}= is none of {known}")
         table = markdown(read(folder / f"{name}.json"), **choice)
         parts += [text[place : found.end()], "\n\n", table, "\n", closing]
         place = end + len(closing)
@@ -54,26 +62,35 @@ def fill(text: str, folder: Path) -> str:
 
 
 def markdown(
-    results: Results, task: str | None = None, metric: str | None = None, steps: str = ""
+    results: Results,
+    task: str | None = None,
+    metric: str | None = None,
+    shots: str = "",
+    steps: str = "",
+    across: str = "",
 ) -> str:
     """The results as Markdown, a table a task: the foremost metric, or the one that is named.
 
     Args:
         results: of one table.
         task, metric: what is shown.
-        steps: numbers of adaptation steps, such as "1,5"; the last step alone by default.
+        shots: numbers of shots, such as "1,5"; all by default.
+        steps: numbers of adaptation steps; the last step alone by default.
+        across: "tasks" for one table whose columns are the tasks.
 
     Raises:
-        ResultsError: there are no rows of that task or metric, or steps are not numbers.
+        ResultsError: there are no rows of that task or metric, or a choice is not one of these.
     """
-    try:
-        counts = [int(count) for count in steps.split(",") if count]
-    except ValueError:
-        raise ResultsError(f"README: steps={steps} are not numbers, such as 1,5,10") from None
-    blocks = []
-    for name in [task] if task else tasks_of(results.rows):
-        shown = metric or next(iter(metrics_of(results.rows, name)), "")
-        blocks.append(_table(grid(results.rows, name, shown, steps=counts)))
+    wanted = _numbers("shots", shots)
+    rows = [row for row in results.rows if not wanted or row.shots in wanted]
+    if across not in ("", "tasks"):
+        raise ResultsError(f"README: across={across} is not across=tasks")
+    if across:
+        rows = [replace(row, task=row.table, domain=row.task, shots=None) for row in rows]
+    counts, blocks = _numbers("steps", steps), []
+    for name in [task] if task else tasks_of(rows):
+        shown = metric or next(iter(metrics_of(rows, name)), "")
+        blocks.append(_table(grid(rows, name, shown, floors=FLOORS, steps=counts)))
     seeds = f"{len(results.seeds)} seed" + ("s" if len(results.seeds) != 1 else "")
     blocks.append(
         f"`{results.command}`, {results.made[:10]}, {seeds}. Value ± half-width of the 95% interval"
@@ -81,6 +98,13 @@ def markdown(
         " Italic: floors on the same examples.\n"
     )
     return "\n".join(blocks)
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",") if number]
+    except ValueError:
+        raise ResultsError(f"README: {name}={text} are not numbers, such as 1,5,10") from None
 
 
 def _table(table: Grid) -> str:

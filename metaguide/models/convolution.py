@@ -46,13 +46,13 @@ def product(
 ) -> Float[Array, "*batch features"]:
     """Returns rows · K, so that a CPU computes its gradient for K as gᵀ · rows, not rowsᵀ · g.
 
-    A CPU forms Aᵀ · B from a transposed copy of A: g has a ninth of the columns that patches have,
-    or as many. JAX writes gᵀ · rows followed by a transposition; XLA would fold that back into the
-    product, but for the barrier between them. In its tangents and cotangents the barrier is again
-    a barrier, so that this holds for derivatives of every order.
+    A CPU forms Aᵀ · B from a transposed copy of A, and g is the narrower of the two where there are
+    more taps than features. JAX writes gᵀ · rows and a transposition, which XLA would fold back
+    into rowsᵀ · g but for the barrier between them. Tangents and cotangents of a barrier have one
+    too, so that this holds for derivatives of every order, forward and reverse.
     """
     taps, features = kernel.shape
-    # One axis of rows: a gradient that contracts several is no plain matrix product to XLA.
+    # One axis of rows: a gradient that contracts several axes is a third slower over all.
     matrix = rows.reshape(-1, taps)
     if taps <= features:
         y = matrix @ kernel

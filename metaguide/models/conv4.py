@@ -1,0 +1,171 @@
+"""Conv4, the four-layer network of few-shot images, with the statistics of the batch at hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from metaguide.models.convolution import PatchConvolution
+
+EPSILON = 1e-3
+"""Added to a variance before its root is divided by."""
+
+POOLINGS = ("stride", "max")
+CONVOLUTIONS = ("patches", "xla")
+
+
+def widened(dtype: Any) -> Any:
+    """Returns float32, or `dtype` where that is wider."""
+    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32
+
+
+def halved(
+    x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch rows columns channels"]:
+    """Returns the maxima of 2 × 2 positions, without an odd last row or column.
+
+    Of two equal ones the first is taken, as `nn.max_pool` does; the gradient of that is a scatter,
+    on a CPU nearly three times as slow. That of `jnp.max` divides by how many positions equal the
+    maximum: none does, and NaN follows, where XLA computes x anew for it and rounds otherwise.
+    """
+    rows, columns = x.shape[1] // 2, x.shape[2] // 2
+    x = x[:, : 2 * rows, : 2 * columns].reshape(len(x), rows, 2, columns, 2, -1)
+
+    def larger(a: Array, b: Array) -> Array:
+        return jnp.where(a >= b, a, b)
+
+    x = larger(x[:, :, 0], x[:, :, 1])
+    return larger(x[:, :, :, 0], x[:, :, :, 1])
+
+
+class BatchNorm(nn.Module):
+    """scale · (x - mean) / √(variance + 1e-3) + bias, a channel at a time (Ioffe & Szegedy 2015).
+
+    Mean and biased variance are those of the batch at hand, over examples and positions, never
+    below float32; nothing is averaged over batches, so that a task's statistics are its own.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        reference: Bool[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch height width channels"]:
+        """Returns x normalised; `reference` as in `Conv4`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        wide = widened(self.dtype or x.dtype)
+        x, scale, bias = x.astype(wide), scale.astype(wide), bias.astype(wide)
+
+        def average(values: Array) -> Array:
+            if reference is None:
+                return jnp.mean(values, (0, 1, 2))
+            marked = reference[:, None, None, None]
+            # With no row marked, mean and variance are 0.
+            count = jnp.maximum(jnp.sum(marked, dtype=wide), 1) * (x.shape[1] * x.shape[2])
+            return jnp.sum(values, (0, 1, 2), where=marked) / count
+
+        mean = average(x)
+        variance = average(jnp.square(x - mean))
+        # One multiplication and one addition an element; the rest is a channel at a time.
+        slope = scale * jax.lax.rsqrt(variance + EPSILON)
+        y = x * slope + (bias - mean * slope)
+        return y.astype(self.dtype or wide)
+
+
+class Layer(nn.Module):
+    """A convolution, batch norm or a bias, and ReLU, at half the side; attributes of `Conv4`."""
+
+    channels: int
+    pooling: str
+    normalise: bool
+    convolution: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        reference: Bool[Array, " batch"] | None,
+    ) -> Float[Array, "batch rows columns features"]:
+        """Returns the features, rows = ⌈height / 2⌉ by stride, ⌊height / 2⌋ by max."""
+        x = PatchConvolution(
+            self.channels,
+            stride=2 if self.pooling == "stride" else 1,
+            dtype=self.dtype,
+            use_bias=not self.normalise,
+            patched=self.convolution == "patches",
+            name="convolution",
+        )(x)
+        if self.normalise:
+            x = BatchNorm(self.dtype, name="norm")(x, reference)
+        if self.pooling == "max":
+            x = halved(x)
+        # ReLU after the maximum is the maximum after ReLU, of a quarter of the values.
+        return nn.relu(x)
+
+
+class Conv4(nn.Module):
+    """Four convolutions of 3 × 3, each followed by batch norm and ReLU and at half the side.
+
+    The network of Vinyals et al. 2016, as MAML has it (Finn et al. 2017: stride 2, features
+    averaged over positions) or as prototypical networks do (Snell et al. 2017: 2 × 2 maxima,
+    features of all positions).
+
+    Attributes:
+        channels: features of each layer.
+        pooling: "stride": stride 2 and the spatial mean at the end; "max": stride 1, the maximum
+            of 2 × 2 positions, and all positions side by side at the end.
+        normalise: batch norm; without it each convolution has a bias.
+        convolution: "patches": slices and one matrix product, the fast one on a CPU and where
+            each task has kernels of its own; "xla": `jax.lax.conv_general_dilated`.
+        dtype: of the computation, None for that of the parameters and images; parameters are
+            float32, statistics and features float32 or wider.
+    """
+
+    channels: int = 64
+    pooling: str = "stride"
+    normalise: bool = True
+    convolution: str = "patches"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        reference: Bool[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch features"]:
+        """Returns the features of each image.
+
+        Args:
+            images: any number of channels.
+            reference: the rows whose mean and variance batch norm takes, for every row; all of
+                them where None. Unmarked rows then say nothing about one another.
+
+        Raises:
+            ValueError: an unknown `pooling` or `convolution`.
+        """
+        for name, value, choices in (
+            ("pooling", self.pooling, POOLINGS),
+            ("convolution", self.convolution, CONVOLUTIONS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, not one of {', '.join(choices)}")
+        x = images if self.dtype is None else images.astype(self.dtype)
+        for i in range(4):
+            x = Layer(
+                self.channels,
+                self.pooling,
+                self.normalise,
+                self.convolution,
+                self.dtype,
+                name=f"layer{i}",
+            )(x, reference)
+        x = x.astype(widened(x.dtype))
+        if self.pooling == "max":
+            return x.reshape(x.shape[0], -1)
+        return jnp.mean(x, axis=(1, 2))
