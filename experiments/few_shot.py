@@ -7,7 +7,7 @@ arms may be trained by several commands, in any order.
 
 import os
 import tempfile
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, write_config
+from experiments.stages import command_line
 from metaguide.inner_loop import FirstOrder, Unrolled
 from metaguide.learners import (
     anil,
@@ -45,6 +46,7 @@ from metaguide.parallel import (
 from metaguide.training.episodic import episodic
 from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.loop import train
+from metaguide.training.results import Row, Scores, write
 from metaguide.training.step import init_state, make_step
 from metaguide.types import Family, Learner, Params, Problem
 
@@ -308,3 +310,29 @@ def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:
             with np.load(path) as arrays:
                 found.append({name: arrays[name] for name in arrays.files})
     return {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
+
+
+def arms_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return the arm that a command line names, or all arms of the table.
+
+    Raises:
+        ConfigError: there is no such arm.
+    """
+    if config.learner and config.learner not in config.learners:
+        known = ", ".join(config.learners)
+        raise ConfigError(f"config.learner: there is no {config.learner!r}; there are {known}")
+    return (config.learner,) if config.learner else tuple(config.learners)
+
+
+def write_table(
+    config: FrozenConfigDict, workdir: Path, rows: Sequence[Row], scores: Scores
+) -> Path:
+    """Write the rows of all finished cells to the table's work folder; return the file."""
+    return write(
+        rows,
+        scores,
+        workdir,
+        command=command_line(),
+        config=config.to_dict(),
+        seeds=range(config.seeds),
+    )

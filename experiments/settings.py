@@ -21,6 +21,7 @@ from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import TokenizerError
 from metaguide.parallel import (
+    AUTO,
     ONE_FOLDER,
     DeviceError,
     check_agreed,
@@ -163,7 +164,7 @@ def set_up_devices(argv: Sequence[str]) -> None:
         argv: the whole command line, which `resolve` has found right.
 
     Raises:
-        ConfigError: if there are numbers of processes without a coordinator.
+        ConfigError: if some of the flags that join processes are missing.
         DeviceError: if there are no such devices, or the other processes cannot be joined.
     """
     values = _device_flags()
@@ -171,14 +172,14 @@ def set_up_devices(argv: Sequence[str]) -> None:
     values(argv, known_only=True)
     if values.cpu_devices is not None:
         use_cpu_devices(values.cpu_devices)
-    given = {name: values[name].value for name in ("processes", "process")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if values.coordinator:
-        connect(values.coordinator, given.get("processes", 0), given.get("process", -1))
-    elif given:
+    coordinator, processes, index = values.coordinator, values.processes, values.process
+    numbered = processes is not None and index is not None
+    if coordinator == AUTO or (coordinator and numbered):
+        connect(coordinator, processes or 0, -1 if index is None else index)
+    elif coordinator or processes is not None or index is not None:
         raise ConfigError(
-            f"--{next(iter(given))} without --coordinator; give all of --coordinator=HOST:PORT "
-            "--processes=N --process=I, or --coordinator=auto alone"
+            "give all of --coordinator=HOST:PORT --processes=N --process=I, "
+            f"or --coordinator={AUTO} alone"
         )
 
 

@@ -1,4 +1,5 @@
 import os
+import socket
 import threading
 import time
 from functools import cache
@@ -12,6 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from metaguide.learners import maml, reptile
 from metaguide.parallel import (
+    DeviceError,
+    at_hand,
+    check_agreed,
     connect,
     mean_over_devices,
     on_each_device,
@@ -20,6 +24,7 @@ from metaguide.parallel import (
     side_by_side,
     split_tasks,
     tasks_mesh,
+    use_cpu_devices,
 )
 from metaguide.training.episodic import episodic
 from metaguide.types import Episode, Family, Problem
@@ -159,6 +164,40 @@ def test_another_way_of_going_parallel_is_an_error():
     """Fault: a slip of the flag runs on one device."""
     with pytest.raises(ValueError, match="parallel is 'pjit'; there are jit and pmap"):
         on_each_device(lambda: 1, tasks_mesh(), "pjit")
+
+
+@pytest.mark.parametrize("address", ["localhost", ":1", "localhost:", "localhost:port"])
+def test_an_address_without_a_port_is_an_error(address):
+    """Fault: JAX answers with an IndexError of its own."""
+    with pytest.raises(DeviceError, match=f"coordinator '{address}', process 0 of 2: give address"):
+        connect(address, 2, 0)
+
+
+def test_a_coordinator_that_does_not_answer_is_an_error():
+    """Fault: JAX ends the process with a stack of C++ where nobody listens at the address."""
+    with socket.socket() as unheard:
+        unheard.bind(("localhost", 0))  # a port that is taken, and does not listen
+        address = f"localhost:{unheard.getsockname()[1]}"
+        with pytest.raises(DeviceError, match=f"no process 0 answered at {address} in 0 s"):
+            connect(address, 2, 1, wait=0)
+
+
+def test_devices_that_come_too_late_are_an_error():
+    """Fault: devices and processes that were asked for are silently not there."""
+    assert jax.devices()
+    with pytest.raises(DeviceError, match="too late for 3 CPU devices"):
+        use_cpu_devices(3)
+    with pytest.raises(DeviceError, match="cannot join the processes at auto: .*before"):
+        connect("auto")
+    with pytest.raises(DeviceError, match="0 CPU devices: there has to be one"):
+        use_cpu_devices(0)
+
+
+def test_alone_a_process_agrees_and_has_all_at_hand():
+    """Fault: a single process waits for others, or copies its arrays."""
+    check_agreed(object(), "nobody to differ from")
+    tree = replicate({"w": jnp.arange(5.0), "key": jax.random.key(0)}, tasks_mesh())
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (at_hand(tree), tree)), strict=True))
 
 
 @pytest.mark.parametrize(("processes", "index"), [(2, 2), (2, -1), (0, 0)])

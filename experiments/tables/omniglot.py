@@ -19,16 +19,17 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.few_shot import (
     Cell,
+    arms_asked_for,
     judged,
     learner_named,
     outcome_of,
     outcomes_in,
     train_cell,
     way_back,
+    write_table,
 )
 from experiments.report import print_tables
 from experiments.settings import ConfigError
-from experiments.stages import command_line
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler, check_balanced
@@ -38,7 +39,7 @@ from metaguide.parallel import is_first_process
 from metaguide.problems import STATISTICS, classification_of_pictures, inductive
 from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, key, write
+from metaguide.training.results import Row, Scores, key
 from metaguide.types import Family, Params, Problem
 
 PUBLISHED = {
@@ -228,12 +229,7 @@ def _row(config, arm, task, shot, metric, right, floor) -> Row:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train and judge what is asked for and not finished, then write the table."""
-    arms = (config.learner,) if config.learner else tuple(config.learners)
-    for arm in arms:
-        if arm not in config.learners:
-            raise ConfigError(
-                f"config.learner: there is no {arm!r}; there are {', '.join(config.learners)}"
-            )
+    arms = arms_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)
     tables = cache(lambda: read(config))
@@ -253,14 +249,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
-    path = write(
-        rows,
-        scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=range(config.seeds),
-    )
+    path = write_table(config, workdir, rows, scores)
     print_tables(rows, floors=(FLOOR,))
     tasks = [f"{way}w{shot}s" for way in config.ways for shot in config.shots]
     panels = {task: [f"{task}/{arm}" for arm in config.learners] for task in tasks}

@@ -19,16 +19,17 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.few_shot import (
     Cell,
+    arms_asked_for,
     judged,
     learner_named,
     outcome_of,
     outcomes_in,
     train_cell,
     way_back,
+    write_table,
 )
 from experiments.report import print_tables
 from experiments.settings import ConfigError
-from experiments.stages import command_line
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.learners import fine_tuning, joint
@@ -38,7 +39,7 @@ from metaguide.problems import regression
 from metaguide.training.evaluate import episode_keys
 from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, key, write
+from metaguide.training.results import Row, Scores, key
 from metaguide.types import Family, Learner, Params, Problem
 
 PUBLISHED = {
@@ -208,12 +209,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train and judge what is asked for and not finished, then write the table."""
-    arms = (config.learner,) if config.learner else tuple(config.learners)
-    for arm in arms:
-        if arm not in config.learners:
-            raise ConfigError(
-                f"config.learner: there is no {arm!r}; there are {', '.join(config.learners)}"
-            )
+    arms = arms_asked_for(config)
     for initialiser in config.initialisers:
         for arm in arms:
             for seed in range(config.seeds):
@@ -224,14 +220,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
-    path = write(
-        rows,
-        scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=range(config.seeds),
-    )
+    path = write_table(config, workdir, rows, scores)
     for metric in ("mse", "mse_median", "diverged"):
         for shots in config.test_shots:
             shown = [row for row in rows if row.shots == shots]

@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from metaguide.parallel import is_key, place
 from metaguide.training.state import TrainState
 from metaguide.types import Params
 
@@ -26,6 +27,8 @@ class CheckpointError(ValueError):
 
 def save(folder: Path, state: TrainState) -> None:
     """Writes `state` as the checkpoint of its step, atomically, and keeps the last two.
+
+    All of several processes have to call it, with the same folder, and write one checkpoint.
 
     Args:
         folder: the folder of checkpoints; made where it is missing.
@@ -175,16 +178,16 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _writable(tree: Any) -> Any:
-    """Keys as their data; arrays held whole by this process as numpy, saved 3 times as fast."""
+    """Keys as their data; arrays held whole by this process as numpy, saved 3 times as fast.
+
+    Of several processes that hold an array whole, Orbax lets the first one write it.
+    """
 
     def plain(leaf: Any) -> Any:
-        leaf = jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
-        return np.asarray(leaf) if leaf.is_fully_addressable else leaf
+        leaf = jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
+        whole = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf) if whole else leaf
 
     return jax.tree.map(plain, tree)
 
@@ -199,8 +202,8 @@ def _checksums(tree: Any) -> dict[str, Any]:
 
 
 def _placed(leaf: Any, like: Any) -> jax.Array:
-    if _is_key(like):
+    if is_key(like):
         leaf = jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(like))
     if isinstance(like, jax.Array) and like.committed:
-        return jax.device_put(leaf, like.sharding)
+        return place(leaf, like.sharding)
     return jnp.asarray(leaf)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from metaguide.data.episodes import episode_key
-from metaguide.parallel import side_by_side, split_tasks, tasks_mesh
+from metaguide.parallel import at_hand, own_mesh, side_by_side, split_tasks
 from metaguide.training.program import Program
 from metaguide.types import Episode, Family, Learner
 
@@ -52,12 +52,13 @@ def evaluator(
         learners_of: by way of adapting, rate -> learner, the rate being what is tuned.
         chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
             a multiple of the devices.
-        mesh: whose devices share the episodes of a chunk; all devices by default.
+        mesh: whose devices share the episodes of a chunk; those of this process by default, so
+            that each of several processes computes all of it.
 
     Returns:
         The evaluation.
     """
-    mesh = tasks_mesh() if mesh is None else mesh
+    mesh = own_mesh() if mesh is None else mesh
     chunk = -(-chunk // mesh.size) * mesh.size
 
     def adapt_and_judge(meta, data, domain, shots, keys, rates):
@@ -86,6 +87,7 @@ def evaluator(
 
     def compile(meta: Any, data: Any) -> None:
         keys = episode_keys(0, "test", chunk)
+        meta, data = at_hand((meta, data))
         program.compile(*arguments(meta, data, 0, 0, keys, dict.fromkeys(learners_of, 0.0)))
 
     def run(
@@ -96,6 +98,8 @@ def evaluator(
         keys: Key[Array, " episodes"],
         rates: Mapping[str, float],
     ) -> dict[str, dict[str, np.ndarray]]:
+        meta, data = at_hand((meta, data))
+
         def of_chunk(first: int):
             # The last chunk is filled up, so that every call has the shape that was compiled.
             index = np.minimum(np.arange(first, first + chunk), len(keys) - 1)
@@ -126,7 +130,7 @@ def drawn(
         a leading axis of episodes; token rows, pictures and catalogues are left out.
     """
     numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-    return jax.device_get(_small_fields(family.sample, data, *numbers, keys))
+    return jax.device_get(_small_fields(family.sample, at_hand(data), *numbers, keys))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from metaguide.parallel import is_first_process
+from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training import checkpoint
 from metaguide.training.progress import progress, say
 from metaguide.training.state import TrainState
@@ -46,6 +46,8 @@ def train(
 ) -> TrainState:
     """Takes steps until `steps` are done, going on from the newest checkpoint in `workdir`.
 
+    All of several processes have to call it, with a `workdir` that all see; the first one logs.
+
     Metrics are logged, as means since the line before, at each multiple of `log_every` and of
     `checkpoint_every` and at the end, so that a resumed run writes the lines of an unbroken one.
 
@@ -69,6 +71,7 @@ def train(
     Raises:
         TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
         CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
+        DeviceError: if processes see different checkpoints in `workdir`.
         ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
     """
     for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
@@ -76,7 +79,13 @@ def train(
             raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")
     folder = workdir / checkpoint.FOLDER
     workdir.mkdir(parents=True, exist_ok=True)
-    if checkpoint.latest(folder) is not None:
+    newest = checkpoint.latest(folder)
+    check_agreed(
+        newest,
+        f"{folder}: its newest checkpoint is {newest} here, and not so in all processes; "
+        f"{ONE_FOLDER}",
+    )
+    if newest is not None:
         state = checkpoint.restore(folder, state)
     start = int(state.step)
     if start % span:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_resolved_config_cannot_change(file):
         ("--config.preset=bad", r"preset 'bad': there is no field adapt\.epis; .*adapt\.episodes"),
         ("--config.preset=worse", r"preset 'worse': adapt\.episodes='many': .*int"),
         ("--workdirs=x", r"Unknown command line flag 'workdirs'. Did you mean: workdir"),
+        ("--cpu_device=2", r"Unknown command line flag 'cpu_device'. Did you mean: cpu_devices"),
+        ("--processes=two", r"--processes=two"),
         ("more", r"unexpected argument 'more'"),
         ("--config=nowhere.py", r"--config=nowhere\.py: no such file; there are "),
     ],
@@ -182,6 +185,62 @@ def test_expected_errors_are_one_line_and_code_2(file, capsys, monkeypatch, kind
     assert capsys.readouterr().err == "error: first second\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--processes=2"], "give all of --coordinator=HOST:PORT --processes=N --process=I"),
+        (["--coordinator=localhost:1", "--process", "0"], "give all of --coordinator=HOST:PORT"),
+        (["--coordinator=auto", "--processes=2"], "JAX finds the processes .*; give none"),
+        (
+            ["--coordinator=localhost", "--processes=2", "--process=1"],
+            "coordinator 'localhost', process 1 of 2: give address:port",
+        ),
+        (
+            ["--config.seeds", "2", "--coordinator=localhost:1", "--processes=2", "--process=2"],
+            "process 2 of 2: give .* a number of its own below 2",
+        ),
+        (["--cpu_devices=0"], "0 CPU devices: there has to be one"),
+        (["--cpu_devices", "3"], "too late for 3 CPU devices"),
+    ],
+)
+def test_wrong_devices_or_processes_are_one_line(file, capsys, monkeypatch, words, said):
+    """Faults: a flag without the others that it needs, or behind a value in a word of its own, is
+    ignored, and each process trains alone; the library's traceback answers."""
+    monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
+    assert jax.devices()  # as a module has that asks for them too early
+    with pytest.raises(SystemExit) as error:
+        settings.run(print, default="", workdir="w", argv=["prog", f"--config={file}", *words])
+    out, err = capsys.readouterr()
+    assert error.value.code == 2 and not out
+    assert re.match(f"error: .*{said}", err) and len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "devices"), [([], 1), (["--cpu_devices=3"], 3)])
+def test_cpu_devices_are_as_many_as_asked_for(file, tmp_path, flags, devices):
+    """Faults: the flag comes after something that asks JAX for its devices, as an import may; it
+    changes what there is where it is not given."""
+    program = (
+        "import jax\n"
+        "from experiments import settings\n"
+        "from experiments.tables import omniglot, sinusoid\n"
+        "from metaguide.parallel import tasks_mesh\n"
+        "def main(config, workdir):\n"
+        "    print(tasks_mesh().size)\n"
+        f"settings.run(main, default={str(file)!r}, workdir='w')\n"
+    )
+    root = Path(settings.__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, *flags],
+        env={"PATH": "", "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(devices)]
+
+
 def test_unexpected_errors_keep_their_traceback(file, monkeypatch):
     """Fault: a bug of ours is shown as the user's mistake."""
     monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
@@ -198,6 +257,7 @@ def test_help_lists_every_field(file, capsys):
     settings.run(lambda *_: None, default=str(file), workdir="runs/x", argv=["prog", "--help"])
     out = capsys.readouterr().out
     assert "--config.adapt.episodes=50" in out and "runs/x" in out
+    assert all(flag in out for flag in ("--cpu_devices=", "--coordinator=auto", "--process="))
 
 
 def test_compilation_cache_honours_the_environment(tmp_path, monkeypatch):

@@ -1,0 +1,360 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Prototype a meta-learner
+#
+# You will write a learner that the library does not have, in 32 lines and without touching the
+# library; meta-train it on sine waves and on the products of a generated shopping world; and
+# compare it with MAML, ANIL and prototypical networks on the same test episodes.
+#
+# The learner is CAVIA (Zintgraf et al.: Fast Context Adaptation via Meta-Learning, 2019). The
+# network is learned over all tasks and shared by them. A task has a few context parameters of its
+# own, which start at zero and alone take the gradient steps on its support.
+#
+# In Colab: *File > Open notebook*, then *Upload* this file or give the address of the repository
+# under *GitHub*. About five minutes on two CPU cores; a GPU is used where there is one.
+
+# %% tags=["parameters"]
+source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
+preset = "default"  # "tiny" runs every cell in about a minute and learns nothing
+workdir = "runs/prototype"  # keeps the generated world
+
+# %% [markdown]
+# Install metaguide if it is missing.
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("metaguide") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    importlib.invalidate_caches()
+
+# %%
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from IPython.display import Image
+
+from experiments import settings
+from experiments.tables.pictures import fits
+from experiments.worlds import prepare
+from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.inner_loop import Unrolled
+from metaguide.learners import anil, maml, prototypical
+from metaguide.learners.gradient_based import completed, descend, support_loss
+from metaguide.models.mlp import INITIALISERS, MLP
+from metaguide.objectives.weighting import fixed
+from metaguide.problems import regression
+from metaguide.training.episodic import episodic
+from metaguide.training.evaluate import episode_keys, evaluator
+from metaguide.training.metrics import mean_interval
+from metaguide.training.step import init_state, make_step
+from metaguide.types import Family
+
+# %% [markdown]
+# ## The learner
+#
+# A learner is how a problem is adapted to a support; `completed` adds the rest. CAVIA is a gradient
+# descent (`descend`, the library's one inner loop) on the parameter group `context`, from zeros.
+# `Unrolled()` differentiates through its steps: the exact second-order meta-gradient.
+
+
+# %% tags=["learner"]
+def cavia(problem, inner, steps, mode=Unrolled()):
+    """Learn the network, adapt the group `context` alone, from zeros for each task."""
+
+    def adapt(meta, support, context, key, observe=None):
+        params = {**meta["params"], "context": jnp.zeros_like(meta["params"]["context"])}
+        loss = support_loss(problem, params, context)
+        return descend(loss, inner, mode, params, ("context",), support, steps, observe)
+
+    return completed(problem, adapt)
+
+
+# %% [markdown]
+# It works on any problem that reads a group `context`. A problem is a few functions too, so that an
+# existing one gets a context by replacing two of them, `init` and `encode`. For the sine waves the
+# context stands beside the input, as in the paper.
+
+
+# %% tags=["learner"]
+def beside_input(problem, model, size):
+    """A regression whose `model` reads `size` context parameters beside x."""
+
+    def init(key):
+        model_key, key = jax.random.split(key)
+        body = model.init(model_key, jnp.zeros((1, 1 + size)))["params"]
+        return {**problem.init(key), "body": body, "context": jnp.zeros(size)}
+
+    def encode(params, batch, context, key):
+        beside = jnp.broadcast_to(params["context"], (len(batch["x"]), size))
+        x = jnp.concatenate([batch["x"], beside], axis=1)
+        return problem.encode(params, {**batch, "x": x}, context, key)
+
+    return problem._replace(init=init, encode=encode, body=(*problem.body, "context"))
+
+
+# %% [markdown]
+# For the products it modulates the features before the head (FiLM, as the paper has it for
+# convolutions): f ← f ∘ (1 + cΓ) + cB, where c is the context, and Γ and B are learned over all
+# tasks.
+
+
+# %% tags=["learner"]
+def modulated(problem, width, size):
+    """A problem whose features, `width` of them, are scaled and shifted by the context."""
+
+    def init(key):
+        film_key, key = jax.random.split(key)
+        film = jax.random.normal(film_key, (size, 2 * width))
+        return {**problem.init(key), "film": film, "context": jnp.zeros(size)}
+
+    def encode(params, batch, context, key):
+        encoded = problem.encode(params, batch, context, key)
+        scale, shift = jnp.split(params["context"] @ params["film"], 2)
+        return {**encoded, "vector": encoded["vector"] * (1 + scale) + shift}
+
+    return problem._replace(init=init, encode=encode, body=(*problem.body, "film", "context"))
+
+
+# %% [markdown]
+# That is all of it: 32 lines with their docstrings, blank lines not counted.
+#
+# ## Training and judging
+#
+# The same two functions serve every learner on both benchmarks. `span` steps are one call of the
+# compiled program. Test episodes depend on the seed and their number alone: all learners get the
+# same.
+
+
+# %%
+def meta_trained(family, learner, optimizer, *, steps, tasks, shots, span, chunk=None):
+    """Return what the learner has learned after `steps` steps of `tasks` episodes each."""
+    weighting = fixed({"episodes": 1.0})
+    gradient = episodic(family, learner, tasks=tasks, shots=(shots,), tasks_per_chunk=chunk)
+    step = make_step({"episodes": gradient}, weighting, optimizer, steps, span=span)
+    state = init_state(learner.init(jax.random.key(0)), weighting, optimizer, jax.random.key(1))
+    data = {"episodes": jax.device_put(family.data)}
+    for _ in range(steps // span):
+        state, metrics = step(state, data)
+    assert np.isfinite(metrics["loss"]).all(), "training has diverged"
+    return state.params["meta"]
+
+
+def tested(family, learner, meta, score, *, shots, episodes, chunk):
+    """Return the mean score of each episode of each domain, [steps + 1, episodes]."""
+    run = evaluator(family, {"": lambda rate: learner}, chunk).run
+    keys, data = episode_keys(0, "test", episodes), jax.device_put(family.data)
+    domains = range(len(family.domains))
+    judged = [run(meta, data, domain, shots, keys, {"": 0.0})[""] for domain in domains]
+    return np.concatenate([score(one).mean(-1) for one in judged], axis=1)
+
+
+def compared(train, test, arms, score, training, testing, steps):
+    """Train and test all arms; return what they learned and their scores, by name."""
+    metas, scores = {}, {}
+    for name, (problem, learner_of, inner_steps) in arms.items():
+        begun = time.perf_counter()
+        own, other = (family._replace(problem=problem) for family in (train, test))
+        metas[name] = meta_trained(own, learner_of(inner_steps), **training)
+        trained = time.perf_counter()
+        scores[name] = tested(other, learner_of(steps), metas[name], score, **testing)
+        print(
+            f"{name}: trained {trained - begun:.0f} s, tested {time.perf_counter() - trained:.0f} s"
+        )
+    return metas, scores
+
+
+def report(scores, steps, baseline="CAVIA"):
+    """Print mean ± half of the 95% interval, and the difference to CAVIA's episode by episode."""
+    for step in steps:
+        print(f"after {step} step" + "s" * (step > 1))
+        own = scores[baseline][step]
+        for name, all_steps in scores.items():
+            found = all_steps[min(step, len(all_steps) - 1)]
+            text = "{:22} {:.3f} ± {:.3f}".format(name, *mean_interval(found))
+            if name != baseline:
+                text += "    less {}'s: {:+.3f} ± {:.3f}".format(
+                    baseline, *mean_interval(found - own)
+                )
+            print("   ", text)
+
+
+# %% [markdown]
+# ## Benchmark 1: sine waves
+#
+# A task is a wave y = A sin(x − φ), of which 10 points are known. The networks have two layers of
+# 40 units, CAVIA's 4 context parameters beside x. An arm is a problem, a learner for a number of
+# inner steps, and that number in training. At test all take up to 10 steps.
+#
+# The inner rate of CAVIA is the paper's, and so is that of MAML. ANIL's is the best of .01, .03
+# and .1 on validation waves.
+
+# %%
+reduced = preset == "tiny"
+problem = regression(MLP((40, 40), initialiser="lecun"), INITIALISERS["lecun"])
+in_context = beside_input(problem, MLP((40, 40), initialiser="lecun"), size=4)
+sine_arms = {
+    "MAML": (problem, partial(maml, problem, optax.sgd(0.01)), 1),
+    "ANIL": (problem, partial(anil, problem, optax.sgd(0.01)), 1),
+    "CAVIA": (in_context, partial(cavia, in_context, optax.sgd(1.0)), 1),
+}
+sines = Family(("waves",), waves(), wave_sampler(10, 10), problem)
+sine_metas, sine_scores = compared(
+    sines,
+    sines._replace(sample=wave_sampler(10, 100)),
+    sine_arms,
+    lambda judged: judged["squared_error"],
+    training={
+        "optimizer": optax.adam(1e-3),
+        "steps": 200 if reduced else 10_000,
+        "tasks": 25,
+        "shots": 10,
+        "span": 100,
+    },
+    testing={"shots": 10, "episodes": 20 if reduced else 600, "chunk": 100},
+    steps=10,
+)
+
+# %%
+report(sine_scores, (1, 10))
+
+# %% [markdown]
+# Three test waves before and after adaptation.
+
+
+# %%
+def fits_of(learner, meta):
+    """Return three test waves and what the learner takes them for, step by step."""
+    sample, grid = wave_sampler(10, 200), lambda batch: jnp.hstack([batch["x"], batch["y"]])
+
+    def fit(key):
+        support, query, _ = sample(waves(), 0, 10, key)
+        _, predicted = learner.adapt(
+            meta, support, (), key, lambda adapted: learner.predict(adapted, query, ())["y"][:, 0]
+        )
+        return {
+            "fit_support": grid(support),
+            "fit_query": grid(query),
+            "fit_predicted": predicted,
+        }
+
+    return jax.device_get(jax.jit(jax.vmap(fit))(episode_keys(0, "test", 3)))
+
+
+folder = Path(workdir)
+folder.mkdir(parents=True, exist_ok=True)
+shown = {name: fits_of(sine_arms[name][1](10), sine_metas[name]) for name in ("MAML", "CAVIA")}
+Image(filename=fits(shown, folder / "fits.png"))
+
+# %% [markdown]
+# ## Benchmark 2: products of unseen domains
+#
+# The bazaar is a generated shopping world; nothing is downloaded. A task has products of five
+# categories of one domain, by text and picture, 5 examples each. Training draws from seven domains,
+# the test from two others. The names of the categories are hidden: the model reads them otherwise,
+# and then the training tasks can be solved without looking at the support.
+#
+# All learners start from random parameters and take the same number of steps. What the table below
+# depends on was chosen among two or three values on the validation domain: the inner rates, and
+# Γ's initial size.
+#
+# Any other family with classes serves as well; for Omniglot take the pictures from
+# `metaguide.data.omniglot`, `classification_of_pictures` as the problem, and `encoded` in
+# `modulated` where it says `encoded["vector"]`.
+
+# %%
+config, _ = settings.resolve(
+    ["notebook", f"--config.preset={preset}", "--config.model.layers=1"],
+    default="experiments/configs/guide_bazaar.py",
+    workdir=workdir,
+)
+settings.enable_compilation_cache()
+world = prepare(config, folder)
+
+
+def without_names(family):
+    """The family with its classes unnamed."""
+    return family._replace(data={**family.data, "names": np.zeros_like(family.data["names"])})
+
+
+train, test = (
+    without_names(world.families(part, shots=5)["classification"])
+    for part in ("sources", "held_out")
+)
+problem = train.problem
+in_context = modulated(problem, config.model.width, size=100)
+arms = {
+    "MAML": (problem, partial(maml, problem, optax.sgd(0.1)), 1),
+    "ANIL": (problem, partial(anil, problem, optax.sgd(0.3)), 5),
+    "CAVIA": (in_context, partial(cavia, in_context, optax.sgd(1.0)), 2),
+    "prototypical networks": (problem, lambda steps: prototypical(problem), 0),
+}
+_, scores = compared(
+    train,
+    test,
+    arms,
+    lambda judged: judged["predicted"] == judged["target"],
+    training={
+        # Over one vector, which compiles faster than a kernel for each of a hundred leaves.
+        "optimizer": optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))),
+        "steps": 10 if reduced else 200,
+        "tasks": 2 if reduced else 4,
+        "shots": 5,
+        "span": 10,
+        "chunk": config.metatrain.tasks_per_chunk or None,
+    },
+    testing={
+        "shots": 5,
+        "episodes": 4 if reduced else 200,
+        "chunk": config.adapt.chunk["classification"],
+    },
+    steps=5,
+)
+
+# %%
+report(scores, (5,))
+
+# %% [markdown]
+# ## Both benchmarks
+#
+# Means over the test episodes and their 95% intervals, before the first step of adaptation and after
+# each. Prototypical networks take no steps.
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+for panel, found in zip(panels, (sine_scores, scores), strict=True):
+    for colour, (name, all_steps) in enumerate(found.items()):
+        means, halves = np.transpose([mean_interval(one) for one in all_steps])
+        if len(means) > 1:
+            steps = range(len(means))
+            panel.errorbar(steps, means, halves, color=f"C{colour}", label=name, capsize=2)
+        else:
+            panel.axhline(means[0], color=f"C{colour}", label=name)
+            panel.axhspan(means[0] - halves[0], means[0] + halves[0], color=f"C{colour}", alpha=0.2)
+    panel.set_xlabel("adaptation steps")
+    panel.legend(frameon=False)
+panels[0].set(title="sine waves, 10 points", ylabel="mean squared error", yscale="log")
+panels[1].set(title="products of unseen domains, 5-way 5-shot", ylabel="accuracy")
+plt.show()
