@@ -16,7 +16,7 @@
 # %% [markdown]
 # # Prototype a meta-learner
 #
-# You will write a learner that the library does not have, in 32 lines and without touching the
+# You will write a learner that the library does not have, in 29 lines and without touching the
 # library; meta-train it on sine waves and on the products of a generated shopping world; and
 # compare it with MAML, ANIL and prototypical networks on the same test episodes.
 #
@@ -25,11 +25,11 @@
 # own, which start at zero and alone take the gradient steps on its support.
 #
 # In Colab: *File > Open notebook*, then *Upload* this file or give the address of the repository
-# under *GitHub*. About five minutes on two CPU cores; a GPU is used where there is one.
+# under *GitHub*. Two to five minutes on a CPU core; a GPU is used where there is one.
 
 # %% tags=["parameters"]
 source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
-preset = "default"  # "tiny" runs every cell in about a minute and learns nothing
+preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
 workdir = "runs/prototype"  # keeps the generated world
 
 # %% [markdown]
@@ -139,7 +139,7 @@ def modulated(problem, width, size):
 
 
 # %% [markdown]
-# That is all of it: 32 lines with their docstrings, blank lines not counted.
+# That is all of it: 29 lines with their docstrings, blank lines not counted.
 #
 # ## Training and judging
 #
@@ -180,9 +180,8 @@ def compared(train, test, arms, score, training, testing, steps):
         metas[name] = meta_trained(own, learner_of(inner_steps), **training)
         trained = time.perf_counter()
         scores[name] = tested(other, learner_of(steps), metas[name], score, **testing)
-        print(
-            f"{name}: trained {trained - begun:.0f} s, tested {time.perf_counter() - trained:.0f} s"
-        )
+        done = time.perf_counter()
+        print(f"{name}: trained {trained - begun:.0f} s, tested {done - trained:.0f} s")
     return metas, scores
 
 
@@ -208,8 +207,9 @@ def report(scores, steps, baseline="CAVIA"):
 # 40 units, CAVIA's 4 context parameters beside x. An arm is a problem, a learner for a number of
 # inner steps, and that number in training. At test all take up to 10 steps.
 #
-# The inner rate of CAVIA is the paper's, and so is that of MAML. ANIL's is the best of .01, .03
-# and .1 on validation waves.
+# The inner rates of CAVIA and MAML are those of their papers. ANIL's is the best of .01, .03 and .1
+# on validation waves, and so is the initialisation, for all, among the library's three. 10,000
+# steps are a seventh of what `experiments/tables/sinusoid.py` takes.
 
 # %%
 reduced = preset == "tiny"
@@ -276,9 +276,10 @@ Image(filename=fits(shown, folder / "fits.png"))
 # the test from two others. The names of the categories are hidden: the model reads them otherwise,
 # and then the training tasks can be solved without looking at the support.
 #
-# All learners start from random parameters and take the same number of steps. What the table below
-# depends on was chosen among two or three values on the validation domain: the inner rates, and
-# Γ's initial size.
+# All learners start from random parameters and take the same number of steps. The inner rates were
+# chosen on the validation domain, among two for MAML and ANIL and three for CAVIA. CAVIA had more
+# of a search than they: the number of its context parameters, its inner steps and the initial size
+# of Γ and B too. With those a tenth as large it does not leave chance in this many steps.
 #
 # Any other family with classes serves as well; for Omniglot take the pictures from
 # `metaguide.data.omniglot`, `classification_of_pictures` as the problem, and `encoded` in
@@ -339,8 +340,8 @@ report(scores, (5,))
 # %% [markdown]
 # ## Both benchmarks
 #
-# Means over the test episodes and their 95% intervals, before the first step of adaptation and after
-# each. Prototypical networks take no steps.
+# Means over the test episodes and their 95% intervals, before the first step of adaptation and
+# after each. Prototypical networks take no steps.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -358,3 +359,29 @@ for panel, found in zip(panels, (sine_scores, scores), strict=True):
 panels[0].set(title="sine waves, 10 points", ylabel="mean squared error", yscale="log")
 panels[1].set(title="products of unseen domains, 5-way 5-shot", ylabel="accuracy")
 plt.show()
+
+# %% [markdown]
+# ## What came out
+#
+# With the default preset on a CPU and one training seed:
+#
+# | | sine waves, MSE after 1 step | after 10 steps | products, accuracy after 5 steps |
+# |---|---|---|---|
+# | MAML | .551 ± .048 | .153 ± .016 | .794 ± .012 |
+# | ANIL | .955 ± .076 | .891 ± .774 | .793 ± .012 |
+# | CAVIA | **.225** ± .025 | **.029** ± .004 | .654 ± .014 |
+# | prototypical networks | | | **.833** ± .010 |
+#
+# On sine waves CAVIA is far ahead: a wave has two unknowns, and the context has room for both. It
+# goes on improving over more steps than it was trained with. So does MAML; ANIL diverges on two of
+# the 600 waves, which make its mean and its interval after 10 steps.
+#
+# On the products CAVIA is last, by .14 and more. All that it knows of a task must pass through 100
+# numbers that scale and shift features, from which one fixed head has to tell five classes apart in
+# whatever order they come; the others fit a head to the support. It is not for want of steps:
+# with 1,000 in place of 200 its training loss falls to .03, and its accuracy on the validation
+# domain does not rise. This is a finding about this small design, not about CAVIA as its authors
+# tuned it on other pictures.
+#
+# The intervals are over episodes. They leave out that products recur over episodes, and what
+# another training seed would change.
