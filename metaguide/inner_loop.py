@@ -164,6 +164,9 @@ def run(
 
 def _scan(body: Callable, carry: Carry, steps: int, remat: bool) -> tuple[Carry, Any]:
     """Scan `body`; with `remat` a segment of √steps keeps its first carry alone, and runs again."""
+    if steps == 1:  # a loop of one pass keeps XLA from fusing the step with what is around it
+        carry, seen = body(carry, None)
+        return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], seen)
     if not remat:
         return jax.lax.scan(body, carry, length=steps)
     body, segment = jax.checkpoint(body), max(1, round(steps**0.5))

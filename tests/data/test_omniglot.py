@@ -333,6 +333,7 @@ def published() -> Path:
     return Path(folder)
 
 
+@pytest.mark.slow
 def test_published_archive(published: Path) -> None:
     """Faults: characters lost or doubled in the whole archive; paper taken for ink; a character of
     Vinyals' training is tested on."""

@@ -177,6 +177,7 @@ def test_bfloat16_is_near_float32(images):
     np.testing.assert_allclose(y, jnp.broadcast_to(jnp.sign(far - 100.5), y.shape), atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling,dtype", [("stride", None), ("max", "float64")])
 def test_meta_gradient_in_float64(pooling, dtype):
     """Fault: a wrong second derivative, or a value rounded to float32 in a float64 computation."""
