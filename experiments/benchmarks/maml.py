@@ -26,7 +26,7 @@ from absl import flags
 from experiments.benchmarks.measure import OUTPUT, ROUNDS, System, Workload, cores, report, start
 from experiments.benchmarks.workloads import OUTER_RATE, WORKLOADS, Inputs
 
-CHECK = flags.DEFINE_bool("check", True, "compare all meta-gradients before the timing")
+COMPARE = flags.DEFINE_bool("compare", True, "compare all meta-gradients before the timing")
 ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
 
 FLOPS = 82_700_000_000
@@ -283,7 +283,7 @@ def main() -> None:
     peers = [peer for peer in TORCH if importlib.util.find_spec(installed.get(peer, peer))]
     if len(peers) < len(TORCH):
         print(f"not installed: {', '.join(set(TORCH) - set(peers))}; pip install -e '.[bench]'")
-    if CHECK.value and peers:
+    if COMPARE.value and peers:
         for (workload, peer), value in check(peers).items():
             print(f"{workload}: the meta-gradient of {peer} is ours up to {value:.1e}")
     chosen = [one for one in workloads(peers) if not ONLY.value or one.name in ONLY.value]

@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from experiments.report import print_tables, write_report
-from experiments.tables.layout import Column, grid
+from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
 from metaguide.training.results import (
     Results,
     ResultsError,
+    Row,
     cells_to_rows,
     read,
     with_floors,
@@ -213,3 +214,52 @@ def test_readme_blocks_follow_the_results(outcomes, tmp_path):
     ):
         with pytest.raises(ResultsError, match=message):
             fill(broken, tmp_path)
+
+
+def rows_of_waves():
+    """An arm and a floor at 5 and 10 points after 1 and 10 steps; error = points + steps / 100."""
+    return [
+        Row(
+            table="waves",
+            arm=arm,
+            domain="he",
+            task="sinusoid",
+            shots=shots,
+            steps=steps,
+            metric="mse",
+            value=shots + steps / 100 + (arm == "pretrained"),
+            published=0.67 if (arm, shots, steps) == ("maml", 5, 1) else None,
+        )
+        for arm in ("maml", "pretrained")
+        for shots in (5, 10)
+        for steps in (1, 10)
+    ]
+
+
+def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
+    """Faults: the last step alone is shown, other shots are, a floor counts as an arm, the value in
+    print stands by another number."""
+    write(rows_of_waves(), {}, tmp_path, name="waves", command="x", config={}, seeds=[0])
+    block = "<!-- table:waves metric=mse {} -->\n<!-- /table:waves -->"
+    filled = fill(block.format("shots=5 steps=1,10"), tmp_path)
+    assert "| sinusoid, mse | he 5 shots, 1 step | he 5 shots, 10 steps |" in filled
+    assert "| maml | **5.010** (published .670) | **5.100** |" in filled
+    assert "| *pretrained* | 6.010 | 6.100 |" in filled and "10 shots" not in filled
+    filled = fill(block.format("shots=10 across=tasks"), tmp_path)
+    assert "| waves, mse | sinusoid |" in filled and "| maml | **10.100** |" in filled
+    for choice, message in (("steps=one", "not numbers"), ("across=arms", "is not across=tasks")):
+        with pytest.raises(ResultsError, match=message):
+            fill(block.format(choice), tmp_path)
+
+
+def test_terminal_tables_have_a_column_a_step():
+    """Fault: columns of several steps fall into one."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_tables(rows_of_waves(), console=console, metric="mse", steps=(1, 10))
+    text = console.export_text()
+    assert "5 shots, 1 step" in text and "10 shots, 10 steps" in text and "5.010" in text
+
+
+def test_a_huge_number_is_short():
+    """Fault: a diverged mean fills the table with digits."""
+    assert (number(2.4e30), number(874.4), number(0.5)) == ("2.4e+30", "874.400", ".500")
