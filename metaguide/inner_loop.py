@@ -203,7 +203,10 @@ def adapt(
     Raises:
         ValueError: the derivative of the optimizer's update is not finite where a gradient is 0,
             and `mode` needs it.
+        TypeError: `mode` is none of the three.
     """
+    if not isinstance(mode, Mode):
+        raise TypeError(f"mode is {mode!r}; there are Unrolled(), FirstOrder() and Implicit()")
     if not isinstance(mode, Implicit):
         if isinstance(mode, Unrolled):
             check_second_order(optimizer, params)

@@ -27,6 +27,7 @@ from metaguide.learners import (
     reptile,
     ridge,
 )
+from metaguide.learners.gradient_based import learned_rates
 from metaguide.learners.maml_plus_plus import step_weights
 from metaguide.learners.on_features import prototypes, standardised
 from metaguide.learners.reptile import minibatches
@@ -576,6 +577,13 @@ def test_meta_sgd_with_one_rate_is_maml():
     outer = jax.grad(lambda p: maml(PROBLEM, SGD, 0).loss(p, task().query, ())[0])(moved)
     expected = jax.tree.map(lambda a, b: -a * b, inner, outer)
     near(slope["rule"]["rates"], {name: expected[name] for name in ("body", "head")}, atol=1e-6)
+
+
+def test_rates_of_another_structure_are_an_error():
+    """Fault: the rate of one layer is applied to another that happens to come next."""
+    rule = learned_rates(lambda step: {"a": jnp.ones(2)})
+    with pytest.raises(AssertionError, match="structs"):
+        rule.update({"b": jnp.ones(2)}, rule.init({}))
 
 
 def test_learned_rates_and_implicit_gradients_do_not_go_together():

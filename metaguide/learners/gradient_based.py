@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -246,7 +247,9 @@ def learned_rates(
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda rate, g: -rate * g, rates(state), updates), state + 1
+        now = rates(state)
+        chex.assert_trees_all_equal_structs(now, updates)
+        return jax.tree.map(lambda rate, g: -rate * g, now, updates), state + 1
 
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
