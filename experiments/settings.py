@@ -19,6 +19,7 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
+from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import TokenizerError
 from metaguide.parallel import (
     AUTO,
@@ -63,6 +64,7 @@ MENDABLE = (
     CheckpointError,
     DeviceError,
     EpisodeError,
+    OmniglotError,
     ResultsError,
     TokenizerError,
     TrainingDiverged,

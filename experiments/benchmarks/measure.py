@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
@@ -308,6 +308,7 @@ def start(main: Callable[[], None]) -> None:
     def checked(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators are not there
         main()
 
     app.run(checked)
