@@ -8,7 +8,8 @@ PyTorch loop (as learn2learn has it), higher, TorchOpt and torch.func are timed 
 system runs in a process of its own, as `experiments.benchmarks.measure` has it.
 
 - `conv4`: 5-way 1-shot, 15 queries a class, 5 inner steps, 32 tasks, on as many CPU devices as
-  there are cores; `metaguide-1-device` has one.
+  there are cores, a thread each; `metaguide-1-device` has one device and the threads of all cores,
+  `metaguide-1-core` one device and one thread.
 - `sinusoid`: 25 tasks, the steps under one scan.
 - `sampling`: the 32 episodes of a step drawn from 1,100 characters; its time is part of no step.
 - `tasks-8`, `tasks-64`, `steps-4`, `steps-32`: peak memory; the first two at one task a chunk, the
@@ -34,6 +35,9 @@ FLOPS = 82_700_000_000
 
 SPAN = 100
 """Steps of the sine waves that are taken by one call of our program."""
+
+ONE_THREAD = {"NPROC": "1"}
+"""Of XLA's pool, which otherwise shares out the small products of one task among all cores."""
 
 TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
 
@@ -256,13 +260,14 @@ def workloads(peers: list[str]) -> list[Workload]:
     }
     # Its kernels are too small to be shared out among threads.
     sinusoid = functools.partial(build_metaguide, "sinusoid", span=SPAN)
-    ours_of_waves = System("metaguide", sinusoid, {"NPROC": "1"}, SPAN)
+    ours_of_waves = System("metaguide", sinusoid, ONE_THREAD, SPAN)
     return [
         Workload(
             "conv4",
             [
-                System("metaguide", ours, on_cpu_devices(cores())),
+                System("metaguide", ours, on_cpu_devices(cores()) | ONE_THREAD),
                 System("metaguide-1-device", ours),
+                System("metaguide-1-core", ours, ONE_THREAD),
                 *against("conv4"),
             ],
             FLOPS,
