@@ -35,7 +35,7 @@ class Unrolled(NamedTuple):
 
 
 class FirstOrder(NamedTuple):
-    """Take the inner gradients as constants: d adapted / d initial = I.
+    """Take the inner gradients as constants: d adapted / d initial = I under SGD.
 
     No activations of the inner steps are kept and no second derivative is taken. Biased by the
     dropped Hessian terms, O(rate * steps). Finn et al. 2017, section 5.2.
@@ -52,12 +52,15 @@ class Implicit(NamedTuple):
     Costs `cg_steps` Hessian-vector products whatever the number of inner steps, and memory for
     one step. Biased by ‖∇G‖ ≠ 0 where the loop stops short, by conjugate gradients stopped short,
     and by the damping. What L depends on beside θ (the body under an adapted head) gets its
-    implicit gradient too; what only the loop depends on (a learned rate) gets none.
+    implicit gradient too; what only the loop depends on (a learned rate) gets none. Of a loop over
+    minibatches, L is the loss on the last one.
 
     Attributes:
-        strength: λ > 0, the pull towards the initial parameters.
-        cg_steps: of conjugate gradients.
-        damping: ≥ 0, added to the diagonal, where H is not positive.
+        strength: λ > 0, the pull towards the initial parameters. Where it is less than the most
+            negative curvature of L, the inner objective has no minimum there and conjugate
+            gradients may break down.
+        cg_steps: of conjugate gradients, at least 1.
+        damping: ≥ 0, added to the diagonal, for where H is not positive.
 
     Rajeswaran et al.: Meta-Learning with Implicit Gradients, 2019.
     """
@@ -110,7 +113,12 @@ def inner_loop(
 
     Returns:
         The loop's `start` and `step`.
+
+    Raises:
+        TypeError: another mode; `Implicit` is of a whole loop, see `adapt`.
     """
+    if not isinstance(mode, Unrolled | FirstOrder):
+        raise TypeError(f"mode is {mode!r}; a loop's steps are Unrolled() or FirstOrder()")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def start(params: PyTree) -> Carry:
@@ -202,7 +210,7 @@ def adapt(
 
     Raises:
         ValueError: the derivative of the optimizer's update is not finite where a gradient is 0,
-            and `mode` needs it.
+            and `mode` needs it; or a field of `Implicit` is out of its range.
         TypeError: `mode` is none of the three.
     """
     if not isinstance(mode, Mode):
@@ -213,6 +221,8 @@ def adapt(
         loop = inner_loop(loss, optimizer, mode)
         carry, seen = run(loop, loop.start(params), batches, steps, observe)
         return carry.params, seen
+    if not (mode.strength > 0 and mode.cg_steps >= 1 and mode.damping >= 0):
+        raise ValueError(f"{mode}: strength has to be > 0, cg_steps ≥ 1 and damping ≥ 0")
 
     def proximal(theta: PyTree, batch: Any) -> tuple[Array, Any]:
         value, auxiliary = loss(theta, batch)
@@ -246,10 +256,12 @@ def adapt(
 
 
 def check_second_order(optimizer: optax.GradientTransformation, params: PyTree) -> None:
-    """Refuse an inner optimizer that has no finite derivative where a gradient is 0.
+    """Refuse an inner optimizer that has no finite derivative where an entry's gradient is 0.
 
-    There the meta-gradient is NaN: √v of Adam at v = 0, below any ReLU that is off. What depends
-    on traced values (a learned rate) cannot be tried while tracing, and passes.
+    There the meta-gradient may be NaN: √v of Adam at v = 0, below a ReLU that is off. It is tried
+    on gradients of one 1 a leaf among zeros, since a rule that divides by the norm of a leaf or of
+    all is sound. What depends on traced values (a learned rate) cannot be tried while tracing, and
+    passes.
 
     Args:
         optimizer: the inner rule.
@@ -258,7 +270,14 @@ def check_second_order(optimizer: optax.GradientTransformation, params: PyTree) 
     Raises:
         ValueError: says what to give instead.
     """
-    point = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    alone = all(leaf.size == 1 for leaf in jax.tree.leaves(params))
+
+    def probe(leaf: Array) -> np.ndarray:
+        gradient = np.zeros(leaf.size, leaf.dtype)
+        gradient[:1] = 0 if alone else 1
+        return gradient.reshape(leaf.shape)
+
+    point = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params)
     rule = optax.with_extra_args_support(optimizer)
 
     def change(gradient: PyTree) -> Array:
@@ -266,10 +285,10 @@ def check_second_order(optimizer: optax.GradientTransformation, params: PyTree) 
         return jnp.asarray(optax.tree.sum(updates))
 
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        slopes = jax.tree.leaves(jax.grad(change)(point))
+        slopes = jax.tree.leaves(jax.grad(change)(jax.tree.map(probe, params)))
     if not all(isinstance(slope, Tracer) or np.isfinite(slope).all() for slope in slopes):
         raise ValueError(
             "the inner optimizer's update has no finite derivative where a gradient is 0, so that "
-            "the second-order meta-gradient is NaN; give Adam an eps_root, such as "
-            "optax.adam(rate, eps_root=1e-8), or use FirstOrder()"
+            "the second-order meta-gradient may be NaN; use FirstOrder(), or a rule that has one: "
+            "Adam and its kind with an eps_root, such as optax.adam(rate, eps_root=1e-8)"
         )

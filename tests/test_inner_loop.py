@@ -276,8 +276,10 @@ def test_implicit_adapts_by_the_pulled_loss(steps):
         (optax.adam(0.1), False),
         (optax.adam(0.1, eps_root=1e-8), True),
         (optax.chain(optax.clip(1.0), optax.adamw(0.1)), False),
+        (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), True),
+        (optax.lamb(0.1, eps_root=1e-8), True),
     ],
-    ids=["momentum", "adam", "adam with eps_root", "adamw in a chain"],
+    ids=["momentum", "adam", "adam with eps_root", "adamw in a chain", "clipped norm", "lamb"],
 )
 def test_an_optimizer_that_breaks_second_order_is_refused(optimizer, fine):
     """Faults: Adam's √0 makes the meta-gradient NaN long after; a sound optimizer is refused; it is
@@ -295,6 +297,21 @@ def test_an_optimizer_that_breaks_second_order_is_refused(optimizer, fine):
         return
     with pytest.raises(ValueError, match="eps_root"):
         adapted(Unrolled())
+
+
+@pytest.mark.parametrize("field", [{"strength": 0.0}, {"cg_steps": 0}, {"damping": -1.0}])
+def test_implicit_gradients_out_of_range_are_an_error(field):
+    """Fault: no step of conjugate gradients, or no pull, gives a gradient of 0 without a word."""
+    params, batch = make()
+    with pytest.raises(ValueError, match="strength has to be > 0, cg_steps ≥ 1 and damping ≥ 0"):
+        adapt_by(loss, optax.sgd(0.1), Implicit(**field), params, lambda _: batch, 1)
+
+
+@pytest.mark.parametrize("mode", ["first-order", FirstOrder, Implicit()])
+def test_a_loop_of_another_mode_is_an_error(mode):
+    """Fault: what is not FirstOrder() is unrolled without a word."""
+    with pytest.raises(TypeError, match="mode"):
+        inner_loop(loss, optax.sgd(0.1), mode)
 
 
 def test_a_traced_rate_is_not_refused():
