@@ -481,11 +481,35 @@ def test_prototypes_are_the_means_of_the_classes():
         np.testing.assert_allclose(found[one], np.mean(rows or [[0, 0]], axis=0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["prototypical", "relation", "matching", "proto-maml"])
+def test_a_class_without_support_is_never_chosen(name):
+    """Faults: its prototype, 0, is nearer than those of the others; without any support not all
+    classes are alike."""
+    learner, episode = LEARNERS[name](PROBLEM), task()
+
+    def outputs(mask):
+        support = episode.support | {"mask": mask}
+        adapted, _ = learner.adapt(learner.init(jax.random.key(0)), support, (), None)
+        return jax.nn.softmax(learner.predict(adapted, episode.query, ())["logits"])
+
+    label = episode.support["label"]
+    assert outputs(label != 1)[:, 1].max() < 1e-6
+    np.testing.assert_allclose(outputs(jnp.zeros_like(label, bool)).sum(1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_penalty_that_is_not_positive_is_an_error(value):
+    """Fault: a loss that is not a number, from a system that is not positive."""
+    for learner in (lambda: ridge(PROBLEM, value), lambda: r2d2(PROBLEM, 1.0, value)):
+        with pytest.raises(ValueError, match="it has to be positive"):
+            learner()
+
+
 def test_prototypical_scores_by_distance():
     """Fault: the score is not minus the squared distance over the root of the width."""
     found = at(0, compiled("prototypical").use(start(), tasks()))
     query, label = features(task().query), np.asarray(task().query["label"])
-    centres, logits = np.asarray(found["adapted"][1]), np.zeros((QUERY, WAY))
+    centres, logits = np.asarray(found["adapted"][1][0]), np.zeros((QUERY, WAY))
     for row in range(QUERY):
         for one in range(WAY):
             logits[row, one] = -((query[row] - centres[one]) ** 2).sum() / WIDTH**0.5
@@ -514,7 +538,7 @@ def test_relation_scores_pairs_of_prototype_and_query():
     the squared error of the sigmoid."""
     meta = start("relation")
     found = at(0, compiled("relation").use(meta, tasks()))
-    centres = np.asarray(found["adapted"][1])
+    centres = np.asarray(found["adapted"][1][0])
     asked = np.tanh(np.asarray(task().query["x"]) @ np.asarray(meta["params"]["body"]["w"]))
     rule = jax.tree.map(np.asarray, meta["rule"])
     logits = np.zeros((QUERY, WAY))
@@ -639,16 +663,19 @@ def test_step_weights_anneal_to_the_last_step():
 
 
 def test_each_step_has_its_own_normalisation():
-    """Faults: the values of another step are read; they are adapted inside the loop; the adapted
-    parameters have those of the last training step instead of those after it."""
+    """Faults: the query after a step is read with the values of another step; they are adapted
+    inside the loop; a step's values are not learned while the last step's loss alone counts."""
     learner = plus_plus()
     meta = learner.init(jax.random.key(0))
-    own = {"head.bias": jnp.arange(4.0)[:, None] * jnp.ones(WAY)}
+    own = {"head.bias": jnp.arange(3.0)[:, None] * jnp.ones(WAY)}
     assert set(meta["rule"]["per_step"]) == set(own)
     meta = {**meta, "rule": {**meta["rule"], "per_step": own}}
     adapted, seen = learner.adapt(meta, task().support, (), None, lambda p: p["head"]["bias"][0])
-    near(seen, np.arange(4.0))
-    near(adapted["head"]["bias"], np.full(WAY, 3.0))
+    near(seen, [0.0, 0, 1, 2])
+    near(adapted["head"]["bias"], np.full(WAY, 2.0))
+    last = plus_plus(multi_step_until=0.0, second_order_from=0.0)
+    slope = jax.grad(lambda meta: last.objective(meta, task(), None, 0.0)[0])(meta)
+    assert (abs(slope["rule"]["per_step"]["head.bias"]).max(1) > 1e-6).all()
 
 
 def test_maml_plus_plus_needs_a_step():

@@ -120,9 +120,11 @@ def balanced_sampler(way: int, shots: int, queries: int):
         The support's leading axis is shots × way, the query's queries × way, the classes innermost;
         batches hold `image` (float32 [examples, size, size, 1] in [0, 1]), `label` (the slot),
         `mask` and `id` (class × drawings + drawing). The context holds `classes` (int32 [way]).
+        It raises as `check_balanced` does.
     """
 
     def sample(table: Table, domain, shots_now, key) -> Episode:
+        check_balanced(table, way, shots, queries)
         class_key, turn_key, drawing_key = jax.random.split(key, 3)
         drawings = table["image"].shape[2]
         chance = jax.random.uniform(class_key, table["character"].shape[1:])
@@ -242,8 +244,14 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     """Refuse a table of pictures that cannot give `way`-way `shots`-shot episodes.
 
     Raises:
-        EpisodeError: it has too few classes, or drawings of a class; the message names the mend.
+        EpisodeError: it has too few classes, or drawings of a class, or there are no such episodes
+            (no class, no query); the message names the mend.
     """
+    if way < 1 or shots < 0 or queries < 1:
+        raise EpisodeError(
+            f"{way}-way {shots}-shot episodes with {queries} queries a class: there are some from "
+            f"1 way, 0 shots and 1 query on; raise config.way, config.shot or the arm's queries"
+        )
     classes, drawings = table["character"].shape[1], table["image"].shape[2]
     if classes < way:
         raise EpisodeError(
@@ -252,7 +260,7 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     if drawings < shots + queries:
         raise EpisodeError(
             f"{shots}-shot episodes with {queries} queries need {shots + queries} drawings of each "
-            f"class; there are {drawings}; lower config.shot or config.queries"
+            f"class; there are {drawings}; lower config.shot, or the arm's train_shots or queries"
         )
 
 

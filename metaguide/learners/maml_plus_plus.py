@@ -31,8 +31,9 @@ def maml_plus_plus(
 
     min Σ_t w_t L_query(θ_t), θ_{t+1} = θ_t − α_t ∇L_support(θ_t; γ_t), with a rate α_t for each
     layer and step, and for each step its own scale and bias γ_t of the norms, which are held inside
-    the loop. The weights w_t are those of `step_weights` until `multi_step_until`, from then on the
-    last step counts alone; the gradient is first-order until `second_order_from`.
+    the loop; the query after a step is read with those of that step. The weights w_t are those of
+    `step_weights` until `multi_step_until`, from then on the last step counts alone; the gradient
+    is first-order until `second_order_from`.
 
     Statistics of a norm are the problem's affair. The paper keeps running ones by step and its code
     takes those of the batch at hand, as a transductive problem does.
@@ -48,7 +49,8 @@ def maml_plus_plus(
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"rates": [steps] for each leaf,
-        "per_step": [steps + 1, ...] by name}}. What `per_step` names is not read in φ.
+        "per_step": [steps, ...] by name}}. What `per_step` names is read neither in φ nor in the
+        rates.
 
     Raises:
         ValueError: fewer than one step.
@@ -64,7 +66,7 @@ def maml_plus_plus(
         rates = jax.tree.map(lambda leaf: jnp.full((steps,), rate, leaf.dtype), moving)
         leaves, _ = jax.tree.flatten_with_path(moving)
         own = {
-            _name(path): jnp.repeat(leaf[None], steps + 1, axis=0)
+            _name(path): jnp.repeat(leaf[None], steps, axis=0)
             for path, leaf in leaves
             if per_step(_name(path))
         }
@@ -86,6 +88,9 @@ def maml_plus_plus(
                     {**params, **groups},
                 )
 
+            def after(groups: Params, taken) -> Params:
+                return at(groups, jnp.maximum(taken - 1, 0))
+
             adapted, seen = inner_loop.adapt(
                 lambda groups, now: whole_loss(problem, at(groups, now), support, context, None),
                 learned_rates(lambda now: jax.tree.map(lambda leaf: leaf[now], rule["rates"])),
@@ -93,9 +98,9 @@ def maml_plus_plus(
                 {name: params[name] for name in adapting(problem)},
                 lambda step: step,
                 steps,
-                None if observe is None else lambda carry: observe(at(carry.params, carry.step)),
+                None if observe is None else lambda carry: observe(after(carry.params, carry.step)),
             )
-            return at(adapted, steps), seen
+            return after(adapted, steps), seen
 
         return adapt
 

@@ -30,7 +30,7 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
             start at a sensible size.
 
     Returns:
-        A learner whose `adapted` is (meta-parameters, prototypes).
+        A learner whose `adapted` is (meta-parameters, (prototypes, which classes are absent)).
 
     Raises:
         ValueError: the problem has no classes.
@@ -38,11 +38,13 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
     Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017.
     """
 
-    def score(rule: Params, features: Features, centres: Array) -> Array:
+    def score(rule: Params, features: Features, fitted: Any) -> Array:
+        centres, lacking = fitted
         distance = jnp.square(features[:, None] - centres).sum(-1)
-        return -distance / (features.shape[-1] ** 0.5 if temperature is None else temperature)
+        scale = features.shape[-1] ** 0.5 if temperature is None else temperature
+        return jnp.where(lacking, FAR, -distance / scale)
 
-    return _on_features(problem, lambda rule, *support: prototypes(*support), score)
+    return _on_features(problem, _fit_prototypes, score)
 
 
 def matching(problem: Problem, temperature: float = 1.0) -> Learner:
@@ -94,8 +96,8 @@ class RelationModule(nn.Module):
 def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
     """Learn the similarity too: r_n(x) = g([c_n, f(x)]), trained by Σ (σ(r_n) − [y = n])².
 
-    The paper's g is convolutional, on feature maps; here it is an MLP on feature vectors, so that
-    any encoder has one.
+    The paper's g is convolutional, on feature maps, and c_n a sum over shots; here g is an MLP on
+    feature vectors, so that any encoder has one, and c_n their mean.
 
     Args:
         problem: a problem with classes.
@@ -115,16 +117,18 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
     def init(key, dtype) -> Params:
         return module.init(key, jnp.zeros((2 * width,), dtype))["params"]
 
-    def score(rule: Params, features: Features, centres: Array) -> Array:
+    def score(rule: Params, features: Features, fitted: Any) -> Array:
+        centres, lacking = fitted
         shape = (len(features), *centres.shape)
         pairs = jnp.broadcast_to(centres, shape), jnp.broadcast_to(features[:, None], shape)
-        return module.apply({"params": rule}, jnp.concatenate(pairs, axis=-1))  # type: ignore
+        alike = module.apply({"params": rule}, jnp.concatenate(pairs, axis=-1))
+        return jnp.where(lacking, FAR, alike)  # type: ignore[arg-type]
 
     def squared(logits: Array, label: Array) -> Array:
         error = jax.nn.sigmoid(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
         return jnp.square(error).sum(-1)
 
-    return _on_features(problem, lambda rule, *support: prototypes(*support), score, init, squared)
+    return _on_features(problem, _fit_prototypes, score, init, squared)
 
 
 def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) -> Learner:
@@ -139,10 +143,11 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
         A learner whose `adapted` is (meta-parameters, W).
 
     Raises:
-        ValueError: the problem has no classes.
+        ValueError: the problem has no classes, or λ is a number that is not positive.
 
     Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
     """
+    _positive(penalty=penalty)
 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return ridge_weights(features, label, mask, way, penalty)
@@ -153,6 +158,9 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
 def r2d2(problem: Problem, penalty: float = 1.0, scale: float = 1.0) -> Learner:
     """Fit as `ridge` does, with the penalty λ and the scale α of the logits meta-learned.
 
+    Features are at unit mean square and targets −1 and 1, where the paper has raw features, targets
+    0 and 1, and a learned offset of the logits, which a softmax does not read.
+
     Args:
         problem: a problem with classes.
         penalty, scale: λ and α as they start.
@@ -161,10 +169,11 @@ def r2d2(problem: Problem, penalty: float = 1.0, scale: float = 1.0) -> Learner:
         A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}}.
 
     Raises:
-        ValueError: the problem has no classes.
+        ValueError: the problem has no classes, or λ or α is not positive.
 
     Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
     """
+    _positive(penalty=penalty, scale=scale)
 
     def init(key, dtype) -> Params:
         del key
@@ -238,6 +247,12 @@ def prototypes(
     return member @ features / jnp.maximum(member.sum(1, keepdims=True), 1.0)
 
 
+def absent(label: Int[Array, " examples"], mask: Bool[Array, " examples"], way: int) -> Array:
+    """Return which classes have no example, bool [way]; none where all have none."""
+    present = ((label == jnp.arange(way, dtype=label.dtype)[:, None]) & mask).any(1)
+    return ~present & present.any()
+
+
 def ridge_weights(
     features: Float[Array, "examples width"],
     label: Int[Array, " examples"],
@@ -271,6 +286,16 @@ def classes_of(problem: Problem, learner: str) -> int:
     if problem.way is None:
         raise ValueError(f"{learner} needs a problem with classes; way is None here")
     return problem.way
+
+
+def _fit_prototypes(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Any:
+    return prototypes(features, label, mask, way), absent(label, mask, way)
+
+
+def _positive(**numbers: float | Array) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name} is {value}: it has to be positive")
 
 
 def _on_features(

@@ -6,7 +6,7 @@ import optax
 
 from metaguide.inner_loop import Mode, Unrolled
 from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
-from metaguide.learners.on_features import classes_of, prototypes
+from metaguide.learners.on_features import FAR, absent, classes_of, prototypes
 from metaguide.types import Batch, Learner, Problem
 
 
@@ -43,7 +43,9 @@ def proto_maml(
         params = meta["params"]
         features = problem.features(problem.encode(params, support, context, None))
         centres = prototypes(features, support[problem.target], support["mask"], way)
-        head = {"kernel": 2.0 * centres.T, "bias": -jnp.square(centres).sum(-1)}
+        lacking = absent(support[problem.target], support["mask"], way)
+        bias = jnp.where(lacking, FAR, -jnp.square(centres).sum(-1))
+        head = {"kernel": 2.0 * centres.T, "bias": bias}
         has = {name: jax.tree.map(jnp.shape, params[name]) for name in problem.head}
         needs = jax.tree.map(jnp.shape, head)
         if list(has.values()) != [needs]:

@@ -38,7 +38,7 @@ def reptile(
 
     Returns:
         A learner with a `gradient` of its own and {"params": φ}, with `keep_state` "rule" beside
-        it (the state's leaves as floats).
+        it (the state's leaves in the dtype of the parameters).
 
     Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
     """
@@ -50,8 +50,8 @@ def reptile(
         params = problem.init(key)
         if not keep_state:
             return {"params": params}
-        state = inner.init(moving(params))
-        return {"params": params, "rule": optax.tree.cast(state, jnp.float32)}
+        state, dtype = inner.init(moving(params)), jnp.result_type(*jax.tree.leaves(params))
+        return {"params": params, "rule": optax.tree.cast(state, dtype)}
 
     def train(meta, support: Batch, context, key, count: int, observe=None):
         params = meta["params"]

@@ -286,12 +286,18 @@ def test_balanced_episodes_without_support_or_left_over_drawings():
 
 
 def test_a_table_of_too_few_pictures_is_an_error():
-    """Fault: XLA's error about top_k is all that one hears, or the mend is another field's."""
+    """Faults: XLA's error about top_k is all that one hears, or the mend is another field's; no
+    class, or no query, is an episode."""
     table = plain_pictures(4)
     check_balanced(table, 4, 2, 5)
+    with pytest.raises(EpisodeError, match="5-way .* need 5 classes"):
+        balanced_sampler(5, 2, 5)(table, 0, 2, jax.random.key(0))
+    for way, shots, queries in ((0, 1, 1), (2, -1, 1), (2, 1, 0)):
+        with pytest.raises(EpisodeError, match="there are some from 1 way, 0 shots and 1 query on"):
+            check_balanced(table, way, shots, queries)
     with pytest.raises(EpisodeError, match="5-way .* need 5 classes; there are 4; .*config.way"):
         check_balanced(table, 5, 2, 5)
-    words = "3-shot .* 5 queries need 8 drawings .* are 7; lower config.shot or config.queries"
+    words = "3-shot .* 5 queries need 8 drawings .* are 7; lower config.shot, or the arm"
     with pytest.raises(EpisodeError, match=words):
         check_balanced(table, 4, 3, 5)
 
