@@ -15,6 +15,9 @@ from metaguide.parallel import at_hand, own_mesh, side_by_side, split_tasks
 from metaguide.training.program import Program
 from metaguide.types import Episode, Family, Learner
 
+ADAPTATION = 2**31 - 1
+"""Folded into an episode's key for what a learner draws: no part of it that a sampler takes."""
+
 
 class Evaluator(NamedTuple):
     """The adaptation of several learners to the domains of one family, as one program.
@@ -66,13 +69,14 @@ def evaluator(
 
         def one(key):
             episode = family.sample(data, domain, shots, key)
+            own_key = jax.random.fold_in(key, ADAPTATION)
 
             def outcome(learner: Learner):
                 def observe(adapted):
                     outputs = learner.predict(adapted, episode.query, episode.context)
                     return family.problem.judge(outputs, episode.query, episode.context)
 
-                return learner.adapt(meta, episode.support, episode.context, key, observe)[1]
+                return learner.adapt(meta, episode.support, episode.context, own_key, observe)[1]
 
             return {way: outcome(learner) for way, learner in learners.items()}
 
