@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError, write_config
+from experiments.settings import ConfigError, check_config, write_config
 from experiments.stages import command_line
 from metaguide.inner_loop import FirstOrder, Unrolled
 from metaguide.learners import (
@@ -46,6 +46,7 @@ from metaguide.parallel import (
 from metaguide.training.episodic import episodic
 from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.loop import train
+from metaguide.training.progress import say
 from metaguide.training.results import Row, Scores, write
 from metaguide.training.step import init_state, make_step
 from metaguide.types import Family, Learner, Params, Problem
@@ -54,8 +55,8 @@ OUTCOME = "outcome.npz"
 """In the folder of a cell: arrays [observations, episodes, queries] by name."""
 
 HARMLESS = (
-    *("way", "shot", "ways", "shots", "learner", "learners", "initialisers", "seeds"),
-    *("preset", "parallel", "log_every", "checkpoint_every", "shown_steps"),
+    *("way", "shot", "ways", "shots", "learner", "learners", "more_learners", "initialisers"),
+    *("seeds", "preset", "parallel", "log_every", "checkpoint_every", "shown_steps"),
 )
 """Fields on which no cell depends but by its folder's name."""
 
@@ -137,15 +138,18 @@ def learner_named(
 def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
     """Return the inner rule of a section.
 
-    "sgd"; "clipped", whose gradient has a norm of at most `clip`, so that a step on a steep task
-    ends; or "adam" without momentum, as Reptile's.
+    "sgd"; "adam" without momentum, as Reptile's; or "annealed", Adam whose rate falls to 0 over
+    `inner_steps`, so that it ends close to a minimum of any curvature.
     """
+
+    def annealed() -> optax.GradientTransformation:
+        rate = optax.cosine_decay_schedule(own.inner_rate, own.inner_steps)
+        return optax.adam(rate, b2=0.9)
+
     rules = {
         "sgd": lambda: optax.sgd(own.inner_rate),
-        "clipped": lambda: optax.chain(
-            optax.clip_by_global_norm(own.clip), optax.sgd(own.inner_rate)
-        ),
         "adam": lambda: optax.adam(own.inner_rate, b1=0.0),
+        "annealed": annealed,
     }
     if own.inner not in rules:
         raise ConfigError(f"inner is {own.inner!r}; there are {', '.join(rules)}")
@@ -188,7 +192,16 @@ def train_cell(
         ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
             another way of going parallel.
     """
+    for field in ("log_every", "checkpoint_every"):
+        if config[field] % config.span:
+            raise ConfigError(
+                f"config.{field} is {config[field]}: make it a multiple of config.span, "
+                f"{config.span} steps a call"
+            )
     mesh = mesh_for(cell.tasks) if mesh is None else mesh
+    if mesh.size < jax.device_count():
+        used = f"{mesh.size} of {jax.device_count()} devices"
+        say(f"{cell.name}: {cell.tasks} tasks a step, on {used}")
     weighting = fixed({"episodes": 1.0})
     try:
         gradient = episodic(
@@ -277,9 +290,7 @@ def outcome_of(
         compute: trains and judges.
     """
     path = folder / OUTCOME
-    others = set(config.learners) - {arm}
-    own = {name: value for name, value in config.to_dict().items() if name not in others}
-    write_config(FrozenConfigDict(own), folder, harmless=HARMLESS)
+    write_config(_read_by(config, arm), folder, harmless=HARMLESS)
     known = path.exists()
     # Training takes all processes: none may skip it alone.
     check_agreed(known, f"{path} is there for some processes only; {ONE_FOLDER}")
@@ -293,6 +304,27 @@ def outcome_of(
         os.replace(part, path)
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def check_cells(config: FrozenConfigDict, workdir: Path) -> None:
+    """Refuse a work folder that has cells of another config: one table would mix the two.
+
+    Raises:
+        ConfigError: names a cell's folder, the fields and the mend.
+    """
+    for folder in sorted(workdir.glob("*/*/seed*")):
+        check_config(_read_by(config, folder.parent.name), folder, harmless=HARMLESS)
+
+
+def _read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
+    """Return the config without the sections of other learners than `arm`."""
+    others = set(learners_in(config)) - {arm}
+    return FrozenConfigDict({k: v for k, v in config.to_dict().items() if k not in others})
+
+
+def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return all arms that have a section: `learners`, and `more_learners`, which are asked for."""
+    return (*config.learners, *config.get("more_learners", ()))
 
 
 def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:
@@ -318,8 +350,8 @@ def arms_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such arm.
     """
-    if config.learner and config.learner not in config.learners:
-        known = ", ".join(config.learners)
+    if config.learner and config.learner not in learners_in(config):
+        known = ", ".join(learners_in(config))
         raise ConfigError(f"config.learner: there is no {config.learner!r}; there are {known}")
     return (config.learner,) if config.learner else tuple(config.learners)
 

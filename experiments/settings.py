@@ -247,6 +247,20 @@ def write_config(
     Raises:
         ConfigError: if the folder holds a run under another config; names fields and mend.
     """
+    check_config(config, workdir, harmless=harmless)
+    if not is_first_process():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+def check_config(
+    config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
+) -> None:
+    """Refuses a work folder with a run of another config, as `write_config` does."""
     path = workdir / "config.json"
     new = _flat(_through_json(config.to_dict()))
     old = _flat(_read(path)) if path.exists() else new
@@ -264,12 +278,6 @@ def write_config(
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
             "give a new --workdir, or delete that folder"
         )
-    if not is_first_process():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, path)
 
 
 def read_config(workdir: Path) -> FrozenConfigDict:

@@ -17,10 +17,11 @@ def get_config() -> ConfigDict:
     config.table = "omniglot"
     config.way = 0  # 0 for all of `ways`
     config.shot = 0  # 0 for all of `shots`
-    config.learner = ""  # one of `learners`; all of them where it is empty
+    config.learner = ""  # one of `learners` or `more_learners`; all `learners` where it is empty
     config.ways = (5, 20)
     config.shots = (1, 5)
     config.learners = ("maml", "first-order", "anil", "reptile", "prototypical", "ridge")
+    config.more_learners = ("maml++", "imaml", "meta-sgd", "proto-maml", "matching", "relation")
     config.seed = 0
     config.seeds = 3
     config.parallel = "jit"  # or pmap
@@ -35,6 +36,9 @@ def get_config() -> ConfigDict:
             "reptile": {"way5": {"steps": 20_000}, "way20": {"steps": 20_000}},
             "prototypical": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
             "ridge": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
+            "matching": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
+            "relation": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
+            "maml++": {"way5": {"steps": 10_000}, "way20": {"steps": 10_000}},
         },
         # For tests: everything runs, nothing is learned.
         "tiny": {
@@ -47,8 +51,12 @@ def get_config() -> ConfigDict:
             "log_every": 1,
             "checkpoint_every": 2,
             "reptile": {"way5": {"steps": 2, "train_shots": 2, "test_steps": 2}},
-            "prototypical": {"way5": {"steps": 2, "train_way": 6}},
-            "ridge": {"way5": {"steps": 2, "train_way": 6}},
+            "maml++": {"way5": {"steps": 2}},
+            "imaml": {"way5": {"steps": 2}},
+            "prototypical": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
+            "ridge": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
+            "matching": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
+            "relation": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
         },
     }
 
@@ -57,6 +65,7 @@ def get_config() -> ConfigDict:
     config.split = "maml"
     # Whose mean and variance batch norm takes on queries in training; see metaguide.problems. Each
     # arm is judged by transductive statistics (`accuracy`) and without (`accuracy_inductive`).
+    # "none" is a network without batch norm.
     config.statistics = "transductive"
     config.channels = 64
     config.convolution = "patches"  # or xla
@@ -72,7 +81,9 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1000
 
     # The mean over the support's examples is minimised where MAML's code sums and divides by the
-    # shots: its α = .4 and .1 are both N α = 2 here.
+    # shots: its α = .4 and .1 are both N α = 2 here. Apart from the code, whose inner loop holds
+    # batch norm, has no scale in it and draws the head, all parameters adapt and the head starts
+    # at 0.
     maml = {"inner_rate": 2.0, "network": "stride", "remat": False}
     config.maml = {
         "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
@@ -86,9 +97,10 @@ def get_config() -> ConfigDict:
         "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
         "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
     }
-    # One query a class, judged with the support and all queries, or (inductive) one at a time.
+    # One query a class; batch norm takes the statistics of all queries, or (inductive) of the
+    # support and one query.
     reptile = {
-        "network": "stride",
+        "network": "flat",
         "inner": "adam",
         "keep_state": True,
         "outer_rate": 1.0,
@@ -96,16 +108,33 @@ def get_config() -> ConfigDict:
         "test_steps": 50,
         "tasks": 5,
         "queries": 1,
+        "test_queries": 1,
     }
     config.reptile = {
-        "way5": {**reptile, "inner_rate": 1e-3, "inner_steps": 5, "batch": 10, "steps": 100_000},
-        "way20": {**reptile, "inner_rate": 5e-4, "inner_steps": 10, "batch": 20, "steps": 200_000},
+        "way5": {
+            **reptile,
+            "inner_rate": 1e-3,
+            "inner_steps": 5,
+            "batch": 10,
+            "test_batch": 5,
+            "steps": 100_000,
+        },
+        "way20": {
+            **reptile,
+            "inner_rate": 5e-4,
+            "inner_steps": 10,
+            "batch": 20,
+            "test_batch": 10,
+            "steps": 200_000,
+        },
     }
     prototypical = {
         "network": "max",
         "temperature": 1.0,
         "train_way": 60,
         "queries": 5,
+        "test_queries": 5,
+        "test_episodes": 1000,
         "tasks": 1,
         "halve_every": 2_000,
         "steps": 20_000,
@@ -114,4 +143,42 @@ def get_config() -> ConfigDict:
     ridge = {k: v for k, v in prototypical.items() if k != "temperature"}
     ridge |= {"penalty": 1.0, "scale": 1.0}
     config.ridge = {"way5": dict(ridge), "way20": dict(ridge)}
+
+    # 100 epochs of 500 steps, the first tenth with the multi-step loss.
+    plus_plus = {
+        "network": "stride",
+        "inner_rate": 0.1,
+        "inner_steps": 5,
+        "tasks": 8,
+        "multi_step_until": 0.1,
+        "second_order_from": 0.5,
+        "last_rate": 1e-5,
+        "steps": 50_000,
+    }
+    config["maml++"] = {"way5": dict(plus_plus), "way20": dict(plus_plus)}
+    implicit = {
+        "network": "stride",
+        "inner": "sgd",
+        "inner_rate": 0.1,
+        "strength": 2.0,
+        "cg_steps": 5,
+        "damping": 1.0,
+        "tasks": 32,
+        "steps": 20_000,
+    }
+    config.imaml = {
+        "way5": {**implicit, "inner_steps": 16},
+        "way20": {**implicit, "inner_steps": 25},
+    }
+    # No protocol of these is in print for this split and network: MAML's, and prototypical's.
+    config["meta-sgd"] = {
+        "way5": {**maml, "inner_steps": 1, "tasks": 32},
+        "way20": {**maml, "inner_steps": 1, "tasks": 16},
+    }
+    proto = {**maml, "inner_rate": 0.1, "inner_steps": 5}
+    config["proto-maml"] = {"way5": {**proto, "tasks": 32}, "way20": {**proto, "tasks": 16}}
+    matching = {**prototypical, "temperature": 0.1}
+    config.matching = {"way5": dict(matching), "way20": dict(matching)}
+    relation = {k: v for k, v in prototypical.items() if k != "temperature"} | {"hidden": 64}
+    config.relation = {"way5": dict(relation), "way20": dict(relation)}
     return config

@@ -20,8 +20,10 @@ from experiments import settings
 from experiments.few_shot import (
     Cell,
     arms_asked_for,
+    check_cells,
     judged,
     learner_named,
+    learners_in,
     outcome_of,
     outcomes_in,
     train_cell,
@@ -47,13 +49,20 @@ PUBLISHED = {
     "first-order": {"5w1s": 0.983, "5w5s": 0.992, "20w1s": 0.894, "20w5s": 0.979},
     "anil": {"20w1s": 0.962, "20w5s": 0.980},
     "reptile": {"5w1s": 0.9768, "5w5s": 0.9948, "20w1s": 0.8943, "20w5s": 0.9712},
-    "prototypical": {"5w1s": 0.988, "5w5s": 0.997, "20w1s": 0.960, "20w5s": 0.989},
+    "imaml": {"5w1s": 0.9916, "5w5s": 0.9967, "20w1s": 0.9446, "20w5s": 0.9869},
+    "maml++": {"5w1s": 0.9947, "5w5s": 0.999, "20w1s": 0.9765, "20w5s": 0.9933},
 }
 """Accuracy by arm and task, with transductive batch norm where the paper says so."""
 
 PUBLISHED_INDUCTIVE = {
     "reptile": {"5w1s": 0.9539, "5w5s": 0.9890, "20w1s": 0.8814, "20w5s": 0.9665},
+    "prototypical": {"5w1s": 0.988, "5w5s": 0.997, "20w1s": 0.960, "20w5s": 0.989},
 }
+"""The same without what queries say about one another. Prototypical networks were judged by
+averages over training, which nothing here keeps; ours take the support's statistics."""
+
+NO_NORM = "none"
+"""In `config.statistics`: a network without batch norm."""
 
 FLOOR = "pixels"
 """The nearest mean of the support's raw pictures, which learns nothing."""
@@ -84,17 +93,24 @@ def problem_of(config: FrozenConfigDict, network: str, way: int, statistics: str
         raise ConfigError(
             f"config.convolution={config.convolution}: there are {', '.join(CONVOLUTIONS)}"
         )
-    if statistics not in STATISTICS:
-        raise ConfigError(f"config.statistics={statistics}: there are {', '.join(STATISTICS)}")
+    if config.statistics not in (*STATISTICS, NO_NORM):
+        known = ", ".join((*STATISTICS, NO_NORM))
+        raise ConfigError(f"config.statistics={config.statistics}: there are {known}")
     if config.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"config.dtype={config.dtype}: there are float32 and bfloat16")
     model = Conv4(
         config.channels,
         pooling=network,
+        normalise=config.statistics != NO_NORM,
         convolution=config.convolution,
         dtype=jnp.dtype(config.dtype).type,
     )
     return classification_of_pictures(model, way, statistics)
+
+
+def statistics_in_training(config: FrozenConfigDict) -> str:
+    """Return whose statistics batch norm takes; any name does where there is no batch norm."""
+    return "transductive" if config.statistics == NO_NORM else config.statistics
 
 
 def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, queries, statistics):
@@ -110,9 +126,10 @@ def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> 
     own = own_section(config, arm, way)
     train_way, shots = own.get("train_way", way), own.get("train_shots", shot)
     queries = own.get("queries", shot)
-    problem = problem_of(config, own.network, train_way, config.statistics)
-    family = family_of(tables["train"], problem, train_way, shots, queries, config.statistics)
-    learner = learner_named(arm, problem, own, own.get("inner_steps", 0))
+    statistics = statistics_in_training(config)
+    problem = problem_of(config, own.network, train_way, statistics)
+    family = family_of(tables["train"], problem, train_way, shots, queries, statistics)
+    learner = learner_named(arm, problem, own, own.get("inner_steps", 0), config.channels)
     steps = own.get("steps", config.steps)
     optimizer = optax.adam(rate_of(config, own))
     if arm == "reptile":
@@ -122,10 +139,13 @@ def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> 
 
 
 def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
-    """Return the outer rate, halved every `halve_every` steps where the protocol says so."""
-    if "halve_every" not in own:
-        return config.rate
-    return optax.exponential_decay(config.rate, own.halve_every, 0.5, staircase=True)
+    """Return the outer rate: constant, halved every `halve_every` steps, or down to `last_rate`."""
+    if "halve_every" in own:
+        return optax.exponential_decay(config.rate, own.halve_every, 0.5, staircase=True)
+    if "last_rate" in own:
+        steps = own.get("steps", config.steps)
+        return optax.cosine_decay_schedule(config.rate, steps, own.last_rate / config.rate)
+    return config.rate
 
 
 def compute(config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seed: int, folder):
@@ -151,14 +171,15 @@ def compute(config: FrozenConfigDict, tables, arm: str, way: int, shot: int, see
 def correct(config: FrozenConfigDict, family: Family, arm, own, meta: Params, shot: int):
     """Return whether each test query is answered right, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
+    at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
     (found,) = judged(
         family,
-        lambda rate: learner_named(arm, family.problem, own, steps),
+        lambda rate: learner_named(arm, family.problem, at_test, steps, config.channels),
         meta,
         shots=shot,
         seed=config.seed,
         split="test",
-        episodes=config.test_episodes,
+        episodes=own.get("test_episodes", config.test_episodes),
         chunk=config.test_chunk,
     )
     return found["correct"]
@@ -193,7 +214,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
         for shot in config.shots:
             task = f"{way}w{shot}s"
             floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1)
-            for arm in (*config.learners, FLOOR):
+            for arm in (*learners_in(config), FLOOR):
                 found = outcomes_in(workdir, f"{task}/{arm}", config.seeds)
                 for metric, right in found.items():
                     cell = _row(config, arm, task, shot, metric, right, floor)
@@ -232,6 +253,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     arms = arms_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)
+    check_cells(config, workdir)
     tables = cache(lambda: read(config))
     for way in ways:
         for shot in shots:
@@ -252,7 +274,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     path = write_table(config, workdir, rows, scores)
     print_tables(rows, floors=(FLOOR,))
     tasks = [f"{way}w{shot}s" for way in config.ways for shot in config.shots]
-    panels = {task: [f"{task}/{arm}" for arm in config.learners] for task in tasks}
+    panels = {task: [f"{task}/{arm}" for arm in learners_in(config)] for task in tasks}
     say(f"omniglot: {path}, {learning_curves(workdir, panels, config.seeds)}")
 
 

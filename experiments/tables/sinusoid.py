@@ -20,6 +20,7 @@ from experiments import settings
 from experiments.few_shot import (
     Cell,
     arms_asked_for,
+    check_cells,
     judged,
     learner_named,
     outcome_of,
@@ -32,7 +33,7 @@ from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
-from metaguide.learners import fine_tuning, joint
+from metaguide.learners import fine_tuning, imaml, joint
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
@@ -79,9 +80,11 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
 
 
 def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
-    """Build what adapts at test; `rate` is that of the pre-trained net alone."""
+    """Build what adapts at test; `rate` is for arms that have `rates` to choose from."""
     if arm == "pretrained":
         return fine_tuning(problem, optax.sgd(rate), config.test_steps)
+    if arm == "imaml":
+        return imaml(problem, optax.sgd(rate), config.test_steps, config.imaml.strength)
     return learner_named(arm, problem, config[arm], config.test_steps)
 
 
@@ -95,8 +98,8 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
         learner_of = partial(learner_at_test, config, arm, problem)
         ask = partial(judged, family, learner_of, meta, shots=shots, seed=config.seed, chunk=100)
         rate = 0.0
-        if arm == "pretrained":
-            rate = best_rate(config, ask)
+        if "rates" in config[arm]:
+            rate = best_rate(config, tuple(config[arm].rates), ask)
             found[f"rate{shots}"] = np.asarray(rate)
         (errors,) = ask(split="test", episodes=config.test_tasks, rates=(rate,))
         found[f"mse{shots}"] = errors["squared_error"].mean(-1)
@@ -127,9 +130,8 @@ def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[st
     return dict(zip(("fit_support", "fit_query", "fit_predicted"), found, strict=True))
 
 
-def best_rate(config: FrozenConfigDict, ask) -> float:
+def best_rate(config: FrozenConfigDict, rates: tuple[float, ...], ask) -> float:
     """Return the rate with the least median error on validation tasks, after all steps."""
-    rates = tuple(config.pretrained.rates)
     errors = ask(split="validation", episodes=config.validation_tasks, rates=rates)
     last = [median(one["squared_error"][-1].mean(-1)) for one in errors]
     return rates[int(np.argmin(last))]
@@ -137,7 +139,7 @@ def best_rate(config: FrozenConfigDict, ask) -> float:
 
 def median(errors: np.ndarray) -> np.ndarray:
     """Return the median over the last axis, what is not a number being the largest."""
-    return np.median(np.nan_to_num(errors, nan=np.inf), axis=-1)
+    return np.median(np.where(np.isnan(errors), np.inf, errors), axis=-1)
 
 
 def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
@@ -210,6 +212,12 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train and judge what is asked for and not finished, then write the table."""
     arms = arms_asked_for(config)
+    if max(config.shown_steps) > config.test_steps:
+        raise ConfigError(
+            f"config.shown_steps is {config.shown_steps}: no row comes after more than "
+            f"config.test_steps={config.test_steps}"
+        )
+    check_cells(config, workdir)
     for initialiser in config.initialisers:
         for arm in arms:
             for seed in range(config.seeds):

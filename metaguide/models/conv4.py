@@ -12,7 +12,7 @@ from metaguide.models.convolution import PatchConvolution
 EPSILON = 1e-3
 """Added to a variance before its root is divided by."""
 
-POOLINGS = ("stride", "max")
+POOLINGS = ("stride", "flat", "max")
 CONVOLUTIONS = ("patches", "xla")
 
 
@@ -92,10 +92,10 @@ class Layer(nn.Module):
         x: Float[Array, "batch height width channels"],
         reference: Bool[Array, " batch"] | None,
     ) -> Float[Array, "batch rows columns features"]:
-        """Returns the features, rows = ⌈height / 2⌉ by stride, ⌊height / 2⌋ by max."""
+        """Returns the features, rows = ⌊height / 2⌋ by max, ⌈height / 2⌉ otherwise."""
         x = PatchConvolution(
             self.channels,
-            stride=2 if self.pooling == "stride" else 1,
+            stride=1 if self.pooling == "max" else 2,
             dtype=self.dtype,
             use_bias=not self.normalise,
             patched=self.convolution == "patches",
@@ -113,13 +113,14 @@ class Conv4(nn.Module):
     """Four convolutions of 3 × 3, each followed by batch norm and ReLU and at half the side.
 
     The network of Vinyals et al. 2016, as MAML has it (Finn et al. 2017: stride 2, features
-    averaged over positions) or as prototypical networks do (Snell et al. 2017: 2 × 2 maxima,
-    features of all positions).
+    averaged over positions), Reptile (Nichol et al. 2018: stride 2, features of all positions), or
+    prototypical networks (Snell et al. 2017: 2 × 2 maxima, features of all positions).
 
     Attributes:
         channels: features of each layer.
-        pooling: "stride": stride 2 and the spatial mean at the end; "max": stride 1, the maximum
-            of 2 × 2 positions, and all positions side by side at the end.
+        pooling: "stride": stride 2 and the spatial mean at the end; "flat": stride 2 and all
+            positions side by side at the end; "max": stride 1, the maximum of 2 × 2 positions, and
+            all positions side by side at the end.
         normalise: batch norm; without it each convolution has a bias.
         convolution: "patches": slices and one matrix product, the fast one on a CPU and where
             each task has kernels of its own; "xla": `jax.lax.conv_general_dilated`.
@@ -166,6 +167,6 @@ class Conv4(nn.Module):
                 name=f"layer{i}",
             )(x, reference)
         x = x.astype(widened(x.dtype))
-        if self.pooling == "max":
-            return x.reshape(x.shape[0], -1)
-        return jnp.mean(x, axis=(1, 2))
+        if self.pooling == "stride":
+            return jnp.mean(x, axis=(1, 2))
+        return x.reshape(x.shape[0], -1)

@@ -8,8 +8,10 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.few_shot import (
+    check_cells,
     inner_optimizer,
     learner_named,
+    learners_in,
     outcome_of,
     outcomes_in,
     way_back,
@@ -36,10 +38,10 @@ def test_every_learner_of_the_configs_is_built():
     for name in config_of("sinusoid").learners:
         if name != "pretrained":
             learner_named(name, problem, config_of("sinusoid")[name], 2)
-    for name in config_of("omniglot").learners:
+    for name in learners_in(config_of("omniglot")):
         for way in (5, 20):
             own = omniglot_table.own_section(config_of("omniglot"), name, way)
-            learner_named(name, problem, own, 2)
+            learner_named(name, problem, own, 2, width=4)
 
 
 def test_wrong_names_are_one_clear_error():
@@ -49,7 +51,7 @@ def test_wrong_names_are_one_clear_error():
         learner_named("mam", problem, FrozenConfigDict(), 1)
     with pytest.raises(ConfigError, match=r"config.reptile: .*inner"):
         learner_named("reptile", problem, FrozenConfigDict({"batch": 3}), 1)
-    with pytest.raises(ConfigError, match="inner is 'adma'; there are sgd, clipped, adam"):
+    with pytest.raises(ConfigError, match="inner is 'adma'; there are sgd, adam, annealed"):
         inner_optimizer(FrozenConfigDict({"inner": "adma"}))
 
 
@@ -67,7 +69,8 @@ def test_the_way_back_ends_at_the_start():
 def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
     """Faults: a finished cell is trained again; the section of another arm makes it unfinished; its
     own section may change without a word; what is half-written counts."""
-    config = {"learners": ("a", "b"), "a": {"rate": 1}, "b": {"rate": 1}, "seeds": 1, "steps": 3}
+    config = {"learners": ("a",), "more_learners": ("b",), "seeds": 1, "steps": 3}
+    config |= {"a": {"rate": 1}, "b": {"rate": 1}}
     calls = []
 
     def compute():
@@ -76,17 +79,20 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
 
     def outcome(**changes):
         changed = FrozenConfigDict({**config, **changes})
-        return outcome_of(tmp_path / "a" / "seed0", changed, "a", compute)
+        return outcome_of(tmp_path / "5w1s" / "a" / "seed0", changed, "a", compute)
 
     np.testing.assert_array_equal(outcome()["x"], [0, 1, 2])
     outcome(b={"rate": 2}, seeds=5)
     assert len(calls) == 1
     with pytest.raises(ConfigError, match=r"a\.rate was 1, is 2"):
         outcome(a={"rate": 2})
-    (tmp_path / "a" / "seed1").mkdir()
-    (tmp_path / "a" / "seed1" / "tmp.npz.part").write_bytes(b"half")
-    assert outcomes_in(tmp_path, "a", 3)["x"].shape == (1, 3)
-    assert outcomes_in(tmp_path, "b", 3) == {}
+    (tmp_path / "5w1s" / "a" / "seed1").mkdir()
+    (tmp_path / "5w1s" / "a" / "seed1" / "tmp.npz.part").write_bytes(b"half")
+    assert outcomes_in(tmp_path, "5w1s/a", 3)["x"].shape == (1, 3)
+    assert outcomes_in(tmp_path, "5w1s/b", 3) == {}
+    check_cells(FrozenConfigDict(config | {"b": {"rate": 2}}), tmp_path)
+    with pytest.raises(ConfigError, match="seed0 holds a run with another config: steps was 3"):
+        check_cells(FrozenConfigDict(config | {"steps": 4}), tmp_path)
 
 
 def test_rows_of_waves(tmp_path):
@@ -109,6 +115,15 @@ def test_rows_of_waves(tmp_path):
     assert found["pretrained", 5, 10, "diverged"].value == pytest.approx(1 / 8)
     assert found["pretrained", 5, 10, "mse_median"].value == 10
     assert len(scores) == sum(row.metric == "mse" for row in rows)
+
+
+def test_medians_and_steps_that_are_no_numbers(tmp_path):
+    """Faults: an infinite median is printed as a number; rows after more steps than were taken end
+    in an IndexError, when all is trained."""
+    assert sinusoid_table.median(np.asarray([1, np.inf, np.inf, np.nan])) == np.inf
+    flags = ("--config.preset=tiny", "--config.test_steps=3")
+    with pytest.raises(ConfigError, match="no row comes after more than config.test_steps=3"):
+        sinusoid_table.main(config_of("sinusoid", *flags), tmp_path)
 
 
 @pytest.mark.slow
@@ -144,12 +159,13 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
     """Faults: an arm cannot be trained or judged, the two kinds of statistics are one, the floor is
     not asked the same queries, a metric learner trained at more ways is asked at as many."""
     flags = ("--config.preset=tiny", "--config.test_episodes=8")
-    for arm in ("maml", "anil", "reptile", "prototypical", "ridge"):
+    for arm in learners_in(config_of("omniglot")):
         omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={arm}"), tmp_path)
     rows = read(tmp_path / "results.json").rows
     found = {(row.arm, row.metric): row for row in rows}
     assert found["maml", "accuracy"].published == 0.987
     assert found["reptile", "accuracy_inductive"].published == 0.9539
+    assert {arm for arm, _ in found} == {*learners_in(config_of("omniglot")), "pixels"}
     assert found["pixels", "accuracy"].value > 0.9
     assert found["maml", "accuracy"].floor == found["pixels", "accuracy"].value
     assert found["maml", "accuracy"].task == "5w1s" and found["maml", "accuracy"].steps == 3
@@ -168,6 +184,8 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
         ("--config.tasks_per_chunk=3", "32 tasks a step do not divide into chunks of 3"),
         ("--config.way=500", "500-way episodes need 500 classes; there are 423; lower config.way"),
         ("--config.shot=20", "20-shot episodes with 20 queries need 40 drawings"),
+        ("--config.way=-1", "there are some from 1 way"),
+        ("--config.span=2", "config.log_every is 1: make it a multiple of config.span"),
     ],
 )
 def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, message):

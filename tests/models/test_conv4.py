@@ -33,7 +33,7 @@ def parameters(network, images):
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("pooling", ["stride", "max"])
+@pytest.mark.parametrize("pooling", ["stride", "flat", "max"])
 def test_both_convolutions_agree(images, pooling, normalise):
     """Fault: the two convolutions differ in padding, order of taps, names or use of a parameter."""
     patches, xla = (
@@ -76,7 +76,7 @@ def test_parameters_have_plain_names(images):
 
 
 def written_out(params, x, pooling):
-    batch, stride = len(x), 2 if pooling == "stride" else 1
+    batch, stride = len(x), 1 if pooling == "max" else 2
     for layer in params.values():
         kernel = layer["convolution"]["taps"]["kernel"].reshape(3, 3, x.shape[-1], CHANNELS)
         x = jax.lax.conv_general_dilated(
@@ -92,7 +92,7 @@ def written_out(params, x, pooling):
 def test_poolings_are_those_of_the_papers():
     """Fault: a wrong stride, pooling or final average, or positions lost when flattened."""
     images = jax.random.normal(jax.random.key(0), (2, 34, 32, 3))
-    for pooling, count in (("stride", CHANNELS), ("max", 4 * CHANNELS)):
+    for pooling, count in (("stride", CHANNELS), ("flat", 6 * CHANNELS), ("max", 4 * CHANNELS)):
         network = Conv4(CHANNELS, pooling)
         params = parameters(network, images)
         features = apply(network, params, images)
@@ -220,7 +220,7 @@ def test_tasks_with_kernels_of_their_own(images):
 
 
 @pytest.mark.parametrize(
-    "field,choices", [("pooling", "stride, max"), ("convolution", "patches, xla")]
+    "field,choices", [("pooling", "stride, flat, max"), ("convolution", "patches, xla")]
 )
 def test_unknown_names_are_refused(images, field, choices):
     """Fault: a misspelt choice taken for another one, or refused without naming the choices."""
