@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from absl import app, flags
 
 from experiments.tables.layout import Grid, column_name, grid, metrics_of, number, tasks_of
 from metaguide.training.floors import FLOORS as GUIDE_FLOORS
-from metaguide.training.results import Results, ResultsError, read
+from metaguide.training.results import Results, ResultsError, Row, read
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
@@ -91,13 +92,19 @@ def markdown(
     for name in [task] if task else tasks_of(rows):
         shown = metric or next(iter(metrics_of(rows, name)), "")
         blocks.append(_table(grid(rows, name, shown, floors=FLOORS, steps=counts)))
-    seeds = f"{len(results.seeds)} seed" + ("s" if len(results.seeds) != 1 else "")
     blocks.append(
-        f"`{results.command}`, {results.made[:10]}, {seeds}. Value ± half-width of the 95% interval"
-        " over examples and episodes; in brackets over seeds. Bold: the best arm of a column."
-        " Italic: floors on the same examples.\n"
+        f"`{results.command}`, {results.made[:10]}, {_seeds(rows)}. Value ± half-width of the 95%"
+        " interval over examples and episodes; in brackets over seeds. Bold: the best arm of a"
+        " column. Italic: floors on the same examples.\n"
     )
     return "\n".join(blocks)
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Return how many seeds the arms have, which may not be trained alike far."""
+    counts = sorted({row.seeds for row in rows if row.arm not in FLOORS})
+    least, most = counts[0], counts[-1]
+    return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least} to {most} seeds"
 
 
 def _numbers(name: str, text: str) -> list[int]:
