@@ -57,7 +57,6 @@ def get_config() -> ConfigDict:
     config.log_every = 1000
     config.checkpoint_every = 10_000
 
-    rates = (0.0003, 0.001, 0.003, 0.01, 0.03)
     config.maml = {"inner_rate": 0.01, "inner_steps": 1, "remat": False}
     config["first-order"] = {"inner_rate": 0.01, "inner_steps": 1}
     config["meta-sgd"] = {"inner_rate": 0.01, "inner_steps": 1}
@@ -74,7 +73,7 @@ def get_config() -> ConfigDict:
     # As many steps as in its paper's table of Omniglot. Where the inner loop stops far from its
     # minimum the gradient is none of the loss, which grows: constant rates, with the gradient
     # clipped or not, did so here. Chosen on waves drawn in training; no value is in print. At test
-    # it takes plain steps, their rate chosen as the pre-trained net's.
+    # it takes as many steps as in training: its solution is at the end of them.
     config.imaml = {
         "inner": "annealed",
         "inner_rate": 0.02,
@@ -83,8 +82,8 @@ def get_config() -> ConfigDict:
         "cg_steps": 5,
         "damping": 0.0,
         "steps": 20_000,
-        "rates": rates,
+        "test_steps": 64,
     }
     # Trained on all waves at once; its rate at test is chosen on validation tasks.
-    config.pretrained = {"rates": rates}
+    config.pretrained = {"rates": (0.0003, 0.001, 0.003, 0.01, 0.03)}
     return config

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: i
     figure = Figure(figsize=(4.4 * len(drawn), 3.4), layout="constrained")
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for panel, (title, curves) in zip(axes, drawn.items(), strict=True):
-        for colour, (cell, (steps, losses)) in zip(COLOURS, curves.items(), strict=False):
+        for colour, (cell, (steps, losses)) in zip(cycle(COLOURS), curves.items(), strict=False):
             panel.plot(steps, losses.mean(0), color=colour, label=cell.rsplit("/", 1)[-1])
             panel.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.15)
         panel.set_yscale("log")
@@ -62,13 +63,15 @@ def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(outcomes), waves, squeeze=False, sharex=True)
     for row, (arm, found) in zip(rows, outcomes.items(), strict=True):
-        last = found["fit_predicted"].shape[1] - 1
         for wave, panel in enumerate(row):
             x, y = found["fit_query"][wave].T
             order = np.argsort(x)
             panel.plot(x[order], y[order], color="#8c8f96", linewidth=3, label="the wave")
-            for step, colour in ((0, COLOURS[0]), (1, COLOURS[3]), (last, COLOURS[1])):
-                name = "before" if step == 0 else f"after {step} step" + "s" * (step > 1)
+            for name, step, colour in (
+                ("before", 0, COLOURS[0]),
+                ("after 1 step", 1, COLOURS[3]),
+                ("after the last step", -1, COLOURS[1]),
+            ):
                 fit = found["fit_predicted"][wave, step][order]
                 panel.plot(x[order], fit, color=colour, linewidth=1.2, label=name)
             panel.plot(*found["fit_support"][wave].T, "ko", markersize=4, label="support")

@@ -33,7 +33,7 @@ from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
-from metaguide.learners import fine_tuning, imaml, joint
+from metaguide.learners import fine_tuning, joint
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
@@ -80,12 +80,17 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
 
 
 def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
-    """Build what adapts at test; `rate` is for arms that have `rates` to choose from."""
+    """Build what adapts at test; `rate` is that of the pre-trained net alone."""
+    own = config[arm]
+    steps = own.get("test_steps", config.test_steps)
     if arm == "pretrained":
-        return fine_tuning(problem, optax.sgd(rate), config.test_steps)
-    if arm == "imaml":
-        return imaml(problem, optax.sgd(rate), config.test_steps, config.imaml.strength)
-    return learner_named(arm, problem, config[arm], config.test_steps)
+        return fine_tuning(problem, optax.sgd(rate), steps)
+    return learner_named(arm, problem, own, steps)
+
+
+def steps_shown(config: FrozenConfigDict, arm: str) -> tuple[int, ...]:
+    """Return after how many steps an arm has a row: the table's, and its last where it has more."""
+    return (*config.shown_steps, *filter(None, [config[arm].get("test_steps")]))
 
 
 def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, folder: Path):
@@ -98,8 +103,8 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
         learner_of = partial(learner_at_test, config, arm, problem)
         ask = partial(judged, family, learner_of, meta, shots=shots, seed=config.seed, chunk=100)
         rate = 0.0
-        if "rates" in config[arm]:
-            rate = best_rate(config, tuple(config[arm].rates), ask)
+        if arm == "pretrained":
+            rate = best_rate(config, ask)
             found[f"rate{shots}"] = np.asarray(rate)
         (errors,) = ask(split="test", episodes=config.test_tasks, rates=(rate,))
         found[f"mse{shots}"] = errors["squared_error"].mean(-1)
@@ -130,8 +135,9 @@ def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[st
     return dict(zip(("fit_support", "fit_query", "fit_predicted"), found, strict=True))
 
 
-def best_rate(config: FrozenConfigDict, rates: tuple[float, ...], ask) -> float:
+def best_rate(config: FrozenConfigDict, ask) -> float:
     """Return the rate with the least median error on validation tasks, after all steps."""
+    rates = tuple(config.pretrained.rates)
     errors = ask(split="validation", episodes=config.validation_tasks, rates=rates)
     last = [median(one["squared_error"][-1].mean(-1)) for one in errors]
     return rates[int(np.argmin(last))]
@@ -151,11 +157,11 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
         for arm in config.learners:
             found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds)
             for shots in config.test_shots if found else ():
-                for steps in config.shown_steps:
+                for steps in steps_shown(config, arm):
                     errors = found[f"mse{shots}"][:, steps].astype(np.float64)
-                    floor = (
-                        floors[f"mse{shots}"][:, steps].mean(dtype=np.float64) if floors else None
-                    )
+                    floor = None
+                    if floors and steps <= config.test_steps:
+                        floor = floors[f"mse{shots}"][:, steps].mean(dtype=np.float64)
                     cell = _cell_rows(config, arm, initialiser, shots, steps, errors, floor)
                     rows += cell
                     mean = errors.mean(0)
