@@ -102,7 +102,7 @@ def markdown(
 
 def _seeds(rows: Sequence[Row]) -> str:
     """Return how many seeds the arms have, which may not be trained alike far."""
-    counts = sorted({row.seeds for row in rows if row.arm not in FLOORS})
+    counts = sorted({row.seeds or 1 for row in rows if row.arm not in FLOORS})
     least, most = counts[0], counts[-1]
     return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least} to {most} seeds"
 
