@@ -317,9 +317,9 @@ def check_cells(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 def _read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
-    """Return the config without the sections of other learners than `arm`."""
-    others = set(learners_in(config)) - {arm}
-    return FrozenConfigDict({k: v for k, v in config.to_dict().items() if k not in others})
+    """Return the config without the sections of other learners than `arm`; there are no others."""
+    fields = config.to_dict().items()
+    return FrozenConfigDict({k: v for k, v in fields if k == arm or not isinstance(v, dict)})
 
 
 def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:

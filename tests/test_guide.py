@@ -120,6 +120,7 @@ def probe(tokenizer):
     return Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
 
 
+@pytest.mark.slow
 def test_categories_are_those_of_the_examples_adapted_to(adapted):
     """Faults: labels or slots are mixed up between support and answer; adaptation does nothing;
     probabilities are under the names of other categories."""
@@ -172,6 +173,7 @@ def test_rankings_leave_out_what_the_user_has(adapted):
     assert one != tuple(product for product in none if product != known[8])
 
 
+@pytest.mark.slow
 def test_who_asks_again_waits_for_no_compiler(adapted):
     """Fault: a prediction makes its program anew at each call."""
     compiled = []
@@ -204,6 +206,7 @@ def test_labels_that_examples_carry_are_not_read(adapted):
         assert adapted.predict(plain) == adapted.predict(other)
 
 
+@pytest.mark.slow
 def test_zero_shots_ask_the_guide_as_it_is(guide):
     """Faults: zero shots adapt to something, or read a user's history; parameters are copied."""
     zero = guide.adapt(DOMAIN, shots=0)

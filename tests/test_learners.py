@@ -206,6 +206,7 @@ def with_support(episodes, **fields):
     return episodes._replace(support={**episodes.support, **fields})
 
 
+@pytest.mark.slow
 @every
 def test_compiled_side_by_side_is_eager_one_by_one(name):
     """Faults: a learner does other things when traced, such as branching on a value; under vmap a
@@ -631,6 +632,7 @@ def test_maml_plus_plus_is_maml_where_nothing_is_its_own():
     assert jax.tree.map(jnp.shape, slope["rule"]["rates"]["head"]) == {"kernel": (3,), "bias": (3,)}
 
 
+@pytest.mark.slow
 def test_maml_plus_plus_anneals():
     """Faults: first order is not taken first, or second order never; the multi-step loss does not
     end; both thresholds are one."""

@@ -86,6 +86,7 @@ def trained(name):
     return jax.device_get(train(meta(), data()[name], keys))
 
 
+@pytest.mark.slow
 @every
 def test_loss_falls(name):
     """Faults: the loss does not follow from the data, has the wrong sign, or its gradient does
@@ -96,6 +97,7 @@ def test_loss_falls(name):
     assert all(np.shape(leaf) == losses.shape for leaf in metrics.values())
 
 
+@pytest.mark.slow
 @every
 def test_gradient_reaches_the_encoder_and_its_own_head(name):
     """Faults: an objective trains a head beside the encoder and leaves the encoder as it was, or

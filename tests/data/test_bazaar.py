@@ -173,6 +173,7 @@ def test_round_trip_through_the_disk(tmp_path) -> None:
         assert read_domain(tmp_path / name) == domain
 
 
+@pytest.mark.slow
 def test_shared_words_are_what_transfers() -> None:
     """The control. Would catch sentiment that leaks between domains, and an idle knob."""
     accuracy = {

@@ -135,6 +135,7 @@ def published_file() -> Path:
     return Path(folder) / "online_shopping_10_cats.zip"
 
 
+@pytest.mark.slow
 def test_published_file(published_file: Path, tmp_path: Path) -> None:
     """Catches rows lost or doubled in the whole file, against its published counts."""
     raw = parse_online_shopping(published_file)

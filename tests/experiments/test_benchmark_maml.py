@@ -27,6 +27,7 @@ def test_parameters_go_to_our_names_and_back(workload):
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
+@pytest.mark.slow
 def test_our_meta_gradient_of_waves_against_finite_differences():
     """Fault: the benchmark times another gradient than that of the workload: fewer inner steps,
     first order, support and query exchanged."""

@@ -61,6 +61,7 @@ def test_episodes_are_of_the_stated_sizes():
     assert waves["support_x"].shape == waves["query_y"].shape == (25, 10, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("peer", ["higher", "torchopt", "torch.func"])
 def test_peers_have_the_same_meta_gradient(peer, workload, peers):

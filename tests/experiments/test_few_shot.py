@@ -143,15 +143,20 @@ def test_the_table_of_waves_runs(tmp_path, capsys):
     assert "steps in" not in capsys.readouterr().out
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Omniglot of as many characters, each a block of its own with noise."""
+@cache
+def characters():
+    """As many as Omniglot has, each a block of its own with noise."""
     rng = np.random.default_rng(0)
     block = rng.integers(0, 2, (1623, 1, 7, 7)).repeat(4, 2).repeat(4, 3)
     noise = rng.random((1623, 20, 28, 28)) < 0.1
     images = ((block ^ noise) * 255).astype(np.uint8)
     names = tuple(f"A/character{number:04}" for number in range(1623))
-    monkeypatch.setattr(omniglot, "read_drawings", lambda folder: omniglot.Drawings(names, images))
+    return omniglot.Drawings(names, images)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    monkeypatch.setattr(omniglot, "read_drawings", lambda folder: characters())
 
 
 @pytest.mark.slow

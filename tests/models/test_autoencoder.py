@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from metaguide.models.autoencoder import Autoencoder, ImageDecoder, ImageEncoder
 
@@ -15,6 +16,7 @@ def test_shapes_and_range():
     assert 0 <= output.min() and output.max() <= 1
 
 
+@pytest.mark.slow
 def test_halves_make_the_whole():
     """Catches an autoencoder that does not pass through the vector."""
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))

@@ -271,6 +271,7 @@ def test_dropout_is_a_function_of_its_key(guide):
     assert np.abs(one - use(guide, TOKENS, method="encode").vector).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images):
     """Catches NaN, or a cut, in the gradient through an inner step with weights of each task."""
     model, params = guide

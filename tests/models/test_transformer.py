@@ -152,6 +152,7 @@ def test_dense_is_flax_dense():
     np.testing.assert_allclose(Dense(5).apply(params, x), nn.Dense(5).apply(params, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layer_is_pre_norm():
     """Catches post-norm, a missing residual, or a norm used for the wrong branch."""
     x = jax.random.normal(jax.random.key(0), (2, 5, WIDTH))
@@ -256,6 +257,7 @@ def test_tied_logits(encoder):
     np.testing.assert_allclose(found, states @ variables["params"]["embedding"].T, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_over_weights_is_a_loop(encoder):
     """Catches rows of one task that see another task's weights, under dropout too."""
     module, variables, tokens = encoder
@@ -272,6 +274,7 @@ def test_vmap_over_weights_is_a_loop(encoder):
     assert np.abs(together[0] - together[1]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_second_order_gradient_is_that_of_finite_differences():
     """Catches a stop in the gradient's gradient, as an inner loop takes it, and NaN in it."""
     with jax.enable_x64(True):

@@ -31,12 +31,13 @@ def drawings():
 
 @cache
 def params():
-    return of_pictures().init(jax.random.key(0))
+    return jax.jit(of_pictures().init)(jax.random.key(0))
 
 
+@cache
 def episode(key=0, shots=SHOTS):
     sample = inductive(balanced_sampler(WAY, SHOTS, QUERIES))
-    return sample(drawings(), 0, shots, jax.random.key(key))
+    return jax.jit(sample)(drawings(), 0, shots, jax.random.key(key))
 
 
 @cache
@@ -46,6 +47,7 @@ def encoder(statistics, padded=False):
     return jax.jit(lambda batch: problem.encode(own, batch, (), None))
 
 
+@jax.jit
 def forward(images, reference=None):
     return MODEL.apply({"params": params()["body"]}, images, reference)
 
@@ -101,6 +103,7 @@ def test_masked_examples_count_for_no_statistics(statistics):
     np.testing.assert_allclose(found(query), found(one.query), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_joint_training_leaves_the_reference_out():
     """Fault: support and query, which have other fields, cannot be put together."""
     learner = joint(of_pictures(statistics="support"))

@@ -115,6 +115,7 @@ def trained(kind):
     return jax.device_get(train(params()))
 
 
+@pytest.mark.slow
 @every
 def test_loss_falls(kind):
     """Fault: a problem's loss does not follow from its labels, or its gradient points elsewhere."""
