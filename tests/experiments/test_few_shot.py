@@ -164,13 +164,14 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
     """Faults: an arm cannot be trained or judged, the two kinds of statistics are one, the floor is
     not asked the same queries, a metric learner trained at more ways is asked at as many."""
     flags = ("--config.preset=tiny", "--config.test_episodes=8")
-    for arm in learners_in(config_of("omniglot")):
+    arms = ("maml", "maml++", "imaml", "reptile", "prototypical", "relation", "ridge")
+    for arm in arms:
         omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={arm}"), tmp_path)
     rows = read(tmp_path / "results.json").rows
     found = {(row.arm, row.metric): row for row in rows}
     assert found["maml", "accuracy"].published == 0.987
     assert found["reptile", "accuracy_inductive"].published == 0.9539
-    assert {arm for arm, _ in found} == {*learners_in(config_of("omniglot")), "pixels"}
+    assert {arm for arm, _ in found} == {*arms, "pixels"}
     assert found["pixels", "accuracy"].value > 0.9
     assert found["maml", "accuracy"].floor == found["pixels", "accuracy"].value
     assert found["maml", "accuracy"].task == "5w1s" and found["maml", "accuracy"].steps == 3
