@@ -254,6 +254,20 @@ def mean_over_devices(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return tree if mesh is None or mesh.size == 1 else jax.lax.pmean(tree, TASKS)
 
 
+def whole_of_shares(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Return the leading axis of tasks whole again, of which each device had its `own_share`."""
+    if mesh is None or mesh.size == 1:
+        return tree
+
+    def joined(leaf):
+        if is_key(leaf):
+            data = jax.lax.all_gather(jax.random.key_data(leaf), TASKS, tiled=True)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.lax.all_gather(leaf, TASKS, tiled=True)
+
+    return jax.tree.map(joined, tree)
+
+
 def split_tasks(tree: PyTree, mesh: Mesh) -> PyTree:
     """Lay the leading axis of every leaf over the mesh's `tasks` axis, inside a jitted function.
 

@@ -1,6 +1,6 @@
 """What training carries from step to step, and what a checkpoint holds."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 from jaxtyping import Array, Int, Key
@@ -17,9 +17,12 @@ class TrainState(NamedTuple):
         optimizer: the state of the optax transformation over `params`.
         key: the stage's key; step t draws from `fold_in(key, t)`, so that the key itself never
             changes and a resumed run draws what the unbroken one would have drawn.
+        carry: by objective, what its gradient takes over from the step before: inner problems on
+            their way. Most have none.
     """
 
     step: Int[Array, ""]
     params: Params
     optimizer: optax.OptState
     key: Key[Array, ""]
+    carry: dict[str, Any]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,38 @@ For a loss that is a function of the same arguments, `jax.value_and_grad(loss, h
 """
 
 
+class Carrying(NamedTuple):
+    """A gradient that takes something over from the step before, such as problems half solved.
+
+    Attributes:
+        start: (meta, data, key) -> what the first step gets.
+        gradient: (meta, data, key, progress, carry) -> ((loss, metrics), ∇loss, carry).
+    """
+
+    start: Callable[..., Any]
+    gradient: Callable[..., tuple[tuple[Array, Metrics], Params, Any]]
+
+
 def init_state(
     meta: Params,
     weighting: Weighting,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
+    carry: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step, in buffers of its own (the step donates them)."""
+    """Returns the state before the first step, in buffers of its own (the step donates them).
+
+    Args:
+        meta: what is learned.
+        weighting: of the objectives.
+        optimizer: over both.
+        key: of the stage.
+        carry: by objective, what its `Carrying` starts with.
+    """
     meta = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), meta)
     params = {"meta": meta, "weighting": weighting.init()}
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.copy(key))
+    begun = jnp.zeros((), jnp.int32)
+    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), dict(carry or {}))
 
 
 Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
@@ -75,11 +97,12 @@ class CompiledStep:
     def _calls(self, state: TrainState, data: Mapping[str, Any]):
         meta = state.params["meta"]
         for name, gradient in self._gradients.items():
-            yield gradient, (meta, data[name], state.key, state.step)
+            carry = (state.carry[name],) if name in state.carry else ()
+            yield gradient, (meta, data[name], state.key, state.step, *carry)
         # Arrays like those that the gradients' programs return, placed alike.
         losses = dict.fromkeys(self._gradients, state.step.astype(jnp.float32))
         gradients = dict.fromkeys(self._gradients, meta)
-        yield self._update, (state, losses, gradients)
+        yield self._update, (state._replace(carry={}), losses, gradients)
 
     def compilations(self) -> int:
         """Return for how many kinds of arguments its programs have been compiled, at the most."""
@@ -133,19 +156,21 @@ def _step(
     data: Mapping[str, Any],
 ) -> tuple[TrainState, dict[str, Array]]:
     """Take one step, whether the gradients and the update are traced or compiled programs."""
-    losses, metrics, slopes = {}, {}, {}
+    losses, metrics, slopes, carry = {}, {}, {}, {}
     for name, gradient in gradients.items():
-        (losses[name], own), slopes[name] = gradient(
-            state.params["meta"], data[name], state.key, state.step
-        )
+        given = (state.params["meta"], data[name], state.key, state.step)
+        if name in state.carry:
+            (losses[name], own), slopes[name], carry[name] = gradient(*given, state.carry[name])
+        else:
+            (losses[name], own), slopes[name] = gradient(*given)
         metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
         metrics[f"{name}/loss"] = losses[name]
-    state, whole = update(state, losses, slopes)
-    return state, metrics | whole
+    state, whole = update(state._replace(carry={}), losses, slopes)
+    return state._replace(carry=carry), metrics | whole
 
 
 def make_step(
-    gradients: Mapping[str, Gradient],
+    gradients: Mapping[str, Gradient | Carrying],
     weighting: Weighting,
     optimizer: optax.GradientTransformation,
     total: int,
@@ -157,7 +182,8 @@ def make_step(
     """Builds the compiled step that minimises all objectives together.
 
     Args:
-        gradients: of what to minimise, by name of the objective.
+        gradients: of what to minimise, by name of the objective; what one of them carries is in
+            the state, from `init_state`.
         weighting: how the losses are summed; its own parameters are trained along.
         optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
         total: number of steps of the whole stage; objectives see `progress` = step / total.
@@ -182,10 +208,12 @@ def make_step(
             f"{total} steps do not divide into calls of {span}; make steps a multiple of it"
         )
 
-    def at_step(index: int, gradient: Gradient):
-        def program(meta: Params, data: Any, key: Array, done: Array):
+    def at_step(index: int, gradient: Gradient | Carrying):
+        call = gradient.gradient if isinstance(gradient, Carrying) else gradient
+
+        def program(meta: Params, data: Any, key: Array, done: Array, *carry: Any):
             key = jax.random.fold_in(jax.random.fold_in(key, done), index)
-            return gradient(meta, data, key, done.astype(jnp.float32) / total)
+            return call(meta, data, key, done.astype(jnp.float32) / total, *carry)
 
         return program
 
@@ -204,7 +232,7 @@ def make_step(
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, optimizer_state, state.key), metrics
+        return TrainState(state.step + 1, params, optimizer_state, state.key, {}), metrics
 
     programs = {
         name: at_step(index, gradients[name]) for index, name in enumerate(sorted(gradients))

@@ -19,7 +19,7 @@ def state_at(step, *, width=3, optimizer=None, dtype=jnp.float32, extra=False):
         meta["tail"] = jnp.zeros((1,))
     params = {"meta": meta, "weighting": {}}
     optimizer = optimizer or optax.adam(0.1)
-    return TrainState(jnp.asarray(step, jnp.int32), params, optimizer.init(params), key)
+    return TrainState(jnp.asarray(step, jnp.int32), params, optimizer.init(params), key, {})
 
 
 def same_bits(a, b):
