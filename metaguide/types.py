@@ -1,4 +1,4 @@
-"""The words that everyone speaks: episode, problem, learner, family.
+"""The words that everyone speaks: episode, problem, learner, family, optimizee.
 
 A domain is a source of episodes. A problem is a model in two parts and a loss. A learner turns
 the support of an episode into an adapted problem. Training differentiates through that.
@@ -111,3 +111,18 @@ class Family(NamedTuple):
     data: Any
     sample: Callable[..., Episode]
     problem: Problem
+
+
+class Optimizee(NamedTuple):
+    """What a learned optimizer is trained on: a distribution of functions to be minimised.
+
+    Attributes:
+        draw: (data, key) -> (initial parameters, task), the task being what makes this function
+            one of its own: its constants, its examples, a key.
+        batch: (data, task, step) -> the examples of a step.
+        loss: (parameters, batch) -> (scalar, auxiliary output).
+    """
+
+    draw: Callable[..., tuple[Params, Any]]
+    batch: Callable[..., Any]
+    loss: Callable[..., tuple[Array, Any]]

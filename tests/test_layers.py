@@ -24,7 +24,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "pretraining": "types data models objectives",
         "answers": "data",
         "arms": "types inner_loop learners",
-        "training": "types parallel data objectives inner_loop learners problems",
+        "training": "types parallel data objectives inner_loop optimizers learners problems",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""
@@ -47,6 +47,7 @@ HOMES: Mapping[str, frozenset[str]] = {
 
 OUTSIDE: Mapping[str, frozenset[str]] = {
     "inner_loop": frozenset({"chex", "jax", "jaxtyping", "numpy", "optax"}),
+    "optimizers": frozenset({"flax", "jax", "jaxtyping", "numpy", "optax"}),
     "learners": frozenset({"chex", "flax", "jax", "jaxtyping", "numpy", "optax"}),
 }
 """Rooms that may import these libraries only, beside Python's own."""

@@ -1,0 +1,224 @@
+"""How the gradient of a learned optimizer's parameters is estimated, over one inner problem.
+
+The inner problem goes on from one meta-step to the next: an estimator carries it, a window of
+`truncation` steps at a time, and draws a new one when its horizon is reached. All stand on the one
+resumable inner loop. What is minimised is the mean over a window of `of(loss)` after each step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from metaguide.inner_loop import Carry, FirstOrder, InnerLoop, Unrolled, inner_loop, run
+from metaguide.optimizers.rule import Rule, Theta
+from metaguide.types import Metrics, Optimizee
+
+Horizon = int | Callable[[Float[Array, ""]], Int[Array, ""]]
+"""Steps of an inner problem, or progress of meta-training in [0, 1) -> steps: a curriculum."""
+
+
+class Particle(NamedTuple):
+    """An inner problem on its way.
+
+    Attributes:
+        task: what the optimizee drew.
+        loops: the inner loop between two steps, or several of the same task.
+        age: steps since it began.
+        memory: what else the estimator carries.
+    """
+
+    task: PyTree
+    loops: tuple[Carry, ...]
+    age: Int[Array, ""]
+    memory: PyTree = ()
+
+
+class Estimator(NamedTuple):
+    """A gradient estimator as two pure functions, of one inner problem; `vmap` makes it many.
+
+    Attributes:
+        start: (theta, data, key, age) -> particle; `age` is what it counts from, so that many do
+            not all begin anew in the same meta-step.
+        gradient: (theta, data, particle, key, progress) -> ((loss, metrics), gradient, particle).
+    """
+
+    start: Callable[..., Particle]
+    gradient: Callable[..., tuple[tuple[Array, Metrics], Theta, Particle]]
+
+
+def truncated(
+    rule: Rule,
+    optimizee: Optimizee,
+    horizon: Horizon,
+    truncation: int,
+    *,
+    second_order: bool = False,
+    remat: bool = False,
+    of: Callable[[Array], Array] = lambda loss: loss,
+    largest: float = 1e6,
+) -> Estimator:
+    """Estimate by back-propagation through a window of steps.
+
+    Biased where the window is shorter than the horizon: what an update does to losses after the
+    window is not seen. With `truncation` equal to the horizon it is the full unroll, and exact.
+
+    Args:
+        rule: whose θ is learned.
+        optimizee: what it is learned on.
+        horizon: steps after which an inner problem ends.
+        truncation: steps of a window.
+        second_order: whether the gradient that the rule reads is differentiated too; the paper
+            drops that.
+        remat: keep the loop's state at every √truncation-th step alone, and compute it anew.
+        of: the loss -> what is minimised, such as `jnp.log`.
+        largest: a loss above it, or that is not a number, has diverged: its window counts for
+            nothing and the problem ends.
+
+    Returns:
+        The estimator.
+
+    Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
+    """
+    mode = Unrolled() if second_order else FirstOrder()
+    start = _starter(rule, optimizee, 1)
+
+    def gradient(theta, data, particle: Particle, key, progress):
+        particle = _renewed(start, horizon, theta, data, particle, key, progress)
+
+        def objective(theta):
+            loop = inner_loop(optimizee.loss, rule.transform(theta), mode)._replace(remat=remat)
+            (begun,) = particle.loops
+            carry, losses = _window(optimizee, loop, data, particle.task, begun, truncation)
+            return _mean(of, losses, largest), (carry, losses)
+
+        (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
+        bad = _diverged(losses, largest)
+        slope = jax.tree.map(lambda leaf: jnp.where(bad, 0, leaf), slope)
+        return (value, _metrics(losses, bad)), slope, _aged(particle, (carry,), truncation, bad)
+
+    return Estimator(start, gradient)
+
+
+def evolution(
+    rule: Rule,
+    optimizee: Optimizee,
+    horizon: Horizon,
+    truncation: int,
+    sigma: float,
+    *,
+    persistent: bool = True,
+    of: Callable[[Array], Array] = lambda loss: loss,
+    largest: float = 1e6,
+) -> Estimator:
+    """Estimate by antithetic evolution strategies: g = (L(θ + ε) − L(θ − ε)) / (2σ²) · ξ.
+
+    ε ~ N(0, σ² I) is drawn anew for each window. Persistent: two inner problems go on side by side
+    under θ + ε and θ − ε, and ξ is the sum of all ε since they began, so that the estimate is that
+    of the whole horizon, without bias from its windows. Otherwise ξ = ε, both start a window from
+    where θ itself has come, and the bias is that of `truncated`. Nothing is differentiated: a
+    window costs two (three) times its steps, and memory for one of them.
+
+    Args:
+        rule, optimizee, horizon, truncation, of, largest: as of `truncated`.
+        sigma: σ, how far θ is perturbed.
+        persistent: whether perturbations add up over windows.
+
+    Returns:
+        The estimator.
+
+    Vicol, Metz, Sohl-Dickstein: Unbiased Gradient Estimation in Unrolled Computation Graphs with
+    Persistent Evolution Strategies, 2021.
+    """
+    drawn = _starter(rule, optimizee, 2 if persistent else 1)
+
+    def start(theta, data, key, age):
+        particle = drawn(theta, data, key, age)
+        memory = jax.tree.map(jnp.zeros_like, theta) if persistent else ()
+        return particle._replace(memory=memory)
+
+    def gradient(theta, data, particle: Particle, key, progress):
+        draw_key, noise_key = jax.random.split(key)
+        particle = _renewed(start, horizon, theta, data, particle, draw_key, progress)
+        noise = optax.tree.scale(sigma, optax.tree.random_like(noise_key, theta))
+
+        def losses_of(sign: float, carry: Carry):
+            moved = rule.transform(optax.tree.add_scale(theta, sign, noise))
+            loop = inner_loop(optimizee.loss, moved)
+            return _window(optimizee, loop, data, particle.task, carry, truncation)
+
+        first, last = particle.loops[0], particle.loops[-1]
+        (up, above), (down, below) = losses_of(1.0, first), losses_of(-1.0, last)
+        summed = optax.tree.add(particle.memory, noise) if persistent else noise
+        bad = _diverged(jnp.concatenate([above, below]), largest)
+        apart = _mean(of, above, largest) - _mean(of, below, largest)
+        weight = jnp.where(bad, 0, apart / (2 * sigma**2))
+        loops = (up, down) if persistent else (losses_of(0.0, first)[0],)
+        particle = _aged(particle, loops, truncation, bad)._replace(
+            memory=summed if persistent else particle.memory
+        )
+        losses = (above + below) / 2
+        value = _mean(of, losses, largest)
+        return (value, _metrics(losses, bad)), optax.tree.scale(weight, summed), particle
+
+    return Estimator(start, gradient)
+
+
+def _starter(rule: Rule, optimizee: Optimizee, count: int) -> Callable[..., Particle]:
+    """Return (theta, data, key, age) -> a particle of `count` loops on one new task."""
+
+    def start(theta: Theta, data: Any, key, age) -> Particle:
+        params, task = optimizee.draw(data, key)
+        loop = inner_loop(optimizee.loss, rule.transform(theta)).start(params)
+        return Particle(task, (loop,) * count, jnp.asarray(age, jnp.int32))
+
+    return start
+
+
+def _renewed(
+    start: Callable[..., Particle], horizon: Horizon, theta, data, particle: Particle, key, progress
+) -> Particle:
+    """Return the particle, or a new one where it has come to its horizon."""
+    end = horizon(progress) if callable(horizon) else horizon
+    fresh = start(theta, data, key, 0)
+    return jax.tree.map(lambda a, b: jnp.where(particle.age >= end, a, b), fresh, particle)
+
+
+def _window(
+    optimizee: Optimizee, loop: InnerLoop, data: Any, task: Any, carry: Carry, steps: int
+) -> tuple[Carry, Float[Array, " steps"]]:
+    """Take the steps of a window; return the loop, and after each step the next batch's loss."""
+
+    def batch(step):
+        return optimizee.batch(data, task, step)
+
+    def loss(carry: Carry):
+        return optimizee.loss(carry.params, batch(carry.step))[0]
+
+    carry, losses = run(loop, carry, batch, steps, loss)
+    return carry, losses[1:]
+
+
+def _mean(of: Callable[[Array], Array], losses: Array, largest: float) -> Array:
+    """Return the mean of what is minimised; what has diverged counts as `largest`."""
+    fine = jnp.isfinite(losses) & (losses <= largest)
+    return jnp.where(
+        fine, of(jnp.where(fine, losses, 1.0)), of(jnp.full_like(losses, largest))
+    ).mean()
+
+
+def _diverged(losses: Array, largest: float) -> Array:
+    return ~(jnp.isfinite(losses) & (losses <= largest)).all()
+
+
+def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:
+    """Return the particle after a window; one that has diverged is as old as can be."""
+    age = jnp.where(bad, jnp.iinfo(jnp.int32).max // 2, particle.age + steps)
+    return particle._replace(loops=loops, age=age.astype(jnp.int32))
+
+
+def _metrics(losses: Array, bad: Array) -> Metrics:
+    return {"last": losses[-1], "diverged": bad.astype(losses.dtype)}

@@ -1,0 +1,111 @@
+"""What a learned rule reads: of the gradient, its history, the loss, the step and the tensor.
+
+Each is a function of arrays; those with a memory take what they remember and return it anew.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+SMALL = 1e-16
+"""Added to a mean square before its root is divided by: gradients below 1e-8 count as 0."""
+
+DECAYS = (0.5, 0.9, 0.99)
+"""Of the momenta: the mean reaches over some 2, 10 and 100 steps."""
+
+Flat = Float[Array, " coordinates"]
+
+
+def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates"]:
+    """Return (log|g| / p, sign g) where |g| ≥ e⁻ᵖ, and (−1, eᵖ g) where it is less.
+
+    Gradients of any magnitude come to about [−1, 1], and nothing jumps on the way to 0.
+
+    Args:
+        gradient: of any magnitude.
+        p: how small a gradient still counts by its logarithm.
+
+    Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016, appendix.
+    """
+    size = jnp.abs(gradient)
+    large = size >= math.exp(-p)
+    # What is not taken has to be finite too, or its derivative is not.
+    logarithm = jnp.log(jnp.where(large, size, 1.0)) / p
+    return jnp.stack(
+        [
+            jnp.where(large, logarithm, -1.0),
+            jnp.where(large, jnp.sign(gradient), math.exp(p) * gradient),
+        ]
+    )
+
+
+def momenta(
+    remembered: Float[Array, "decays coordinates"], gradient: Flat
+) -> Float[Array, "decays coordinates"]:
+    """Return m ← β m + (1 − β) g for each β of `DECAYS`."""
+    decays = jnp.asarray(DECAYS, gradient.dtype)[:, None]
+    return decays * remembered + (1 - decays) * gradient
+
+
+def second_moment(remembered: Flat, gradient: Flat, decay: float = 0.999) -> Flat:
+    """Return v ← β v + (1 − β) g²."""
+    return decay * remembered + (1 - decay) * jnp.square(gradient)
+
+
+def corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:
+    """Return a running mean that began at 0 without its bias to 0: m / (1 − βᵗ), t from 1 on."""
+    return mean / (1 - jnp.asarray(decay, mean.dtype) ** step.astype(mean.dtype))
+
+
+def step_waves(step: Int[Array, ""], dtype=jnp.float32) -> Float[Array, " periods"]:
+    """Return tanh(t / s − 1) for s = 1, 3, 10, …, 10⁵: how far training has come, at any horizon.
+
+    Metz et al.: Understanding and correcting pathologies in the training of learned optimizers,
+    2019, reads the step in this way.
+    """
+    scales = jnp.asarray([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5], dtype)
+    return jnp.tanh(step.astype(dtype) / scales - 1)
+
+
+def loss_trend(
+    remembered: Float[Array, " decays"], loss: Float[Array, ""], step: Int[Array, ""]
+) -> tuple[Float[Array, " decays"], Float[Array, " trends"]]:
+    """Return the running means of asinh(loss), and how they differ: is the loss on its way down?
+
+    Args:
+        remembered: the running means, by `DECAYS`; 0 at the start.
+        loss: of this step, of any magnitude and sign.
+        step: which one it is, from 1 on.
+
+    Returns:
+        The means anew, and the trends in [−1, 1]: tanh of the value less the fastest mean, and of
+        each mean less the next slower one.
+    """
+    value = jnp.arcsinh(loss.astype(remembered.dtype))
+    decays = jnp.asarray(DECAYS, remembered.dtype)
+    means = decays * remembered + (1 - decays) * value
+    ladder = jnp.concatenate([value[None], corrected(means, decays, step)])
+    return means, jnp.tanh(ladder[:-1] - ladder[1:])
+
+
+def tensor_statistics(
+    params: Flat, gradient: Flat, momentum: Float[Array, "decays coordinates"]
+) -> Float[Array, " statistics"]:
+    """Return what a tensor is like as a whole, each about in [−1, 1] or a few times that.
+
+    The logarithms of the root mean squares of parameters, gradient and slowest momentum, and of the
+    number of coordinates, all / 10; and the cosines between gradient and each momentum.
+    """
+
+    def size(values: Array) -> Array:
+        return 0.5 * jnp.log(jnp.square(values).mean() + SMALL) / 10
+
+    lengths = jnp.sqrt(jnp.square(gradient).sum() * jnp.square(momentum).sum(-1) + SMALL)
+    count = jnp.asarray(math.log(gradient.size) / 10, gradient.dtype)
+    return jnp.concatenate(
+        [
+            jnp.stack([size(params), size(gradient), size(momentum[-1]), count]),
+            momentum @ gradient / lengths,
+        ]
+    )

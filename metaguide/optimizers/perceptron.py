@@ -1,0 +1,207 @@
+"""Rules that read a history: a perceptron for each coordinate, and one made by a HyperNetwork."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from metaguide.optimizers.coordinatewise import Flat, coordinatewise
+from metaguide.optimizers.features import (
+    DECAYS,
+    corrected,
+    loss_trend,
+    momenta,
+    second_moment,
+    step_waves,
+    tensor_statistics,
+)
+from metaguide.optimizers.rule import (
+    Rule,
+    Theta,
+    check_gradients,
+    check_theta,
+    dense,
+    loss_given,
+)
+
+VARIANCE_DECAY = 0.999
+
+DIRECTIONS = 1 + len(DECAYS)
+"""Of a coordinate: its gradient and its momenta, each over the root of the second moment."""
+
+ADAM = 2 + DECAYS.index(0.9)
+"""Place in `skip` of the direction that Adam takes; that of SGD is 0."""
+
+
+class History(NamedTuple):
+    """What is remembered of a coordinate's gradients, with the coordinates last."""
+
+    momenta: Float[Array, "*chunks decays coordinates"]
+    variance: Float[Array, "*chunks coordinates"]
+
+
+def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
+    """Build the per-coordinate perceptron: u = −scale · (s · r + d(φ)) · exp(a(φ)).
+
+    φ is the gradient and its momenta, each over the root of the running second moment, so that they
+    are directions; the logarithm of that root; and the step. r is the gradient and φ's directions,
+    so that s alone can be SGD (s on the gradient) or Adam (s on the momentum of .9), where it
+    starts.
+
+    Args:
+        hidden: units of the hidden layer.
+        scale: of the update.
+
+    Returns:
+        The rule; its state has 4 numbers a coordinate.
+
+    After Metz et al.: Understanding and correcting pathologies in the training of learned
+    optimizers, 2019.
+    """
+
+    def init(key) -> Theta:
+        one, two = jax.random.split(key)
+        waves = step_waves(jnp.zeros((), jnp.int32)).size
+        return _network(one, hidden) | {"step": 0.1 * jax.random.normal(two, (waves, hidden))}
+
+    def start(shape: tuple[int, int], dtype) -> History:
+        chunks, width = shape
+        return History(
+            jnp.zeros((chunks, len(DECAYS), width), dtype), jnp.zeros((chunks, width), dtype)
+        )
+
+    def update(theta: Theta, step, gradient: Flat, history: History):
+        waves = step_waves(step, gradient.dtype) @ theta["step"]
+        moved, history = _moved(theta, waves, step, gradient, history)
+        return scale * moved, history
+
+    return coordinatewise(f"mlp {hidden}, scale {scale}", init, start, update)
+
+
+class HyperState(NamedTuple):
+    """What the HyperNetwork's rule remembers.
+
+    Attributes:
+        step: number of updates made.
+        losses: running means of the loss.
+        tensors: for each tensor the network's own memory, and the history of its coordinates.
+    """
+
+    step: Int[Array, ""]
+    losses: Float[Array, " decays"]
+    tensors: PyTree
+
+
+def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
+    """Build the HyperNetwork's optimizer: a network per tensor that makes the rule of its entries.
+
+    h ← tanh(W [x, h] + b) for each tensor, x being the trend of the task's loss, the tensor's
+    statistics and the step. All weights of the rule of `mlp` (with `inner` hidden units) and the
+    logarithm of its rate are linear in h: another rule for each tensor at each step.
+
+    Args:
+        hidden: units of the network per tensor.
+        inner: hidden units of the rule that it makes.
+        scale: of the update.
+
+    Returns:
+        The rule; it reads the loss, as `value=`. Its state has 4 numbers a coordinate and `hidden`
+        a tensor.
+
+    Ha, Dai, Le: HyperNetworks, 2016, of which this is the idea applied to an update rule.
+    """
+    name = f"hyper {hidden}, inner {inner}, scale {scale}"
+
+    def init(key) -> Theta:
+        one, two, three = jax.random.split(key, 3)
+        base = _network(one, inner) | {"rate": jnp.zeros(())}
+        reads = tensor_statistics(jnp.ones(2), jnp.ones(2), jnp.ones((len(DECAYS), 2))).size
+        reads += len(DECAYS) + step_waves(jnp.zeros((), jnp.int32)).size
+        count = sum(leaf.size for leaf in jax.tree.leaves(base))
+        return {
+            "tensor": dense(two, reads + hidden, hidden),
+            "made": 0.01 * jax.random.normal(three, (hidden, count)),
+            "base": base,
+        }
+
+    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+        check_theta(name, init, theta)
+        dtype = jnp.result_type(*jax.tree.leaves(theta))
+        base, unravel = ravel_pytree(theta["base"])
+
+        def begin(params: PyTree) -> HyperState:
+            check_gradients(name, params)
+            tensors = [
+                (
+                    jnp.zeros((hidden,), dtype),
+                    History(
+                        jnp.zeros((len(DECAYS), jnp.size(leaf)), dtype),
+                        jnp.zeros((jnp.size(leaf),), dtype),
+                    ),
+                )
+                for leaf in jax.tree.leaves(params)
+            ]
+            return HyperState(jnp.zeros((), jnp.int32), jnp.zeros((len(DECAYS),), dtype), tensors)
+
+        def update(updates: PyTree, state: Any, params=None, *, value=None, **extra):
+            del extra
+            check_gradients(name, updates)
+            if params is None:
+                raise ValueError(
+                    f"{name} reads the parameters: call update(gradient, state, params)"
+                )
+            step = state.step + 1
+            losses, trend = loss_trend(state.losses, loss_given(name, value), step)
+            shared = jnp.concatenate([trend, step_waves(step, dtype)])
+
+            def of_tensor(leaf, param, memory):
+                if not jnp.size(leaf):
+                    return leaf, memory
+                h, history = memory
+                gradient, flat = (jnp.ravel(x).astype(dtype) for x in (leaf, param))
+                known = tensor_statistics(flat, gradient, history.momenta)
+                layer = theta["tensor"]
+                x = jnp.concatenate([known, shared, h])
+                h = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+                made = unravel(base + h @ theta["made"])
+                moved, history = _moved(made, 0.0, step, gradient, history)
+                moved = scale * jnp.exp(made["rate"]) * moved
+                return moved.reshape(jnp.shape(leaf)).astype(leaf.dtype), (h, history)
+
+            leaves, structure = jax.tree.flatten(updates)
+            moves, tensors = zip(
+                *map(of_tensor, leaves, jax.tree.leaves(params), state.tensors), strict=True
+            )
+            return jax.tree.unflatten(structure, moves), HyperState(step, losses, list(tensors))
+
+        return optax.GradientTransformationExtraArgs(begin, update)
+
+    return Rule(name, init, transform)
+
+
+def _network(key, hidden: int) -> Theta:
+    """Return the weights of a coordinate's network, which starts close to Adam."""
+    one, two = jax.random.split(key)
+    output = {"kernel": 0.01 * jax.random.normal(two, (hidden, 2)), "bias": jnp.zeros((2,))}
+    skip = jnp.zeros((1 + DIRECTIONS,)).at[ADAM].set(1.0)
+    return {"hidden": dense(one, DIRECTIONS + 1, hidden), "output": output, "skip": skip}
+
+
+def _moved(
+    weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
+) -> tuple[Flat, History]:
+    """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
+    mean = momenta(history.momenta, gradient)
+    variance = second_moment(history.variance, gradient, VARIANCE_DECAY)
+    decays = jnp.asarray(DECAYS, gradient.dtype)[:, None]
+    root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + 1e-16)
+    direction = jnp.concatenate([gradient[None], corrected(mean, decays, step)]) / root
+    inputs = jnp.concatenate([direction, jnp.log(root)[None] / 10])
+    layer, out = weights["hidden"], weights["output"]
+    inner = jax.nn.relu(layer["kernel"].T @ inputs + (layer["bias"] + shift)[:, None])
+    d, a = out["kernel"].T @ inner + out["bias"][:, None]
+    plain = weights["skip"] @ jnp.concatenate([gradient[None], direction])
+    return -(plain + d) * jnp.exp(a), History(mean, variance)

@@ -1,0 +1,88 @@
+"""A learned optimizer: parameters θ, and the optax transform that θ makes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Key, PyTree
+
+Theta = Any
+"""A pytree: what meta-training learns."""
+
+
+class Rule(NamedTuple):
+    """A learned optimizer as two pure functions.
+
+    Attributes:
+        name: of the rule and of all that its θ depends on; a stored θ of another name is refused.
+        init: key -> θ.
+        transform: θ -> the optax transform; works in `optax.chain`, in plain training, and inside
+            an inner loop.
+    """
+
+    name: str
+    init: Callable[[Key[Array, ""]], Theta]
+    transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
+
+
+def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:
+    """Refuse parameters of another rule, or of this one at another size.
+
+    Raises:
+        ValueError: names the rule and the first leaf that differs.
+    """
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    wanted, found = (
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in _leaves(tree)}
+        for tree in (shapes, theta)
+    )
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"theta is of another rule than {rule}, or of another size of it: {name} is "
+                f"{found.get(name, 'missing')} and has to be {wanted.get(name, 'left out')}; give "
+                f"what this rule's init made, or the rule that made theta"
+            )
+
+
+def check_gradients(rule: str, gradients: PyTree) -> None:
+    """Refuse what no rule can read; traced values cannot be looked at, and pass.
+
+    Raises:
+        TypeError: a leaf is not of floating point.
+        ValueError: a leaf is not a number.
+    """
+    for path, leaf in _leaves(gradients):
+        name = jax.tree_util.keystr(path) or "the gradient"
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{rule}: {name} is {jnp.result_type(leaf)}; a learned rule updates floating-point "
+                f"parameters only; leave others out with optax.partition"
+            )
+        if not isinstance(leaf, Tracer) and not np.isfinite(leaf).all():
+            raise ValueError(f"{rule}: the gradient {name} is not finite")
+
+
+def loss_given(rule: str, value: ArrayLike | None) -> Array:
+    """Return the loss as an array.
+
+    Raises:
+        ValueError: it was not given.
+    """
+    if value is None:
+        raise ValueError(f"{rule} reads the loss: call update(gradient, state, params, value=loss)")
+    return jnp.asarray(value)
+
+
+def dense(key: Key[Array, ""], inputs: int, outputs: int) -> dict[str, Array]:
+    """Return {"kernel": [inputs, outputs], "bias"}: normal of variance 1 / inputs, and 0."""
+    kernel = jax.random.normal(key, (inputs, outputs)) / inputs**0.5
+    return {"kernel": kernel, "bias": jnp.zeros((outputs,))}
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -1,0 +1,59 @@
+"""Inner problems of a learned optimizer, many at once: the mean of what an estimator finds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from metaguide.optimizers.estimators import Estimator
+from metaguide.parallel import mean_over_devices, own_share, whole_of_shares
+from metaguide.training.step import Carrying
+
+
+def particles(
+    estimator: Estimator,
+    tasks: int,
+    horizon: int,
+    truncation: int,
+    mesh: Mesh | None = None,
+) -> Carrying:
+    """Return the mean of an estimator's gradients over inner problems, which it carries.
+
+    Args:
+        estimator: of one inner problem.
+        tasks: how many inner problems are on their way, divided over the devices.
+        horizon: the first ones count from ages spread over it, so that they do not all end in the
+            same step.
+        truncation: of the estimator; ages are multiples of it.
+        mesh: of the devices that share them; None for one.
+
+    Returns:
+        (meta, data, key, progress, carry) -> ((loss, metrics), gradient, carry), meta being
+        {"rule": θ}; metrics are means, `last` being the loss at a window's end.
+
+    Raises:
+        ValueError: the devices do not divide the tasks.
+    """
+    devices = 1 if mesh is None else mesh.size
+    if tasks < 1 or tasks % devices:
+        raise ValueError(
+            f"{tasks} inner problems do not divide over {devices} devices; make tasks a multiple"
+        )
+
+    def start(meta, data, key) -> Any:
+        windows = -(-horizon // truncation)
+        ages = jnp.arange(tasks, dtype=jnp.int32) * windows // tasks * truncation
+        keys = jax.random.split(key, tasks)
+        return jax.vmap(estimator.start, (None, None, 0, 0))(meta["rule"], data, keys, ages)
+
+    def gradient(meta, data, key, progress, carry):
+        keys = jax.random.split(key, tasks)
+        keys, carry = own_share((keys, carry), mesh)
+        one = jax.vmap(estimator.gradient, (None, None, 0, 0, None))
+        seen, slopes, carry = one(meta["rule"], data, carry, keys, progress)
+        seen, slope = jax.tree.map(lambda leaf: leaf.mean(0), (seen, slopes))
+        seen, slope = mean_over_devices((seen, slope), mesh)
+        return seen, {"rule": slope}, whole_of_shares(carry, mesh)
+
+    return Carrying(start, gradient)

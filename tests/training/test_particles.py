@@ -1,0 +1,122 @@
+"""Inner problems carried by the training state: many are one by one, on any devices, resumed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaguide.objectives.weighting import fixed
+from metaguide.optimizers.estimators import evolution, truncated
+from metaguide.optimizers.recurrent import rnn
+from metaguide.parallel import replicate, tasks_mesh
+from metaguide.training.loop import train
+from metaguide.training.particles import particles
+from metaguide.training.step import init_state, make_step
+from metaguide.types import Optimizee
+
+TASKS, HORIZON, WINDOW, STEPS = 8, 6, 2, 6
+RULE = rnn(3, 1)
+
+
+def draw(data, key):
+    one, two = jax.random.split(key)
+    return {"x": jax.random.normal(one, (2,))}, jax.random.normal(two, (2,))
+
+
+QUADRATICS = Optimizee(
+    draw, lambda data, task, step: task, lambda p, y: (jnp.square(p["x"] - y).sum(), ())
+)
+ESTIMATORS = {
+    "truncated": truncated(RULE, QUADRATICS, HORIZON, WINDOW),
+    "persistent": evolution(RULE, QUADRATICS, HORIZON, WINDOW, 0.1),
+}
+
+
+def prepared(estimator, devices, parallel="jit", span=1):
+    mesh = tasks_mesh(jax.devices()[:devices])
+    many = particles(estimator, TASKS, HORIZON, WINDOW, mesh)
+    meta, weighting, optimizer = {"rule": RULE.init(jax.random.key(0))}, fixed({"r": 1.0}), None
+    optimizer = optax.adam(0.01)
+    key = jax.random.key(1)
+    carry = {"r": many.start(meta, (), key)}
+    state = init_state(meta, weighting, optimizer, key, carry)
+    step = make_step(
+        {"r": many}, weighting, optimizer, STEPS, mesh=mesh, parallel=parallel, span=span
+    )
+    return step, replicate(state, mesh)
+
+
+def after_steps(*args, **kwargs):
+    step, state = prepared(*args, **kwargs)
+    for _ in range(STEPS):
+        state, metrics = step(state, {"r": ()})
+    return jax.device_get(
+        (state.params, jax.tree.leaves(state.carry["r"]._replace(task=())), metrics)
+    )
+
+
+def near(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
+    )
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(("devices", "parallel"), [(2, "jit"), (8, "jit"), (8, "pmap")])
+def test_any_devices_agree(name, devices, parallel):
+    """Faults: a device carries another's problems, the carry is not whole again, the mean is over a
+    device's own problems alone."""
+    near(after_steps(ESTIMATORS[name], devices, parallel), after_steps(ESTIMATORS[name], 1))
+
+
+def test_the_mean_is_that_of_one_by_one():
+    """Faults: problems share a key, begin at one age, or their gradients are summed."""
+    estimator = ESTIMATORS["truncated"]
+    many = particles(estimator, TASKS, HORIZON, WINDOW)
+    theta, key = RULE.init(jax.random.key(0)), jax.random.key(2)
+    carry = many.start({"rule": theta}, (), key)
+    assert carry.age.tolist() == [0, 0, 0, 2, 2, 2, 4, 4]
+    (loss, _), slope, after = jax.jit(many.gradient)({"rule": theta}, (), key, 0.0, carry)
+    keys = jax.random.split(key, TASKS)
+    found = [
+        estimator.gradient(theta, (), jax.tree.map(lambda a, i=i: a[i], carry), keys[i], 0.0)
+        for i in range(TASKS)
+    ]
+    np.testing.assert_allclose(loss, np.mean([one[0][0] for one in found]), rtol=1e-5)
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *[one[1] for one in found])
+    near(slope["rule"], mean)
+    assert after.age.tolist() == [2, 2, 2, 4, 4, 4, 6, 6]
+    assert len(set(np.asarray(carry.task)[:, 0].tolist())) == TASKS
+
+
+def test_a_resumed_run_is_the_unbroken_one(tmp_path):
+    """Faults: a checkpoint leaves out the problems on their way, or what was added up on them."""
+    estimator = ESTIMATORS["persistent"]
+
+    def run(folder, steps, start=None):
+        step, state = prepared(estimator, 2)
+        return train(
+            step,
+            state,
+            {"r": ()},
+            steps=steps,
+            workdir=folder,
+            name="r",
+            log_every=2,
+            checkpoint_every=2,
+        )
+
+    whole = run(tmp_path / "whole", STEPS)
+    run(tmp_path / "broken", 4)
+    again = run(tmp_path / "broken", STEPS)
+    same = lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b))  # noqa: E731
+    jax.tree.map(same, again.params, whole.params)
+    jax.tree.map(same, again.carry["r"].memory, whole.carry["r"].memory)
+    jax.tree.map(same, again.carry["r"].loops, whole.carry["r"].loops)
+
+
+def test_problems_that_devices_do_not_divide_are_an_error():
+    """Fault: some device carries none, or the last problems are left out."""
+    with pytest.raises(ValueError, match="6 inner problems do not divide over 8 devices"):
+        particles(ESTIMATORS["truncated"], 6, HORIZON, WINDOW, tasks_mesh())
