@@ -42,3 +42,24 @@ class MLP(nn.Module):
             )
             x = self.activation(dense(x))
         return x if self.dtype is None else x.astype(jnp.float32)
+
+
+class PixelMLP(nn.Module):
+    """An `MLP` on the pixels of a picture, side by side; no layers give the pixels themselves.
+
+    Attributes:
+        widths, activation, initialiser: as of `MLP`.
+    """
+
+    widths: tuple[int, ...]
+    activation: Callable[[Array], Array] = nn.sigmoid
+    initialiser: str = "lecun"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], reference: Any = None
+    ) -> Float[Array, "batch features"]:
+        """Returns the last layer's units; `reference`, for batch norms, is not read."""
+        del reference
+        mlp = MLP(self.widths, self.activation, self.initialiser, name="mlp")
+        return mlp(images.reshape(len(images), -1))

@@ -1,0 +1,81 @@
+"""What learned optimizers are trained on: quadratics, and any problem on minibatches of data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from metaguide.types import Batch, Optimizee, Params, Problem
+
+VARIANTS = ("paper", "released")
+
+
+def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optimizee:
+    """Build random quadratics: f(θ) = ‖W θ − y‖².
+
+    "paper": one function a problem, entries of W, y and of the start normal. "released", as the
+    code published with it: the mean of `batch` such functions, entries of all W and y uniform in
+    [0, 1], and the start normal with σ = .01.
+
+    Args:
+        dim: of θ and y.
+        variant: a name of `VARIANTS`.
+        batch: functions of the mean, in the released variant.
+
+    Returns:
+        An optimizee without data, {"theta": [dim]}, the same function at every step.
+
+    Raises:
+        ValueError: another variant.
+
+    Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}; there are {', '.join(VARIANTS)}")
+    of_paper = variant == "paper"
+    entries = jax.random.normal if of_paper else jax.random.uniform
+    count, spread = (1, 1.0) if of_paper else (batch, 0.01)
+
+    def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Batch]:
+        one, two, three = jax.random.split(key, 3)
+        task = {"w": entries(one, (count, dim, dim)), "y": entries(two, (count, dim))}
+        return {"theta": spread * jax.random.normal(three, (dim,))}, task
+
+    def loss(params: Params, task: Batch) -> tuple[Array, Any]:
+        return jnp.square(task["w"] @ params["theta"] - task["y"]).sum(-1).mean(), ()
+
+    return Optimizee(draw, lambda data, task, step: task, loss)
+
+
+def minibatches_of(problem: Problem, size: int) -> Optimizee:
+    """Build the training of a problem's parameters, anew from their initialisation each time.
+
+    Args:
+        problem: whose `init` and loss; without a context.
+        size: rows of a step, drawn with replacement.
+
+    Returns:
+        An optimizee whose data are arrays with a leading axis of rows, as the problem's batches;
+        bytes (pictures [rows, height, width]) become floats in [0, 1] with an axis of one channel.
+    """
+
+    def draw(data: Batch, key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
+        one, two = jax.random.split(key)
+        return problem.init(one), two
+
+    def batch(data: Batch, task: Key[Array, ""], step) -> Batch:
+        count = len(next(iter(data.values())))
+        rows = jax.random.randint(jax.random.fold_in(task, step), (size,), 0, count)
+        taken = {name: leaf[rows] for name, leaf in data.items()}
+        floats = {
+            name: leaf[..., None].astype(jnp.float32) / 255
+            for name, leaf in taken.items()
+            if leaf.dtype == jnp.uint8
+        }
+        return {**taken, **floats, "mask": jnp.ones((size,), bool)}
+
+    def loss(params: Params, batch: Batch) -> tuple[Array, Any]:
+        return problem.loss(params, problem.encode(params, batch, (), None), batch, ())
+
+    return Optimizee(draw, batch, loss)
