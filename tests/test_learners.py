@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from metaguide.inner_loop import FirstOrder, Implicit, inner_loop, run
+from metaguide.inner_loop import FirstOrder, Implicit, Unrolled, inner_loop, run
 from metaguide.learners import (
     anil,
     fine_tuning,
     imaml,
     joint,
+    learned,
     logistic,
     maml,
     maml_plus_plus,
@@ -31,11 +32,13 @@ from metaguide.learners.gradient_based import learned_rates
 from metaguide.learners.maml_plus_plus import step_weights
 from metaguide.learners.on_features import prototypes, standardised
 from metaguide.learners.reptile import minibatches
+from metaguide.optimizers import lstm
 from metaguide.types import Episode, Problem
 
 WAY, INPUTS, WIDTH, TASKS = 3, 4, 5, 4
 SUPPORT, QUERY = 2 * WAY, 9
 SGD = optax.sgd(0.5)
+RULE = lstm(4, 1, p=None, scale=10.0)  # at a gradient of 0 it stays where it is
 
 LEARNERS = {
     "maml": lambda p: maml(p, SGD, 3),
@@ -57,6 +60,7 @@ LEARNERS = {
     "matching": lambda p: matching(p, 0.2),
     "relation": lambda p: relation(p, WIDTH, hidden=8),
     "r2d2": lambda p: r2d2(p, 0.5),
+    "learned": lambda p: learned(p, RULE.init, RULE.transform, 3, Unrolled()),
 }
 ON_FEATURES = ("prototypical", "ridge", "logistic", "matching", "relation", "r2d2")
 every = pytest.mark.parametrize("name", LEARNERS)
@@ -708,6 +712,29 @@ def test_every_epoch_has_an_order_of_its_own():
     """Fault: all epochs go through the support alike."""
     found = numbers_drawn(jnp.ones(7, bool), jax.random.key(0), 1, 21).reshape(3, 7)
     assert len({tuple(order) for order in found.tolist()}) == 3
+
+
+def test_a_rule_set_to_be_sgd_is_maml():
+    """Faults: the rule's parameters are not those that are learned; the initialisation is held
+    where it should be learned, or the other way round."""
+
+    def rule(theta):
+        return optax.with_extra_args_support(optax.sgd(theta["rate"]))
+
+    def start_of(key):
+        return {"rate": jnp.float32(0.5)}
+
+    exact = learned(PROBLEM, start_of, rule, 3, Unrolled())
+    meta = start() | {"rule": start_of(None)}
+    value, slope = jax.jit(value_and_slope(exact))(meta, tasks())
+    expected = compiled("maml").slope(start(), tasks())
+    near((value, slope["params"]), (expected[0], expected[1]["params"]))
+    assert abs(slope["rule"]["rate"]) > 1e-4
+    held = learned(PROBLEM, start_of, rule, 3, hold_start=True)
+    _, slope = jax.jit(value_and_slope(held))(meta, tasks())
+    assert optax.tree.norm(slope["params"]) == 0 and abs(slope["rule"]["rate"]) > 1e-4
+    with pytest.raises(ValueError, match="which no learned rule changes"):
+        learned(PROBLEM, start_of, rule, 3, Implicit())
 
 
 def test_reptile_keeps_the_optimizers_state_across_tasks():

@@ -1,6 +1,7 @@
 """Learners: how a problem is learned to be learned. Each is one short pure function."""
 
 from metaguide.learners.gradient_based import anil, fine_tuning, imaml, joint, maml, meta_sgd
+from metaguide.learners.learned import learned
 from metaguide.learners.maml_plus_plus import maml_plus_plus
 from metaguide.learners.on_features import (
     logistic,
@@ -18,6 +19,7 @@ __all__ = [
     "fine_tuning",
     "imaml",
     "joint",
+    "learned",
     "logistic",
     "maml",
     "maml_plus_plus",

@@ -1,0 +1,60 @@
+"""MAML whose inner rule is learned too, and a learned rule from a given start."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from metaguide.inner_loop import FirstOrder, Implicit, Mode
+from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
+from metaguide.types import Batch, Learner, Params, Problem
+
+
+def learned(
+    problem: Problem,
+    init_rule: Callable[..., Any],
+    rule: Callable[[Any], optax.GradientTransformation],
+    steps: int,
+    mode: Mode = FirstOrder(),
+    hold_start: bool = False,
+) -> Learner:
+    """Learn an initialisation and the rule that adapts it: θ_{t+1} = θ_t + u(∇L(θ_t); ω).
+
+    The inner loop is that of `maml`, with the transform of a learned optimizer in it. Under
+    `FirstOrder` the gradient that the rule reads is a constant, as its paper has it; the rule
+    itself, and how it passes the initialisation on, are differentiated.
+
+    Args:
+        problem: what is learned.
+        init_rule: key -> ω, such as `lstm().init`.
+        rule: ω -> an optax transform, such as `lstm().transform`.
+        steps: inner steps.
+        mode: `FirstOrder` or `Unrolled`.
+        hold_start: learn the rule alone, and hold the initialisation where it starts.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": ω}.
+
+    Raises:
+        ValueError: the mode is `Implicit`, under which a rule has no gradient.
+
+    Ravi, Larochelle: Optimization as a Model for Few-Shot Learning, 2017.
+    """
+    if isinstance(mode, Implicit):
+        raise ValueError(
+            "mode Implicit differentiates the inner solution, which no learned rule changes; learn "
+            "it under FirstOrder or Unrolled"
+        )
+
+    def init(key) -> Params:
+        key, rule_key = jax.random.split(key)
+        return {"params": problem.init(key), "rule": init_rule(rule_key)}
+
+    def adapt(meta, support: Batch, context, key, observe=None):
+        del key
+        params = jax.lax.stop_gradient(meta["params"]) if hold_start else meta["params"]
+        loss, inner = support_loss(problem, params, context), rule(meta["rule"])
+        return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)
+
+    return completed(problem, adapt, init)
