@@ -98,7 +98,8 @@ def truncated(
         (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
         bad = _diverged(losses, largest)
         slope = jax.tree.map(lambda leaf: jnp.where(bad, 0, leaf), slope)
-        return (value, _metrics(losses, bad)), slope, _aged(particle, (carry,), truncation, bad)
+        particle = _aged(particle, (carry,), truncation, bad)
+        return (value, _metrics(losses, bad, largest)), slope, particle
 
     return Estimator(start, gradient)
 
@@ -162,7 +163,7 @@ def evolution(
         )
         losses = (above + below) / 2
         value = _mean(of, losses, largest)
-        return (value, _metrics(losses, bad)), optax.tree.scale(weight, summed), particle
+        return (value, _metrics(losses, bad, largest)), optax.tree.scale(weight, summed), particle
 
     return Estimator(start, gradient)
 
@@ -202,16 +203,17 @@ def _window(
     return carry, losses[1:]
 
 
+def _capped(losses: Array, largest: float) -> Array:
+    """Return the losses, `largest` for what is above it or not a number, which has no gradient."""
+    return jnp.where(losses <= largest, losses, largest)
+
+
 def _mean(of: Callable[[Array], Array], losses: Array, largest: float) -> Array:
-    """Return the mean of what is minimised; what has diverged counts as `largest`."""
-    fine = jnp.isfinite(losses) & (losses <= largest)
-    return jnp.where(
-        fine, of(jnp.where(fine, losses, 1.0)), of(jnp.full_like(losses, largest))
-    ).mean()
+    return of(_capped(losses, largest)).mean()
 
 
 def _diverged(losses: Array, largest: float) -> Array:
-    return ~(jnp.isfinite(losses) & (losses <= largest)).all()
+    return ~(losses <= largest).all()
 
 
 def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:
@@ -220,5 +222,5 @@ def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) 
     return particle._replace(loops=loops, age=age.astype(jnp.int32))
 
 
-def _metrics(losses: Array, bad: Array) -> Metrics:
-    return {"last": losses[-1], "diverged": bad.astype(losses.dtype)}
+def _metrics(losses: Array, bad: Array, largest: float) -> Metrics:
+    return {"last": _capped(losses[-1], largest), "diverged": bad.astype(losses.dtype)}

@@ -159,7 +159,7 @@ def test_what_diverges_counts_for_nothing_and_ends(kind):
     particle = estimator.start(theta, (), jax.random.key(0), 0)
     key = jax.random.key(1)
     (value, metrics), slope, particle = estimator.gradient(theta, (), particle, key, 0.0)
-    assert np.isfinite(value) and metrics["diverged"] == 1
+    assert np.isfinite(value) and metrics["diverged"] == 1 and metrics["last"] == 1e6
     assert optax.tree.norm(slope) == 0
     _, _, particle = estimator.gradient(rule.init(key), (), particle, key, 0.0)
     assert particle.age == 8 and np.isfinite(particle.loops[0].params["x"]).all()
