@@ -56,8 +56,8 @@ def init_state(
     """
     meta = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), meta)
     params = {"meta": meta, "weighting": weighting.init()}
-    begun = jnp.zeros((), jnp.int32)
-    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), dict(carry or {}))
+    begun, carry = jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, dict(carry or {}))
+    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), carry)
 
 
 Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]

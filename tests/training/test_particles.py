@@ -21,12 +21,14 @@ RULE = rnn(3, 1)
 
 def draw(data, key):
     one, two = jax.random.split(key)
-    return {"x": jax.random.normal(one, (2,))}, jax.random.normal(two, (2,))
+    return {"x": jax.random.normal(one, (2,))}, two
 
 
-QUADRATICS = Optimizee(
-    draw, lambda data, task, step: task, lambda p, y: (jnp.square(p["x"] - y).sum(), ())
-)
+def batch(data, task, step):
+    return jax.random.normal(task, (2,))
+
+
+QUADRATICS = Optimizee(draw, batch, lambda p, y: (jnp.square(p["x"] - y).sum(), ()))
 ESTIMATORS = {
     "truncated": truncated(RULE, QUADRATICS, HORIZON, WINDOW),
     "persistent": evolution(RULE, QUADRATICS, HORIZON, WINDOW, 0.1),
@@ -36,9 +38,8 @@ ESTIMATORS = {
 def prepared(estimator, devices, parallel="jit", span=1):
     mesh = tasks_mesh(jax.devices()[:devices])
     many = particles(estimator, TASKS, HORIZON, WINDOW, mesh)
-    meta, weighting, optimizer = {"rule": RULE.init(jax.random.key(0))}, fixed({"r": 1.0}), None
-    optimizer = optax.adam(0.01)
-    key = jax.random.key(1)
+    meta, weighting = {"rule": RULE.init(jax.random.key(0))}, fixed({"r": 1.0})
+    optimizer, key = optax.adam(0.01), jax.random.key(1)
     carry = {"r": many.start(meta, (), key)}
     state = init_state(meta, weighting, optimizer, key, carry)
     step = make_step(
@@ -47,10 +48,11 @@ def prepared(estimator, devices, parallel="jit", span=1):
     return step, replicate(state, mesh)
 
 
-def after_steps(*args, **kwargs):
-    step, state = prepared(*args, **kwargs)
-    for _ in range(STEPS):
+def after_steps(estimator, devices, parallel="jit", span=1):
+    step, state = prepared(estimator, devices, parallel, span)
+    for _ in range(STEPS // span):
         state, metrics = step(state, {"r": ()})
+    metrics = jax.tree.map(lambda leaf: leaf if span == 1 else leaf[-1], metrics)
     return jax.device_get(
         (state.params, jax.tree.leaves(state.carry["r"]._replace(task=())), metrics)
     )
@@ -70,6 +72,13 @@ def test_any_devices_agree(name, devices, parallel):
     near(after_steps(ESTIMATORS[name], devices, parallel), after_steps(ESTIMATORS[name], 1))
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_several_steps_a_call_are_the_steps_one_by_one(name):
+    """Faults: two inner problems of one start share a buffer, which is donated twice; what is
+    carried is that of the first step."""
+    near(after_steps(ESTIMATORS[name], 1, span=3), after_steps(ESTIMATORS[name], 1))
+
+
 def test_the_mean_is_that_of_one_by_one():
     """Faults: problems share a key, begin at one age, or their gradients are summed."""
     estimator = ESTIMATORS["truncated"]
@@ -87,7 +96,7 @@ def test_the_mean_is_that_of_one_by_one():
     mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *[one[1] for one in found])
     near(slope["rule"], mean)
     assert after.age.tolist() == [2, 2, 2, 4, 4, 4, 6, 6]
-    assert len(set(np.asarray(carry.task)[:, 0].tolist())) == TASKS
+    assert len({tuple(data) for data in jax.random.key_data(carry.task).tolist()}) == TASKS
 
 
 def test_a_resumed_run_is_the_unbroken_one(tmp_path):
