@@ -317,7 +317,7 @@ def check_cells(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 def _read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
-    """Return the config without the sections of other learners than `arm`; there are no others."""
+    """Return what an arm depends on: the plain fields, and no learner's section but its own."""
     fields = config.to_dict().items()
     return FrozenConfigDict({k: v for k, v in fields if k == arm or not isinstance(v, dict)})
 

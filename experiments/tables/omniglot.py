@@ -34,7 +34,7 @@ from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
-from metaguide.data.episodes import balanced_sampler, check_balanced
+from metaguide.data.episodes import balanced_sampler
 from metaguide.learners import prototypical
 from metaguide.models.conv4 import CONVOLUTIONS, Conv4
 from metaguide.parallel import is_first_process
@@ -114,8 +114,7 @@ def statistics_in_training(config: FrozenConfigDict) -> str:
 
 
 def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, queries, statistics):
-    """Build the episodes of one split; too few classes or drawings are an error."""
-    check_balanced(table, way, shots, queries)
+    """Build the episodes of one split, whose sampler refuses too few classes or drawings."""
     sample = balanced_sampler(way, shots, queries)
     sample = sample if statistics == "transductive" else inductive(sample)
     return Family(("omniglot",), table, sample, problem)

@@ -90,7 +90,8 @@ def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) 
 
 def steps_shown(config: FrozenConfigDict, arm: str) -> tuple[int, ...]:
     """Return after how many steps an arm has a row: the table's, and its last where it has more."""
-    return (*config.shown_steps, *filter(None, [config[arm].get("test_steps")]))
+    last = config[arm].get("test_steps", config.test_steps)
+    return (*config.shown_steps, last) if last > config.test_steps else tuple(config.shown_steps)
 
 
 def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, folder: Path):

@@ -125,7 +125,7 @@ def meta_sgd(problem: Problem, rate: float, steps: int = 1, mode: Mode = Unrolle
 
     Li, Zhou, Chen, Li: Meta-SGD, 2017.
     """
-    _rates_need_steps(mode)
+    check_differentiates_steps(mode, "rate")
 
     def init(key) -> Params:
         params = problem.init(key)
@@ -281,9 +281,18 @@ def completed(problem: Problem, adapt: Callable, init: Callable | None = None) -
     return Learner(init or params_alone, adapt, loss, predict, objective)
 
 
-def _rates_need_steps(mode: Mode) -> None:
+def check_differentiates_steps(mode: Mode, what: str) -> None:
+    """Refuse to learn a part of the inner rule under a mode that has no gradient for it.
+
+    Args:
+        mode: of the learner.
+        what: is learned: a "rate" or a "rule".
+
+    Raises:
+        ValueError: the mode is `Implicit`.
+    """
     if isinstance(mode, Implicit):
         raise ValueError(
-            "mode Implicit differentiates the inner solution, which no learned rate changes; "
-            "learn rates under Unrolled or FirstOrder"
+            f"mode Implicit differentiates the inner solution, which no learned {what} changes; "
+            f"learn it under Unrolled or FirstOrder"
         )

@@ -6,8 +6,14 @@ from typing import Any
 import jax
 import optax
 
-from metaguide.inner_loop import FirstOrder, Implicit, Mode
-from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
+from metaguide.inner_loop import FirstOrder, Mode
+from metaguide.learners.gradient_based import (
+    adapting,
+    check_differentiates_steps,
+    completed,
+    descend,
+    support_loss,
+)
 from metaguide.types import Batch, Learner, Params, Problem
 
 
@@ -41,11 +47,7 @@ def learned(
 
     Ravi, Larochelle: Optimization as a Model for Few-Shot Learning, 2017.
     """
-    if isinstance(mode, Implicit):
-        raise ValueError(
-            "mode Implicit differentiates the inner solution, which no learned rule changes; learn "
-            "it under FirstOrder or Unrolled"
-        )
+    check_differentiates_steps(mode, "rule")
 
     def init(key) -> Params:
         key, rule_key = jax.random.split(key)

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from metaguide.optimizers.features import Flat
 from metaguide.optimizers.rule import Rule, Theta, check_gradients, check_theta
 
 CHUNK = 4096
 """Coordinates of a chunk."""
-
-Flat = Float[Array, " coordinates"]
 
 
 class State(NamedTuple):

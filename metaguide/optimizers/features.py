@@ -14,6 +14,9 @@ SMALL = 1e-16
 DECAYS = (0.5, 0.9, 0.99)
 """Of the momenta: the mean reaches over some 2, 10 and 100 steps."""
 
+VARIANCE_DECAY = 0.999
+"""Of the second moment, as Adam's."""
+
 Flat = Float[Array, " coordinates"]
 
 
@@ -48,9 +51,9 @@ def momenta(
     return decays * remembered + (1 - decays) * gradient
 
 
-def second_moment(remembered: Flat, gradient: Flat, decay: float = 0.999) -> Flat:
-    """Return v ← β v + (1 − β) g²."""
-    return decay * remembered + (1 - decay) * jnp.square(gradient)
+def second_moment(remembered: Flat, gradient: Flat) -> Flat:
+    """Return v ← β v + (1 − β) g², β being `VARIANCE_DECAY`."""
+    return VARIANCE_DECAY * remembered + (1 - VARIANCE_DECAY) * jnp.square(gradient)
 
 
 def corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:

@@ -8,9 +8,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from metaguide.optimizers.coordinatewise import Flat, coordinatewise
+from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.features import (
     DECAYS,
+    SMALL,
+    VARIANCE_DECAY,
+    Flat,
     corrected,
     loss_trend,
     momenta,
@@ -26,8 +29,6 @@ from metaguide.optimizers.rule import (
     dense,
     loss_given,
 )
-
-VARIANCE_DECAY = 0.999
 
 DIRECTIONS = 1 + len(DECAYS)
 """Of a coordinate: its gradient and its momenta, each over the root of the second moment."""
@@ -67,18 +68,12 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         waves = step_waves(jnp.zeros((), jnp.int32)).size
         return _network(one, hidden) | {"step": 0.1 * jax.random.normal(two, (waves, hidden))}
 
-    def start(shape: tuple[int, int], dtype) -> History:
-        chunks, width = shape
-        return History(
-            jnp.zeros((chunks, len(DECAYS), width), dtype), jnp.zeros((chunks, width), dtype)
-        )
-
     def update(theta: Theta, step, gradient: Flat, history: History):
         waves = step_waves(step, gradient.dtype) @ theta["step"]
         moved, history = _moved(theta, waves, step, gradient, history)
         return scale * moved, history
 
-    return coordinatewise(f"mlp {hidden}, scale {scale}", init, start, update)
+    return coordinatewise(f"mlp {hidden}, scale {scale}", init, _nothing_yet, update)
 
 
 class HyperState(NamedTuple):
@@ -135,13 +130,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
         def begin(params: PyTree) -> HyperState:
             check_gradients(name, params)
             tensors = [
-                (
-                    jnp.zeros((hidden,), dtype),
-                    History(
-                        jnp.zeros((len(DECAYS), jnp.size(leaf)), dtype),
-                        jnp.zeros((jnp.size(leaf),), dtype),
-                    ),
-                )
+                (jnp.zeros((hidden,), dtype), _nothing_yet((jnp.size(leaf),), dtype))
                 for leaf in jax.tree.leaves(params)
             ]
             return HyperState(jnp.zeros((), jnp.int32), jnp.zeros((len(DECAYS),), dtype), tensors)
@@ -182,6 +171,12 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
     return Rule(name, init, transform)
 
 
+def _nothing_yet(shape: tuple[int, ...], dtype) -> History:
+    """Return the history of coordinates, [*chunks, coordinates], that have had no gradient."""
+    *chunks, width = shape
+    return History(jnp.zeros((*chunks, len(DECAYS), width), dtype), jnp.zeros(shape, dtype))
+
+
 def _network(key, hidden: int) -> Theta:
     """Return the weights of a coordinate's network, which starts close to Adam."""
     one, two = jax.random.split(key)
@@ -195,9 +190,9 @@ def _moved(
 ) -> tuple[Flat, History]:
     """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
     mean = momenta(history.momenta, gradient)
-    variance = second_moment(history.variance, gradient, VARIANCE_DECAY)
+    variance = second_moment(history.variance, gradient)
     decays = jnp.asarray(DECAYS, gradient.dtype)[:, None]
-    root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + 1e-16)
+    root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + SMALL)
     direction = jnp.concatenate([gradient[None], corrected(mean, decays, step)]) / root
     inputs = jnp.concatenate([direction, jnp.log(root)[None] / 10])
     layer, out = weights["hidden"], weights["output"]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from metaguide.optimizers.coordinatewise import Flat, coordinatewise
-from metaguide.optimizers.features import log_and_sign
+from metaguide.optimizers.coordinatewise import coordinatewise
+from metaguide.optimizers.features import Flat, log_and_sign
 from metaguide.optimizers.rule import Rule, Theta, dense
 
 

@@ -56,8 +56,8 @@ def init_state(
     """
     meta = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), meta)
     params = {"meta": meta, "weighting": weighting.init()}
-    begun, carry = jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, dict(carry or {}))
-    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), carry)
+    begun, carried = jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, dict(carry or {}))
+    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), carried)
 
 
 Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
@@ -97,8 +97,8 @@ class CompiledStep:
     def _calls(self, state: TrainState, data: Mapping[str, Any]):
         meta = state.params["meta"]
         for name, gradient in self._gradients.items():
-            carry = (state.carry[name],) if name in state.carry else ()
-            yield gradient, (meta, data[name], state.key, state.step, *carry)
+            carry = state.carry.get(name, ())
+            yield gradient, (meta, data[name], state.key, state.step, carry)
         # Arrays like those that the gradients' programs return, placed alike.
         losses = dict.fromkeys(self._gradients, state.step.astype(jnp.float32))
         gradients = dict.fromkeys(self._gradients, meta)
@@ -158,15 +158,14 @@ def _step(
     """Take one step, whether the gradients and the update are traced or compiled programs."""
     losses, metrics, slopes, carry = {}, {}, {}, {}
     for name, gradient in gradients.items():
-        given = (state.params["meta"], data[name], state.key, state.step)
-        if name in state.carry:
-            (losses[name], own), slopes[name], carry[name] = gradient(*given, state.carry[name])
-        else:
-            (losses[name], own), slopes[name] = gradient(*given)
+        (losses[name], own), slopes[name], carry[name] = gradient(
+            state.params["meta"], data[name], state.key, state.step, state.carry.get(name, ())
+        )
         metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
         metrics[f"{name}/loss"] = losses[name]
+    begun = state.carry
     state, whole = update(state._replace(carry={}), losses, slopes)
-    return state._replace(carry=carry), metrics | whole
+    return state._replace(carry={name: carry[name] for name in begun}), metrics | whole
 
 
 def make_step(
@@ -209,11 +208,12 @@ def make_step(
         )
 
     def at_step(index: int, gradient: Gradient | Carrying):
-        call = gradient.gradient if isinstance(gradient, Carrying) else gradient
-
-        def program(meta: Params, data: Any, key: Array, done: Array, *carry: Any):
+        def program(meta: Params, data: Any, key: Array, done: Array, carry: Any):
             key = jax.random.fold_in(jax.random.fold_in(key, done), index)
-            return call(meta, data, key, done.astype(jnp.float32) / total, *carry)
+            given = (meta, data, key, done.astype(jnp.float32) / total)
+            if isinstance(gradient, Carrying):
+                return gradient.gradient(*given, carry)
+            return *gradient(*given), carry
 
         return program
 
