@@ -61,8 +61,8 @@ def test_any_shapes_as_one_coordinate_at_a_time(name):
 
 @every
 def test_chunks_change_nothing(name, monkeypatch):
-    """Faults: the last chunk's padding is read, chunks come back in another order, or their
-    memories are one another's."""
+    """Faults: chunks come back in another order, the last one's padding comes back with them, or
+    their memories are one another's."""
     rule = RULES[name]
     theta = rule.init(jax.random.key(1))
     gradients = [tree(), tree(2.0), tree(-1.0)]
