@@ -1,8 +1,27 @@
 """Learned optimizers as optax transforms, and the estimators of their gradients."""
 
-from metaguide.optimizers.estimators import Estimator, evolution, truncated
+from metaguide.optimizers.descent import descent
+from metaguide.optimizers.estimators import Estimator, curriculum, evolution, truncated
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule
+from metaguide.optimizers.stored import StoredError, Trained, load, pretrained, rule_of, save
 
-__all__ = ["Estimator", "Rule", "evolution", "hyper", "lstm", "mlp", "rnn", "truncated"]
+__all__ = [
+    "Estimator",
+    "Rule",
+    "StoredError",
+    "Trained",
+    "curriculum",
+    "descent",
+    "evolution",
+    "hyper",
+    "load",
+    "lstm",
+    "mlp",
+    "pretrained",
+    "rnn",
+    "rule_of",
+    "save",
+    "truncated",
+]

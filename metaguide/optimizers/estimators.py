@@ -13,12 +13,41 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from metaguide.inner_loop import Carry, FirstOrder, InnerLoop, Unrolled, inner_loop, run
+from metaguide.inner_loop import Carry, FirstOrder, Unrolled, inner_loop
+from metaguide.optimizers.descent import window
 from metaguide.optimizers.rule import Rule, Theta
 from metaguide.types import Metrics, Optimizee
 
 Horizon = int | Callable[[Float[Array, ""]], Int[Array, ""]]
 """Steps of an inner problem, or progress of meta-training in [0, 1) -> steps: a curriculum."""
+
+
+def curriculum(first: int, last: int, truncation: int, until: float = 0.5) -> Horizon:
+    """Build a horizon that grows by a constant factor, from `first` to `last` steps.
+
+    Args:
+        first, last: steps; both are counted in whole windows.
+        truncation: steps of a window.
+        until: share of meta-training after which it stays at `last`.
+
+    Returns:
+        Progress in [0, 1) -> steps.
+
+    Raises:
+        ValueError: not 1 ≤ first ≤ last, or `until` is not in (0, 1].
+    """
+    if not (1 <= first <= last and 0 < until <= 1):
+        raise ValueError(
+            f"a curriculum from {first} to {last} steps until {until}: give 1 <= first <= last "
+            f"and 0 < until <= 1"
+        )
+
+    def horizon(progress: Float[Array, ""]) -> Int[Array, ""]:
+        share = jnp.minimum(progress / until, 1.0)
+        windows = jnp.ceil(first * (last / first) ** share / truncation - 1e-3)
+        return truncation * windows.astype(jnp.int32)
+
+    return horizon
 
 
 class Particle(NamedTuple):
@@ -92,8 +121,8 @@ def truncated(
         def objective(theta):
             loop = inner_loop(optimizee.loss, rule.transform(theta), mode)._replace(remat=remat)
             (begun,) = particle.loops
-            carry, losses = _window(optimizee, loop, data, particle.task, begun, truncation)
-            return _mean(of, losses, largest), (carry, losses)
+            carry, losses = window(optimizee, loop, data, particle.task, begun, truncation)
+            return _mean(of, losses[1:], largest), (carry, losses[1:])
 
         (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
         bad = _diverged(losses, largest)
@@ -149,7 +178,8 @@ def evolution(
         def losses_of(sign: float, carry: Carry):
             moved = rule.transform(optax.tree.add_scale(theta, sign, noise))
             loop = inner_loop(optimizee.loss, moved)
-            return _window(optimizee, loop, data, particle.task, carry, truncation)
+            carry, losses = window(optimizee, loop, data, particle.task, carry, truncation)
+            return carry, losses[1:]
 
         first, last = particle.loops[0], particle.loops[-1]
         (up, above), (down, below) = losses_of(1.0, first), losses_of(-1.0, last)
@@ -186,21 +216,6 @@ def _renewed(
     end = horizon(progress) if callable(horizon) else horizon
     fresh = start(theta, data, key, 0)
     return jax.tree.map(lambda a, b: jnp.where(particle.age >= end, a, b), fresh, particle)
-
-
-def _window(
-    optimizee: Optimizee, loop: InnerLoop, data: Any, task: Any, carry: Carry, steps: int
-) -> tuple[Carry, Float[Array, " steps"]]:
-    """Take the steps of a window; return the loop, and after each step the next batch's loss."""
-
-    def batch(step):
-        return optimizee.batch(data, task, step)
-
-    def loss(carry: Carry):
-        return optimizee.loss(carry.params, batch(carry.step))[0]
-
-    carry, losses = run(loop, carry, batch, steps, loss)
-    return carry, losses[1:]
 
 
 def _capped(losses: Array, largest: float) -> Array:

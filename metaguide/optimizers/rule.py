@@ -37,8 +37,7 @@ def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:
     """
     shapes = jax.eval_shape(init, jax.random.key(0))
     wanted, found = (
-        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in _leaves(tree)}
-        for tree in (shapes, theta)
+        {name: jnp.shape(leaf) for name, leaf in by_name(tree).items()} for tree in (shapes, theta)
     )
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
@@ -56,8 +55,8 @@ def check_gradients(rule: str, gradients: PyTree) -> None:
         TypeError: a leaf is not of floating point.
         ValueError: a leaf is not a number.
     """
-    for path, leaf in _leaves(gradients):
-        name = jax.tree_util.keystr(path) or "the gradient"
+    for name, leaf in by_name(gradients).items():
+        name = name or "the gradient"
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"{rule}: {name} is {jnp.result_type(leaf)}; a learned rule updates floating-point "
@@ -84,5 +83,7 @@ def dense(key: Key[Array, ""], inputs: int, outputs: int) -> dict[str, Array]:
     return {"kernel": kernel, "bias": jnp.zeros((outputs,))}
 
 
-def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves of a tree by their path in it, such as "['layer0']['bias']"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

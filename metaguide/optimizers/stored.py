@@ -1,0 +1,137 @@
+"""Trained optimizers as small files: which rule, at which settings, what it learned, and how."""
+
+import inspect
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from metaguide.optimizers.perceptron import hyper, mlp
+from metaguide.optimizers.recurrent import lstm, rnn
+from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta
+
+VERSION = 1
+"""Of the file and of what the rules compute: another one is refused."""
+
+FILE = "optimizer.npz"
+"""A run's trained optimizer, in its work folder."""
+
+RULES: Mapping[str, Callable[..., Rule]] = {"lstm": lstm, "rnn": rnn, "hyper": hyper, "mlp": mlp}
+"""What makes a rule, by kind."""
+
+SHIPPED = Path(__file__).parent / "trained"
+"""The folder of the optimizers that come with the package."""
+
+
+class Trained(NamedTuple):
+    """An optimizer that has been trained.
+
+    Attributes:
+        rule: its two functions.
+        theta: what was learned.
+        command: what trained it.
+    """
+
+    rule: Rule
+    theta: Theta
+    command: str
+
+
+class StoredError(ValueError):
+    """A stored optimizer is missing, damaged, or of another rule or version."""
+
+
+def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
+    """Return the rule of a kind, one of `RULES`, at some settings: the arguments of its maker.
+
+    Raises:
+        ValueError: there is no such kind, or it has no such setting.
+    """
+    if kind not in RULES:
+        raise ValueError(f"there is no rule {kind!r}; there are {', '.join(RULES)}")
+    known = inspect.signature(RULES[kind]).parameters
+    odd = set(settings) - set(known)
+    if odd:
+        raise ValueError(f"{kind} has no setting {min(odd)!r}; it has {', '.join(known)}")
+    return RULES[kind](**settings)
+
+
+def save(path: Path, kind: str, settings: Mapping[str, Any], theta: Theta, command: str) -> None:
+    """Write a trained optimizer, whole or not at all.
+
+    Args:
+        path: of the file; its folder is there.
+        kind, settings: as of `rule_of`.
+        theta: what was learned, float32.
+        command: what trained it.
+    """
+    rule = rule_of(kind, settings)
+    check_theta(rule.name, rule.init, theta)
+    about = {"version": VERSION, "kind": kind, "settings": dict(settings), "command": command}
+    leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
+    descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
+    with os.fdopen(descriptor, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, about=json.dumps(about), **leaves)
+    os.chmod(part, 0o644)
+    os.replace(part, path)
+
+
+def load(path: str | Path, kind: str | None = None) -> Trained:
+    """Read a trained optimizer.
+
+    Args:
+        path: the file, or the work folder of a run that made one.
+        kind: which rule it has to be; any by default.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        StoredError: there is none, it is damaged, or of another rule, version or size.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        about = json.loads(str(found.pop("about")))
+        version, known, command = about["version"], about["kind"], about["command"]
+    except FileNotFoundError as error:
+        raise StoredError(f"{path}: there is no trained optimizer; train one first") from error
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
+    if version != VERSION:
+        raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
+    if kind not in (None, known):
+        raise StoredError(f"{path}: a trained {known}, not a trained {kind}; give another file")
+    try:
+        rule = rule_of(known, about["settings"])
+        like = jax.eval_shape(rule.init, jax.random.key(0))
+        leaves = [found.get(f"theta{name}") for name in by_name(like)]
+        theta = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        check_theta(rule.name, rule.init, theta)
+    except (ValueError, TypeError) as error:
+        raise StoredError(f"{path}: {error}") from error
+    return Trained(rule, theta, command)
+
+
+def pretrained(name: str) -> Trained:
+    """Return a trained optimizer that comes with the package.
+
+    Args:
+        name: "lstm", "rnn", "hyper" or "mlp".
+
+    Raises:
+        StoredError: there is none of that name; the message lists those there are.
+    """
+    path = SHIPPED / f"{name}.npz"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz")))
+        raise StoredError(f"there is no trained optimizer {name!r} here; there are {there}")
+    return load(path)
