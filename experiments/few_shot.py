@@ -278,19 +278,17 @@ def judged(
 def outcome_of(
     folder: Path,
     config: FrozenConfigDict,
-    arm: str,
     compute: Callable[[], Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
     """Return the outcome of a cell, computed where its folder has none yet, and keep it there.
 
     Args:
         folder: of the cell and seed.
-        config: of the table; what the arm depends on must be what it was in this folder.
-        arm: whose section of the config counts, and no other learner's.
+        config: what the cell depends on; it must be what it was in this folder.
         compute: trains and judges.
     """
     path = folder / OUTCOME
-    write_config(_read_by(config, arm), folder, harmless=HARMLESS)
+    write_config(config, folder, harmless=HARMLESS)
     known = path.exists()
     # Training takes all processes: none may skip it alone.
     check_agreed(known, f"{path} is there for some processes only; {ONE_FOLDER}")
@@ -306,17 +304,22 @@ def outcome_of(
         return {name: arrays[name] for name in arrays.files}
 
 
-def check_cells(config: FrozenConfigDict, workdir: Path) -> None:
+def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict]) -> None:
     """Refuse a work folder that has cells of another config: one table would mix the two.
+
+    Args:
+        workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/ARM/seedN`.
+        config_of: (group, arm) -> what the cell depends on.
 
     Raises:
         ConfigError: names a cell's folder, the fields and the mend.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
-        check_config(_read_by(config, folder.parent.name), folder, harmless=HARMLESS)
+        _, group, arm, _ = folder.parts[-4:]
+        check_config(config_of(group, arm), folder, harmless=HARMLESS)
 
 
-def _read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
+def read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
     """Return what an arm depends on: the plain fields, and no learner's section but its own."""
     fields = config.to_dict().items()
     return FrozenConfigDict({k: v for k, v in fields if k == arm or not isinstance(v, dict)})

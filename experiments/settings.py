@@ -226,7 +226,7 @@ def find_config(name: str) -> Path:
     for candidate in (Path(name), package.parent / name):
         if candidate.is_file():
             return candidate
-    known = [f"experiments/configs/{file.name}" for file in sorted(package.glob("configs/*.py"))]
+    known = [f"experiments/configs/{file.name}" for file in sorted(package.glob("configs/**/*.py"))]
     known = [file for file in known if not file.endswith("/__init__.py")]
     raise ConfigError(f"--config={name}: no such file; there are {', '.join(known) or 'none'}")
 

@@ -26,6 +26,7 @@ from experiments.few_shot import (
     learners_in,
     outcome_of,
     outcomes_in,
+    read_by,
     train_cell,
     way_back,
     write_table,
@@ -252,7 +253,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     arms = arms_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)
-    check_cells(config, workdir)
+    check_cells(workdir, lambda _, arm: read_by(config, arm))
     tables = cache(lambda: read(config))
     for way in ways:
         for shot in shots:
@@ -261,12 +262,12 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             floor = lambda way=way, shot=shot: {  # noqa: E731
                 "accuracy": floor_of(config, tables()["test"], way, shot)
             }
-            outcome_of(folder, config, FLOOR, floor)
+            outcome_of(folder, read_by(config, FLOOR), floor)
             for arm in arms:
                 for seed in range(config.seeds):
                     folder = workdir / task / arm / f"seed{seed}"
                     job = partial(compute, arm=arm, way=way, shot=shot, seed=seed, folder=folder)
-                    outcome_of(folder, config, arm, lambda job=job: job(config, tables()))
+                    outcome_of(folder, read_by(config, arm), lambda job=job: job(config, tables()))
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.optimizees import log10_of
 from metaguide.training.loop import METRICS
 
 COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
@@ -45,6 +46,46 @@ def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: i
         panel.legend(frameon=False, fontsize="small")
     axes[0].set_ylabel("loss")
     return _saved(figure, workdir / "curves.png")
+
+
+def descents(
+    panels: Mapping[str, Mapping[str, np.ndarray]], least: float, cap: float, path: Path
+) -> Path | None:
+    """Draw losses on the way down, a panel for each group; bands are 95% intervals of the mean.
+
+    Args:
+        panels: losses [descents, steps + 1] by arm, by the title of their panel.
+        least, cap: losses outside count as these, and as `cap` where they are no numbers.
+        path: of the picture.
+
+    Returns:
+        The path; None where there is nothing to draw.
+    """
+    drawn = {title: arms for title, arms in panels.items() if arms}
+    if not drawn:
+        return None
+    columns = min(len(drawn), 4)
+    lines = -(-len(drawn) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    colours = dict(zip({arm: 0 for arms in drawn.values() for arm in arms}, cycle(COLOURS)))
+    for panel, (title, arms) in zip(axes, drawn.items(), strict=False):
+        for arm, losses in arms.items():
+            values = log10_of(losses, least, cap)
+            mean, steps = values.mean(0), np.arange(values.shape[1])
+            half = 1.96 * values.std(0) / len(values) ** 0.5
+            panel.plot(steps, 10**mean, color=colours[arm], label=arm)
+            panel.fill_between(
+                steps, 10 ** (mean - half), 10 ** (mean + half), color=colours[arm], alpha=0.15
+            )
+        panel.set_yscale("log")
+        panel.set_title(title)
+        panel.set_xlabel("step")
+    axes[0].legend(frameon=False, fontsize="small")
+    axes[0].set_ylabel("loss")
+    for panel in axes[len(drawn) :]:
+        panel.set_axis_off()
+    return _saved(figure, path)
 
 
 def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:

@@ -25,6 +25,7 @@ from experiments.few_shot import (
     learner_named,
     outcome_of,
     outcomes_in,
+    read_by,
     train_cell,
     way_back,
     write_table,
@@ -224,14 +225,13 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             f"config.shown_steps is {config.shown_steps}: no row comes after more than "
             f"config.test_steps={config.test_steps}"
         )
-    check_cells(config, workdir)
+    check_cells(workdir, lambda _, arm: read_by(config, arm))
     for initialiser in config.initialisers:
         for arm in arms:
             for seed in range(config.seeds):
                 folder = workdir / initialiser / arm / f"seed{seed}"
-                outcome_of(
-                    folder, config, arm, partial(compute, config, arm, initialiser, seed, folder)
-                )
+                job = partial(compute, config, arm, initialiser, seed, folder)
+                outcome_of(folder, read_by(config, arm), job)
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)

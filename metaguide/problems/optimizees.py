@@ -39,11 +39,21 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
 
     def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Batch]:
         one, two, three = jax.random.split(key, 3)
-        task = {"w": entries(one, (count, dim, dim)), "y": entries(two, (count, dim))}
-        return {"theta": spread * jax.random.normal(three, (dim,))}, task
+        w, y = entries(one, (count, dim, dim)), entries(two, (count, dim))
+        start = {"theta": spread * jax.random.normal(three, (dim,))}
+        if count == 1:
+            return start, {"w": w[0], "y": y[0], "rest": jnp.zeros(())}
+        # A mean of many is one more of them, of the Cholesky factor of their moments, and a rest.
+        both = jnp.concatenate([w, y[..., None]], axis=-1).reshape(count * dim, dim + 1)
+        factor = jnp.linalg.cholesky(both.T @ both / count).T
+        return start, {
+            "w": factor[:dim, :dim],
+            "y": factor[:dim, dim],
+            "rest": jnp.square(factor[dim, dim]),
+        }
 
     def loss(params: Params, task: Batch) -> tuple[Array, Any]:
-        return jnp.square(task["w"] @ params["theta"] - task["y"]).sum(-1).mean(), ()
+        return jnp.square(task["w"] @ params["theta"] - task["y"]).sum() + task["rest"], ()
 
     return Optimizee(draw, lambda data, task, step: task, loss)
 

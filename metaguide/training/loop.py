@@ -43,6 +43,7 @@ def train(
     span: int = 1,
     mend: str = "",
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
     """Takes steps until `steps` are done, going on from the newest checkpoint in `workdir`.
 
@@ -64,6 +65,8 @@ def train(
         span: how many steps a call of `step` takes, as in `make_step`.
         mend: what to do where training diverges; lower the stage's rate by default.
         on_log: called with the step and the metrics of each line.
+        on_checkpoint: called with each state that is to be kept, before it is: once more with the
+            same state where the run is killed in between.
 
     Returns:
         The state after `steps` steps.
@@ -135,6 +138,8 @@ def train(
                 first_done = time.perf_counter()
             if done % checkpoint_every == 0 or done == steps:
                 flush(done, window)
+                if on_checkpoint is not None:
+                    on_checkpoint(state)
                 checkpoint.save(folder, state)
                 window = []
             elif done % log_every == 0:

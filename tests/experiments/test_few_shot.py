@@ -14,6 +14,7 @@ from experiments.few_shot import (
     learners_in,
     outcome_of,
     outcomes_in,
+    read_by,
     way_back,
 )
 from experiments.settings import ConfigError
@@ -79,7 +80,11 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
 
     def outcome(**changes):
         changed = FrozenConfigDict({**config, **changes})
-        return outcome_of(tmp_path / "5w1s" / "a" / "seed0", changed, "a", compute)
+        return outcome_of(tmp_path / "5w1s" / "a" / "seed0", read_by(changed, "a"), compute)
+
+    def check(**changes):
+        changed = FrozenConfigDict({**config, **changes})
+        check_cells(tmp_path, lambda group, arm: {"5w1s": read_by(changed, arm)}[group])
 
     np.testing.assert_array_equal(outcome()["x"], [0, 1, 2])
     outcome(b={"rate": 2}, seeds=5)
@@ -90,9 +95,9 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
     (tmp_path / "5w1s" / "a" / "seed1" / "tmp.npz.part").write_bytes(b"half")
     assert outcomes_in(tmp_path, "5w1s/a", 3)["x"].shape == (1, 3)
     assert outcomes_in(tmp_path, "5w1s/b", 3) == {}
-    check_cells(FrozenConfigDict(config | {"b": {"rate": 2}}), tmp_path)
+    check(b={"rate": 2})
     with pytest.raises(ConfigError, match="seed0 holds a run with another config: steps was 3"):
-        check_cells(FrozenConfigDict(config | {"steps": 4}), tmp_path)
+        check(steps=4)
 
 
 def test_rows_of_waves(tmp_path):

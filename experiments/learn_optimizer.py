@@ -1,0 +1,255 @@
+"""Meta-train one optimizer: a rule, on a distribution of functions that it is to minimise.
+
+python -m experiments.learn_optimizer \
+    --config=experiments/configs/learned_optimizers/lstm_quadratic.py
+
+Leaves `optimizer.npz` in the folder of each seed, the one of all checkpoints that did best on
+validation problems: `metaguide.optimizers.load(folder)` reads it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.few_shot import HARMLESS
+from experiments.hand_made import HAND_MADE, tuned
+from experiments.optimizees import Setting, judge, log10_of, setting_of
+from experiments.settings import ConfigError
+from experiments.stages import command_line, write_json
+from metaguide.objectives.weighting import fixed
+from metaguide.optimizers import (
+    Estimator,
+    Rule,
+    Trained,
+    curriculum,
+    evolution,
+    load,
+    rule_of,
+    save,
+    truncated,
+)
+from metaguide.optimizers.stored import FILE
+from metaguide.parallel import at_hand, is_first_process, mesh_for, replicate
+from metaguide.training.checkpoint import FOLDER, latest
+from metaguide.training.loop import train
+from metaguide.training.particles import particles
+from metaguide.training.progress import say
+from metaguide.training.state import TrainState
+from metaguide.training.step import init_state, make_step
+
+TRAINED = "trained"
+"""In the name of a problem's own folder, where those of its transfers have theirs."""
+
+SCORES = "validation.json"
+"""In the folder of a seed: the mean log10 loss on validation problems by step."""
+
+OBJECTIVES: Mapping[str, Callable[[Any], Any]] = {
+    "loss": lambda loss: loss,
+    "log": lambda loss: jnp.log(loss + 1e-8),
+}
+"""What is minimised, a mean over an inner problem's steps, by name."""
+
+
+def rule_named(config: FrozenConfigDict, arm: str) -> Rule:
+    """Return the rule of an arm; a wrong setting in the config is an error."""
+    try:
+        return rule_of(arm, config.rules[arm])
+    except ValueError as error:
+        raise ConfigError(f"config.rules.{arm}: {error}") from error
+
+
+def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimator:
+    """Build the estimator of a section of the config.
+
+    Args:
+        own: `estimator` ("truncated", "full", "evolution" or "persistent"), `truncation`,
+            `first_horizon`, `objective`, `largest`; `sigma` of the latter two, `second_order` and
+            `remat` of the former two.
+        rule: what is trained.
+        setting: on what.
+
+    Raises:
+        ConfigError: there is no such estimator or objective, or the horizons do not fit.
+    """
+    if own.objective not in OBJECTIVES:
+        raise ConfigError(f"objective={own.objective!r}: there are {', '.join(OBJECTIVES)}")
+    windows = setting.horizon if own.estimator == "full" else own.truncation
+    first = own.first_horizon or setting.horizon
+    try:
+        horizon = curriculum(first, setting.horizon, windows)
+    except ValueError as error:
+        raise ConfigError(f"first_horizon={own.first_horizon}: {error}") from error
+    shared = {"of": OBJECTIVES[own.objective], "largest": own.largest}
+    given = (rule, setting.optimizee, horizon, windows)
+    differentiated = partial(
+        truncated, *given, second_order=own.second_order, remat=own.remat, **shared
+    )
+    makers: dict[str, Callable[[], Estimator]] = {
+        "truncated": differentiated,
+        "full": differentiated,
+        "evolution": partial(evolution, *given, own.sigma, persistent=False, **shared),
+        "persistent": partial(evolution, *given, own.sigma, **shared),
+    }
+    if own.estimator not in makers:
+        raise ConfigError(f"estimator={own.estimator!r}: there are {', '.join(makers)}")
+    return makers[own.estimator]()
+
+
+def train_rule(
+    config: FrozenConfigDict, problem: str, arm: str, seed: int, workdir: Path
+) -> Trained:
+    """Meta-train a rule, or go on where it stopped, and keep the best of its checkpoints.
+
+    Args:
+        config: reads `rules`, the section of the problem, and the fields of validation.
+        problem: what it is trained on, a name of `config.problems`.
+        arm: the kind of rule.
+        seed: of its initial parameters and its inner problems.
+        workdir: of all; this seed's folder in it is `folder_of` them.
+
+    Returns:
+        The checkpoint with the least mean log10 loss on the validation problems.
+
+    Raises:
+        ConfigError: a setting of the rule or of its training is wrong, or the folder holds a run
+            with another config.
+    """
+    folder, section = folder_of(workdir, problem, arm, seed), config[problem]
+    own, setting = section.train[arm], setting_of(section)
+    rule = rule_named(config, arm)
+    settings.write_config(cell_config(config, problem, arm), folder, harmless=HARMLESS)
+    if (latest(folder / FOLDER) or 0) >= own.meta_steps:
+        return load(folder, arm)
+    estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
+    many = particles(estimator, own.tasks, setting.horizon, own.truncation, mesh)
+    rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, own.meta_steps // 20, own.meta_steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate))
+    weighting = fixed({"optimizee": 1.0})
+    try:
+        step = make_step(
+            {"optimizee": many},
+            weighting,
+            optimizer,
+            own.meta_steps,
+            mesh=mesh,
+            parallel=config.parallel,
+            span=own.span,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.{problem}.train.{arm}: {error}") from error
+    begin, draw = jax.random.split(jax.random.key(seed))
+    data = jax.device_put(setting.data["train"])
+    meta = {"rule": rule.init(begin)}
+    state = init_state(
+        meta, weighting, optimizer, draw, {"optimizee": many.start(meta, data, draw)}
+    )
+    train(
+        step,
+        replicate(state, mesh),
+        replicate({"optimizee": data}, mesh),
+        steps=own.meta_steps,
+        workdir=folder,
+        name=f"{problem}/{arm} seed {seed}",
+        log_every=own.log_every,
+        checkpoint_every=own.validate_every,
+        span=own.span,
+        mend=f"lower config.{problem}.train.{arm}.rate",
+        on_checkpoint=keeper(config, problem, arm, setting, rule, folder),
+    )
+    return load(folder, arm)
+
+
+def keeper(
+    config: FrozenConfigDict, problem: str, arm: str, setting: Setting, rule: Rule, folder: Path
+) -> Callable[[TrainState], None]:
+    """Build what judges each checkpoint on the validation problems and keeps the best one."""
+    path, section = folder / SCORES, config[problem]
+    losses = judge(
+        setting,
+        rule.transform,
+        "validation",
+        seed=config.seed,
+        problems=config.validation_problems,
+        chunk=section.chunk,
+    )
+
+    def keep(state: TrainState) -> None:
+        theta = at_hand(state.params["meta"]["rule"])
+        score = float(log10_of(losses(theta)[:, -1], config.least, config.cap).mean())
+        scores = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        scores[str(int(state.step))] = score
+        if not is_first_process():
+            return
+        if score == min(scores.values()):
+            save(folder / FILE, arm, config.rules[arm].to_dict(), theta, command_line())
+        write_json(path, scores)
+
+    return keep
+
+
+def cell_config(
+    config: FrozenConfigDict, problem: str, arm: str, transfer: str = ""
+) -> FrozenConfigDict:
+    """Return what an arm's outcome on a problem, or on a transfer of it, depends on.
+
+    Raises:
+        ConfigError: the problem has no such transfer.
+    """
+    section = config[problem].to_dict()
+    train, transfers = section.pop("train"), section.pop("transfer")
+    if transfer and transfer not in transfers:
+        raise ConfigError(f"config.{problem}.transfer: there is no {transfer!r}")
+    judged = ("seed", "least", "cap", "validation_problems", "test_problems")
+    cell = {name: config[name] for name in judged}
+    cell["setting"] = section | transfers.get(transfer, {})
+    if arm in HAND_MADE:
+        return FrozenConfigDict(cell | {"rates": config.rates})
+    rule = {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
+    return FrozenConfigDict(cell | rule)
+
+
+def folder_of(workdir: Path, problem: str, arm: str, seed: int) -> Path:
+    """Return the folder of a trained rule."""
+    return workdir / f"{problem}-{TRAINED}" / arm / f"seed{seed}"
+
+
+def best_of(folder: Path) -> tuple[int, float]:
+    """Return the step whose checkpoint was kept, and its mean log10 loss on validation."""
+    scores = json.loads((folder / SCORES).read_text("utf-8"))
+    step = min(scores, key=scores.get)
+    return int(step), scores[step]
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Train the rule that the config names, and say how it does beside what is made by hand."""
+    arm, problem = config.learner, config.problem
+    for field, known in (("learner", tuple(config.rules)), ("problem", config.problems)):
+        if config[field] not in known:
+            named = ", ".join(known)
+            raise ConfigError(f"config.{field}: there is no {config[field]!r}; there are {named}")
+    setting = setting_of(config[problem])
+    for seed in range(config.seeds):
+        train_rule(config, problem, arm, seed, workdir)
+        step, score = best_of(folder_of(workdir, problem, arm, seed))
+        say(f"{arm} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
+    for name in HAND_MADE:
+        choice = tuned(config, setting, name, config[problem].chunk)
+        say(f"{name}: {choice.score:.3f}, tuned there: rate {choice.rate:.2g}, {choice.schedule}")
+    folder = folder_of(workdir, problem, arm, 0)
+    say(f"learn_optimizer: rule, theta, _ = metaguide.optimizers.load('{folder}')")
+
+
+if __name__ == "__main__":
+    settings.run(
+        main,
+        default="experiments/configs/learned_optimizers/lstm_quadratic.py",
+        workdir="runs/learn_optimizer",
+    )

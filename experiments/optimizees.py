@@ -1,0 +1,139 @@
+"""What a learned optimizer is trained and judged on, out of a config; and how it is judged."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.settings import ConfigError
+from metaguide.data.idx import read_pictures
+from metaguide.models.conv4 import Conv4
+from metaguide.models.mlp import PixelMLP
+from metaguide.optimizers import descent
+from metaguide.problems import classification_of_pictures
+from metaguide.problems.optimizees import minibatches_of, quadratics
+from metaguide.training.evaluate import episode_keys
+from metaguide.types import Optimizee
+
+ACTIVATIONS = {"sigmoid": nn.sigmoid, "relu": nn.relu, "tanh": nn.tanh}
+
+CLASSES = 10
+"""Of MNIST and of its kin."""
+
+VALIDATION = 5
+"""One picture of training in so many is for validation."""
+
+
+class Setting(NamedTuple):
+    """A distribution of functions to be minimised, in so many steps.
+
+    Attributes:
+        optimizee: the distribution.
+        data: by split, "train", "validation" and "test", what its functions are made of.
+        horizon: steps.
+    """
+
+    optimizee: Optimizee
+    data: Mapping[str, Any]
+    horizon: int
+
+
+def setting_of(section: FrozenConfigDict) -> Setting:
+    """Build a setting.
+
+    Args:
+        section: `functions` is "quadratic" (with `dim` and `variant`) or "pictures" (with
+            `pictures`, the name of their folder, `model`, `widths`, `activation` and `batch`);
+            `horizon`.
+
+    Raises:
+        ConfigError: a name in it is wrong, or METAGUIDE_DATA_DIR does not name a folder.
+        IdxError: the pictures cannot be read.
+    """
+    if section.functions == "quadratic":
+        try:
+            optimizee = quadratics(section.dim, section.variant)
+        except ValueError as error:
+            raise ConfigError(f"config: {error}") from error
+        return Setting(
+            optimizee, dict.fromkeys(("train", "validation", "test"), ()), section.horizon
+        )
+    if section.functions != "pictures":
+        raise ConfigError(f"functions={section.functions!r}: there are quadratic and pictures")
+    problem = classification_of_pictures(_model(section), CLASSES)
+    data = _pictures(os.environ.get("METAGUIDE_DATA_DIR", ""), section.pictures)
+    return Setting(minibatches_of(problem, section.batch), data, section.horizon)
+
+
+def _model(section: FrozenConfigDict) -> Any:
+    if section.activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ConfigError(f"activation={section.activation!r}: there are {known}")
+    if section.model == "perceptron":
+        return PixelMLP(tuple(section.widths), ACTIVATIONS[section.activation])
+    if section.model == "convolutions":
+        return Conv4(section.widths[0], normalise=False)
+    raise ConfigError(f"model={section.model!r}: there are perceptron and convolutions")
+
+
+@functools.cache
+def _pictures(root: str, name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Read the pictures of each split; those for validation come out of the file of training."""
+    if not root:
+        raise ConfigError(
+            f"METAGUIDE_DATA_DIR is not set; set it to the folder that has {name}/, with the files "
+            "train-images-idx3-ubyte.gz and so on"
+        )
+    files = {
+        split: read_pictures(Path(root) / name, split)._asdict() for split in ("train", "test")
+    }
+    order = np.random.default_rng(0).permutation(len(files["train"]["label"]))
+    validation, train = np.split(order, [len(order) // VALIDATION])
+    return {
+        "train": {field: leaf[train] for field, leaf in files["train"].items()},
+        "validation": {field: leaf[validation] for field, leaf in files["train"].items()},
+        "test": files["test"],
+    }
+
+
+def judge(
+    setting: Setting,
+    optimizer_of: Callable[[Any], optax.GradientTransformation],
+    split: str,
+    *,
+    seed: int,
+    problems: int,
+    chunk: int,
+) -> Callable[[Any], Float[np.ndarray, "problems losses"]]:
+    """Build: what makes an optimizer -> its losses on saved problems, as one compiled program.
+
+    Args:
+        setting: what is minimised.
+        optimizer_of: what makes an optimizer, such as θ or a rate -> the optimizer.
+        split: "validation" or "test".
+        seed: of the problems, which are a function of seed, split and number alone: the same
+            functions, starts and batches for every optimizer.
+        problems: how many.
+        chunk: problems side by side, which bounds memory.
+    """
+    keys, data = episode_keys(seed, split, problems), jax.device_put(setting.data[split])
+
+    @jax.jit
+    def losses(made_of: Any, data: Any, keys: Array):
+        one = descent(setting.optimizee, optimizer_of(made_of), setting.horizon)
+        return jax.lax.map(lambda key: one(data, key), keys, batch_size=min(chunk, problems))
+
+    return lambda made_of: np.asarray(losses(made_of, data, keys))
+
+
+def log10_of(losses: Float[np.ndarray, "*n"], least: float, cap: float) -> Float[np.ndarray, "*n"]:
+    """Return log10 of losses brought into [least, cap]; `cap` for what is not a number."""
+    return np.log10(np.clip(np.where(np.isnan(losses), cap, losses), least, cap, dtype=np.float64))

@@ -1,0 +1,187 @@
+"""Learned optimizers beside tuned hand-made ones: losses at the horizon, and past what was trained.
+
+METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.learned_optimizers
+python -m experiments.tables.learned_optimizers --config.problem=quadratic --config.learner=lstm
+
+Trains and judges what is not finished in the work folder, then writes the whole table:
+`results.json`, and a picture of the losses on the way down. Hand-made optimizers are tuned anew in
+each setting; learned ones are as they were trained.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import settings
+from experiments.few_shot import (
+    arms_asked_for,
+    check_cells,
+    outcome_of,
+    outcomes_in,
+    write_table,
+)
+from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
+from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
+from experiments.optimizees import judge, log10_of, setting_of
+from experiments.report import print_tables
+from experiments.settings import ConfigError
+from experiments.tables.pictures import descents
+from metaguide.parallel import is_first_process
+from metaguide.training.metrics import mean_interval, paired_bootstrap, seed_interval
+from metaguide.training.progress import say
+from metaguide.training.results import Row, Scores, key
+
+METRIC = "log10_loss"
+"""Mean log10 of the loss after the last step."""
+
+
+def groups_of(config: FrozenConfigDict) -> dict[str, tuple[str, str]]:
+    """Return the problem and the transfer ("" for none) of each group of cells, by its name."""
+    return {
+        f"{problem}-{transfer or TRAINED}": (problem, transfer)
+        for problem in config.problems
+        for transfer in ("", *config[problem].transfer)
+    }
+
+
+def computing(
+    config: FrozenConfigDict, group: str, arm: str, workdir: Path
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """Build: seed -> the losses on the test problems of what is trained, or tuned, for them."""
+    problem, transfer = groups_of(config)[group]
+    section = cell_config(config, problem, arm, transfer).setting
+    setting = setting_of(section)
+    optimizer_of = (
+        scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
+    )
+    losses = judge(
+        setting,
+        optimizer_of,
+        "test",
+        seed=config.seed,
+        problems=config.test_problems,
+        chunk=section.chunk,
+    )
+
+    def compute(seed: int) -> dict[str, np.ndarray]:
+        if arm not in HAND_MADE:
+            return {"loss": losses(train_rule(config, problem, arm, seed, workdir).theta)}
+        choice = tuned(config, setting, arm, section.chunk)
+        return {
+            "loss": losses(made_of(choice.rate, choice.schedule)),
+            "rate": np.asarray(choice.rate),
+            "schedule": np.asarray(choice.schedule),
+        }
+
+    return compute
+
+
+def seeds_of(config: FrozenConfigDict, arm: str) -> int:
+    """Return how many seeds an arm has: nothing is drawn in what is made by hand."""
+    return 1 if arm in HAND_MADE else config.seeds
+
+
+def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
+    """Return the rows of all finished cells, and the log10 loss on every test problem."""
+    rows: list[Row] = []
+    scores: Scores = {}
+    for group, (problem, transfer) in groups_of(config).items():
+        found = {
+            arm: log10_of(cell["loss"][..., -1], config.least, config.cap)
+            for arm in config.learners
+            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+        }
+        for arm, values in found.items():
+            section = cell_config(config, problem, arm, transfer).setting
+            start = outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm))["loss"][..., 0]
+            worse = values >= log10_of(start, config.least, config.cap)
+            row = partial(_row, config, arm, problem, section)
+            mean = values.mean(0)
+            half = mean_interval(mean).half
+            own = [row(METRIC, values.mean(1), half), row("no_lower", worse.mean(1), None)]
+            rows += own
+            scores[key(own[0])] = {
+                "score": mean[:, None].astype(np.float32),
+                "id": np.arange(len(mean), dtype=np.int64)[:, None],
+            }
+            if arm not in HAND_MADE:
+                for rival in HAND_MADE:
+                    if rival in found:
+                        apart = values - found[rival]
+                        rows.append(row(f"log10_less_{rival}", apart.mean(1), _half(apart)))
+    return rows, scores
+
+
+def _half(apart: np.ndarray) -> float | None:
+    """Return the half-width for the mean of differences [seeds, problems], over both."""
+    seeds, problems = np.indices(apart.shape)
+    nothing = np.zeros(apart.size)
+    return paired_bootstrap(apart.ravel(), nothing, problems.ravel(), seeds.ravel()).half
+
+
+def _row(config, arm: str, problem: str, section, metric: str, by_seed, half) -> Row:
+    over_seeds = seed_interval(by_seed)
+    return Row(
+        table=config.table,
+        arm=arm,
+        domain=section.domain,
+        task=problem,
+        shots=None,
+        steps=section.horizon,
+        metric=metric,
+        value=over_seeds.value,
+        ci95=half,
+        ci95_seeds=over_seeds.half,
+        episodes=config.test_problems,
+        seeds=len(by_seed),
+        floor=None,
+        published=None,
+    )
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Train, tune and judge what is asked for and not finished, then write the table."""
+    arms = arms_asked_for(config)
+    if config.problem and config.problem not in config.problems:
+        known = ", ".join(config.problems)
+        raise ConfigError(f"config.problem: there is no {config.problem!r}; there are {known}")
+    groups = groups_of(config)
+    check_cells(
+        workdir, lambda group, arm: cell_config(config, groups[group][0], arm, groups[group][1])
+    )
+    for group, (problem, transfer) in groups.items():
+        if config.problem in ("", problem):
+            for arm in arms:
+                cell = cell_config(config, problem, arm, transfer)
+                compute = computing(config, group, arm, workdir)
+                for seed in range(seeds_of(config, arm)):
+                    outcome_of(workdir / group / arm / f"seed{seed}", cell, partial(compute, seed))
+    if not is_first_process():
+        return
+    rows, scores = rows_of(config, workdir)
+    path = write_table(config, workdir, rows, scores)
+    for problem in config.problems:
+        shown = [row for row in rows if row.task == problem and row.metric == METRIC]
+        if shown:
+            print_tables(shown, metric=METRIC, steps=sorted({row.steps or 0 for row in shown}))
+    panels = {
+        group: {
+            arm: cell["loss"].reshape(-1, cell["loss"].shape[-1])
+            for arm in config.learners
+            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+        }
+        for group in groups
+    }
+    drawn = descents(panels, config.least, config.cap, workdir / "descents.png")
+    say(f"learned optimizers: {path}, {drawn}")
+
+
+if __name__ == "__main__":
+    settings.run(
+        main,
+        default="experiments/configs/learned_optimizers/table.py",
+        workdir="runs/learned_optimizers",
+    )
