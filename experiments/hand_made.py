@@ -49,7 +49,7 @@ def tuned(config: FrozenConfigDict, setting: Setting, arm: str, chunk: int) -> C
     """Return the rate and the schedule with the least mean log10 loss on validation problems.
 
     Args:
-        config: reads `rates`, `validation_problems`, `seed`, `least` and `cap`.
+        config: of a cell; reads `rates`, `validation_problems`, `seed`, `least` and `cap`.
         setting: what is minimised.
         arm: a name of `HAND_MADE`.
         chunk: problems side by side.

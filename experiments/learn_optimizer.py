@@ -61,7 +61,7 @@ OBJECTIVES: Mapping[str, Callable[[Any], Any]] = {
 def rule_named(config: FrozenConfigDict, arm: str) -> Rule:
     """Return the rule of an arm; a wrong setting in the config is an error."""
     try:
-        return rule_of(arm, config.rules[arm])
+        return rule_of(arm, config.rules[arm].to_dict())
     except ValueError as error:
         raise ConfigError(f"config.rules.{arm}: {error}") from error
 
@@ -147,7 +147,9 @@ def train_rule(
         raise ConfigError(f"config.{problem}.train.{arm}: {error}") from error
     begin, draw = jax.random.split(jax.random.key(seed))
     data = jax.device_put(setting.data["train"])
-    meta = {"rule": rule.init(begin)}
+    start = own.get("start", "")
+    known = train_rule(config, start, arm, seed, workdir).theta if start else rule.init(begin)
+    meta = {"rule": known}
     state = init_state(
         meta, weighting, optimizer, draw, {"optimizee": many.start(meta, data, draw)}
     )
@@ -171,14 +173,14 @@ def keeper(
     config: FrozenConfigDict, problem: str, arm: str, setting: Setting, rule: Rule, folder: Path
 ) -> Callable[[TrainState], None]:
     """Build what judges each checkpoint on the validation problems and keeps the best one."""
-    path, section = folder / SCORES, config[problem]
+    path, cell = folder / SCORES, cell_config(config, problem, arm)
     losses = judge(
         setting,
         rule.transform,
         "validation",
-        seed=config.seed,
-        problems=config.validation_problems,
-        chunk=section.chunk,
+        seed=cell.seed,
+        problems=cell.validation_problems,
+        chunk=cell.setting.chunk,
     )
 
     def keep(state: TrainState) -> None:
@@ -207,13 +209,16 @@ def cell_config(
     train, transfers = section.pop("train"), section.pop("transfer")
     if transfer and transfer not in transfers:
         raise ConfigError(f"config.{problem}.transfer: there is no {transfer!r}")
+    setting = section | transfers.get(transfer, {})
     judged = ("seed", "least", "cap", "validation_problems", "test_problems")
-    cell = {name: config[name] for name in judged}
-    cell["setting"] = section | transfers.get(transfer, {})
+    cell = {name: setting.pop(name, config[name]) for name in judged}
+    cell["setting"] = setting
     if arm in HAND_MADE:
         return FrozenConfigDict(cell | {"rates": config.rates})
-    rule = {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
-    return FrozenConfigDict(cell | rule)
+    cell |= {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
+    if start := train[arm].get("start"):
+        cell["start"] = cell_config(config, start, arm)
+    return FrozenConfigDict(cell)
 
 
 def folder_of(workdir: Path, problem: str, arm: str, seed: int) -> Path:
@@ -241,7 +246,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         step, score = best_of(folder_of(workdir, problem, arm, seed))
         say(f"{arm} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
     for name in HAND_MADE:
-        choice = tuned(config, setting, name, config[problem].chunk)
+        choice = tuned(cell_config(config, problem, name), setting, name, config[problem].chunk)
         say(f"{name}: {choice.score:.3f}, tuned there: rate {choice.rate:.2g}, {choice.schedule}")
     folder = folder_of(workdir, problem, arm, 0)
     say(f"learn_optimizer: rule, theta, _ = metaguide.optimizers.load('{folder}')")

@@ -52,8 +52,8 @@ def computing(
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Build: seed -> the losses on the test problems of what is trained, or tuned, for them."""
     problem, transfer = groups_of(config)[group]
-    section = cell_config(config, problem, arm, transfer).setting
-    setting = setting_of(section)
+    cell = cell_config(config, problem, arm, transfer)
+    setting, chunk = setting_of(cell.setting), cell.setting.chunk
     optimizer_of = (
         scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
     )
@@ -61,15 +61,15 @@ def computing(
         setting,
         optimizer_of,
         "test",
-        seed=config.seed,
-        problems=config.test_problems,
-        chunk=section.chunk,
+        seed=cell.seed,
+        problems=cell.test_problems,
+        chunk=chunk,
     )
 
     def compute(seed: int) -> dict[str, np.ndarray]:
         if arm not in HAND_MADE:
             return {"loss": losses(train_rule(config, problem, arm, seed, workdir).theta)}
-        choice = tuned(config, setting, arm, section.chunk)
+        choice = tuned(cell, setting, arm, chunk)
         return {
             "loss": losses(made_of(choice.rate, choice.schedule)),
             "rate": np.asarray(choice.rate),
@@ -98,7 +98,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
             section = cell_config(config, problem, arm, transfer).setting
             start = outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm))["loss"][..., 0]
             worse = values >= log10_of(start, config.least, config.cap)
-            row = partial(_row, config, arm, problem, section)
+            row = partial(_row, config, arm, problem, section, values.shape[1])
             mean = values.mean(0)
             half = mean_interval(mean).half
             own = [row(METRIC, values.mean(1), half), row("no_lower", worse.mean(1), None)]
@@ -122,7 +122,7 @@ def _half(apart: np.ndarray) -> float | None:
     return paired_bootstrap(apart.ravel(), nothing, problems.ravel(), seeds.ravel()).half
 
 
-def _row(config, arm: str, problem: str, section, metric: str, by_seed, half) -> Row:
+def _row(config, arm: str, problem: str, section, problems: int, metric: str, by_seed, half):
     over_seeds = seed_interval(by_seed)
     return Row(
         table=config.table,
@@ -135,7 +135,7 @@ def _row(config, arm: str, problem: str, section, metric: str, by_seed, half) ->
         value=over_seeds.value,
         ci95=half,
         ci95_seeds=over_seeds.half,
-        episodes=config.test_problems,
+        episodes=problems,
         seeds=len(by_seed),
         floor=None,
         published=None,

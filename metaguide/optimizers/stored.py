@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ RULES: Mapping[str, Callable[..., Rule]] = {"lstm": lstm, "rnn": rnn, "hyper": h
 
 SHIPPED = Path(__file__).parent / "trained"
 """The folder of the optimizers that come with the package."""
+
+BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises at a damaged file, beside ValueError."""
 
 
 class Trained(NamedTuple):
@@ -101,17 +105,19 @@ def load(path: str | Path, kind: str | None = None) -> Trained:
         with np.load(path) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         about = json.loads(str(found.pop("about")))
-        version, known, command = about["version"], about["kind"], about["command"]
+        version, known, known_settings, command = (
+            about[field] for field in ("version", "kind", "settings", "command")
+        )
     except FileNotFoundError as error:
         raise StoredError(f"{path}: there is no trained optimizer; train one first") from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (*BROKEN, KeyError, TypeError, ValueError) as error:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
     if kind not in (None, known):
         raise StoredError(f"{path}: a trained {known}, not a trained {kind}; give another file")
     try:
-        rule = rule_of(known, about["settings"])
+        rule = rule_of(known, known_settings)
         like = jax.eval_shape(rule.init, jax.random.key(0))
         leaves = [found.get(f"theta{name}") for name in by_name(like)]
         theta = jax.tree.unflatten(jax.tree.structure(like), leaves)

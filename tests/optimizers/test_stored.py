@@ -1,0 +1,136 @@
+"""Trained optimizers as files: what was saved comes back, and what is not it is one clear error."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metaguide.optimizers import StoredError, load, pretrained, rule_of, save
+from metaguide.optimizers.stored import FILE, RULES, SHIPPED
+
+SETTINGS = {
+    "lstm": {"hidden": 3, "layers": 1, "p": None},
+    "rnn": {"hidden": 2, "scale": 0.5},
+    "hyper": {"hidden": 4, "inner": 2},
+    "mlp": {"hidden": 2},
+}
+
+
+def stored(path, **changes):
+    """Write an mlp with changes in what it says of itself; a change to None leaves it out."""
+    theta = rule_of("mlp", SETTINGS["mlp"]).init(jax.random.key(0))
+    save(path, "mlp", SETTINGS["mlp"], theta, "made by hand")
+    if not changes:
+        return path
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    about = json.loads(str(found.pop("about"))) | changes
+    about = {name: value for name, value in about.items() if value is not None}
+    np.savez(path, about=json.dumps(about), **found)
+    return path
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from(list(RULES)), st.integers(0, 99))
+def test_what_is_saved_is_loaded(tmp_path, kind, seed):
+    """Faults: leaves come back in another order, the rule at other settings, or the command of
+    another run; the work folder of a run is not read."""
+    rule = rule_of(kind, SETTINGS[kind])
+    theta = rule.init(jax.random.key(seed))
+    save(tmp_path / FILE, kind, SETTINGS[kind], theta, f"command {seed}")
+    for path in (tmp_path, str(tmp_path / FILE)):
+        found, again, command = load(path, kind)
+        assert (found.name, command) == (rule.name, f"command {seed}")
+        jax.tree.map(np.testing.assert_array_equal, again, theta)
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 0}, "of version 0, and this is 1; train it anew"),
+        ({"kind": "lstm"}, "lstm has no setting|theta is of another rule"),
+        ({"kind": "adam"}, "there is no rule 'adam'; there are lstm, rnn, hyper, mlp"),
+        ({"settings": {"hidden": 3}}, "theta is of another rule than mlp 3"),
+        ({"settings": {"width": 3}}, "mlp has no setting 'width'; it has hidden, scale"),
+        ({"settings": None}, "damaged one"),
+    ],
+)
+def test_a_theta_of_another_rule_or_version_is_refused(tmp_path, changes, message):
+    """Faults: a KeyError, jax's error about shapes, or a rule with another one's weights."""
+    path = stored(tmp_path / "a.npz", **changes)
+    with pytest.raises(StoredError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_another_kind_than_asked_for_is_refused(tmp_path):
+    """Fault: a run's folder of another rule is taken for the one that was asked for."""
+    with pytest.raises(StoredError, match="a trained mlp, not a trained lstm"):
+        load(stored(tmp_path / "a.npz"), "lstm")
+
+
+def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path):
+    """Faults: numpy's or zip's error, which does not say which file and what to do."""
+    path = stored(tmp_path / "a.npz")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    spoiled = whole[:middle] + b"\0\0\0\0" + whole[middle + 4 :]
+    for content in (whole[:-30], b"text", b"", spoiled):
+        path.write_bytes(content)
+        with pytest.raises(StoredError, match="a.npz: no trained optimizer, or a damaged one"):
+            load(path)
+    with pytest.raises(StoredError, match="there is no trained optimizer; train one first"):
+        load(tmp_path / "b.npz")
+    with pytest.raises(StoredError, match="there is no trained optimizer"):
+        load(tmp_path)
+
+
+def test_a_theta_that_does_not_fit_is_not_saved(tmp_path):
+    """Fault: the file is written, and its reader pays."""
+    theta = rule_of("mlp", {"hidden": 3}).init(jax.random.key(0))
+    with pytest.raises(ValueError, match="theta is of another rule than mlp 2"):
+        save(tmp_path / "a.npz", "mlp", {"hidden": 2}, theta, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shipped_optimizers_minimise():
+    """Faults: a file is left out of the package, of another version, or trained to no use; they
+    are more than a few hundred kB; the command that made one is lost."""
+    assert sorted(file.stem for file in SHIPPED.glob("*.npz")) == sorted(RULES)
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 300_000
+    for kind in RULES:
+        rule, theta, command = pretrained(kind)
+        assert command.startswith("python -m experiments.")
+        optimizer = optax.chain(optax.clip_by_global_norm(10.0), rule.transform(theta))
+        params = {"x": np.full((4, 5), 2.0, np.float32), "y": np.float32(-1.0)}
+
+        def loss(params):
+            return optax.tree.norm(params, squared=True)
+
+        @jax.jit
+        def descend(params):
+            def step(carry, _):
+                params, state = carry
+                value, slope = jax.value_and_grad(loss)(params)
+                updates, state = optimizer.update(slope, state, params, value=value)
+                return (optax.apply_updates(params, updates), state), value
+
+            return jax.lax.scan(step, (params, optimizer.init(params)), length=100)[1]
+
+        losses = descend(params)
+        assert losses[-1] < 0.1 * losses[0], kind
+
+
+def test_unknown_names_are_one_clear_error():
+    """Fault: a KeyError or a FileNotFoundError."""
+    with pytest.raises(StoredError, match="no trained optimizer 'adam' here; there are"):
+        pretrained("adam")
+    with pytest.raises(ValueError, match="there is no rule 'gru'"):
+        rule_of("gru", {})
