@@ -71,7 +71,9 @@ def coordinatewise(
                 moved, memory = of_chunk(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
             else:
-                moved, memory = jax.lax.map(of_chunk, (gradient, state.memory))
+                # To compute a chunk anew in a backward pass costs less than to keep what it made.
+                anew = jax.checkpoint(of_chunk, prevent_cse=False)
+                moved, memory = jax.lax.map(anew, (gradient, state.memory))
             return _as(moved, updates), State(count, memory)
 
         return optax.GradientTransformationExtraArgs(begin, step)
