@@ -21,6 +21,7 @@ from experiments.tables.layout import (
     Cell,
     Grid,
     column_name,
+    falls_short,
     grid,
     metrics_of,
     number,
@@ -104,7 +105,8 @@ def print_tables(
 ) -> None:
     """Print a table a task: domains and arms down, shots across.
 
-    Bold: the best arm. Red, with an arrow: below the arm from scratch. Italic: floors.
+    Bold: the best arm. Red, with an arrow: below the arm from scratch; without: a difference that
+    is not below 0. Italic: floors.
 
     Args:
         rows: of one table, of any tasks, metrics and steps.
@@ -145,6 +147,8 @@ def _rich(cell: Cell | None, is_floor: bool) -> Text:
         text += f" ±{number(cell.row.ci95)}"
     if cell.against_scratch:
         return Text(f"▼ {text}", "red")
+    if falls_short(cell.row):
+        return Text(text, "red")
     return Text(text, "bold" if cell.best else "italic dim" if is_floor else "")
 
 

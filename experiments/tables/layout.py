@@ -14,7 +14,11 @@ MAIN = {
 }
 """The metrics of a task that are shown, the first one foremost."""
 
-LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "error"})
+LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
+
+MINUS = "_minus"
+"""Ends the name of a metric that is the loss of an arm, whose name begins it, minus that of the
+row's arm, paired: what is not below 0 with its whole interval is no success."""
 
 
 class Column(NamedTuple):
@@ -118,7 +122,8 @@ def grid(
     cells = {}
     for (arm, column), row in by_cell.items():
         rivals = [by_cell[a, column].value for a in arms if (a, column) in by_cell]
-        best = arm in arms and sign * row.value >= max(sign * value for value in rivals)
+        rated = arm in arms and not metric.endswith(MINUS)
+        best = rated and sign * row.value >= max(sign * value for value in rivals)
         against = None
         base = by_cell.get((scratch, column)) if scratch and arm in arms else None
         if base is not None and arm != scratch and sign * (row.value - base.value) < 0:
@@ -130,6 +135,11 @@ def grid(
         cells[arm, column] = Cell(row, best, against)
     known = tuple(name for name in names if name in floors)
     return Grid(task, metric, tuple(columns), arms, known, cells)
+
+
+def falls_short(row: Row) -> bool:
+    """Return whether a row is a difference whose interval is not wholly below 0."""
+    return row.metric.endswith(MINUS) and row.value + (row.ci95 or 0.0) >= 0
 
 
 def number(value: float) -> str:

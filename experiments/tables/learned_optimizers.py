@@ -28,9 +28,10 @@ from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_
 from experiments.optimizees import judge, log10_of, setting_of
 from experiments.report import print_tables
 from experiments.settings import ConfigError
+from experiments.tables.layout import MINUS
 from experiments.tables.pictures import descents
 from metaguide.parallel import is_first_process
-from metaguide.training.metrics import mean_interval, paired_bootstrap, seed_interval
+from metaguide.training.metrics import bootstrap_interval, mean_interval, seed_interval
 from metaguide.training.progress import say
 from metaguide.training.results import Row, Scores, key
 
@@ -84,62 +85,65 @@ def seeds_of(config: FrozenConfigDict, arm: str) -> int:
     return 1 if arm in HAND_MADE else config.seeds
 
 
+def losses_in(config: FrozenConfigDict, workdir: Path, group: str) -> dict[str, np.ndarray]:
+    """Return the losses [seeds, problems, steps + 1] of the finished cells of a group, by arm."""
+    return {
+        arm: cell["loss"]
+        for arm in config.learners
+        if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+    }
+
+
 def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
     """Return the rows of all finished cells, and the log10 loss on every test problem."""
     rows: list[Row] = []
     scores: Scores = {}
     for group, (problem, transfer) in groups_of(config).items():
-        found = {
-            arm: log10_of(cell["loss"][..., -1], config.least, config.cap)
-            for arm in config.learners
-            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+        section = config[problem].to_dict()
+        section |= section["transfer"].get(transfer, {})
+        logarithms = {
+            arm: log10_of(losses, config.least, config.cap)
+            for arm, losses in losses_in(config, workdir, group).items()
         }
-        for arm, values in found.items():
-            section = cell_config(config, problem, arm, transfer).setting
-            start = outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm))["loss"][..., 0]
-            worse = values >= log10_of(start, config.least, config.cap)
-            row = partial(_row, config, arm, problem, section, values.shape[1])
+        last = {arm: values[..., -1] for arm, values in logarithms.items()}
+
+        def row(arm: str, metric: str, values: np.ndarray, half: float | None) -> Row:
+            over_seeds = seed_interval(values.mean(1))
+            return Row(
+                table=config.table,
+                arm=arm,
+                domain=section["domain"],
+                task=problem,
+                shots=None,
+                steps=section["horizon"],
+                metric=metric,
+                value=over_seeds.value,
+                ci95=half,
+                ci95_seeds=over_seeds.half,
+                episodes=values.shape[1],
+                seeds=len(values),
+                floor=None,
+                published=None,
+            )
+
+        for arm, values in last.items():
             mean = values.mean(0)
-            half = mean_interval(mean).half
-            own = [row(METRIC, values.mean(1), half), row("no_lower", worse.mean(1), None)]
-            rows += own
-            scores[key(own[0])] = {
-                "score": mean[:, None].astype(np.float32),
-                "id": np.arange(len(mean), dtype=np.int64)[:, None],
-            }
-            if arm not in HAND_MADE:
-                for rival in HAND_MADE:
-                    if rival in found:
-                        apart = values - found[rival]
-                        rows.append(row(f"log10_less_{rival}", apart.mean(1), _half(apart)))
+            main = row(arm, METRIC, values, mean_interval(mean).half)
+            score = {"score": mean[:, None].astype(np.float32), "id": np.arange(len(mean))[:, None]}
+            rows += [main, row(arm, "no_lower", values >= logarithms[arm][..., 0], None)]
+            scores[key(main)] = score
+            for rival in HAND_MADE if arm not in HAND_MADE else ():
+                if rival not in last:
+                    continue
+                apart = values - last[rival]
+                rows.append(row(rival, f"{arm}{MINUS}", apart, half_of(apart)))
     return rows, scores
 
 
-def _half(apart: np.ndarray) -> float | None:
+def half_of(apart: np.ndarray) -> float | None:
     """Return the half-width for the mean of differences [seeds, problems], over both."""
-    seeds, problems = np.indices(apart.shape)
-    nothing = np.zeros(apart.size)
-    return paired_bootstrap(apart.ravel(), nothing, problems.ravel(), seeds.ravel()).half
-
-
-def _row(config, arm: str, problem: str, section, problems: int, metric: str, by_seed, half):
-    over_seeds = seed_interval(by_seed)
-    return Row(
-        table=config.table,
-        arm=arm,
-        domain=section.domain,
-        task=problem,
-        shots=None,
-        steps=section.horizon,
-        metric=metric,
-        value=over_seeds.value,
-        ci95=half,
-        ci95_seeds=over_seeds.half,
-        episodes=problems,
-        seeds=len(by_seed),
-        floor=None,
-        published=None,
-    )
+    seeds, problems = (place.ravel() for place in np.indices(apart.shape))
+    return bootstrap_interval(apart.ravel(), problems, seeds).half
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
@@ -164,14 +168,15 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     rows, scores = rows_of(config, workdir)
     path = write_table(config, workdir, rows, scores)
     for problem in config.problems:
-        shown = [row for row in rows if row.task == problem and row.metric == METRIC]
-        if shown:
-            print_tables(shown, metric=METRIC, steps=sorted({row.steps or 0 for row in shown}))
+        shown = [row for row in rows if row.task == problem]
+        for metric in (METRIC, f"lstm{MINUS}"):
+            if any(row.metric == metric for row in shown):
+                steps = sorted({row.steps or 0 for row in shown})
+                print_tables(shown, metric=metric, steps=steps)
     panels = {
         group: {
-            arm: cell["loss"].reshape(-1, cell["loss"].shape[-1])
-            for arm in config.learners
-            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+            arm: losses.reshape(-1, losses.shape[-1])
+            for arm, losses in losses_in(config, workdir, group).items()
         }
         for group in groups
     }

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.tables.layout import Grid, column_name, grid, metrics_of, number, tasks_of
+from experiments.tables.layout import (
+    Grid,
+    column_name,
+    falls_short,
+    grid,
+    metrics_of,
+    number,
+    tasks_of,
+)
 from metaguide.training.floors import FLOORS as GUIDE_FLOORS
 from metaguide.training.results import Results, ResultsError, Row, read
 
@@ -132,6 +140,8 @@ def _table(table: Grid) -> str:
                 text += f" ± {number(cell.row.ci95)}"
             if cell.row.ci95_seeds is not None:
                 text += f" [{number(cell.row.ci95_seeds)}]"
+            if falls_short(cell.row):
+                text += ", not below 0"
             if published and cell.row.published is not None:
                 text += f" (published {number(cell.row.published)})"
             shown.append(text)
