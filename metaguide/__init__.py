@@ -1,5 +1,6 @@
 """Meta-learning for cross-domain knowledge transfer in shopping."""
 
+from metaguide import optimizers
 from metaguide.answers import History
 from metaguide.guide import AdaptedGuide, Guide, load
 from metaguide.types import Batch, Episode, Family, Learner, Problem
@@ -14,4 +15,5 @@ __all__ = [
     "Learner",
     "Problem",
     "load",
+    "optimizers",
 ]

@@ -154,7 +154,7 @@ def _parts(model: Any, example: Array, outputs: int, initialiser: Callable[..., 
 
     def init(key) -> Params:
         body_key, head_key = jax.random.split(key)
-        body = model.init(body_key, example)["params"]
+        body = model.init(body_key, example).get("params", {})
         width = jax.eval_shape(lambda: model.apply({"params": body}, example)).shape[-1]
         kernel = initialiser(head_key, (width, outputs), jnp.float32)
         return {"body": body, "head": {"kernel": kernel, "bias": jnp.zeros((outputs,))}}

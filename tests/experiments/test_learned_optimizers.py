@@ -126,6 +126,30 @@ def test_validation_and_test_are_other_pictures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"widths": (), "activation": "relu"},
+        {"widths": (3, 3), "activation": "tanh"},
+        {"model": "convolutions", "widths": (2,)},
+    ],
+    ids=("logistic", "perceptron", "convolutions"),
+)
+def test_every_model_learns_its_pictures(changes, monkeypatch):
+    """Faults: a model is not built as its section says, or what it minimises is not its loss."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    data = {"image": images, "label": np.arange(20, dtype=np.int32) % 10}
+    splits = dict.fromkeys(("train", "validation", "test"), data)
+    monkeypatch.setattr("experiments.optimizees._pictures", lambda root, name: splits)
+    section = config_of().mnist.to_dict() | changes | {"horizon": 20, "batch": 20}
+    setting = setting_of(FrozenConfigDict(section))
+    losses = judge(setting, lambda rate: optax.adam(rate), "test", seed=0, problems=1, chunk=1)(
+        0.03
+    )
+    np.testing.assert_allclose(losses[0, 0], np.log(10), rtol=1e-4)
+    assert losses[0, -1] < 0.97 * losses[0, 0]
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"functions": "cubic"}, "functions='cubic': there are quadratic and pictures"),
