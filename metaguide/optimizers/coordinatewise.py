@@ -36,6 +36,7 @@ def coordinatewise(
     init: Callable[[Array], Theta],
     start: Callable[[tuple[int, int], Any], PyTree],
     update: Callable[[Theta, Array, Flat, PyTree], tuple[Flat, PyTree]],
+    fused: bool = False,
 ) -> Rule:
     """Make a rule of what it does to a chunk of coordinates.
 
@@ -44,6 +45,8 @@ def coordinatewise(
         init: key -> θ.
         start: ((chunks, coordinates of a chunk), dtype) -> memory, [chunks, ..., coordinates].
         update: (θ, step from 1 on, gradient of a chunk, its memory) -> (its update, its memory).
+        fused: whether XLA makes one loop of the update, which leaves nothing to be kept in a cache:
+            all chunks are updated at once, and by all threads.
 
     Returns:
         The rule. Its transform raises ValueError for a θ of another rule or a gradient that is not
@@ -70,6 +73,8 @@ def coordinatewise(
             if len(gradient) == 1:  # a batch of one is slower than what it is a batch of
                 moved, memory = of_chunk(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
+            elif fused:
+                moved, memory = jax.vmap(of_chunk)((gradient, state.memory))
             else:
                 moved, memory = jax.lax.map(of_chunk, (gradient, state.memory))
             return _as(moved, updates), State(count, memory)

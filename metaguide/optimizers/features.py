@@ -4,6 +4,7 @@ Each is a function of arrays; those with a memory take what they remember and re
 """
 
 import math
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -43,12 +44,10 @@ def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates
     )
 
 
-def momenta(
-    remembered: Float[Array, "decays coordinates"], gradient: Flat
-) -> Float[Array, "decays coordinates"]:
+def momenta(remembered: Iterable[Flat], gradient: Flat) -> Float[Array, "decays coordinates"]:
     """Return m ← β m + (1 − β) g for each β of `DECAYS`."""
-    decays = jnp.asarray(DECAYS, gradient.dtype)[:, None]
-    return decays * remembered + (1 - decays) * gradient
+    pairs = zip(DECAYS, remembered, strict=True)
+    return jnp.stack([decay * mean + (1 - decay) * gradient for decay, mean in pairs])
 
 
 def second_moment(remembered: Flat, gradient: Flat) -> Flat:

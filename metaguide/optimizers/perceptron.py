@@ -38,9 +38,9 @@ ADAM = 2 + DECAYS.index(0.9)
 
 
 class History(NamedTuple):
-    """What is remembered of a coordinate's gradients, with the coordinates last."""
+    """What is remembered of a coordinate's gradients: a momentum for each of `DECAYS`, and g²."""
 
-    momenta: Float[Array, "*chunks decays coordinates"]
+    momenta: tuple[Float[Array, "*chunks coordinates"], ...]
     variance: Float[Array, "*chunks coordinates"]
 
 
@@ -73,7 +73,7 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         moved, history = _moved(theta, waves, step, gradient, history)
         return scale * moved, history
 
-    return coordinatewise(f"mlp {hidden}, scale {scale}", init, _nothing_yet, update)
+    return coordinatewise(f"mlp {hidden}, scale {scale}", init, _nothing_yet, update, fused=True)
 
 
 class HyperState(NamedTuple):
@@ -151,7 +151,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
                     return leaf, memory
                 h, history = memory
                 gradient, flat = (jnp.ravel(x).astype(dtype) for x in (leaf, param))
-                known = tensor_statistics(flat, gradient, history.momenta)
+                known = tensor_statistics(flat, gradient, jnp.stack(history.momenta))
                 layer = theta["tensor"]
                 x = jnp.concatenate([known, shared, h])
                 h = jnp.tanh(x @ layer["kernel"] + layer["bias"])
@@ -173,8 +173,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
 def _nothing_yet(shape: tuple[int, ...], dtype) -> History:
     """Return the history of coordinates, [*chunks, coordinates], that have had no gradient."""
-    *chunks, width = shape
-    return History(jnp.zeros((*chunks, len(DECAYS), width), dtype), jnp.zeros(shape, dtype))
+    return History(tuple(jnp.zeros(shape, dtype) for _ in DECAYS), jnp.zeros(shape, dtype))
 
 
 def _network(key, hidden: int) -> Theta:
@@ -189,14 +188,36 @@ def _moved(
     weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
 ) -> tuple[Flat, History]:
     """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
-    mean = momenta(history.momenta, gradient)
+    mean = tuple(momenta(history.momenta, gradient))
     variance = second_moment(history.variance, gradient)
-    decays = jnp.asarray(DECAYS, gradient.dtype)[:, None]
     root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + SMALL)
-    direction = jnp.concatenate([gradient[None], corrected(mean, decays, step)]) / root
-    inputs = jnp.concatenate([direction, jnp.log(root)[None] / 10])
-    layer, out = weights["hidden"], weights["output"]
-    inner = jax.nn.relu(layer["kernel"].T @ inputs + (layer["bias"] + shift)[:, None])
-    d, a = out["kernel"].T @ inner + out["bias"][:, None]
-    plain = weights["skip"] @ jnp.concatenate([gradient[None], direction])
+    inverse = 1 / root
+    unbiased = [corrected(m, decay, step) for m, decay in zip(mean, DECAYS, strict=True)]
+    direction = [x * inverse for x in (gradient, *unbiased)]
+    inputs, (layer, out) = [*direction, jnp.log(root) / 10], (weights["hidden"], weights["output"])
+    inner = [jax.nn.relu(x) for x in _dense(layer["kernel"], layer["bias"] + shift, inputs)]
+    d, a = _dense(out["kernel"], out["bias"], inner)
+    plain = sum(s * x for s, x in zip(weights["skip"], [gradient, *direction], strict=True))
     return -(plain + d) * jnp.exp(a), History(mean, variance)
+
+
+@jax.custom_jvp
+def _dense(kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Flat]):
+    """Return kernelᵀ x + bias, a list of as many as there are outputs.
+
+    Sums of rows, not a product of matrices: XLA makes one loop of them and all that is around them,
+    and the hidden units stay in registers. Where it is differentiated it is products: then hidden
+    units are kept anyway, and the gradient of the kernel is a sum over coordinates.
+    """
+    return [
+        sum((k * row for k, row in zip(column, x, strict=True)), b)
+        for column, b in zip(kernel.T, bias, strict=True)
+    ]
+
+
+@_dense.defjvp
+def _dense_jvp(primals, tangents):
+    (kernel, bias, x), (to_kernel, to_bias, to_x) = primals, tangents
+    x, to_x = jnp.stack(x), jnp.stack(to_x)
+    value = kernel.T @ x + bias[:, None]
+    return list(value), list(to_kernel.T @ x + kernel.T @ to_x + to_bias[:, None])

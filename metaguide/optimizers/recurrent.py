@@ -1,5 +1,6 @@
 """The RNN and the LSTM optimizer, coordinate by coordinate."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ def lstm(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float
         h, c = memory
         gates = layer["kernel"].T @ jnp.concatenate([x, h]) + layer["bias"][:, None]
         i, f, o, new = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(new)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        c = _sigmoid(f) * c + _sigmoid(i) * jnp.tanh(new)
+        h = _sigmoid(o) * jnp.tanh(c)
         return h, (h, c)
 
     return _recurrent("lstm", cell, 4, 2, hidden, layers, p, scale)
@@ -57,6 +58,11 @@ def rnn(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float 
         return h, (h,)
 
     return _recurrent("rnn", cell, 1, 1, hidden, layers, p, scale)
+
+
+def _sigmoid(x: Array) -> Array:
+    """Return σ(x), by tanh: on a CPU half the time of a quotient, and no exponential overflows."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
 def _recurrent(
@@ -83,8 +89,8 @@ def _recurrent(
 
     def start(shape: tuple[int, int], dtype) -> PyTree:
         chunks, width = shape
-        one = jnp.zeros((chunks, hidden, width), dtype)
-        return [(one,) * numbers for _ in range(layers)]
+        one = functools.partial(jnp.zeros, (chunks, hidden, width), dtype)
+        return [tuple(one() for _ in range(numbers)) for _ in range(layers)]
 
     def update(theta: Theta, step, gradient: Flat, memory: Sequence[Any]):
         x = gradient[None] if p is None else log_and_sign(gradient, p)

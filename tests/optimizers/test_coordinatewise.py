@@ -135,6 +135,40 @@ def test_the_perceptron_set_to_be_sgd_or_adam_is_that(kind):
         same(move, expected, rtol=2e-5)
 
 
+def test_the_perceptron_is_differentiated_as_it_is_computed():
+    """Faults: its products, which stand for the sums where it is differentiated, are others; the
+    derivative leaves out a kernel, a bias or what comes through the inputs."""
+    with jax.enable_x64(True):
+        wide = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)  # noqa: E731
+        rule = mlp(3)
+        theta = wide(rule.init(jax.random.key(0)))
+
+        @jax.jit
+        def moved(theta, gradient):
+            optimizer = rule.transform(theta)
+            return optimizer.update(gradient, optimizer.init(gradient))[0]
+
+        at = (theta, jnp.asarray([0.3, -2.0, 1e-3, 5.0]))
+        towards = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size) + a.ndim).reshape(a.shape), at)
+        value, slope = jax.jvp(moved, at, towards)
+        np.testing.assert_allclose(value, moved(*at), rtol=1e-12)
+        ahead, behind = (
+            moved(*jax.tree.map(lambda a, d, step=step: a + step * d, at, towards))
+            for step in (1e-6, -1e-6)
+        )
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-9)
+
+
+@every
+def test_a_new_state_can_be_donated(name):
+    """Fault: two memories of a new state are one buffer, which cannot be given away twice."""
+    rule = RULES[name]
+    optimizer = rule.transform(rule.init(jax.random.key(0)))
+    state = optimizer.init(tree())
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size]
+    assert len(set(places)) == len(places)
+
+
 @every
 def test_what_a_rule_cannot_read_is_one_clear_error(name):
     """Faults: integers are rounded updates, a gradient that is not a number spoils the memory, the
