@@ -11,7 +11,6 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmarks.measure import cores
 from experiments.benchmarks.workloads import OUTER_RATE, Inputs
 
 TO_TORCH = [0, 1, 3, 2]
@@ -120,9 +119,9 @@ def meta_gradient(peer: str, inputs: Inputs) -> dict[str, np.ndarray]:
     return net.gradients()
 
 
-def build(peer: str, inputs: Inputs) -> Callable[[], None]:
-    """Return a function that takes a peer's whole meta-step; arguments as of `prepare`."""
-    torch.set_num_threads(cores())
+def build(peer: str, inputs: Inputs, threads: int) -> Callable[[], None]:
+    """Return a function that takes a peer's whole meta-step; other arguments as of `prepare`."""
+    torch.set_num_threads(threads)
     net, backward = prepare(peer, inputs)
     learned = [value for value in net.parameters() if value.requires_grad]
     optimizer = torch.optim.Adam(learned, OUTER_RATE, fused=True)

@@ -7,7 +7,8 @@ anything is timed, what ought to be equal is compared in float64. With the extra
 timed too.
 
 - `quadratics`: a meta-training step of the LSTM rule on 128 quadratics of 10 coordinates, a window
-  of 20 steps, first order; one CPU device with one thread, or a device a core.
+  of 20 steps, first order. Ours has a CPU device a core, or one device and one thread as the peers
+  have; `torch-batched-all-cores` has the threads of all cores.
 - `update-lstm`: an update of a million parameters, beside the same rule written for a flat array.
 - `update-mlp`: the same with the perceptron and the HyperNetwork's rule, beside `optax.adam`.
 - `memory`: of the compiled programs, by XLA's own count and not by the process's: an update over
@@ -131,12 +132,15 @@ def build_quadratics() -> Callable[[], Any]:
     return run
 
 
-def build_peer(peer: str) -> Callable[[], Any]:
-    """Return a function that takes a meta-step of one of the PyTorch peers."""
+def build_peer(peer: str, threads: int) -> Callable[[], Any]:
+    """Return a function that takes a meta-step of one of the PyTorch peers, with so many threads.
+
+    Its arrays are small: other load on the machine makes many threads many times slower than one.
+    """
     from experiments.benchmarks import learned_optimizer_peers as peers
 
     meta, _, first = begun(PROBLEMS)
-    return peers.build(peer, inputs_of(meta, first))
+    return peers.build(peer, inputs_of(meta, first), threads)
 
 
 def gradients_of_model() -> Any:
@@ -382,7 +386,12 @@ def workloads(peers: Sequence[str]) -> list[Workload]:
             [
                 System("metaguide", build_quadratics, on_cpu_devices(cores()) | ONE_THREAD, SPAN),
                 System("metaguide-1-core", build_quadratics, ONE_THREAD, SPAN),
-                *(System(peer, functools.partial(build_peer, peer)) for peer in peers),
+                *(System(peer, functools.partial(build_peer, peer, 1)) for peer in peers),
+                *(
+                    System(f"{peer}-all-cores", functools.partial(build_peer, peer, cores()))
+                    for peer in peers
+                    if peer == "torch-batched"
+                ),
             ],
         ),
         Workload(
