@@ -24,20 +24,26 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.benchmarks.measure import OUTPUT, ROUNDS, System, Workload, cores, report, start
+from experiments.benchmarks.measure import (
+    ONE_THREAD,
+    OUTPUT,
+    ROUNDS,
+    System,
+    Workload,
+    cores,
+    on_cpu_devices,
+    report,
+    start,
+)
 from experiments.benchmarks.workloads import OUTER_RATE, WORKLOADS, Inputs
 
 COMPARE = flags.DEFINE_bool("compare", True, "compare all meta-gradients before the timing")
-ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
 
 FLOPS = 82_700_000_000
 """Of the matrix products of conv4's meta-step with 32 tasks; counted once, for all systems."""
 
 SPAN = 100
 """Steps of the sine waves that are taken by one call of our program."""
-
-ONE_THREAD = {"NPROC": "1"}
-"""Of XLA's pool, which otherwise shares out the small products of one task among all cores."""
 
 TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
 
@@ -241,11 +247,6 @@ def in_float64(inputs: Inputs) -> Inputs:
     return wide(inputs)
 
 
-def on_cpu_devices(count: int) -> dict[str, str]:
-    """Return the environment of a process with so many CPU devices."""
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-
-
 def workloads(peers: list[str]) -> list[Workload]:
     """Return all workloads, ours first in each, with the peers that are installed."""
 
@@ -291,8 +292,7 @@ def main() -> None:
     if COMPARE.value and peers:
         for (workload, peer), value in check(peers).items():
             print(f"{workload}: the meta-gradient of {peer} is ours up to {value:.1e}")
-    chosen = [one for one in workloads(peers) if not ONLY.value or one.name in ONLY.value]
-    report(chosen, ROUNDS.value, OUTPUT.value)
+    report(workloads(peers), ROUNDS.value, OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from rich.table import Table
 OUTPUT = flags.DEFINE_string("output", None, "file to write the rows to, JSON")
 ROUNDS = flags.DEFINE_integer("rounds", 25, "how often every system is measured", lower_bound=1)
 
+ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
+
 SIDE, PRODUCTS = 1024, 20
 """Rows and columns of the matrices whose product is the limit, and how many are timed at once."""
 
@@ -41,6 +43,15 @@ ENVIRONMENT = {
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first call is to be a compilation
 }
 """Variables of every system's process that the user has not set."""
+
+
+ONE_THREAD = {"NPROC": "1"}
+"""Of XLA's pool, which otherwise shares out small products among all cores."""
+
+
+def on_cpu_devices(count: int) -> dict[str, str]:
+    """Return the environment of a process with so many CPU devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 class System(NamedTuple):
@@ -278,16 +289,28 @@ def write(path: Path, result: Sequence[Mapping[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def report(workloads: Sequence[Workload], rounds: int, output: str | None) -> None:
+def report(
+    workloads: Sequence[Workload],
+    rounds: int,
+    output: str | None,
+    counted: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Measure workloads, print a table of each, write all the rows.
 
     Args:
-        workloads: measured one after the other, the product with each.
+        workloads: measured one after the other, the product with each, where `ONLY` names them.
         rounds: how often every system is measured.
         output: file for the rows, or None.
+        counted: rows of what needs no timing, printed as they are and written with the others.
     """
     result = []
+    for name in dict.fromkeys(row["workload"] for row in counted):
+        own = [row for row in counted if row["workload"] == name]
+        Console().print(tabulate(name, own))
+        result += own
     for workload in workloads:
+        if ONLY.value and workload.name not in ONLY.value:
+            continue
         found = measure([PRODUCT, *workload.systems], rounds)
         work = f"{workload.flops / 1e9:.3g} GFLOP a step, " if workload.flops else ""
         rate = f"limit {limit(found) / 1e9:.0f} GFLOP/s"
