@@ -92,8 +92,8 @@ def inputs_of(meta: Any, carry: Any) -> Inputs:
         flat |= {f"{name}/{part}": value for part, value in theta[name].items()}
     (loop,) = carry.loops
     arrays = {
-        "w": carry.task["w"][:, 0],
-        "y": carry.task["y"][:, 0],
+        "w": carry.task["w"],
+        "y": carry.task["y"],
         "start": loop.params["theta"],
     }
     numbers = {"steps": WINDOW, "p": P, "scale": SCALE}

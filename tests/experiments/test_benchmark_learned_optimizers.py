@@ -130,7 +130,7 @@ def test_peers_are_given_our_first_problems():
     residual = np.einsum("pij,pj->pi", found["w"], found["start"]) - found["y"]
     (loop,) = carry.loops
     for i in range(3):
-        expected = carry.task["w"][i, 0] @ loop.params["theta"][i] - carry.task["y"][i, 0]
+        expected = carry.task["w"][i] @ loop.params["theta"][i] - carry.task["y"][i]
         np.testing.assert_allclose(residual[i], expected, rtol=1e-4, atol=1e-5)
     assert found["w"].shape == (3, 10, 10) and not jnp.any(carry.loops[0].step)
 
