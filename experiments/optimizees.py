@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError
-from metaguide.data.idx import read_pictures
+from metaguide.data.mnist import read_pictures
 from metaguide.models.conv4 import Conv4
 from metaguide.models.mlp import PixelMLP
 from metaguide.optimizers import descent
@@ -23,7 +22,7 @@ from metaguide.problems.optimizees import minibatches_of, quadratics
 from metaguide.training.evaluate import episode_keys
 from metaguide.types import Optimizee
 
-ACTIVATIONS = {"sigmoid": nn.sigmoid, "relu": nn.relu, "tanh": nn.tanh}
+ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jax.nn.tanh}
 
 CLASSES = 10
 """Of MNIST and of its kin."""
@@ -51,12 +50,12 @@ def setting_of(section: FrozenConfigDict) -> Setting:
 
     Args:
         section: `functions` is "quadratic" (with `dim` and `variant`) or "pictures" (with
-            `pictures`, the name of their folder, `model`, `widths`, `activation` and `batch`);
+            `pictures`, "mnist" or "fashion_mnist", `model`, `widths`, `activation` and `batch`);
             `horizon`.
 
     Raises:
-        ConfigError: a name in it is wrong, or METAGUIDE_DATA_DIR does not name a folder.
-        IdxError: the pictures cannot be read.
+        ConfigError: a name in it is wrong.
+        MnistError: the pictures cannot be read, nor downloaded.
     """
     if section.functions == "quadratic":
         try:
@@ -69,7 +68,8 @@ def setting_of(section: FrozenConfigDict) -> Setting:
     if section.functions != "pictures":
         raise ConfigError(f"functions={section.functions!r}: there are quadratic and pictures")
     problem = classification_of_pictures(_model(section), CLASSES)
-    data = _pictures(os.environ.get("METAGUIDE_DATA_DIR", ""), section.pictures)
+    named = os.environ.get("METAGUIDE_DATA_DIR")
+    data = _pictures(Path(named) if named else None, section.pictures)
     return Setting(minibatches_of(problem, section.batch), data, section.horizon)
 
 
@@ -85,16 +85,9 @@ def _model(section: FrozenConfigDict) -> Any:
 
 
 @functools.cache
-def _pictures(root: str, name: str) -> dict[str, dict[str, np.ndarray]]:
+def _pictures(folder: Path | None, name: str) -> dict[str, dict[str, np.ndarray]]:
     """Read the pictures of each split; those for validation come out of the file of training."""
-    if not root:
-        raise ConfigError(
-            f"METAGUIDE_DATA_DIR is not set; set it to the folder that has {name}/, with the files "
-            "train-images-idx3-ubyte.gz and so on"
-        )
-    files = {
-        split: read_pictures(Path(root) / name, split)._asdict() for split in ("train", "test")
-    }
+    files = {split: read_pictures(folder, name, split)._asdict() for split in ("train", "test")}
     order = np.random.default_rng(0).permutation(len(files["train"]["label"]))
     validation, train = np.split(order, [len(order) // VALIDATION])
     return {

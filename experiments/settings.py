@@ -19,6 +19,7 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
+from metaguide.data.mnist import MnistError
 from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import TokenizerError
 from metaguide.parallel import (
@@ -64,6 +65,7 @@ MENDABLE = (
     CheckpointError,
     DeviceError,
     EpisodeError,
+    MnistError,
     OmniglotError,
     ResultsError,
     TokenizerError,

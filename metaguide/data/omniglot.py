@@ -6,9 +6,6 @@ reads, with Vinyals' split in it, or from the original through TensorFlow Datase
 
 import io
 import re
-import ssl
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections import defaultdict
@@ -19,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
+
+from metaguide.data.tfds import DataSet, Examples, encoded, read_prepared
 
 ARCHIVE = "omniglot_28x28.zip"
 DRAWINGS = 20
@@ -117,34 +116,19 @@ def read_tfds(folder: Path | None, download: bool = True) -> Drawings:
     Raises:
         OmniglotError: it is not there and not to be downloaded, or cannot be downloaded or read.
     """
-    import tensorflow_datasets as tfds  # slow, and only who reads through it waits for it
 
-    images = defaultdict(list)
-    where = "TensorFlow Datasets" if folder is None else f"TensorFlow Datasets in {folder}"
-    try:
-        builder: Any = tfds.builder("omniglot", data_dir=folder, file_format="array_record")
-        if not builder.is_prepared():
-            if not download:
-                raise OmniglotError(f"{where}: no Omniglot; allow the download, or {_PUT}.")
-            _check_network(where)
-            # TensorFlow Datasets' own generator walks unzipped folders by means of TensorFlow.
-            builder._split_generators = lambda downloads: _generators(builder, downloads)
-            builder.download_and_prepare()
+    def read(builder: Any, where: str) -> Drawings:
+        images = defaultdict(list)
         alphabets = builder.info.features["alphabet"]
         for split in ("train", "test"):
-            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-            for example in source:
+            for example in encoded(builder, split):
                 alphabet = alphabets.int2str(example["alphabet"])
                 name = f"{alphabet}/character{example['alphabet_char_id'] + 1:02d}"
                 images[name].append(_ink(example["image"], f"{where}: {name}", _ORIGINAL_SIZE))
-    except OmniglotError:
-        raise
-    except Exception as error:  # it lets through the errors of all libraries that it stands on
-        raise OmniglotError(
-            f"{where}: Omniglot cannot be downloaded or read ({type(error).__name__}: {error}); "
-            f"mend that, or {_PUT}."
-        ) from error
-    return _drawings(images, where)
+        return _drawings(images, where)
+
+    data_set = DataSet("omniglot", "Omniglot", _ORIGINAL_URLS, _generators, _PUT, OmniglotError)
+    return read_prepared(data_set, folder, read, download)
 
 
 def random_split(characters: int, seed: int) -> dict[str, Int[np.ndarray, " some"]]:
@@ -299,24 +283,8 @@ def _drawings(images: Mapping[str, Sequence[np.ndarray]], where: str) -> Drawing
     return Drawings(names, np.stack([np.stack(images[name]) for name in names]))
 
 
-def _check_network(where: str) -> None:
-    # TensorFlow Datasets tries for more than three minutes before it gives up.
-    request = urllib.request.Request(_ORIGINAL_URLS["train"], method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=20).close()
-    except OSError as error:
-        # An answer that is an error, or a certificate unknown to Python alone, is its to judge.
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
-            raise OmniglotError(
-                f"{where}: no Omniglot, and no way to {request.host} to download it ({reason}); "
-                f"mend the network, or {_PUT}."
-            ) from error
-
-
-def _generators(builder: Any, downloads: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+def _generators(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examples]:
     """Do what TensorFlow Datasets' `_split_generators` does, from the zips as they are."""
-    archives = downloads.download(_ORIGINAL_URLS)
     alphabets, labels = set(), {}
     for path in archives.values():
         with zipfile.ZipFile(path) as archive:
@@ -329,7 +297,7 @@ def _generators(builder: Any, downloads: Any) -> dict[str, Iterator[tuple[str, d
     return {split: _examples(path) for split, path in archives.items()}
 
 
-def _examples(path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def _examples(path: Path) -> Examples:
     with zipfile.ZipFile(path) as archive:
         for found in map(_ORIGINAL.fullmatch, archive.namelist()):
             if found:

@@ -3,11 +3,8 @@
 import io
 import os
 import sys
-import threading
 import zipfile
 from collections.abc import Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -159,46 +156,28 @@ def test_the_archive_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def served(site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder served in place of the original's site, with a tiny original in it."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+    folder, address = site
     parts = {"background": CHARACTERS, "evaluation": EVALUATION}
     for name, characters in parts.items():
         pack(folder / f"images_{name}.zip", pictures(f"images_{name}", characters, 15))
     for name in ("background_small1", "background_small2"):
         pack(folder / f"images_{name}.zip", pictures(f"images_{name}", CHARACTERS, 15))
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    site = f"http://127.0.0.1:{server.server_port}"
-    urls = {key: f"{site}/{url.split('/')[-1]}" for key, url in omniglot._ORIGINAL_URLS.items()}
+    urls = {key: address + url.split("/")[-1] for key, url in omniglot._ORIGINAL_URLS.items()}
     monkeypatch.setattr(omniglot, "_ORIGINAL_URLS", urls)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield folder
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return folder
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tiny(trace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """TensorFlow Datasets' own builder for five characters; a TensorFlow that leaves a trace."""
-    trap = tmp_path / "path" / "tensorflow" / "__init__.py"
-    trap.parent.mkdir(parents=True)
-    trap.write_text("import pathlib\npathlib.Path(__file__).with_name('trace').touch()\n1 / 0\n")
-    monkeypatch.syspath_prepend(trap.parents[1])
     import tensorflow_datasets as tfds
 
     builder = sys.modules[tfds.builder_cls("omniglot").__module__]
     monkeypatch.setattr(builder, "_NUM_CLASSES", len(CHARACTERS | EVALUATION))
     monkeypatch.setattr(builder, "_NUM_ALPHABETS", 3)
-    return trap.with_name("trace")
+    return trace
 
 
 def test_tensorflow_datasets_without_tensorflow(tmp_path: Path, served: Path, tiny: Path) -> None:

@@ -1,0 +1,173 @@
+"""MNIST and Fashion-MNIST: 70,000 pictures of 28 by 28 pixels in ten classes each.
+
+They come from the original IDX files, or through TensorFlow Datasets.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image
+
+from metaguide.data.tfds import DataSet, Examples, encoded, read_prepared
+
+FILES = {
+    split: (f"{name}-images-idx3-ubyte.gz", f"{name}-labels-idx1-ubyte.gz")
+    for split, name in {"train": "train", "test": "t10k"}.items()
+}
+
+_SITES = {
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+}
+
+
+class MnistError(ValueError):
+    """The pictures cannot be had as asked; the message names the file and the mend."""
+
+
+class Pictures(NamedTuple):
+    """Pictures and their classes.
+
+    Attributes:
+        image: uint8 [rows, height, width].
+        label: int32 [rows].
+    """
+
+    image: UInt8[np.ndarray, "rows height width"]
+    label: Int32[np.ndarray, " rows"]
+
+
+def read_pictures(folder: Path | None, name: str, split: str) -> Pictures:
+    """Read a split from the IDX files where they are there, through TensorFlow Datasets otherwise.
+
+    The rows are the same and their order is not: TensorFlow Datasets shuffles.
+
+    Args:
+        folder: what METAGUIDE_DATA_DIR names: it holds the folder `name` with the IDX files, or
+            what TensorFlow Datasets made or is to make there. None: TensorFlow Datasets in its own
+            folder.
+        name: "mnist" or "fashion_mnist"; with IDX files any.
+        split: "train" or "test".
+
+    Returns:
+        All its pictures.
+
+    Raises:
+        MnistError: they can be read from neither.
+    """
+    if folder is not None and not folder.is_dir():
+        raise MnistError(
+            f"{folder}: no such folder; set METAGUIDE_DATA_DIR to the one that holds {name}/"
+        )
+    if folder is not None and any(
+        (folder / name / file).exists() for files in FILES.values() for file in files
+    ):
+        return read_files(folder / name, split)
+    return read_tfds(folder, name, split)
+
+
+def read_files(folder: Path, split: str) -> Pictures:
+    """Read a split from the IDX files.
+
+    Args:
+        folder: holds train-images-idx3-ubyte.gz and the like.
+        split: "train" or "test".
+
+    Returns:
+        All its pictures, in the order of the files.
+
+    Raises:
+        MnistError: a file is missing, damaged, or holds something else; or the two do not fit.
+    """
+    return _pictures(*(folder / name for name in FILES[split]), where=f"{folder}: {split}")
+
+
+def read_tfds(folder: Path | None, name: str, split: str, download: bool = True) -> Pictures:
+    """Read a split through TensorFlow Datasets, without TensorFlow.
+
+    Args:
+        folder: TensorFlow Datasets' folder of all data sets; None: its own.
+        name: "mnist" or "fashion_mnist".
+        split: "train" or "test".
+        download: whether to download and prepare what is not there.
+
+    Returns:
+        All its pictures, in the order of TensorFlow Datasets, which shuffles.
+
+    Raises:
+        MnistError: there is no such data set, it is not there and not to be downloaded, or cannot
+            be downloaded or read.
+    """
+    put = (
+        f"put {FILES['train'][0]} and so on into {name}/ in the folder that "
+        "METAGUIDE_DATA_DIR names"
+    )
+    if name not in _SITES:
+        raise MnistError(f"there are no pictures {name!r}; take {' or '.join(_SITES)}, or {put}.")
+
+    def read(builder: Any, where: str) -> Pictures:
+        examples = list(encoded(builder, split))
+        image = np.stack([_decoded(example["image"]) for example in examples])
+        return Pictures(image, np.array([example["label"] for example in examples], np.int32))
+
+    urls = {file: _SITES[name] + file for files in FILES.values() for file in files}
+    data_set = DataSet(name, name, urls, _generators, put, MnistError)
+    return read_prepared(data_set, folder, read, download)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read a file of bytes: two zeros, 8 for bytes, the number of axes, their lengths, the values.
+
+    Raises:
+        MnistError: there is no such file, or it is not of that layout.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError as error:
+        raise MnistError(f"{path}: no such file; put it there") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise MnistError(f"{path}: cannot be unpacked ({error}); get it anew") from error
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise MnistError(f"{path}: does not begin as an IDX file of bytes does; get it anew")
+    head = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:head].ljust(head - 4, b"\0"), ">u4").astype(np.int64)
+    if len(content) != head + shape.prod():
+        raise MnistError(
+            f"{path}: {len(content)} bytes, where a file of shape {shape.tolist()} has "
+            f"{head + shape.prod()}; get it anew"
+        )
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def _pictures(images: Path, labels: Path, where: str) -> Pictures:
+    image, label = read_idx(images), read_idx(labels)
+    if image.ndim != 3 or label.ndim != 1 or len(image) != len(label):
+        raise MnistError(
+            f"{where} has pictures of shape {list(image.shape)} and labels of shape "
+            f"{list(label.shape)}; get both files anew"
+        )
+    return Pictures(image, label.astype(np.int32))
+
+
+def _generators(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
+    """Do what TensorFlow Datasets' `_split_generators` does, from the files as they are."""
+    del builder
+    return {split: _examples(*(files[name] for name in names)) for split, names in FILES.items()}
+
+
+def _examples(images: Path, labels: Path) -> Examples:
+    pictures = _pictures(images, labels, where=f"{images}, {labels}:")
+    for index, (image, label) in enumerate(zip(*pictures, strict=True)):
+        # Of an array TensorFlow makes the PNG.
+        yield index, {"image": Image.fromarray(image), "label": int(label)}
+
+
+def _decoded(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("L"))

@@ -1,0 +1,399 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Learned optimizers
+#
+# A learned optimizer is an update rule whose parameters θ were themselves trained, on many
+# optimizations. Here it is an optax transform like any other. You will use a trained one in a loop
+# of your own, train one from scratch by two estimators of its gradient, write a rule of your own
+# in a dozen lines, and put it into the inner loop of MAML.
+#
+# In Colab: *File > Open notebook*, then *Upload* this file or give the address of the repository
+# under *GitHub*. Two to four minutes on two CPU cores; a GPU is used where there is one. Nothing is
+# downloaded after the install.
+
+# %% tags=["parameters"]
+source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
+preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
+workdir = "runs/learned_optimizers"  # gets the optimizer that is trained here
+
+# %% [markdown]
+# Install metaguide if it is missing.
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("metaguide") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    importlib.invalidate_caches()
+
+# %%
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import linen as nn
+from sklearn.datasets import load_digits
+
+import metaguide.optimizers
+from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.inner_loop import Unrolled
+from metaguide.learners import learned, maml
+from metaguide.models.mlp import INITIALISERS, MLP
+from metaguide.objectives.weighting import fixed
+from metaguide.optimizers import descent, evolution, truncated
+from metaguide.optimizers.coordinatewise import coordinatewise
+from metaguide.problems import regression
+from metaguide.problems.optimizees import quadratics
+from metaguide.training.episodic import episodic
+from metaguide.training.evaluate import episode_keys, evaluator
+from metaguide.training.metrics import mean_interval
+from metaguide.training.particles import particles
+from metaguide.training.step import init_state, make_step
+from metaguide.types import Family
+
+tiny = preset == "tiny"
+
+# %% [markdown]
+# ## A trained optimizer
+#
+# Two lines. The third thing that comes back is the command that trained it.
+
+# %%
+rule, theta, command = metaguide.optimizers.pretrained("lstm")
+optimizer = rule.transform(theta)
+
+print(f"{rule.name}; {sum(leaf.size for leaf in jax.tree.leaves(theta))} parameters; {command}")
+
+# %% [markdown]
+# A problem that it has not been trained on: a small network on scikit-learn's handwritten digits,
+# of 8 by 8 pixels. The loop is the usual one of optax. `value=loss` is for rules that read the loss
+# ("hyper" is one); the LSTM and Adam leave it aside.
+
+# %%
+digits = load_digits()
+images = jnp.asarray(digits.data / 16, jnp.float32)
+labels = jnp.asarray(digits.target, jnp.int32)
+known = 1500  # the others are for the test
+net = nn.Sequential([nn.Dense(32), nn.tanh, nn.Dense(10)])
+
+
+def loss_of(params, rows):
+    """Cross-entropy of some digits."""
+    logits = net.apply(params, images[rows])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+
+def trained(optimizer, steps, seeds=3):
+    """Train from several starts; return the losses [seeds, steps], and accuracies on the test."""
+    optimizer = optax.with_extra_args_support(optimizer)  # Adam takes no value=
+
+    @jax.jit
+    def step(params, state, rows):
+        loss, gradient = jax.value_and_grad(loss_of)(params, rows)
+        updates, state = optimizer.update(gradient, state, params, value=loss)
+        return optax.apply_updates(params, updates), state, loss
+
+    losses, accuracies = [], []
+    for seed in range(seeds):
+        params = net.init(jax.random.key(seed), images[:1])
+        state, seen = optimizer.init(params), []
+        for rows in np.random.default_rng(seed).integers(known, size=(steps, 64)):
+            params, state, loss = step(params, state, rows)
+            seen.append(loss)
+        losses.append(np.stack(seen))
+        answers = net.apply(params, images[known:]).argmax(-1)
+        accuracies.append((answers == labels[known:]).mean())
+    return np.stack(losses), np.stack(accuracies)
+
+
+# %%
+runs = {"LSTM": trained(optimizer, 30 if tiny else 400)}
+for rate in (0.003, 0.01, 0.03, 0.1):
+    runs[f"Adam, {rate}"] = trained(optax.adam(rate), 30 if tiny else 400)
+
+for name, (losses, accuracies) in runs.items():
+    print(
+        f"{name:12} loss of the last 20 steps {losses[:, -20:].mean():.4f}, "
+        f"accuracy on the test {accuracies.mean():.3f} (three starts)"
+    )
+
+# %%
+figure, panel = plt.subplots(figsize=(7, 3.8), layout="constrained")
+for name, (losses, _) in runs.items():
+    smooth = np.apply_along_axis(np.convolve, 1, losses, np.ones(10) / 10, "valid").mean(0)
+    style = {"color": "black", "linewidth": 2} if name == "LSTM" else {"alpha": 0.8}
+    panel.plot(np.arange(10, 10 + len(smooth)), smooth, label=name, **style)
+panel.set(xlabel="step", ylabel="loss, mean of 10 steps", yscale="log", title="digits")
+panel.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Adam has had four tries at its rate on this problem and the LSTM none: a fair comparison would
+# tune Adam on other problems, as the next part does. How many steps the LSTM was trained for stands
+# in the config of its command, as `horizon`; here it takes as many as Adam.
+#
+# ## Training one
+#
+# An optimizee is a distribution of functions: here ‖W θ − y‖² in ten dimensions, with entries of W
+# and y drawn anew for each. An estimator says how the gradient of the optimizer's own parameters
+# comes about, in windows of 20 steps of a descent that goes on from one meta-step to the next:
+#
+# - `truncated` differentiates through the window, and does not see what an update does to losses
+#   after it;
+# - `evolution` compares two descents under perturbed parameters and adds the perturbations up over
+#   all windows (persistent evolution strategies): noisier, and without that bias.
+#
+# `minimised` is the library's training step in a plain loop, and serves all that follows. What is
+# minimised is the mean logarithm of the loss.
+
+# %%
+functions = quadratics()
+short, long = (20, 60) if tiny else (100, 1000)
+
+
+def minimised(gradient, meta, data, *, steps, rate, carry=()):
+    """Take steps of Adam along a gradient that the library estimates; return what was learned."""
+    weighting, span = fixed({"all": 1.0}), 20
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
+    )
+    step = make_step({"all": gradient}, weighting, optimizer, steps, span=span)
+    state = init_state(meta, weighting, optimizer, jax.random.key(1), {"all": carry})
+    for _ in range(steps // span):
+        state, metrics = step(state, {"all": data})
+    assert np.isfinite(metrics["loss"]).all(), "training has diverged"
+    return state.params["meta"]
+
+
+def meta_trained(rule, estimator_of, horizon, *, steps, rate):
+    """Train a rule on quadratics; return θ."""
+    estimator = estimator_of(rule, functions, horizon, 20, of=lambda loss: jnp.log(loss + 1e-8))
+    many = particles(estimator, 32, horizon, 20)  # 32 descents side by side
+    meta = {"rule": rule.init(jax.random.key(0))}
+    carry = many.start(meta, (), jax.random.key(2))
+    begun = time.perf_counter()
+    meta = minimised(many, meta, (), steps=20 if tiny else steps, rate=rate, carry=carry)
+    print(f"{rule.name}: {time.perf_counter() - begun:.0f} s")
+    return meta["rule"]
+
+
+# %% [markdown]
+# The rule is the library's smallest: a perceptron for each coordinate that reads the gradient and
+# its running means. It is trained by truncated windows on descents of 100 steps, and by evolution
+# on descents of 1,000.
+
+# %%
+estimators = {
+    f"truncated, {short} steps": (truncated, short),
+    f"persistent evolution, {long} steps": (partial(evolution, sigma=0.03), long),
+}
+perceptron = metaguide.optimizers.mlp()
+perceptrons = {
+    name: meta_trained(perceptron, *how, steps=2000, rate=3e-3) for name, how in estimators.items()
+}
+
+# %% [markdown]
+# All are judged on the same fresh functions. SGD (without momentum and with .9) and Adam get the
+# best of 13 rates on validation functions, for either horizon by itself.
+
+# %%
+problems = 8 if tiny else 100
+
+
+def judged(optimizer_of, made_of):
+    """Return log10 of the losses [optimizers, problems, steps + 1] by split.
+
+    Args:
+        optimizer_of: what an optimizer is made of -> the optimizer.
+        made_of: several of these in one, with a leading axis.
+    """
+    keys = {split: episode_keys(0, split, problems) for split in ("validation", "test")}
+
+    @jax.jit
+    def losses(made_of, keys):
+        def of_one(made_of):
+            one = descent(functions, optimizer_of(made_of), long)
+            return jax.vmap(lambda key: one((), key))(keys)
+
+        return jax.lax.map(of_one, made_of)
+
+    found = {split: np.asarray(losses(made_of, own)) for split, own in keys.items()}
+    return {
+        split: np.log10(np.clip(np.nan_to_num(own, nan=1e6), 1e-12, 1e6))
+        for split, own in found.items()
+    }
+
+
+def tested(rule, thetas):
+    """Return the losses on test functions of a rule with each θ, by its name."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas.values())
+    return dict(zip(thetas, judged(rule.transform, stacked)["test"], strict=True))
+
+
+rates = np.float32([10 ** (third / 3) for third in range(-9, 4)])
+tuned = {}
+for name, optimizer_of, tries in (
+    ("SGD", lambda made_of: optax.sgd(*made_of), [(r, m) for m in (0.0, 0.9) for r in rates]),
+    ("Adam", optax.adam, rates),
+):
+    made_of = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tries)
+    found = judged(optimizer_of, made_of)
+    for horizon in (short, long):
+        best = found["validation"][:, :, horizon].mean(1).argmin()
+        tuned[f"{name}, for {horizon} steps"] = found["test"][best]
+        values = ", ".join(f"{value:.2g}" for value in np.ravel(tries[best]))
+        print(f"{name}, for {horizon} steps: the best is {values}")
+
+
+def table(results):
+    """Print the mean log10 loss after the short and the long horizon, ± half the 95% interval."""
+    for name, found in results.items():
+        ends = ["{:6.2f} ± {:.2f}".format(*mean_interval(found[:, at])) for at in (short, long)]
+        print(f"{name:44}", *ends)
+
+
+print(f"{'log10 of the loss':44} {short:>6} steps  {long:>6} steps")
+table(tuned)
+of_perceptrons = tested(perceptron, perceptrons)
+table({f"perceptron, {name}": found for name, found in of_perceptrons.items()})
+
+# %% [markdown]
+# The last one is kept, and read again: the file holds the rule's kind and settings beside θ.
+
+# %%
+folder = Path(workdir)
+folder.mkdir(parents=True, exist_ok=True)
+path = folder / "optimizer.npz"
+*_, last = perceptrons.values()
+metaguide.optimizers.save(path, "mlp", {}, last, "notebooks/learned_optimizers.ipynb")
+again = metaguide.optimizers.load(path)
+print(f"{path}: {again.rule.name}, trained by {again.command}")
+assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), last, again.theta))
+
+# %% [markdown]
+# ## A rule of your own
+#
+# A rule is a name, `init` (key -> θ) and `transform` (θ -> an optax transform). `coordinatewise`
+# makes it of what happens to a coordinate. This one is SGD with momentum, v ← σ(m) v + g and
+# u = −exp(r) v, where r and m are learned.
+
+
+# %% tags=["rule"]
+def momentum():
+    """SGD whose rate and momentum are learned."""
+
+    def init(key):
+        return {"rate": jnp.log(jnp.asarray(0.01)), "momentum": jnp.zeros(())}
+
+    def start(shape, dtype):
+        return jnp.zeros(shape, dtype)
+
+    def update(theta, step, gradient, velocity):
+        velocity = jax.nn.sigmoid(theta["momentum"]) * velocity + gradient
+        return -jnp.exp(theta["rate"]) * velocity, velocity
+
+    return coordinatewise("learned momentum", init, start, update)
+
+
+# %% [markdown]
+# The same code trains and judges it, by truncated windows on long descents too. What it has learned
+# are two numbers that one can look at.
+
+# %%
+estimators[f"truncated, {long} steps"] = (truncated, long)
+own = momentum()
+owns = {name: meta_trained(own, *how, steps=1000, rate=1e-2) for name, how in estimators.items()}
+of_owns = tested(own, owns)
+
+for name, theta in owns.items():
+    rate, decay = jnp.exp(theta["rate"]), jax.nn.sigmoid(theta["momentum"])
+    print(f"{name:44} rate {rate:.4f}, momentum {decay:.3f}")
+print(f"\n{'log10 of the loss':44} {short:>6} steps  {long:>6} steps")
+table({f"own rule, {name}": found for name, found in of_owns.items()})
+
+
+# %%
+def curve(found):
+    """Return the steps from the first one on, and the mean log10 loss after each."""
+    return np.arange(1, long + 1), found.mean(0)[1:]
+
+
+figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+for panel, title, curves in zip(
+    panels, ("perceptron", "rule of your own"), (of_perceptrons, of_owns), strict=True
+):
+    for name, found in tuned.items():
+        if f"{long} steps" in name:
+            panel.plot(*curve(found), linestyle="--", alpha=0.6, label=name)
+    for name, found in curves.items():
+        panel.plot(*curve(found), label=name)
+    panel.axvline(short, color="grey", linewidth=0.5)
+    panel.set(xlabel="step", xscale="log", title=title)
+    panel.legend(frameon=False, fontsize="small")
+panels[0].set_ylabel("mean log10 loss")
+plt.show()
+
+# %% [markdown]
+# Both panels have the same hand-made optimizers, tuned for the long horizon; the thin line is the
+# short one. On the right, two curves were trained on long descents: windows, horizon and objective
+# are the same, and the estimator alone differs. It is one seed of meta-training each, and another
+# one changes these curves.
+#
+# ## Inside MAML
+#
+# An optax transform also serves as the inner rule of a learner. `learned` meta-trains the
+# initialisation and the rule together, here on sine waves of which 10 points are known; `maml` is
+# the same with SGD at a fixed rate, where the rule of your own starts too. Both differentiate
+# through all five inner steps.
+
+# %%
+problem = regression(MLP((40, 40), initialiser="lecun"), INITIALISERS["lecun"])
+sines = Family(("waves",), waves(), wave_sampler(10, 10), problem)
+data = jax.device_put(sines.data)
+learners = {
+    "MAML": maml(problem, optax.sgd(0.01), steps=5),
+    "MAML with your rule": learned(problem, own.init, own.transform, steps=5, mode=Unrolled()),
+}
+for name, learner in learners.items():
+    begun = time.perf_counter()
+    gradient = episodic(sines, learner, tasks=25, shots=(10,))
+    meta = learner.init(jax.random.key(0))
+    meta = minimised(gradient, meta, data, steps=20 if tiny else 3000, rate=1e-3)
+    keys = episode_keys(0, "test", 20 if tiny else 500)
+    run = evaluator(sines, {"": lambda rate, learner=learner: learner}, 100).run
+    errors = run(meta, data, 0, 10, keys, {"": 0.0})[""]["squared_error"].mean(-1)
+    before, after = (mean_interval(errors[step]) for step in (0, -1))
+    print(f"{name}: {time.perf_counter() - begun:.0f} s")
+    print("    mean squared error {:.3f} ± {:.3f} before,".format(*before), end=" ")
+    print("{:.3f} ± {:.3f} after five steps".format(*after))
+rate, decay = jnp.exp(meta["rule"]["rate"]), jax.nn.sigmoid(meta["rule"]["momentum"])
+print(f"    learned: rate {rate:.4f}, momentum {decay:.3f}")
+
+# %% [markdown]
+# MAML's rate is the one of its paper and was not tuned, so that what the second row gains may be
+# the rate's doing. `metaguide.optimizers.lstm()` goes in the same place, and `lambda key: theta`
+# for `own.init` starts from a trained one.
+#
+# For real runs: `python -m experiments.learn_optimizer` trains a rule from a config, chooses among
+# its checkpoints on validation problems and leaves a file that `metaguide.optimizers.load` reads.
