@@ -147,9 +147,7 @@ def train_rule(
         raise ConfigError(f"config.{problem}.train.{arm}: {error}") from error
     begin, draw = jax.random.split(jax.random.key(seed))
     data = jax.device_put(setting.data["train"])
-    start = own.get("start", "")
-    known = train_rule(config, start, arm, seed, workdir).theta if start else rule.init(begin)
-    meta = {"rule": known}
+    meta = {"rule": rule.init(begin)}
     state = init_state(
         meta, weighting, optimizer, draw, {"optimizee": many.start(meta, data, draw)}
     )
@@ -215,10 +213,8 @@ def cell_config(
     cell["setting"] = setting
     if arm in HAND_MADE:
         return FrozenConfigDict(cell | {"rates": config.rates})
-    cell |= {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
-    if start := train[arm].get("start"):
-        cell["start"] = cell_config(config, start, arm)
-    return FrozenConfigDict(cell)
+    rule = {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
+    return FrozenConfigDict(cell | rule)
 
 
 def folder_of(workdir: Path, problem: str, arm: str, seed: int) -> Path:

@@ -245,19 +245,6 @@ def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):
     assert best_of(tmp_path)[0] == 1
 
 
-@pytest.mark.slow
-def test_a_rule_goes_on_from_what_it_learned_elsewhere(tmp_path):
-    """Faults: it starts anew, or from another seed; a change of that training is not seen."""
-    flags = {"start": "quadratic", "rate": 0.0}
-    config = config_of().to_dict()
-    config["released"]["train"]["mlp"] |= flags
-    config = FrozenConfigDict(config)
-    there = train_rule(config, "quadratic", "mlp", 1, tmp_path)
-    here = train_rule(config, "released", "mlp", 1, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, here.theta, there.theta)
-    assert cell_config(config, "released", "mlp").start == cell_config(config, "quadratic", "mlp")
-
-
 def test_a_cell_depends_on_its_own_arm_alone():
     """Faults: another arm's rate makes a cell unfinished; its own does not; a transfer is judged
     as in training; a hand-made arm depends on a rule's training."""

@@ -15,10 +15,7 @@ RATES = tuple(float(f"{10 ** (third / 3):.3g}") for third in range(-12, 4))
 
 
 def training(meta_steps: int, rate: float, tasks: int, **more: Any) -> dict[str, Any]:
-    """Return how a rule is trained on a problem; what is not named here is as in the paper.
-
-    `start` names a problem: it goes on from what was learned there with the same seed.
-    """
+    """Return how a rule is trained on a problem; what is not named here is as in the paper."""
     return {
         "meta_steps": meta_steps,
         "rate": rate,  # of the outer Adam; a cosine to 0 after a warm-up of a twentieth
@@ -128,10 +125,10 @@ def get_config() -> ConfigDict:
         "chunk": 10,
         "validation_problems": 20,
         "train": {
-            "lstm": training(400, 1e-3, 1, start="quadratic", validate_every=50),
-            "rnn": training(800, 1e-3, 1, start="quadratic", validate_every=100),
-            # By truncated back-propagation both are best after 100 steps and then unlearn: what is
-            # lost after a window is not seen. Rates are chosen on validation problems.
+            "lstm": training(600, 3e-3, 1, validate_every=50),
+            "rnn": training(800, 3e-3, 1, validate_every=50),
+            # By truncated back-propagation, and by a full unroll, both are best after some 100
+            # meta-steps and then unlearn; seen on validation problems, as is the rate.
             "hyper": training(800, 1e-3, 4, estimator="persistent", validate_every=100),
             "mlp": training(800, 1e-3, 4, estimator="persistent", validate_every=100),
         },
