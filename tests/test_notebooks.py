@@ -62,7 +62,8 @@ def test_notebook_runs_top_to_bottom(path, tmp_path):
     """Faults: a cell fails, needs one that comes later, or draws nothing."""
     notebook = reduced(nbformat.read(path, as_version=4), "tiny")
     # One device: the eight of the tests cost compilation time and show nothing here.
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    fast = os.environ["METAGUIDE_TESTS_XLA_FLAGS"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": fast, "PYTHONPATH": str(ROOT)}
     env.pop("MPLBACKEND", None)
     client = NotebookClient(
         notebook,
