@@ -4,7 +4,7 @@ python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --work
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ from experiments.floors import FLOORS, floor_outcomes
 from experiments.report import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
-from metaguide.arms import ARMS, adaptation
+from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.guide import STAGE
+from metaguide.optimizers import Rule
 from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training import results
 from metaguide.training.evaluate import episode_keys, evaluator
@@ -37,6 +38,9 @@ MAIN_METRIC = {
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
+
+NOTHING = Way("nothing")
+"""What every arm does without shots."""
 
 
 class Choice(NamedTuple):
@@ -61,11 +65,30 @@ class Comparison(NamedTuple):
     choices: dict[str, list[Choice]]
 
 
+def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return the arms of a run: those with a kind of task, and of the meta-trained the learners.
+
+    Raises:
+        ConfigError: the config names an arm or a learner that there is not.
+    """
+    section, learners = config.adapt.arms, config.metatrain.learners
+    known = {"adapt.arms": (section, tuple(ARMS)), "metatrain.learners": (learners, META_TRAINED)}
+    for field, (names, among) in known.items():
+        for name in names:
+            try:
+                arm_named(name, among)
+            except ValueError as error:
+                raise settings.ConfigError(f"config.{field}: {error}") from error
+    trained = [arm for arm in section if ARMS[arm].stage != "metatrain" or arm in learners]
+    return tuple(arm for arm in trained if section[arm])
+
+
 class Bench:
     """The compiled evaluations of one kind of task, each outcome computed once.
 
-    Two programs serve all arms: one for gradient descent on all parameters, one for all ways that
-    hold the encoder, which cost next to nothing beside it.
+    A program serves all arms that adapt in the same way. All ways that hold the encoder, and cost
+    next to nothing beside it, are one program, but for those of learned optimizers, whose
+    parameters are an argument of it.
 
     Attributes:
         kind: of task.
@@ -75,15 +98,31 @@ class Bench:
         validation: those that rates are chosen on.
     """
 
-    def __init__(self, config: FrozenConfigDict, world: World, kind: str, family: Family):
-        section, problem = config.adapt, family.problem
-        ways = {arm.adapts for arm in ARMS.values()}
-        if problem.way is None or kind == "questions":
-            ways = {"gradient", "head", "none"}
-        used = {ARMS[arm].adapts for arm, kinds in section.arms.items() if kind in kinds}
-        used.add("none")  # what every arm does without shots
-        learners = {way: partial(adaptation, way, problem, steps=section.steps) for way in ways}
-        self.kind, self.family = kind, family
+    def __init__(
+        self,
+        config: FrozenConfigDict,
+        world: World,
+        kind: str,
+        family: Family,
+        arms: Collection[str],
+        rules: Mapping[str, Rule],
+    ):
+        """Lay out what these arms need; `rules` by kind, for those with a learned optimizer."""
+        section = config.adapt
+        used = {arm: ARMS[arm].way for arm in arms if kind in section.arms[arm]}
+        ways = {NOTHING, *used.values()}
+        learners = {
+            way: partial(
+                adaptation, way, family.problem, steps=section.steps, rule=rules.get(way.by)
+            )
+            for way in ways
+        }
+        for arm, way in used.items():
+            try:
+                learners[way](rate=1.0)
+            except ValueError as error:
+                raise settings.ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
+        self.kind, self.family, self.rules = kind, family, rules
         self.data = replicate(family.data, tasks_mesh())
         self.held_out = [one.name for one in world.held_out if one.name in family.domains]
         self.validation = [one.name for one in world.validation if one.name in family.domains]
@@ -91,9 +130,8 @@ class Bench:
             raise settings.ConfigError(
                 f"no validation domain has {kind}; name one that has it in config.data.validation"
             )
-        self._ways = {
-            way: frozenset({way} if way == "gradient" else ways - {"gradient"}) for way in used
-        }
+        alone = {way for way in ways if way.adapts == "all" or way.is_learned}
+        self._ways = {way: frozenset({way} if way in alone else ways - alone) for way in ways}
         self._evaluators = {
             together: evaluator(
                 family, {way: learners[way] for way in together}, section.chunk[kind]
@@ -108,17 +146,19 @@ class Bench:
 
     def compile(self, meta: Params) -> None:
         """Compile ahead of the first call, for parameters of the shape of `meta`."""
-        for evaluation in self._evaluators.values():
-            evaluation.compile(meta, self.data)
+        for together, evaluation in self._evaluators.items():
+            (rule, *_) = (self.rules.get(way.by) for way in together)
+            theta = {} if rule is None else {"rule": rule.init(jax.random.key(0))}
+            evaluation.compile({**meta, **theta}, self.data)
 
     def __call__(
         self,
         meta: Params,
-        way: str,
+        way: Way,
         domain: str,
         shots: int,
         split: str,
-        rates: Mapping[str, float],
+        rates: Mapping[Way, float],
     ):
         """Return what an arm that adapts in this way is judged by; see `Evaluator.run`."""
         together = self._ways[way]
@@ -126,24 +166,35 @@ class Bench:
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
         if key not in self._known:
             number = self.family.domains.index(domain)
+            read = meta if way.is_learned else {"params": meta["params"]}
             self._known[key] = self._evaluators[together].run(
-                meta, self.data, number, shots, self._keys[split], given
+                read, self.data, number, shots, self._keys[split], given
             )
         return self._known[key][way]
 
 
-def benches(config: FrozenConfigDict, world: World) -> dict[str, Bench]:
+def benches(
+    config: FrozenConfigDict,
+    world: World,
+    arms: Collection[str],
+    rules: Mapping[str, Rule] | None = None,
+) -> dict[str, Bench]:
     """Lay out the evaluation of each kind of task on the domains that no stage trains on.
 
     Args:
         config: reads its `adapt` and `seed`.
         world: whose held-out and validation domains are used.
+        arms: that are compared.
+        rules: of the learned optimizers among them, by kind.
 
     Raises:
-        ConfigError: a kind of task has no validation domain.
+        ConfigError: a kind of task has no validation domain, or not all of what an arm needs.
     """
     families = world.families("unseen")
-    return {kind: Bench(config, world, kind, family) for kind, family in families.items()}
+    return {
+        kind: Bench(config, world, kind, family, arms, rules or {})
+        for kind, family in families.items()
+    }
 
 
 def compare(
@@ -187,7 +238,7 @@ def compare(
             choices[kind] = sorted(chosen.values(), key=lambda choice: -choice.score)
             for arm in cells[kind]:
                 rates = {
-                    ARMS[other].adapts: chosen[other].rate
+                    ARMS[other].way: chosen[other].rate
                     for other in cells[kind]
                     if metas[other][0] is metas[arm][0]
                 }
@@ -209,11 +260,12 @@ def compare(
 
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
     """Choose the rate of one arm by its mean score over validation domains and seeds."""
-    tuned, way = ARMS[name].tuned, ARMS[name].adapts
-    grids = {"rate": config.adapt.rates, "penalty": config.adapt.penalties, "": (1.0,)}
+    way = ARMS[name].way
+    grids = {arm.way: _grid(config.adapt, arm.way) for arm in ARMS.values()}
     means = []
-    for place in range(len(grids[tuned])):
-        rates = {arm.adapts: grids[arm.tuned][place] for arm in ARMS.values() if arm.tuned}
+    for place in range(len(grids[way])):
+        # What shares a program gets its value at the same place, so that it runs once for all.
+        rates = {one: grid[place % len(grid)] for one, grid in grids.items()}
         raws = [
             bench(meta, way, domain, TUNED_AT, "validation", rates)
             for domain in bench.validation
@@ -221,7 +273,13 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
         ]
         means.append(np.mean([_main_score(bench.kind, raw) for raw in raws]))
     best = int(np.argmax(means))
-    return Choice(name, float(grids[tuned][best]), float(means[best]))
+    return Choice(name, float(grids[way][best]), float(means[best]))
+
+
+def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
+    """Return the rates or penalties that validation chooses from; 1 where there is nothing to."""
+    by_field = {"rates": ("sgd",), "adam_rates": ("adam",), "penalties": ("ridge", "logistic")}
+    return next((section[field] for field, by in by_field.items() if way.by in by), (1.0,))
 
 
 def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
@@ -234,7 +292,7 @@ def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
     return float((last["predicted"] == last["target"]).mean())
 
 
-def _way(name: str, kind: str, shots: int) -> str | None:
+def _way(name: str, kind: str, shots: int) -> Way | None:
     """Return how an arm adapts in a cell; None where the row would repeat another one.
 
     Without shots nothing adapts, and arms that start from the same parameters are one row,
@@ -243,15 +301,16 @@ def _way(name: str, kind: str, shots: int) -> str | None:
     """
     arm = ARMS[name]
     if name == "zero-shot":
-        return "none" if not shots or kind == "recommendation" else None
+        return NOTHING if not shots or kind == "recommendation" else None
     if shots:
-        return arm.adapts
-    return None if arm.stage == "multitask" or arm.adapts == "prototypes" else "none"
+        return arm.way
+    as_multitask = arm.stage == "multitask" or arm.holds_start
+    return None if as_multitask or arm.way.adapts == "features" else NOTHING
 
 
-def _steps(way: str) -> list[int | None] | None:
+def _steps(way: Way) -> list[int | None] | None:
     """Return which steps the observations of a way are at; None for 0, 1, 2 and so on."""
-    return {"gradient": None, "head": None, "none": [0]}.get(way, [None])
+    return {"nothing": [0], "features": [None]}.get(way.adapts)
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:
@@ -280,12 +339,13 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         )
     world = world_of_stage(config, workdir)
     stage = json.loads((Path(config.init_from) / STAGE).read_text(encoding="utf-8"))
-    meta, nothing = start(config, world, config.seed), random_start(world, config.seed)
+    (meta, rule), nothing = start(config, world, config.seed), random_start(world, config.seed)
     learner = stage.get("learner")
     mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
     settings.write_config(config, workdir)
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
-    comparison = compare(config, world, metas, benches(config, world))
+    rules = {ARMS[learner].way.by: rule} if rule else {}
+    comparison = compare(config, world, metas, benches(config, world, metas, rules))
     results.write(
         comparison.rows,
         comparison.scores,

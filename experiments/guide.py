@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.adapt import benches, compare, serving_of
+from experiments.adapt import arms_in, benches, compare, serving_of
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
@@ -44,8 +44,8 @@ def stages_of(config: FrozenConfigDict, world: World) -> dict[str, Stage]:
         "multitask": multitask_stage(config, world),
         **{
             f"metatrain-{arm}": metatraining_stage(config, world, arm)
-            for arm in config.adapt.arms
-            if arm in config.metatrain.learners
+            for arm in arms_in(config)
+            if ARMS[arm].stage == "metatrain"
         },
     }
 
@@ -74,12 +74,13 @@ def train(
     nothing = random_start(world, seed)
     together = run("multitask", run("pretrain", nothing))
     trained = {}
-    for arm in config.adapt.arms:
+    for arm in arms_in(config):
         if ARMS[arm].stage == "random":
             trained[arm] = nothing, ""
         elif ARMS[arm].stage == "multitask":
             trained[arm] = together, f"{workdir.name}/multitask"
-        elif (name := f"metatrain-{arm}") in stages:
+        else:
+            name = f"metatrain-{arm}"
             trained[arm] = run(name, together), f"{workdir.name}/{name}"
     return trained
 
@@ -97,7 +98,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    stages, of_kind = stages_of(config, world), benches(config, world)
+    stages = stages_of(config, world)
+    rules = {ARMS[one.learner].way.by: one.rule for one in stages.values() if one.rule}
+    of_kind = benches(config, world, arms_in(config), rules)
     like = random_start(world, config.seed)
     jobs = [
         partial(compile_stage, stage, like)

@@ -10,7 +10,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
-from metaguide.arms import meta_learner
+from metaguide.arms import META_TRAINED, arm_named, meta_learner
+from metaguide.optimizers import load, pretrained
 from metaguide.training.episodic import episodic
 
 
@@ -20,7 +21,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     Args:
         config: reads its `metatrain`.
         world: whose sources are read.
-        learner: "maml", "first-order", "anil" or "prototypical"; the config's by default.
+        learner: one of `META_TRAINED`; the config's by default.
 
     Returns:
         The stage.
@@ -28,6 +29,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     Raises:
         ConfigError: an unknown learner, a weight for a domain that is no source, or tasks that the
             chunks do not divide.
+        StoredError: there is no learned optimizer to start from, or it is of another kind.
     """
     section = config.metatrain
     learner = learner or section.learner
@@ -43,19 +45,25 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
             )
 
     try:
-        learners = {
-            kind: meta_learner(
-                learner,
-                kind,
-                family.problem,
-                section.inner_rate,
-                section.inner_steps,
-                section.remat,
-            )
-            for kind, family in families.items()
-        }
+        way = arm_named(learner, META_TRAINED).way
     except ValueError as error:
         raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    trained = None
+    if way.is_learned:
+        path = section.rule_from[way.by]
+        trained = load(path, way.by) if path else pretrained(way.by)
+    learners = {
+        kind: meta_learner(
+            learner,
+            kind,
+            family.problem,
+            section.inner_rate,
+            section.inner_steps,
+            section.remat,
+            trained and trained.rule,
+        )
+        for kind, family in families.items()
+    }
     shared = shared_by(section.tasks)
     try:
         gradients = {
@@ -80,6 +88,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         weighting_of("fixed", section.weights, list(families)),
         learner,
         shared,
+        trained,
     )
 
 

@@ -22,6 +22,7 @@ from metaguide.data.episodes import EpisodeError
 from metaguide.data.mnist import MnistError
 from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import TokenizerError
+from metaguide.optimizers import StoredError
 from metaguide.parallel import (
     AUTO,
     ONE_FOLDER,
@@ -68,6 +69,7 @@ MENDABLE = (
     MnistError,
     OmniglotError,
     ResultsError,
+    StoredError,
     TokenizerError,
     TrainingDiverged,
 )

@@ -16,11 +16,14 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, write_config
 from experiments.worlds import TOKENIZER, World, prepare
-from metaguide.guide import STAGE
+from metaguide.arms import ARMS
+from metaguide.guide import STAGE, restored
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
-from metaguide.parallel import replicate, tasks_mesh
-from metaguide.training.checkpoint import FOLDER, latest, restore_meta
+from metaguide.optimizers import Rule, Trained, save
+from metaguide.optimizers.stored import FILE
+from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
+from metaguide.training.checkpoint import FOLDER, latest
 from metaguide.training.loop import train
 from metaguide.training.state import TrainState
 from metaguide.training.step import CompiledStep, Gradient, ScannedStep, init_state, make_step
@@ -37,6 +40,7 @@ class Stage(NamedTuple):
         step: what is compiled.
         data: by objective, on the devices.
         init: (meta, seed) -> the state before the first step, on the devices.
+        rule: of the learned optimizer that is trained in it; None where there is none.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Stage(NamedTuple):
     step: CompiledStep | ScannedStep
     data: Mapping[str, Any]
     init: Callable[[Params, int], TrainState]
+    rule: Rule | None = None
 
 
 def build_stage(
@@ -55,6 +60,7 @@ def build_stage(
     weighting: Weighting,
     learner: str = "",
     shared: Mesh | None = None,
+    trained: Trained | None = None,
 ) -> Stage:
     """Build a stage; nothing is compiled yet.
 
@@ -66,15 +72,25 @@ def build_stage(
         weighting: of the objectives.
         learner: of meta-training.
         shared: what the gradients share their tasks over, from `shared_by`.
+        trained: the learned optimizer of the learner, as its training here starts.
     """
     section, mesh = config[name], tasks_mesh()
     optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
+    if trained is not None:
+        # Held parameters have no gradient, but AdamW would keep a state of them, and decay them.
+        start = optax.set_to_zero() if ARMS[learner].holds_start else optimizer
+        optimizer = optax.partition(
+            {"start": start, "rule": adamw(section.rule_rate, section.steps, 0.0)},
+            {"meta": {"params": "start", "rule": "rule"}, "weighting": "rule"},
+        )
 
     def init(meta: Params, seed: int) -> TrainState:
+        meta = meta if trained is None else {**meta, "rule": trained.theta}
         return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
 
     step = make_step(gradients, weighting, optimizer, section.steps, mesh=shared)
-    return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init)
+    rule = None if trained is None else trained.rule
+    return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init, rule)
 
 
 def shared_by(tasks: int) -> Mesh | None:
@@ -102,6 +118,8 @@ def train_stage(
 ) -> Params:
     """Train one stage to its end in its own folder, or go on where it stopped.
 
+    A learned optimizer is left there too: `metaguide.optimizers.load(workdir)` reads it.
+
     Args:
         stage: what to train.
         meta: what is learned, as it starts.
@@ -117,6 +135,12 @@ def train_stage(
     about = {"stage": stage.name, "learner": stage.learner, "seed": seed}
     write_json(workdir / STAGE, about)
     world.tokenizer.save(workdir / TOKENIZER)
+
+    def keep_rule(state: TrainState) -> None:
+        if stage.rule is not None and is_first_process():
+            theta = at_hand(state.params["meta"]["rule"])
+            save(workdir / FILE, **stage.rule.made_of, theta=theta, command=command_line())
+
     state = train(
         stage.step,
         stage.init(meta, seed),
@@ -127,6 +151,7 @@ def train_stage(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         mend=f"lower config.{stage.name}.rate",
+        on_checkpoint=keep_rule,
     )
     return state.params["meta"]
 
@@ -136,8 +161,8 @@ def run_stage(
 ) -> None:
     """Run a stage alone, as its module does: from `init_from`, or from random parameters."""
     world = world_of_stage(config, workdir)
-    meta = start(config, world, config.seed)
-    stage = build(config, world)
+    meta, _ = start(config, world, config.seed)
+    stage, meta = build(config, world), {"params": meta["params"]}
     train_stage(stage, meta, config=config, world=world, workdir=workdir, seed=config.seed)
 
 
@@ -167,12 +192,13 @@ def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> W
     return fixed({name: weights[name] for name in names})
 
 
-def start(config: FrozenConfigDict, world: World, seed: int) -> Params:
-    """Return the meta-parameters that a stage run alone starts from: `init_from`, or random."""
+def start(config: FrozenConfigDict, world: World, seed: int) -> tuple[Params, Rule | None]:
+    """Return the meta-parameters that a stage run alone starts from: `init_from`, or random.
+
+    The rule is that of the learned optimizer among them, where there is one.
+    """
     meta = random_start(world, seed)
-    if not config.init_from:
-        return meta
-    return restore_meta(Path(config.init_from), meta)
+    return restored(Path(config.init_from), meta) if config.init_from else (meta, None)
 
 
 def random_start(world: World, seed: int) -> Params:

@@ -7,8 +7,38 @@ import optax
 from jaxtyping import Array
 
 from metaguide.inner_loop import FirstOrder, Mode, Unrolled
-from metaguide.learners import anil, fine_tuning, joint, logistic, maml, prototypical, ridge
+from metaguide.learners import (
+    anil,
+    fine_tuning,
+    joint,
+    learned,
+    logistic,
+    maml,
+    prototypical,
+    ridge,
+)
+from metaguide.optimizers import Rule
+from metaguide.optimizers.stored import RULES
 from metaguide.types import Learner, Problem
+
+
+class Way(NamedTuple):
+    """A way to adapt; arms that share it share their compiled programs.
+
+    Attributes:
+        adapts: "all" parameters, the "head" of the task, a classifier on frozen "features", or
+            "nothing".
+        by: what makes the gradient steps, "sgd", "adam" or a kind of learned optimizer, such as
+            "lstm"; which classifier, "ridge", "logistic" or "prototypes".
+    """
+
+    adapts: str
+    by: str = ""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a learned optimizer makes the steps."""
+        return self.by in RULES
 
 
 class Arm(NamedTuple):
@@ -16,28 +46,39 @@ class Arm(NamedTuple):
 
     Attributes:
         stage: whose parameters it adapts: "random", "multitask" or "metatrain".
-        adapts: the way it adapts; arms that share it share their compiled programs.
-        tuned: what validation chooses: "rate", "penalty" or "" for nothing.
+        way: how it adapts them.
+        holds_start: its meta-training learns the optimizer alone, and leaves the parameters as the
+            multi-task stage had them.
     """
 
     stage: str
-    adapts: str
-    tuned: str = ""
+    way: Way
+    holds_start: bool = False
 
 
 ARMS = {
-    "scratch": Arm("random", "gradient", "rate"),
-    "zero-shot": Arm("multitask", "none"),
-    "fine-tuning": Arm("multitask", "gradient", "rate"),
-    "head-only": Arm("multitask", "head", "rate"),
-    "ridge": Arm("multitask", "ridge", "penalty"),
-    "logistic": Arm("multitask", "logistic", "penalty"),
-    "maml": Arm("metatrain", "gradient", "rate"),
-    "first-order": Arm("metatrain", "gradient", "rate"),
-    "anil": Arm("metatrain", "head", "rate"),
-    "prototypical": Arm("metatrain", "prototypes"),
+    "scratch": Arm("random", Way("all", "sgd")),
+    "zero-shot": Arm("multitask", Way("nothing")),
+    "fine-tuning": Arm("multitask", Way("all", "sgd")),
+    "fine-tuning-adam": Arm("multitask", Way("all", "adam")),
+    "head-only": Arm("multitask", Way("head", "sgd")),
+    "head-only-adam": Arm("multitask", Way("head", "adam")),
+    "ridge": Arm("multitask", Way("features", "ridge")),
+    "logistic": Arm("multitask", Way("features", "logistic")),
+    "maml": Arm("metatrain", Way("all", "sgd")),
+    "first-order": Arm("metatrain", Way("all", "sgd")),
+    "anil": Arm("metatrain", Way("head", "sgd")),
+    "prototypical": Arm("metatrain", Way("features", "prototypes")),
+    "rnn": Arm("metatrain", Way("all", "rnn"), holds_start=True),
+    "lstm": Arm("metatrain", Way("all", "lstm"), holds_start=True),
+    "hyper": Arm("metatrain", Way("all", "hyper"), holds_start=True),
+    "lstm-head": Arm("metatrain", Way("head", "lstm"), holds_start=True),
+    "maml+lstm": Arm("metatrain", Way("all", "lstm")),
 }
 """All arms by name."""
+
+META_TRAINED = tuple(name for name, arm in ARMS.items() if arm.stage == "metatrain")
+"""Names of the arms that are meta-trained."""
 
 
 def arm_named(name: str, among: Sequence[str] = tuple(ARMS)) -> Arm:
@@ -52,50 +93,74 @@ def arm_named(name: str, among: Sequence[str] = tuple(ARMS)) -> Arm:
 
 
 def meta_learner(
-    name: str, kind: str, problem: Problem, rate: float, steps: int, remat: bool = False
+    name: str,
+    kind: str,
+    problem: Problem,
+    rate: float,
+    steps: int,
+    remat: bool = False,
+    rule: Rule | None = None,
 ) -> Learner:
     """Return the learner that an arm is meta-trained as, on one kind of task.
 
     Where an arm has nothing to learn on a kind (prototypes do not answer questions), the kind is
     trained jointly beside it, so that the shared encoder does not forget it. A user's few products
-    move the user's side alone: on recommendation MAML holds the encoder, as ANIL does.
+    move the user's side alone: on recommendation MAML holds the encoder, as ANIL does, and so do
+    learned optimizers.
 
     Args:
-        name: "maml", "first-order", "anil" or "prototypical".
+        name: one of `META_TRAINED`.
         kind: of task.
         problem: of that kind.
         rate: of the inner loop's gradient descent.
         steps: of the inner loop.
         remat: compute the inner steps' activations anew in the backward pass.
+        rule: of the learned optimizer, where the arm has one.
 
     Raises:
         ValueError: the arm is not meta-trained, or there is none of that name.
     """
-    arm_named(name, [one for one, arm in ARMS.items() if arm.stage == "metatrain"])
+    arm = arm_named(name, META_TRAINED)
     if name == "prototypical":
-        return (
-            joint(problem) if problem.way is None or kind == "questions" else prototypical(problem)
-        )
+        return joint(problem) if problem.way is None else prototypical(problem)
+    way = Way("head", arm.way.by) if kind == "recommendation" else arm.way
+    if way.is_learned:
+        return _by_rule(way, problem, rule, steps, arm.holds_start)
     mode: Mode = FirstOrder() if name == "first-order" else Unrolled(remat)
-    adapts = anil if name == "anil" or kind == "recommendation" else maml
+    adapts = anil if way.adapts == "head" else maml
     return adapts(problem, optax.sgd(rate), steps, mode)
 
 
-def adaptation(adapts: str, problem: Problem, rate: float | Array, steps: int) -> Learner:
-    """Return the learner that adapts at test time; see `Arm.adapts`.
+def adaptation(
+    way: Way, problem: Problem, rate: float | Array, steps: int, rule: Rule | None = None
+) -> Learner:
+    """Return the learner that adapts at test time.
 
     Args:
-        adapts: "gradient", "head", "none", "ridge", "logistic" or "prototypes".
+        way: how it adapts.
         problem: what adapts.
-        rate: of gradient descent, or the penalty of a probe.
+        rate: of SGD or Adam, or the penalty of a probe.
         steps: of gradient descent.
+        rule: of the learned optimizer, where one makes the steps.
     """
+    if way.is_learned:
+        return _by_rule(way, problem, rule, steps)
+    head_only = way.adapts == "head"
     ways = {
-        "gradient": lambda: fine_tuning(problem, optax.sgd(rate), steps),
-        "head": lambda: fine_tuning(problem, optax.sgd(rate), steps, head_only=True),
-        "none": lambda: joint(problem),
+        "": lambda: joint(problem),
+        "sgd": lambda: fine_tuning(problem, optax.sgd(rate), steps, head_only),
+        "adam": lambda: fine_tuning(problem, optax.adam(rate), steps, head_only),
         "ridge": lambda: ridge(problem, rate),
         "logistic": lambda: logistic(problem, rate),
         "prototypes": lambda: prototypical(problem),
     }
-    return ways[adapts]()
+    return ways[way.by]()
+
+
+def _by_rule(
+    way: Way, problem: Problem, rule: Rule | None, steps: int, hold_start: bool = False
+) -> Learner:
+    if rule is None:
+        raise ValueError(f"a learned optimizer, {way.by}, makes the steps; give its rule")
+    head_only = way.adapts == "head"
+    return learned(problem, rule.init, rule.transform, steps, FirstOrder(), hold_start, head_only)

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from metaguide.answers import Answer, Category, History, Ranking, Sentiment
-from metaguide.arms import ARMS, adaptation
+from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_rows
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
+from metaguide.optimizers import Rule, stored
 from metaguide.problems import classification, questions, recommendation, sentiment
 from metaguide.training.checkpoint import CheckpointError, restore_meta
 from metaguide.types import Learner, Params, Problem
@@ -29,16 +30,18 @@ class Serving(NamedTuple):
     """What serves one kind of task: parameters, and how they adapt.
 
     Attributes:
-        params: the guide's.
+        meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
         arm: a name in `metaguide.arms.ARMS`.
         rate: of its gradient descent, or its penalty.
         steps: of its gradient descent.
+        rule: of the learned optimizer.
     """
 
-    params: Params
+    meta: Params
     arm: str
     rate: float
     steps: int
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,7 @@ def load(run: Path | str) -> Guide:
     model = model_of(config, tokenizer)
     like = {"params": jax.eval_shape(partial(init_params, model), jax.random.key(0))}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    folders = {one["folder"] for one in served.values()}
-    params = {name: restore_meta(run / name, like)["params"] for name in folders}
+    found = {name: restored(run / name, like) for name in {s["folder"] for s in served.values()}}
     text, episodes = config["text"], config["episodes"]
     return Guide(
         model,
@@ -188,10 +190,31 @@ def load(run: Path | str) -> Guide:
         Lengths(text["text"], text["pair"], text["name"]),
         episodes["longest"],
         {
-            kind: Serving(params[one["folder"]], one["arm"], one["rate"], one["steps"])
+            kind: Serving(meta, one["arm"], one["rate"], one["steps"], rule)
             for kind, one in served.items()
+            for meta, rule in [found[one["folder"]]]
         },
     )
+
+
+def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
+    """Read what a stage has learned, and which rule its learned optimizer is of, if it has one.
+
+    Args:
+        folder: of the stage.
+        like: {"params": ...} of the same shapes and placement; values are not read.
+
+    Returns:
+        The meta-parameters, and the rule or None.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
+        StoredError: the file beside it that describes the rule is damaged.
+    """
+    if not (folder / stored.FILE).is_file():
+        return restore_meta(folder, like), None
+    rule, theta, _ = stored.load(folder)
+    return restore_meta(folder, {**like, "rule": theta}), rule
 
 
 def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
@@ -213,12 +236,14 @@ def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
 def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Serve every kind of task by fine-tuning the parameters of a single stage."""
     learner = stage.get("learner") or "fine-tuning"
-    whole = learner if ARMS[learner].adapts == "gradient" else "fine-tuning"
+    way = ARMS[learner].way
+    whole = learner if way.adapts == "all" or way.is_learned else "fine-tuning"
+    users = learner if way.adapts == "head" and way.is_learned else "head-only"
     rate, steps = config["metatrain"]["inner_rate"], config["adapt"]["steps"]
     return {
         kind: {
             "folder": ".",
-            "arm": "head-only" if kind == "recommendation" else whole,
+            "arm": users if kind == "recommendation" else whole,
             "rate": rate,
             "steps": steps,
         }
@@ -282,7 +307,7 @@ def _adapt_examples(
     chosen = [examples[row] for row in rows]
     learner = _learner(serving, problem, shots)
     if not shots:
-        return Adapted(learner, serving.params, context, ())
+        return Adapted(learner, serving.meta["params"], context, ())
     support = {
         **_rows(guide, kind, chosen, domain),
         "label": jnp.asarray(labels[rows], jnp.int32),
@@ -290,7 +315,7 @@ def _adapt_examples(
     }
     if kind == "sentiment":
         support["stars"] = jnp.asarray([review.stars or 0.0 for review in chosen], jnp.float32)
-    state = _adapt(learner, serving.params, support, context)
+    state = jax.jit(learner.adapt)(serving.meta, support, context, None)[0]
     return Adapted(learner, state, context, tuple(one.id for one in chosen))
 
 
@@ -305,7 +330,7 @@ def _adapt_users(guide: Guide, serving: Serving, domain: Domain, shots: int) -> 
     }
     learner, longest = _learner(serving, recommendation(guide.model), shots), max(1, shots)
 
-    def rank(params: Params, users, context):
+    def rank(meta: Params, users, context):
         def one(item, mask):
             steps = jnp.arange(longest)
             support = {
@@ -314,25 +339,18 @@ def _adapt_users(guide: Guide, serving: Serving, domain: Domain, shots: int) -> 
                 "history_mask": mask & (steps < steps[:, None]),
                 "mask": mask,
             }
-            state, _ = learner.adapt({"params": params}, support, context, None)
+            state, _ = learner.adapt(meta, support, context, None)
             query = {"history": item[None], "history_mask": mask[None]}
             return learner.predict(state, query, context)["scores"][0]
 
         return {"scores": jax.vmap(one)(users["item"], users["mask"])}
 
-    return Adapted(learner._replace(predict=rank), serving.params, context, ())
+    return Adapted(learner._replace(predict=rank), serving.meta, context, ())
 
 
 def _learner(serving: Serving, problem: Problem, shots: int) -> Learner:
-    adapts = ARMS[serving.arm].adapts if shots else "none"
-    return adaptation(adapts, problem, serving.rate, serving.steps)
-
-
-def _adapt(learner: Learner, params: Params, support, context) -> Any:
-    def adapt(params, support, context):
-        return learner.adapt({"params": params}, support, context, None)[0]
-
-    return jax.jit(adapt)(params, support, context)
+    way = ARMS[serving.arm].way if shots else Way("nothing")
+    return adaptation(way, problem, serving.rate, serving.steps, serving.rule)
 
 
 def _rows(guide: Guide, kind: str, examples: Sequence[Any], domain: Domain) -> dict[str, Any]:

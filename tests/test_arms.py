@@ -1,12 +1,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from metaguide.arms import ARMS, adaptation, arm_named, meta_learner
+from metaguide.arms import ARMS, Way, adaptation, arm_named, meta_learner
+from metaguide.optimizers import rnn
 from metaguide.types import Episode, Problem
 
 WAY, RATE = 2, 0.5
+RULE = rnn(2, 1)
 
 
 def init(key):
@@ -55,38 +58,50 @@ def moved(learner, episode):
 
 
 @pytest.mark.parametrize(
-    ("adapts", "expected"),
+    ("way", "expected"),
     [
-        ("gradient", {"body", "head"}),
-        ("head", {"head"}),
-        ("none", set()),
-        ("ridge", "a classifier on features"),
-        ("logistic", "a classifier on features"),
-        ("prototypes", "a classifier on features"),
+        (Way("all", "sgd"), {"body", "head"}),
+        (Way("all", "adam"), {"body", "head"}),
+        (Way("all", "rnn"), {"body", "head"}),
+        (Way("head", "sgd"), {"head"}),
+        (Way("head", "adam"), {"head"}),
+        (Way("head", "rnn"), {"head"}),
+        (Way("nothing"), set()),
+        (Way("features", "ridge"), "a classifier on features"),
+        (Way("features", "logistic"), "a classifier on features"),
+        (Way("features", "prototypes"), "a classifier on features"),
     ],
 )
-def test_an_arm_adapts_what_it_says(adapts, expected, episode):
+def test_an_arm_adapts_what_it_says(way, expected, episode):
     """Fault: two ways to adapt are mixed up."""
     # From zero, the head has to move before the body can.
-    assert moved(adaptation(adapts, problem(), RATE, steps=2), episode) == expected
+    assert moved(adaptation(way, problem(), RATE, 2, RULE), episode) == expected
 
 
 def test_every_way_to_adapt_is_known():
     """Fault: an arm adapts in a way that there is not, found only when it is its turn."""
     for arm in ARMS.values():
-        assert adaptation(arm.adapts, problem(), RATE, steps=1)
+        assert adaptation(arm.way, problem(), RATE, 1, RULE)
         assert arm.stage in ("random", "multitask", "metatrain")
 
 
-@pytest.mark.parametrize("adapts", ["gradient", "ridge"])
-def test_the_rate_may_be_traced(adapts, episode):
+def test_adam_is_not_sgd(episode):
+    """Fault: the tuned Adam of the tables is another SGD."""
+    learner = adaptation(Way("head", "adam"), problem(), RATE, 1)
+    meta = {"params": init(None)}
+    adapted, _ = learner.adapt(meta, episode.support, (), None)
+    np.testing.assert_allclose(abs(adapted["head"]["w"]), RATE, rtol=1e-4)  # its first step
+
+
+@pytest.mark.parametrize("way", [Way("all", "sgd"), Way("features", "ridge")])
+def test_the_rate_may_be_traced(way, episode):
     """Fault: each rate or penalty that is tried costs a compilation of its own."""
     traces = []
 
     @jax.jit
     def outputs(rate):
         traces.append(rate)
-        learner = adaptation(adapts, problem(), rate, steps=2)
+        learner = adaptation(way, problem(), rate, steps=2)
         adapted, _ = learner.adapt({"params": init(None)}, episode.support, (), None)
         return learner.predict(adapted, episode.query, ())["logits"]
 
@@ -105,13 +120,43 @@ def test_the_rate_may_be_traced(adapts, episode):
         ("prototypical", "classification", "a classifier on features"),
         ("prototypical", "questions", set()),
         ("prototypical", "recommendation", set()),
+        ("rnn", "sentiment", {"body", "head"}),
+        ("rnn", "recommendation", {"head"}),
+        ("lstm-head", "classification", {"head"}),
+        ("maml+lstm", "questions", {"body", "head"}),
+        ("maml+lstm", "recommendation", {"head"}),
     ],
 )
 def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
     """Faults: an arm is meta-trained in another way than it is named for, or prototypes are asked
     to answer questions."""
     way = None if kind in ("questions", "recommendation") else WAY
-    assert moved(meta_learner(name, kind, problem(way), RATE, 2), episode) == expected
+    learner = meta_learner(name, kind, problem(way), RATE, 2, rule=RULE)
+    assert moved(learner, episode) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "held"), [("lstm", True), ("lstm-head", True), ("maml+lstm", False)]
+)
+def test_an_optimizer_is_learned_with_or_without_the_initialisation(name, held, episode):
+    """Faults: parameters that an arm holds are trained, those that it learns are held, or the
+    optimizer is not learned."""
+    learner = meta_learner(name, "sentiment", problem(), RATE, 2, rule=RULE)
+
+    def value(meta):
+        return learner.objective(meta, episode, None, 0.0)[0]
+
+    slope = jax.jit(jax.grad(value))(learner.init(jax.random.key(0)))
+    assert (optax.tree.norm(slope["params"]) == 0) == held
+    assert optax.tree.norm(slope["rule"]) > 0
+
+
+def test_an_optimizer_has_to_be_given():
+    """Fault: an arm of a learned optimizer is gradient descent in silence."""
+    with pytest.raises(ValueError, match="a learned optimizer, lstm, makes the steps"):
+        meta_learner("maml+lstm", "sentiment", problem(), RATE, 1)
+    with pytest.raises(ValueError, match="a learned optimizer, hyper, makes the steps"):
+        adaptation(Way("all", "hyper"), problem(), RATE, 1)
 
 
 def test_first_order_and_maml_differ_in_the_meta_gradient_alone(episode):

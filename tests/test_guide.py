@@ -16,6 +16,7 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide, Serving, model_of
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import fixed
+from metaguide.optimizers import rule_of, stored
 from metaguide.training.checkpoint import CheckpointError, save
 from metaguide.training.step import init_state
 
@@ -70,18 +71,40 @@ def drawn(model, seed):
     return jax.tree.map_with_path(draw, shapes)
 
 
-def write_run(folder, tokenizer, config=CONFIG, stage=True, serving=None, seeds=None):
-    """A run as the stages leave it: what was learned, its config, its tokenizer."""
+OPTIMIZER = {"kind": "lstm", "settings": {"hidden": 2, "layers": 1, "scale": 10.0}}
+
+
+def theta(seed):
+    """Parameters of an optimizer that holds still, as no gradient descent does."""
+    made = rule_of(**OPTIMIZER).init(jax.random.key(seed))
+    return {**made, "output": jnp.zeros_like(made["output"])}
+
+
+def write_run(
+    folder, tokenizer, config=CONFIG, stage=True, serving=None, seeds=None, optimizers=()
+):
+    """A run as the stages leave it: what was learned, its config, its tokenizer.
+
+    `optimizers` are the folders where a learned optimizer was trained along.
+    """
     folder.mkdir(exist_ok=True)
     tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(config))
     if stage:
-        content = {"stage": "metatrain", "learner": "maml", "seed": 0}
+        learner = "lstm-head" if "." in optimizers else "maml"
+        content = {"stage": "metatrain", "learner": learner, "seed": 0}
         (folder / "stage.json").write_text(json.dumps(content))
     if serving:
         (folder / "serving.json").write_text(json.dumps(serving))
     for place, seed in (seeds or {".": 0}).items():
         meta = {"params": drawn(model_of(CONFIG, tokenizer), seed)}
+        if place in optimizers:
+            meta["rule"] = theta(seed)
+            (folder / place).mkdir(exist_ok=True)
+            start = theta(
+                seed + 10
+            )  # as where a run was killed between the file and the checkpoint
+            stored.save(folder / place / stored.FILE, **OPTIMIZER, theta=start, command="")
         state = init_state(meta, fixed({"a": 1.0}), optax.adam(0.1), jax.random.key(0))
         save(folder / place / "checkpoints", state)
     return folder
@@ -116,7 +139,7 @@ def adapted(guide):
 def probe(tokenizer):
     """A guide held in memory, whose categories are told apart by a ridge on frozen features."""
     model = model_of(CONFIG, tokenizer)
-    serving = {"classification": Serving(drawn(model, 0), "ridge", 0.1, 0)}
+    serving = {"classification": Serving({"params": drawn(model, 0)}, "ridge", 0.1, 0)}
     return Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
 
 
@@ -211,7 +234,9 @@ def test_zero_shots_ask_the_guide_as_it_is(guide):
     """Faults: zero shots adapt to something, or read a user's history; parameters are copied."""
     zero = guide.adapt(DOMAIN, shots=0)
     for kind, adapted in zero.adapted.items():
-        assert adapted.state is guide.serving[kind].params and adapted.chosen == ()
+        meta = guide.serving[kind].meta
+        assert adapted.state is (meta if kind == "recommendation" else meta["params"])
+        assert adapted.chosen == ()
     one, other = zero.predict([History("a", ("phone0",)), History("b", ("shoe1",))])
     both = {"phone0", "shoe1"}
     assert [p for p in one.products if p not in both] == [
@@ -239,10 +264,10 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
     for loaded in (guide, metaguide.load(str(run))):
         for kind in ("classification", "sentiment", "questions", "recommendation"):
             serving = loaded.serving[kind]
-            assert serving[2:] == (RATE, STEPS)
+            assert serving[2:] == (RATE, STEPS, None)
             assert serving.arm == ("head-only" if kind == "recommendation" else "maml")
-            saved = probe.serving["classification"].params
-            jax.tree.map(np.testing.assert_array_equal, serving.params, saved)
+            saved = probe.serving["classification"].meta
+            jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
         assert (loaded.model, loaded.lengths, loaded.longest) == (
             probe.model,
             probe.lengths,
@@ -254,7 +279,7 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
 
 
 def saved_as_probe(guide):
-    return guide.serving["classification"].params, "ridge", 0.1, 0
+    return guide.serving["classification"].meta, "ridge", 0.1, 0
 
 
 def test_a_run_says_which_arm_serves_what(tokenizer, tmp_path):
@@ -268,12 +293,44 @@ def test_a_run_says_which_arm_serves_what(tokenizer, tmp_path):
     )
     assert set(guide.serving) == set(serving)
     for kind, seed in (("classification", 1), ("sentiment", 2)):
-        expected = drawn(guide.model, seed)
-        jax.tree.map(np.testing.assert_array_equal, guide.serving[kind].params, expected)
+        expected = {"params": drawn(guide.model, seed)}
+        jax.tree.map(np.testing.assert_array_equal, guide.serving[kind].meta, expected)
     adapted = guide.adapt(dataclasses.replace(DOMAIN, products=()), shots=3)
     found = adapted.predict(DOMAIN.reviews)
     assert [one.sentiment for one in found] == ["negative", "positive"] * 3
     assert all(one.stars is None for one in found)
+
+
+@pytest.mark.slow
+def test_a_learned_optimizer_serves(tokenizer, tmp_path):
+    """Faults: the optimizer is lost on the way, that of another folder or as it was before its
+    training; gradient descent serves in its place; its file is needed where there is none."""
+    serving = {
+        "sentiment": {"folder": "a", "arm": "lstm-head", "rate": 1.0, "steps": 1},
+        "questions": {"folder": "b", "arm": "head-only", "rate": 1.0, "steps": 1},
+    }
+    seeds = {"a": 1, "b": 2}
+    run = write_run(
+        tmp_path / "run", tokenizer, serving=serving, seeds=seeds, optimizers=("a",), stage=False
+    )
+    guide = metaguide.load(run)
+    found = guide.serving["sentiment"]
+    assert found.rule.name == rule_of(**OPTIMIZER).name
+    expected = {"params": drawn(guide.model, 1), "rule": theta(1)}
+    jax.tree.map(np.testing.assert_array_equal, found.meta, expected)
+    assert guide.serving["questions"].rule is None and set(guide.serving["questions"].meta) == {
+        "params"
+    }
+    adapted = guide.adapt(Domain("shop", reviews=DOMAIN.reviews), shots=SHOTS)
+    after = adapted.adapted["sentiment"].state["sentiment"]
+    jax.tree.map(np.testing.assert_array_equal, after, found.meta["params"]["sentiment"])
+
+
+def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
+    """Fault: the folder of a stage is served by gradient descent, though it learned to descend."""
+    guide = metaguide.load(write_run(tmp_path / "lstm", tokenizer, optimizers=(".",)))
+    assert {serving.arm for serving in guide.serving.values()} == {"lstm-head"}
+    assert guide.serving["recommendation"].rule is not None
 
 
 def test_folders_that_hold_no_run_are_errors(run, tokenizer, tmp_path):

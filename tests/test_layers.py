@@ -23,7 +23,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "problems": "types data models objectives",
         "pretraining": "types data models objectives",
         "answers": "data",
-        "arms": "types inner_loop learners",
+        "arms": "types inner_loop optimizers learners",
         "training": "types parallel data objectives inner_loop optimizers learners problems",
     }.items()
 }

@@ -714,9 +714,9 @@ def test_every_epoch_has_an_order_of_its_own():
     assert len({tuple(order) for order in found.tolist()}) == 3
 
 
-def test_a_rule_set_to_be_sgd_is_maml():
+def test_a_rule_set_to_be_sgd_is_maml_or_anil():
     """Faults: the rule's parameters are not those that are learned; the initialisation is held
-    where it should be learned, or the other way round."""
+    where it should be learned, or the other way round; the body moves under the head's rule."""
 
     def rule(theta):
         return optax.with_extra_args_support(optax.sgd(theta["rate"]))
@@ -733,6 +733,10 @@ def test_a_rule_set_to_be_sgd_is_maml():
     held = learned(PROBLEM, start_of, rule, 3, hold_start=True)
     _, slope = jax.jit(value_and_slope(held))(meta, tasks())
     assert optax.tree.norm(slope["params"]) == 0 and abs(slope["rule"]["rate"]) > 1e-4
+    head = learned(PROBLEM, start_of, rule, 3, Unrolled(), head_only=True)
+    value, slope = jax.jit(value_and_slope(head))(meta, tasks())
+    expected = compiled("anil").slope(start(), tasks())
+    near((value, slope["params"]), (expected[0], expected[1]["params"]))
     with pytest.raises(ValueError, match="which no learned rule changes"):
         learned(PROBLEM, start_of, rule, 3, Implicit())
 

@@ -2,11 +2,14 @@
 
 python -m experiments.guide                          2 CPU cores, one seed, 50 episodes a cell
 python -m experiments.guide --config.preset=full     3 seeds, 600 episodes a cell
+python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_optimizers
+                                                     learned optimizers beside tuned SGD and Adam
 """
 
 from ml_collections import ConfigDict
 
 SGD_RATES = (0.03, 0.1, 0.3)
+ADAM_RATES = (1e-3, 3e-3, 1e-2)
 PENALTIES = (0.3, 3.0, 30.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
 ADAPTED = ("classification", "sentiment", "questions")
@@ -33,6 +36,22 @@ def get_config() -> ConfigDict:
             "metatrain": {
                 "steps": 1000,
                 "learners": ("maml", "first-order", "anil", "prototypical"),
+            },
+        },
+        # Learned optimizers beside tuned SGD and Adam, all with as many steps.
+        "optimizers": {
+            "table": "bazaar_optimizers",
+            "metatrain": {
+                "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
+            },
+            "adapt": {
+                "arms": {
+                    "fine-tuning-adam": ADAPTED,
+                    "head-only-adam": ALL,
+                    "scratch": (),
+                    "ridge": (),
+                    "logistic": (),
+                },
             },
         },
         # For tests and notebooks: every stage runs, nothing is learned.
@@ -116,6 +135,10 @@ def get_config() -> ConfigDict:
         "tasks": 2,
         "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
         "rate": 3e-4,
+        # Of a learned optimizer, and where it starts: "" for the trained one of its kind that comes
+        # with the package, or a file or work folder with another.
+        "rule_rate": 1e-3,
+        "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
         "inner_rate": 0.1,
         "inner_steps": 3,
         "remat": False,
@@ -133,19 +156,27 @@ def get_config() -> ConfigDict:
         # Tuned for each arm and kind of task on the validation domains, with as many values each.
         "validation_episodes": 10,
         "rates": SGD_RATES,
+        "adam_rates": ADAM_RATES,
         "penalties": PENALTIES,
         # Which arm serves which kind of task.
         "arms": {
             "scratch": ADAPTED,
             "zero-shot": ALL,
             "fine-tuning": ADAPTED,
+            "fine-tuning-adam": (),
             "head-only": ALL,
+            "head-only-adam": (),
             "ridge": CLASSES,
             "logistic": CLASSES,
             "maml": ADAPTED,
             "first-order": ADAPTED,
             "anil": ALL,
             "prototypical": CLASSES,
+            "rnn": ADAPTED,
+            "lstm": ADAPTED,
+            "hyper": ADAPTED,
+            "lstm-head": ALL,
+            "maml+lstm": ADAPTED,
         },
     }
     return config

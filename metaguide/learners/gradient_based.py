@@ -97,12 +97,7 @@ def anil(
 
     def adapt(meta, support: Batch, context, key, observe=None):
         del key
-        params = meta["params"]
-        encoded = problem.encode(params, support, context, None)
-
-        def loss(head: Params, batch: Batch):
-            return problem.loss({**params, **head}, encoded, batch, context)
-
+        params, loss = meta["params"], head_loss(problem, meta["params"], support, context)
         return descend(loss, inner, mode, params, problem.head, support, steps, observe)
 
     return completed(problem, adapt)
@@ -197,6 +192,12 @@ def whole_loss(problem: Problem, params: Params, batch: Batch, context, key):
 def support_loss(problem: Problem, params: Params, context) -> Loss:
     """Return the loss as a function of (some parameter groups, batch); `params` has the others."""
     return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
+
+
+def head_loss(problem: Problem, params: Params, support: Batch, context) -> Loss:
+    """Return the loss as a function of (the head's groups, the support), which is encoded once."""
+    encoded = problem.encode(params, support, context, None)
+    return lambda head, batch: problem.loss({**params, **head}, encoded, batch, context)
 
 
 def descend(

@@ -12,6 +12,7 @@ from metaguide.learners.gradient_based import (
     check_differentiates_steps,
     completed,
     descend,
+    head_loss,
     support_loss,
 )
 from metaguide.types import Batch, Learner, Params, Problem
@@ -24,6 +25,7 @@ def learned(
     steps: int,
     mode: Mode = FirstOrder(),
     hold_start: bool = False,
+    head_only: bool = False,
 ) -> Learner:
     """Learn an initialisation and the rule that adapts it: θ_{t+1} = θ_t + u(∇L(θ_t); ω).
 
@@ -38,6 +40,7 @@ def learned(
         steps: inner steps.
         mode: `FirstOrder` or `Unrolled`.
         hold_start: learn the rule alone, and hold the initialisation where it starts.
+        head_only: hold the body, and adapt `problem.head` alone, as `anil` does.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": ω}.
@@ -56,7 +59,11 @@ def learned(
     def adapt(meta, support: Batch, context, key, observe=None):
         del key
         params = jax.lax.stop_gradient(meta["params"]) if hold_start else meta["params"]
-        loss, inner = support_loss(problem, params, context), rule(meta["rule"])
-        return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)
+        inner = rule(meta["rule"])
+        if head_only:
+            loss, groups = head_loss(problem, params, support, context), problem.head
+        else:
+            loss, groups = support_loss(problem, params, context), adapting(problem)
+        return descend(loss, inner, mode, params, groups, support, steps, observe)
 
     return completed(problem, adapt, init)

@@ -1,6 +1,7 @@
 """A learned optimizer: parameters θ, and the optax transform that θ makes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +23,13 @@ class Rule(NamedTuple):
         init: key -> θ.
         transform: θ -> the optax transform; works in `optax.chain`, in plain training, and inside
             an inner loop.
+        made_of: the `kind` and `settings` that `rule_of` made it of, where it did.
     """
 
     name: str
     init: Callable[[Key[Array, ""]], Theta]
     transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
+    made_of: Mapping[str, Any] = MappingProxyType({})
 
 
 def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:

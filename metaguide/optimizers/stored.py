@@ -63,7 +63,8 @@ def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
     odd = set(settings) - set(known)
     if odd:
         raise ValueError(f"{kind} has no setting {min(odd)!r}; it has {', '.join(known)}")
-    return RULES[kind](**settings)
+    made_of = {"kind": kind, "settings": dict(settings)}
+    return RULES[kind](**settings)._replace(made_of=made_of)
 
 
 def save(path: Path, kind: str, settings: Mapping[str, Any], theta: Theta, command: str) -> None:

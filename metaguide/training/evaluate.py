@@ -30,7 +30,7 @@ class Evaluator(NamedTuple):
     """
 
     compile: Callable[[Any, Any], None]
-    run: Callable[..., dict[str, dict[str, np.ndarray]]]
+    run: Callable[..., dict[Any, dict[str, np.ndarray]]]
 
 
 def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"]:
@@ -40,7 +40,7 @@ def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"
 
 def evaluator(
     family: Family,
-    learners_of: Mapping[str, Callable[[Array], Learner]],
+    learners_of: Mapping[Any, Callable[[Array], Learner]],
     chunk: int,
     mesh: Mesh | None = None,
 ) -> Evaluator:
@@ -52,7 +52,8 @@ def evaluator(
 
     Args:
         family: where episodes come from.
-        learners_of: by way of adapting, rate -> learner, the rate being what is tuned.
+        learners_of: by way of adapting (all of one type, that can be sorted), rate -> learner, the
+            rate being what is tuned.
         chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
             a multiple of the devices.
         mesh: whose devices share the episodes of a chunk; those of this process by default, so
@@ -84,7 +85,7 @@ def evaluator(
 
     program = Program(adapt_and_judge)
 
-    def arguments(meta, data, domain: int, shots: int, keys, rates: Mapping[str, float]):
+    def arguments(meta, data, domain: int, shots: int, keys, rates: Mapping[Any, float]):
         numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
         given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
         return meta, data, *numbers, keys, given
@@ -100,8 +101,8 @@ def evaluator(
         domain: int,
         shots: int,
         keys: Key[Array, " episodes"],
-        rates: Mapping[str, float],
-    ) -> dict[str, dict[str, np.ndarray]]:
+        rates: Mapping[Any, float],
+    ) -> dict[Any, dict[str, np.ndarray]]:
         meta, data = at_hand((meta, data))
 
         def of_chunk(first: int):

@@ -1,34 +1,77 @@
 """The evaluations that a comparison of arms stands on."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
-from experiments.adapt import benches
+from experiments.adapt import NOTHING, Bench, benches, compare
 from experiments.configs import guide_bazaar
+from experiments.settings import ConfigError
 from experiments.stages import random_start
+from metaguide.arms import Way
 from metaguide.data.catalogue import Domain, Product, write_domain
+from metaguide.optimizers import rnn
 
 
-@pytest.mark.slow
-def test_without_shots_an_arm_is_judged_as_it_is_though_zero_shot_is_no_arm(tmp_path):
-    """Fault: only the ways are laid out that the config's arms adapt in with shots."""
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A config of one kind of task, and its world."""
+    folder = tmp_path_factory.mktemp("shop")
     for name in ("a", "b", "c"):
         products = tuple(
             Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
             for i in range(6)
         )
-        write_domain(Domain(name, products), tmp_path / "shop" / name)
+        write_domain(Domain(name, products), folder / "shop" / name)
     config = guide_bazaar.get_config()
-    config.data.update({"world": "catalogue", "folder": str(tmp_path / "shop")})
+    config.data.update({"world": "catalogue", "folder": str(folder / "shop")})
     config.data.update({"validation": ("b",), "held_out": ("c",)})
     config.model.update({"width": 8, "layers": 1, "image": False})
     config.text.vocabulary = 300
     config.episodes.update({"way": 3, "shots": 1, "queries": 2})
-    config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1})
-    config.adapt.arms = {"maml": ("classification",)}
-    frozen = FrozenConfigDict(config)
-    world = worlds.prepare(frozen, tmp_path / "run")
-    bench = benches(frozen, world)["classification"]
-    judged = bench(random_start(world, 0), "none", "c", 0, "test", {})
-    assert judged["predicted"].shape == (1, 2, 2)
+    config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1, "shots": (0, 1)})
+    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+
+
+def with_arms(config, *arms):
+    """The config with these arms, on the kind of task that there is."""
+    own = config.copy_and_resolve_references()
+    own.adapt.arms = dict.fromkeys(arms, ("classification",))
+    return FrozenConfigDict(own)
+
+
+@pytest.mark.slow
+def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
+    """Faults: without shots only the ways are laid out that arms adapt in with shots; an arm with a
+    learned optimizer is judged on examples of its own, another optimizer than its own adapts it, or
+    the outcome of another one is taken for its own; an arm that holds the parameters of multi-task
+    training has a row without shots."""
+    config, world = shop
+    frozen, together, rule = with_arms(config, "rnn"), random_start(world, 0), rnn(2, 1)
+    theta = rule.init(jax.random.key(0))
+    still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
+    wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
+    of_kind = benches(frozen, world, ("rnn",), {"rnn": rule})
+    bench, way = of_kind["classification"], Way("all", "rnn")
+    bench.compile(together)
+    as_it_is = bench(still, NOTHING, "c", 0, "test", {})
+    assert as_it_is["predicted"].shape == (1, 2, 2)
+    held, moved = (bench(meta, way, "c", 1, "test", {}) for meta in (still, wild))
+    for name, expected in as_it_is.items():
+        np.testing.assert_array_equal(held[name], expected.repeat(2, axis=0))
+    np.testing.assert_array_equal(moved["id"], held["id"])
+    assert (moved["predicted"][0] != moved["predicted"][1]).any()
+    rows = compare(frozen, world, {"rnn": [still]}, of_kind).rows
+    assert {(row.shots, row.steps) for row in rows if row.arm == "rnn"} == {(1, 0), (1, 1)}
+
+
+def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop):
+    """Fault: a probe on questions, which have no classes, is a traceback after all training."""
+    config, world = shop
+    family = world.families("unseen")["classification"]
+    family = family._replace(problem=family.problem._replace(way=None))
+    with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
+        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {})

@@ -7,9 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from ml_collections.config_dict import FrozenConfigDict
 
 import metaguide
 from experiments import adapt
+from experiments.configs import guide_bazaar
+from experiments.settings import ConfigError
+from metaguide.arms import Way
 from metaguide.data.catalogue import read_domain
 from metaguide.training import results
 
@@ -91,9 +95,28 @@ def test_the_run_loads_and_serves_by_validation(run):
 
 def test_ways_of_the_arms_leave_out_rows_that_repeat():
     """Zero-shot many times under other names, or prototypes without a support."""
+    nothing = Way("nothing")
     assert adapt._way("fine-tuning", "sentiment", 0) is None
     assert adapt._way("zero-shot", "sentiment", 5) is None
-    assert adapt._way("zero-shot", "recommendation", 5) == "none"
-    assert adapt._way("maml", "sentiment", 0) == "none"
+    assert adapt._way("zero-shot", "recommendation", 5) == nothing
+    assert adapt._way("maml", "sentiment", 0) == nothing
+    assert adapt._way("maml+lstm", "sentiment", 0) == nothing
+    assert adapt._way("lstm", "sentiment", 0) is None  # whose parameters are those of multi-task
     assert adapt._way("prototypical", "sentiment", 0) is None
-    assert adapt._way("ridge", "sentiment", 5) == "ridge"
+    assert adapt._way("ridge", "sentiment", 5) == Way("features", "ridge")
+
+
+def test_the_arms_of_a_run_are_those_that_are_trained_and_have_a_task():
+    """Faults: an arm runs that nothing trained, or whose kinds of task are none; one that there
+    is not is passed over in silence."""
+    config = guide_bazaar.get_config()
+    config.metatrain.learners = ("lstm",)
+    config.adapt.arms = {"zero-shot": ("sentiment",), "scratch": (), "lstm": ("sentiment",)}
+    config.adapt.arms["maml"] = ("sentiment",)
+    assert set(adapt.arms_in(FrozenConfigDict(config))) == {"zero-shot", "lstm"}
+    config.metatrain.learners = ("ltsm",)
+    with pytest.raises(ConfigError, match="metatrain.learners: .*'ltsm'; there are maml, .*lstm"):
+        adapt.arms_in(FrozenConfigDict(config))
+    config.metatrain.learners, config.adapt.arms = (), {"addam": ("sentiment",)}
+    with pytest.raises(ConfigError, match="adapt.arms: .*'addam'; there are scratch, "):
+        adapt.arms_in(FrozenConfigDict(config))

@@ -1,0 +1,114 @@
+"""Meta-training of learned optimizers: what is trained, what is held, and what it leaves behind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import worlds
+from experiments.configs import guide_bazaar
+from experiments.metatrain import metatraining_stage
+from experiments.settings import MENDABLE, ConfigError
+from experiments.stages import build_stage, random_start, train_stage
+from metaguide import optimizers
+from metaguide.data.catalogue import Domain, Product, write_domain
+from metaguide.guide import restored
+from metaguide.objectives.weighting import fixed
+from metaguide.optimizers import StoredError, Trained, rule_of
+
+SETTINGS = {"hidden": 2, "layers": 1, "scale": 10.0}
+RULE = rule_of("lstm", SETTINGS)
+
+
+def toy(learner):
+    """A stage whose objective pulls all that is learned to 1, with weight decay."""
+
+    def pull(meta, data, key, progress):
+        params = jax.lax.stop_gradient(meta["params"]) if learner == "lstm" else meta["params"]
+        leaves = jax.tree.leaves((params, meta["rule"]))
+        return sum(jnp.square(leaf - 1).sum() for leaf in leaves), {}
+
+    config = guide_bazaar.get_config()
+    config.metatrain.update({"steps": 8, "rate": 0.1, "weight_decay": 1.0, "rule_rate": 0.01})
+    gradients = {"a": jax.value_and_grad(pull, has_aux=True)}
+    trained = Trained(RULE, RULE.init(jax.random.key(0)), "")
+    weighting = fixed({"a": 1.0})
+    frozen = FrozenConfigDict(config)
+    return build_stage(
+        frozen, "metatrain", gradients, {"a": ()}, weighting, learner, trained=trained
+    )
+
+
+@pytest.mark.parametrize(("learner", "held"), [("lstm", True), ("maml+lstm", False)])
+def test_a_held_initialisation_neither_moves_nor_costs(learner, held):
+    """Faults: weight decay shrinks parameters that have no gradient; the optimizer keeps a state of
+    them; the rule is held with them, or learns at their rate."""
+    stage, meta = toy(learner), {"params": {"w": 3 * jnp.ones((50, 40))}}
+    state = stage.init(meta, 0)
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
+    assert (size < 2000) == held
+    before = jax.device_get(state.params["meta"])
+    for _ in range(8):
+        state, _ = stage.step(state, stage.data)
+    after = jax.device_get(state.params["meta"])
+    assert (after["params"]["w"] == before["params"]["w"]).all() == held
+    moved = abs(after["rule"]["output"] - before["rule"]["output"]).max()
+    assert 1e-3 < moved < 0.1  # 8 steps of Adam of at most .01
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop")
+    for name in ("a", "b", "c"):
+        products = tuple(
+            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
+            for i in range(6)
+        )
+        write_domain(Domain(name, products), folder / "shop" / name)
+    config = guide_bazaar.get_config()
+    config.data.update({"world": "catalogue", "folder": str(folder / "shop")})
+    config.data.update({"validation": ("b",), "held_out": ("c",)})
+    config.model.update({"width": 8, "layers": 1, "image": False})
+    config.text.vocabulary = 300
+    config.episodes.update({"way": 3, "shots": 1, "queries": 2})
+    config.metatrain.update({"steps": 2, "tasks": 1, "inner_steps": 1, "shots": (1,)})
+    config.metatrain.domain_weights = {}
+    path = folder / "lstm.npz"
+    optimizers.save(path, "lstm", SETTINGS, RULE.init(jax.random.key(1)), "made by hand")
+    config.metatrain.rule_from.lstm = str(path)
+    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+
+
+@pytest.mark.slow
+def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
+    """Faults: the optimizer in the folder is the one that training began with, or is not that of
+    the checkpoint; parameters of the checkpoint are not those that were held."""
+    config, world = shop
+    frozen = FrozenConfigDict(config)
+    meta = random_start(world, 0)
+    stage = metatraining_stage(frozen, world, "lstm-head")
+    trained = train_stage(stage, meta, config=frozen, world=world, workdir=tmp_path, seed=0)
+    rule, theta, _ = optimizers.load(tmp_path, "lstm")
+    assert rule.name == RULE.name
+    found, of = restored(tmp_path, meta)
+    assert of is not None and of.name == RULE.name
+    for one in (found, {"params": meta["params"], "rule": theta}):
+        jax.tree.map(np.testing.assert_array_equal, one, jax.device_get(trained))
+    start = optimizers.load(config.metatrain.rule_from.lstm).theta
+    assert abs(theta["output"] - start["output"]).max() > 1e-5
+
+
+def test_what_cannot_be_started_from_is_one_clear_error(shop):
+    """Faults: an optimizer of another kind is taken, or a slip of the name ends in a traceback."""
+    config, world = shop
+    other = config.copy_and_resolve_references()
+    other.metatrain.rule_from.rnn = config.metatrain.rule_from.lstm
+    with pytest.raises(StoredError, match="a trained lstm, not a trained rnn"):
+        metatraining_stage(FrozenConfigDict(other), world, "rnn")
+    other.metatrain.rule_from.rnn = "nowhere"
+    with pytest.raises(StoredError, match="nowhere: there is no trained optimizer"):
+        metatraining_stage(FrozenConfigDict(other), world, "rnn")
+    with pytest.raises(ConfigError, match="metatrain.learner: .*'adam'; there are maml, "):
+        metatraining_stage(FrozenConfigDict(other), world, "adam")
+    assert StoredError in MENDABLE
