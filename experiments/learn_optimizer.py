@@ -189,7 +189,7 @@ def keeper(
         if not is_first_process():
             return
         if score == min(scores.values()):
-            save(folder / FILE, arm, config.rules[arm].to_dict(), theta, command_line())
+            save(folder / FILE, rule, theta, command_line())
         write_json(path, scores)
 
     return keep

@@ -139,7 +139,7 @@ def train_stage(
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():
             theta = at_hand(state.params["meta"]["rule"])
-            save(workdir / FILE, **stage.rule.made_of, theta=theta, command=command_line())
+            save(workdir / FILE, stage.rule, theta, command_line())
 
     state = train(
         stage.step,

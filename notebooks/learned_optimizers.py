@@ -61,8 +61,7 @@ from metaguide.inner_loop import Unrolled
 from metaguide.learners import learned, maml
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.objectives.weighting import fixed
-from metaguide.optimizers import descent, evolution, truncated
-from metaguide.optimizers.coordinatewise import coordinatewise
+from metaguide.optimizers import coordinatewise, descent, evolution, truncated
 from metaguide.problems import regression
 from metaguide.problems.optimizees import quadratics
 from metaguide.training.episodic import episodic
@@ -286,7 +285,7 @@ folder = Path(workdir)
 folder.mkdir(parents=True, exist_ok=True)
 path = folder / "optimizer.npz"
 *_, last = perceptrons.values()
-metaguide.optimizers.save(path, "mlp", {}, last, "notebooks/learned_optimizers.ipynb")
+metaguide.optimizers.save(path, perceptron, last, "notebooks/learned_optimizers.ipynb")
 again = metaguide.optimizers.load(path)
 print(f"{path}: {again.rule.name}, trained by {again.command}")
 assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), last, again.theta))

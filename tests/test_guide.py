@@ -71,12 +71,12 @@ def drawn(model, seed):
     return jax.tree.map_with_path(draw, shapes)
 
 
-OPTIMIZER = {"kind": "lstm", "settings": {"hidden": 2, "layers": 1, "scale": 10.0}}
+OPTIMIZER = rule_of("lstm", {"hidden": 2, "layers": 1, "scale": 10.0})
 
 
 def theta(seed):
     """Parameters of an optimizer that holds still, as no gradient descent does."""
-    made = rule_of(**OPTIMIZER).init(jax.random.key(seed))
+    made = OPTIMIZER.init(jax.random.key(seed))
     return {**made, "output": jnp.zeros_like(made["output"])}
 
 
@@ -101,10 +101,8 @@ def write_run(
         if place in optimizers:
             meta["rule"] = theta(seed)
             (folder / place).mkdir(exist_ok=True)
-            start = theta(
-                seed + 10
-            )  # as where a run was killed between the file and the checkpoint
-            stored.save(folder / place / stored.FILE, **OPTIMIZER, theta=start, command="")
+            # As where a run was killed between the file and the checkpoint.
+            stored.save(folder / place / stored.FILE, OPTIMIZER, theta(seed + 10), "")
         state = init_state(meta, fixed({"a": 1.0}), optax.adam(0.1), jax.random.key(0))
         save(folder / place / "checkpoints", state)
     return folder
@@ -315,7 +313,7 @@ def test_a_learned_optimizer_serves(tokenizer, tmp_path):
     )
     guide = metaguide.load(run)
     found = guide.serving["sentiment"]
-    assert found.rule.name == rule_of(**OPTIMIZER).name
+    assert found.rule.name == OPTIMIZER.name
     expected = {"params": drawn(guide.model, 1), "rule": theta(1)}
     jax.tree.map(np.testing.assert_array_equal, found.meta, expected)
     assert guide.serving["questions"].rule is None and set(guide.serving["questions"].meta) == {

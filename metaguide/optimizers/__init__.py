@@ -1,5 +1,6 @@
 """Learned optimizers as optax transforms, and the estimators of their gradients."""
 
+from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.descent import descent
 from metaguide.optimizers.estimators import Estimator, curriculum, evolution, truncated
 from metaguide.optimizers.perceptron import hyper, mlp
@@ -12,6 +13,7 @@ __all__ = [
     "Rule",
     "StoredError",
     "Trained",
+    "coordinatewise",
     "curriculum",
     "descent",
     "evolution",

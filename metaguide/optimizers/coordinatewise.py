@@ -4,7 +4,8 @@ They are one axis, the last, in chunks that stay in a core's cache: what a netwo
 way from a chunk's gradient to its update never reaches the memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.optimizers.features import Flat
-from metaguide.optimizers.rule import Rule, Theta, check_gradients, check_theta
+from metaguide.optimizers.rule import Rule, Theta, check_gradients, check_theta, named
 
 CHUNK = 4096
 """Coordinates of a chunk."""
@@ -32,19 +33,21 @@ class State(NamedTuple):
 
 
 def coordinatewise(
-    name: str,
+    kind: str,
     init: Callable[[Array], Theta],
     start: Callable[[tuple[int, int], Any], PyTree],
     update: Callable[[Theta, Array, Flat, PyTree], tuple[Flat, PyTree]],
+    settings: Mapping[str, Any] = MappingProxyType({}),
     fused: bool = False,
 ) -> Rule:
     """Make a rule of what it does to a chunk of coordinates.
 
     Args:
-        name: see `Rule`.
+        kind: see `Rule`.
         init: key -> θ.
         start: ((chunks, coordinates of a chunk), dtype) -> memory, [chunks, ..., coordinates].
         update: (θ, step from 1 on, gradient of a chunk, its memory) -> (its update, its memory).
+        settings: see `Rule`.
         fused: whether XLA makes one loop of the update, which leaves nothing to be kept in a cache:
             all chunks are updated at once, and by all threads.
 
@@ -52,6 +55,8 @@ def coordinatewise(
         The rule. Its transform raises ValueError for a θ of another rule or a gradient that is not
         finite where it can be looked at, and TypeError for one that is not of floating point.
     """
+
+    name = named(kind, settings)
 
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         check_theta(name, init, theta)
@@ -83,7 +88,7 @@ def coordinatewise(
 
         return optax.GradientTransformationExtraArgs(begin, step)
 
-    return Rule(name, init, transform)
+    return Rule(kind, init, transform, settings)
 
 
 def _size(params: PyTree) -> int:

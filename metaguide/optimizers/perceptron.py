@@ -28,6 +28,7 @@ from metaguide.optimizers.rule import (
     check_theta,
     dense,
     loss_given,
+    named,
 )
 
 DIRECTIONS = 1 + len(DECAYS)
@@ -73,7 +74,8 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         moved, history = _moved(theta, waves, step, gradient, history)
         return scale * moved, history
 
-    return coordinatewise(f"mlp {hidden}, scale {scale}", init, _nothing_yet, update, fused=True)
+    settings = {"hidden": hidden, "scale": scale}
+    return coordinatewise("mlp", init, _nothing_yet, update, settings, fused=True)
 
 
 class HyperState(NamedTuple):
@@ -108,7 +110,8 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
     Ha, Dai, Le: HyperNetworks, 2016, of which this is the idea applied to an update rule.
     """
-    name = f"hyper {hidden}, inner {inner}, scale {scale}"
+    settings = {"hidden": hidden, "inner": inner, "scale": scale}
+    name = named("hyper", settings)
 
     def init(key) -> Theta:
         one, two, three = jax.random.split(key, 3)
@@ -168,7 +171,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
-    return Rule(name, init, transform)
+    return Rule("hyper", init, transform, settings)
 
 
 def _nothing_yet(shape: tuple[int, ...], dtype) -> History:

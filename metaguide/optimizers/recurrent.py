@@ -100,5 +100,5 @@ def _recurrent(
             after.append(own)
         return scale * (theta["output"] @ x), after
 
-    name = f"{kind} {layers} × {hidden}, {'plain' if p is None else f'p {p}'}, scale {scale}"
-    return coordinatewise(name, init, start, update)
+    settings = {"hidden": hidden, "layers": layers, "p": p, "scale": scale}
+    return coordinatewise(kind, init, start, update, settings)

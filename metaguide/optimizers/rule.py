@@ -19,17 +19,29 @@ class Rule(NamedTuple):
     """A learned optimizer as two pure functions.
 
     Attributes:
-        name: of the rule and of all that its θ depends on; a stored θ of another name is refused.
+        kind: what it is, such as "lstm".
         init: key -> θ.
         transform: θ -> the optax transform; works in `optax.chain`, in plain training, and inside
             an inner loop.
-        made_of: the `kind` and `settings` that `rule_of` made it of, where it did.
+        settings: all that θ and the transform depend on beside the kind, plain JSON values; a
+            stored θ of other ones is refused.
     """
 
-    name: str
+    kind: str
     init: Callable[[Key[Array, ""]], Theta]
     transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
-    made_of: Mapping[str, Any] = MappingProxyType({})
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def name(self) -> str:
+        """Kind and settings, for messages."""
+        return named(self.kind, self.settings)
+
+
+def named(kind: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a rule, such as "mlp(hidden=8, scale=0.01)"."""
+    given = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{kind}({given})" if given else kind
 
 
 def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:

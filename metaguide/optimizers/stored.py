@@ -15,7 +15,7 @@ import numpy as np
 
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
-from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta
+from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
 
 VERSION = 1
 """Of the file and of what the rules compute: another one is refused."""
@@ -63,22 +63,24 @@ def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
     odd = set(settings) - set(known)
     if odd:
         raise ValueError(f"{kind} has no setting {min(odd)!r}; it has {', '.join(known)}")
-    made_of = {"kind": kind, "settings": dict(settings)}
-    return RULES[kind](**settings)._replace(made_of=made_of)
+    return RULES[kind](**settings)
 
 
-def save(path: Path, kind: str, settings: Mapping[str, Any], theta: Theta, command: str) -> None:
+def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     """Write a trained optimizer, whole or not at all.
 
     Args:
         path: of the file; its folder is there.
-        kind, settings: as of `rule_of`.
+        rule: any, one of one's own too.
         theta: what was learned, float32.
         command: what trained it.
+
+    Raises:
+        ValueError: θ is of another rule.
     """
-    rule = rule_of(kind, settings)
     check_theta(rule.name, rule.init, theta)
-    about = {"version": VERSION, "kind": kind, "settings": dict(settings), "command": command}
+    about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
+    about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
     descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
     with os.fdopen(descriptor, "wb") as file:
@@ -87,12 +89,13 @@ def save(path: Path, kind: str, settings: Mapping[str, Any], theta: Theta, comma
     os.replace(part, path)
 
 
-def load(path: str | Path, kind: str | None = None) -> Trained:
+def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     """Read a trained optimizer.
 
     Args:
         path: the file, or the work folder of a run that made one.
-        kind: which rule it has to be; any by default.
+        of: the kind or the rule that it has to be of; any of `RULES` by default, so that a rule of
+            one's own has to be given.
 
     Returns:
         What was saved.
@@ -115,10 +118,12 @@ def load(path: str | Path, kind: str | None = None) -> Trained:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
-    if kind not in (None, known):
-        raise StoredError(f"{path}: a trained {known}, not a trained {kind}; give another file")
+    stored = named(known, known_settings)
+    if isinstance(of, Rule) and of.name != stored or isinstance(of, str) and of != known:
+        wanted = of if isinstance(of, str) else of.name
+        raise StoredError(f"{path}: a trained {stored}, not a trained {wanted}; give another file")
     try:
-        rule = rule_of(known, known_settings)
+        rule = of if isinstance(of, Rule) else rule_of(known, known_settings)
         like = jax.eval_shape(rule.init, jax.random.key(0))
         leaves = [found.get(f"theta{name}") for name in by_name(like)]
         theta = jax.tree.unflatten(jax.tree.structure(like), leaves)

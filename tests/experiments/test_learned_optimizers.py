@@ -342,4 +342,4 @@ def test_a_single_rule_is_trained_by_its_own_command(tmp_path, capsys):
     for part in ("mlp seed 0: mean log10 loss", "adam: ", "metaguide.optimizers.load("):
         assert part in shown
     rule, theta, command = load(folder_of(tmp_path, "quadratic", "mlp", 0))
-    assert rule.name.startswith("mlp 2") and command
+    assert rule.name.startswith("mlp(hidden=2") and command

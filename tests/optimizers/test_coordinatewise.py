@@ -1,5 +1,7 @@
 """Coordinate-wise learned rules: any tree, chunks, hand-set to be SGD or Adam, errors."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,6 @@ import optax
 import pytest
 
 from metaguide.inner_loop import Unrolled, adapt
-from metaguide.optimizers import coordinatewise
 from metaguide.optimizers.perceptron import ADAM, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 
@@ -67,7 +68,8 @@ def test_chunks_change_nothing(name, monkeypatch):
     theta = rule.init(jax.random.key(1))
     gradients = [tree(), tree(2.0), tree(-1.0)]
     whole, _ = steps(rule, theta, gradients)
-    monkeypatch.setattr(coordinatewise, "CHUNK", 4)
+    module = importlib.import_module("metaguide.optimizers.coordinatewise")
+    monkeypatch.setattr(module, "CHUNK", 4)
     parts, state = steps(rule, theta, gradients)
     same(parts, whole, rtol=1e-5, atol=1e-7)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(state.memory))

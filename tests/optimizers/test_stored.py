@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaguide.optimizers import StoredError, load, pretrained, rule_of, save
+from metaguide.optimizers import Rule, StoredError, load, pretrained, rule_of, save
 from metaguide.optimizers.stored import FILE, RULES, SHIPPED
 
 SETTINGS = {
@@ -22,8 +22,8 @@ SETTINGS = {
 
 def stored(path, **changes):
     """Write an mlp with changes in what it says of itself; a change to None leaves it out."""
-    theta = rule_of("mlp", SETTINGS["mlp"]).init(jax.random.key(0))
-    save(path, "mlp", SETTINGS["mlp"], theta, "made by hand")
+    rule = rule_of("mlp", SETTINGS["mlp"])
+    save(path, rule, rule.init(jax.random.key(0)), "made by hand")
     if not changes:
         return path
     with np.load(path) as arrays:
@@ -43,7 +43,7 @@ def test_what_is_saved_is_loaded(tmp_path, kind, seed):
     another run; the work folder of a run is not read."""
     rule = rule_of(kind, SETTINGS[kind])
     theta = rule.init(jax.random.key(seed))
-    save(tmp_path / FILE, kind, SETTINGS[kind], theta, f"command {seed}")
+    save(tmp_path / FILE, rule, theta, f"command {seed}")
     for path in (tmp_path, str(tmp_path / FILE)):
         found, again, command = load(path, kind)
         assert (found.name, command) == (rule.name, f"command {seed}")
@@ -57,7 +57,7 @@ def test_what_is_saved_is_loaded(tmp_path, kind, seed):
         ({"version": 0}, "of version 0, and this is 1; train it anew"),
         ({"kind": "lstm"}, "lstm has no setting|theta is of another rule"),
         ({"kind": "adam"}, "there is no rule 'adam'; there are lstm, rnn, hyper, mlp"),
-        ({"settings": {"hidden": 3}}, "theta is of another rule than mlp 3"),
+        ({"settings": {"hidden": 3}}, r"theta is of another rule than mlp\(hidden=3"),
         ({"settings": {"width": 3}}, "mlp has no setting 'width'; it has hidden, scale"),
         ({"settings": None}, "damaged one"),
     ],
@@ -72,8 +72,25 @@ def test_a_theta_of_another_rule_or_version_is_refused(tmp_path, changes, messag
 
 def test_another_kind_than_asked_for_is_refused(tmp_path):
     """Fault: a run's folder of another rule is taken for the one that was asked for."""
-    with pytest.raises(StoredError, match="a trained mlp, not a trained lstm"):
-        load(stored(tmp_path / "a.npz"), "lstm")
+    path = stored(tmp_path / "a.npz")
+    with pytest.raises(
+        StoredError, match=r"a trained mlp\(hidden=2, scale=0.01\), not a trained lstm"
+    ):
+        load(path, "lstm")
+    with pytest.raises(StoredError, match=r"not a trained mlp\(hidden=3, scale=0.01\)"):
+        load(path, rule_of("mlp", {"hidden": 3}))
+
+
+def test_a_rule_of_ones_own_is_kept_too(tmp_path):
+    """Faults: it cannot be saved, or is read as another rule, or without saying which one."""
+    rule = Rule("my rule", lambda key: {"rate": np.float32(0.1)}, optax.sgd, {"width": 3})
+    save(tmp_path / "a.npz", rule, {"rate": np.float32(0.3)}, "made by hand")
+    found, theta, _ = load(tmp_path / "a.npz", rule)
+    assert found is rule and theta["rate"] == np.float32(0.3)
+    with pytest.raises(StoredError, match="there is no rule 'my rule'"):
+        load(tmp_path / "a.npz")
+    with pytest.raises(StoredError, match=r"my rule\(width=3\), not a trained my rule\(width=4\)"):
+        load(tmp_path / "a.npz", rule._replace(settings={"width": 4}))
 
 
 def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path):
@@ -95,8 +112,8 @@ def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path):
 def test_a_theta_that_does_not_fit_is_not_saved(tmp_path):
     """Fault: the file is written, and its reader pays."""
     theta = rule_of("mlp", {"hidden": 3}).init(jax.random.key(0))
-    with pytest.raises(ValueError, match="theta is of another rule than mlp 2"):
-        save(tmp_path / "a.npz", "mlp", {"hidden": 2}, theta, "")
+    with pytest.raises(ValueError, match=r"theta is of another rule than mlp\(hidden=2, scale=0"):
+        save(tmp_path / "a.npz", rule_of("mlp", {"hidden": 2}), theta, "")
     assert list(tmp_path.iterdir()) == []
 
 
