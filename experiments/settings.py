@@ -365,9 +365,13 @@ def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:
     sections = {name.rsplit(".", depth)[0] for name in fields for depth in range(1, 5)}
     for word in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]*)", word)
-        if match is None or match[1] in fields:
+        if match is None:
             continue
         name = match[1]
+        if name in fields:
+            if all(part.isidentifier() for part in name.split(".")):
+                continue
+            raise ConfigError(f"--config.{name}: set it in a config file")
         if name in sections:
             raise ConfigError(f"--config.{name} is a section of {path}; set one of its fields")
         raise ConfigError(f"--config.{name}: {path} has no such field{_nearest(name, fields)}")
