@@ -129,7 +129,7 @@ def train_rule(
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
         return load(folder, arm)
     estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
-    many = particles(estimator, own.tasks, setting.horizon, own.truncation, mesh)
+    many = particles(estimator, own.tasks, mesh)
     rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, own.meta_steps // 20, own.meta_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate))
     weighting = fixed({"optimizee": 1.0})

@@ -78,7 +78,7 @@ def begun(problems: int, mesh=None, truncation: int = WINDOW, remat: bool = Fals
     from metaguide.training.particles import particles
 
     rule, one = estimator(truncation, remat)
-    many = particles(one, problems, HORIZON, truncation, mesh)
+    many = particles(one, problems, mesh)
     meta = {"rule": jax.jit(rule.init)(jax.random.key(0))}
     begin = jax.jit(lambda meta, key: many.start(meta, (), key))
     return meta, many, begin(meta, jax.random.key(1))

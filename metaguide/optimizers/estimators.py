@@ -73,10 +73,13 @@ class Estimator(NamedTuple):
         start: (theta, data, key, age) -> particle; `age` is what it counts from, so that many do
             not all begin anew in the same meta-step.
         gradient: (theta, data, particle, key, progress) -> ((loss, metrics), gradient, particle).
+        ages: tasks -> int32 [tasks], what the first ones count from: spread over the windows of the
+            longest horizon.
     """
 
     start: Callable[..., Particle]
     gradient: Callable[..., tuple[tuple[Array, Metrics], Theta, Particle]]
+    ages: Callable[[int], Int[Array, " tasks"]]
 
 
 def truncated(
@@ -130,7 +133,7 @@ def truncated(
         particle = _aged(particle, (carry,), truncation, bad)
         return (value, _metrics(losses, bad, largest)), slope, particle
 
-    return Estimator(start, gradient)
+    return Estimator(start, gradient, _ages_over(horizon, truncation))
 
 
 def evolution(
@@ -195,7 +198,13 @@ def evolution(
         value = _mean(of, losses, largest)
         return (value, _metrics(losses, bad, largest)), optax.tree.scale(weight, summed), particle
 
-    return Estimator(start, gradient)
+    return Estimator(start, gradient, _ages_over(horizon, truncation))
+
+
+def _ages_over(horizon: Horizon, truncation: int) -> Callable[[int], Int[Array, " tasks"]]:
+    longest = int(horizon(jnp.ones(()))) if callable(horizon) else horizon
+    windows = -(-longest // truncation)
+    return lambda tasks: jnp.arange(tasks, dtype=jnp.int32) * windows // tasks * truncation
 
 
 def _starter(rule: Rule, optimizee: Optimizee, count: int) -> Callable[..., Particle]:

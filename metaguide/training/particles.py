@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from metaguide.optimizers.estimators import Estimator
@@ -11,21 +10,12 @@ from metaguide.parallel import mean_over_devices, own_share, whole_of_shares
 from metaguide.training.step import Carrying
 
 
-def particles(
-    estimator: Estimator,
-    tasks: int,
-    horizon: int,
-    truncation: int,
-    mesh: Mesh | None = None,
-) -> Carrying:
+def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Carrying:
     """Return the mean of an estimator's gradients over inner problems, which it carries.
 
     Args:
         estimator: of one inner problem.
         tasks: how many inner problems are on their way, divided over the devices.
-        horizon: the first ones count from ages spread over it, so that they do not all end in the
-            same step.
-        truncation: of the estimator; ages are multiples of it.
         mesh: of the devices that share them; None for one.
 
     Returns:
@@ -42,9 +32,8 @@ def particles(
         )
 
     def start(meta, data, key) -> Any:
-        windows = -(-horizon // truncation)
-        ages = jnp.arange(tasks, dtype=jnp.int32) * windows // tasks * truncation
-        keys = jax.random.split(key, tasks)
+        # They do not all end in the same step.
+        keys, ages = jax.random.split(key, tasks), estimator.ages(tasks)
         return jax.vmap(estimator.start, (None, None, 0, 0))(meta["rule"], data, keys, ages)
 
     def gradient(meta, data, key, progress, carry):

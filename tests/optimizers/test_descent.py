@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaguide.optimizers import curriculum, descent
+from metaguide.optimizers import curriculum, descent, mlp, truncated
 from metaguide.types import Optimizee
 
 
@@ -43,6 +43,15 @@ def test_a_curriculum_grows_to_the_whole(first, more, truncation, until):
     assert first <= steps[0] < first + truncation
     assert last <= steps[-1] < last + truncation
     assert int(horizon(jnp.float32(until))) == steps[-1]
+
+
+def test_ages_are_windows_of_the_longest_horizon():
+    """Faults: they are spread over the first horizon, are no whole windows, or are all alike."""
+    quick = Optimizee(lambda data, key: ({}, ()), lambda *_: (), lambda params, batch: (0.0, ()))
+    for horizon in (50, curriculum(10, 50, 10)):
+        ages = truncated(mlp(1), quick, horizon, 10).ages
+        assert ages(10).tolist() == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+        assert ages(2).tolist() == [0, 20]
 
 
 def test_a_wrong_curriculum_is_an_error():

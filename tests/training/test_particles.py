@@ -37,7 +37,7 @@ ESTIMATORS = {
 
 def prepared(estimator, devices, parallel="jit", span=1):
     mesh = tasks_mesh(jax.devices()[:devices])
-    many = particles(estimator, TASKS, HORIZON, WINDOW, mesh)
+    many = particles(estimator, TASKS, mesh)
     meta, weighting = {"rule": RULE.init(jax.random.key(0))}, fixed({"r": 1.0})
     optimizer, key = optax.adam(0.01), jax.random.key(1)
     carry = {"r": many.start(meta, (), key)}
@@ -82,7 +82,7 @@ def test_several_steps_a_call_are_the_steps_one_by_one(name):
 def test_the_mean_is_that_of_one_by_one():
     """Faults: problems share a key, begin at one age, or their gradients are summed."""
     estimator = ESTIMATORS["truncated"]
-    many = particles(estimator, TASKS, HORIZON, WINDOW)
+    many = particles(estimator, TASKS)
     theta, key = RULE.init(jax.random.key(0)), jax.random.key(2)
     carry = many.start({"rule": theta}, (), key)
     assert carry.age.tolist() == [0, 0, 0, 2, 2, 2, 4, 4]
@@ -128,4 +128,4 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path):
 def test_problems_that_devices_do_not_divide_are_an_error():
     """Fault: some device carries none, or the last problems are left out."""
     with pytest.raises(ValueError, match="6 inner problems do not divide over 8 devices"):
-        particles(ESTIMATORS["truncated"], 6, HORIZON, WINDOW, tasks_mesh())
+        particles(ESTIMATORS["truncated"], 6, tasks_mesh())
