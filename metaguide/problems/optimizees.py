@@ -1,4 +1,4 @@
-"""What learned optimizers are trained on: quadratics, and any problem on minibatches of data."""
+"""What learned optimizers are trained on: quadratics, minibatches of data, few-shot adaptation."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from metaguide.types import Batch, Optimizee, Params, Problem
+from metaguide.types import Batch, Episode, Family, Optimizee, Params, Problem
 
 VARIANTS = ("paper", "released")
 
@@ -87,5 +87,41 @@ def minibatches_of(problem: Problem, size: int) -> Optimizee:
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Any]:
         return problem.loss(params, problem.encode(params, batch, (), None), batch, ())
+
+    return Optimizee(draw, batch, loss)
+
+
+def adaptation_of(family: Family, shots: tuple[int, ...], head_only: bool = False) -> Optimizee:
+    """Build the adaptation of given parameters to a few examples of a domain.
+
+    An episode is drawn anew at each of its steps, always the same one: what an estimator carries
+    from step to step is a key, and not a catalogue.
+
+    Args:
+        family: whose domains are drawn alike.
+        shots: an episode's number of shots is drawn from these.
+        head_only: hold the body, and adapt the head alone.
+
+    Returns:
+        An optimizee whose data are {"episodes": the family's data, "params": where every adaptation
+        starts}, and whose examples are the support, at every step.
+    """
+    problem = family.problem
+    groups = problem.head if head_only else problem.body + problem.head
+
+    def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
+        return {name: data["params"][name] for name in groups}, key
+
+    def batch(data: Any, task: Key[Array, ""], step) -> tuple[Episode, Params]:
+        of_domain, of_shots, of_episode = jax.random.split(task, 3)
+        domain = jax.random.randint(of_domain, (), 0, len(family.domains))
+        count = jax.random.choice(of_shots, jnp.asarray(shots, jnp.int32))
+        return family.sample(data["episodes"], domain, count, of_episode), data["params"]
+
+    def loss(params: Params, batch: tuple[Episode, Params]) -> tuple[Array, Any]:
+        (support, _, context), start = batch
+        params = {**start, **params}
+        encoded = problem.encode(params, support, context, None)
+        return problem.loss(params, encoded, support, context)
 
     return Optimizee(draw, batch, loss)

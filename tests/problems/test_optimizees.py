@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.models.mlp import PixelMLP
-from metaguide.problems import classification_of_pictures
-from metaguide.problems.optimizees import minibatches_of, quadratics
+from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.models.mlp import MLP, PixelMLP
+from metaguide.optimizers import mlp, truncated
+from metaguide.problems import classification_of_pictures, regression
+from metaguide.problems.optimizees import adaptation_of, minibatches_of, quadratics
+from metaguide.types import Family
 
 
 @pytest.mark.parametrize(("variant", "count"), [("paper", 1), ("released", 64)])
@@ -46,6 +49,40 @@ def test_minibatches_are_rows_of_the_data():
     assert not np.allclose(*kernels)
     loss, metrics = optimizee.loss(params, first)
     np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head_only", [False, True])
+def test_an_adaptation_is_one_support_from_one_start(head_only):
+    """Faults: each step has another support, or every adaptation the same one; the query is learned
+    from; an adaptation starts elsewhere, or moves the body that is held; the held body is not that
+    of the data; an estimator cannot carry it from window to window."""
+    problem = regression(MLP((5,)))
+    family = Family(("waves",), waves(), wave_sampler(shots=3, queries=4), problem)
+    optimizee = adaptation_of(family, (2,), head_only)
+    start = problem.init(jax.random.key(0))
+    data = {"episodes": family.data, "params": start}
+    params, task = optimizee.draw(data, jax.random.key(1))
+    groups = problem.head if head_only else problem.body + problem.head
+    assert set(params) == set(groups) and all(params[name] is start[name] for name in groups)
+    (first, held), (later, _) = (optimizee.batch(data, task, step) for step in (0, 7))
+    jax.tree.map(np.testing.assert_array_equal, first, later)
+    other, _ = optimizee.batch(data, jax.random.key(2), 0)
+    assert abs(first.support["x"] - other.support["x"]).max() > 0.1
+    assert first.support["mask"].tolist() == [True, True, False]
+    encoded = problem.encode(start, first.support, (), None)
+    expected = float(problem.loss(start, encoded, first.support, ())[0])
+    found, _ = optimizee.loss(params, (first, held))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+    rule = mlp(2)
+    estimator = truncated(rule, optimizee, 4, 2)
+    theta = rule.init(jax.random.key(3))
+    particle = estimator.start(theta, data, jax.random.key(4), 0)
+    (value, _), slope, after = jax.jit(estimator.gradient)(
+        theta, data, particle, jax.random.key(5), 0.0
+    )
+    assert set(after.loops[0].params) == set(groups) and after.age == 2
+    assert np.isfinite(value) and max(abs(leaf).max() for leaf in jax.tree.leaves(slope)) > 0
 
 
 def test_another_variant_is_an_error():
