@@ -252,6 +252,22 @@ def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
             fill(block.format(choice), tmp_path)
 
 
+def test_a_difference_that_is_not_below_0_says_so(tmp_path):
+    """Faults: an interval that reaches 0 looks like a success, or a success like none; the row with
+    the least difference is bold, as if it were an arm's own value."""
+    fields = {"table": "t", "domain": "10-dim", "task": "quadratic", "shots": None, "steps": 100}
+    fields |= {"metric": "lstm_minus", "ci95_seeds": None, "episodes": 9, "seeds": 5}
+    rows = [
+        Row(arm=arm, value=value, ci95=half, floor=None, published=None, **fields)
+        for arm, value, half in (("sgd", -2.0, 0.3), ("adam", -0.2, 0.3), ("adamw", 1.0, 0.3))
+    ]
+    write(rows, {}, tmp_path, name="t", command="x", config={}, seeds=[0])
+    filled = fill("<!-- table:t metric=lstm_minus -->\n<!-- /table:t -->", tmp_path)
+    assert "| sgd | -2.000 ± .300 |" in filled
+    assert "| adam | -.200 ± .300, not below 0 |" in filled
+    assert "| adamw | 1.000 ± .300, not below 0 |" in filled
+
+
 def test_terminal_tables_have_a_column_a_step():
     """Fault: columns of several steps fall into one."""
     console = Console(width=120, record=True, file=io.StringIO())
