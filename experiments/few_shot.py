@@ -304,19 +304,20 @@ def outcome_of(
         return {name: arrays[name] for name in arrays.files}
 
 
-def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict]) -> None:
+def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict | None]) -> None:
     """Refuse a work folder that has cells of another config: one table would mix the two.
 
     Args:
         workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/ARM/seedN`.
-        config_of: (group, arm) -> what the cell depends on.
+        config_of: (group, arm) -> what the cell depends on; None where it has no part in the table.
 
     Raises:
         ConfigError: names a cell's folder, the fields and the mend.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
         _, group, arm, _ = folder.parts[-4:]
-        check_config(config_of(group, arm), folder, harmless=HARMLESS)
+        if (cell := config_of(group, arm)) is not None:
+            check_config(cell, folder, harmless=HARMLESS)
 
 
 def read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:

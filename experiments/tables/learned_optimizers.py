@@ -153,9 +153,14 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         known = ", ".join(config.problems)
         raise ConfigError(f"config.problem: there is no {config.problem!r}; there are {known}")
     groups = groups_of(config)
-    check_cells(
-        workdir, lambda group, arm: cell_config(config, groups[group][0], arm, groups[group][1])
-    )
+
+    def cell_of(group: str, arm: str) -> FrozenConfigDict | None:
+        if group not in groups or arm not in config.learners:
+            return None
+        problem, transfer = groups[group]
+        return cell_config(config, problem, arm, transfer)
+
+    check_cells(workdir, cell_of)
     for group, (problem, transfer) in groups.items():
         if config.problem in ("", problem):
             for arm in arms:

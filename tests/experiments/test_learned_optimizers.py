@@ -327,6 +327,8 @@ def test_the_table_runs_and_is_taken_up_again(tmp_path, capsys):
     assert "log10_loss" in capsys.readouterr().out
     table.main(config, tmp_path)
     assert "steps/s" not in capsys.readouterr().out and read(tmp_path).rows == rows
+    (tmp_path / "mnist-trained" / "gru" / "seed0").mkdir(parents=True)  # not of this table
+    table.main(config, tmp_path)
     other = config.to_dict()
     other["quadratic"]["train"]["mlp"]["rate"] = 1.0
     with pytest.raises(ConfigError, match=r"mlp/seed0 holds a run with another config: train.rate"):
