@@ -8,30 +8,16 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
 from experiments.adapt import NOTHING, Bench, benches, compare
-from experiments.configs import guide_bazaar
 from experiments.settings import ConfigError
 from experiments.stages import random_start
 from metaguide.arms import Way
-from metaguide.data.catalogue import Domain, Product, write_domain
 from metaguide.optimizers import rnn
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
+def shop(shop_config):
     """A config of one kind of task, and its world."""
-    folder = tmp_path_factory.mktemp("shop")
-    for name in ("a", "b", "c"):
-        products = tuple(
-            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
-            for i in range(6)
-        )
-        write_domain(Domain(name, products), folder / "shop" / name)
-    config = guide_bazaar.get_config()
-    config.data.update({"world": "catalogue", "folder": str(folder / "shop")})
-    config.data.update({"validation": ("b",), "held_out": ("c",)})
-    config.model.update({"width": 8, "layers": 1, "image": False})
-    config.text.vocabulary = 300
-    config.episodes.update({"way": 3, "shots": 1, "queries": 2})
+    config, folder = shop_config
     config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1, "shots": (0, 1)})
     return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
 

@@ -12,7 +12,6 @@ from experiments.metatrain import metatraining_stage
 from experiments.settings import MENDABLE, ConfigError
 from experiments.stages import build_stage, random_start, train_stage
 from metaguide import optimizers
-from metaguide.data.catalogue import Domain, Product, write_domain
 from metaguide.guide import restored
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, Trained, rule_of
@@ -58,20 +57,9 @@ def test_a_held_initialisation_neither_moves_nor_costs(learner, held):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shop")
-    for name in ("a", "b", "c"):
-        products = tuple(
-            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
-            for i in range(6)
-        )
-        write_domain(Domain(name, products), folder / "shop" / name)
-    config = guide_bazaar.get_config()
-    config.data.update({"world": "catalogue", "folder": str(folder / "shop")})
-    config.data.update({"validation": ("b",), "held_out": ("c",)})
-    config.model.update({"width": 8, "layers": 1, "image": False})
-    config.text.vocabulary = 300
-    config.episodes.update({"way": 3, "shots": 1, "queries": 2})
+def shop(shop_config):
+    """A config of one kind of task, and its world."""
+    config, folder = shop_config
     config.metatrain.update({"steps": 2, "tasks": 1, "inner_steps": 1, "shots": (1,)})
     config.metatrain.domain_weights = {}
     path = folder / "lstm.npz"
