@@ -76,6 +76,7 @@ def test_peers_have_the_same_meta_gradient(peer, workload, peers):
     assert distance(peers.meta_gradient(peer, workload, inputs), ours) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_meta_gradient_is_that_of_finite_differences(peers):
     """Catches a first-order gradient, and a mean over tasks that is a sum."""
     inputs = double(WORKLOADS["conv4"].inputs(0, 2))

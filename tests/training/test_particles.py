@@ -65,7 +65,14 @@ def near(found, expected):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize(("devices", "parallel"), [(2, "jit"), (8, "jit"), (8, "pmap")])
+@pytest.mark.parametrize(
+    ("devices", "parallel"),
+    [
+        (8, "jit"),
+        pytest.param(2, "jit", marks=pytest.mark.slow),
+        pytest.param(8, "pmap", marks=pytest.mark.slow),
+    ],
+)
 def test_any_devices_agree(name, devices, parallel):
     """Faults: a device carries another's problems, the carry is not whole again, the mean is over a
     device's own problems alone."""
