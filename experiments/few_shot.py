@@ -5,8 +5,6 @@ outcome of every test episode. A table is collected from the cells that are fini
 arms may be trained by several commands, in any order.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, check_config, write_config
 from experiments.stages import command_line
+from metaguide.files import whole
 from metaguide.inner_loop import FirstOrder, Unrolled
 from metaguide.learners import (
     anil,
@@ -296,10 +295,8 @@ def outcome_of(
         found = dict(compute())
         if not is_first_process():
             return found
-        descriptor, part = tempfile.mkstemp(dir=folder, suffix=".npz.part")
-        with os.fdopen(descriptor, "wb") as file:
+        with whole(path) as file:
             np.savez_compressed(file, allow_pickle=False, **found)
-        os.replace(part, path)
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 

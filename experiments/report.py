@@ -1,8 +1,6 @@
 """The report of a run: tables in the terminal, and one HTML file that needs no server."""
 
 import json
-import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -28,6 +26,7 @@ from experiments.tables.layout import (
     shots_name,
     tasks_of,
 )
+from metaguide.files import whole
 from metaguide.training.floors import FLOORS
 from metaguide.training.results import Results, Row
 
@@ -86,11 +85,8 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".report.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(page)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    with whole(path) as file:
+        file.write(page.encode())
     return path
 
 

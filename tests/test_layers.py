@@ -13,18 +13,19 @@ BELOW: Mapping[str, frozenset[str]] = {
     room: frozenset(below.split())
     for room, below in {
         "types": "",
+        "files": "",
         "parallel": "types",
         "data": "types",
         "models": "types",
         "objectives": "types",
         "inner_loop": "types",
-        "optimizers": "types inner_loop",
+        "optimizers": "types files inner_loop",
         "learners": "types inner_loop",
         "problems": "types data models objectives",
         "pretraining": "types data models objectives",
         "answers": "data",
         "arms": "types inner_loop optimizers learners",
-        "training": "types parallel data objectives inner_loop optimizers learners problems",
+        "training": "types files parallel data objectives inner_loop optimizers learners problems",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""

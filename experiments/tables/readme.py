@@ -7,10 +7,8 @@ shows a part, and a column for each of these numbers of adaptation steps; `acros
 table whose columns are the tasks.
 """
 
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from experiments.tables.layout import (
     number,
     tasks_of,
 )
+from metaguide.files import whole
 from metaguide.training.floors import FLOORS as GUIDE_FLOORS
 from metaguide.training.results import Results, ResultsError, Row, read
 
@@ -164,11 +163,8 @@ def main(argv: list[str]) -> None:
         return
     if _CHECK.value:
         sys.exit("README.md: a table is stale; run python -m experiments.tables.readme")
-    descriptor, temporary = tempfile.mkstemp(dir=_ROOT, prefix=".README")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(filled)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, readme)
+    with whole(readme) as file:
+        file.write(filled.encode())
     print("README.md: tables rewritten")
 
 

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from metaguide.files import whole
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
@@ -82,11 +81,8 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
-    descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
-    with os.fdopen(descriptor, "wb") as file:
+    with whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=json.dumps(about), **leaves)
-    os.chmod(part, 0o644)
-    os.replace(part, path)
 
 
 def load(path: str | Path, of: str | Rule | None = None) -> Trained:

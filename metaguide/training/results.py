@@ -1,16 +1,15 @@
 """The tidy format of all tables: rows in JSON, and the score of every example beside them."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaguide.files import whole
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -112,8 +111,10 @@ def write(
     path = folder / f"{name}.json"
     if scores:
         flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
-        _replace(_beside(path), lambda file: np.savez_compressed(file, allow_pickle=False, **flat))
-    _replace(path, lambda file: file.write(text.encode()))
+        with whole(_beside(path)) as file:
+            np.savez_compressed(file, allow_pickle=False, **flat)
+    with whole(path) as file:
+        file.write(text.encode())
     return path
 
 
@@ -159,15 +160,3 @@ def read(path: Path) -> Results:
 def _beside(path: Path) -> Path:
     prefix = "" if path.stem == "results" else f"{path.stem}."
     return path.with_name(f"{prefix}episodes.npz")
-
-
-def _replace(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            fill(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
