@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.benchmarks.maml import COMPARE, apart
+from experiments.benchmarks.maml import COMPARE, apart, in_float64
 from experiments.benchmarks.measure import (
     ONE_THREAD,
     ONLY,
@@ -86,6 +86,8 @@ def begun(problems: int, mesh=None, truncation: int = WINDOW, remat: bool = Fals
 
 def inputs_of(meta: Any, carry: Any) -> Inputs:
     """Return as NumPy arrays, for the peers, what the first step of ours is given."""
+    import jax
+
     theta = meta["rule"]
     flat = {"output": theta["output"]}
     for name in theta.keys() - {"output"}:
@@ -97,15 +99,7 @@ def inputs_of(meta: Any, carry: Any) -> Inputs:
         "start": loop.params["theta"],
     }
     numbers = {"steps": WINDOW, "p": P, "scale": SCALE}
-    as_numpy = functools.partial(map_leaves, np.asarray)
-    return {"theta": as_numpy(flat), **as_numpy(arrays), **numbers}
-
-
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a tree with a function of each of its leaves."""
-    import jax
-
-    return jax.tree.map(function, tree)
+    return jax.tree.map(np.asarray, {"theta": flat, **arrays}) | numbers
 
 
 def build_quadratics() -> Callable[[], Any]:
@@ -294,7 +288,7 @@ def check(peers: Sequence[str], problems: int = 8) -> dict[str, float]:
         if peers:
             from experiments.benchmarks.learned_optimizer_peers import meta_gradient
 
-            meta, many, carry = map_in_float64(begun(problems))
+            meta, many, carry = in_float64(begun(problems))
             _, slope, _ = jax.jit(many.gradient)(meta, (), jax.random.key(0), 0.0, carry)
             ours = inputs_of({"rule": slope["rule"]}, carry)["theta"]
             inputs = inputs_of(meta, carry)
@@ -305,15 +299,6 @@ def check(peers: Sequence[str], problems: int = 8) -> dict[str, float]:
     return found
 
 
-def map_in_float64(tree: Any) -> Any:
-    """Return a tree with every float32 array as float64; functions and keys stay."""
-
-    def wide(leaf: Any) -> Any:
-        return leaf.astype("float64") if getattr(leaf, "dtype", None) == np.float32 else leaf
-
-    return map_leaves(wide, tree)
-
-
 def hand_fused_apart(chunk: int = 50, chunks: int = 4, steps: int = 3) -> float:
     """Return how far the hand-written rule's updates are from ours after some steps."""
     import jax
@@ -322,7 +307,7 @@ def hand_fused_apart(chunk: int = 50, chunks: int = 4, steps: int = 3) -> float:
     from metaguide.optimizers import lstm
 
     rule = lstm(p=P, scale=SCALE)
-    theta = map_in_float64(rule.init(jax.random.key(0)))
+    theta = in_float64(rule.init(jax.random.key(0)))
     gradients = np.random.default_rng(0).normal(size=(steps, chunks, chunk)) ** 9
     optimizer, (begin, update) = rule.transform(theta), hand_fused(theta, chunk)
     state, memory = optimizer.init(jnp.zeros(chunks * chunk)), begin(jnp.zeros(chunks * chunk))
@@ -347,7 +332,7 @@ def memory_rows() -> list[dict[str, Any]]:
     rows = []
     for system in ("lstm", "mlp", "hyper", "adam"):
         compiled, _, state = update_program(system)
-        used = memory_of(compiled)
+        used: Any = compiled.memory_analysis()
         taken = used.temp_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         rows.append(memory_row("memory of an update", system, taken, whole))
@@ -356,15 +341,11 @@ def memory_rows() -> list[dict[str, Any]]:
     for name, (steps, remat) in windows.items():
         meta, many, carry = begun(PROBLEMS, None, steps, remat)
         lowered = jax.jit(many.gradient).lower(meta, (), jax.random.key(0), 0.0, carry)
-        taken = memory_of(lowered.compile()).temp_size_in_bytes
+        used: Any = lowered.compile().memory_analysis()
+        taken = used.temp_size_in_bytes
         short = short or taken
         rows.append(memory_row("memory of a window", name, taken, short))
     return rows
-
-
-def memory_of(compiled: Any) -> Any:
-    """Return XLA's count of a compiled program's bytes, by what they are for."""
-    return compiled.memory_analysis()
 
 
 def memory_row(workload: str, system: str, taken: int, whole: int) -> dict[str, Any]:

@@ -236,15 +236,14 @@ def check(peers: list[str], tasks: int = 4) -> dict[tuple[str, str], float]:
     return found
 
 
-def in_float64(inputs: Inputs) -> Inputs:
-    """Return inputs with every float as a float64."""
+def in_float64(tree: Any) -> Any:
+    """Return a tree with every float32 array as float64; integers, functions and keys stay."""
+    import jax
 
-    def wide(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: wide(one) for name, one in value.items()}
-        return value.astype(np.float64) if value.dtype == np.float32 else value
+    def wide(leaf: Any) -> Any:
+        return leaf.astype("float64") if getattr(leaf, "dtype", None) == np.float32 else leaf
 
-    return wide(inputs)
+    return jax.tree.map(wide, tree)
 
 
 def workloads(peers: list[str]) -> list[Workload]:
