@@ -147,7 +147,7 @@ class Bench:
     def compile(self, meta: Params) -> None:
         """Compile ahead of the first call, for parameters of the shape of `meta`."""
         for together, evaluation in self._evaluators.items():
-            (rule, *_) = (self.rules.get(way.by) for way in together)
+            rule = next((self.rules[way.by] for way in together if way.is_learned), None)
             theta = {} if rule is None else {"rule": rule.init(jax.random.key(0))}
             evaluation.compile({**meta, **theta}, self.data)
 
