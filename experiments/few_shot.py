@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, check_config, write_config
-from experiments.stages import command_line
+from experiments.stages import command_line, train_alone
 from metaguide.files import whole
 from metaguide.inner_loop import FirstOrder, Unrolled
 from metaguide.learners import (
@@ -32,10 +32,8 @@ from metaguide.learners import (
     relation,
     reptile,
 )
-from metaguide.objectives.weighting import fixed
 from metaguide.parallel import (
     ONE_FOLDER,
-    at_hand,
     check_agreed,
     is_first_process,
     mesh_for,
@@ -44,10 +42,8 @@ from metaguide.parallel import (
 )
 from metaguide.training.episodic import episodic
 from metaguide.training.evaluate import episode_keys, evaluator
-from metaguide.training.loop import train
 from metaguide.training.progress import say
 from metaguide.training.results import Row, Scores, write
-from metaguide.training.step import init_state, make_step
 from metaguide.types import Family, Learner, Params, Problem
 
 OUTCOME = "outcome.npz"
@@ -191,17 +187,10 @@ def train_cell(
         ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
             another way of going parallel.
     """
-    for field in ("log_every", "checkpoint_every"):
-        if config[field] % config.span:
-            raise ConfigError(
-                f"config.{field} is {config[field]}: make it a multiple of config.span, "
-                f"{config.span} steps a call"
-            )
     mesh = mesh_for(cell.tasks) if mesh is None else mesh
     if mesh.size < jax.device_count():
         used = f"{mesh.size} of {jax.device_count()} devices"
         say(f"{cell.name}: {cell.tasks} tasks a step, on {used}")
-    weighting = fixed({"episodes": 1.0})
     try:
         gradient = episodic(
             cell.family,
@@ -211,33 +200,24 @@ def train_cell(
             tasks_per_chunk=config.tasks_per_chunk or None,
             mesh=mesh,
         )
-        step = make_step(
-            {"episodes": gradient},
-            weighting,
-            cell.optimizer,
-            cell.steps,
-            mesh=mesh,
-            parallel=config.parallel,
-            span=config.span,
-        )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
-    meta = cell.learner.init(jax.random.key(seed))
-    state = init_state(meta, weighting, cell.optimizer, jax.random.key(1000 + seed))
-    data = {"episodes": cell.family.data}
-    state = train(
-        step,
-        replicate(state, mesh),
-        replicate(data, mesh),
+    return train_alone(
+        "episodes",
+        gradient,
+        cell.learner.init(jax.random.key(seed)),
+        cell.family.data,
+        cell.optimizer,
+        config,
         steps=cell.steps,
+        key=jax.random.key(1000 + seed),
+        mesh=mesh,
+        parallel=config.parallel,
         workdir=workdir,
         name=f"{cell.name} seed {seed}",
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        span=config.span,
+        where="config",
         mend="lower config.rate, or the inner_rate of the learner",
     )
-    return at_hand(state.params["meta"])
 
 
 def judged(

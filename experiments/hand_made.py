@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.optimizees import Setting, judge, log10_of
+from experiments.optimizees import Setting, validation_score
 
 HAND_MADE: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -45,29 +45,20 @@ def scheduled(arm: str, horizon: int) -> Callable[[Any], optax.GradientTransform
     return optimizer
 
 
-def tuned(config: FrozenConfigDict, setting: Setting, arm: str, chunk: int) -> Choice:
+def tuned(cell: FrozenConfigDict, setting: Setting, arm: str) -> Choice:
     """Return the rate and the schedule with the least mean log10 loss on validation problems.
 
     Args:
-        config: of a cell; reads `rates`, `validation_problems`, `seed`, `least` and `cap`.
+        cell: reads `rates`, and what `validation_score` reads.
         setting: what is minimised.
         arm: a name of `HAND_MADE`.
-        chunk: problems side by side.
     """
-    losses = judge(
-        setting,
-        scheduled(arm, setting.horizon),
-        "validation",
-        seed=config.seed,
-        problems=config.validation_problems,
-        chunk=chunk,
-    )
-
-    def choice(rate: float, schedule: str) -> Choice:
-        found = losses(made_of(rate, schedule))[:, -1]
-        return Choice(rate, schedule, float(log10_of(found, config.least, config.cap).mean()))
-
-    tried = [choice(rate, schedule) for schedule in SCHEDULES for rate in config.rates]
+    score_of = validation_score(cell, setting, scheduled(arm, setting.horizon))
+    tried = [
+        Choice(rate, schedule, score_of(made_of(rate, schedule)))
+        for schedule in SCHEDULES
+        for rate in cell.rates
+    ]
     return min(tried, key=lambda choice: choice.score)
 
 

@@ -21,10 +21,9 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.few_shot import HARMLESS
 from experiments.hand_made import HAND_MADE, tuned
-from experiments.optimizees import Setting, judge, log10_of, setting_of
+from experiments.optimizees import Setting, setting_of, validation_score
 from experiments.settings import ConfigError
-from experiments.stages import command_line, write_json
-from metaguide.objectives.weighting import fixed
+from experiments.stages import command_line, train_alone, write_json
 from metaguide.optimizers import (
     Estimator,
     Rule,
@@ -37,13 +36,11 @@ from metaguide.optimizers import (
     truncated,
 )
 from metaguide.optimizers.stored import FILE
-from metaguide.parallel import at_hand, is_first_process, mesh_for, replicate
+from metaguide.parallel import at_hand, is_first_process, mesh_for
 from metaguide.training.checkpoint import FOLDER, latest
-from metaguide.training.loop import train
 from metaguide.training.particles import particles
 from metaguide.training.progress import say
 from metaguide.training.state import TrainState
-from metaguide.training.step import init_state, make_step
 
 TRAINED = "trained"
 """In the name of a problem's own folder, where those of its transfers have theirs."""
@@ -124,66 +121,48 @@ def train_rule(
     """
     folder, section = folder_of(workdir, problem, arm, seed), config[problem]
     own, setting = section.train[arm], setting_of(section)
-    rule = rule_named(config, arm)
-    settings.write_config(cell_config(config, problem, arm), folder, harmless=HARMLESS)
+    rule, cell = rule_named(config, arm), cell_config(config, problem, arm)
+    settings.write_config(cell, folder, harmless=HARMLESS)
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
         return load(folder, arm)
     estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
     many = particles(estimator, own.tasks, mesh)
     rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, own.meta_steps // 20, own.meta_steps)
     optimizer = optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate))
-    weighting = fixed({"optimizee": 1.0})
-    try:
-        step = make_step(
-            {"optimizee": many},
-            weighting,
-            optimizer,
-            own.meta_steps,
-            mesh=mesh,
-            parallel=config.parallel,
-            span=own.span,
-        )
-    except ValueError as error:
-        raise ConfigError(f"config.{problem}.train.{arm}: {error}") from error
     begin, draw = jax.random.split(jax.random.key(seed))
-    data = jax.device_put(setting.data["train"])
-    meta = {"rule": rule.init(begin)}
-    state = init_state(
-        meta, weighting, optimizer, draw, {"optimizee": many.start(meta, data, draw)}
-    )
-    train(
-        step,
-        replicate(state, mesh),
-        replicate({"optimizee": data}, mesh),
+    data, meta = jax.device_put(setting.data["train"]), {"rule": rule.init(begin)}
+    where = f"config.{problem}.train.{arm}"
+    train_alone(
+        "optimizee",
+        many,
+        meta,
+        data,
+        optimizer,
+        own,
         steps=own.meta_steps,
+        key=draw,
+        mesh=mesh,
+        parallel=config.parallel,
         workdir=folder,
         name=f"{problem}/{arm} seed {seed}",
-        log_every=own.log_every,
-        checkpoint_every=own.validate_every,
-        span=own.span,
-        mend=f"lower config.{problem}.train.{arm}.rate",
-        on_checkpoint=keeper(config, problem, arm, setting, rule, folder),
+        where=where,
+        mend=f"lower {where}.rate",
+        checkpoints="validate_every",
+        carry=many.start(meta, data, draw),
+        on_checkpoint=keeper(cell, setting, rule, folder),
     )
     return load(folder, arm)
 
 
 def keeper(
-    config: FrozenConfigDict, problem: str, arm: str, setting: Setting, rule: Rule, folder: Path
+    cell: FrozenConfigDict, setting: Setting, rule: Rule, folder: Path
 ) -> Callable[[TrainState], None]:
     """Build what judges each checkpoint on the validation problems and keeps the best one."""
-    path, cell = folder / SCORES, cell_config(config, problem, arm)
-    losses = judge(
-        setting,
-        rule.transform,
-        "validation",
-        seed=cell.seed,
-        problems=cell.validation_problems,
-        chunk=cell.setting.chunk,
-    )
+    path, score_of = folder / SCORES, validation_score(cell, setting, rule.transform)
 
     def keep(state: TrainState) -> None:
         theta = at_hand(state.params["meta"]["rule"])
-        score = float(log10_of(losses(theta)[:, -1], config.least, config.cap).mean())
+        score = score_of(theta)
         scores = json.loads(path.read_text("utf-8")) if path.exists() else {}
         scores[str(int(state.step))] = score
         if not is_first_process():
@@ -242,7 +221,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         step, score = best_of(folder_of(workdir, problem, arm, seed))
         say(f"{arm} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
     for name in HAND_MADE:
-        choice = tuned(cell_config(config, problem, name), setting, name, config[problem].chunk)
+        choice = tuned(cell_config(config, problem, name), setting, name)
         say(f"{name}: {choice.score:.3f}, tuned there: rate {choice.rate:.2g}, {choice.schedule}")
     folder = folder_of(workdir, problem, arm, 0)
     say(f"learn_optimizer: rule, theta, _ = metaguide.optimizers.load('{folder}')")

@@ -127,6 +127,30 @@ def judge(
     return lambda made_of: np.asarray(losses(made_of, data, keys))
 
 
+def validation_score(
+    cell: FrozenConfigDict,
+    setting: Setting,
+    optimizer_of: Callable[[Any], optax.GradientTransformation],
+) -> Callable[[Any], float]:
+    """Build: what makes an optimizer -> the mean log10 of its last loss on validation problems.
+
+    Learned optimizers are chosen by it and hand-made ones tuned.
+
+    Args:
+        cell: reads `seed`, `validation_problems`, `least`, `cap` and `setting.chunk`.
+        setting, optimizer_of: as of `judge`.
+    """
+    losses = judge(
+        setting,
+        optimizer_of,
+        "validation",
+        seed=cell.seed,
+        problems=cell.validation_problems,
+        chunk=cell.setting.chunk,
+    )
+    return lambda made_of: float(log10_of(losses(made_of)[:, -1], cell.least, cell.cap).mean())
+
+
 def log10_of(losses: Float[np.ndarray, "*n"], least: float, cap: float) -> Float[np.ndarray, "*n"]:
     """Return log10 of losses brought into [least, cap]; `cap` for what is not a number."""
     return np.log10(np.clip(np.where(np.isnan(losses), cap, losses), least, cap, dtype=np.float64))

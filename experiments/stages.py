@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, write_config
@@ -26,7 +27,14 @@ from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
 from metaguide.training.checkpoint import FOLDER, latest
 from metaguide.training.loop import train
 from metaguide.training.state import TrainState
-from metaguide.training.step import CompiledStep, Gradient, ScannedStep, init_state, make_step
+from metaguide.training.step import (
+    Carrying,
+    CompiledStep,
+    Gradient,
+    ScannedStep,
+    init_state,
+    make_step,
+)
 from metaguide.types import Params
 
 
@@ -154,6 +162,89 @@ def train_stage(
         on_checkpoint=keep_rule,
     )
     return state.params["meta"]
+
+
+def train_alone(
+    objective: str,
+    gradient: Gradient | Carrying,
+    meta: Params,
+    data: Any,
+    optimizer: optax.GradientTransformation,
+    own: FrozenConfigDict,
+    *,
+    steps: int,
+    key: Key[Array, ""],
+    mesh: Mesh,
+    parallel: str,
+    workdir: Path,
+    name: str,
+    where: str,
+    mend: str,
+    checkpoints: str = "checkpoint_every",
+    carry: Any = None,
+    on_checkpoint: Callable[[TrainState], None] | None = None,
+) -> Params:
+    """Train on one objective in a folder of its own, or go on where it stopped.
+
+    Args:
+        objective: its name in the metrics.
+        gradient: of it.
+        meta: what is learned, as it starts.
+        data: what the gradient reads.
+        optimizer: over the meta-parameters.
+        own: reads `span`, steps a call, `log_every`, and the field that `checkpoints` names.
+        steps: how many in all.
+        key: of the training.
+        mesh: of the devices that share the tasks.
+        parallel: "jit" or "pmap".
+        workdir: of this training alone.
+        name: in messages.
+        where: the section `own` stands in, for messages.
+        mend: what to do where training diverges.
+        checkpoints: the field that says how many steps are between two of them.
+        carry: what a `Carrying` gradient starts with.
+        on_checkpoint: as of `train`.
+
+    Returns:
+        The meta-parameters, whole on each device of this process.
+
+    Raises:
+        ConfigError: steps that calls do not divide, or another way of going parallel.
+    """
+    for field in ("log_every", checkpoints):
+        if own[field] % own.span:
+            raise ConfigError(
+                f"{where}.{field} is {own[field]}: make it a multiple of {where}.span, "
+                f"{own.span} steps a call"
+            )
+    weighting = fixed({objective: 1.0})
+    try:
+        step = make_step(
+            {objective: gradient},
+            weighting,
+            optimizer,
+            steps,
+            mesh=mesh,
+            parallel=parallel,
+            span=own.span,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    carried = {objective: carry} if isinstance(gradient, Carrying) else None
+    state = train(
+        step,
+        replicate(init_state(meta, weighting, optimizer, key, carried), mesh),
+        replicate({objective: data}, mesh),
+        steps=steps,
+        workdir=workdir,
+        name=name,
+        log_every=own.log_every,
+        checkpoint_every=own[checkpoints],
+        span=own.span,
+        mend=mend,
+        on_checkpoint=on_checkpoint,
+    )
+    return at_hand(state.params["meta"])
 
 
 def run_stage(

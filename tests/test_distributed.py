@@ -52,7 +52,7 @@ def train(step, state, *args, **kwargs):
     Path(os.environ["DEVICES"]).write_text(str(len(state.step.sharding.device_set)))
     return trained(step, state, *args, **kwargs, on_log=stand_still)
 
-trained, few_shot.train = few_shot.train, train
+trained, stages.train = stages.train, train
 settings.run(
     sinusoid.main, default="experiments/configs/sinusoid.py", workdir="runs", argv=sys.argv
 )

@@ -8,8 +8,8 @@ Trains and judges what is not finished in the work folder, then writes the whole
 each setting; learned ones are as they were trained.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +49,10 @@ def groups_of(config: FrozenConfigDict) -> dict[str, tuple[str, str]]:
 
 
 def computing(
-    config: FrozenConfigDict, group: str, arm: str, workdir: Path
+    config: FrozenConfigDict, problem: str, arm: str, cell: FrozenConfigDict, workdir: Path
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Build: seed -> the losses on the test problems of what is trained, or tuned, for them."""
-    problem, transfer = groups_of(config)[group]
-    cell = cell_config(config, problem, arm, transfer)
-    setting, chunk = setting_of(cell.setting), cell.setting.chunk
+    setting = setting_of(cell.setting)
     optimizer_of = (
         scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
     )
@@ -64,13 +62,13 @@ def computing(
         "test",
         seed=cell.seed,
         problems=cell.test_problems,
-        chunk=chunk,
+        chunk=cell.setting.chunk,
     )
 
     def compute(seed: int) -> dict[str, np.ndarray]:
         if arm not in HAND_MADE:
             return {"loss": losses(train_rule(config, problem, arm, seed, workdir).theta)}
-        choice = tuned(cell, setting, arm, chunk)
+        choice = tuned(cell, setting, arm)
         return {
             "loss": losses(made_of(choice.rate, choice.schedule)),
             "rate": np.asarray(choice.rate),
@@ -85,27 +83,33 @@ def seeds_of(config: FrozenConfigDict, arm: str) -> int:
     return 1 if arm in HAND_MADE else config.seeds
 
 
-def losses_in(config: FrozenConfigDict, workdir: Path, group: str) -> dict[str, np.ndarray]:
-    """Return the losses [seeds, problems, steps + 1] of the finished cells of a group, by arm."""
+def logarithms_in(config: FrozenConfigDict, workdir: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return log10 of all losses [seeds, problems, steps + 1] of finished cells, by group, arm."""
     return {
-        arm: cell["loss"]
-        for arm in config.learners
-        if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+        group: {
+            arm: log10_of(cell["loss"], config.least, config.cap)
+            for arm in config.learners
+            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+        }
+        for group in groups_of(config)
     }
 
 
-def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
-    """Return the rows of all finished cells, and the log10 loss on every test problem."""
+def rows_of(
+    config: FrozenConfigDict, logarithms: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[list[Row], Scores]:
+    """Return the rows of all finished cells, and the log10 loss on every test problem.
+
+    Args:
+        config: of the table.
+        logarithms: from `logarithms_in`.
+    """
     rows: list[Row] = []
     scores: Scores = {}
     for group, (problem, transfer) in groups_of(config).items():
         section = config[problem].to_dict()
         section |= section["transfer"].get(transfer, {})
-        logarithms = {
-            arm: log10_of(losses, config.least, config.cap)
-            for arm, losses in losses_in(config, workdir, group).items()
-        }
-        last = {arm: values[..., -1] for arm, values in logarithms.items()}
+        last = {arm: values[..., -1] for arm, values in logarithms[group].items()}
 
         def row(arm: str, metric: str, values: np.ndarray, half: float | None) -> Row:
             over_seeds = seed_interval(values.mean(1))
@@ -114,7 +118,6 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
                 arm=arm,
                 domain=section["domain"],
                 task=problem,
-                shots=None,
                 steps=section["horizon"],
                 metric=metric,
                 value=over_seeds.value,
@@ -122,15 +125,13 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
                 ci95_seeds=over_seeds.half,
                 episodes=values.shape[1],
                 seeds=len(values),
-                floor=None,
-                published=None,
             )
 
         for arm, values in last.items():
             mean = values.mean(0)
             main = row(arm, METRIC, values, mean_interval(mean).half)
             score = {"score": mean[:, None].astype(np.float32), "id": np.arange(len(mean))[:, None]}
-            rows += [main, row(arm, "no_lower", values >= logarithms[arm][..., 0], None)]
+            rows += [main, row(arm, "no_lower", values >= logarithms[group][arm][..., 0], None)]
             scores[key(main)] = score
             for rival in HAND_MADE if arm not in HAND_MADE else ():
                 if rival not in last:
@@ -165,12 +166,14 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         if config.problem in ("", problem):
             for arm in arms:
                 cell = cell_config(config, problem, arm, transfer)
-                compute = computing(config, group, arm, workdir)
+                build = cache(partial(computing, config, problem, arm, cell, workdir))
                 for seed in range(seeds_of(config, arm)):
-                    outcome_of(workdir / group / arm / f"seed{seed}", cell, partial(compute, seed))
+                    folder = workdir / group / arm / f"seed{seed}"
+                    outcome_of(folder, cell, lambda build=build, seed=seed: build()(seed))
     if not is_first_process():
         return
-    rows, scores = rows_of(config, workdir)
+    logarithms = logarithms_in(config, workdir)
+    rows, scores = rows_of(config, logarithms)
     path = write_table(config, workdir, rows, scores)
     for problem in config.problems:
         shown = [row for row in rows if row.task == problem]
@@ -179,13 +182,10 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
                 steps = sorted({row.steps or 0 for row in shown})
                 print_tables(shown, metric=metric, steps=steps)
     panels = {
-        group: {
-            arm: losses.reshape(-1, losses.shape[-1])
-            for arm, losses in losses_in(config, workdir, group).items()
-        }
-        for group in groups
+        group: {arm: values.reshape(-1, values.shape[-1]) for arm, values in of_arms.items()}
+        for group, of_arms in logarithms.items()
     }
-    drawn = descents(panels, config.least, config.cap, workdir / "descents.png")
+    drawn = descents(panels, workdir / "descents.png")
     say(f"learned optimizers: {path}, {drawn}")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.optimizees import log10_of
 from metaguide.training.loop import METRICS
 
 COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
@@ -48,14 +47,11 @@ def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: i
     return _saved(figure, workdir / "curves.png")
 
 
-def descents(
-    panels: Mapping[str, Mapping[str, np.ndarray]], least: float, cap: float, path: Path
-) -> Path | None:
+def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path | None:
     """Draw losses on the way down, a panel for each group; bands are 95% intervals of the mean.
 
     Args:
-        panels: losses [descents, steps + 1] by arm, by the title of their panel.
-        least, cap: losses outside count as these, and as `cap` where they are no numbers.
+        panels: log10 of the losses [descents, steps + 1] by arm, by the title of their panel.
         path: of the picture.
 
     Returns:
@@ -70,8 +66,7 @@ def descents(
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     colours = dict(zip({arm: 0 for arms in drawn.values() for arm in arms}, cycle(COLOURS)))
     for panel, (title, arms) in zip(axes, drawn.items(), strict=False):
-        for arm, losses in arms.items():
-            values = log10_of(losses, least, cap)
+        for arm, values in arms.items():
             mean, steps = values.mean(0), np.arange(values.shape[1])
             half = 1.96 * values.std(0) / len(values) ** 0.5
             panel.plot(steps, 10**mean, color=colours[arm], label=arm)

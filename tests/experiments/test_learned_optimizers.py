@@ -67,8 +67,9 @@ def test_the_best_rate_and_schedule_are_taken():
     step; a rate at which all diverges is the best because its loss is no number."""
     config = FrozenConfigDict(
         {"rates": (0.1, 0.5, 1e30), "seed": 0, "validation_problems": 3, "least": 1e-9, "cap": 9.0}
+        | {"setting": {"chunk": 2}}
     )
-    assert tuned(config, squares(), "sgd", 2) == (0.5, "constant", -9.0)
+    assert tuned(config, squares(), "sgd") == (0.5, "constant", -9.0)
     # The second step of the cosine has half the rate: x ← x (1 − 2 · .5) (1 − 2 · .25).
     found = judge(squares(2), scheduled("sgd", 2), "test", seed=0, problems=1, chunk=1)
     np.testing.assert_allclose(found(made_of(0.25, "cosine")), [[16, 4, 2.25]])
@@ -234,7 +235,8 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):
     """Faults: the file is that of the last checkpoint, or of the worst."""
     config, rule = config_of(), rule_named(config_of(), "mlp")
-    keep = keeper(config, "quadratic", "mlp", setting_of(config.quadratic), rule, tmp_path)
+    cell = cell_config(config, "quadratic", "mlp")
+    keep = keeper(cell, setting_of(config.quadratic), rule, tmp_path)
     good = rule.init(jax.random.key(0))
     bad = jax.tree.map(lambda leaf: leaf + 50.0, good)
     for step, theta in enumerate((bad, good, bad)):
@@ -275,6 +277,10 @@ def test_wrong_names_of_a_command_are_one_clear_error(tmp_path):
     with pytest.raises(ConfigError, match="config.rules.mlp: mlp has no setting 'width'"):
         train_rule(FrozenConfigDict(odd), "quadratic", "mlp", 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
+    config = config_of("--config.quadratic.train.mlp.log_every=3")
+    where = "config.quadratic.train.mlp"
+    with pytest.raises(ConfigError, match=f"{where}.log_every is 3: make it a multiple of {where}"):
+        train_rule(config, "quadratic", "mlp", 0, tmp_path)
 
 
 # ------------------------------------------------------------------------- the table
@@ -296,7 +302,7 @@ def test_rows_of_finished_cells(tmp_path):
             folder = tmp_path / "quadratic-trained" / arm / f"seed{seed}"
             folder.mkdir(parents=True)
             np.savez(folder / "outcome.npz", loss=np.concatenate([first, first * 7, last], axis=1))
-    rows, scores = table.rows_of(config, tmp_path)
+    rows, scores = table.rows_of(config, table.logarithms_in(config, tmp_path))
     found = {(row.arm, row.metric): row for row in rows}
     assert {row.steps for row in rows} == {20} and {row.task for row in rows} == {"quadratic"}
     assert found["adam", "log10_loss"].value == pytest.approx(hard.mean())
