@@ -7,8 +7,8 @@ python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   r
 import time
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from ml_collections.config_dict import FrozenConfigDict
 
@@ -51,37 +51,43 @@ def stages_of(config: FrozenConfigDict, world: World) -> dict[str, Stage]:
 
 
 def train(
-    config: FrozenConfigDict, world: World, stages: Mapping[str, Stage], workdir: Path, seed: int
-) -> dict[str, Any]:
-    """Run all training stages of one seed; each goes on where it stopped.
+    config: FrozenConfigDict,
+    world: World,
+    stages: dict[str, Stage],
+    folders: Mapping[int, Path],
+) -> dict[str, tuple[list[Params], str]]:
+    """Run every training stage for all seeds; each goes on where it stopped.
 
     Args:
         config: resolved.
         world: what is trained on.
-        stages: from `stages_of`.
-        workdir: of the seed; every stage gets a folder in it.
-        seed: of the initialisation and the training.
+        stages: from `stages_of`; one that is done is taken out, and its programs with it: what
+            Linux lets a process map, which all programs of many arms would exceed, is for those to
+            come.
+        folders: by seed, where every stage gets a folder.
 
     Returns:
-        By arm, (meta-parameters, the folder of their checkpoint or "").
+        By arm, (meta-parameters of each seed, the stage that they are of or "").
     """
 
-    def run(name: str, meta: Params) -> Params:
-        return train_stage(
-            stages[name], meta, config=config, world=world, workdir=workdir / name, seed=seed
-        )
+    def run(name: str, metas: list[Params]) -> list[Params]:
+        stage = stages.pop(name)
+        return [
+            train_stage(stage, meta, config=config, world=world, workdir=folder / name, seed=seed)
+            for (seed, folder), meta in zip(folders.items(), metas, strict=True)
+        ]
 
-    nothing = random_start(world, seed)
+    nothing = [random_start(world, seed) for seed in folders]
     together = run("multitask", run("pretrain", nothing))
     trained = {}
     for arm in arms_in(config):
         if ARMS[arm].stage == "random":
             trained[arm] = nothing, ""
         elif ARMS[arm].stage == "multitask":
-            trained[arm] = together, f"{workdir.name}/multitask"
+            trained[arm] = together, "multitask"
         else:
             name = f"metatrain-{arm}"
-            trained[arm] = run(name, together), f"{workdir.name}/{name}"
+            trained[arm] = run(name, together), name
     return trained
 
 
@@ -102,17 +108,19 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     rules = {ARMS[one.learner].way.by: one.rule for one in stages.values() if one.rule}
     of_kind = benches(config, world, arms_in(config), rules)
     like = random_start(world, config.seed)
-    jobs = [
+    # Generators, which keep no hold of a stage that `train` is done with.
+    training = (
         partial(compile_stage, stage, like)
         for name, stage in stages.items()
         if not all(is_finished(stage, folder / name) for folder in folders.values())
-    ]
-    jobs += [partial(bench.compile, like) for bench in of_kind.values()]
-    with beside(jobs):
-        trained = [train(config, world, stages, folders[seed], seed) for seed in seeds]
-        metas = {arm: [of_seed[arm][0] for of_seed in trained] for arm in trained[0]}
+    )
+    judging = (partial(bench.compile, like) for bench in of_kind.values())
+    with beside(chain(training, judging)):
+        trained = train(config, world, stages, folders)
+        metas = {arm: metas for arm, (metas, _) in trained.items()}
         comparison = compare(config, world, metas, of_kind)
-    served = {arm: folder for arm, (_, folder) in trained[0].items() if folder}
+    first = folders[config.seed].name
+    served = {arm: f"{first}/{stage}" for arm, (_, stage) in trained.items() if stage}
     write_json(workdir / SERVING, serving_of(comparison, served, config.adapt.steps))
     results.write(
         comparison.rows,

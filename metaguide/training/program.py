@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -75,8 +76,8 @@ def beside(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
     """Run jobs one after another in a thread of their own, beside the body of a `with`.
 
     Meant for compiling what is needed later. A job that fails is left to the body, which meets
-    the same error where it needs the job's result; what has not begun when the body ends is
-    dropped.
+    the same error where it needs the job's result; what has not begun when the body ends, or finds
+    no `has_room`, is dropped.
 
     Args:
         jobs: called without arguments, in this order.
@@ -84,7 +85,20 @@ def beside(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
     try:
         for job in jobs:
-            pool.submit(job)
+            pool.submit(lambda job=job: job() if has_room() else None)
         yield
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def has_room() -> bool:
+    """Return whether this process holds less than two thirds of the maps that Linux allows it.
+
+    A compiled program holds some hundreds, as long as its function lives; LLVM ends the process
+    that has none left.
+    """
+    most = Path("/proc/sys/vm/max_map_count")
+    if not most.exists():
+        return True
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return sum(1 for _ in maps) < int(most.read_text()) * 2 // 3

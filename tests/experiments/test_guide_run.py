@@ -11,6 +11,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 import metaguide
 from experiments import adapt
+from experiments import guide as end_to_end
 from experiments.configs import guide_bazaar
 from experiments.settings import ConfigError
 from metaguide.arms import Way
@@ -104,6 +105,36 @@ def test_ways_of_the_arms_leave_out_rows_that_repeat():
     assert adapt._way("lstm", "sentiment", 0) is None  # whose parameters are those of multi-task
     assert adapt._way("prototypical", "sentiment", 0) is None
     assert adapt._way("ridge", "sentiment", 5) == Way("features", "ridge")
+
+
+def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
+    """Faults: the programs of all stages are held to the end, more than a process can map; a stage
+    starts from the parameters of another seed or stage; an arm adapts those of another."""
+
+    def train_stage(stage, meta, *, config, world, workdir, seed):
+        assert workdir == tmp_path / str(seed) / stage
+        return f"{meta} {stage}"
+
+    monkeypatch.setattr(end_to_end, "train_stage", train_stage)
+    monkeypatch.setattr(end_to_end, "random_start", lambda world, seed: f"seed {seed}")
+    config = guide_bazaar.get_config()
+    config.metatrain.learners = ("maml", "lstm")
+    names = ("pretrain", "multitask", "metatrain-maml", "metatrain-lstm")
+    stages, folders = (
+        {name: name for name in names},
+        {seed: tmp_path / str(seed) for seed in (3, 4)},
+    )
+    trained = end_to_end.train(FrozenConfigDict(config), None, stages, folders)
+    assert not stages
+    for arm, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
+        expected = [f"seed {seed} pretrain multitask {stage}" for seed in folders]
+        assert trained[arm] == (expected, stage)
+    assert trained["ridge"] == (
+        [f"seed {seed} pretrain multitask" for seed in folders],
+        "multitask",
+    )
+    assert trained["scratch"] == (["seed 3", "seed 4"], "")
+    assert trained["ridge"][0][0] is trained["zero-shot"][0][0]
 
 
 def test_the_arms_of_a_run_are_those_that_are_trained_and_have_a_task():

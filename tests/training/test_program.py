@@ -1,12 +1,14 @@
 import threading
 import time
+from mmap import PAGESIZE, PROT_READ, PROT_WRITE, mmap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.training.program import Once, Program, beside, compilations, compile_all
+from metaguide.training.program import Once, Program, beside, compilations, compile_all, has_room
 
 
 def counted(traces):
@@ -106,3 +108,19 @@ def test_jobs_run_in_order_beside_the_body_and_end_with_it():
     go.set()
     time.sleep(0.05)
     assert done == ["fails", "waits"]
+
+
+@pytest.mark.skipif(not Path("/proc/sys/vm/max_map_count").exists(), reason="Linux alone counts")
+def test_nothing_is_compiled_ahead_where_a_process_has_few_maps_left():
+    """Fault: compiling ahead takes the last maps of a process, and LLVM ends it."""
+    held, done = [], []
+    while has_room():  # neighbours of two kinds, which do not become one map
+        held += [mmap(-1, PAGESIZE, prot=PROT_READ | PROT_WRITE * (i % 2)) for i in range(12_000)]
+    with beside([lambda: done.append("a job")]):
+        time.sleep(0.2)
+    for one in held:
+        one.close()
+    assert has_room() and not done
+    with beside([lambda: done.append("a job")]):
+        time.sleep(0.2)
+    assert done
