@@ -35,7 +35,17 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     learner = learner or section.learner
     shots = max(section.shots)
     families = world.families("sources", shots=shots, ranked=world.shape.candidates)
-    families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    try:
+        arm = arm_named(learner, META_TRAINED)
+    except ValueError as error:
+        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
+    kinds = config.adapt.arms[learner] if arm.holds_start else tuple(families)
+    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
+    if not families:
+        raise settings.ConfigError(
+            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
+        )
     names = {name for family in families.values() for name in family.domains}
     for name in section.domain_weights:
         if name not in names:
@@ -44,14 +54,9 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
                 f"{', '.join(sorted(names))}"
             )
 
-    try:
-        way = arm_named(learner, META_TRAINED).way
-    except ValueError as error:
-        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
-    trained = None
-    if way.is_learned:
-        path = section.rule_from[way.by]
-        trained = load(path, way.by) if path else pretrained(way.by)
+    trained, by = None, arm.way.by
+    if arm.way.is_learned:
+        trained = load(section.rule_from[by], by) if section.rule_from[by] else pretrained(by)
     learners = {
         kind: meta_learner(
             learner,

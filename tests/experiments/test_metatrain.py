@@ -100,3 +100,16 @@ def test_what_cannot_be_started_from_is_one_clear_error(shop):
     with pytest.raises(ConfigError, match="metatrain.learner: .*'adam'; there are maml, "):
         metatraining_stage(FrozenConfigDict(other), world, "adam")
     assert StoredError in MENDABLE
+
+
+def test_an_optimizer_that_holds_its_start_learns_what_it_is_judged_on(shop):
+    """Fault: its training is spent on kinds of task that it never adapts to."""
+    config, world = shop
+    other = config.copy_and_resolve_references()
+    other.adapt.arms.lstm = ("sentiment", "classification")
+    assert set(metatraining_stage(FrozenConfigDict(other), world, "lstm").data) == {
+        "classification"
+    }
+    other.adapt.arms.lstm = ("sentiment",)
+    with pytest.raises(ConfigError, match="leave lstm no kind of task"):
+        metatraining_stage(FrozenConfigDict(other), world, "lstm")
