@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
         "optimizers": {
             "table": "bazaar_optimizers",
             "metatrain": {
+                "steps": 60,
                 "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
             },
             "adapt": {
@@ -137,7 +138,7 @@ def get_config() -> ConfigDict:
         "rate": 3e-4,
         # Of a learned optimizer, and where it starts: "" for the trained one of its kind that comes
         # with the package, or a file or work folder with another.
-        "rule_rate": 1e-3,
+        "rule_rate": 1e-2,
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
         "inner_rate": 0.1,
         "inner_steps": 3,
