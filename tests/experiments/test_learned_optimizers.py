@@ -204,7 +204,7 @@ def test_the_full_estimator_is_one_window():
 def test_the_best_checkpoint_is_kept(tmp_path):
     """Faults: the last one is, or that of another step; scores of a run before are forgotten; a
     finished run is trained or judged again; the command or the rule is not kept."""
-    config = config_of()
+    config = config_of("--config.quadratic.train.mlp.log_every=4")
     trained = train_rule(config, "quadratic", "mlp", 0, tmp_path)
     folder = folder_of(tmp_path, "quadratic", "mlp", 0)
     scores = json.loads((folder / "validation.json").read_text("utf-8"))
