@@ -21,6 +21,7 @@ from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.guide import STAGE
 from metaguide.optimizers import Rule
+from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training import results
 from metaguide.training.evaluate import episode_keys, evaluator
@@ -277,8 +278,13 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
 
 def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
-    """Return the rates or penalties that validation chooses from; 1 where there is nothing to."""
-    by_field = {"rates": ("sgd",), "adam_rates": ("adam",), "penalties": ("ridge", "logistic")}
+    """Return what validation chooses from, 1 where there is nothing: rates, penalties, factors."""
+    by_field = {
+        "rates": ("sgd",),
+        "adam_rates": ("adam",),
+        "penalties": ("ridge", "logistic"),
+        "rule_factors": tuple(RULES),
+    }
     return next((section[field] for field, by in by_field.items() if way.by in by), (1.0,))
 
 

@@ -14,31 +14,39 @@ from metaguide.arms import META_TRAINED, arm_named, meta_learner
 from metaguide.optimizers import load, pretrained
 from metaguide.training.episodic import episodic
 
+PARTS = ("sources", "validation")
+"""Of the domains: where an optimizer may be learned."""
+
 
 def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
     """Build the training of one learner on the weighted mixture of families and domains.
 
     Args:
         config: reads its `metatrain`.
-        world: whose sources are read.
+        world: whose sources are read, and the validation domains by an arm that holds its start.
         learner: one of `META_TRAINED`; the config's by default.
 
     Returns:
         The stage.
 
     Raises:
-        ConfigError: an unknown learner, a weight for a domain that is no source, or tasks that the
-            chunks do not divide.
+        ConfigError: an unknown learner or part, a weight for a domain that is no source, or tasks
+            that the chunks do not divide.
         StoredError: there is no learned optimizer to start from, or it is of another kind.
     """
     section = config.metatrain
     learner = learner or section.learner
-    shots = max(section.shots)
-    families = world.families("sources", shots=shots, ranked=world.shape.candidates)
     try:
         arm = arm_named(learner, META_TRAINED)
     except ValueError as error:
         raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+    if section.rule_learned_on not in PARTS:
+        known = " and ".join(PARTS)
+        raise settings.ConfigError(
+            f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
+        )
+    part = section.rule_learned_on if arm.holds_start else "sources"
+    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
     # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
     kinds = config.adapt.arms[learner] if arm.holds_start else tuple(families)
     families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
@@ -46,7 +54,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         raise settings.ConfigError(
             f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
         )
-    names = {name for family in families.values() for name in family.domains}
+    names = {domain.name for domain in world.sources}
     for name in section.domain_weights:
         if name not in names:
             raise settings.ConfigError(

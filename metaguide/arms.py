@@ -18,6 +18,7 @@ from metaguide.learners import (
     ridge,
 )
 from metaguide.optimizers import Rule
+from metaguide.optimizers.rule import Theta
 from metaguide.optimizers.stored import RULES
 from metaguide.types import Learner, Problem
 
@@ -125,7 +126,7 @@ def meta_learner(
         return joint(problem) if problem.way is None else prototypical(problem)
     way = Way("head", arm.way.by) if kind == "recommendation" else arm.way
     if way.is_learned:
-        return _by_rule(way, problem, rule, steps, arm.holds_start)
+        return _by_rule(way, problem, rule, steps, hold_start=arm.holds_start)
     mode: Mode = FirstOrder() if name == "first-order" else Unrolled(remat)
     adapts = anil if way.adapts == "head" else maml
     return adapts(problem, optax.sgd(rate), steps, mode)
@@ -139,12 +140,12 @@ def adaptation(
     Args:
         way: how it adapts.
         problem: what adapts.
-        rate: of SGD or Adam, or the penalty of a probe.
+        rate: of SGD or Adam, the factor of a learned optimizer's updates, or a probe's penalty.
         steps: of gradient descent.
         rule: of the learned optimizer, where one makes the steps.
     """
     if way.is_learned:
-        return _by_rule(way, problem, rule, steps)
+        return _by_rule(way, problem, rule, steps, factor=rate)
     head_only = way.adapts == "head"
     ways = {
         "": lambda: joint(problem),
@@ -158,9 +159,19 @@ def adaptation(
 
 
 def _by_rule(
-    way: Way, problem: Problem, rule: Rule | None, steps: int, hold_start: bool = False
+    way: Way,
+    problem: Problem,
+    rule: Rule | None,
+    steps: int,
+    *,
+    factor: float | Array = 1.0,
+    hold_start: bool = False,
 ) -> Learner:
     if rule is None:
         raise ValueError(f"a learned optimizer, {way.by}, makes the steps; give its rule")
+
+    def transform(theta: Theta) -> optax.GradientTransformation:
+        return optax.chain(rule.transform(theta), optax.scale(factor))
+
     head_only = way.adapts == "head"
-    return learned(problem, rule.init, rule.transform, steps, FirstOrder(), hold_start, head_only)
+    return learned(problem, rule.init, transform, steps, FirstOrder(), hold_start, head_only)

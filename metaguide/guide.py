@@ -239,15 +239,16 @@ def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
     way = ARMS[learner].way
     whole = learner if way.adapts == "all" or way.is_learned else "fine-tuning"
     users = learner if way.adapts == "head" and way.is_learned else "head-only"
-    rate, steps = config["metatrain"]["inner_rate"], config["adapt"]["steps"]
+    arms = {kind: users if kind == "recommendation" else whole for kind in KINDS}
+    inner_rate, steps = config["metatrain"]["inner_rate"], config["adapt"]["steps"]
     return {
         kind: {
             "folder": ".",
-            "arm": users if kind == "recommendation" else whole,
-            "rate": rate,
+            "arm": arm,
+            "rate": 1.0 if ARMS[arm].way.is_learned else inner_rate,
             "steps": steps,
         }
-        for kind in KINDS
+        for kind, arm in arms.items()
     }
 
 

@@ -93,6 +93,23 @@ def test_adam_is_not_sgd(episode):
     np.testing.assert_allclose(abs(adapted["head"]["w"]), RATE, rtol=1e-4)  # its first step
 
 
+def test_a_factor_multiplies_the_updates_of_a_learned_optimizer(episode):
+    """Fault: what validation chooses for a learned optimizer changes nothing, or the rule reads it
+    too."""
+    meta = {"params": init(None), "rule": RULE.init(jax.random.key(0))}
+
+    def step(factor):
+        learner = adaptation(Way("head", "rnn"), problem(), factor, 1, RULE)
+        return learner.adapt(meta, episode.support, (), None)[0]["head"]["w"]
+
+    np.testing.assert_allclose(step(3.0), 3 * step(1.0), rtol=1e-5)
+    trained = meta_learner("rnn", "classification", problem(), RATE, 1, rule=RULE)
+    adapted, _ = trained.adapt(meta, episode.support, (), None)
+    same = adaptation(Way("all", "rnn"), problem(), 1.0, 1, RULE)
+    expected, _ = same.adapt(meta, episode.support, (), None)
+    jax.tree.map(np.testing.assert_array_equal, adapted, expected)
+
+
 @pytest.mark.parametrize("way", [Way("all", "sgd"), Way("features", "ridge")])
 def test_the_rate_may_be_traced(way, episode):
     """Fault: each rate or penalty that is tried costs a compilation of its own."""

@@ -325,10 +325,12 @@ def test_a_learned_optimizer_serves(tokenizer, tmp_path):
 
 
 def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
-    """Fault: the folder of a stage is served by gradient descent, though it learned to descend."""
+    """Faults: the folder of a stage is served by gradient descent, though it learned to descend;
+    the updates that it learned are multiplied by the rate of gradient descent."""
     guide = metaguide.load(write_run(tmp_path / "lstm", tokenizer, optimizers=(".",)))
     assert {serving.arm for serving in guide.serving.values()} == {"lstm-head"}
     assert guide.serving["recommendation"].rule is not None
+    assert {serving.rate for serving in guide.serving.values()} == {1.0}
 
 
 def test_folders_that_hold_no_run_are_errors(run, tokenizer, tmp_path):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 SGD_RATES = (0.03, 0.1, 0.3)
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
+RULE_FACTORS = (1.0, 3.0, 10.0)
 PENALTIES = (0.3, 3.0, 30.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
 ADAPTED = ("classification", "sentiment", "questions")
@@ -140,6 +141,9 @@ def get_config() -> ConfigDict:
         # with the package, or a file or work folder with another.
         "rule_rate": 1e-2,
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
+        # Where it is learned if its start is held: of the sources that start knows all there is to
+        # know, and the best update there is none; the others tune their rates on validation too.
+        "rule_learned_on": "validation",  # or sources
         "inner_rate": 0.1,
         "inner_steps": 3,
         "remat": False,
@@ -158,6 +162,9 @@ def get_config() -> ConfigDict:
         "validation_episodes": 10,
         "rates": SGD_RATES,
         "adam_rates": ADAM_RATES,
+        # Of a learned optimizer's updates: it serves all kinds of task, and makes steps as small as
+        # the one that bears least.
+        "rule_factors": RULE_FACTORS,
         "penalties": PENALTIES,
         # Which arm serves which kind of task.
         "arms": {

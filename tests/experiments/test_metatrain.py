@@ -113,3 +113,21 @@ def test_an_optimizer_that_holds_its_start_learns_what_it_is_judged_on(shop):
     other.adapt.arms.lstm = ("sentiment",)
     with pytest.raises(ConfigError, match="leave lstm no kind of task"):
         metatraining_stage(FrozenConfigDict(other), world, "lstm")
+
+
+def test_an_optimizer_that_holds_its_start_learns_on_the_domains_that_are_named(shop):
+    """Faults: it learns where the start has nothing left to learn; a learner of parameters sees the
+    validation domains; another part, such as the held-out domains, is taken."""
+    config, world = shop
+    other = config.copy_and_resolve_references()
+    other.metatrain.weights.sentiment = 0.0
+    given = {"shots": max(config.metatrain.shots), "ranked": world.shape.candidates}
+    for part in ("validation", "sources"):
+        other.metatrain.rule_learned_on = part
+        for learner, expected in (("lstm", part), ("maml", "sources")):
+            stage = metatraining_stage(FrozenConfigDict(other), world, learner)
+            family = world.families(expected, **given)["classification"]
+            jax.tree.map(np.testing.assert_array_equal, stage.data["classification"], family.data)
+    other.metatrain.rule_learned_on = "held_out"
+    with pytest.raises(ConfigError, match="rule_learned_on='held_out': there are sources and val"):
+        metatraining_stage(FrozenConfigDict(other), world, "lstm")
