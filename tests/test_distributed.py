@@ -40,7 +40,7 @@ CELL = Path("he", "maml", "seed0")
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from experiments import few_shot, settings
+from experiments import settings, stages
 from experiments.tables import sinusoid
 
 def stand_still(done, metrics):
