@@ -106,6 +106,7 @@ def test_gradient_reaches_the_encoder_and_its_own_head(name):
     assert {group for group, norm in norms.items() if norm.max() > 0} == OBJECTIVES[name][1]
 
 
+@pytest.mark.slow
 @every
 def test_every_step_draws_its_own_batch(name):
     """Fault: rows, masks or dropout are drawn once and for all."""

@@ -126,6 +126,7 @@ def test_validation_and_test_are_other_pictures(tmp_path, monkeypatch):
     assert sorted(seen["train"]) != list(seen["train"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -182,6 +183,7 @@ def test_a_wrong_name_of_an_estimator_is_one_clear_error(changes, message):
         estimator_of(own, mlp(2), setting_of(section))
 
 
+@pytest.mark.slow
 def test_the_full_estimator_is_one_window():
     """Fault: "full" is truncated after `truncation` steps."""
     section = config_of().quadratic

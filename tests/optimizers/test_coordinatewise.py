@@ -75,6 +75,7 @@ def test_chunks_change_nothing(name, monkeypatch):
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(state.memory))
 
 
+@pytest.mark.slow
 @every
 def test_in_optax_and_in_the_inner_loop(name):
     """Faults: it does not stand in a chain, under vmap or scan, or cannot be differentiated."""

@@ -56,6 +56,7 @@ def whole(rule, theta, key, steps, second_order=True):
     return total
 
 
+@pytest.mark.slow
 def test_the_full_unroll_is_exact():
     """Faults: a step's loss is left out or counted twice, the gradient that the rule reads is
     differentiated, back-propagation through the loop is wrong (finite differences, float64)."""

@@ -56,6 +56,7 @@ def test_it_reads_the_loss_the_parameters_and_the_step():
     assert abs(second([1.0, 1.0, 1.0]) - plain) > 1e-5
 
 
+@pytest.mark.slow
 def test_it_is_differentiated_in_an_inner_loop_and_a_chain():
     """Faults: the loss does not come through a chain or the loop; a derivative is not finite."""
 

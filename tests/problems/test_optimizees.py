@@ -51,6 +51,7 @@ def test_minibatches_are_rows_of_the_data():
     np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_only", [False, True])
 def test_an_adaptation_is_one_support_from_one_start(head_only):
     """Faults: each step has another support, or every adaptation the same one; the query is learned

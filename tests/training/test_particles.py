@@ -86,6 +86,7 @@ def test_several_steps_a_call_are_the_steps_one_by_one(name):
     near(after_steps(ESTIMATORS[name], 1, span=3), after_steps(ESTIMATORS[name], 1))
 
 
+@pytest.mark.slow
 def test_the_mean_is_that_of_one_by_one():
     """Faults: problems share a key, begin at one age, or their gradients are summed."""
     estimator = ESTIMATORS["truncated"]
@@ -106,6 +107,7 @@ def test_the_mean_is_that_of_one_by_one():
     assert len({tuple(data) for data in jax.random.key_data(carry.task).tolist()}) == TASKS
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one(tmp_path):
     """Faults: a checkpoint leaves out the problems on their way, or what was added up on them."""
     estimator = ESTIMATORS["persistent"]
