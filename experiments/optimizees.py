@@ -127,6 +127,28 @@ def judge(
     return lambda made_of: np.asarray(losses(made_of, data, keys))
 
 
+def judge_cell(
+    cell: FrozenConfigDict,
+    setting: Setting,
+    optimizer_of: Callable[[Any], optax.GradientTransformation],
+    split: str,
+) -> Callable[[Any], Float[np.ndarray, "problems losses"]]:
+    """Build `judge` for a cell of a table.
+
+    Args:
+        cell: reads `seed`, `validation_problems` or `test_problems`, and `setting.chunk`.
+        setting, optimizer_of, split: as of `judge`.
+    """
+    return judge(
+        setting,
+        optimizer_of,
+        split,
+        seed=cell.seed,
+        problems=cell[f"{split}_problems"],
+        chunk=cell.setting.chunk,
+    )
+
+
 def validation_score(
     cell: FrozenConfigDict,
     setting: Setting,
@@ -137,17 +159,10 @@ def validation_score(
     Learned optimizers are chosen by it and hand-made ones tuned.
 
     Args:
-        cell: reads `seed`, `validation_problems`, `least`, `cap` and `setting.chunk`.
+        cell: reads `least`, `cap`, and what `judge_cell` reads.
         setting, optimizer_of: as of `judge`.
     """
-    losses = judge(
-        setting,
-        optimizer_of,
-        "validation",
-        seed=cell.seed,
-        problems=cell.validation_problems,
-        chunk=cell.setting.chunk,
-    )
+    losses = judge_cell(cell, setting, optimizer_of, "validation")
     return lambda made_of: float(log10_of(losses(made_of)[:, -1], cell.least, cell.cap).mean())
 
 

@@ -25,7 +25,7 @@ from experiments.few_shot import (
 )
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
-from experiments.optimizees import judge, log10_of, setting_of
+from experiments.optimizees import judge_cell, log10_of, setting_of
 from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.layout import MINUS
@@ -56,14 +56,7 @@ def computing(
     optimizer_of = (
         scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
     )
-    losses = judge(
-        setting,
-        optimizer_of,
-        "test",
-        seed=cell.seed,
-        problems=cell.test_problems,
-        chunk=cell.setting.chunk,
-    )
+    losses = judge_cell(cell, setting, optimizer_of, "test")
 
     def compute(seed: int) -> dict[str, np.ndarray]:
         if arm not in HAND_MADE:
