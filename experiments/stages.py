@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.settings import ConfigError, write_config
 from experiments.worlds import TOKENIZER, World, prepare
 from metaguide.arms import ARMS
+from metaguide.files import whole
 from metaguide.guide import STAGE, restored
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
@@ -310,9 +310,8 @@ def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
                 "folder of a stage that has run"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / (TOKENIZER + ".part")
-        shutil.copyfile(before, part)
-        os.replace(part, folder / TOKENIZER)
+        with whole(folder / TOKENIZER) as file:
+            file.write(before.read_bytes())
     return prepare(config, folder)
 
 

@@ -1,7 +1,6 @@
 """The loop around a compiled step: resuming, progress, metrics, checkpoints, the guard of NaN."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from metaguide.files import whole
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training import checkpoint
 from metaguide.training.progress import progress, say
@@ -218,9 +218,8 @@ def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, floa
                     kept.append(line + "\n")
             except ValueError:  # a run that was killed may leave half a line
                 break
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as file:
+        file.write("".join(kept).encode())
 
     events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
     try:

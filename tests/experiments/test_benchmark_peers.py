@@ -3,6 +3,7 @@ import importlib.util
 import numpy as np
 import pytest
 
+from experiments.benchmarks.maml import in_float64
 from experiments.benchmarks.workloads import EPISODE, WORKLOADS
 
 
@@ -12,16 +13,6 @@ def peers():
     from experiments.benchmarks import peers
 
     return peers
-
-
-def double(inputs):
-    """The same inputs with float64 for float32."""
-    return {
-        name: double(value)
-        if isinstance(value, dict)
-        else value.astype(np.float64 if value.dtype == np.float32 else value.dtype)
-        for name, value in inputs.items()
-    }
 
 
 def flat(tree):
@@ -68,7 +59,7 @@ def test_peers_have_the_same_meta_gradient(peer, workload, peers):
     """Catches a peer that is fast because it does something else."""
     if peer != "torch.func" and not importlib.util.find_spec(peer):
         pytest.skip(f"{peer} is not installed")
-    inputs = double(WORKLOADS[workload].inputs(0, 2))
+    inputs = in_float64(WORKLOADS[workload].inputs(0, 2))
     ours = peers.meta_gradient("torch-loop", workload, inputs)
     assert {k: v.shape for k, v in ours.items()} == {
         k: v.shape for k, v in inputs["params"].items()
@@ -79,7 +70,7 @@ def test_peers_have_the_same_meta_gradient(peer, workload, peers):
 @pytest.mark.slow
 def test_the_meta_gradient_is_that_of_finite_differences(peers):
     """Catches a first-order gradient, and a mean over tasks that is a sum."""
-    inputs = double(WORKLOADS["conv4"].inputs(0, 2))
+    inputs = in_float64(WORKLOADS["conv4"].inputs(0, 2))
     gradient = peers.meta_gradient("torch-loop", "conv4", inputs)
     norm = np.linalg.norm(flat(gradient))
 
