@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.optimizers.features import Flat
-from metaguide.optimizers.rule import Rule, Theta, check_gradients, check_theta, named
+from metaguide.optimizers.rule import Joint, Rule, Theta, check_gradients, check_theta, named
 
 CHUNK = 4096
 """Coordinates of a chunk."""
@@ -75,20 +75,48 @@ def coordinatewise(
                 return update(theta, count, *item)
 
             gradient = _in_chunks(updates, dtype)
+            # To compute a chunk anew in a backward pass costs less than to keep what it made.
+            anew = of_chunk if fused else jax.checkpoint(of_chunk, prevent_cse=False)
             if len(gradient) == 1:  # a batch of one is slower than what it is a batch of
-                moved, memory = of_chunk(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
+                moved, memory = anew(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
             elif fused:
-                moved, memory = jax.vmap(of_chunk)((gradient, state.memory))
+                moved, memory = jax.vmap(anew)((gradient, state.memory))
             else:
-                # To compute a chunk anew in a backward pass costs less than to keep what it made.
-                anew = jax.checkpoint(of_chunk, prevent_cse=False)
                 moved, memory = jax.lax.map(anew, (gradient, state.memory))
             return _as(moved, updates), State(count, memory)
 
         return optax.GradientTransformationExtraArgs(begin, step)
 
-    return Rule(kind, init, transform, settings)
+    return Rule(kind, init, transform, settings, None if fused else Joint(_join, _part))
+
+
+def _join(states: State, params: PyTree) -> State:
+    """Return the state of all problems as one; each keeps its step."""
+    count, size = _problems(params)
+
+    def joined(leaf: Array) -> Array:
+        apart = jax.vmap(lambda chunks: _whole(chunks, size), out_axes=-2)(leaf)
+        return _cut(apart.reshape(*apart.shape[:-2], count * size))
+
+    return State(states.step, jax.tree.map(joined, states.memory))
+
+
+def _part(state: State, params: PyTree) -> State:
+    """Return the state of each problem; see `_join`."""
+    count, size = _problems(params)
+
+    def parted(leaf: Array) -> Array:
+        whole = _whole(leaf, count * size)
+        return jax.vmap(_cut, in_axes=-2)(whole.reshape(*whole.shape[:-1], count, size))
+
+    return State(state.step, jax.tree.map(parted, state.memory))
+
+
+def _problems(params: PyTree) -> tuple[int, int]:
+    """Return how many problems there are, and how many coordinates each has."""
+    count = len(jax.tree.leaves(params)[0])
+    return count, _size(params) // count
 
 
 def _size(params: PyTree) -> int:
@@ -101,15 +129,29 @@ def _chunks(size: int) -> tuple[int, int]:
     return count, -(-size // count)
 
 
-def _in_chunks(tree: PyTree, dtype) -> Float[Array, "chunks coordinates"]:
-    """Return all coordinates of a tree; what the last chunk has too many is 0."""
+def _cut(whole: Float[Array, "*units coordinates"]) -> Float[Array, "chunks *units width"]:
+    """Return coordinates in chunks; what the last chunk has too many is 0."""
+    *units, size = whole.shape
+    count, width = _chunks(size)
+    padded = jnp.pad(whole, [(0, 0)] * len(units) + [(0, count * width - size)])
+    return jnp.moveaxis(padded.reshape(*units, count, width), -2, 0)
+
+
+def _whole(
+    chunks: Float[Array, "chunks *units width"], size: int
+) -> Float[Array, "*units coordinates"]:
+    """Return so many coordinates of chunks; see `_cut`."""
+    along = jnp.moveaxis(chunks, 0, -2)
+    return along.reshape(*along.shape[:-2], -1)[..., :size]
+
+
+def _in_chunks(tree: PyTree, dtype) -> Float[Array, "chunks width"]:
+    """Return all coordinates of a tree."""
     leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
-    flat = jnp.concatenate(leaves) if leaves else jnp.zeros((0,), dtype)
-    count, width = _chunks(flat.size)
-    return jnp.pad(flat, (0, count * width - flat.size)).reshape(count, width)
+    return _cut(jnp.concatenate(leaves) if leaves else jnp.zeros((0,), dtype))
 
 
-def _as(chunks: Float[Array, "chunks coordinates"], like: PyTree) -> PyTree:
+def _as(chunks: Float[Array, "chunks width"], like: PyTree) -> PyTree:
     """Return the coordinates as a tree of these shapes and dtypes."""
     leaves, structure = jax.tree.flatten(like)
     flat, place, parts = chunks.reshape(-1), 0, []

@@ -1,6 +1,7 @@
 """How an optimizer does on an optimizee: its losses on the way down, on the one inner loop."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import optax
@@ -32,8 +33,14 @@ def descent(
 
 
 def window(
-    optimizee: Optimizee, loop: InnerLoop, data: Any, task: Any, carry: Carry, steps: int
-) -> tuple[Carry, Float[Array, " losses"]]:
+    optimizee: Optimizee,
+    loop: InnerLoop,
+    data: Any,
+    task: Any,
+    carry: Carry,
+    steps: int,
+    seen: Callable[[tuple[Array, Any]], Array] = itemgetter(0),
+) -> tuple[Carry, Float[Array, "losses *problems"]]:
     """Take some steps of a descent that is on its way.
 
     Args:
@@ -42,6 +49,7 @@ def window(
         data, task: what its batches come from.
         carry: where it stands.
         steps: how many to take.
+        seen: what the loss function returns -> what is observed of it; the loss.
 
     Returns:
         Where it stands then, and the losses [steps + 1], as of `descent`.
@@ -51,6 +59,6 @@ def window(
         return optimizee.batch(data, task, step)
 
     def loss(carry: Carry):
-        return optimizee.loss(carry.params, batch(carry.step))[0]
+        return seen(optimizee.loss(carry.params, batch(carry.step)))
 
     return run(loop, carry, batch, steps, loss)

@@ -6,6 +6,8 @@ resumable inner loop. What is minimised is the mean over a window of `of(loss)` 
 """
 
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.inner_loop import Carry, FirstOrder, Unrolled, inner_loop
 from metaguide.optimizers.descent import window
-from metaguide.optimizers.rule import Rule, Theta
+from metaguide.optimizers.rule import Joint, Rule, Theta
 from metaguide.types import Metrics, Optimizee
 
 Horizon = int | Callable[[Float[Array, ""]], Int[Array, ""]]
@@ -75,11 +77,15 @@ class Estimator(NamedTuple):
         gradient: (theta, data, particle, key, progress) -> ((loss, metrics), gradient, particle).
         ages: tasks -> int32 [tasks], what the first ones count from: spread over the windows of the
             longest horizon.
+        many: as `gradient`, of particles and keys with a leading axis, losses and metrics with one
+            too, and the mean of the gradients, for which it does not need each of them; None where
+            that is to be had by `vmap` alone.
     """
 
     start: Callable[..., Particle]
     gradient: Callable[..., tuple[tuple[Array, Metrics], Theta, Particle]]
     ages: Callable[[int], Int[Array, " tasks"]]
+    many: Callable[..., tuple[tuple[Array, Metrics], Theta, Particle]] | None = None
 
 
 def truncated(
@@ -118,22 +124,44 @@ def truncated(
     mode = Unrolled() if second_order else FirstOrder()
     start = _starter(rule, optimizee, 1)
 
+    def through(optimizee: Optimizee, seen, theta, data, particle: Particle):
+        """Return what `gradient` does, for a particle that has steps to go; or for many as one."""
+        (begun,) = particle.loops
+
+        def unroll(theta):
+            loop = inner_loop(optimizee.loss, rule.transform(theta), mode)._replace(remat=remat)
+            carry, losses = window(optimizee, loop, data, particle.task, begun, truncation, seen)
+            return losses[1:], carry
+
+        losses, pull, carry = jax.vjp(unroll, theta, has_aux=True)
+        bad = _diverged(losses, largest)
+        weights = jax.grad(lambda losses: _mean(of, losses, largest).mean())(losses)
+        (slope,) = pull(jnp.where(bad, 0, weights))
+        # What diverged may be infinite on the way, and 0 times that is not a number.
+        kept = ~bad.any() | jnp.isfinite(optax.tree.norm(slope))
+        slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), slope)
+        particle = _aged(particle, (carry,), truncation, bad)
+        return (_mean(of, losses, largest), _metrics(losses, bad, largest)), slope, particle
+
     def gradient(theta, data, particle: Particle, key, progress):
         particle = _renewed(start, horizon, theta, data, particle, key, progress)
+        return through(optimizee, itemgetter(0), theta, data, particle)
 
-        def objective(theta):
-            loop = inner_loop(optimizee.loss, rule.transform(theta), mode)._replace(remat=remat)
-            (begun,) = particle.loops
-            carry, losses = window(optimizee, loop, data, particle.task, begun, truncation)
-            return _mean(of, losses[1:], largest), (carry, losses[1:])
+    def many(joint: Joint, theta, data, particles: Particle, keys, progress):
+        def renewed(particle, key):
+            return _renewed(start, horizon, theta, data, particle, key, progress)
 
-        (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
-        bad = _diverged(losses, largest)
-        slope = jax.tree.map(lambda leaf: jnp.where(bad, 0, leaf), slope)
-        particle = _aged(particle, (carry,), truncation, bad)
-        return (value, _metrics(losses, bad, largest)), slope, particle
+        particles = jax.vmap(renewed)(particles, keys)
+        (loop,) = particles.loops
+        loop = loop._replace(optimizer=joint.join(loop.optimizer, loop.params))
+        beside, together = _side_by_side(optimizee), particles._replace(loops=(loop,))
+        seen, slope, together = through(beside, itemgetter(1), theta, data, together)
+        (loop,) = together.loops
+        loop = loop._replace(optimizer=joint.part(loop.optimizer, loop.params))
+        return seen, slope, together._replace(loops=(loop,))
 
-    return Estimator(start, gradient, _ages_over(horizon, truncation))
+    jointly = rule.joint and partial(many, rule.joint)
+    return Estimator(start, gradient, _ages_over(horizon, truncation), jointly)
 
 
 def evolution(
@@ -207,6 +235,19 @@ def _ages_over(horizon: Horizon, truncation: int) -> Callable[[int], Int[Array, 
     return lambda tasks: jnp.arange(tasks, dtype=jnp.int32) * windows // tasks * truncation
 
 
+def _side_by_side(optimizee: Optimizee) -> Optimizee:
+    """Return problems with a leading axis as one: its loss is their sum, and each one's beside."""
+
+    def batch(data: Any, task: Any, step: Array) -> Any:
+        return jax.vmap(optimizee.batch, (None, 0, 0))(data, task, step)
+
+    def loss(params: Any, batch: Any) -> tuple[Array, Array]:
+        each = jax.vmap(lambda *given: optimizee.loss(*given)[0])(params, batch)
+        return each.sum(), each
+
+    return Optimizee(jax.vmap(optimizee.draw, (None, 0)), batch, loss)
+
+
 def _starter(rule: Rule, optimizee: Optimizee, count: int) -> Callable[..., Particle]:
     """Return (theta, data, key, age) -> a particle of `count` loops on one new task."""
 
@@ -233,11 +274,11 @@ def _capped(losses: Array, largest: float) -> Array:
 
 
 def _mean(of: Callable[[Array], Array], losses: Array, largest: float) -> Array:
-    return of(_capped(losses, largest)).mean()
+    return of(_capped(losses, largest)).mean(0)
 
 
 def _diverged(losses: Array, largest: float) -> Array:
-    return ~(losses <= largest).all()
+    return ~(losses <= largest).all(0)
 
 
 def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:

@@ -15,6 +15,21 @@ Theta = Any
 """A pytree: what meta-training learns."""
 
 
+class Joint(NamedTuple):
+    """How the states of many problems become the state of one, of which they are parts, and back.
+
+    A rule has it whose update of an entry depends on the gradients of that entry alone: then many
+    small problems are one large one, and fill the long loops that a processor is good at.
+
+    Attributes:
+        join: (states, parameters), both with a leading axis of problems -> state of all of them.
+        part: (state of all of them, parameters) -> states.
+    """
+
+    join: Callable[[PyTree, PyTree], PyTree]
+    part: Callable[[PyTree, PyTree], PyTree]
+
+
 class Rule(NamedTuple):
     """A learned optimizer as two pure functions.
 
@@ -25,12 +40,14 @@ class Rule(NamedTuple):
             an inner loop.
         settings: all that θ and the transform depend on beside the kind, plain JSON values; a
             stored θ of other ones is refused.
+        joint: see `Joint`; None where an update reads the loss, the step or the tensor as a whole.
     """
 
     kind: str
     init: Callable[[Key[Array, ""]], Theta]
     transform: Callable[[Theta], optax.GradientTransformationExtraArgs]
     settings: Mapping[str, Any] = MappingProxyType({})
+    joint: Joint | None = None
 
     @property
     def name(self) -> str:

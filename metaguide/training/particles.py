@@ -31,6 +31,12 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
             f"{tasks} inner problems do not divide over {devices} devices; make tasks a multiple"
         )
 
+    def each(*given):
+        seen, slopes, carry = jax.vmap(estimator.gradient, (None, None, 0, 0, None))(*given)
+        return seen, jax.tree.map(lambda leaf: leaf.mean(0), slopes), carry
+
+    many = estimator.many or each
+
     def start(meta, data, key) -> Any:
         # They do not all end in the same step.
         keys, ages = jax.random.split(key, tasks), estimator.ages(tasks)
@@ -39,9 +45,8 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
     def gradient(meta, data, key, progress, carry):
         keys = jax.random.split(key, tasks)
         keys, carry = own_share((keys, carry), mesh)
-        one = jax.vmap(estimator.gradient, (None, None, 0, 0, None))
-        seen, slopes, carry = one(meta["rule"], data, carry, keys, progress)
-        seen, slope = jax.tree.map(lambda leaf: leaf.mean(0), (seen, slopes))
+        seen, slope, carry = many(meta["rule"], data, carry, keys, progress)
+        seen = jax.tree.map(lambda leaf: leaf.mean(0), seen)
         seen, slope = mean_over_devices((seen, slope), mesh)
         return seen, {"rule": slope}, whole_of_shares(carry, mesh)
 

@@ -146,12 +146,15 @@ def test_an_inner_problem_ends_at_its_horizon_and_begins_anew():
     assert len(set(tasks)) == 4
 
 
+@pytest.mark.parametrize(
+    "rate", [pytest.param(1e6, id="at once"), pytest.param(2.0, id="by steps")]
+)
 @pytest.mark.parametrize("kind", ["truncated", "evolution"])
-def test_what_diverges_counts_for_nothing_and_ends(kind):
-    """Faults: one inner problem that diverges makes the gradient NaN, is not counted, or goes on
-    from where it is."""
+def test_what_diverges_counts_for_nothing_and_ends(kind, rate):
+    """Faults: one inner problem that diverges makes the gradient NaN, is not counted, counts with
+    the losses before it did, or goes on from where it is."""
     rule = scalar_rule()
-    theta = {"rate": jnp.log(1e6), "decay": jnp.log(0.3)}
+    theta = {"rate": jnp.log(rate), "decay": jnp.log(0.3)}
     make = {
         "truncated": lambda: truncated(rule, QUADRATICS, 40, 8),
         "evolution": lambda: evolution(rule, QUADRATICS, 40, 8, 0.01),
@@ -160,6 +163,7 @@ def test_what_diverges_counts_for_nothing_and_ends(kind):
     particle = estimator.start(theta, (), jax.random.key(0), 0)
     key = jax.random.key(1)
     (value, metrics), slope, particle = estimator.gradient(theta, (), particle, key, 0.0)
+    assert (value == 1e6) == (rate == 1e6)
     assert np.isfinite(value) and metrics["diverged"] == 1 and metrics["last"] == 1e6
     assert optax.tree.norm(slope) == 0
     _, _, particle = estimator.gradient(rule.init(key), (), particle, key, 0.0)

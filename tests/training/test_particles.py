@@ -1,5 +1,7 @@
 """Inner problems carried by the training state: many are one by one, on any devices, resumed."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,24 +88,38 @@ def test_several_steps_a_call_are_the_steps_one_by_one(name):
     near(after_steps(ESTIMATORS[name], 1, span=3), after_steps(ESTIMATORS[name], 1))
 
 
-@pytest.mark.slow
-def test_the_mean_is_that_of_one_by_one():
-    """Faults: problems share a key, begin at one age, or their gradients are summed."""
+@pytest.mark.parametrize(
+    "chunk", [pytest.param(4096, id="one chunk"), pytest.param(3, id="chunks of several problems")]
+)
+def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
+    """Faults: problems share a key, begin at one age, or their gradients are summed; a chunk is
+    given what another's coordinates remember; one that diverges takes the others with it, goes on,
+    or is not counted."""
+    module = importlib.import_module("metaguide.optimizers.coordinatewise")
+    monkeypatch.setattr(module, "CHUNK", chunk)
     estimator = ESTIMATORS["truncated"]
     many = particles(estimator, TASKS)
     theta, key = RULE.init(jax.random.key(0)), jax.random.key(2)
     carry = many.start({"rule": theta}, (), key)
     assert carry.age.tolist() == [0, 0, 0, 2, 2, 2, 4, 4]
-    (loss, _), slope, after = jax.jit(many.gradient)({"rule": theta}, (), key, 0.0, carry)
-    keys = jax.random.split(key, TASKS)
-    found = [
-        estimator.gradient(theta, (), jax.tree.map(lambda a, i=i: a[i], carry), keys[i], 0.0)
-        for i in range(TASKS)
-    ]
-    np.testing.assert_allclose(loss, np.mean([one[0][0] for one in found]), rtol=1e-5)
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *[one[1] for one in found])
-    near(slope["rule"], mean)
-    assert after.age.tolist() == [2, 2, 2, 4, 4, 4, 6, 6]
+    (loop,) = carry.loops
+    carry = carry._replace(loops=(loop._replace(params={"x": loop.params["x"].at[4].set(1e30)}),))
+    step, one = jax.jit(many.gradient), jax.jit(estimator.gradient)
+    for meta_step in range(3):
+        keys = jax.random.split(key, TASKS)
+        found = [
+            one(theta, (), jax.tree.map(lambda a, i=i: a[i], carry), keys[i], 0.0)
+            for i in range(TASKS)
+        ]
+        (loss, metrics), slope, carry = step({"rule": theta}, (), key, 0.0, carry)
+        np.testing.assert_allclose(loss, np.mean([each[0][0] for each in found]), rtol=1e-5)
+        assert metrics["diverged"] == (1 / TASKS if meta_step == 0 else 0)
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *[each[1] for each in found])
+        assert optax.tree.norm(mean) > 1e-3
+        near(slope["rule"], mean)
+        after = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[each[2] for each in found])
+        near(carry._replace(task=()), after._replace(task=()))
+        key = jax.random.fold_in(key, 0)
     assert len({tuple(data) for data in jax.random.key_data(carry.task).tolist()}) == TASKS
 
 
