@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from metaguide.optimizers.features import Flat
 from metaguide.optimizers.rule import Joint, Rule, Theta, check_gradients, check_theta, named
@@ -24,11 +24,9 @@ class State(NamedTuple):
     """What a coordinate-wise rule remembers.
 
     Attributes:
-        step: number of updates made.
         memory: pytree of [chunks, ..., coordinates of a chunk], in the dtype of θ.
     """
 
-    step: Int[Array, ""]
     memory: PyTree
 
 
@@ -36,9 +34,8 @@ def coordinatewise(
     kind: str,
     init: Callable[[Array], Theta],
     start: Callable[[tuple[int, int], Any], PyTree],
-    update: Callable[[Theta, Array, Flat, PyTree], tuple[Flat, PyTree]],
+    update: Callable[[Theta, Flat, PyTree], tuple[Flat, PyTree]],
     settings: Mapping[str, Any] = MappingProxyType({}),
-    fused: bool = False,
 ) -> Rule:
     """Make a rule of what it does to a chunk of coordinates.
 
@@ -46,10 +43,8 @@ def coordinatewise(
         kind: see `Rule`.
         init: key -> θ.
         start: ((chunks, coordinates of a chunk), dtype) -> memory, [chunks, ..., coordinates].
-        update: (θ, step from 1 on, gradient of a chunk, its memory) -> (its update, its memory).
+        update: (θ, gradient of a chunk, its memory) -> (its update, its memory).
         settings: see `Rule`.
-        fused: whether XLA makes one loop of the update, which leaves nothing to be kept in a cache:
-            all chunks are updated at once, and by all threads.
 
     Returns:
         The rule. Its transform raises ValueError for a θ of another rule or a gradient that is not
@@ -64,42 +59,39 @@ def coordinatewise(
 
         def begin(params: PyTree) -> State:
             check_gradients(name, params)
-            return State(jnp.zeros((), jnp.int32), start(_chunks(_size(params)), dtype))
+            return State(start(_chunks(_size(params)), dtype))
 
         def step(updates: PyTree, state: Any, params: PyTree | None = None, **extra):
             del params, extra
             check_gradients(name, updates)
-            count = state.step + 1
 
             def of_chunk(item):
-                return update(theta, count, *item)
+                return update(theta, *item)
 
             gradient = _in_chunks(updates, dtype)
             # To compute a chunk anew in a backward pass costs less than to keep what it made.
-            anew = of_chunk if fused else jax.checkpoint(of_chunk, prevent_cse=False)
+            anew = jax.checkpoint(of_chunk, prevent_cse=False)
             if len(gradient) == 1:  # a batch of one is slower than what it is a batch of
                 moved, memory = anew(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
-            elif fused:
-                moved, memory = jax.vmap(anew)((gradient, state.memory))
             else:
                 moved, memory = jax.lax.map(anew, (gradient, state.memory))
-            return _as(moved, updates), State(count, memory)
+            return _as(moved, updates), State(memory)
 
         return optax.GradientTransformationExtraArgs(begin, step)
 
-    return Rule(kind, init, transform, settings, None if fused else Joint(_join, _part))
+    return Rule(kind, init, transform, settings, Joint(_join, _part))
 
 
 def _join(states: State, params: PyTree) -> State:
-    """Return the state of all problems as one; each keeps its step."""
+    """Return the state of all problems as one."""
     count, size = _problems(params)
 
     def joined(leaf: Array) -> Array:
         apart = jax.vmap(lambda chunks: _whole(chunks, size), out_axes=-2)(leaf)
         return _cut(apart.reshape(*apart.shape[:-2], count * size))
 
-    return State(states.step, jax.tree.map(joined, states.memory))
+    return State(jax.tree.map(joined, states.memory))
 
 
 def _part(state: State, params: PyTree) -> State:
@@ -110,7 +102,7 @@ def _part(state: State, params: PyTree) -> State:
         whole = _whole(leaf, count * size)
         return jax.vmap(_cut, in_axes=-2)(whole.reshape(*whole.shape[:-1], count, size))
 
-    return State(state.step, jax.tree.map(parted, state.memory))
+    return State(jax.tree.map(parted, state.memory))
 
 
 def _problems(params: PyTree) -> tuple[int, int]:

@@ -4,7 +4,7 @@ Each is a function of arrays; those with a memory take what they remember and re
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -44,10 +44,10 @@ def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates
     )
 
 
-def momenta(remembered: Iterable[Flat], gradient: Flat) -> Float[Array, "decays coordinates"]:
+def momenta(remembered: Iterable[Flat], gradient: Flat) -> tuple[Flat, ...]:
     """Return m ← β m + (1 − β) g for each β of `DECAYS`."""
     pairs = zip(DECAYS, remembered, strict=True)
-    return jnp.stack([decay * mean + (1 - decay) * gradient for decay, mean in pairs])
+    return tuple(decay * mean + (1 - decay) * gradient for decay, mean in pairs)
 
 
 def second_moment(remembered: Flat, gradient: Flat) -> Flat:
@@ -92,7 +92,7 @@ def loss_trend(
 
 
 def tensor_statistics(
-    params: Flat, gradient: Flat, momentum: Float[Array, "decays coordinates"]
+    params: Flat, gradient: Flat, momentum: Sequence[Flat]
 ) -> Float[Array, " statistics"]:
     """Return what a tensor is like as a whole, each about in [−1, 1] or a few times that.
 
@@ -100,14 +100,13 @@ def tensor_statistics(
     number of coordinates, all / 10; and the cosines between gradient and each momentum.
     """
 
-    def size(values: Array) -> Array:
+    def size(values: Flat) -> Array:
         return 0.5 * jnp.log(jnp.square(values).mean() + SMALL) / 10
 
-    lengths = jnp.sqrt(jnp.square(gradient).sum() * jnp.square(momentum).sum(-1) + SMALL)
+    def cosine(mean: Flat) -> Array:
+        lengths = jnp.square(gradient).sum() * jnp.square(mean).sum()
+        return (mean * gradient).sum() / jnp.sqrt(lengths + SMALL)
+
     count = jnp.asarray(math.log(gradient.size) / 10, gradient.dtype)
-    return jnp.concatenate(
-        [
-            jnp.stack([size(params), size(gradient), size(momentum[-1]), count]),
-            momentum @ gradient / lengths,
-        ]
-    )
+    sizes = [size(params), size(gradient), size(momentum[-1]), count]
+    return jnp.stack([*sizes, *map(cosine, momentum)])

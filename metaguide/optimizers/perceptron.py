@@ -1,14 +1,14 @@
 """Rules that read a history: a perceptron for each coordinate, and one made by a HyperNetwork."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.features import (
     DECAYS,
     SMALL,
@@ -41,8 +41,8 @@ ADAM = 2 + DECAYS.index(0.9)
 class History(NamedTuple):
     """What is remembered of a coordinate's gradients: a momentum for each of `DECAYS`, and g²."""
 
-    momenta: tuple[Float[Array, "*chunks coordinates"], ...]
-    variance: Float[Array, "*chunks coordinates"]
+    momenta: tuple[Flat, ...]
+    variance: Flat
 
 
 def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
@@ -69,13 +69,46 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         waves = step_waves(jnp.zeros((), jnp.int32)).size
         return _network(one, hidden) | {"step": 0.1 * jax.random.normal(two, (waves, hidden))}
 
-    def update(theta: Theta, step, gradient: Flat, history: History):
-        waves = step_waves(step, gradient.dtype) @ theta["step"]
-        moved, history = _moved(theta, waves, step, gradient, history)
-        return scale * moved, history
-
     settings = {"hidden": hidden, "scale": scale}
-    return coordinatewise("mlp", init, _nothing_yet, update, settings, fused=True)
+    name = named("mlp", settings)
+
+    def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+        check_theta(name, init, theta)
+        dtype = jnp.result_type(*jax.tree.leaves(theta))
+
+        def begin(params: PyTree) -> MlpState:
+            check_gradients(name, params)
+            tensors = [_nothing_yet(leaf, dtype) for leaf in jax.tree.leaves(params)]
+            return MlpState(jnp.zeros((), jnp.int32), tensors)
+
+        def update(updates: PyTree, state: Any, params=None, **extra):
+            del params, extra
+            check_gradients(name, updates)
+            step = state.step + 1
+            waves = step_waves(step, dtype) @ theta["step"]
+
+            def of_tensor(gradient: Flat, history: History) -> tuple[Flat, History]:
+                moved, history = _moved(theta, waves, step, gradient, history)
+                return scale * moved, history
+
+            moves, tensors = _each(of_tensor, dtype, updates, state.tensors)
+            return moves, MlpState(step, tensors)
+
+        return optax.GradientTransformationExtraArgs(begin, update)
+
+    return Rule("mlp", init, transform, settings)
+
+
+class MlpState(NamedTuple):
+    """What the perceptron remembers.
+
+    Attributes:
+        step: number of updates made.
+        tensors: for each tensor the history of its coordinates.
+    """
+
+    step: Int[Array, ""]
+    tensors: list[History]
 
 
 class HyperState(NamedTuple):
@@ -89,7 +122,7 @@ class HyperState(NamedTuple):
 
     step: Int[Array, ""]
     losses: Float[Array, " decays"]
-    tensors: PyTree
+    tensors: list[tuple[Float[Array, " hidden"], History]]
 
 
 def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
@@ -116,7 +149,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
     def init(key) -> Theta:
         one, two, three = jax.random.split(key, 3)
         base = _network(one, inner) | {"rate": jnp.zeros(())}
-        reads = tensor_statistics(jnp.ones(2), jnp.ones(2), jnp.ones((len(DECAYS), 2))).size
+        reads = tensor_statistics(jnp.ones(2), jnp.ones(2), [jnp.ones(2)] * len(DECAYS)).size
         reads += len(DECAYS) + step_waves(jnp.zeros((), jnp.int32)).size
         count = sum(leaf.size for leaf in jax.tree.leaves(base))
         return {
@@ -133,7 +166,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
         def begin(params: PyTree) -> HyperState:
             check_gradients(name, params)
             tensors = [
-                (jnp.zeros((hidden,), dtype), _nothing_yet((jnp.size(leaf),), dtype))
+                (jnp.zeros((hidden,), dtype), _nothing_yet(leaf, dtype))
                 for leaf in jax.tree.leaves(params)
             ]
             return HyperState(jnp.zeros((), jnp.int32), jnp.zeros((len(DECAYS),), dtype), tensors)
@@ -149,34 +182,61 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
             losses, trend = loss_trend(state.losses, loss_given(name, value), step)
             shared = jnp.concatenate([trend, step_waves(step, dtype)])
 
-            def of_tensor(leaf, param, memory):
-                if not jnp.size(leaf):
-                    return leaf, memory
+            def of_tensor(gradient: Flat, memory: Any, param: Flat) -> tuple[Flat, Any]:
                 h, history = memory
-                gradient, flat = (jnp.ravel(x).astype(dtype) for x in (leaf, param))
-                known = tensor_statistics(flat, gradient, jnp.stack(history.momenta))
+                known = tensor_statistics(param, gradient, history.momenta)
                 layer = theta["tensor"]
                 x = jnp.concatenate([known, shared, h])
                 h = jnp.tanh(x @ layer["kernel"] + layer["bias"])
                 made = unravel(base + h @ theta["made"])
                 moved, history = _moved(made, 0.0, step, gradient, history)
-                moved = scale * jnp.exp(made["rate"]) * moved
-                return moved.reshape(jnp.shape(leaf)).astype(leaf.dtype), (h, history)
+                return scale * jnp.exp(made["rate"]) * moved, (h, history)
 
-            leaves, structure = jax.tree.flatten(updates)
-            moves, tensors = zip(
-                *map(of_tensor, leaves, jax.tree.leaves(params), state.tensors), strict=True
-            )
-            return jax.tree.unflatten(structure, moves), HyperState(step, losses, list(tensors))
+            moves, tensors = _each(of_tensor, dtype, updates, state.tensors, params)
+            return moves, HyperState(step, losses, tensors)
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
     return Rule("hyper", init, transform, settings)
 
 
-def _nothing_yet(shape: tuple[int, ...], dtype) -> History:
-    """Return the history of coordinates, [*chunks, coordinates], that have had no gradient."""
-    return History(tuple(jnp.zeros(shape, dtype) for _ in DECAYS), jnp.zeros(shape, dtype))
+def _nothing_yet(tensor: ArrayLike, dtype) -> History:
+    """Return the history of a tensor that has had no gradient."""
+    zeros = lambda: jnp.zeros((jnp.size(tensor),), dtype)  # noqa: E731
+    return History(tuple(zeros() for _ in DECAYS), zeros())
+
+
+def _each(
+    of_tensor: Callable[..., tuple[Flat, Any]],
+    dtype: Any,
+    updates: PyTree,
+    memories: Sequence[Any],
+    *more: PyTree,
+) -> tuple[PyTree, list[Any]]:
+    """Return the moves of all tensors, as a tree like `updates`, and their memories anew.
+
+    Tensor by tensor, each with a memory of its own: XLA makes one loop of an update, and puts what
+    is remembered back to where it was.
+
+    Args:
+        of_tensor: (flat gradient, memory, flat tensors of `more`) -> (flat move, memory).
+        dtype: of θ, in which it computes.
+        updates: gradients.
+        memories: of the tensors, in their order.
+        more: trees like `updates`.
+    """
+    # To compute a tensor anew in a backward pass costs less than to keep what it made.
+    anew = jax.checkpoint(of_tensor, prevent_cse=False)
+    leaves, structure = jax.tree.flatten(updates)
+    moves, after = [], []
+    for leaf, memory, *own in zip(leaves, memories, *map(jax.tree.leaves, more), strict=True):
+        if jnp.size(leaf):
+            gradient, *own = (jnp.ravel(x).astype(dtype) for x in (leaf, *own))
+            move, memory = anew(gradient, memory, *own)
+            leaf = move.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf))
+        moves.append(leaf)
+        after.append(memory)
+    return jax.tree.unflatten(structure, moves), after
 
 
 def _network(key, hidden: int) -> Theta:
@@ -191,7 +251,7 @@ def _moved(
     weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
 ) -> tuple[Flat, History]:
     """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
-    mean = tuple(momenta(history.momenta, gradient))
+    mean = momenta(history.momenta, gradient)
     variance = second_moment(history.variance, gradient)
     root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + SMALL)
     inverse = 1 / root

@@ -92,7 +92,7 @@ def _recurrent(
         one = functools.partial(jnp.zeros, (chunks, hidden, width), dtype)
         return [tuple(one() for _ in range(numbers)) for _ in range(layers)]
 
-    def update(theta: Theta, step, gradient: Flat, memory: Sequence[Any]):
+    def update(theta: Theta, gradient: Flat, memory: Sequence[Any]):
         x = gradient[None] if p is None else log_and_sign(gradient, p)
         after = []
         for i in range(layers):

@@ -1,4 +1,4 @@
-"""Coordinate-wise learned rules: any tree, chunks, hand-set to be SGD or Adam, errors."""
+"""Learned rules of a coordinate: any tree, chunks, hand-set to be SGD or Adam, errors."""
 
 import importlib
 
@@ -60,7 +60,7 @@ def test_any_shapes_as_one_coordinate_at_a_time(name):
     assert jax.tree.map(jnp.shape, moves[1]) == jax.tree.map(jnp.shape, tree())
 
 
-@every
+@pytest.mark.parametrize("name", ["lstm", "rnn", "plain lstm"])
 def test_chunks_change_nothing(name, monkeypatch):
     """Faults: chunks come back in another order, the last one's padding comes back with them, or
     their memories are one another's."""

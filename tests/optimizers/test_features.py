@@ -37,10 +37,9 @@ def test_log_and_sign_is_differentiable_everywhere():
 
 def test_a_constant_gradient_is_its_own_momentum():
     """Faults: momenta share a decay, or are not corrected for their start at 0."""
-    mean, gradient = jnp.zeros((len(DECAYS), 2)), jnp.asarray([1.0, -3.0])
+    means, gradient = [jnp.zeros(2)] * len(DECAYS), jnp.asarray([1.0, -3.0])
     for step in range(1, 4):
-        mean = momenta(mean, gradient)
-        decays = jnp.asarray(DECAYS)[:, None]
-        found = corrected(mean, decays, jnp.int32(step))
-        np.testing.assert_allclose(found, np.tile(gradient, (len(DECAYS), 1)), rtol=1e-4)
-    assert len(set(np.asarray(mean)[:, 0].tolist())) == len(DECAYS)
+        means = momenta(means, gradient)
+        for mean, decay in zip(means, DECAYS, strict=True):
+            np.testing.assert_allclose(corrected(mean, decay, jnp.int32(step)), gradient, rtol=1e-4)
+    assert len({float(mean[0]) for mean in means}) == len(DECAYS)

@@ -104,9 +104,9 @@ def test_the_trend_of_a_loss():
 def test_tensor_statistics():
     """Faults: a sum for a mean, a cosine without its lengths, NaN where all is 0."""
     params, gradient = jnp.full(4, 3.0), jnp.asarray([1.0, 0, 0, 0])
-    momentum = jnp.stack([gradient, -2 * gradient, jnp.zeros(4)])
+    momentum = [gradient, -2 * gradient, jnp.zeros(4)]
     found = tensor_statistics(params, gradient, momentum)
     sizes = [np.log(3) / 10, np.log(0.5) / 10, np.log(1e-8) / 10, np.log(4) / 10]
     np.testing.assert_allclose(found, [*sizes, 1, -1, 0], rtol=1e-5, atol=1e-6)
-    nothing = lambda p: tensor_statistics(p, jnp.zeros(4), jnp.zeros((3, 4))).sum()  # noqa: E731
+    nothing = lambda p: tensor_statistics(p, jnp.zeros(4), [jnp.zeros(4)] * 3).sum()  # noqa: E731
     assert np.isfinite(jax.grad(nothing)(jnp.zeros(4))).all()
