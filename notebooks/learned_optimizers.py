@@ -308,7 +308,7 @@ def momentum():
     def start(shape, dtype):
         return jnp.zeros(shape, dtype)
 
-    def update(theta, step, gradient, velocity):
+    def update(theta, gradient, velocity):
         velocity = jax.nn.sigmoid(theta["momentum"]) * velocity + gradient
         return -jnp.exp(theta["rate"]) * velocity, velocity
 

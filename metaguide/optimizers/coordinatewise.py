@@ -43,7 +43,8 @@ def coordinatewise(
         kind: see `Rule`.
         init: key -> θ.
         start: ((chunks, coordinates of a chunk), dtype) -> memory, [chunks, ..., coordinates].
-        update: (θ, gradient of a chunk, its memory) -> (its update, its memory).
+        update: (θ, gradient of a chunk, its memory) -> (its update, its memory); it may do nothing
+            that depends on which coordinates are in a chunk.
         settings: see `Rule`.
 
     Returns:
