@@ -4,7 +4,8 @@ They are one axis, the last, in chunks that stay in a core's cache: what a netwo
 way from a chunk's gradient to its update never reaches the memory.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -85,31 +86,49 @@ def coordinatewise(
 
 
 def _join(states: State, params: PyTree) -> State:
-    """Return the state of all problems as one."""
-    count, size = _problems(params)
+    """Return the state of all problems as one: each tensor of all of them, then the next one."""
+    count, sizes = _problems(params)
 
     def joined(leaf: Array) -> Array:
-        apart = jax.vmap(lambda chunks: _whole(chunks, size), out_axes=-2)(leaf)
-        return _cut(apart.reshape(*apart.shape[:-2], count * size))
+        apart = jax.vmap(lambda chunks: _whole(chunks, sum(sizes)), out_axes=-2)(leaf)
+        return _cut(
+            jnp.concatenate(
+                [
+                    tensor.reshape(*tensor.shape[:-2], count * size)
+                    for tensor, size in zip(_split(apart, sizes), sizes, strict=True)
+                ],
+                axis=-1,
+            )
+        )
 
     return State(jax.tree.map(joined, states.memory))
 
 
 def _part(state: State, params: PyTree) -> State:
     """Return the state of each problem; see `_join`."""
-    count, size = _problems(params)
+    count, sizes = _problems(params)
 
     def parted(leaf: Array) -> Array:
-        whole = _whole(leaf, count * size)
-        return jax.vmap(_cut, in_axes=-2)(whole.reshape(*whole.shape[:-1], count, size))
+        tensors = _split(_whole(leaf, count * sum(sizes)), [count * size for size in sizes])
+        apart = [
+            tensor.reshape(*tensor.shape[:-1], count, size)
+            for tensor, size in zip(tensors, sizes, strict=True)
+        ]
+        return jax.vmap(_cut, in_axes=-2)(jnp.concatenate(apart, axis=-1))
 
     return State(jax.tree.map(parted, state.memory))
 
 
-def _problems(params: PyTree) -> tuple[int, int]:
-    """Return how many problems there are, and how many coordinates each has."""
-    count = len(jax.tree.leaves(params)[0])
-    return count, _size(params) // count
+def _problems(params: PyTree) -> tuple[int, list[int]]:
+    """Return how many problems there are, and how many coordinates each has in each tensor."""
+    leaves = jax.tree.leaves(params)
+    count = len(leaves[0])
+    return count, [jnp.size(leaf) // count for leaf in leaves]
+
+
+def _split(values: Array, sizes: Sequence[int]) -> list[Array]:
+    """Return the parts of the last axis that have these sizes."""
+    return jnp.split(values, list(itertools.accumulate(sizes))[:-1], axis=-1)
 
 
 def _size(params: PyTree) -> int:

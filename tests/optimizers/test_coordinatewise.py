@@ -120,6 +120,26 @@ def test_a_recurrent_rule_set_to_be_sgd_is_sgd(rule, gates):
             same(move, jax.tree.map(lambda g: -0.1 * g, gradient), rtol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [4096, 4])
+@pytest.mark.parametrize("name", ["rnn", "plain lstm"])
+def test_problems_as_one_are_each_alone(name, chunk, monkeypatch):
+    """Faults: what is remembered goes to another problem or tensor, on the way in or back; a scalar
+    or an empty tensor takes what is another's."""
+    monkeypatch.setattr(
+        importlib.import_module("metaguide.optimizers.coordinatewise"), "CHUNK", chunk
+    )
+    rule = RULES[name]
+    optimizer = rule.transform(rule.init(jax.random.key(1)))
+    many = jax.tree.map(lambda *leaves: jnp.stack(leaves), tree(), tree(0.3), tree(-1.0))
+    each = jax.jit(jax.vmap(optimizer.update))
+    _, states = each(many, jax.vmap(optimizer.init)(many))
+    moved, whole = jax.jit(optimizer.update)(many, rule.joint.join(states, many))
+    expected, states = each(many, states)
+    same(moved, expected, rtol=1e-5, atol=1e-7)
+    again, _ = each(many, rule.joint.part(whole, many))
+    same(again, each(many, states)[0], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_the_perceptron_set_to_be_sgd_or_adam_is_that(kind):
     """Faults: momenta, their correction for the start, or the second moment are not Adam's; the

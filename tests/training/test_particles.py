@@ -23,14 +23,19 @@ RULE = rnn(3, 1)
 
 def draw(data, key):
     one, two = jax.random.split(key)
-    return {"x": jax.random.normal(one, (2,))}, two
+    x = jax.random.normal(one, (3,))
+    return {"bias": x[0], "x": x[1:]}, two
 
 
 def batch(data, task, step):
     return jax.random.normal(task, (2,))
 
 
-QUADRATICS = Optimizee(draw, batch, lambda p, y: (jnp.square(p["x"] - y).sum(), ()))
+def loss(params, y):
+    return jnp.square(params["x"] + 3 * params["bias"] - y).sum(), ()
+
+
+QUADRATICS = Optimizee(draw, batch, loss)
 ESTIMATORS = {
     "truncated": truncated(RULE, QUADRATICS, HORIZON, WINDOW),
     "persistent": evolution(RULE, QUADRATICS, HORIZON, WINDOW, 0.1),
@@ -92,9 +97,9 @@ def test_several_steps_a_call_are_the_steps_one_by_one(name):
     "chunk", [pytest.param(4096, id="one chunk"), pytest.param(3, id="chunks of several problems")]
 )
 def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
-    """Faults: problems share a key, begin at one age, or their gradients are summed; a chunk is
-    given what another's coordinates remember; one that diverges takes the others with it, goes on,
-    or is not counted."""
+    """Faults: problems share a key, begin at one age, or their gradients are summed; a coordinate
+    is given what one of another chunk, tensor or problem remembers; a problem that diverges takes
+    the others with it, goes on, or is not counted."""
     module = importlib.import_module("metaguide.optimizers.coordinatewise")
     monkeypatch.setattr(module, "CHUNK", chunk)
     estimator = ESTIMATORS["truncated"]
@@ -103,7 +108,8 @@ def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
     carry = many.start({"rule": theta}, (), key)
     assert carry.age.tolist() == [0, 0, 0, 2, 2, 2, 4, 4]
     (loop,) = carry.loops
-    carry = carry._replace(loops=(loop._replace(params={"x": loop.params["x"].at[4].set(1e30)}),))
+    far = loop.params | {"x": loop.params["x"].at[4].set(1e30)}
+    carry = carry._replace(loops=(loop._replace(params=far),))
     step, one = jax.jit(many.gradient), jax.jit(estimator.gradient)
     for meta_step in range(3):
         keys = jax.random.split(key, TASKS)
