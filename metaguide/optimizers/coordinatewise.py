@@ -90,16 +90,12 @@ def _join(states: State, params: PyTree) -> State:
     count, sizes = _problems(params)
 
     def joined(leaf: Array) -> Array:
-        apart = jax.vmap(lambda chunks: _whole(chunks, sum(sizes)), out_axes=-2)(leaf)
-        return _cut(
-            jnp.concatenate(
-                [
-                    tensor.reshape(*tensor.shape[:-2], count * size)
-                    for tensor, size in zip(_split(apart, sizes), sizes, strict=True)
-                ],
-                axis=-1,
-            )
-        )
+        apart = _split(jax.vmap(_whole, out_axes=-2)(leaf), sizes)
+        tensors = [
+            tensor.reshape(*tensor.shape[:-2], count * size)
+            for tensor, size in zip(apart, sizes, strict=True)
+        ]
+        return _cut(jnp.concatenate(tensors, axis=-1))
 
     return State(jax.tree.map(joined, states.memory))
 
@@ -109,7 +105,7 @@ def _part(state: State, params: PyTree) -> State:
     count, sizes = _problems(params)
 
     def parted(leaf: Array) -> Array:
-        tensors = _split(_whole(leaf, count * sum(sizes)), [count * size for size in sizes])
+        tensors = _split(_whole(leaf), [count * size for size in sizes])
         apart = [
             tensor.reshape(*tensor.shape[:-1], count, size)
             for tensor, size in zip(tensors, sizes, strict=True)
@@ -127,8 +123,8 @@ def _problems(params: PyTree) -> tuple[int, list[int]]:
 
 
 def _split(values: Array, sizes: Sequence[int]) -> list[Array]:
-    """Return the parts of the last axis that have these sizes."""
-    return jnp.split(values, list(itertools.accumulate(sizes))[:-1], axis=-1)
+    """Return the parts of the last axis that have these sizes; what is left over is padding."""
+    return jnp.split(values, list(itertools.accumulate(sizes)), axis=-1)[:-1]
 
 
 def _size(params: PyTree) -> int:
@@ -149,12 +145,10 @@ def _cut(whole: Float[Array, "*units coordinates"]) -> Float[Array, "chunks *uni
     return jnp.moveaxis(padded.reshape(*units, count, width), -2, 0)
 
 
-def _whole(
-    chunks: Float[Array, "chunks *units width"], size: int
-) -> Float[Array, "*units coordinates"]:
-    """Return so many coordinates of chunks; see `_cut`."""
+def _whole(chunks: Float[Array, "chunks *units width"]) -> Float[Array, "*units padded"]:
+    """Return the coordinates of chunks, and what the last one has too many; see `_cut`."""
     along = jnp.moveaxis(chunks, 0, -2)
-    return along.reshape(*along.shape[:-2], -1)[..., :size]
+    return along.reshape(*along.shape[:-2], chunks.shape[0] * chunks.shape[-1])
 
 
 def _in_chunks(tree: PyTree, dtype) -> Float[Array, "chunks width"]:
@@ -166,9 +160,9 @@ def _in_chunks(tree: PyTree, dtype) -> Float[Array, "chunks width"]:
 def _as(chunks: Float[Array, "chunks width"], like: PyTree) -> PyTree:
     """Return the coordinates as a tree of these shapes and dtypes."""
     leaves, structure = jax.tree.flatten(like)
-    flat, place, parts = chunks.reshape(-1), 0, []
-    for leaf in leaves:
-        part = flat[place : place + jnp.size(leaf)]
-        parts.append(part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)))
-        place += jnp.size(leaf)
-    return jax.tree.unflatten(structure, parts)
+    parts = _split(_whole(chunks), [jnp.size(leaf) for leaf in leaves])
+    shaped = [
+        part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf))
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shaped)

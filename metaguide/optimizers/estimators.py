@@ -114,7 +114,8 @@ def truncated(
         remat: keep the loop's state at every √truncation-th step alone, and compute it anew.
         of: the loss -> what is minimised, such as `jnp.log`.
         largest: a loss above it, or that is not a number, has diverged: its window counts for
-            nothing and the problem ends.
+            nothing and the problem ends. Where many problems are one (`Rule.joint`) and it was not
+            finite on the way back either, the windows beside it count for nothing too.
 
     Returns:
         The estimator.
@@ -123,6 +124,10 @@ def truncated(
     """
     mode = Unrolled() if second_order else FirstOrder()
     start = _starter(rule, optimizee, 1)
+
+    def objective(losses: Array) -> tuple[Array, Array]:
+        each = _mean(of, losses, largest)
+        return each.mean(), each
 
     def through(optimizee: Optimizee, seen, theta, data, particle: Particle):
         """Return what `gradient` does, for a particle that has steps to go; or for many as one."""
@@ -135,13 +140,13 @@ def truncated(
 
         losses, pull, carry = jax.vjp(unroll, theta, has_aux=True)
         bad = _diverged(losses, largest)
-        weights = jax.grad(lambda losses: _mean(of, losses, largest).mean())(losses)
+        weights, value = jax.grad(objective, has_aux=True)(losses)
         (slope,) = pull(jnp.where(bad, 0, weights))
         # What diverged may be infinite on the way, and 0 times that is not a number.
         kept = ~bad.any() | jnp.isfinite(optax.tree.norm(slope))
         slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), slope)
         particle = _aged(particle, (carry,), truncation, bad)
-        return (_mean(of, losses, largest), _metrics(losses, bad, largest)), slope, particle
+        return (value, _metrics(losses, bad, largest)), slope, particle
 
     def gradient(theta, data, particle: Particle, key, progress):
         particle = _renewed(start, horizon, theta, data, particle, key, progress)

@@ -45,6 +45,18 @@ class History(NamedTuple):
     variance: Flat
 
 
+class MlpState(NamedTuple):
+    """What the perceptron remembers.
+
+    Attributes:
+        step: number of updates made.
+        tensors: for each tensor the history of its coordinates.
+    """
+
+    step: Int[Array, ""]
+    tensors: list[History]
+
+
 def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
     """Build the per-coordinate perceptron: u = −scale · (s · r + d(φ)) · exp(a(φ)).
 
@@ -97,18 +109,6 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         return optax.GradientTransformationExtraArgs(begin, update)
 
     return Rule("mlp", init, transform, settings)
-
-
-class MlpState(NamedTuple):
-    """What the perceptron remembers.
-
-    Attributes:
-        step: number of updates made.
-        tensors: for each tensor the history of its coordinates.
-    """
-
-    step: Int[Array, ""]
-    tensors: list[History]
 
 
 class HyperState(NamedTuple):
@@ -202,8 +202,8 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
 def _nothing_yet(tensor: ArrayLike, dtype) -> History:
     """Return the history of a tensor that has had no gradient."""
-    zeros = lambda: jnp.zeros((jnp.size(tensor),), dtype)  # noqa: E731
-    return History(tuple(zeros() for _ in DECAYS), zeros())
+    size = jnp.size(tensor)
+    return History(tuple(jnp.zeros(size, dtype) for _ in DECAYS), jnp.zeros(size, dtype))
 
 
 def _each(

@@ -120,6 +120,8 @@ def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
         (loss, metrics), slope, carry = step({"rule": theta}, (), key, 0.0, carry)
         np.testing.assert_allclose(loss, np.mean([each[0][0] for each in found]), rtol=1e-5)
         assert metrics["diverged"] == (1 / TASKS if meta_step == 0 else 0)
+        if meta_step == 0:
+            assert carry.age[jnp.asarray([0, 1, 2, 3, 5, 6, 7])].tolist() == [2, 2, 2, 4, 4, 6, 6]
         mean = jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *[each[1] for each in found])
         assert optax.tree.norm(mean) > 1e-3
         near(slope["rule"], mean)

@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
         "validation_problems": 20,
         "train": {
             # Of first order it is best after some 300 meta-steps and then unlearns; by second order
-            # it goes on. Seen on validation problems, as is the rate.
+            # some seeds go on. Seen on validation problems, as is the rate.
             "lstm": training(1200, 1e-3, 1, second_order=True, validate_every=100),
             "rnn": training(800, 3e-3, 1, validate_every=50),
             # By truncated back-propagation, and by a full unroll, both are best after some 100
