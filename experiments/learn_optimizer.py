@@ -30,11 +30,13 @@ from metaguide.optimizers import (
     Trained,
     curriculum,
     evolution,
+    imitation,
     load,
     rule_of,
     save,
     truncated,
 )
+from metaguide.optimizers.rule import Theta
 from metaguide.optimizers.stored import FILE
 from metaguide.parallel import at_hand, is_first_process, mesh_for
 from metaguide.training.checkpoint import FOLDER, latest
@@ -44,6 +46,9 @@ from metaguide.training.state import TrainState
 
 TRAINED = "trained"
 """In the name of a problem's own folder, where those of its transfers have theirs."""
+
+LESSON = "lesson"
+"""In the folder of a seed: the training that comes first."""
 
 SCORES = "validation.json"
 """In the folder of a seed: the mean log10 loss on validation problems by step."""
@@ -67,14 +72,15 @@ def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
     """Build the estimator of a section of the config.
 
     Args:
-        own: `estimator` ("truncated", "full", "evolution" or "persistent"), `truncation`,
-            `first_horizon`, `objective`, `largest`; `sigma` of the latter two, `second_order` and
-            `remat` of the former two.
+        own: `estimator` ("truncated", "full", "evolution", "persistent" or "imitation"),
+            `truncation`, `first_horizon`, `objective`, `largest`; of the first two `curvature` and
+            `remat`, of the next two `sigma`, of the last one `teacher` and `teacher_rate`.
         rule: what is trained.
         setting: on what.
 
     Raises:
-        ConfigError: there is no such estimator or objective, or the horizons do not fit.
+        ConfigError: there is no such estimator, objective or teacher, the horizons do not fit, or
+            `curvature` is negative.
     """
     if own.objective not in OBJECTIVES:
         raise ConfigError(f"objective={own.objective!r}: there are {', '.join(OBJECTIVES)}")
@@ -86,18 +92,28 @@ def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
         raise ConfigError(f"first_horizon={own.first_horizon}: {error}") from error
     shared = {"of": OBJECTIVES[own.objective], "largest": own.largest}
     given = (rule, setting.optimizee, horizon, windows)
-    differentiated = partial(
-        truncated, *given, second_order=own.second_order, remat=own.remat, **shared
-    )
+    differentiated = partial(truncated, *given, curvature=own.curvature, remat=own.remat, **shared)
     makers: dict[str, Callable[[], Estimator]] = {
         "truncated": differentiated,
         "full": differentiated,
         "evolution": partial(evolution, *given, own.sigma, persistent=False, **shared),
         "persistent": partial(evolution, *given, own.sigma, **shared),
+        "imitation": lambda: imitation(
+            rule, setting.optimizee, _teacher_of(own), horizon, windows, largest=own.largest
+        ),
     }
+    if not own.curvature >= 0:
+        raise ConfigError(f"curvature={own.curvature}: a bound on a norm is 0 or more")
     if own.estimator not in makers:
         raise ConfigError(f"estimator={own.estimator!r}: there are {', '.join(makers)}")
     return makers[own.estimator]()
+
+
+def _teacher_of(own: FrozenConfigDict) -> optax.GradientTransformation:
+    teacher = own.get("teacher", "")
+    if teacher not in HAND_MADE:
+        raise ConfigError(f"teacher={teacher!r}: there are {', '.join(HAND_MADE)}")
+    return HAND_MADE[teacher](own.teacher_rate)
 
 
 def train_rule(
@@ -125,32 +141,38 @@ def train_rule(
     settings.write_config(cell, folder, harmless=HARMLESS)
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
         return load(folder, arm)
-    estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
-    many = particles(estimator, own.tasks, mesh)
-    rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, own.meta_steps // 20, own.meta_steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate))
+
+    def trained(own: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
+        estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
+        many = particles(estimator, own.tasks, mesh)
+        warm_up, data = own.meta_steps // 20, jax.device_put(setting.data["train"])
+        rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, warm_up, own.meta_steps)
+        return train_alone(
+            "optimizee",
+            many,
+            {"rule": theta},
+            data,
+            optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate)),
+            own,
+            steps=own.meta_steps,
+            key=key,
+            mesh=mesh,
+            parallel=config.parallel,
+            workdir=folder,
+            name=f"{problem}/{arm} seed {seed}, {own.estimator}",
+            where=where,
+            mend=f"lower {where}.rate",
+            checkpoints="validate_every",
+            carry=many.start({"rule": theta}, data, key),
+            on_checkpoint=keep,
+        )["rule"]
+
     begin, draw = jax.random.split(jax.random.key(seed))
-    data, meta = jax.device_put(setting.data["train"]), {"rule": rule.init(begin)}
-    where = f"config.{problem}.train.{arm}"
-    train_alone(
-        "optimizee",
-        many,
-        meta,
-        data,
-        optimizer,
-        own,
-        steps=own.meta_steps,
-        key=draw,
-        mesh=mesh,
-        parallel=config.parallel,
-        workdir=folder,
-        name=f"{problem}/{arm} seed {seed}",
-        where=where,
-        mend=f"lower {where}.rate",
-        checkpoints="validate_every",
-        carry=many.start(meta, data, draw),
-        on_checkpoint=keeper(cell, setting, rule, folder),
-    )
+    theta, where = rule.init(begin), f"config.{problem}.train.{arm}"
+    if own.lesson:
+        first = jax.random.fold_in(draw, 0)
+        theta = trained(own.lesson, theta, first, folder / LESSON, f"{where}.lesson")
+    trained(own, theta, draw, folder, where, keeper(cell, setting, rule, folder))
     return load(folder, arm)
 
 

@@ -1,8 +1,15 @@
 """Learned optimizers as optax transforms, and the estimators of their gradients."""
 
 from metaguide.optimizers.coordinatewise import coordinatewise
+from metaguide.optimizers.damped import damped
 from metaguide.optimizers.descent import descent
-from metaguide.optimizers.estimators import Estimator, curriculum, evolution, truncated
+from metaguide.optimizers.estimators import (
+    Estimator,
+    curriculum,
+    evolution,
+    imitation,
+    truncated,
+)
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule
@@ -15,9 +22,11 @@ __all__ = [
     "Trained",
     "coordinatewise",
     "curriculum",
+    "damped",
     "descent",
     "evolution",
     "hyper",
+    "imitation",
     "load",
     "lstm",
     "mlp",

@@ -1,7 +1,6 @@
 """How an optimizer does on an optimizee: its losses on the way down, on the one inner loop."""
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 import optax
@@ -39,8 +38,8 @@ def window(
     task: Any,
     carry: Carry,
     steps: int,
-    seen: Callable[[tuple[Array, Any]], Array] = itemgetter(0),
-) -> tuple[Carry, Float[Array, "losses *problems"]]:
+    seen: Callable[[Carry, tuple[Array, Any]], Any] = lambda carry, found: found[0],
+) -> tuple[Carry, Any]:
     """Take some steps of a descent that is on its way.
 
     Args:
@@ -49,16 +48,16 @@ def window(
         data, task: what its batches come from.
         carry: where it stands.
         steps: how many to take.
-        seen: what the loss function returns -> what is observed of it; the loss.
+        seen: (where it stands, what the loss function returns there) -> what is observed; the loss.
 
     Returns:
-        Where it stands then, and the losses [steps + 1], as of `descent`.
+        Where it stands then, and what was observed, such as the losses [steps + 1] of `descent`.
     """
 
     def batch(step):
         return optimizee.batch(data, task, step)
 
-    def loss(carry: Carry):
-        return seen(optimizee.loss(carry.params, batch(carry.step)))
+    def observed(carry: Carry) -> Any:
+        return seen(carry, optimizee.loss(carry.params, batch(carry.step)))
 
-    return run(loop, carry, batch, steps, loss)
+    return run(loop, carry, batch, steps, observed)

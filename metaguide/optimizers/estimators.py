@@ -7,7 +7,6 @@ resumable inner loop. What is minimised is the mean over a window of `of(loss)` 
 
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.inner_loop import Carry, FirstOrder, Unrolled, inner_loop
+from metaguide.optimizers.damped import damped
 from metaguide.optimizers.descent import window
 from metaguide.optimizers.rule import Joint, Rule, Theta
 from metaguide.types import Metrics, Optimizee
@@ -94,7 +94,7 @@ def truncated(
     horizon: Horizon,
     truncation: int,
     *,
-    second_order: bool = False,
+    curvature: float = 0.0,
     remat: bool = False,
     of: Callable[[Array], Array] = lambda loss: loss,
     largest: float = 1e6,
@@ -109,8 +109,9 @@ def truncated(
         optimizee: what it is learned on.
         horizon: steps after which an inner problem ends.
         truncation: steps of a window.
-        second_order: whether the gradient that the rule reads is differentiated too; the paper
-            drops that.
+        curvature: the largest norm, at a step, of what passes back through the gradient that the
+            rule reads (see `damped`): 0 takes it as a constant, as the paper does; infinity is the
+            exact gradient of the window, which explodes where an inner problem is chaotic.
         remat: keep the loop's state at every √truncation-th step alone, and compute it anew.
         of: the loss -> what is minimised, such as `jnp.log`.
         largest: a loss above it, or that is not a number, has diverged: its window counts for
@@ -122,19 +123,26 @@ def truncated(
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
     """
-    mode = Unrolled() if second_order else FirstOrder()
-    start = _starter(rule, optimizee, 1)
+    mode = Unrolled() if curvature else FirstOrder()
+    start = _starter(rule.transform, optimizee, 1)
 
     def objective(losses: Array) -> tuple[Array, Array]:
         each = _mean(of, losses, largest)
-        return each.mean(), each
+        return each.sum(), each
 
-    def through(optimizee: Optimizee, seen, theta, data, particle: Particle):
-        """Return what `gradient` does, for a particle that has steps to go; or for many as one."""
+    def through(optimizee: Optimizee, place: int, bound, theta, data, particle: Particle):
+        """Return what `gradient` does, for a particle that has steps to go; or for many as one.
+
+        `place` is that of the losses in what the loss function returns.
+        """
         (begun,) = particle.loops
 
+        def seen(_: Carry, found: tuple[Array, Any]) -> Array:
+            return found[place]
+
         def unroll(theta):
-            loop = inner_loop(optimizee.loss, rule.transform(theta), mode)._replace(remat=remat)
+            optimizer = bound(rule.transform(theta), curvature)
+            loop = inner_loop(optimizee.loss, optimizer, mode)._replace(remat=remat)
             carry, losses = window(optimizee, loop, data, particle.task, begun, truncation, seen)
             return losses[1:], carry
 
@@ -144,13 +152,13 @@ def truncated(
         (slope,) = pull(jnp.where(bad, 0, weights))
         # What diverged may be infinite on the way, and 0 times that is not a number.
         kept = ~bad.any() | jnp.isfinite(optax.tree.norm(slope))
-        slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0), slope)
+        slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf / value.size, 0), slope)
         particle = _aged(particle, (carry,), truncation, bad)
         return (value, _metrics(losses, bad, largest)), slope, particle
 
     def gradient(theta, data, particle: Particle, key, progress):
         particle = _renewed(start, horizon, theta, data, particle, key, progress)
-        return through(optimizee, itemgetter(0), theta, data, particle)
+        return through(optimizee, 0, damped, theta, data, particle)
 
     def many(joint: Joint, theta, data, particles: Particle, keys, progress):
         def renewed(particle, key):
@@ -160,13 +168,95 @@ def truncated(
         (loop,) = particles.loops
         loop = loop._replace(optimizer=joint.join(loop.optimizer, loop.params))
         beside, together = _side_by_side(optimizee), particles._replace(loops=(loop,))
-        seen, slope, together = through(beside, itemgetter(1), theta, data, together)
+        bound = partial(damped, each=jax.vmap)
+        seen, slope, together = through(beside, 1, bound, theta, data, together)
         (loop,) = together.loops
         loop = loop._replace(optimizer=joint.part(loop.optimizer, loop.params))
         return seen, slope, together._replace(loops=(loop,))
 
     jointly = rule.joint and partial(many, rule.joint)
     return Estimator(start, gradient, _ages_over(horizon, truncation), jointly)
+
+
+def imitation(
+    rule: Rule,
+    optimizee: Optimizee,
+    teacher: optax.GradientTransformation,
+    horizon: Horizon,
+    truncation: int,
+    *,
+    largest: float = 1e6,
+) -> Estimator:
+    """Differentiate how far a rule's updates u are from a teacher's: L = mean ‖u − u*‖² / ‖u*‖².
+
+    The inner problem goes the teacher's way, and both read the gradients on it, so that L tells
+    nothing of where u would lead; but its gradient neither passes through the inner problem nor
+    explodes: a place for `truncated` to begin at.
+
+    Args:
+        rule, optimizee, horizon, truncation, largest: as of `truncated`.
+        teacher: any optax transform; u* are its updates.
+
+    Returns:
+        The estimator; the loss is L, and `last` that of the inner problem.
+
+    Chen et al.: Training Stronger Baselines for Learning to Optimize, 2020.
+    """
+
+    def shown(theta: Theta) -> optax.GradientTransformationExtraArgs:
+        return _shown(teacher, rule.transform(theta))
+
+    def seen(carry: Carry, found: tuple[Array, Any]) -> tuple[Array, Array]:
+        return found[0], carry.optimizer.apart
+
+    start = _starter(shown, optimizee, 1)
+
+    def gradient(theta, data, particle: Particle, key, progress):
+        particle = _renewed(start, horizon, theta, data, particle, key, progress)
+        (begun,) = particle.loops
+
+        def objective(theta: Theta) -> tuple[Array, tuple[Carry, Array]]:
+            loop = inner_loop(optimizee.loss, shown(theta), FirstOrder())
+            carry, (losses, apart) = window(
+                optimizee, loop, data, particle.task, begun, truncation, seen
+            )
+            return apart[1:].mean(), (carry, losses[1:])
+
+        (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
+        bad = _diverged(jnp.append(losses, value), largest)
+        slope = jax.tree.map(lambda leaf: jnp.where(bad, 0, leaf), slope)
+        particle = _aged(particle, (carry,), truncation, bad)
+        return (_capped(value, largest), _metrics(losses, bad, largest)), slope, particle
+
+    return Estimator(start, gradient, _ages_over(horizon, truncation))
+
+
+class _Shown(NamedTuple):
+    """State of a teacher and of its pupil, and ‖u − u*‖² / ‖u*‖² of the last step."""
+
+    teacher: PyTree
+    pupil: PyTree
+    apart: Float[Array, ""]
+
+
+def _shown(
+    teacher: optax.GradientTransformation, pupil: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Return the teacher, which remembers how far its pupil's update was from its own."""
+    teacher, pupil = map(optax.with_extra_args_support, (teacher, pupil))
+
+    def init(params: PyTree) -> _Shown:
+        none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+        return _Shown(teacher.init(params), pupil.init(params), none)
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any):
+        shown, its = teacher.update(updates, state.teacher, params, **extra)
+        tried, own = pupil.update(updates, state.pupil, params, **extra)
+        missed = optax.tree.norm(optax.tree.sub(tried, shown), squared=True)
+        norm = optax.tree.norm(shown, squared=True)
+        return shown, _Shown(its, own, missed / (norm + jnp.finfo(norm.dtype).tiny))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def evolution(
@@ -199,7 +289,7 @@ def evolution(
     Vicol, Metz, Sohl-Dickstein: Unbiased Gradient Estimation in Unrolled Computation Graphs with
     Persistent Evolution Strategies, 2021.
     """
-    drawn = _starter(rule, optimizee, 2 if persistent else 1)
+    drawn = _starter(rule.transform, optimizee, 2 if persistent else 1)
 
     def start(theta, data, key, age):
         particle = drawn(theta, data, key, age)
@@ -253,12 +343,14 @@ def _side_by_side(optimizee: Optimizee) -> Optimizee:
     return Optimizee(jax.vmap(optimizee.draw, (None, 0)), batch, loss)
 
 
-def _starter(rule: Rule, optimizee: Optimizee, count: int) -> Callable[..., Particle]:
+def _starter(
+    transform: Callable[[Theta], optax.GradientTransformation], optimizee: Optimizee, count: int
+) -> Callable[..., Particle]:
     """Return (theta, data, key, age) -> a particle of `count` loops on one new task."""
 
     def start(theta: Theta, data: Any, key, age) -> Particle:
         params, task = optimizee.draw(data, key)
-        loop = inner_loop(optimizee.loss, rule.transform(theta)).start(params)
+        loop = inner_loop(optimizee.loss, transform(theta)).start(params)
         return Particle(task, (loop,) * count, jnp.asarray(age, jnp.int32))
 
     return start

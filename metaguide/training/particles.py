@@ -1,5 +1,6 @@
 """Inner problems of a learned optimizer, many at once: the mean of what an estimator finds."""
 
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -35,7 +36,14 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
         seen, slopes, carry = jax.vmap(estimator.gradient, (None, None, 0, 0, None))(*given)
         return seen, jax.tree.map(lambda leaf: leaf.mean(0), slopes), carry
 
-    many = estimator.many or each
+    def alone(theta, data, carry, keys, progress):
+        given = jax.tree.map(itemgetter(0), (carry, keys))
+        seen, slope, carry = estimator.gradient(theta, data, *given, progress)
+        seen, carry = jax.tree.map(lambda leaf: leaf[None], (seen, carry))
+        return seen, slope, carry
+
+    # A batch of one takes longer than what it is a batch of.
+    many = alone if tasks == devices else estimator.many or each
 
     def start(meta, data, key) -> Any:
         # They do not all end in the same step.

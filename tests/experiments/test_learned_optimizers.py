@@ -30,7 +30,7 @@ from experiments.settings import ConfigError
 from experiments.tables import learned_optimizers as table
 from experiments.tables.layout import falls_short
 from metaguide.optimizers import load, mlp
-from metaguide.training.checkpoint import FOLDER, restore_meta
+from metaguide.training.checkpoint import FOLDER, latest, restore_meta
 from metaguide.training.results import read
 from metaguide.training.state import TrainState
 from metaguide.types import Optimizee
@@ -172,6 +172,8 @@ def test_a_wrong_name_of_a_setting_is_one_clear_error(changes, message):
     [
         ({"estimator": "reinforce"}, "'reinforce': there are truncated, full, evolution, persist"),
         ({"objective": "square"}, "objective='square': there are loss, log"),
+        ({"estimator": "imitation"}, "teacher='': there are sgd, nesterov, rmsprop, adam, adamw"),
+        ({"curvature": -1.0}, "curvature=-1.0: a bound on a norm is 0 or more"),
         ({"first_horizon": 21}, "first_horizon=21: a curriculum from 21 to 20 steps"),
     ],
 )
@@ -232,6 +234,24 @@ def test_the_best_checkpoint_is_kept(tmp_path):
         trained.theta,
     )
     assert (folder / "validation.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_lesson_comes_first(tmp_path):
+    """Faults: training begins at random after its lesson, the lesson's checkpoints are judged, its
+    setting is the training's own, or it is taken again."""
+    config = config_of().to_dict()
+    own = config["quadratic"]["train"]["mlp"]
+    taught = {"estimator": "imitation", "teacher": "sgd", "teacher_rate": 0.1, "meta_steps": 6}
+    config["quadratic"]["train"]["mlp"] = own | {"rate": 1e-9, "lesson": own | taught}
+    trained = train_rule(FrozenConfigDict(config), "quadratic", "mlp", 0, tmp_path)
+    folder = folder_of(tmp_path, "quadratic", "mlp", 0)
+    learned = restore_meta(folder / "lesson" / FOLDER, {"rule": trained.theta})["rule"]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), trained.theta, learned)
+    random = trained.rule.init(jax.random.split(jax.random.key(0))[0])
+    assert optax.tree.norm(optax.tree.sub(learned, random)) > 0.01
+    assert latest(folder / "lesson" / FOLDER) == 6 and best_of(folder)[0] in (2, 4)
+    assert not (folder / "lesson" / "validation.json").exists()
 
 
 def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from metaguide.optimizers.estimators import evolution, truncated
+from metaguide.optimizers.estimators import evolution, imitation, truncated
 from metaguide.optimizers.recurrent import lstm
 from metaguide.optimizers.rule import Rule
 from metaguide.types import Optimizee
@@ -69,7 +69,7 @@ def test_the_full_unroll_is_exact():
         expected, exact = jax.value_and_grad(lambda theta: whole(rule, theta, key, 6, False))(theta)
         np.testing.assert_allclose(value, expected, rtol=1e-10)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), slope, exact)
-        full = truncated(rule, QUADRATICS, 6, 6, second_order=True)
+        full = truncated(rule, QUADRATICS, 6, 6, curvature=np.inf)
         _, slope, _ = full.gradient(theta, (), particle, key, 0.0)
         flat, unravel = ravel_pytree(theta)
         towards = jnp.sin(jnp.arange(1.0, flat.size + 1))
@@ -113,7 +113,7 @@ def test_persistent_strategies_are_unbiased_where_truncation_is_not():
     rule, key = scalar_rule(), jax.random.key(3)
     theta = rule.init(key)
     exact = ravel_pytree(jax.grad(lambda theta: whole(rule, theta, key, HORIZON))(theta))[0]
-    windows = truncated(rule, QUADRATICS, HORIZON, WINDOW, second_order=True)
+    windows = truncated(rule, QUADRATICS, HORIZON, WINDOW, curvature=np.inf)
     cut = over_windows(windows, theta, key, 1)[0]
     assert np.linalg.norm(cut - exact) > 0.2 * np.linalg.norm(exact)
     es = lambda **how: evolution(rule, QUADRATICS, HORIZON, WINDOW, 0.02, **how)  # noqa: E731
@@ -168,6 +168,86 @@ def test_what_diverges_counts_for_nothing_and_ends(kind, rate):
     assert optax.tree.norm(slope) == 0
     _, _, particle = estimator.gradient(rule.init(key), (), particle, key, 0.0)
     assert particle.age == 8 and np.isfinite(particle.loops[0].params["x"]).all()
+
+
+def test_a_bound_on_curvature_lies_between_first_order_and_exact():
+    """Faults: the bound is not passed on, or only whether there is one."""
+    rule, key = scalar_rule(), jax.random.key(3)
+    theta, found = rule.init(key), {}
+    for curvature in (0.0, 0.3, 1e6, np.inf):
+        estimator = truncated(rule, QUADRATICS, 6, 6, curvature=curvature)
+        particle = estimator.start(theta, (), key, 0)
+        slope = estimator.gradient(theta, (), particle, key, 0.0)[1]
+        found[curvature] = np.asarray(ravel_pytree(slope)[0])
+    np.testing.assert_allclose(found[1e6], found[np.inf], rtol=1e-5)
+    for end in (0.0, np.inf):
+        assert abs(found[0.3] / found[end] - 1).max() > 0.1
+
+
+def taught(theta, key, steps):
+    """Mean of ‖u − u*‖² / ‖u*‖² over the first steps of the teacher's way, by a plain loop."""
+    params, task = draw((), key)
+    pupil = scalar_rule().transform(theta)
+    own, its, total = pupil.init(params), TEACHER.init(params), 0.0
+    for _ in range(steps):
+        gradient = jax.grad(lambda params: loss(params, task)[0])(params)
+        tried, own = pupil.update(gradient, own, params)
+        shown, its = TEACHER.update(gradient, its, params)
+        total += (jnp.square(tried["x"] - shown["x"]).sum() / jnp.square(shown["x"]).sum()) / steps
+        params = optax.apply_updates(params, shown)
+    return total, params
+
+
+TEACHER = optax.sgd(0.2, momentum=0.5)
+
+
+def test_imitation_is_of_the_teachers_updates_on_its_way():
+    """Faults: the problem goes the pupil's way, a step before the first or one twice, what either
+    remembers is lost between windows, the loss is not relative, its gradient is another."""
+    with jax.enable_x64(True):
+        rule, key = scalar_rule(), jax.random.key(3)
+        theta = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), rule.init(key))
+        estimator = imitation(rule, QUADRATICS, TEACHER, 6, 3)
+        particle = estimator.start(theta, (), key, 0)
+        (first, _), _, particle = estimator.gradient(theta, (), particle, key, 0.0)
+        (second, metrics), _, particle = estimator.gradient(theta, (), particle, key, 0.0)
+        expected, params = taught(theta, key, 6)
+        np.testing.assert_allclose((first + second) / 2, expected, rtol=1e-10)
+        np.testing.assert_allclose(particle.loops[0].params["x"], params["x"], rtol=1e-10)
+        np.testing.assert_allclose(metrics["last"], loss(params, particle.task)[0], rtol=1e-10)
+        whole = imitation(rule, QUADRATICS, TEACHER, 6, 6)
+        _, slope, _ = whole.gradient(theta, (), whole.start(theta, (), key, 0), key, 0.0)
+        for name in theta:
+            up, down = (taught(theta | {name: theta[name] + h}, key, 6)[0] for h in (1e-6, -1e-6))
+            np.testing.assert_allclose(slope[name], (up - down) / 2e-6, rtol=1e-5)
+
+
+def test_who_moves_as_the_teacher_has_nothing_to_learn():
+    """Faults: teacher and pupil are the wrong way round, or do not read the same gradients; a
+    teacher that stands still makes the loss no number."""
+    rule, key = scalar_rule(), jax.random.key(1)
+    same = {"rate": jnp.log(0.2), "decay": jnp.log(0.5)}
+    for teacher in (TEACHER, optax.set_to_zero()):
+        estimator = imitation(rule, QUADRATICS, teacher, 4, 4)
+        theta = same if teacher is TEACHER else {"rate": jnp.log(1e-30), "decay": jnp.log(0.5)}
+        particle = estimator.start(theta, (), key, 0)
+        (value, metrics), slope, _ = estimator.gradient(theta, (), particle, key, 0.0)
+        np.testing.assert_allclose(value, 0, atol=1e-10)
+        assert optax.tree.norm(slope) < 1e-5 and metrics["diverged"] == 0
+
+
+@pytest.mark.parametrize("who", ["teacher", "pupil"])
+def test_a_lesson_that_diverges_counts_for_nothing_and_ends(who):
+    """Faults: its gradient or its loss is no number, it is not counted, or it goes on."""
+    rule, key = scalar_rule(), jax.random.key(1)
+    theta = {"rate": jnp.log(1e30 if who == "pupil" else 0.1), "decay": jnp.log(0.3)}
+    teacher = optax.sgd(1e6 if who == "teacher" else 0.1)
+    estimator = imitation(rule, QUADRATICS, teacher, 40, 8)
+    particle = estimator.start(theta, (), key, 0)
+    (value, metrics), slope, particle = estimator.gradient(theta, (), particle, key, 0.0)
+    assert np.isfinite(value) and metrics["diverged"] == 1 and optax.tree.norm(slope) == 0
+    (loop,) = estimator.gradient(theta, (), particle, key, 0.0)[2].loops
+    assert loop.step == 8
 
 
 def test_rematerialisation_changes_nothing():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from metaguide.objectives.weighting import fixed
+from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.estimators import evolution, truncated
 from metaguide.optimizers.recurrent import rnn
 from metaguide.parallel import replicate, tasks_mesh
@@ -129,6 +130,29 @@ def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
         near(carry._replace(task=()), after._replace(task=()))
         key = jax.random.fold_in(key, 0)
     assert len({tuple(data) for data in jax.random.key_data(carry.task).tolist()}) == TASKS
+
+
+def test_each_problem_has_a_bound_on_curvature_of_its_own():
+    """Faults: one bound is shared by all, so that a steep problem shrinks what a flat one learns;
+    it holds for a problem's share of the mean, so that more problems loosen it."""
+    rule = coordinatewise(
+        "sgd",
+        lambda key: {"rate": jnp.asarray(0.02)},
+        lambda shape, dtype: (),
+        lambda theta, gradient, memory: (-theta["rate"] * gradient, memory),
+    )
+    theta, key, found = rule.init(jax.random.key(0)), jax.random.key(2), {}
+    keys = jax.random.split(key, TASKS)
+    for curvature in (0.0, 0.02, jnp.inf):
+        estimator = truncated(rule, QUADRATICS, 4, 4, curvature=curvature)
+        many = particles(estimator, TASKS)
+        carry = many.start({"rule": theta}, (), key)
+        slope = jax.jit(many.gradient)({"rule": theta}, (), key, 0.0, carry)[1]
+        each = jax.vmap(estimator.gradient, (None, None, 0, 0, None))
+        alone = jax.jit(each)(theta, (), carry, keys, 0.0)[1]
+        found[curvature] = float(slope["rule"]["rate"])
+        np.testing.assert_allclose(found[curvature], alone["rate"].mean(), rtol=1e-5)
+    assert len({round(value, 2) for value in found.values()}) == 3, found
 
 
 @pytest.mark.slow
