@@ -153,7 +153,7 @@ def get_config() -> ConfigDict:
             "hyper": training(4800, 3e-3, 4, estimator="persistent", validate_every=400),
             "mlp": training(2400, 3e-3, 4, estimator="persistent", validate_every=200),
         },
-        # A step of the LSTM takes 6 ms a problem on a core of a CPU: fewer of them.
+        # A step of the LSTM takes 4 ms a problem on a core of a CPU: fewer of them.
         "transfer": {
             "longer": {"horizon": 200, "test_problems": 30},
             "longest": {"horizon": 1000, "test_problems": 10, "validation_problems": 10},
