@@ -141,11 +141,12 @@ def train_rule(
     settings.write_config(cell, folder, harmless=HARMLESS)
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
         return load(folder, arm)
+    data = jax.device_put(setting.data["train"])
 
     def trained(own: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
         estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
         many = particles(estimator, own.tasks, mesh)
-        warm_up, data = own.meta_steps // 20, jax.device_put(setting.data["train"])
+        warm_up = own.meta_steps // 20
         rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, warm_up, own.meta_steps)
         return train_alone(
             "optimizee",

@@ -3,13 +3,7 @@
 from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.damped import damped
 from metaguide.optimizers.descent import descent
-from metaguide.optimizers.estimators import (
-    Estimator,
-    curriculum,
-    evolution,
-    imitation,
-    truncated,
-)
+from metaguide.optimizers.estimators import Estimator, curriculum, evolution, imitation, truncated
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule
