@@ -153,25 +153,12 @@ def get_config() -> ConfigDict:
             "hyper": training(4800, 3e-3, 4, estimator="persistent", validate_every=400),
             "mlp": training(2400, 3e-3, 4, estimator="persistent", validate_every=200),
         },
-        # A step of the LSTM takes 4 ms a problem on a core of a CPU: fewer of them.
         "transfer": {
-            "longer": {"horizon": 200, "test_problems": 30},
-            "longest": {"horizon": 1000, "test_problems": 10, "validation_problems": 10},
-            "units-40": {
-                "domain": "40 units",
-                "widths": (40,),
-                "test_problems": 30,
-            },
-            "layers-2": {
-                "domain": "2 layers",
-                "widths": (20, 20),
-                "test_problems": 30,
-            },
-            "relu": {
-                "domain": "ReLU",
-                "activation": "relu",
-                "test_problems": 30,
-            },
+            "longer": {"horizon": 200},
+            "units-40": {"domain": "40 units", "widths": (40,)},
+            "layers-2": {"domain": "2 layers", "widths": (20, 20)},
+            "relu": {"domain": "ReLU", "activation": "relu"},
+            "longest": {"horizon": 1000},
         },
     }
     return config
