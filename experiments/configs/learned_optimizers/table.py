@@ -155,10 +155,10 @@ def get_config() -> ConfigDict:
         },
         "transfer": {
             "longer": {"horizon": 200},
+            "longest": {"horizon": 1000},
             "units-40": {"domain": "40 units", "widths": (40,)},
             "layers-2": {"domain": "2 layers", "widths": (20, 20)},
             "relu": {"domain": "ReLU", "activation": "relu"},
-            "longest": {"horizon": 1000},
         },
     }
     return config
