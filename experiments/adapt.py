@@ -69,8 +69,11 @@ class Comparison(NamedTuple):
 def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
     """Return the arms of a run: those with a kind of task, and of the meta-trained the learners.
 
+    What starts from another arm comes after it.
+
     Raises:
-        ConfigError: the config names an arm or a learner that there is not.
+        ConfigError: the config names an arm or a learner that there is not, or leaves out an arm
+            that another one starts from.
     """
     section, learners = config.adapt.arms, config.metatrain.learners
     known = {"adapt.arms": (section, tuple(ARMS)), "metatrain.learners": (learners, META_TRAINED)}
@@ -81,7 +84,15 @@ def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
             except ValueError as error:
                 raise settings.ConfigError(f"config.{field}: {error}") from error
     trained = [arm for arm in section if ARMS[arm].stage != "metatrain" or arm in learners]
-    return tuple(arm for arm in trained if section[arm])
+    chosen = [arm for arm in trained if section[arm]]
+    later = [arm for arm in chosen if ARMS[arm].start in META_TRAINED]
+    for arm in later:
+        if ARMS[arm].start not in chosen:
+            raise settings.ConfigError(
+                f"config.metatrain.learners: {arm} starts from the parameters of "
+                f"{ARMS[arm].start}; add it to them, and to config.adapt.arms"
+            )
+    return (*(arm for arm in chosen if arm not in later), *later)
 
 
 class Bench:
@@ -301,7 +312,7 @@ def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
 def _way(name: str, kind: str, shots: int) -> Way | None:
     """Return how an arm adapts in a cell; None where the row would repeat another one.
 
-    Without shots nothing adapts, and arms that start from the same parameters are one row,
+    Without shots nothing adapts, and arms that start from the same parameters are one row, such as
     zero-shot. More shots change nothing for zero-shot, but where they are a user's products, which
     are read without adaptation.
     """
@@ -310,8 +321,8 @@ def _way(name: str, kind: str, shots: int) -> Way | None:
         return NOTHING if not shots or kind == "recommendation" else None
     if shots:
         return arm.way
-    as_multitask = arm.stage == "multitask" or arm.holds_start
-    return None if as_multitask or arm.way.adapts == "features" else NOTHING
+    holds_start = arm.stage == "multitask" or arm.way.is_learned
+    return None if holds_start or arm.way.adapts == "features" else NOTHING
 
 
 def _steps(way: Way) -> list[int | None] | None:

@@ -86,8 +86,9 @@ def train(
         elif ARMS[arm].stage == "multitask":
             trained[arm] = together, "multitask"
         else:
-            name = f"metatrain-{arm}"
-            trained[arm] = run(name, together), name
+            name, before = f"metatrain-{arm}", ARMS[arm].start
+            metas = together if before == "multitask" else trained[before][0]
+            trained[arm] = run(name, metas), name
     return trained
 
 

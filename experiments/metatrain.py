@@ -3,6 +3,7 @@
 python -m experiments.metatrain --config.init_from=runs/multitask --config.metatrain.learner=anil
 """
 
+import json
 from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
@@ -10,7 +11,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
-from metaguide.arms import META_TRAINED, arm_named, meta_learner
+from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
+from metaguide.guide import STAGE
 from metaguide.optimizers import load, pretrained
 from metaguide.training.episodic import episodic
 
@@ -23,7 +25,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
 
     Args:
         config: reads its `metatrain`.
-        world: whose sources are read, and the validation domains by an arm that holds its start.
+        world: whose sources are read, and the validation domains where an optimizer is learned.
         learner: one of `META_TRAINED`; the config's by default.
 
     Returns:
@@ -45,10 +47,10 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         raise settings.ConfigError(
             f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
         )
-    part = section.rule_learned_on if arm.holds_start else "sources"
+    part = section.rule_learned_on if arm.way.is_learned else "sources"
     families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
     # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
-    kinds = config.adapt.arms[learner] if arm.holds_start else tuple(families)
+    kinds = config.adapt.arms[learner] if arm.way.is_learned else tuple(families)
     families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
     if not families:
         raise settings.ConfigError(
@@ -105,8 +107,28 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     )
 
 
+def check_start(config: FrozenConfigDict) -> None:
+    """Refuse to start where the learner of the config does not.
+
+    Raises:
+        ConfigError: it starts from another arm, and `init_from` is not the work folder of that one.
+    """
+    learner, folder = config.metatrain.learner, config.init_from
+    before = ARMS[learner].start if learner in META_TRAINED else ""
+    if before not in META_TRAINED:
+        return
+    file = Path(folder) / STAGE
+    found = json.loads(file.read_text("utf-8")) if folder and file.exists() else {}
+    if found.get("learner") != before:
+        raise settings.ConfigError(
+            f"--config.init_from={folder}: {learner} starts from the parameters of {before}; give "
+            f"the work folder of its meta-training"
+        )
+
+
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
+    check_start(config)
     run_stage(metatraining_stage, config, workdir)
 
 

@@ -16,7 +16,6 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError, write_config
 from experiments.worlds import TOKENIZER, World, prepare
-from metaguide.arms import ARMS
 from metaguide.files import whole
 from metaguide.guide import STAGE, restored
 from metaguide.models.guide import init_params
@@ -86,9 +85,9 @@ def build_stage(
     optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
     if trained is not None:
         # Held parameters have no gradient, but AdamW would keep a state of them, and decay them.
-        start = optax.set_to_zero() if ARMS[learner].holds_start else optimizer
+        rule_optimizer = adamw(section.rule_rate, section.steps, 0.0)
         optimizer = optax.partition(
-            {"start": start, "rule": adamw(section.rule_rate, section.steps, 0.0)},
+            {"start": optax.set_to_zero(), "rule": rule_optimizer},
             {"meta": {"params": "start", "rule": "rule"}, "weighting": "rule"},
         )
 

@@ -48,13 +48,13 @@ class Arm(NamedTuple):
     Attributes:
         stage: whose parameters it adapts: "random", "multitask" or "metatrain".
         way: how it adapts them.
-        holds_start: its meta-training learns the optimizer alone, and leaves the parameters as the
-            multi-task stage had them.
+        start: what its meta-training begins at, the "multitask" stage or another arm. A learned
+            optimizer is all that is learned there: the parameters stay as they were.
     """
 
     stage: str
     way: Way
-    holds_start: bool = False
+    start: str = "multitask"
 
 
 ARMS = {
@@ -70,11 +70,11 @@ ARMS = {
     "first-order": Arm("metatrain", Way("all", "sgd")),
     "anil": Arm("metatrain", Way("head", "sgd")),
     "prototypical": Arm("metatrain", Way("features", "prototypes")),
-    "rnn": Arm("metatrain", Way("all", "rnn"), holds_start=True),
-    "lstm": Arm("metatrain", Way("all", "lstm"), holds_start=True),
-    "hyper": Arm("metatrain", Way("all", "hyper"), holds_start=True),
-    "lstm-head": Arm("metatrain", Way("head", "lstm"), holds_start=True),
-    "maml+lstm": Arm("metatrain", Way("all", "lstm")),
+    "rnn": Arm("metatrain", Way("all", "rnn")),
+    "lstm": Arm("metatrain", Way("all", "lstm")),
+    "hyper": Arm("metatrain", Way("all", "hyper")),
+    "lstm-head": Arm("metatrain", Way("head", "lstm")),
+    "maml+lstm": Arm("metatrain", Way("all", "lstm"), start="maml"),
 }
 """All arms by name."""
 
@@ -126,7 +126,7 @@ def meta_learner(
         return joint(problem) if problem.way is None else prototypical(problem)
     way = Way("head", arm.way.by) if kind == "recommendation" else arm.way
     if way.is_learned:
-        return _by_rule(way, problem, rule, steps, hold_start=arm.holds_start)
+        return _by_rule(way, problem, rule, steps)
     mode: Mode = FirstOrder() if name == "first-order" else Unrolled(remat)
     adapts = anil if way.adapts == "head" else maml
     return adapts(problem, optax.sgd(rate), steps, mode)
@@ -159,13 +159,7 @@ def adaptation(
 
 
 def _by_rule(
-    way: Way,
-    problem: Problem,
-    rule: Rule | None,
-    steps: int,
-    *,
-    factor: float | Array = 1.0,
-    hold_start: bool = False,
+    way: Way, problem: Problem, rule: Rule | None, steps: int, *, factor: float | Array = 1.0
 ) -> Learner:
     if rule is None:
         raise ValueError(f"a learned optimizer, {way.by}, makes the steps; give its rule")
@@ -174,4 +168,4 @@ def _by_rule(
         return optax.chain(rule.transform(theta), optax.scale(factor))
 
     head_only = way.adapts == "head"
-    return learned(problem, rule.init, transform, steps, FirstOrder(), hold_start, head_only)
+    return learned(problem, rule.init, transform, steps, FirstOrder(), True, head_only)

@@ -141,8 +141,8 @@ def get_config() -> ConfigDict:
         # with the package, or a file or work folder with another.
         "rule_rate": 1e-2,
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
-        # Where it is learned if its start is held: of the sources that start knows all there is to
-        # know, and the best update there is none; the others tune their rates on validation too.
+        # Where it is learned: of the sources its start, which is held, knows all there is to know,
+        # and the best update there is none; the others tune their rates on validation too.
         "rule_learned_on": "validation",  # or sources
         "inner_rate": 0.1,
         "inner_steps": 3,

@@ -101,8 +101,8 @@ def test_ways_of_the_arms_leave_out_rows_that_repeat():
     assert adapt._way("zero-shot", "sentiment", 5) is None
     assert adapt._way("zero-shot", "recommendation", 5) == nothing
     assert adapt._way("maml", "sentiment", 0) == nothing
-    assert adapt._way("maml+lstm", "sentiment", 0) == nothing
     assert adapt._way("lstm", "sentiment", 0) is None  # whose parameters are those of multi-task
+    assert adapt._way("maml+lstm", "sentiment", 0) is None  # and these those of MAML
     assert adapt._way("prototypical", "sentiment", 0) is None
     assert adapt._way("ridge", "sentiment", 5) == Way("features", "ridge")
 
@@ -118,8 +118,10 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     monkeypatch.setattr(end_to_end, "train_stage", train_stage)
     monkeypatch.setattr(end_to_end, "random_start", lambda world, seed: f"seed {seed}")
     config = guide_bazaar.get_config()
-    config.metatrain.learners = ("maml", "lstm")
-    names = ("pretrain", "multitask", "metatrain-maml", "metatrain-lstm")
+    config.metatrain.learners = ("maml+lstm", "maml", "lstm")
+    named = ("maml+lstm", "maml", "lstm", "ridge", "zero-shot", "scratch")
+    config.adapt.arms = dict.fromkeys(named, ("sentiment",))
+    names = ("pretrain", "multitask", "metatrain-maml", "metatrain-lstm", "metatrain-maml+lstm")
     stages, folders = (
         {name: name for name in names},
         {seed: tmp_path / str(seed) for seed in (3, 4)},
@@ -129,6 +131,10 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     for arm, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
         expected = [f"seed {seed} pretrain multitask {stage}" for seed in folders]
         assert trained[arm] == (expected, stage)
+    after_maml = [
+        f"seed {seed} pretrain multitask metatrain-maml metatrain-maml+lstm" for seed in folders
+    ]
+    assert trained["maml+lstm"] == (after_maml, "metatrain-maml+lstm")
     assert trained["ridge"] == (
         [f"seed {seed} pretrain multitask" for seed in folders],
         "multitask",
@@ -139,7 +145,7 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
 
 def test_the_arms_of_a_run_are_those_that_are_trained_and_have_a_task():
     """Faults: an arm runs that nothing trained, or whose kinds of task are none; one that there
-    is not is passed over in silence."""
+    is not is passed over in silence; one comes before what it starts from, or without it."""
     config = guide_bazaar.get_config()
     config.metatrain.learners = ("lstm",)
     config.adapt.arms = {"zero-shot": ("sentiment",), "scratch": (), "lstm": ("sentiment",)}
@@ -148,6 +154,12 @@ def test_the_arms_of_a_run_are_those_that_are_trained_and_have_a_task():
     config.metatrain.learners = ("ltsm",)
     with pytest.raises(ConfigError, match="metatrain.learners: .*'ltsm'; there are maml, .*lstm"):
         adapt.arms_in(FrozenConfigDict(config))
+    config.metatrain.learners, config.adapt.arms["maml+lstm"] = ("maml+lstm",), ("sentiment",)
+    with pytest.raises(ConfigError, match="maml.lstm starts from the parameters of maml; add it"):
+        adapt.arms_in(FrozenConfigDict(config))
+    config.metatrain.learners = ("maml+lstm", "maml")
+    arms = adapt.arms_in(FrozenConfigDict(config))
+    assert arms.index("maml") < arms.index("maml+lstm")
     config.metatrain.learners, config.adapt.arms = (), {"addam": ("sentiment",)}
     with pytest.raises(ConfigError, match="adapt.arms: .*'addam'; there are scratch, "):
         adapt.arms_in(FrozenConfigDict(config))
