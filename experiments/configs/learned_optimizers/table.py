@@ -133,13 +133,12 @@ def get_config() -> ConfigDict:
         "validation_problems": 20,
         "train": {
             # Of first order, from nothing, it is best after some 300 meta-steps and then unlearns.
-            # The teacher is the best that is made by hand, at its rate. Of second order it gets
-            # better for thousands of them. All seen on validation.
+            # Of second order it goes on getting better for thousands. The teacher is the best that
+            # is made by hand, at its rate. All seen on validation.
             "lstm": training(
                 *(4000, 1e-3, 1),
                 truncation=50,
                 curvature=2.0,
-                validate_every=200,
                 lesson=training(
                     *(800, 3e-3, 1),
                     estimator="imitation",
