@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Int, PyTree
 
 Loss = Callable[[Any, Any], tuple[Array, Any]]
@@ -32,6 +33,27 @@ class Unrolled(NamedTuple):
     """
 
     remat: bool = False
+
+
+class Mixed(NamedTuple):
+    """Differentiate through every inner step, each by forward over reverse mode: exact as well.
+
+    The backward pass of a step needs the product of a vector v with the derivative of ∇L. For the
+    parameters that is Hv, and since H is symmetric it is the directional derivative of ∇L along v;
+    for all else that L depends on it is that of L's other gradients. So nothing is kept of a step
+    but the parameters it started from, and its gradient is computed once more beside its
+    derivative: O(steps) parameters of memory and the activations of one step, for about the time
+    of `Unrolled()` without `remat`. No bias. The result can be differentiated once, in reverse.
+
+    Attributes:
+        unroll: steps in one pass of the compiled loop, as of `jax.lax.scan`: what is done between
+            passes, such as copies of parameters, is done less often, and compiling takes longer.
+
+    Kemaev, Calian, Zintgraf, Farquhar, van Hasselt: Scalable Meta-Learning via Mixed-Mode
+    Differentiation, 2025.
+    """
+
+    unroll: int = 1
 
 
 class FirstOrder(NamedTuple):
@@ -70,7 +92,7 @@ class Implicit(NamedTuple):
     damping: float = 0.0
 
 
-Mode = Unrolled | FirstOrder | Implicit
+Mode = Unrolled | Mixed | FirstOrder | Implicit
 
 
 class Carry(NamedTuple):
@@ -94,15 +116,19 @@ class InnerLoop(NamedTuple):
         start: params -> carry.
         step: (carry, batch) -> carry.
         remat: whether `run` keeps no activations for the backward pass.
+        unroll: steps in one pass of the compiled loop.
     """
 
     start: Callable[[PyTree], Carry]
     step: Callable[[Carry, Any], Carry]
     remat: bool = False
+    unroll: int = 1
 
 
 def inner_loop(
-    loss: Loss, optimizer: optax.GradientTransformation, mode: Unrolled | FirstOrder = Unrolled()
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    mode: Unrolled | Mixed | FirstOrder = Unrolled(),
 ) -> InnerLoop:
     """Build the loop θ ← θ + u(∇L(θ, batch)), u being the update of `optimizer`.
 
@@ -117,15 +143,16 @@ def inner_loop(
     Raises:
         TypeError: another mode; `Implicit` is of a whole loop, see `adapt`.
     """
-    if not isinstance(mode, Unrolled | FirstOrder):
-        raise TypeError(f"mode is {mode!r}; a loop's steps are Unrolled() or FirstOrder()")
+    if not isinstance(mode, Unrolled | Mixed | FirstOrder):
+        raise TypeError(f"mode is {mode!r}; a loop's steps are Unrolled(), Mixed() or FirstOrder()")
     optimizer = optax.with_extra_args_support(optimizer)
+    slope = _mixed_value_and_grad(loss) if isinstance(mode, Mixed) else _value_and_grad(loss)
 
     def start(params: PyTree) -> Carry:
         return Carry(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     def step(carry: Carry, batch: Any) -> Carry:
-        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params, batch)
+        value, gradient = slope(carry.params, batch)
         if isinstance(mode, FirstOrder):
             value, gradient = jax.lax.stop_gradient((value, gradient))
         # Optax raises floats to its int32 count, which strict promotion of dtypes forbids.
@@ -133,7 +160,57 @@ def inner_loop(
             updates, state = optimizer.update(gradient, carry.optimizer, carry.params, value=value)
         return Carry(carry.step + 1, optax.apply_updates(carry.params, updates), state)
 
-    return InnerLoop(start, step, isinstance(mode, Unrolled) and mode.remat)
+    remat = isinstance(mode, Unrolled) and mode.remat
+    return InnerLoop(start, step, remat, mode.unroll if isinstance(mode, Mixed) else 1)
+
+
+def _value_and_grad(loss: Loss) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
+    def slope(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
+        (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        return value, gradient
+
+    return slope
+
+
+def _mixed_value_and_grad(loss: Loss) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
+    """Return `_value_and_grad(loss)`, whose own derivative in reverse is taken forward."""
+
+    def slope(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
+        # What the loss closes over is an argument too: the meta-gradient passes through it.
+        traced = jax.make_jaxpr(lambda *at: loss(*at)[0])(params, batch)
+        given = [*jax.tree.leaves(batch), *traced.consts]
+        smooth = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in given]
+        floats = [leaf for leaf, one in zip(given, smooth, strict=True) if one]
+        others = [leaf for leaf, one in zip(given, smooth, strict=True) if not one]
+
+        def value(params: PyTree, floats: list[Array], others: list[Array]) -> Array:
+            leaves, rest = iter(floats), iter(others)
+            given = [next(leaves) if one else next(rest) for one in smooth]
+            count = len(given) - len(traced.consts)
+            run = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, given[count:]))
+            (found,) = run(*jax.tree.leaves(params), *given[:count])
+            return found
+
+        @jax.custom_vjp
+        def of(params: PyTree, floats: list[Array], others: list[Array]):
+            return jax.value_and_grad(value)(params, floats, others)
+
+        def forward(*arguments: Any):
+            return of(*arguments), arguments
+
+        def backward(arguments: Any, cotangent: tuple[Array, PyTree]):
+            params, floats, others = arguments
+            weight, direction = cotangent
+            gradients, products = jax.jvp(
+                lambda at: jax.grad(value, (0, 1))(at, floats, others), (params,), (direction,)
+            )
+            # The derivative of ⟨∇L, v⟩ + w L.
+            return *optax.tree.add_scale(products, weight, gradients), None
+
+        of.defvjp(forward, backward)
+        return of(params, floats, others)
+
+    return slope
 
 
 def run(
@@ -164,19 +241,19 @@ def run(
         return carry, None if observe is None else observe(carry)
 
     first = None if observe is None else jax.tree.map(jnp.asarray, observe(carry))
-    carry, later = _scan(body, carry, steps, loop.remat)
+    carry, later = _scan(body, carry, steps, loop)
     if observe is None:
         return carry, None
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
 
 
-def _scan(body: Callable, carry: Carry, steps: int, remat: bool) -> tuple[Carry, Any]:
+def _scan(body: Callable, carry: Carry, steps: int, loop: InnerLoop) -> tuple[Carry, Any]:
     """Scan `body`; with `remat` a segment of √steps keeps its first carry alone, and runs again."""
     if steps == 1:  # a loop of one pass keeps XLA from fusing the step with what is around it
         carry, seen = body(carry, None)
         return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], seen)
-    if not remat:
-        return jax.lax.scan(body, carry, length=steps)
+    if not loop.remat:
+        return jax.lax.scan(body, carry, length=steps, unroll=loop.unroll)
     body, segment = jax.checkpoint(body), max(1, round(steps**0.5))
     inner = jax.checkpoint(lambda carry, _: jax.lax.scan(body, carry, length=segment))
     carry, many = jax.lax.scan(inner, carry, length=steps // segment)
@@ -211,12 +288,15 @@ def adapt(
     Raises:
         ValueError: the derivative of the optimizer's update is not finite where a gradient is 0,
             and `mode` needs it; or a field of `Implicit` is out of its range.
-        TypeError: `mode` is none of the three.
+        TypeError: `mode` is none of the four.
     """
     if not isinstance(mode, Mode):
-        raise TypeError(f"mode is {mode!r}; there are Unrolled(), FirstOrder() and Implicit()")
+        known = "Unrolled(), Mixed(), FirstOrder() and Implicit()"
+        raise TypeError(f"mode is {mode!r}; there are {known}")
+    if isinstance(mode, Mixed) and mode.unroll < 1:
+        raise ValueError(f"{mode}: unroll has to be ≥ 1")
     if not isinstance(mode, Implicit):
-        if isinstance(mode, Unrolled):
+        if isinstance(mode, Unrolled | Mixed):
             check_second_order(optimizer, params)
         loop = inner_loop(loss, optimizer, mode)
         carry, seen = run(loop, loop.start(params), batches, steps, observe)

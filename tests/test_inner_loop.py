@@ -7,6 +7,7 @@ import pytest
 from metaguide.inner_loop import (
     FirstOrder,
     Implicit,
+    Mixed,
     Unrolled,
     check_second_order,
     inner_loop,
@@ -150,6 +151,97 @@ def test_remat_changes_nothing(steps):
 
     near(value(Unrolled()), value(Unrolled(remat=True)), rtol=1e-5, atol=1e-7)
     assert value(Unrolled(remat=True))[0][1]["w"].shape == (steps + 1, 3)
+
+
+def reached(optimizer, mode, steps=STEPS):
+    """Loss behind a loop whose loss closes over floats, integers and a step of its own."""
+
+    def of(params, batches, scale, chosen):
+        def closing(own, batch):
+            value, auxiliary = loss(own, batch)
+            return value * scale[chosen] + 0.1 * jnp.sum(own["w"] ** 2), auxiliary
+
+        def at(step):
+            return {**jax.tree.map(lambda leaf: leaf[step], batches), "number": step}
+
+        after, seen = adapt_by(
+            closing, optimizer, mode, params, at, steps, lambda carry: carry.params
+        )
+        return loss(after, last(batches))[0], seen
+
+    return of
+
+
+def by_value():
+    """SGD whose step depends on the loss that it is told."""
+
+    def update(updates, state, params=None, *, value, **extra):
+        del params, extra
+        return jax.tree.map(lambda g: -0.02 * value * g, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(RATE), optax.adam(0.1, eps_root=1e-8), by_value()],
+    ids=["sgd", "adam", "by value"],
+)
+def test_mixed_mode_is_exact(optimizer, unroll):
+    """Faults: the gradient for what the loss closes over, for the batches or by way of the loss's
+    value is lost; an integer it closes over cannot be told from a float; steps that fill no pass
+    are left out or observed in another order."""
+    with jax.enable_x64(True):
+        params, batches = make(np.float64, STEPS)
+        given = params, batches, jnp.array([0.5, 1.5]), jnp.array(1)
+        found, expected = (
+            jax.jit(jax.value_and_grad(reached(optimizer, mode), (0, 1, 2), has_aux=True))(*given)
+            for mode in (Mixed(unroll), Unrolled())
+        )
+        near(found, expected, rtol=1e-9, atol=1e-12)
+        assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(found[1]))
+
+
+def test_mixed_mode_maps_over_tasks_whose_loss_closes_over_them():
+    """Fault: what a task's loss closes over is one task's for all, or has no mapped form."""
+    params, batches = make(batches=STEPS)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), batches)
+    scales, chosen = jnp.array([[0.5, 1.5], [1.0, 2.0]]), jnp.array([1, 0])
+
+    def slopes(mode):
+        of = jax.grad(lambda *given: reached(optax.sgd(RATE), mode)(*given)[0], (0, 2))
+        return jax.jit(jax.vmap(of, (None, 0, 0, 0)))(params, many, scales, chosen)
+
+    near(slopes(Mixed()), slopes(Unrolled()), rtol=1e-4, atol=1e-6)
+
+
+def test_mixed_mode_keeps_parameters_alone():
+    """Fault: activations of all steps are kept, so that memory is that of an unrolled loop."""
+    params = {"w": jnp.ones((4, 4))}
+    x = jnp.ones((512, 4))
+
+    def deep(own, batch):
+        hidden = batch
+        for _ in range(4):
+            hidden = jnp.tanh(hidden @ own["w"])
+        return jnp.mean(hidden**2), None
+
+    def bytes_of(mode):
+        def value(params):
+            return deep(adapt_by(deep, optax.sgd(0.1), mode, params, lambda _: x, 32)[0], x)[0]
+
+        memory = jax.jit(jax.grad(value)).lower(params).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert bytes_of(Mixed()) < bytes_of(Unrolled()) / 8
+
+
+def test_mixed_mode_of_no_steps_a_pass_is_an_error():
+    """Fault: a pass of no steps ends in an error of the compiler."""
+    params, batch = make()
+    with pytest.raises(ValueError, match="unroll has to be ≥ 1"):
+        adapt_by(loss, optax.sgd(RATE), Mixed(0), params, lambda _: batch, 2)
 
 
 def test_first_order_is_the_gradient_at_the_adapted_parameters():

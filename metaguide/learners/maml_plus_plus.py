@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metaguide import inner_loop
-from metaguide.inner_loop import FirstOrder, Mode, Unrolled
+from metaguide.inner_loop import FirstOrder, Mixed, Mode, Unrolled
 from metaguide.learners.gradient_based import adapting, completed, learned_rates, whole_loss
 from metaguide.types import Batch, Episode, Learner, Params, Problem
 
@@ -25,7 +25,7 @@ def maml_plus_plus(
     multi_step_until: float = 0.1,
     second_order_from: float = 0.5,
     per_step: Callable[[str], bool] = is_normalisation,
-    remat: bool = False,
+    mode: Unrolled | Mixed = Unrolled(),
 ) -> Learner:
     """Learn an initialisation, and how its inner loop goes at each step.
 
@@ -45,7 +45,7 @@ def maml_plus_plus(
         multi_step_until: share of training with the multi-step loss; 0 for none of it.
         second_order_from: share of training with first-order gradients; 0 for none of it.
         per_step: dotted name of a parameter -> whether it has a value of its own at each step.
-        remat: see `Unrolled`.
+        mode: how the meta-gradient passes through the inner loop where it is of second order.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"rates": [steps] for each leaf,
@@ -72,7 +72,7 @@ def maml_plus_plus(
         }
         return {"params": params, "rule": {"rates": rates, "per_step": own}}
 
-    def adapts(mode: Mode):
+    def adapts(order: Mode):
         def adapt(meta, support: Batch, context, key, observe=None):
             del key
             params, rule = meta["params"], meta["rule"]
@@ -94,7 +94,7 @@ def maml_plus_plus(
             adapted, seen = inner_loop.adapt(
                 lambda groups, now: whole_loss(problem, at(groups, now), support, context, None),
                 learned_rates(lambda now: jax.tree.map(lambda leaf: leaf[now], rule["rates"])),
-                mode,
+                order,
                 {name: params[name] for name in adapting(problem)},
                 lambda step: step,
                 steps,
@@ -104,8 +104,8 @@ def maml_plus_plus(
 
         return adapt
 
-    def objective_of(mode: Mode, multi_step: bool):
-        learner = completed(problem, adapts(mode), init)
+    def objective_of(order: Mode, multi_step: bool):
+        learner = completed(problem, adapts(order), init)
 
         def objective(meta, episode: Episode, key, progress):
             _, (losses, metrics) = learner.adapt(
@@ -122,10 +122,10 @@ def maml_plus_plus(
         return objective if multi_step else learner.objective
 
     def by_order(multi_step: bool):
-        first, second = (objective_of(mode, multi_step) for mode in (FirstOrder(), Unrolled(remat)))
+        first, second = (objective_of(order, multi_step) for order in (FirstOrder(), mode))
         return _until(second_order_from, first, second)
 
-    learner = completed(problem, adapts(Unrolled(remat)), init)
+    learner = completed(problem, adapts(mode), init)
     objective = _until(multi_step_until, by_order(True), by_order(False))
     return learner._replace(objective=objective)
 
