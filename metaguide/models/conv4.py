@@ -40,6 +40,58 @@ def halved(
     return larger(x[:, :, :, 0], x[:, :, :, 1])
 
 
+def mean_of_rows(
+    values: Float[Array, "batch height width channels"],
+    reference: Bool[Array, " batch"] | None = None,
+) -> Float[Array, " channels"]:
+    """Returns the mean of each channel over the positions of the marked examples, 0 for none."""
+    if reference is None:
+        return jnp.mean(values, (0, 1, 2))
+    marked = reference[:, None, None, None]
+    count = jnp.maximum(jnp.sum(marked, dtype=values.dtype), 1)
+    count *= values.shape[1] * values.shape[2]
+    return jnp.sum(values, (0, 1, 2), where=marked) / count
+
+
+def moments(
+    x: Float[Array, "batch height width channels"],
+    reference: Bool[Array, " batch"] | None = None,
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+    """Returns the mean and the biased variance of each channel.
+
+    Args:
+        x: in a dtype wide enough for sums over all positions.
+        reference: the examples that count; all where None.
+    """
+    mean = mean_of_rows(x, reference)
+    return mean, mean_of_rows(jnp.square(x - mean), reference)
+
+
+def moments_of_product(
+    rows: Float[Array, "batch height width taps"],
+    kernel: Float[Array, "taps channels"],
+    reference: Bool[Array, " batch"] | None = None,
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+    """Returns `moments(rows @ kernel, reference)` without the product: mᵀ K and diag(Kᵀ C K).
+
+    m and C are mean and covariance of the rows. Where a row has fewer taps than the product has
+    channels, they are the smaller thing to sum, and for pictures they do not depend on parameters.
+    """
+    mean = mean_of_rows(rows, reference)
+    apart = rows - mean
+    kept = apart if reference is None else jnp.where(reference[:, None, None, None], apart, 0)
+    count = rows.size // rows.shape[-1]
+    if reference is not None:
+        marked = jnp.sum(reference, dtype=rows.dtype)
+        count = jnp.maximum(marked, 1) * (rows.shape[1] * rows.shape[2])
+    flat = kept.reshape(-1, rows.shape[-1])
+    # In full precision: what is rounded here is rounded in every value of a channel.
+    exact = jax.lax.Precision.HIGHEST
+    covariance = jnp.matmul(flat.T, flat, precision=exact) / count
+    spread = jnp.matmul(covariance, kernel, precision=exact)
+    return jnp.matmul(mean, kernel, precision=exact), jnp.sum(kernel * spread, 0)
+
+
 class BatchNorm(nn.Module):
     """scale · (x - mean) / √(variance + 1e-3) + bias, a channel at a time (Ioffe & Szegedy 2015).
 
@@ -47,34 +99,16 @@ class BatchNorm(nn.Module):
     below float32; nothing is averaged over batches, so that a task's statistics are its own.
     """
 
-    dtype: Any = jnp.float32
-
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        reference: Bool[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch height width channels"]:
-        """Returns x normalised; `reference` as in `Conv4`."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        wide = widened(self.dtype or x.dtype)
-        x, scale, bias = x.astype(wide), scale.astype(wide), bias.astype(wide)
-
-        def average(values: Array) -> Array:
-            if reference is None:
-                return jnp.mean(values, (0, 1, 2))
-            marked = reference[:, None, None, None]
-            # With no row marked, mean and variance are 0.
-            count = jnp.maximum(jnp.sum(marked, dtype=wide), 1) * (x.shape[1] * x.shape[2])
-            return jnp.sum(values, (0, 1, 2), where=marked) / count
-
-        mean = average(x)
-        variance = average(jnp.square(x - mean))
-        # One multiplication and one addition an element; the rest is a channel at a time.
+        self, mean: Float[Array, " channels"], variance: Float[Array, " channels"]
+    ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
+        """Returns (slope, shift), by which x · slope + shift is x normalised."""
+        scale = self.param("scale", nn.initializers.ones, mean.shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, mean.shape, jnp.float32)
+        scale, bias = scale.astype(mean.dtype), bias.astype(mean.dtype)
         slope = scale * jax.lax.rsqrt(variance + EPSILON)
-        y = x * slope + (bias - mean * slope)
-        return y.astype(self.dtype or wide)
+        return slope, bias - mean * slope
 
 
 class Layer(nn.Module):
@@ -93,16 +127,29 @@ class Layer(nn.Module):
         reference: Bool[Array, " batch"] | None,
     ) -> Float[Array, "batch rows columns features"]:
         """Returns the features, rows = ⌊height / 2⌋ by max, ⌈height / 2⌉ otherwise."""
-        x = PatchConvolution(
+        convolution = PatchConvolution(
             self.channels,
             stride=1 if self.pooling == "max" else 2,
             dtype=self.dtype,
             use_bias=not self.normalise,
             patched=self.convolution == "patches",
             name="convolution",
-        )(x)
-        if self.normalise:
-            x = BatchNorm(self.dtype, name="norm")(x, reference)
+        )
+        if not self.normalise:
+            x = convolution(x)
+        else:
+            norm = BatchNorm(name="norm")
+            wide = widened(self.dtype or x.dtype)
+
+            def affine(rows: Array, kernel: Array) -> tuple[Array, Array]:
+                return norm(*moments_of_product(rows.astype(wide), kernel.astype(wide), reference))
+
+            if self.convolution == "patches" and 9 * x.shape[-1] < self.channels:
+                x = convolution(x, affine)
+            else:
+                x = convolution(x).astype(wide)
+                slope, shift = norm(*moments(x, reference))
+                x = (x * slope + shift).astype(self.dtype or wide)
         if self.pooling == "max":
             x = halved(x)
         # ReLU after the maximum is the maximum after ReLU, of a quarter of the values.

@@ -1,5 +1,6 @@
 """Convolutions as slices and one matrix product, which stay fast when kernels differ by task."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,18 +23,22 @@ def patches(
     Returns:
         taps = kernel · kernel · channels, in the order of a kernel [kernel, kernel, channels].
     """
-    sides = []
-    for size in x.shape[1:3]:
-        steps = -(-size // stride)
-        total = max((steps - 1) * stride + kernel - size, 0)
-        sides.append((steps, total // 2, total - total // 2))
-    (rows, top, bottom), (columns, left, right) = sides
-    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    # By what a position is modulo the stride: then a tap is a slice without gaps, whose transpose
+    # is a shift. Gaps would leave each position kernel² cases to tell apart in every derivative.
+    rows, columns = (-(-size // stride) for size in x.shape[1:3])
+    reach = (kernel - 1) // stride
+    before = [max((-(-n // stride) - 1) * stride + kernel - n, 0) // 2 for n in x.shape[1:3]]
+    whole = [stride * (count + reach) for count in (rows, columns)]
+    after = [total - first - n for total, first, n in zip(whole, before, x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
+    x = x.reshape(len(x), rows + reach, stride, columns + reach, stride, x.shape[-1])
+    phases = [
+        [column[:, :, 0, :, 0] for column in jnp.split(row, stride, axis=4)]
+        for row in jnp.split(x, stride, axis=2)
+    ]
     taps = [
-        x[
-            :,
-            i : i + (rows - 1) * stride + 1 : stride,
-            j : j + (columns - 1) * stride + 1 : stride,
+        phases[i % stride][j % stride][
+            :, i // stride : i // stride + rows, j // stride : j // stride + columns
         ]
         for i in range(kernel)
         for j in range(kernel)
@@ -82,6 +87,10 @@ def convolve(
     )
 
 
+Affine = Callable[[Array, Array], tuple[Array, Array]]
+"""(rows [..., taps], kernel [taps, features]) -> (slope [features], shift [features])."""
+
+
 class Taps(nn.Module):
     """The parameters of a convolution: a matrix and, with `use_bias`, a vector."""
 
@@ -124,14 +133,27 @@ class PatchConvolution(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"]
+        self, x: Float[Array, "batch height width channels"], affine: Affine | None = None
     ) -> Float[Array, "batch rows columns features"]:
-        """Returns the convolved images, rows = ceil(height / stride)."""
+        """Returns the convolved images, rows = ceil(height / stride).
+
+        Args:
+            x: images.
+            affine: what follows channel by channel, y · slope + shift, taken into the product;
+                for patches alone.
+        """
         taps = Taps(self.features, self.use_bias, name="taps")
         kernel, bias = taps(self.kernel * self.kernel * x.shape[-1])
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if self.patched:
-            y = product(patches(x, self.kernel, self.stride), kernel)
+            rows = patches(x, self.kernel, self.stride)
+            if affine is not None:
+                slope, shift = affine(rows, kernel)
+                # The shift is one more tap, whose row is 1: its gradient comes with the kernel's.
+                rows = jnp.pad(rows, [(0, 0)] * 3 + [(0, 1)], constant_values=1)
+                kernel = jnp.concatenate([kernel * slope, shift[None]])
+                return product(rows, kernel.astype(rows.dtype))
+            y = product(rows, kernel)
         else:
             y = convolve(x, kernel, self.kernel, self.stride)
         return y if bias is None else y + bias

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from metaguide.models.conv4 import BatchNorm, Conv4
+from metaguide.models.conv4 import BatchNorm, Conv4, Layer, moments, moments_of_product
 
 CHANNELS = 4
 ROWS = 5
@@ -21,9 +21,9 @@ def apply(network, *arguments):
     return jax.jit(network.apply)(*arguments)
 
 
-def parameters(network, images):
+def parameters(network, *inputs):
     """Parameters of which none is 0 or 1, so that each of them counts."""
-    params = jax.eval_shape(network.init, jax.random.key(0), images)
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     draws = [
@@ -101,17 +101,43 @@ def test_poolings_are_those_of_the_papers():
         np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
+def normalised(params, images, marked=None):
+    mean, variance = moments(images, marked)
+    slope, shift = BatchNorm().apply(params, mean, variance)
+    return images * slope + shift
+
+
 def test_statistics_are_those_of_the_marked_rows(images):
     """Fault: unmarked rows in the mean, the variance or the count, or statistics of each row."""
     marked = np.array([True, False, True, False, False])
-    norm = BatchNorm()
-    params = parameters(norm, images)
+    params = parameters(BatchNorm(), jnp.zeros(1), jnp.ones(1))
     rows = np.asarray(images)[marked]
     deviation = np.sqrt(rows.var((0, 1, 2)) + 1e-3)
     scale, bias = params["params"]["scale"], params["params"]["bias"]
     expected = (images - rows.mean((0, 1, 2))) / deviation * scale + bias
-    found = apply(norm, params, images, jnp.asarray(marked))
+    found = jax.jit(normalised)(params, images, jnp.asarray(marked))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("marked", [None, (True, False, True, True, False), (False,) * ROWS])
+def test_moments_of_a_product_need_no_product(marked):
+    """Faults: the covariance counts unmarked rows, or divides by another count; the derivative by
+    the rows or the kernel is another one; no marked row divides by 0."""
+    with jax.enable_x64(True):
+        rows = 3 + jax.random.normal(jax.random.key(0), (ROWS, 4, 3, 9), jnp.float64)
+        kernel = jax.random.normal(jax.random.key(1), (9, 6), jnp.float64)
+        marked = None if marked is None else jnp.asarray(marked)
+
+        def both(of):
+            def total(rows, kernel):
+                mean, variance = of(rows, kernel)
+                return jnp.sum(jnp.sin(mean)) + jnp.sum(jnp.cos(variance)), (mean, variance)
+
+            return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(rows, kernel)
+
+        found = both(lambda rows, kernel: moments_of_product(rows, kernel, marked))
+        expected = both(lambda rows, kernel: moments(rows @ kernel, marked))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, expected)
 
 
 def test_unmarked_rows_say_nothing(images):
@@ -171,10 +197,13 @@ def test_bfloat16_is_near_float32(images):
     assert 1e-5 < error < 0.03
     # Of 100 ± 0.1 bfloat16 keeps nothing but steps of 0.5: the sums must be wider than the values.
     far = jnp.full((64, 8, 8, 1), 100, jnp.bfloat16).at[::2].set(101)
-    norm = BatchNorm(jnp.bfloat16)
-    plain = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
-    y = apply(norm, plain, far).astype(jnp.float32)
-    np.testing.assert_allclose(y, jnp.broadcast_to(jnp.sign(far - 100.5), y.shape), atol=0.01)
+    # A kernel that hands the pixel in the middle on: the next layer sees it normalised.
+    layer = Layer(1, "max", True, "xla", jnp.bfloat16)
+    middle = jnp.zeros((9, 1)).at[4].set(1)
+    plain = {"convolution": {"taps": {"kernel": middle}}}
+    plain["norm"] = {"scale": jnp.ones(1), "bias": jnp.zeros(1)}
+    y = apply(layer, {"params": plain}, far, None).astype(jnp.float32)
+    np.testing.assert_allclose(y, jnp.maximum(jnp.sign(far - 100.5), 0)[:, :4, :4], atol=0.01)
 
 
 @pytest.mark.slow
