@@ -5,11 +5,13 @@ outcome of every test episode. A table is collected from the cells that are fini
 arms may be trained by several commands, in any order.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -18,7 +20,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.settings import ConfigError, check_config, write_config
 from experiments.stages import command_line, train_alone
 from metaguide.files import whole
-from metaguide.inner_loop import FirstOrder, Unrolled
+from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
 from metaguide.learners import (
     anil,
     imaml,
@@ -51,7 +53,8 @@ OUTCOME = "outcome.npz"
 
 HARMLESS = (
     *("way", "shot", "ways", "shots", "learner", "learners", "more_learners", "initialisers"),
-    *("seeds", "preset", "parallel", "log_every", "checkpoint_every", "shown_steps"),
+    *("seeds", "seeds_at_once", "processes", "preset", "parallel", "log_every"),
+    *("checkpoint_every", "shown_steps", "test_chunk"),
 )
 """Fields on which no cell depends but by its folder's name."""
 
@@ -95,7 +98,7 @@ def learner_named(
         ConfigError: there is no learner of that name, or its section lacks a field.
     """
     makers: dict[str, Callable[[], Learner]] = {
-        "maml": lambda: maml(problem, optax.sgd(own.inner_rate), steps, Unrolled(own.remat)),
+        "maml": lambda: maml(problem, optax.sgd(own.inner_rate), steps, mode_named(own.mode)),
         "first-order": lambda: maml(problem, optax.sgd(own.inner_rate), steps, FirstOrder()),
         "anil": lambda: anil(problem, optax.sgd(own.inner_rate), steps),
         "meta-sgd": lambda: meta_sgd(problem, own.inner_rate, steps),
@@ -105,6 +108,7 @@ def learner_named(
             own.inner_steps,
             multi_step_until=own.multi_step_until,
             second_order_from=own.second_order_from,
+            mode=mode_named(own.mode),
         ),
         "reptile": lambda: reptile(
             problem,
@@ -128,6 +132,16 @@ def learner_named(
         return makers[name]()
     except AttributeError as error:
         raise ConfigError(f"config.{name}: {error}") from error
+
+
+def mode_named(name: str) -> Unrolled | Mixed:
+    """Return a way to differentiate an inner loop exactly, by its name in a config."""
+    # On a GPU five steps a pass took a third less time than one, and on a CPU nothing less.
+    mixed = Mixed(unroll=1 if jax.default_backend() == "cpu" else 5)
+    modes = {"unrolled": Unrolled(), "remat": Unrolled(remat=True), "mixed": mixed}
+    if name not in modes:
+        raise ConfigError(f"mode is {name!r}; there are {', '.join(modes)}")
+    return modes[name]
 
 
 def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
@@ -169,19 +183,23 @@ def way_back(rate: float, steps: int) -> optax.GradientTransformation:
 
 
 def train_cell(
-    cell: Cell, config: FrozenConfigDict, workdir: Path, seed: int, mesh: Mesh | None = None
-) -> Params:
-    """Meta-train a cell in its folder, or go on where it stopped.
+    cell: Cell,
+    config: FrozenConfigDict,
+    workdirs: Sequence[Path],
+    seeds: Sequence[int],
+    mesh: Mesh | None = None,
+) -> list[Params]:
+    """Meta-train seeds of a cell side by side, each in its folder, or go on where they stopped.
 
     Args:
         cell: what to train.
         config: reads `tasks_per_chunk`, `parallel`, `span`, `log_every` and `checkpoint_every`.
-        workdir: the cell's folder for this seed.
-        seed: of initial parameters and episodes.
+        workdirs: the cell's folder for each seed.
+        seeds: of initial parameters and episodes.
         mesh: of the devices that share the tasks; by default as many as divide them.
 
     Returns:
-        The meta-parameters, whole on each device of this process.
+        The meta-parameters of each seed, whole on each device of this process.
 
     Raises:
         ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
@@ -202,28 +220,54 @@ def train_cell(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
-    return train_alone(
+    span = config.span or best_span(cell.steps, config.log_every, config.checkpoint_every)
+    keys = [jax.random.key(1000 + seed) for seed in seeds]
+    metas = [cell.learner.init(jax.random.key(seed)) for seed in seeds]
+    alone = len(seeds) == 1
+    trained = train_alone(
         "episodes",
         gradient,
-        cell.learner.init(jax.random.key(seed)),
+        metas[0] if alone else metas,
         cell.family.data,
         cell.optimizer,
-        config,
+        FrozenConfigDict({**config.to_dict(), "span": span}),
         steps=cell.steps,
-        key=jax.random.key(1000 + seed),
+        key=keys[0] if alone else jnp.stack(keys),
         mesh=mesh,
         parallel=config.parallel,
-        workdir=workdir,
-        name=f"{cell.name} seed {seed}",
+        workdir=workdirs[0] if alone else workdirs,
+        name=f"{cell.name} seed {', '.join(map(str, seeds))}",
         where="config",
         mend="lower config.rate, or the inner_rate of the learner",
     )
+    if alone:
+        return [trained]
+    return [jax.tree.map(lambda leaf: leaf[i], trained) for i in range(len(seeds))]
+
+
+def best_span(*counts: int) -> int:
+    """Return how many steps a call of the program takes best: on an accelerator up to 50.
+
+    A step there takes about as long as calling it does. On a CPU a call costs nothing beside it.
+
+    Args:
+        counts: of steps, in all and between what is done besides; the span divides each.
+    """
+    return 1 if jax.default_backend() == "cpu" else math.gcd(50, *counts)
+
+
+def at_once(config: FrozenConfigDict) -> int:
+    """Return how many seeds of a cell one program trains: on an accelerator all of them.
+
+    One small training leaves most of an accelerator idle, and a CPU nothing.
+    """
+    return config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.seeds)
 
 
 def judged(
     family: Family,
     learner_of: Callable[[Any], Learner],
-    meta: Params,
+    metas: Sequence[Params],
     *,
     shots: int,
     seed: int,
@@ -232,12 +276,14 @@ def judged(
     chunk: int,
     rates: tuple[float, ...] = (0.0,),
 ) -> list[dict[str, np.ndarray]]:
-    """Return what the problem's `judge` says of saved episodes, once for each rate.
+    """Return what the problem's `judge` says of saved episodes.
+
+    All is one program, compiled once.
 
     Args:
         family: what is asked; the episodes are a function of seed, split and number alone.
         learner_of: rate -> the learner that adapts.
-        meta: what was learned.
+        metas: what was learned, by one seed or several.
         shots: of the support.
         seed: of the episodes, the same for all arms.
         split: "validation" or "test".
@@ -246,12 +292,16 @@ def judged(
         rates: what the learner is built with.
 
     Returns:
-        Arrays [observations, episodes, queries] by name.
+        Arrays [observations, episodes, queries] by name: for each of the metas, for each rate.
     """
     mesh = own_mesh()
     run = evaluator(family, {"learner": learner_of}, min(chunk, episodes), mesh).run
-    keys, (meta, data) = episode_keys(seed, split, episodes), replicate((meta, family.data), mesh)
-    return [run(meta, data, 0, shots, keys, {"learner": rate})["learner"] for rate in rates]
+    keys, (metas, data) = episode_keys(seed, split, episodes), replicate((metas, family.data), mesh)
+    return [
+        run(meta, data, 0, shots, keys, {"learner": rate})["learner"]
+        for meta in metas
+        for rate in rates
+    ]
 
 
 def outcome_of(
@@ -266,19 +316,34 @@ def outcome_of(
         config: what the cell depends on; it must be what it was in this folder.
         compute: trains and judges.
     """
-    path = folder / OUTCOME
-    write_config(config, folder, harmless=HARMLESS)
-    known = path.exists()
-    # Training takes all processes: none may skip it alone.
-    check_agreed(known, f"{path} is there for some processes only; {ONE_FOLDER}")
-    if not known:
+    if not is_finished(folder, config):
         found = dict(compute())
+        keep_outcome(folder, found)
         if not is_first_process():
             return found
-        with whole(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **found)
-    with np.load(path) as arrays:
+    with np.load(folder / OUTCOME) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
+    """Return whether a cell's folder has its outcome; the folder is made, and made the config's.
+
+    Args:
+        folder: of the cell and seed.
+        config: what the cell depends on; it must be what it was in this folder.
+    """
+    write_config(config, folder, harmless=HARMLESS)
+    known = (folder / OUTCOME).exists()
+    # Training takes all processes: none may skip it alone.
+    check_agreed(known, f"{folder / OUTCOME} is there for some processes only; {ONE_FOLDER}")
+    return known
+
+
+def keep_outcome(folder: Path, found: Mapping[str, np.ndarray]) -> None:
+    """Write a cell's outcome into its folder; of several processes the first one does."""
+    if is_first_process():
+        with whole(folder / OUTCOME) as file:
+            np.savez_compressed(file, allow_pickle=False, **found)
 
 
 def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict | None]) -> None:
@@ -305,7 +370,7 @@ def read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
 
 def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
     """Return all arms that have a section: `learners`, and `more_learners`, which are asked for."""
-    return (*config.learners, *config.get("more_learners", ()))
+    return tuple(dict.fromkeys((*config.learners, *config.get("more_learners", ()))))
 
 
 def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:

@@ -4,11 +4,12 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
@@ -166,16 +167,16 @@ def train_stage(
 def train_alone(
     objective: str,
     gradient: Gradient | Carrying,
-    meta: Params,
+    meta: Params | Sequence[Params],
     data: Any,
     optimizer: optax.GradientTransformation,
     own: FrozenConfigDict,
     *,
     steps: int,
-    key: Key[Array, ""],
+    key: Key[Array, "*trainings"],
     mesh: Mesh,
     parallel: str,
-    workdir: Path,
+    workdir: Path | Sequence[Path],
     name: str,
     where: str,
     mend: str,
@@ -185,18 +186,20 @@ def train_alone(
 ) -> Params:
     """Train on one objective in a folder of its own, or go on where it stopped.
 
+    Several trainings go side by side in one program where `meta`, `key` and `workdir` are as many.
+
     Args:
         objective: its name in the metrics.
         gradient: of it.
-        meta: what is learned, as it starts.
+        meta: what is learned, as it starts; of several trainings a list.
         data: what the gradient reads.
         optimizer: over the meta-parameters.
         own: reads `span`, steps a call, `log_every`, and the field that `checkpoints` names.
         steps: how many in all.
-        key: of the training.
+        key: of the training, or of each.
         mesh: of the devices that share the tasks.
         parallel: "jit" or "pmap".
-        workdir: of this training alone.
+        workdir: of this training alone, or of each.
         name: in messages.
         where: the section `own` stands in, for messages.
         mend: what to do where training diverges.
@@ -205,11 +208,13 @@ def train_alone(
         on_checkpoint: as of `train`.
 
     Returns:
-        The meta-parameters, whole on each device of this process.
+        The meta-parameters, whole on each device of this process, with a leading axis of the
+        trainings where there are several.
 
     Raises:
         ConfigError: steps that calls do not divide, or another way of going parallel.
     """
+    seeds = None if isinstance(workdir, Path) else len(workdir)
     for field in ("log_every", checkpoints):
         if own[field] % own.span:
             raise ConfigError(
@@ -226,13 +231,20 @@ def train_alone(
             mesh=mesh,
             parallel=parallel,
             span=own.span,
+            seeds=seeds,
         )
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
     carried = {objective: carry} if isinstance(gradient, Carrying) else None
+    if seeds is None:
+        begun = init_state(meta, weighting, optimizer, key, carried)
+    else:
+        pairs = zip(meta, key, strict=True)
+        each = [init_state(one, weighting, optimizer, own_key, carried) for one, own_key in pairs]
+        begun = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     state = train(
         step,
-        replicate(init_state(meta, weighting, optimizer, key, carried), mesh),
+        replicate(begun, mesh),
         replicate({objective: data}, mesh),
         steps=steps,
         workdir=workdir,

@@ -148,7 +148,7 @@ def single_process(folder):
     command = ["prog", "--config=experiments/configs/sinusoid.py", *FLAGS]
     config, _ = settings.resolve(command, default="", workdir="runs")
     cell, mesh = sinusoid.cell_of(config, "maml", "he"), tasks_mesh(jax.devices()[:2])
-    train_cell(cell, config, folder, 0, mesh)
+    train_cell(cell, config, [folder], [0], mesh)
     meta = cell.learner.init(jax.random.key(0))
     like = init_state(meta, fixed({"episodes": 1.0}), cell.optimizer, jax.random.key(1000))
     return like, checkpoint.restore(folder / checkpoint.FOLDER, like)

@@ -70,13 +70,17 @@ def get_config() -> ConfigDict:
     config.channels = 64
     config.convolution = "patches"  # or xla
     config.dtype = "float32"  # of the computation, or bfloat16; parameters are float32
+    # Of products in float32: "default" is JAX's, on a GPU tensorfloat32; or name that, or float32.
+    config.precision = "default"
     config.steps = 60_000  # where a learner has none of its own
     config.tasks = 32  # a step, where a learner has none of its own
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.rate = 1e-3  # of the outer Adam
-    config.span = 1  # steps that one call of the program takes
+    config.span = 0  # steps a call of the program; 0: 1 on a CPU, elsewhere 50 or a divisor of it
+    config.seeds_at_once = 0  # in one program; 0: 1 on a CPU, elsewhere all seeds of a cell
+    config.processes = 1  # cells side by side on one device, a process each
     config.test_episodes = 600
-    config.test_chunk = 8  # episodes side by side
+    config.test_chunk = 0  # episodes side by side; 0: 8 on a CPU, elsewhere 50
     config.log_every = 100
     config.checkpoint_every = 1000
 
@@ -84,7 +88,7 @@ def get_config() -> ConfigDict:
     # shots: its α = .4 and .1 are both N α = 2 here. Apart from the code, whose inner loop holds
     # batch norm, has no scale in it and draws the head, all parameters adapt and the head starts
     # at 0.
-    maml = {"inner_rate": 2.0, "network": "stride", "remat": False}
+    maml = {"inner_rate": 2.0, "network": "stride", "mode": "mixed"}
     config.maml = {
         "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
         "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
@@ -152,6 +156,7 @@ def get_config() -> ConfigDict:
         "tasks": 8,
         "multi_step_until": 0.1,
         "second_order_from": 0.5,
+        "mode": "mixed",
         "last_rate": 1e-5,
         "steps": 50_000,
     }

@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     config.log_every = 1000
     config.checkpoint_every = 10_000
 
-    config.maml = {"inner_rate": 0.01, "inner_steps": 1, "remat": False}
+    config.maml = {"inner_rate": 0.01, "inner_steps": 1, "mode": "unrolled"}
     config["first-order"] = {"inner_rate": 0.01, "inner_steps": 1}
     config["meta-sgd"] = {"inner_rate": 0.01, "inner_steps": 1}
     # The inner rule of Nichol et al. 2018 for pictures; chosen on validation waves among SGD and

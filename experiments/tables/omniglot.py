@@ -8,9 +8,10 @@ all that is: `results.json`, and a picture of the learning curves.
 
 import os
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,8 +21,11 @@ from experiments import settings
 from experiments.few_shot import (
     Cell,
     arms_asked_for,
+    at_once,
     check_cells,
+    is_finished,
     judged,
+    keep_outcome,
     learner_named,
     learners_in,
     outcome_of,
@@ -31,6 +35,7 @@ from experiments.few_shot import (
     way_back,
     write_table,
 )
+from experiments.processes import in_processes, settings_of
 from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
@@ -43,7 +48,7 @@ from metaguide.problems import STATISTICS, classification_of_pictures, inductive
 from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
 from metaguide.training.results import Row, Scores, key
-from metaguide.types import Family, Params, Problem
+from metaguide.types import Family, Problem
 
 PUBLISHED = {
     "maml": {"5w1s": 0.987, "5w5s": 0.999, "20w1s": 0.958, "20w5s": 0.989},
@@ -64,6 +69,9 @@ averages over training, which nothing here keeps; ours take the support's statis
 
 NO_NORM = "none"
 """In `config.statistics`: a network without batch norm."""
+
+PRECISIONS = ("default", "tensorfloat32", "float32")
+"""Of matrix products in float32: what JAX takes by default, or one of those that a GPU has."""
 
 FLOOR = "pixels"
 """The nearest mean of the support's raw pictures, which learns nothing."""
@@ -148,41 +156,46 @@ def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSc
     return config.rate
 
 
-def compute(config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seed: int, folder):
-    """Train one seed of a cell; return which test queries it answers right, step by step.
+def compute(
+    config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seeds, folders
+) -> list[dict[str, np.ndarray]]:
+    """Train seeds of a cell; return which test queries each answers right, step by step.
 
     The meta-parameters of a learner are those of any number of ways but for the head's, which
     metric learners do not read.
     """
     cell = cell_of(config, tables, arm, way, shot)
-    meta = train_cell(cell, config, folder, seed)
+    metas = train_cell(cell, config, folders, seeds)
     own = own_section(config, arm, way)
     alone = "one-query" if arm == "reptile" else "support"
-    found = {}
+    found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
     for metric, statistics in (("accuracy", "transductive"), ("accuracy_inductive", alone)):
         problem = problem_of(config, own.network, way, statistics)
         family = family_of(
             tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
         )
-        found[metric] = correct(config, family, arm, own, meta, shot)
+        for outcome, right in zip(
+            found, correct(config, family, arm, own, metas, shot), strict=True
+        ):
+            outcome[metric] = right
     return found
 
 
-def correct(config: FrozenConfigDict, family: Family, arm, own, meta: Params, shot: int):
-    """Return whether each test query is answered right, bool [steps, episodes, queries]."""
+def correct(config: FrozenConfigDict, family: Family, arm, own, metas, shot: int):
+    """Return for each of the metas what it answers right, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
-    (found,) = judged(
+    judgements = judged(
         family,
         lambda rate: learner_named(arm, family.problem, at_test, steps, config.channels),
-        meta,
+        metas,
         shots=shot,
         seed=config.seed,
         split="test",
         episodes=own.get("test_episodes", config.test_episodes),
-        chunk=config.test_chunk,
+        chunk=config.test_chunk or (8 if jax.default_backend() == "cpu" else 50),
     )
-    return found["correct"]
+    return [found["correct"] for found in judgements]
 
 
 def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> np.ndarray:
@@ -196,7 +209,7 @@ def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> np.ndarray
     (found,) = judged(
         family,
         lambda rate: prototypical(problem, 1.0),
-        {"params": {}},
+        [{"params": {}}],
         shots=shot,
         seed=config.seed,
         split="test",
@@ -248,26 +261,51 @@ def _row(config, arm, task, shot, metric, right, floor) -> Row:
     )
 
 
+def finish_cell(config: FrozenConfigDict, workdir: Path, tables, arm: str, way: int, shot: int):
+    """Train and judge the seeds of a cell that are not finished, as many at once as is fast."""
+    folders = [workdir / f"{way}w{shot}s" / arm / f"seed{seed}" for seed in range(config.seeds)]
+    todo = [n for n, folder in enumerate(folders) if not is_finished(folder, read_by(config, arm))]
+    for first in range(0, len(todo), size := at_once(config)):
+        seeds = todo[first : first + size]
+        own = [folders[seed] for seed in seeds]
+        outcomes = compute(config, tables(), arm, way, shot, seeds, own)
+        for folder, found in zip(own, outcomes, strict=True):
+            keep_outcome(folder, found)
+
+
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train and judge what is asked for and not finished, then write the table."""
+    if config.precision not in PRECISIONS:
+        raise ConfigError(
+            f"config.precision is {config.precision!r}; there are {', '.join(PRECISIONS)}"
+        )
+    with jax.default_matmul_precision(config.precision):
+        run(config, workdir)
+
+
+def run(config: FrozenConfigDict, workdir: Path) -> None:
+    """Do what `main` does, at the precision that is set."""
     arms = arms_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)
     check_cells(workdir, lambda _, arm: read_by(config, arm))
+    tasks = [(way, shot) for way in ways for shot in shots]
+    if config.processes > 1:
+        cells = [(f"{w}w{s}s/{arm}", w, s, arm) for w, s in tasks for arm in arms]
+        in_processes(
+            {name: settings_of(way=w, shot=s, learner=arm) for name, w, s, arm in cells},
+            workdir,
+            config.processes,
+        )
     tables = cache(lambda: read(config))
-    for way in ways:
-        for shot in shots:
-            task = f"{way}w{shot}s"
-            folder = workdir / task / FLOOR / "seed0"
-            floor = lambda way=way, shot=shot: {  # noqa: E731
-                "accuracy": floor_of(config, tables()["test"], way, shot)
-            }
-            outcome_of(folder, read_by(config, FLOOR), floor)
-            for arm in arms:
-                for seed in range(config.seeds):
-                    folder = workdir / task / arm / f"seed{seed}"
-                    job = partial(compute, arm=arm, way=way, shot=shot, seed=seed, folder=folder)
-                    outcome_of(folder, read_by(config, arm), lambda job=job: job(config, tables()))
+    for way, shot in tasks:
+        folder = workdir / f"{way}w{shot}s" / FLOOR / "seed0"
+        floor = lambda way=way, shot=shot: {  # noqa: E731
+            "accuracy": floor_of(config, tables()["test"], way, shot)
+        }
+        outcome_of(folder, read_by(config, FLOOR), floor)
+        for arm in arms:
+            finish_cell(config, workdir, tables, arm, way, shot)
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)

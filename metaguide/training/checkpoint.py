@@ -48,12 +48,13 @@ def latest(folder: Path) -> int | None:
         return manager.latest_step()
 
 
-def restore(folder: Path, like: TrainState) -> TrainState:
-    """Reads the newest checkpoint.
+def restore(folder: Path, like: TrainState, step: int | None = None) -> TrainState:
+    """Reads a checkpoint.
 
     Args:
         folder: the folder of checkpoints.
         like: a state of the same structure, shapes and placement; its values are not read.
+        step: whose; the newest where None.
 
     Returns:
         The stored state, placed on the devices as `like` is.
@@ -61,7 +62,7 @@ def restore(folder: Path, like: TrainState) -> TrainState:
     Raises:
         CheckpointError: if there is no checkpoint, it is of another model, or it is damaged.
     """
-    return TrainState(**_restore(folder, like._asdict(), prefix=""))
+    return TrainState(**_restore(folder, like._asdict(), prefix="", step=step))
 
 
 def restore_meta(folder: Path, like: Params) -> Params:
@@ -95,9 +96,9 @@ def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
     )
 
 
-def _restore(folder: Path, like: Any, *, prefix: str) -> Any:
-    """Reads the part of the newest checkpoint that `like` describes, whose leaves have `prefix`."""
-    step = latest(folder)
+def _restore(folder: Path, like: Any, *, prefix: str, step: int | None = None) -> Any:
+    """Reads the part of a checkpoint that `like` describes, whose leaves have `prefix`."""
+    step = latest(folder) if step is None else step
     if step is None:
         raise CheckpointError(
             f"{folder}: there is no checkpoint; give the work folder of a stage that has run"

@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -36,7 +37,7 @@ def train(
     data: Mapping[str, Any],
     *,
     steps: int,
-    workdir: Path,
+    workdir: Path | Sequence[Path],
     name: str,
     log_every: int,
     checkpoint_every: int,
@@ -58,7 +59,8 @@ def train(
         data: device arrays by objective, an argument of each step.
         steps: how many steps the stage has in all.
         workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
-            TensorBoard events.
+            TensorBoard events. For trainings side by side, a folder for each, in the order of the
+            state's leading axis: each is as that of a training alone, and goes on as one too.
         name: the stage's name in messages, which is its section in the config.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints.
@@ -80,17 +82,24 @@ def train(
     for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
         if count < 1 or count % span:
             raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")
-    folder = workdir / checkpoint.FOLDER
-    workdir.mkdir(parents=True, exist_ok=True)
-    newest = checkpoint.latest(folder)
+    alone = isinstance(workdir, Path)
+    workdirs = [workdir] if alone else list(workdir)
+    folders = [one / checkpoint.FOLDER for one in workdirs]
+    folder = folders[0]
+    for one in workdirs:
+        one.mkdir(parents=True, exist_ok=True)
+    # Killed while it saved, a run has some of its trainings a checkpoint behind the others.
+    found = [checkpoint.latest(one) for one in folders]
+    newest = None if None in found else min(step for step in found if step is not None)
     check_agreed(
         newest,
         f"{folder}: its newest checkpoint is {newest} here, and not so in all processes; "
         f"{ONE_FOLDER}",
     )
     if newest is not None:
-        state = checkpoint.restore(folder, state)
-    start = int(state.step)
+        parts = zip(folders, _parts(state, alone), strict=True)
+        state = _whole([checkpoint.restore(one, part, newest) for one, part in parts], alone)
+    start = int(np.ravel(jax.device_get(state.step))[0])
     if start % span:
         raise ValueError(f"{folder}: step {start} is not a multiple of {span} steps a call")
     if start >= steps:
@@ -109,18 +118,20 @@ def train(
         """Steps per second; the first call, which compiles, is left out."""
         return max(done - start - span, 0) / max(time.perf_counter() - first_done, 1e-9)
 
-    with (
-        _times(workdir, start, lambda: (done, first_done - begun, rate())),
-        _log(workdir, start) as write,
-        progress(name, steps, start=start) as show,
-    ):
+    with ExitStack() as stack:
+        for one in workdirs:
+            stack.enter_context(_times(one, start, lambda: (done, first_done - begun, rate())))
+        logs = [stack.enter_context(_log(one, start)) for one in workdirs]
+        show = stack.enter_context(progress(name, steps, start=start))
 
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
-            by_name = _joined(jax.device_get(metrics))
+            by_name = _joined(jax.device_get(metrics), len(workdirs))
             _check_finite(by_name, last, name, folder, mend or f"lower config.{name}.rate")
+            for number, write in enumerate(logs):
+                own = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
+                write(last, own, rate())
             means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
-            write(last, means, rate())
             if on_log is not None:
                 on_log(last, means)
 
@@ -140,7 +151,8 @@ def train(
                 flush(done, window)
                 if on_checkpoint is not None:
                     on_checkpoint(state)
-                checkpoint.save(folder, state)
+                for one, part in zip(folders, _parts(state, alone), strict=True):
+                    checkpoint.save(one, part)
                 window = []
             elif done % log_every == 0:
                 waiting, window = (done, window), []
@@ -175,9 +187,24 @@ def _times(
                 file.write(json.dumps(row) + "\n")
 
 
-def _joined(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the values of each metric, one a step, of calls of one step or of several each."""
-    return {key: np.concatenate([np.atleast_1d(one[key]) for one in metrics]) for key in metrics[0]}
+def _parts(state: TrainState, alone: bool) -> list[TrainState]:
+    """Return the states of trainings side by side, each as one alone has it."""
+    if alone:
+        return [state]
+    return [jax.tree.map(lambda leaf: leaf[i], state) for i in range(len(state.step))]
+
+
+def _whole(states: Sequence[TrainState], alone: bool) -> TrainState:
+    """Return one state of several trainings; inverse of `_parts`."""
+    return states[0] if alone else jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def _joined(metrics: Sequence[Mapping[str, np.ndarray]], trainings: int) -> dict[str, np.ndarray]:
+    """Return each metric [steps, trainings], of calls of one step or of several each."""
+    return {
+        key: np.concatenate([np.reshape(one[key], (-1, trainings)) for one in metrics])
+        for key in metrics[0]
+    }
 
 
 def _check_finite(
@@ -186,15 +213,18 @@ def _check_finite(
     """Raises a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
     losses = sorted(key for key in metrics if key.endswith("/loss"))
     wrong = {key: ~np.isfinite(metrics[key]) for key in (*losses, "loss", "gradient_norm")}
-    steps = np.any(list(wrong.values()), axis=0)
+    steps = np.any(list(wrong.values()), axis=(0, 2))
     if not steps.any():
         return
     place = int(steps.argmax())
-    culprits = [key.removesuffix("/loss") for key in losses if wrong[key][place]]
+    culprits = [key.removesuffix("/loss") for key in losses if wrong[key][place].any()]
     if culprits:
         what = "the loss of " + ", ".join(culprits)
     else:
-        what = "the weighted sum of the losses" if wrong["loss"][place] else "the gradient"
+        what = "the weighted sum of the losses" if wrong["loss"][place].any() else "the gradient"
+    if len(wrong["loss"][place]) > 1:
+        number = int(np.any([one[place] for one in wrong.values()], axis=0).argmax())
+        what += f" of training {number + 1} of {len(wrong['loss'][place])}"
     done, kept = last - len(steps) + 1 + place, checkpoint.latest(folder)
     good = "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
     raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {mend}")

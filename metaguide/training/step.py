@@ -177,6 +177,7 @@ def make_step(
     mesh: Mesh | None = None,
     parallel: str = "jit",
     span: int = 1,
+    seeds: int | None = None,
 ) -> CompiledStep | ScannedStep:
     """Builds the compiled step that minimises all objectives together.
 
@@ -189,6 +190,9 @@ def make_step(
         mesh: of the devices that share the tasks, as the gradients know it; None for one device.
         parallel: what maps the step over the devices, "jit" or "pmap".
         span: steps that one call takes.
+        seeds: how many trainings on the same data go side by side, which differ in their state
+            alone; every leaf of the state and of the metrics then has an axis of them, that of the
+            state in front. None for one training without such an axis.
 
     Returns:
         The step, scanned where `span` is more than 1. Its metrics are `loss` (the weighted sum),
@@ -234,10 +238,24 @@ def make_step(
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, state.key, {}), metrics
 
-    programs = {
+    programs: dict[str, Callable[..., Any]] = {
         name: at_step(index, gradients[name]) for index, name in enumerate(sorted(gradients))
     }
+    if seeds is not None:
+        programs = {name: _for_seeds(program) for name, program in programs.items()}
+        update = jax.vmap(update)
     compiled = functools.partial(on_each_device, mesh=mesh, by=parallel)
     if span == 1:
         return CompiledStep(programs, update, compiled)
     return ScannedStep(programs, update, compiled, span)
+
+
+def _for_seeds(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an objective's program for trainings side by side, which share data and step."""
+    mapped = jax.vmap(program, (0, None, 0, None, 0))
+
+    def side_by_side(meta: Params, data: Any, key: Array, done: Array, carry: Any):
+        # One number of steps for all: mapped over, a branch on it would compute both its sides.
+        return mapped(meta, data, key, done[0], carry)
+
+    return side_by_side

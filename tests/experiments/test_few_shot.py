@@ -196,6 +196,8 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
         ("--config.way=500", "500-way episodes need 500 classes; there are 423; lower config.way"),
         ("--config.shot=20", "20-shot episodes with 20 queries need 40 drawings"),
         ("--config.way=-1", "there are some from 1 way"),
+        ("--config.precision=half", "config.precision is 'half'; there are default, tensorfloat32"),
+        ("--config.maml.way5.mode=exact", "mode is 'exact'; there are unrolled, remat, mixed"),
         ("--config.span=2", "config.log_every is 1: make it a multiple of config.span"),
     ],
 )
@@ -205,3 +207,28 @@ def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, mess
     flags = (*flags, flag) if "learner" not in flag else (flags[0], flag)
     with pytest.raises(settings.MENDABLE, match=message):
         omniglot_table.main(config_of("omniglot", *flags), tmp_path)
+
+
+@pytest.mark.slow
+def test_seeds_at_once_are_those_alone(tmp_path, drawn):
+    """Faults: seeds trained in one program get another one's start or episodes, or are judged with
+    another one's parameters; learners that are named twice are rows twice."""
+    flags = ["--config.preset=tiny", "--config.seeds=2", "--config.learner=maml"]
+    flags += [
+        '--config.learners=("maml",)',
+        "--config.test_episodes=4",
+        "--config.maml.way5.tasks=2",
+    ]
+    found = {}
+    for at_once in (1, 2):
+        config = config_of("omniglot", *flags, f"--config.seeds_at_once={at_once}")
+        omniglot_table.main(config, tmp_path / str(at_once))
+        for seed in range(2):
+            folder = tmp_path / str(at_once) / "5w1s" / "maml" / f"seed{seed}"
+            rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+            found[at_once, seed] = [row["loss"] for row in rows]
+    np.testing.assert_allclose(found[1, 0], found[2, 0], rtol=1e-4)
+    np.testing.assert_allclose(found[1, 1], found[2, 1], rtol=1e-4)
+    assert found[1, 0] != found[1, 1]
+    rows = read(tmp_path / "2").rows
+    assert len([row for row in rows if row.arm == "maml" and row.metric == "accuracy"]) == 1

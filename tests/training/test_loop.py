@@ -1,6 +1,7 @@
 import functools
 import json
 import re
+import shutil
 import struct
 
 import jax
@@ -274,3 +275,71 @@ def test_lines_between_calls_are_an_error(tmp_path):
             span=3,
         )
     assert not list(tmp_path.iterdir())
+
+
+def side_by_side(folders, on_log=None, objective=noisy):
+    """Two trainings of `stage`, from keys of their own, as one program; or one where one folder."""
+    gradients = {
+        name: jax.value_and_grad(loss, has_aux=True)
+        for name, loss in {"near": objective, "far": noisy}.items()
+    }
+    step = make_step(gradients, WEIGHTS, OPTIMIZER, STEPS, seeds=len(folders))
+    _, state, data = stage()
+    keys = jax.random.split(jax.random.key(5), len(folders))
+    states = [jax.tree.map(jnp.copy, state._replace(key=key)) for key in keys]
+    return train(
+        step,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+        data,
+        steps=STEPS,
+        workdir=folders,
+        name="pretrain",
+        log_every=2,
+        checkpoint_every=3,
+        on_log=on_log,
+    )
+
+
+def test_trainings_side_by_side_keep_folders_of_their_own(tmp_path):
+    """Faults: a folder gets another training's lines or checkpoint; one that goes on alone, or from
+    checkpoints of which a kill left one behind the other, ends elsewhere."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    whole = side_by_side(folders)
+    lines = [(folder / loop.METRICS).read_text() for folder in folders]
+    assert lines[0] != lines[1]
+    for number, folder in enumerate(folders):
+        part = jax.tree.map(lambda leaf, number=number: leaf[number], whole)
+        kept = checkpoint.restore(folder / checkpoint.FOLDER, stage()[1])
+        assert bits(kept) == bits(part)
+        again = train(
+            stage()[0],
+            stage()[1]._replace(key=jax.random.split(jax.random.key(5), 2)[number]),
+            stage()[2],
+            steps=STEPS,
+            workdir=tmp_path / f"alone{number}",
+            name="pretrain",
+            log_every=2,
+            checkpoint_every=3,
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+            again._replace(key=()),
+            part._replace(key=()),
+        )
+    shutil.rmtree(folders[1] / checkpoint.FOLDER / "6")
+    resumed = side_by_side(folders)
+    assert bits(resumed) == bits(whole)
+    assert [(folder / loop.METRICS).read_text() for folder in folders] == lines
+
+
+def test_a_training_that_diverges_is_named(tmp_path):
+    """Fault: of trainings side by side nothing says which one is not finite."""
+
+    def second(meta, data, key, progress):
+        loss, metrics = noisy(meta, data, key, progress)
+        chosen = jax.random.key_data(key)[0] != jax.random.key_data(first)[0]
+        return jnp.where(chosen & (progress * STEPS > 1.5), jnp.nan, loss), metrics
+
+    first = jax.random.fold_in(jax.random.fold_in(jax.random.split(jax.random.key(5), 2)[0], 2), 1)
+    with pytest.raises(TrainingDiverged, match="the loss of near of training 2 of 2 is not finite"):
+        side_by_side([tmp_path / "a", tmp_path / "b"], objective=second)

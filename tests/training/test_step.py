@@ -146,3 +146,48 @@ def test_calls_that_do_not_fit_are_an_error():
     """Fault: the last call trains past the end."""
     with pytest.raises(ValueError, match="7 steps do not divide into calls of 3"):
         make_step({"near": squares}, fixed({"near": 1.0}), optax.sgd(0.1), 7, span=3)
+
+
+@functools.partial(jax.value_and_grad, has_aux=True)
+def by_turns(meta, data, key, progress):
+    """A loss that draws, and branches on how far training has come."""
+    noise = jax.random.normal(key, data.shape)
+    near, far = (lambda w: jnp.sum((w - data) ** 2)), (lambda w: jnp.sum(jnp.sin(w * noise)))
+    return jax.lax.cond(progress < 0.5, near, far, meta["w"]), {"progress": progress}
+
+
+@pytest.mark.parametrize("span", [1, 2])
+def test_trainings_side_by_side_are_those_alone(span):
+    """Faults: one training's key, parameters, optimizer or learned weights are another one's; the
+    data are split among them; metrics are of the first one, or summed."""
+    weights, optimizer = uncertainty(["a"]), optax.adam(0.1)
+    starts = [
+        init_state({"w": jnp.full(2, 1.0 + i)}, weights, optimizer, jax.random.key(i))
+        for i in range(3)
+    ]
+    data = {"a": jnp.array([0.5, -1.0])}
+
+    def go(seeds, state):
+        step = make_step({"a": by_turns}, weights, optimizer, 4, span=span, seeds=seeds)
+        losses = []
+        for _ in range(4 // span):
+            state, metrics = step(state, data)
+            losses.append(jnp.reshape(metrics["loss"], (-1, seeds or 1)))
+        return jax.tree.map(np.asarray, state._replace(key=())), np.concatenate(losses)
+
+    state, losses = go(3, jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
+    for i, start in enumerate(starts):
+        alone, own = go(None, start)
+        part = jax.tree.map(lambda leaf, i=i: leaf[i], state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), part, alone)
+        np.testing.assert_allclose(losses[:, i], own[:, 0], rtol=1e-5)
+
+
+def test_a_branch_on_progress_stays_one_side_by_side():
+    """Fault: mapped over trainings, a branch computes both of its sides in every step."""
+    weights, optimizer = fixed({"a": 1.0}), optax.sgd(0.1)
+    step = make_step({"a": by_turns}, weights, optimizer, 4, span=2, seeds=2)
+    starts = [init_state({"w": jnp.ones(2)}, weights, optimizer, jax.random.key(i)) for i in (0, 1)]
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    program = str(jax.make_jaxpr(step._steps)(both, {"a": jnp.zeros(2)}))
+    assert "cond[" in program
