@@ -59,7 +59,7 @@ class Lstm(nn.Module):
             rows = torch.cat([grads[f"cells.{i}.weight_{of}h"] for of in "ih"], 1)
             found[f"layer{i}/kernel"] = in_gates(rows).T
             found[f"layer{i}/bias"] = in_gates(grads[f"cells.{i}.bias_ih"])
-        return {name: value.numpy() for name, value in found.items()}
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
 
 def in_gates(rows: Tensor) -> Tensor:
@@ -92,16 +92,18 @@ def window(net: Lstm, w: Tensor, y: Tensor, theta: Tensor, steps: int) -> Tensor
     return total
 
 
-def prepare(peer: str, inputs: Inputs) -> tuple[Lstm, Callable[[], None]]:
+def prepare(peer: str, inputs: Inputs, device: str = "cpu") -> tuple[Lstm, Callable[[], None]]:
     """Return a peer's rule and the function that leaves the meta-gradient in its `grad`.
 
     Args:
         peer: "torch-loop", one problem after the other, or "torch-batched", all at once.
         inputs: `theta` by name, `w`, `y` and `start` of the problems, `steps`, `p` and `scale`;
             float64 arrays are computed with as float64.
+        device: "cpu" or "cuda".
     """
-    net = Lstm(inputs["theta"], inputs["p"], inputs["scale"])
-    problems = tuple(torch.tensor(inputs[name]) for name in ("w", "y", "start"))
+    net = Lstm(inputs["theta"], inputs["p"], inputs["scale"]).to(device)
+    names = ("w", "y", "start")
+    problems = tuple(torch.tensor(inputs[name], device=device) for name in names)
     count = len(problems[0])
     size = 1 if peer == "torch-loop" else count
 
@@ -119,10 +121,10 @@ def meta_gradient(peer: str, inputs: Inputs) -> dict[str, np.ndarray]:
     return net.gradients()
 
 
-def build(peer: str, inputs: Inputs, threads: int) -> Callable[[], None]:
+def build(peer: str, inputs: Inputs, threads: int, device: str = "cpu") -> Callable[[], None]:
     """Return a function that takes a peer's whole meta-step; other arguments as of `prepare`."""
     torch.set_num_threads(threads)
-    net, backward = prepare(peer, inputs)
+    net, backward = prepare(peer, inputs, device)
     learned = [value for value in net.parameters() if value.requires_grad]
     optimizer = torch.optim.Adam(learned, OUTER_RATE, fused=True)
 
@@ -130,5 +132,7 @@ def build(peer: str, inputs: Inputs, threads: int) -> Callable[[], None]:
         optimizer.zero_grad(set_to_none=True)
         backward()
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run

@@ -13,6 +13,9 @@ timed too.
 - `update-mlp`: the same with the perceptron and the HyperNetwork's rule, beside `optax.adam`.
 - `memory`: of the compiled programs, by XLA's own count and not by the process's: an update over
   its state, a window of 200 steps with rematerialisation over one of 20. Nothing is run.
+
+With `--device=gpu`: `quadratics` beside PyTorch on one GPU, and `updates`, those of a million
+parameters; what is compared in float64 is so on the CPU.
 """
 
 import functools
@@ -25,6 +28,7 @@ from absl import flags
 
 from experiments.benchmarks.maml import COMPARE, apart, in_float64
 from experiments.benchmarks.measure import (
+    DEVICE,
     ONE_THREAD,
     ONLY,
     OUTPUT,
@@ -126,7 +130,7 @@ def build_quadratics() -> Callable[[], Any]:
     return run
 
 
-def build_peer(peer: str, threads: int) -> Callable[[], Any]:
+def build_peer(peer: str, threads: int, device: str = "cpu") -> Callable[[], Any]:
     """Return a function that takes a meta-step of one of the PyTorch peers, with so many threads.
 
     Its arrays are small: other load on the machine makes many threads many times slower than one.
@@ -134,7 +138,7 @@ def build_peer(peer: str, threads: int) -> Callable[[], Any]:
     from experiments.benchmarks import learned_optimizer_peers as peers
 
     meta, _, first = begun(PROBLEMS)
-    return peers.build(peer, inputs_of(meta, first), threads)
+    return peers.build(peer, inputs_of(meta, first), threads, device)
 
 
 def gradients_of_model() -> Any:
@@ -390,16 +394,34 @@ def workloads(peers: Sequence[str]) -> list[Workload]:
     ]
 
 
+def on_gpu(peers: Sequence[str]) -> list[Workload]:
+    """Return what is timed on a GPU."""
+    ours = System("metaguide", build_quadratics, {}, SPAN)
+    theirs = [System(p, functools.partial(build_peer, p, 1, "cuda")) for p in peers]
+    rules = ("lstm", "mlp", "hyper", "adam")
+    return [
+        Workload("quadratics", [ours, *theirs]),
+        Workload(
+            "updates", [System(name, functools.partial(build_update, name)) for name in rules]
+        ),
+    ]
+
+
 def main() -> None:
     """Check, measure, print the tables, write the rows."""
+    gpu = DEVICE.value == "gpu"
+    if gpu:  # the comparison in float64, and no memory of the GPU for this process
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
     peers = list(TORCH) if importlib.util.find_spec("torch") else []
     if not peers:
         print("PyTorch is not installed: pip install -e '.[bench]' to time it too.")
     if COMPARE.value:
         for name, value in check(peers).items():
             print(f"{name} is as ours up to {value:.1e}")
-    counted = memory_rows() if not ONLY.value or "memory" in ONLY.value else []
-    report(workloads(peers), ROUNDS.value, OUTPUT.value, counted)
+    counted = memory_rows() if not gpu and (not ONLY.value or "memory" in ONLY.value) else []
+    report(on_gpu(peers) if gpu else workloads(peers), ROUNDS.value, OUTPUT.value, counted)
 
 
 if __name__ == "__main__":

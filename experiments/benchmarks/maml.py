@@ -14,23 +14,38 @@ system runs in a process of its own, as `experiments.benchmarks.measure` has it.
 - `sampling`: the 32 episodes of a step drawn from 1,100 characters; its time is part of no step.
 - `tasks-8`, `tasks-64`, `steps-4`, `steps-32`: peak memory; the first two at one task a chunk, the
   last two with rematerialisation.
+
+python -m experiments.benchmarks.maml --device=gpu --output=maml_gpu.json
+
+takes all tasks of a step at once on one GPU, in TF32 where a name does not say float32, beside the
+PyTorch loop, torch.func with and without torch.compile, and TorchOpt's transforms under torch.func;
+a peer that fails there is left out with a line. Meta-gradients are compared on the GPU.
+
+- `conv4`, `sinusoid`: as above.
+- `tasks-32` to `tasks-2048`: tasks of a step of `conv4`.
+- `inner-5` to `inner-100`: inner steps of `conv4`, by each way to differentiate the inner loop.
 """
 
 import functools
 import importlib.util
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from experiments.benchmarks.measure import (
+    DEVICE,
     ONE_THREAD,
     OUTPUT,
     ROUNDS,
+    SHARED_GPU,
     System,
     Workload,
     cores,
+    environment,
     on_cpu_devices,
     report,
     start,
@@ -46,14 +61,15 @@ SPAN = 100
 """Steps of the sine waves that are taken by one call of our program."""
 
 TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
+GPU_TORCH = ("torch-loop", "torch.func", "torch.func-compiled", "torchopt.func")
 
 
-def parts(workload: str, inputs: Inputs, steps: int | None = None, remat: bool = False):
+def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "mixed"):
     """Return (meta-parameters, episodes, learner) of a workload, as metaguide has them."""
     import jax.numpy as jnp
     import optax
 
-    from metaguide.inner_loop import Unrolled
+    from experiments.few_shot import mode_named
     from metaguide.learners import maml
     from metaguide.models.conv4 import Conv4
     from metaguide.models.mlp import MLP
@@ -72,7 +88,7 @@ def parts(workload: str, inputs: Inputs, steps: int | None = None, remat: bool =
         return {names[0]: x, names[1]: y, "mask": jnp.ones(y.shape[:2], bool)}
 
     meta = {"params": to_groups(workload, inputs["params"])}
-    learner = maml(problem, optax.sgd(own.rate), steps or own.steps, Unrolled(remat))
+    learner = maml(problem, optax.sgd(own.rate), steps or own.steps, mode_named(mode))
     return meta, Episode(batch("support"), batch("query")), learner
 
 
@@ -119,8 +135,10 @@ def build_metaguide(
     workload: str,
     tasks: int | None = None,
     steps: int | None = None,
-    remat: bool = False,
+    mode: str = "mixed",
     span: int = 1,
+    chunk: int | None = None,
+    precision: str = "default",
 ) -> Callable[[], Any]:
     """Return a function that takes `span` of our meta-steps, on all devices.
 
@@ -128,8 +146,10 @@ def build_metaguide(
         workload: "conv4" or "sinusoid".
         tasks: episodes a step, the workload's own number by default.
         steps: inner steps, the workload's own by default.
-        remat: rematerialise.
+        mode: how the inner loop is differentiated, as in the config of a few-shot table.
         span: steps a call.
+        chunk: tasks that a device takes at once, all by default.
+        precision: of products in float32.
     """
     import jax
     import optax
@@ -139,12 +159,12 @@ def build_metaguide(
     from metaguide.training.episodic import on_episodes
     from metaguide.training.step import init_state, make_step
 
+    jax.config.update("jax_default_matmul_precision", precision)
     own = WORKLOADS[workload]
     inputs = own.inputs(0, tasks) if tasks else own.inputs(0)  # type: ignore[call-arg]
     tasks = len(inputs["support_x"])
-    meta, episodes, learner = parts(workload, inputs, steps, remat)
+    meta, episodes, learner = parts(workload, inputs, steps, mode)
     mesh = tasks_mesh()
-    chunk = 1 if workload == "conv4" else None
     gradient = on_episodes(learner, tasks=tasks, tasks_per_chunk=chunk, mesh=mesh)
     weighting, optimizer = fixed({"episodes": 1.0}), optax.adam(OUTER_RATE)
     step = make_step({"episodes": gradient}, weighting, optimizer, span, mesh=mesh, span=span)
@@ -182,11 +202,13 @@ def build_sampling() -> Callable[[], Any]:
     return run
 
 
-def build_peer(peer: str, workload: str) -> Callable[[], Any]:
+def build_peer(
+    peer: str, workload: str, device: str = "cpu", tf32: bool = True
+) -> Callable[[], Any]:
     """Return a function that takes a meta-step of one of the PyTorch peers."""
     from experiments.benchmarks import peers
 
-    return peers.build(peer, workload)
+    return peers.build(peer, workload, device, tf32)
 
 
 def our_gradient(workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -220,17 +242,78 @@ def check(peers: list[str], tasks: int = 4) -> dict[tuple[str, str], float]:
     Raises:
         AssertionError: one of them computes something else.
     """
-    import jax
-
     from experiments.benchmarks.peers import meta_gradient
 
     found = {}
+    for workload, inputs, ours in in_our_float64(tasks):
+        for peer in peers:
+            found[workload, peer] = apart(meta_gradient(peer, workload, inputs), ours)
+    return all_near(found)
+
+
+def check_on_gpu(peers: list[str], tasks: int = 4) -> tuple[dict[tuple[str, str], float], set[str]]:
+    """Compare meta-gradients computed on the GPU with ours of the CPU, in float64.
+
+    Each is computed in a process of its own, all of them at once.
+
+    Args:
+        peers: which, beside ours.
+        tasks: how many.
+
+    Returns:
+        By workload and system, how far apart they are; and the peers that run in no workload.
+
+    Raises:
+        AssertionError: one of them computes something else.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # of this process alone
+    found, ran = {}, set()
+    expected = {workload: (inputs, ours) for workload, inputs, ours in in_our_float64(tasks)}
+    jobs = [(workload, name) for workload in expected for name in ("metaguide", *peers)]
+    context = multiprocessing.get_context("spawn")
+    with environment(SHARED_GPU), ProcessPoolExecutor(len(jobs), context) as pool:
+        futures = {
+            job: pool.submit(gradient_on_gpu, job[1], job[0], expected[job[0]][0]) for job in jobs
+        }
+        for (workload, name), future in futures.items():
+            try:
+                gradient = future.result()
+            except Exception as error:
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                print(f"{workload}: {name} does not run here ({why[:200]})")
+                continue
+            ran.add(name)
+            found[workload, name] = apart(gradient, expected[workload][1])
+    return all_near(found), set(peers) - ran
+
+
+def gradient_on_gpu(name: str, workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return the meta-gradient of ours or of a peer, computed in float64 on a GPU."""
+    if name == "metaguide":
+        import jax
+
+        with jax.enable_x64(True):
+            return our_gradient(workload, inputs)
+    from experiments.benchmarks.peers import meta_gradient
+
+    return meta_gradient(name, workload, inputs, "cuda")
+
+
+def in_our_float64(tasks: int) -> Iterator[tuple[str, Inputs, dict[str, np.ndarray]]]:
+    """Yield each workload, its inputs and our meta-gradient, in float64."""
+    import jax
+
     for workload, own in WORKLOADS.items():
         inputs = in_float64(own.inputs(0, tasks))
         with jax.enable_x64(True):
             ours = our_gradient(workload, inputs)
-        for peer in peers:
-            found[workload, peer] = apart(meta_gradient(peer, workload, inputs), ours)
+        yield workload, inputs, ours
+
+
+def all_near(found: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """Return distances between meta-gradients, or raise an AssertionError that names the large."""
     wrong = {key: value for key, value in found.items() if not value < 1e-6}
     assert not wrong, f"meta-gradients that are not ours: {wrong}"
     return found
@@ -252,10 +335,10 @@ def workloads(peers: list[str]) -> list[Workload]:
     def against(workload: str) -> list[System]:
         return [System(peer, functools.partial(build_peer, peer, workload)) for peer in peers]
 
-    ours = functools.partial(build_metaguide, "conv4")
+    ours = functools.partial(build_metaguide, "conv4", chunk=1)
     alone = {name: functools.partial(ours, tasks=count) for name, count in MEMORY_TASKS.items()}
     alone |= {
-        name: functools.partial(ours, tasks=8, steps=count, remat=True)
+        name: functools.partial(ours, tasks=8, steps=count, mode="remat")
         for name, count in MEMORY_STEPS.items()
     }
     # Its kernels are too small to be shared out among threads.
@@ -278,20 +361,75 @@ def workloads(peers: list[str]) -> list[Workload]:
     ]
 
 
+def on_gpu(peers: list[str]) -> list[Workload]:
+    """Return the workloads of a GPU, ours first in each, with the peers that run there."""
+    conv4, waves = (functools.partial(build_metaguide, name) for name in WORKLOADS)
+    in_tf32, in_float32 = (
+        {peer: functools.partial(build_peer, peer, device="cuda", tf32=tf32) for peer in peers}
+        for tf32 in (True, False)
+    )
+    pictures = [
+        System("metaguide", conv4),
+        System("metaguide-float32", functools.partial(conv4, precision="float32")),
+        *(System(peer, functools.partial(build, "conv4")) for peer, build in in_tf32.items()),
+        *(
+            System(f"{peer}-float32", functools.partial(build, "conv4"))
+            for peer, build in in_float32.items()
+            if peer == "torch.func"
+        ),
+    ]
+    spanned = System("metaguide", functools.partial(waves, span=SPAN), {}, SPAN)
+    return [
+        Workload("conv4", pictures, FLOPS),
+        Workload(
+            "sinusoid",
+            [spanned, *(System(p, functools.partial(b, "sinusoid")) for p, b in in_tf32.items())],
+        ),
+        *(
+            Workload(
+                f"tasks-{count}",
+                [
+                    System(name, functools.partial(conv4, tasks=count, precision=precision))
+                    for name, precision in PRECISIONS.items()
+                ],
+                FLOPS * count // 32,
+            )
+            for count in GPU_TASKS
+        ),
+        *(
+            Workload(
+                f"inner-{count}",
+                [System(m, functools.partial(conv4, steps=count, mode=m)) for m in MODES],
+            )
+            for count in GPU_STEPS
+        ),
+    ]
+
+
 MEMORY_TASKS = {"tasks-8": 8, "tasks-64": 64}
 MEMORY_STEPS = {"steps-4": 4, "steps-32": 32}
+GPU_TASKS = (32, 128, 512, 2048)
+GPU_STEPS = (5, 20, 100)
+MODES = ("mixed", "unrolled", "remat")
+PRECISIONS = {"metaguide": "default", "metaguide-float32": "float32"}
 
 
 def main() -> None:
     """Check, measure, print the tables, write the rows."""
-    installed = {"torch-loop": "torch", "torch.func": "torch"}
-    peers = [peer for peer in TORCH if importlib.util.find_spec(installed.get(peer, peer))]
-    if len(peers) < len(TORCH):
-        print(f"not installed: {', '.join(set(TORCH) - set(peers))}; pip install -e '.[bench]'")
-    if COMPARE.value and peers:
-        for (workload, peer), value in check(peers).items():
-            print(f"{workload}: the meta-gradient of {peer} is ours up to {value:.1e}")
-    report(workloads(peers), ROUNDS.value, OUTPUT.value)
+    gpu = DEVICE.value == "gpu"
+    wanted = GPU_TORCH if gpu else TORCH
+    package = {"torchopt": "torchopt", "torchopt.func": "torchopt", "higher": "higher"}
+    peers = [peer for peer in wanted if importlib.util.find_spec(package.get(peer, "torch"))]
+    if len(peers) < len(wanted):
+        print(f"not installed: {', '.join(set(wanted) - set(peers))}; pip install -e '.[bench]'")
+    if COMPARE.value and gpu:
+        found, broken = check_on_gpu(peers)
+        peers = [peer for peer in peers if peer not in broken]
+    else:
+        found = check(peers) if COMPARE.value and peers else {}
+    for (workload, name), value in found.items():
+        print(f"{workload}: the meta-gradient of {name} is ours up to {value:.1e}")
+    report(on_gpu(peers) if gpu else workloads(peers), ROUNDS.value, OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,17 @@ meets all of them alike. The rate of 1024 x 1024 x 1024 float32 products, measur
 rounds, is the limit: a share of it is (floating-point operations of the workload) / (time of a
 step) / (that rate).
 
+With `--device=gpu` the products are 8192 x 8192 x 8192, in float32 and in TF32, a share for each;
+the systems of a workload are built at the same time, so that the seconds of the first call are of
+a busy machine; and memory is that which arrays took on the device.
+
 On Linux all of them run with transparent huge pages for large arrays, unless the user or a system
 sets the variable otherwise: of the masked language model's 62,000 page faults a step 1,200 are
 left, and a step takes a fifth less processor time.
 """
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -30,10 +35,16 @@ from rich.table import Table
 OUTPUT = flags.DEFINE_string("output", None, "file to write the rows to, JSON")
 ROUNDS = flags.DEFINE_integer("rounds", 25, "how often every system is measured", lower_bound=1)
 
+DEVICE = flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "where everything is measured")
+
 ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
+SYSTEMS = flags.DEFINE_list("systems", [], "names of systems beside ours; all of them by default")
 
 SIDE, PRODUCTS = 1024, 20
 """Rows and columns of the matrices whose product is the limit, and how many are timed at once."""
+
+GPU_SIDE = 8192
+"""The same on a GPU."""
 
 BURST = 0.1
 """Seconds that a system runs at least in each round, so that a short step is met warm too."""
@@ -44,6 +55,9 @@ ENVIRONMENT = {
 }
 """Variables of every system's process that the user has not set."""
 
+
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""The same on a GPU, whose memory all of them share."""
 
 ONE_THREAD = {"NPROC": "1"}
 """Of XLA's pool, which otherwise shares out small products among all cores."""
@@ -108,12 +122,13 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def build_product() -> Callable[[], Any]:
+def build_product(side: int = SIDE, precision: str = "float32") -> Callable[[], Any]:
     """Return a function that multiplies matrices in JAX, `PRODUCTS` times."""
     import jax
+    import jax.numpy as jnp
 
-    matrix = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
-    multiply = jax.jit(lambda a: a @ a)
+    matrix = jax.random.normal(jax.random.key(0), (side, side))
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
 
     def run() -> None:
         for _ in range(PRODUCTS):
@@ -123,6 +138,17 @@ def build_product() -> Callable[[], Any]:
 
 
 PRODUCT = System("product", build_product)
+TF32 = "product-tf32"
+
+
+def limits(device: str) -> list[System]:
+    """Return what measures the limits of a device."""
+    if device == "cpu":
+        return [PRODUCT]
+    return [
+        System(PRODUCT.name, functools.partial(build_product, GPU_SIDE)),
+        System(TF32, functools.partial(build_product, GPU_SIDE, "tensorfloat32")),
+    ]
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -141,24 +167,37 @@ def best_of_burst(run: Callable[[], Any]) -> float:
     return best
 
 
-def serve(build: Callable[[], Callable[[], Any]], pipe: Connection) -> None:
+def device_peak_mib() -> float:
+    """Return the most memory of a GPU that arrays of this process took, MiB."""
+    peaks = []
+    if "torch" in sys.modules:
+        peaks.append(sys.modules["torch"].cuda.max_memory_allocated())
+    if "jax" in sys.modules:
+        statistics = sys.modules["jax"].local_devices()[0].memory_stats() or {}
+        peaks.append(statistics.get("peak_bytes_in_use", 0))
+    return max(peaks, default=0) / 2**20
+
+
+def serve(build: Callable[[], Callable[[], Any]], device: str, pipe: Connection) -> None:
     """Build a system, then answer every True with the best time of a burst, False with the peak."""
     run = build()
     pipe.send(seconds(run))
     while pipe.recv():
         pipe.send(best_of_burst(run))
-    pipe.send(peak_mib())
+    pipe.send(peak_mib() if device == "cpu" else device_peak_mib())
 
 
 class Child:
     """A system's process and our end of its pipe."""
 
-    def __init__(self, system: System):
+    def __init__(self, system: System, device: str = "cpu"):
         context = multiprocessing.get_context("spawn")
         self.name = system.name
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(system.build, theirs), daemon=True)
-        defaults = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+        given = (system.build, device, theirs)
+        self.process = context.Process(target=serve, args=given, daemon=True)
+        own = ENVIRONMENT if device == "cpu" else ENVIRONMENT | SHARED_GPU
+        defaults = {name: os.environ.get(name, value) for name, value in own.items()}
         with environment({**defaults, **system.environment}):
             self.process.start()
         theirs.close()  # so that a process that dies ends our wait
@@ -197,12 +236,13 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def measure(systems: Sequence[System], rounds: int) -> dict[str, Timing]:
+def measure(systems: Sequence[System], rounds: int, device: str = "cpu") -> dict[str, Timing]:
     """Return the timing of each system by its name.
 
     Args:
         systems: with names that differ. All of their processes live until the last is measured.
         rounds: how often each is measured, in turn.
+        device: "cpu", or "gpu", where all are built at once.
 
     Raises:
         SystemDied: a process ended; the others are ended too.
@@ -210,10 +250,13 @@ def measure(systems: Sequence[System], rounds: int) -> dict[str, Timing]:
     with contextlib.ExitStack() as stack:
         children, first = [], []
         for system in systems:  # one after the other: their first calls are timed as well
-            child = Child(system)
+            child = Child(system, device)
             stack.callback(child.end)
             children.append(child)
-            first.append(child.answer())
+            if device == "cpu":
+                first.append(child.answer())
+        if device != "cpu":
+            first = [child.answer() for child in children]
         bursts = [[child.answer(True) for child in children] for _ in range(rounds)]
         best = [min(times) for times in zip(*bursts, strict=True)]
         peaks = [child.answer(False) for child in children]
@@ -221,35 +264,42 @@ def measure(systems: Sequence[System], rounds: int) -> dict[str, Timing]:
     return dict(zip(names, map(Timing, first, best, peaks), strict=True))
 
 
-def limit(found: Mapping[str, Timing]) -> float:
+def limit(found: Mapping[str, Timing], device: str = "cpu", product: str = PRODUCT.name) -> float:
     """Return the machine's floating-point operations per second in matrix products."""
-    return PRODUCTS * 2 * SIDE**3 / found[PRODUCT.name].best
+    side = SIDE if device == "cpu" else GPU_SIDE
+    return PRODUCTS * 2 * side**3 / found[product].best
 
 
-def rows(workload: Workload, found: Mapping[str, Timing]) -> list[dict[str, Any]]:
+def rows(
+    workload: Workload, found: Mapping[str, Timing], device: str = "cpu"
+) -> list[dict[str, Any]]:
     """Return one row a system, in the workload's order.
 
     Args:
         workload: what was measured.
-        found: the timings of its systems and of the product.
+        found: the timings of its systems and of the products.
+        device: "cpu" or "gpu".
 
     Returns:
         `workload`, `system`, `steps_per_s`, `ratio` (how many times as fast the first system is as
-        this one), `limit_share` (None without a count of operations), `compile_s` (first call less
-        another one), `peak_mib`.
+        this one), `limit_share` (None without a count of operations), on a GPU `tf32_share`,
+        `compile_s` (first call less another one), `peak_mib`.
     """
     step = {system.name: found[system.name].best / system.steps for system in workload.systems}
     ours, result = step[workload.systems[0].name], []
     for system in workload.systems:
         own, best = found[system.name], step[system.name]
-        share = workload.flops and workload.flops / best / limit(found)
+        done = workload.flops and workload.flops / best
+        shares = {"limit_share": done and done / limit(found, device)}
+        if device != "cpu":
+            shares["tf32_share"] = done and done / limit(found, device, TF32)
         result.append(
             {
                 "workload": workload.name,
                 "system": system.name,
                 "steps_per_s": 1 / best,
                 "ratio": best / ours,
-                "limit_share": share,
+                **shares,
                 "compile_s": own.first - own.best,
                 "peak_mib": own.peak,
             }
@@ -311,10 +361,14 @@ def report(
     for workload in workloads:
         if ONLY.value and workload.name not in ONLY.value:
             continue
-        found = measure([PRODUCT, *workload.systems], rounds)
+        device = DEVICE.value
+        ours, *others = workload.systems
+        kept = [one for one in others if not SYSTEMS.value or one.name in SYSTEMS.value]
+        workload = workload._replace(systems=[ours, *kept])
+        found = measure([*limits(device), *workload.systems], rounds, device)
         work = f"{workload.flops / 1e9:.3g} GFLOP a step, " if workload.flops else ""
-        rate = f"limit {limit(found) / 1e9:.0f} GFLOP/s"
-        own = rows(workload, found)
+        rate = f"limit {limit(found, device) / 1e9:.0f} GFLOP/s"
+        own = rows(workload, found, device)
         Console().print(tabulate(f"{workload.name}: {work}{rate}, best of {rounds} rounds", own))
         result += own
     if output:

@@ -1,11 +1,11 @@
-"""The meta-step of `workloads` in PyTorch, four ways: the peers that metaguide is measured with.
+"""The meta-step of `workloads` in PyTorch, in several ways: what metaguide is measured beside.
 
 This module needs PyTorch, and a peer's package where it has one: a benchmark imports it in the
 function that builds a system, so in the system's own process.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -146,7 +146,51 @@ def vmapped(inner: Inner) -> Backward:
     PyTorch 2.13 loses a term where batch normalisation's scale is adapted. There the outer
     gradient is taken within `vmap` and averaged.
     """
-    net, loss, steps, rate, chunk = inner
+    return _over_tasks(inner, _descended(inner))
+
+
+def compiled(inner: Inner) -> Backward:
+    """Return `vmapped`, its program compiled by torch.compile."""
+    return _over_tasks(inner, _descended(inner), torch.compile)
+
+
+def torchopt_functional(inner: Inner) -> Backward:
+    """Return the meta-gradient of many tasks at once with torch.func and TorchOpt's transforms."""
+    import torchopt  # pyright: ignore[reportMissingImports]
+
+    descent = torchopt.sgd(lr=inner.rate)
+
+    def adapt(params: Params, gradient: Callable[[Params], Params]) -> Params:
+        state = descent.init(params)
+        for _ in range(inner.steps):
+            updates, state = descent.update(gradient(params), state, params=params, inplace=False)
+            params = torchopt.apply_updates(params, updates, inplace=False)
+        return params
+
+    return _over_tasks(inner, adapt)
+
+
+Adapt = Callable[[Params, Callable[[Params], Params]], Params]
+"""(parameters, their gradient on the support) -> parameters after the inner loop."""
+
+
+def _descended(inner: Inner) -> Adapt:
+    """Return gradient descent, written out."""
+
+    def adapt(params: Params, gradient: Callable[[Params], Params]) -> Params:
+        for _ in range(inner.steps):
+            grads = gradient(params)
+            params = {name: params[name] - inner.rate * grads[name] for name in params}
+        return params
+
+    return adapt
+
+
+def _over_tasks(
+    inner: Inner, adapt: Adapt, program: Callable[[Any], Any] = lambda function: function
+) -> Backward:
+    """Return the meta-gradient of an inner loop over `vmap`; `program` compiles it."""
+    net, loss, chunk = inner.net, inner.loss, inner.chunk
     axes = (None, 0, 0, 0, 0)
 
     def value(fast: Params, x: Tensor, y: Tensor) -> Tensor:
@@ -155,14 +199,11 @@ def vmapped(inner: Inner) -> Backward:
     def adapted(
         params: Params, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor
     ) -> Tensor:
-        fast = params
-        for _ in range(steps):
-            grads = torch.func.grad(value)(fast, support_x, support_y)
-            fast = {name: fast[name] - rate * grads[name] for name in fast}
+        fast = adapt(params, lambda fast: torch.func.grad(value)(fast, support_x, support_y))
         return value(fast, query_x, query_y)
 
     losses = torch.func.vmap(adapted, axes, chunk_size=chunk)
-    gradients = torch.func.vmap(torch.func.grad(adapted), axes, chunk_size=chunk)
+    gradients = program(torch.func.vmap(torch.func.grad(adapted), axes, chunk_size=chunk))
 
     def through(*episodes: Tensor) -> None:
         losses(dict(net.named_parameters()), *episodes).mean().backward()
@@ -173,7 +214,8 @@ def vmapped(inner: Inner) -> Backward:
         for name, parameter in net.named_parameters():
             parameter.grad = grads[name].mean(0)
 
-    return within if net.apply_to is convolutions else through  # the one with batch norm
+    # With batch norm, and where the whole gradient is to be one program.
+    return within if net.apply_to is convolutions or program is torch.compile else through
 
 
 PEERS = {
@@ -181,6 +223,8 @@ PEERS = {
     "higher": higher_loop,
     "torchopt": torchopt_loop,
     "torch.func": vmapped,
+    "torch.func-compiled": compiled,
+    "torchopt.func": torchopt_functional,
 }
 
 
@@ -198,53 +242,67 @@ SETTINGS = {
 }
 
 
-def prepare(peer: str, workload: str, inputs: Inputs) -> tuple[Net, Callable[[], None]]:
+def prepare(
+    peer: str, workload: str, inputs: Inputs, device: str = "cpu"
+) -> tuple[Net, Callable[[], None]]:
     """Return a peer's network and the function that leaves the meta-gradient in its `grad`.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
         inputs: the workload's; float64 arrays are computed with as float64.
+        device: "cpu", or "cuda", where all tasks are taken at once.
     """
     problem, setting = WORKLOADS[workload], SETTINGS[workload]
-    net = Net(setting.apply, {k: to_torch(k, v) for k, v in inputs["params"].items()})
-    support_x, support_y, query_x, query_y = (torch.tensor(inputs[name]) for name in EPISODE)
+    net = Net(setting.apply, {k: to_torch(k, v) for k, v in inputs["params"].items()}).to(device)
+    support_x, support_y, query_x, query_y = (
+        torch.tensor(inputs[name], device=device) for name in EPISODE
+    )
     if workload == "conv4":  # channels last is no faster for any of the peers
         support_x, query_x = (x.movedim(-1, 2).contiguous() for x in (support_x, query_x))
         support_y, query_y = support_y.long(), query_y.long()
-    inner = Inner(net, setting.loss, problem.steps, problem.rate, setting.chunk)
+    chunk = setting.chunk if device == "cpu" else None
+    inner = Inner(net, setting.loss, problem.steps, problem.rate, chunk)
     backward = PEERS[peer](inner)
     return net, lambda: backward(support_x, support_y, query_x, query_y)
 
 
-def meta_gradient(peer: str, workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
+def meta_gradient(
+    peer: str, workload: str, inputs: Inputs, device: str = "cpu"
+) -> dict[str, np.ndarray]:
     """Return the gradient of the meta-loss by the name of the parameter, in JAX's layout.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
         inputs: the workload's, float32 or float64.
+        device: "cpu" or "cuda".
     """
-    net, backward = prepare(peer, workload, inputs)
+    net, backward = prepare(peer, workload, inputs, device)
     backward()
     found = {name: value.grad for name, value in net.named_parameters()}
-    return {name: from_torch(name, grad) for name, grad in found.items() if grad is not None}
+    return {name: from_torch(name, grad.cpu()) for name, grad in found.items() if grad is not None}
 
 
-def build(peer: str, workload: str) -> Callable[[], None]:
+def build(peer: str, workload: str, device: str = "cpu", tf32: bool = True) -> Callable[[], None]:
     """Return a function that takes a peer's whole meta-step, the outer Adam update with it.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
+        device: "cpu" or "cuda".
+        tf32: whether products of float32 may be in TF32, which a CPU has not.
     """
     torch.set_num_threads(cores())
-    net, backward = prepare(peer, workload, WORKLOADS[workload].inputs())
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    net, backward = prepare(peer, workload, WORKLOADS[workload].inputs(), device)
     optimizer = torch.optim.Adam(net.parameters(), OUTER_RATE, fused=True)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
         backward()
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run

@@ -92,6 +92,20 @@ def test_rows_without_a_count_have_no_share():
     assert "theirs" in text.getvalue() and "None" not in text.getvalue()
 
 
+def test_a_gpu_has_two_limits_of_its_own():
+    """Catches a share of a CPU's product, or of TF32 where float32 is meant."""
+    assert [one.name for one in measure.limits("gpu")] == [PRODUCT.name, measure.TF32]
+    assert measure.limits("cpu") == [PRODUCT]
+    work = PRODUCTS * 2 * measure.GPU_SIDE**3
+    found = {
+        PRODUCT.name: Timing(1.0, 2.0, 50.0),
+        measure.TF32: Timing(1.0, 0.5, 50.0),
+        "ours": Timing(3.0, 4.0, 100.0),
+    }
+    (row,) = measure.rows(Workload("w", [system("ours", "None")], flops=work), found, "gpu")
+    assert (row["limit_share"], row["tf32_share"]) == (0.5, 0.125)
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     """Catches rows of an earlier run lost to one that cannot be written."""
     path = tmp_path / "folder" / "rows.json"
