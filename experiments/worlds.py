@@ -69,6 +69,7 @@ class World(NamedTuple):
             self.lengths,
             shape,
             always=self.always,
+            judged=part != "sources",
         )
         return made
 

@@ -14,7 +14,7 @@ import numpy as np
 from metaguide.answers import Answer, Category, History, Ranking, Sentiment
 from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
-from metaguide.data.encoding import KINDS, Lengths, product_rows, question_rows
+from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.optimizers import Rule, stored
@@ -302,7 +302,8 @@ def _adapt_examples(
         labels = np.array([review.label for review in examples])
         problem, classes = sentiment(guide.model), 2
     else:
-        examples, labels = list(domain.questions), np.zeros(len(domain.questions), int)
+        examples = question_examples(domain, guide.tokenizer, guide.lengths.pair)
+        labels = np.zeros(len(examples), int)
         problem, classes = questions(guide.model, guide.longest), 1
     rows = _choose(labels, classes, shots, f"domain {domain.name}, {kind}", rng)
     chosen = [examples[row] for row in rows]
@@ -415,7 +416,8 @@ def _predict_answers(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[
         if first == 0:
             answers.append(Answer(None, None))
             continue
-        span = int(encoded.offsets[row, first, 0]), int(encoded.offsets[row, last, 1])
+        offsets = encoded.offsets[row, int(outputs["window"][row])]
+        span = int(offsets[first, 0]), int(offsets[last, 1])
         answers.append(Answer(span, one.text[span[0] : span[1]]))
     return answers
 
