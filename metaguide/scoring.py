@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-# Ideographs, iteration marks, kana (full and half width): scripts without blanks between words.
-_CHARACTER = re.compile(
+CHARACTER = re.compile(
     "[\u3005-\u3007\u3031-\u3035\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
+"""Ideographs, iteration marks, kana (full and half width): scripts without blanks between words."""
 
 
 def answer_words(text: str) -> list[str]:
@@ -27,7 +27,7 @@ def answer_words(text: str) -> list[str]:
     """
     text = unicodedata.normalize("NFC", text).lower()
     kept = _ARTICLES.sub(" ", "".join(char for char in text if not _is_punctuation(char)))
-    return _CHARACTER.sub(r" \g<0> ", kept).split() or text.split()
+    return CHARACTER.sub(r" \g<0> ", kept).split() or text.split()
 
 
 def answer_scores(said: str, golds: Sequence[str]) -> tuple[float, float]:

@@ -289,8 +289,9 @@ class Tokenizer:
         texts = _checked(texts, first)
         composed = [unicodedata.normalize("NFKC", text) for text in texts]
         encodings = self._core.encode_batch(composed, add_special_tokens=False)
-        for encoding in encodings if limit is not None else ():
-            encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
+        if limit is not None:
+            for encoding in encodings:
+                encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(counts.sum())
         flat = chain.from_iterable

@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from metaguide.scoring import answer_scores
+from metaguide.scoring import CHARACTER, answer_scores
 from metaguide.training import metrics
 
 Raw = dict[str, np.ndarray]
@@ -44,7 +44,6 @@ _END = re.compile(
     r"(?:(?P<han>[。！？；｡︒…]*[。！？；｡︒])|(?P<mark>[.．!?;؟।‽][.．!?。！？;؟।‽…]*)|\n+)"
     r"[\"'”’»)\]）」』】〉》]*"
 )
-_CJK = re.compile("[\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 # Abbreviations: no sentence ends behind the first; none ends behind the others where a small letter
 # or a number follows, and for units only behind a number.
 _BEFORE_A_NAME = frozenset(
@@ -248,8 +247,8 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     follows = text[match.end() : match.end() + 1]
     if follows and not follows.isspace():
         # Nothing stands between: a number, an address, or a blank that was forgotten.
-        if _CJK.match(follows):
-            return mark not in (".", "．") or bool(_CJK.match(before[-1:]))
+        if CHARACTER.match(follows):
+            return mark not in (".", "．") or bool(CHARACTER.match(before[-1:]))
         word = letters.group() if letters else ""
         return follows.isupper() and len(word) > 1 and (mark[0] != "." or word.islower())
     behind = re.match(r"\s*(\w?)[^\W\d_]*", text[match.end() :])
@@ -263,7 +262,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     )
     if before.lower() in _MID_SENTENCE or is_unit:
         return not (first.islower() or first.isdigit())
-    if not re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]", before) or _CJK.match(before):
+    if not re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]", before) or CHARACTER.match(before):
         return True
     # A letter or several: an initial before a name, or the end of "vitamin C".
     return first.isupper() and (len(before) > 1 or before.islower() or word in _STARTERS)

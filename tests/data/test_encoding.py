@@ -108,6 +108,38 @@ def test_a_product_is_read_whole_and_nothing_twice():
     assert product_text(Product("p", "Aster", attributes={"colour": "red"})) == "Aster colour red"
 
 
+@pytest.mark.parametrize(
+    "title, key, value, named",
+    [
+        ("Covered grill, shredded steel", "colour", "red", False),
+        ("A red grill", "colour", "Red", True),
+        ("Infra-red grill", "colour", "red", False),
+        ("Red-hot grill", "colour", "red", False),
+        ("Colour: red.", "colour", "red", True),
+        ("Laptop 128 GB", "ram", "8", False),
+        ("Laptop with 8 ports", "ram", "8", False),
+        ("Laptop, 8 GB of RAM", "ram", "8", True),
+        ("RAM 128 GB", "ram", "8", False),
+        ("Laptop 128 GB", "ram", "8 GB", False),
+        ("Laptop 8 GB", "ram", "8 gb", True),
+        ("Weighs 1.5 kg", "weight", "5 kg", False),
+        ("Weighs 5.1 kg", "ram", "5", False),
+        ("USB-C cable", "plug", "C", False),
+        ("红烧肉", "颜色", "红", False),
+        ("红色手机", "颜色", "红色", True),
+        ("iPhone手机壳", "for", "iphone", True),
+        ("Cafe\u0301 table", "style", "café", True),
+        ("A small  oak\ttable", "wood", "oak table", True),
+        ("Oak", "note", "", False),
+    ],
+)
+def test_an_attribute_is_named_by_whole_words_alone(title, key, value, named):
+    """Fault: what stands inside another word or number, or counts something else, is taken for the
+    attribute, and the product loses it."""
+    text = product_text(Product("1", title, attributes={key: value}))
+    assert text == (title if named else f"{title} {key} {value}")
+
+
 def test_products_come_back_out_of_the_table(tokenizer):
     """Faults: rows and classes are of different products once those without category are left
     out; a class has the name of another; the category is in the text; padding counts."""
