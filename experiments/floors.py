@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.worlds import World
+from metaguide.answers import histories
 from metaguide.data.catalogue import Domain
 from metaguide.data.encoding import product_text, question_examples
 from metaguide.training import floors
@@ -117,7 +118,11 @@ def _recommendation(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
     features = tfidf.transform([product_text(product) for product in domain.products])
     index = {product.id: row for row, product in enumerate(domain.products)}
-    taken = np.array([index[event.product] for event in domain.interactions])
+    # Numbered as in the table: first the users that can be asked about.
+    every = sorted(histories(domain.interactions), key=lambda user: len(user.products) < 2)
+    taken = np.array(
+        [(number, index[p]) for number, user in enumerate(every) for p in user.products]
+    )
     for shots, cell in cells.items():
         batch = cell["query"]
         query, users = batch["item"], batch["id"][:, 0]

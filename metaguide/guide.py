@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaguide.answers import Answer, Category, History, Ranking, Sentiment
+from metaguide.answers import Answer, Category, History, Ranking, Sentiment, each_once
 from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
@@ -433,7 +433,7 @@ def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list
                 )
     shots = max(1, adapted_guide.shots)
 
-    recent = [[index[product] for product in one.products][-shots:] for one in batch]
+    recent = [[index[product] for product in each_once(one.products)][-shots:] for one in batch]
     items = np.array([row + [0] * (shots - len(row)) for row in recent], np.int32)
     known = [len(row) if adapted_guide.shots else 0 for row in recent]
     masks = np.array([[i < count for i in range(shots)] for count in known])

@@ -208,19 +208,23 @@ def test_a_long_passage_is_adapted_to_and_asked_about_whatever_the_seed(tokenize
 
 def test_rankings_leave_out_what_the_user_has(adapted):
     """Faults: a product is missing or twice, a known one is recommended, more of a long history
-    is read than the shots, padding of a short one is taken for product 0."""
+    is read than the shots, padding of a short one is taken for product 0, a product that was taken
+    again counts at another time than in training."""
     known = [product.id for product in PRODUCTS]
     users = [
         History("long", tuple(known[3:7])),
         History("end", tuple(known[5:7])),
         History("one", (known[8],)),
         History("none", ()),
+        History("again", (known[0], known[4], known[0], known[4], known[0])),
+        History("first", (known[0], known[4])),
     ]
     rankings = adapted.predict(users)
     for user, ranking in zip(users, rankings, strict=True):
         assert ranking.user == user.user
-        assert sorted((*ranking.products, *user.products)) == sorted(known)
-    long, end, one, none = (ranking.products for ranking in rankings)
+        assert sorted((*ranking.products, *set(user.products))) == sorted(known)
+    long, end, one, none, again, first = (ranking.products for ranking in rankings)
+    assert again == first  # what is taken again counts once, as it does in training
     assert long == tuple(product for product in end if product not in known[3:7])
     assert one != tuple(product for product in none if product != known[8])
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaguide.answers import histories
 from metaguide.data.catalogue import IMAGE_SIDE, CatalogueError, Domain, Product, Question
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
 from metaguide.scoring import CHARACTER, answer_scores
@@ -277,8 +278,8 @@ def recommendation_table(
 ) -> Table:
     """Return the table of users: what they took, in the order of time, and all products.
 
-    A product that a user takes again counts once, at its first time. Users with fewer than two
-    products are left out: there is nothing to ask about them.
+    A user's history is that of `metaguide.answers.histories`. Users with fewer than two products
+    are left out: there is nothing to ask about them.
 
     Returns:
         {"products": rows [domains, products, ...], "catalogue": int32 [domains], "items": int32
@@ -287,12 +288,8 @@ def recommendation_table(
     products, items, taken = [], [], []
     for domain in domains:
         index = {product.id: row for row, product in enumerate(domain.products)}
-        histories: dict[str, list[int]] = {}
-        for event in sorted(domain.interactions, key=lambda event: event.time):
-            history = histories.setdefault(event.user, [])
-            if index[event.product] not in history:
-                history.append(index[event.product])
-        kept = [histories[user] for user in sorted(histories) if len(histories[user]) > 1]
+        every = histories(domain.interactions)
+        kept = [[index[p] for p in user.products] for user in every if len(user.products) > 1]
         longest = max(map(len, kept), default=0)
         padded = [history + [0] * (longest - len(history)) for history in kept]
         items.append(np.array(padded, np.int32).reshape(len(kept), longest))

@@ -306,29 +306,35 @@ def best_sentence(
 
 
 def popularity(
-    taken: Int[np.ndarray, " interactions"],
+    taken: Int[np.ndarray, "events 2"],
     query: Rows,
     users: Int[np.ndarray, " episodes"],
     candidates: Bool[np.ndarray, "#episodes products"],
     seed: int = 0,
 ) -> Raw:
-    """Products in the order of how often they were taken in the target domain.
+    """Products in the order of how many other users of the target domain took them.
 
-    It reads the domain that the arms see only K interactions of: all interactions of all its
-    users except those that are asked for, each (user, product) of the cell's queries once.
+    It reads the domain that the arms see only K interactions of: what everyone took, except what
+    is asked for in the cell, and nothing that the asker took, known to the arms or not: of his own
+    products those that he took already could only stand before the one he took next.
 
     Args:
-        taken: product of every interaction of the domain, the queries' among them.
+        taken: (user, product) of the domain's histories, those of the queries among them.
         query: products to be ranked.
-        users: of the episodes.
+        users: of the episodes, numbered as in `taken`.
         candidates: which products compete.
         seed: of the draw between ties.
     """
-    count = candidates.shape[1]
     asked = np.stack([np.broadcast_to(users[:, None], query.shape), query], -1)[query >= 0]
-    withheld = np.unique(asked, axis=0)[:, 1]
-    left = np.bincount(taken, minlength=count) - np.bincount(withheld, minlength=count)
-    scores = np.broadcast_to(left.astype(np.float64), (len(query), count))
+    withheld = set(map(tuple, asked.tolist()))
+    left = {pair for pair in map(tuple, taken.tolist()) if pair not in withheld}
+    of_users = {user: np.zeros(candidates.shape[1]) for user in users.tolist()}
+    every = np.zeros(candidates.shape[1])
+    for user, product in left:
+        every[product] += 1
+        if user in of_users:
+            of_users[user][product] += 1
+    scores = np.stack([every - of_users[user] for user in users.tolist()])
     return _ranked(scores, query, users, candidates, seed)
 
 

@@ -150,17 +150,32 @@ def test_best_sentence_is_scored_as_its_words():
 def test_popularity_leaves_out_what_is_asked_for():
     """The held-out interaction counted into popularity, which then leaks the answer; or taken out
     once for each episode in which its user recurs."""
-    taken = np.array([0, 0, 1, 1, 2])
+    taken = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [7, 2]])
     everything = np.ones((1, 3), bool)
     query, users = np.array([[2], [2]]), np.array([7, 7])
     found = floors.popularity(taken, query, users, everything)
     assert found["rank"].ravel().tolist() == [3, 3]
     assert found["id"].ravel().tolist() == [7, 7]
-    found = floors.popularity(np.append(taken, [0, 2, 2]), query[:1], users[:1], everything)
+    more = np.append(taken, [[2, 0], [2, 2], [3, 2]], axis=0)
+    found = floors.popularity(more, query[:1], users[:1], everything)
     assert found["rank"].item() in (2, 3)
     candidates = np.array([[False, True, True]])
-    found = floors.popularity(np.append(taken, 2), query[:1], users[:1], candidates)
+    more = np.append(taken, [[2, 2]], axis=0)
+    found = floors.popularity(more, query[:1], users[:1], candidates)
     assert found["rank"].item() == 2
+
+
+def test_popularity_does_not_count_the_askers_own_products_against_him():
+    """Faults: what he took between the known ones and the one asked for stands above it; a product
+    that another took again and again counts as often."""
+    taken = np.array([[7, 0], [7, 1], [7, 2], [1, 0], [2, 2], [1, 3], [1, 3], [1, 3]])
+    everything = np.ones((1, 4), bool)
+    # One other took each of 0, 2 and 3: a draw between three, and 1 is behind.
+    ranks = {
+        floors.popularity(taken, np.array([[2]]), np.array([7]), everything, seed)["rank"].item()
+        for seed in range(30)
+    }
+    assert ranks == {1, 2, 3}
 
 
 def test_content_weighs_the_latest_most():
