@@ -9,7 +9,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.worlds import World
 from metaguide.answers import histories
 from metaguide.data.catalogue import Domain
-from metaguide.data.encoding import product_text, question_examples
+from metaguide.data.encoding import question_examples
+from metaguide.data.texts import product_text
 from metaguide.training import floors
 from metaguide.training.evaluate import drawn, episode_keys
 from metaguide.training.floors import FLOORS, Raw

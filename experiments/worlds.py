@@ -11,8 +11,10 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.settings import ConfigError
 from metaguide.data.bazaar import BazaarSettings, generate
 from metaguide.data.catalogue import Domain, Product, Review, read_catalogue, write_domain
-from metaguide.data.encoding import Lengths, product_text
+from metaguide.data.encoding import Lengths
 from metaguide.data.online_shopping import read_online_shopping
+from metaguide.data.repeats import without_repeats
+from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
@@ -98,6 +100,10 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         )
         sources = tuple(domains[name] for name in named)
         always = {}
+    sources, validation, held_out = (
+        tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
+        for part in (sources, validation, held_out)
+    )
     path = folder / TOKENIZER
     if path.exists():
         tokenizer = Tokenizer.load(path)

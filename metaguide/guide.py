@@ -15,6 +15,7 @@ from metaguide.answers import Answer, Category, History, Ranking, Sentiment, eac
 from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
+from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.optimizers import Rule, stored
@@ -58,7 +59,8 @@ class Guide:
         """Adapt to a domain from a few of its examples.
 
         Args:
-            domain: a domain, or the folder of one in the catalogue format.
+            domain: a domain, or the folder of one in the catalogue format. Of examples that repeat
+                one another the first is read, with a warning.
             shots: examples to adapt to: of each category, of each sentiment, questions, and
                 products of each user. 0 asks the guide as it is.
             seed: of the draw of the examples.
@@ -74,6 +76,7 @@ class Guide:
             domain = read_domain(Path(domain))
         if shots < 0:
             raise ValueError(f"shots is {shots}; it has to be 0 or more")
+        domain = without_repeats(domain, pictures=self.model.image)
         rng = np.random.default_rng(seed)
         adapted = {}
         for kind, serving in self.serving.items():

@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 CHARACTER = re.compile(
@@ -18,7 +19,8 @@ CHARACTER = re.compile(
 """Ideographs, iteration marks, kana (full and half width): scripts without blanks between words."""
 
 
-def answer_words(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 14)
+def answer_words(text: str) -> tuple[str, ...]:
     """Return the words of an answer that count.
 
     Letters are lower case; punctuation (of any script) and the articles a, an and the are left out;
@@ -27,7 +29,7 @@ def answer_words(text: str) -> list[str]:
     """
     text = unicodedata.normalize("NFC", text).lower()
     kept = _ARTICLES.sub(" ", "".join(char for char in text if not _is_punctuation(char)))
-    return CHARACTER.sub(r" \g<0> ", kept).split() or text.split()
+    return tuple(CHARACTER.sub(r" \g<0> ", kept).split() or text.split())
 
 
 def answer_scores(said: str, golds: Sequence[str]) -> tuple[float, float]:
@@ -48,11 +50,13 @@ def answer_scores(said: str, golds: Sequence[str]) -> tuple[float, float]:
     return max(em for em, _ in scores), max(f1 for _, f1 in scores)
 
 
-def _against(said: list[str], gold: list[str]) -> tuple[float, float]:
+def _against(said: tuple[str, ...], gold: tuple[str, ...]) -> tuple[float, float]:
+    if said == gold or set(said).isdisjoint(gold):
+        return float(said == gold), float(said == gold)
     common = (Counter(said) & Counter(gold)).total()
-    sizes = len(said) + len(gold)
-    return float(said == gold), 2.0 * common / sizes if sizes else 1.0
+    return 0.0, 2.0 * common / (len(said) + len(gold))
 
 
+@lru_cache(maxsize=1 << 12)
 def _is_punctuation(char: str) -> bool:
     return char in string.punctuation or unicodedata.category(char)[0] == "P"

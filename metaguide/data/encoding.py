@@ -4,8 +4,6 @@ A table is a dict of arrays whose leading axis is the domain, so that a domain i
 a compiled program may draw. It lives on the device and is an argument of every step.
 """
 
-import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +12,10 @@ import numpy as np
 
 from metaguide.answers import histories
 from metaguide.data.catalogue import IMAGE_SIDE, CatalogueError, Domain, Product, Question
+from metaguide.data.repeats import distinct_products, distinct_questions, distinct_reviews
+from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
-from metaguide.scoring import CHARACTER, answer_scores
+from metaguide.scoring import answer_scores
 
 Table = dict[str, Any]
 
@@ -32,44 +32,6 @@ class Lengths(NamedTuple):
     text: int
     pair: int
     name: int
-
-
-def product_text(product: Product) -> str:
-    """Return what is read of a product: title, description, attributes that they do not name."""
-    prose = " ".join(part for part in (product.title, product.description) if part)
-    others = (f"{k} {v}" for k, v in product.attributes.items() if not _names(prose, k, v))
-    return " ".join((prose, *others))
-
-
-def _names(prose: str, key: str, value: str) -> bool:
-    """Whether the prose has the value as whole words; of a bare number, the key as well."""
-    prose, key, value = (
-        " ".join(unicodedata.normalize("NFKC", text).lower().split())
-        for text in (prose, key, value)
-    )
-    keyed = any(map(str.isalpha, value)) or _has_words(prose, key)
-    return keyed and _has_words(prose, value)
-
-
-def _has_words(prose: str, words: str) -> bool:
-    matches = re.finditer(f"(?={re.escape(words)})", prose) if words else ()
-    begins = [match.start() for match in matches]
-    return any(
-        not _goes_on(words[::-1], prose[:begin][::-1])
-        and not _goes_on(words, prose[begin + len(words) :])
-        for begin in begins
-    )
-
-
-def _goes_on(words: str, beside: str) -> bool:
-    """Whether what stands behind `words` makes another word of it: "128" of "12", "red-hot"."""
-    joint = re.match(r"[-.,'’/]?\w", beside)
-    if joint is None or not words[-1].isalnum():
-        return False
-    if CHARACTER.match(words[-1]) or CHARACTER.match(joint.group()[-1]):
-        # No blanks stand between Chinese words: a single character may be part of any.
-        return len(words) == 1 and len(joint.group()) == 1 and bool(CHARACTER.match(joint.group()))
-    return True
 
 
 def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> Table:
@@ -118,7 +80,7 @@ def classification_table(
     images: bool,
     always: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """Return the labelled table of products and their categories.
+    """Return the labelled table of products and their categories, each content once.
 
     Args:
         domains: each with at least one categorised product.
@@ -133,7 +95,7 @@ def classification_table(
     """
     rows, labels, names, priority = [], [], [], []
     for domain in domains:
-        kept = [product for product in domain.products if product.category is not None]
+        kept = distinct_products(domain, pictures=images)
         categories = sorted({str(product.category) for product in kept})
         forced = (always or {}).get(domain.name, ())
         unknown = sorted(set(forced) - set(categories))
@@ -157,11 +119,13 @@ def classification_table(
 def sentiment_table(domains: Sequence[Domain], tokenizer: Tokenizer, lengths: Lengths) -> Table:
     """Return the labelled table of reviews: 0 negative, 1 positive; three stars have no class.
 
+    A text that several reviews have is there once.
+
     Rows hold `tokens` and `stars` float32, 0 where a review has none.
     """
     rows, labels = [], []
     for domain in domains:
-        kept = [review for review in domain.reviews if review.label is not None]
+        kept = distinct_reviews(domain)
         rows.append(
             {
                 "tokens": tokenizer.encode([review.text for review in kept], lengths.text).tokens,
@@ -206,12 +170,12 @@ def questions_table(
 
 
 def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list[Question]:
-    """Return the questions of a domain that can be learned from and asked.
+    """Return the questions of a domain that can be learned from and asked, each once.
 
     An answer that no window of `length` tokens is sure to hold whole cannot be; such questions are
     left out with a warning.
     """
-    questions = list(domain.questions)
+    questions = distinct_questions(domain)
     encoded = _pairs(questions, tokenizer, length)
     kept = [
         question

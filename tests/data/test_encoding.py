@@ -18,13 +18,13 @@ from metaguide.data.encoding import (
     KINDS,
     Lengths,
     classification_table,
-    product_text,
     question_rows,
     questions_table,
     recommendation_table,
     sentiment_table,
     unlabelled,
 )
+from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import CLS, MASK, PAD, SEP, Tokenizer
 from metaguide.scoring import answer_scores
 
