@@ -87,7 +87,7 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         The world.
 
     Raises:
-        ConfigError: a domain is unknown, or plays two parts.
+        ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
         CatalogueError: the data are not as they should be.
     """
     if config.data.world == "online_shopping":
@@ -100,6 +100,11 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         )
         sources = tuple(domains[name] for name in named)
         always = {}
+    if not 0 < config.episodes.near <= 1:
+        raise ConfigError(
+            f"--config.episodes.near={config.episodes.near}: give the share of what texts have in "
+            "common from which they count as one, above 0; 1 for the same texts alone"
+        )
     sources, validation, held_out = (
         tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
         for part in (sources, validation, held_out)

@@ -262,6 +262,19 @@ def test_a_blank_answer_is_named_as_that(tokenizer, text, answer):
         questions_table((domain,), tokenizer, LENGTHS)
 
 
+def test_an_answer_that_starts_within_the_bytes_of_a_character_says_that_character(tokenizer):
+    """Fault: the very string of the answer is wrong, since a byte of its first character is not
+    among its tokens."""
+    question = Question("q", "how?", "电池好耐用", (2, 5))
+    rows = question_rows([question], tokenizer, 40, "d", longest=9)
+    first, last = rows["start"][0], rows["end"][0]
+    assert last - first == 8  # three characters in bytes
+    for start in (first, first + 1, first + 2):
+        assert rows["em"][0, start, last - start] and rows["f1"][0, start, last - start] == 1
+    assert not rows["em"][0, first + 3, last - first - 3]
+    assert rows["f1"][0, first + 3, last - first - 3] == pytest.approx(4 / 5)
+
+
 def test_an_answer_far_behind_is_in_a_window(tokenizer):
     """Fault: a passage longer than the tokens kept makes the domain an error."""
     text = "it broke again. " * 60 + "it holds a day."
