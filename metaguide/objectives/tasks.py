@@ -84,6 +84,7 @@ def span_loss(
     start_target: Int[Array, " batch"],
     end_target: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
+    weights: Float[Array, " batch"] | None = None,
 ) -> _Loss:
     """Cross-entropy of the first and the last token of the answer (Devlin et al. 2019).
 
@@ -95,6 +96,7 @@ def span_loss(
         start_target: s, the first token; 0 where the question has no answer.
         end_target: e, the last token, inclusive; 0 where the question has no answer.
         mask: which rows count.
+        weights: how much each of them counts in the mean; the same for all by default.
 
     Returns:
         The loss, and the metric `exact`: how often both ends score highest.
@@ -104,6 +106,9 @@ def span_loss(
     losses = optax.softmax_cross_entropy_with_integer_labels(start, start_target)
     losses += optax.softmax_cross_entropy_with_integer_labels(end, end_target)
     exact = is_highest(start, start_target) * is_highest(end, end_target)
+    if weights is not None:
+        mean = weights / jnp.maximum(masked_mean(weights, mask), jnp.finfo(weights.dtype).tiny)
+        losses, exact = losses * mean, exact * mean
     return masked_mean(losses / 2, mask), {"exact": masked_mean(exact, mask)}
 
 

@@ -120,8 +120,9 @@ def questions(model: GuideModel, longest: int) -> Problem:
     """Extractive question answering: the span of the answer, or none.
 
     Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
-    tokens [examples, windows, length]: each is an example of its own to the loss, and the best
-    answer of all of them is predicted.
+    tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
+    those that hold the answer weigh one together, and those that do not weigh one. The best answer
+    of all windows is predicted.
     """
 
     def encode(params: Params, batch: Batch, context, key):
@@ -148,14 +149,15 @@ def questions(model: GuideModel, longest: int) -> Problem:
     def loss(params: Params, encoded, batch: Batch, context):
         del context
         start, end, exists = scores(params, encoded, batch)
+        first, last = (batch[name].reshape(exists.shape) for name in ("start", "end"))
+        weights = None
+        if exists.shape[1] > 1:
+            holds, lacks = exists & (first > 0), exists & (first == 0)
+            several = jnp.where(holds, holds.sum(1, keepdims=True), lacks.sum(1, keepdims=True))
+            weights = (1 / jnp.maximum(several, 1).astype(start.dtype)).reshape(-1)
         length, mask = start.shape[-1], exists & batch["mask"][:, None]
-        return span_loss(
-            start.reshape(-1, length),
-            end.reshape(-1, length),
-            batch["start"].reshape(-1),
-            batch["end"].reshape(-1),
-            mask.reshape(-1),
-        )
+        flat = start.reshape(-1, length), end.reshape(-1, length), first.ravel(), last.ravel()
+        return span_loss(*flat, mask.ravel(), weights)
 
     return _problem(model, "questions", encode, loss, predict, judge_spans)
 

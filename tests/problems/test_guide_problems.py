@@ -270,13 +270,15 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
     encoded = jax.jit(problem.encode)(params, batch, {}, None)
     loss, _ = problem.loss(params, encoded, batch, {})
     alone_of = jax.jit(loss_of(problem))
-    # Each window on its own, and nothing else, is what the loss is the mean of.
-    losses = []
+    # The loss is a mean over windows: those with the answer weigh one, and so do those without.
+    losses, weights = [], []
     for row, window in zip(*np.nonzero(rows["tokens"][..., 0]), strict=True):
         one = {name: jnp.asarray(leaf[row, window])[None] for name, leaf in rows.items()}
         one["mask"] = jnp.ones(1, bool)
         losses.append(float(alone_of(params, one, {})))
-    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-4)
+        alike = (rows["start"][row] > 0) == (rows["start"][row, window] > 0)
+        weights.append(1 / (alike & (rows["tokens"][row, :, 0] > 0)).sum())
+    np.testing.assert_allclose(loss, np.average(losses, weights=weights), rtol=1e-4)
     single = question_rows([short], tokenizer, 24, "d", longest=8)
     single = jax.tree.map(jnp.asarray, {**single, "mask": np.ones(1, bool)})
     both = problem.predict(params, encoded, batch, {})
