@@ -7,8 +7,10 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.worlds import World
+from metaguide.answers import histories
 from metaguide.data.catalogue import Domain
-from metaguide.data.encoding import product_text, question_rows
+from metaguide.data.encoding import question_examples
+from metaguide.data.texts import product_text
 from metaguide.training import floors
 from metaguide.training.evaluate import drawn, episode_keys
 from metaguide.training.floors import FLOORS, Raw
@@ -99,29 +101,29 @@ def _sentiment(world: World, domain: Domain, cells) -> Iterator[Outcome]:
 
 
 def _questions(world: World, domain: Domain, cells) -> Iterator[Outcome]:
-    questions = [question.question for question in domain.questions]
-    texts = [question.text for question in domain.questions]
+    examples = question_examples(domain, world.tokenizer, world.lengths.pair)
+    questions = [example.question for example in examples]
+    texts = [example.text for example in examples]
+    golds = [example.golds for example in examples]
     sources = [question for one in world.sources for question in one.questions]
     tfidf = floors.fit_tfidf([text for q in sources for text in (q.question, q.text)])
-    encoded = world.tokenizer.encode_pairs(questions, texts, world.lengths.pair)
-    table = question_rows(domain.questions, world.tokenizer, world.lengths.pair, domain.name)
+    answerable = np.array([len(gold) > 0 for gold in golds], bool)
     for shots, cell in cells.items():
         query = _rows(cell["query"])
-        yield "abstain", shots, floors.abstain(table["end"] > 0, query)
-        yield (
-            "best sentence",
-            shots,
-            floors.best_sentence(
-                tfidf, questions, texts, encoded.offsets, table["start"], table["end"], query
-            ),
-        )
+        yield "abstain", shots, floors.abstain(answerable, query)
+        best = floors.best_sentence(tfidf, questions, texts, golds, query)
+        yield "best sentence", shots, best
 
 
 def _recommendation(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
     features = tfidf.transform([product_text(product) for product in domain.products])
     index = {product.id: row for row, product in enumerate(domain.products)}
-    taken = np.array([index[event.product] for event in domain.interactions])
+    # Numbered as in the table: first the users that can be asked about.
+    every = sorted(histories(domain.interactions), key=lambda user: len(user.products) < 2)
+    taken = np.array(
+        [(number, index[p]) for number, user in enumerate(every) for p in user.products]
+    )
     for shots, cell in cells.items():
         batch = cell["query"]
         query, users = batch["item"], batch["id"][:, 0]

@@ -11,8 +11,10 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.settings import ConfigError
 from metaguide.data.bazaar import BazaarSettings, generate
 from metaguide.data.catalogue import Domain, Product, Review, read_catalogue, write_domain
-from metaguide.data.encoding import Lengths, product_text
+from metaguide.data.encoding import Lengths
 from metaguide.data.online_shopping import read_online_shopping
+from metaguide.data.repeats import without_repeats
+from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
@@ -69,6 +71,7 @@ class World(NamedTuple):
             self.lengths,
             shape,
             always=self.always,
+            judged=part != "sources",
         )
         return made
 
@@ -84,7 +87,7 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         The world.
 
     Raises:
-        ConfigError: a domain is unknown, or plays two parts.
+        ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
         CatalogueError: the data are not as they should be.
     """
     if config.data.world == "online_shopping":
@@ -97,6 +100,15 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         )
         sources = tuple(domains[name] for name in named)
         always = {}
+    if not 0 < config.episodes.near <= 1:
+        raise ConfigError(
+            f"--config.episodes.near={config.episodes.near}: give the share of what texts have in "
+            "common from which they count as one, above 0; 1 for the same texts alone"
+        )
+    sources, validation, held_out = (
+        tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
+        for part in (sources, validation, held_out)
+    )
     path = folder / TOKENIZER
     if path.exists():
         tokenizer = Tokenizer.load(path)

@@ -1,6 +1,6 @@
 """What the guide is asked of a user, and what it answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,8 +50,16 @@ class History:
 
 
 def histories(interactions: Sequence[Interaction]) -> list[History]:
-    """Return every user's products in the order of time, each once, users sorted by name."""
-    taken: dict[str, dict[str, None]] = {}
+    """Return every user's products in the order of time, as `each_once`, users sorted by name."""
+    taken: dict[str, list[str]] = {}
     for event in sorted(interactions, key=lambda event: event.time):
-        taken.setdefault(event.user, {})[event.product] = None
-    return [History(user, tuple(taken[user])) for user in sorted(taken)]
+        taken.setdefault(event.user, []).append(event.product)
+    return [History(user, each_once(taken[user])) for user in sorted(taken)]
+
+
+def each_once(products: Iterable[str]) -> tuple[str, ...]:
+    """Return products in the order of time, one that comes again at its first time alone.
+
+    This is what a history means wherever one is read: in training, in serving and in the floors.
+    """
+    return tuple(dict.fromkeys(products))

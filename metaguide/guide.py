@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaguide.answers import Answer, Category, History, Ranking, Sentiment
+from metaguide.answers import Answer, Category, History, Ranking, Sentiment, each_once
 from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
-from metaguide.data.encoding import KINDS, Lengths, product_rows, question_rows
+from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
+from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.optimizers import Rule, stored
@@ -58,7 +59,8 @@ class Guide:
         """Adapt to a domain from a few of its examples.
 
         Args:
-            domain: a domain, or the folder of one in the catalogue format.
+            domain: a domain, or the folder of one in the catalogue format. Of examples that repeat
+                one another the first is read, with a warning.
             shots: examples to adapt to: of each category, of each sentiment, questions, and
                 products of each user. 0 asks the guide as it is.
             seed: of the draw of the examples.
@@ -74,6 +76,7 @@ class Guide:
             domain = read_domain(Path(domain))
         if shots < 0:
             raise ValueError(f"shots is {shots}; it has to be 0 or more")
+        domain = without_repeats(domain, pictures=self.model.image)
         rng = np.random.default_rng(seed)
         adapted = {}
         for kind, serving in self.serving.items():
@@ -302,7 +305,8 @@ def _adapt_examples(
         labels = np.array([review.label for review in examples])
         problem, classes = sentiment(guide.model), 2
     else:
-        examples, labels = list(domain.questions), np.zeros(len(domain.questions), int)
+        examples = question_examples(domain, guide.tokenizer, guide.lengths.pair)
+        labels = np.zeros(len(examples), int)
         problem, classes = questions(guide.model, guide.longest), 1
     rows = _choose(labels, classes, shots, f"domain {domain.name}, {kind}", rng)
     chosen = [examples[row] for row in rows]
@@ -415,7 +419,8 @@ def _predict_answers(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[
         if first == 0:
             answers.append(Answer(None, None))
             continue
-        span = int(encoded.offsets[row, first, 0]), int(encoded.offsets[row, last, 1])
+        offsets = encoded.offsets[row, int(outputs["window"][row])]
+        span = int(offsets[first, 0]), int(offsets[last, 1])
         answers.append(Answer(span, one.text[span[0] : span[1]]))
     return answers
 
@@ -431,7 +436,7 @@ def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list
                 )
     shots = max(1, adapted_guide.shots)
 
-    recent = [[index[product] for product in one.products][-shots:] for one in batch]
+    recent = [[index[product] for product in each_once(one.products)][-shots:] for one in batch]
     items = np.array([row + [0] * (shots - len(row)) for row in recent], np.int32)
     known = [len(row) if adapted_guide.shots else 0 for row in recent]
     masks = np.array([[i < count for i in range(shots)] for count in known])

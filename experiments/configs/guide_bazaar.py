@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
         "queries": 15,
         "candidates": 32,  # products that a training episode of recommendation ranks
         "longest": 8,  # tokens of an answer
+        "near": 1.0,  # texts with so much in common are one example; 1 for the same texts alone
     }
 
     config.pretrain = {

@@ -51,6 +51,8 @@ UTF-8. A field that is not required may be left out or be null. Fields not named
     text         text, required, in which the answer is looked for
     answer       [start, end], characters of `text` counted from 0, `end` not included; null or
                  left out where the text has no answer
+    answers      in place of `answer`, a list of such spans where several are right: the first is
+                 learned from, and what is said is scored against the nearest
     product      id of a line in products.jsonl
 
 `interactions.jsonl`, a purchase, click or rating a line, in any order:
@@ -70,6 +72,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -133,13 +136,24 @@ class Review:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a text; `answer` is a half-open span of its characters, None for no answer."""
+    """A question on a text.
+
+    `answer` is a half-open span of the text's characters, None for no answer; `others` are further
+    spans that are right as well.
+    """
 
     id: str
     question: str
     text: str
     answer: tuple[int, int] | None = None
     product: str | None = None
+    others: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """The right answers as they stand in the text; empty where there is none."""
+        spans = () if self.answer is None else (self.answer, *self.others)
+        return tuple(self.text[start:end] for start, end in spans)
 
 
 @dataclass(frozen=True)
@@ -221,7 +235,7 @@ def read_domain(folder: Path) -> Domain:
                 Review(**row) for _, row in checked_rows(raw["reviews.jsonl"], REVIEW, ids)
             ),
             questions=tuple(
-                Question(**row) for _, row in checked_rows(raw["questions.jsonl"], QUESTION, ids)
+                _question(row) for _, row in checked_rows(raw["questions.jsonl"], QUESTION, ids)
             ),
             interactions=tuple(
                 Interaction(**row)
@@ -303,6 +317,13 @@ def _read_image(where: str, folder: Path, name: str | None) -> np.ndarray | None
         ) from error
 
 
+def _question(row: dict[str, Any]) -> Question:
+    answers = row.pop("answers", ())
+    if answers:
+        row |= {"answer": answers[0], "others": tuple(answers[1:])}
+    return Question(**row)
+
+
 def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
     """The files of a domain by their path within its folder, checked as the reader checks."""
     files: dict[str, bytes] = {}
@@ -319,8 +340,12 @@ def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
             row = {key: value for key, value in vars(item).items() if value is not None}
             if "attributes" in row:
                 row["attributes"] = dict(row["attributes"])
+            others = row.pop("others", ())
             if "answer" in row:
                 row["answer"] = list(row["answer"])
+            if others:
+                spans = [row.pop("answer", None), *others]
+                row["answers"] = [None if span is None else list(span) for span in spans]
             if "image" in row:
                 # Named by number, since an id may hold what a file name may not.
                 path = f"images/{number:06d}.png"

@@ -4,13 +4,18 @@ A table is a dict of arrays whose leading axis is the domain, so that a domain i
 a compiled program may draw. It lives on the device and is an argument of every step.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaguide.answers import histories
 from metaguide.data.catalogue import IMAGE_SIDE, CatalogueError, Domain, Product, Question
+from metaguide.data.repeats import distinct_products, distinct_questions, distinct_reviews
+from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
+from metaguide.scoring import answer_scores
 
 Table = dict[str, Any]
 
@@ -27,13 +32,6 @@ class Lengths(NamedTuple):
     text: int
     pair: int
     name: int
-
-
-def product_text(product: Product) -> str:
-    """Return what is read of a product: title, description, attributes that they do not name."""
-    prose = " ".join(part for part in (product.title, product.description) if part)
-    others = (f"{k} {v}" for k, v in product.attributes.items() if v.lower() not in prose.lower())
-    return " ".join((prose, *others))
 
 
 def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> Table:
@@ -82,7 +80,7 @@ def classification_table(
     images: bool,
     always: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """Return the labelled table of products and their categories.
+    """Return the labelled table of products and their categories, each content once.
 
     Args:
         domains: each with at least one categorised product.
@@ -97,7 +95,7 @@ def classification_table(
     """
     rows, labels, names, priority = [], [], [], []
     for domain in domains:
-        kept = [product for product in domain.products if product.category is not None]
+        kept = distinct_products(domain, pictures=images)
         categories = sorted({str(product.category) for product in kept})
         forced = (always or {}).get(domain.name, ())
         unknown = sorted(set(forced) - set(categories))
@@ -121,11 +119,13 @@ def classification_table(
 def sentiment_table(domains: Sequence[Domain], tokenizer: Tokenizer, lengths: Lengths) -> Table:
     """Return the labelled table of reviews: 0 negative, 1 positive; three stars have no class.
 
+    A text that several reviews have is there once.
+
     Rows hold `tokens` and `stars` float32, 0 where a review has none.
     """
     rows, labels = [], []
     for domain in domains:
-        kept = [review for review in domain.reviews if review.label is not None]
+        kept = distinct_reviews(domain)
         rows.append(
             {
                 "tokens": tokenizer.encode([review.text for review in kept], lengths.text).tokens,
@@ -136,35 +136,105 @@ def sentiment_table(domains: Sequence[Domain], tokenizer: Tokenizer, lengths: Le
     return labelled_table(rows, labels, classes=2)
 
 
-def questions_table(domains: Sequence[Domain], tokenizer: Tokenizer, lengths: Lengths) -> Table:
+def questions_table(
+    domains: Sequence[Domain], tokenizer: Tokenizer, lengths: Lengths, longest: int | None = None
+) -> Table:
     """Return the table of questions: one class, rows of `tokens` and the answer's token span.
 
-    `start` and `end` (int32, `end` included) are positions in `tokens`; both are 0, the [CLS]
-    token, where the passage has no answer.
+    Rows are those of `question_rows` for `question_examples`. Every row has as many windows as the
+    longest passage of all domains needs; where one will do, the axis of windows is left out.
+
+    Args:
+        domains: each with at least one question.
+        tokenizer: what reads the texts.
+        lengths: tokens kept.
+        longest: most tokens of an answer, to carry the scores that `judge` looks up.
 
     Raises:
-        CatalogueError: an answer lies beyond `lengths.pair` tokens.
+        CatalogueError: an answer is blank.
     """
+    kept = [question_examples(domain, tokenizer, lengths.pair) for domain in domains]
     rows = [
-        question_rows(domain.questions, tokenizer, lengths.pair, domain.name) for domain in domains
+        question_rows(questions, tokenizer, lengths.pair, domain.name, longest)
+        for questions, domain in zip(kept, domains, strict=True)
     ]
-    return labelled_table(rows, [np.zeros(len(domain.questions), int) for domain in domains])
+    if any(table["start"].ndim > 1 for table in rows):
+        rows = [
+            {
+                name: leaf if table["start"].ndim > 1 else leaf[:, None]
+                for name, leaf in table.items()
+            }
+            for table in rows
+        ]
+    return labelled_table(rows, [np.zeros(len(questions), int) for questions in kept])
+
+
+def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list[Question]:
+    """Return the questions of a domain that can be learned from and asked, each once.
+
+    An answer that no window of `length` tokens is sure to hold whole cannot be; such questions are
+    left out with a warning.
+    """
+    questions = distinct_questions(domain)
+    encoded = _pairs(questions, tokenizer, length)
+    kept = [
+        question
+        for row, question in enumerate(questions)
+        if question.answer is None or _token_spans(encoded, row, question, domain.name).any()
+    ]
+    if len(kept) < len(questions):
+        ids = {question.id for question in questions} - {question.id for question in kept}
+        warnings.warn(
+            f"domain {domain.name}: {len(questions) - len(kept)} of {len(questions)} questions are "
+            f"left out, their answers being too long for windows of {length} tokens, such as that "
+            f"of {min(ids)!r}; mark shorter answers",
+            stacklevel=2,
+        )
+    return kept
 
 
 def question_rows(
-    questions: Sequence[Question], tokenizer: Tokenizer, length: int, where: str
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    length: int,
+    where: str,
+    longest: int | None = None,
 ) -> Table:
-    """Return {"tokens", "start", "end"} of questions; see `questions_table`."""
-    encoded = tokenizer.encode_pairs(
-        [question.question for question in questions],
-        [question.text for question in questions],
-        length,
-    )
-    spans = np.zeros((len(questions), 2), np.int32)
+    """Return questions as they are read: beside their passage, or windows of it.
+
+    Args:
+        questions: to encode.
+        tokenizer: what reads the texts.
+        length: tokens of a question with its passage, or a window of it.
+        where: name of the domain, for errors.
+        longest: most tokens of an answer, to have `em` and `f1` too.
+
+    Returns:
+        {"tokens": int32 [questions, windows, length], "start", "end": int32 [questions, windows],
+        "em": bool, "f1": float32 [questions, windows, length, longest]}. `start` and `end`, the
+        last token, are positions in the window's tokens, both 0, the [CLS] token, where the window
+        does not hold the whole answer. `em` and `f1` are the scores of what is said with the tokens
+        from a position on, 1 to `longest` of them; see `metaguide.scoring`. The axis of windows is
+        left out where every passage fits into one.
+
+    Raises:
+        CatalogueError: an answer is blank.
+    """
+    encoded = _pairs(questions, tokenizer, length)
+    spans = np.zeros((*encoded.tokens.shape[:2], 2), np.int32)
     for row, question in enumerate(questions):
         if question.answer is not None:
-            spans[row] = _token_span(encoded, row, question, where)
-    return {"tokens": encoded.tokens, "start": spans[:, 0], "end": spans[:, 1]}
+            spans[row] = _token_spans(encoded, row, question, where)
+    rows: Table = {"tokens": encoded.tokens, "start": spans[..., 0], "end": spans[..., 1]}
+    if longest is not None:
+        rows["em"] = np.zeros((*encoded.tokens.shape, longest), bool)
+        rows["f1"] = np.zeros((*encoded.tokens.shape, longest), np.float32)
+        for row, question in enumerate(questions):
+            if question.answer is not None:
+                _fill_scores(rows["em"][row], rows["f1"][row], encoded.offsets[row], question)
+    if encoded.tokens.shape[1] == 1:
+        rows = {name: leaf[:, 0] for name, leaf in rows.items()}
+    return rows
 
 
 def recommendation_table(
@@ -172,8 +242,8 @@ def recommendation_table(
 ) -> Table:
     """Return the table of users: what they took, in the order of time, and all products.
 
-    A product that a user takes again counts once, at its first time. Users with fewer than two
-    products are left out: there is nothing to ask about them.
+    A user's history is that of `metaguide.answers.histories`. Users with fewer than two products
+    are left out: there is nothing to ask about them.
 
     Returns:
         {"products": rows [domains, products, ...], "catalogue": int32 [domains], "items": int32
@@ -182,12 +252,8 @@ def recommendation_table(
     products, items, taken = [], [], []
     for domain in domains:
         index = {product.id: row for row, product in enumerate(domain.products)}
-        histories: dict[str, list[int]] = {}
-        for event in sorted(domain.interactions, key=lambda event: event.time):
-            history = histories.setdefault(event.user, [])
-            if index[event.product] not in history:
-                history.append(index[event.product])
-        kept = [histories[user] for user in sorted(histories) if len(histories[user]) > 1]
+        every = histories(domain.interactions)
+        kept = [[index[p] for p in user.products] for user in every if len(user.products) > 1]
         longest = max(map(len, kept), default=0)
         padded = [history + [0] * (longest - len(history)) for history in kept]
         items.append(np.array(padded, np.int32).reshape(len(kept), longest))
@@ -240,7 +306,9 @@ def _stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> Table:
     Padding costs as much as text does, and few texts are as long as may be.
     """
     stacked = {name: _stack([table[name] for table in rows]) for name in rows[0]}
-    used = np.flatnonzero((stacked["tokens"] != PAD).any(axis=(0, 1)))
+    used = np.flatnonzero(
+        (stacked["tokens"] != PAD).any(axis=tuple(range(stacked["tokens"].ndim - 1)))
+    )
     stacked["tokens"] = stacked["tokens"][..., : 1 + used.max(initial=0)]
     return stacked
 
@@ -254,20 +322,48 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _token_span(encoded: Encoded, row: int, question: Question, where: str) -> tuple[int, int]:
+def _pairs(questions: Sequence[Question], tokenizer: Tokenizer, length: int) -> Encoded:
+    return tokenizer.encode_pairs(
+        [question.question for question in questions],
+        [question.text for question in questions],
+        length,
+    )
+
+
+def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> np.ndarray:
+    """The answer's first and last token in each window, (0, 0) in one that may not hold it all."""
     assert question.answer is not None
     first, past = question.answer
-    # White space is part of no token.
-    past = first + len(question.text[first:past].rstrip())
-    begins, ends = encoded.offsets[row, :, 0], encoded.offsets[row, :, 1]
-    inside = np.flatnonzero((begins >= 0) & (ends > first) & (begins < past))
-    if not len(inside) or ends[inside[-1]] < past:
-        length = encoded.tokens.shape[1]
+    begins, ends = encoded.offsets[row, ..., 0], encoded.offsets[row, ..., 1]
+    inside = (begins >= 0) & (ends > first) & (begins < past)
+    if not inside.any():
         raise CatalogueError(
-            f"domain {where}, question {question.id!r}: its answer ends at character {past}, "
-            f"beyond the {length} tokens kept of question and passage; raise config.text.pair"
+            f"domain {where}, question {question.id!r}: its answer, characters {first} to {past}, "
+            "is blank; give the characters of the answer, or None for no answer"
         )
-    return int(inside[0]), int(inside[-1])
+    spans = np.zeros((len(inside), 2), np.int32)
+    windows = int((encoded.tokens[row, :, 0] != PAD).sum())
+    for window in np.flatnonzero(inside.any(1)):
+        answer, text = np.flatnonzero(inside[window]), np.flatnonzero(begins[window] >= 0)
+        # At the edge between two windows, more of the answer may stand in the other one.
+        cut_before = window > 0 and answer[0] == text[0]
+        cut_behind = window + 1 < windows and answer[-1] == text[-1]
+        if not (cut_before or cut_behind):
+            spans[window] = answer[0], answer[-1]
+    return spans
+
+
+def _fill_scores(em: np.ndarray, f1: np.ndarray, offsets: np.ndarray, question: Question) -> None:
+    """Fill in the scores [windows, length, longest] of every answer that can be said."""
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    for window, first in zip(*np.nonzero(offsets[..., 0] >= 0), strict=True):
+        begin = int(offsets[window, first, 0])
+        for more, (_, end) in enumerate(offsets[window, first : first + em.shape[-1]].tolist()):
+            if end < 0:
+                break
+            if (begin, end) not in found:
+                found[begin, end] = answer_scores(question.text[begin:end], question.golds)
+            em[window, first, more], f1[window, first, more] = found[begin, end]
 
 
 KINDS: Mapping[str, Callable[[Domain], bool]] = {

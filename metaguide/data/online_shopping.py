@@ -6,7 +6,6 @@ of its reviews hold a byte order mark, one is empty, and some stand in it twice.
 
 import csv
 import io
-import unicodedata
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metaguide.data.catalogue import CatalogueError, Domain, Review
+from metaguide.data.texts import normalised
 
 _COLUMNS = ("cat", "label", "review")
 _SENTIMENTS = {"1": "positive", "0": "negative"}
@@ -111,13 +111,6 @@ def drop_repeats(domains: Mapping[str, Domain]) -> tuple[dict[str, Domain], Drop
                 reviews.append(review)
         kept[name] = replace(domain, reviews=tuple(reviews))
     return kept, Dropped(empty, repeated)
-
-
-def normalised(text: str) -> str:
-    """The text in NFKC and lower case, without white space, punctuation and control characters."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    # P: punctuation, Z: separators, C: controls, which tabs, newlines and byte order marks are.
-    return "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")
 
 
 def _content(path: Path) -> bytes:

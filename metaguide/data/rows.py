@@ -82,6 +82,12 @@ def _span(value: Any) -> tuple[int, int]:
     return value[0], value[1]
 
 
+def _spans(value: Any) -> list[tuple[int, int]]:
+    if not isinstance(value, list):
+        raise ValueError(f"is {reprlib.repr(value)}; write a list of [start, end]")
+    return [_span(entry) for entry in value]
+
+
 def _inner_path(value: Any) -> str:
     path = PurePosixPath(_name(value))
     if path.is_absolute() or ".." in path.parts:
@@ -109,6 +115,7 @@ QUESTION = {
     "question": Field(_string, required=True),
     "text": Field(_string, required=True),
     "answer": Field(_span),
+    "answers": Field(_spans),
     "product": Field(_name),
 }
 INTERACTION = {
@@ -170,14 +177,29 @@ def _values(where: str, row: Any, fields: Mapping[str, Field]) -> dict[str, Any]
     if "stars" in fields and ("stars" in values) == ("sentiment" in values):
         fault = "both given; leave one out" if "stars" in values else "missing; add one of them"
         raise CatalogueError(f"{where}: fields 'stars' and 'sentiment' are {fault}.")
-    if "answer" in values:
-        (start, end), length = values["answer"], len(values["text"])
-        if not 0 <= start < end <= length:
-            raise CatalogueError(
-                f"{where}: field 'answer' is [{start}, {end}], which is no part of the text of "
-                f"{length} characters; give 0 <= start < end <= {length}, or null for no answer."
-            )
+    if "answer" in values and "answers" in values:
+        raise CatalogueError(
+            f"{where}: fields 'answer' and 'answers' are both given; leave one out."
+        )
+    for name, spans in (("answer", [values.get("answer")]), ("answers", values.get("answers", ()))):
+        for span in spans:
+            if span is not None:
+                _check_answer(where, name, span, values["text"])
     return values
+
+
+def _check_answer(where: str, name: str, span: tuple[int, int], text: str) -> None:
+    (start, end), length = span, len(text)
+    if not 0 <= start < end <= length:
+        raise CatalogueError(
+            f"{where}: field {name!r} is [{start}, {end}], which is no part of the text of "
+            f"{length} characters; give 0 <= start < end <= {length}, or null for no answer."
+        )
+    if not text[start:end].strip():
+        raise CatalogueError(
+            f"{where}: field {name!r} is [{start}, {end}], which is white space alone; give the "
+            "characters of the answer, or null for no answer."
+        )
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:

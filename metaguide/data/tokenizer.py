@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain, count
+from functools import lru_cache
+from itertools import accumulate, chain, count
 from pathlib import Path
 from typing import NamedTuple, SupportsInt
 
@@ -44,13 +46,14 @@ class Encoded(NamedTuple):
         words: number of the token's word in its row, rising from 0; -1 on specials and padding. A
             word is a run of letters and digits, a punctuation mark, or one piece of a Chinese run.
         offsets: half-open character span of the token in the text as given, before lower-casing
-            and NFKC; the bytes of one character all have that character's span; (-1, -1) on
-            specials, padding and questions.
+            and NFKC. Characters that NFKC makes one, such as a letter and its accent, have one
+            span, and so have the bytes of one character; (-1, -1) on specials, padding and
+            questions.
     """
 
-    tokens: Int32[np.ndarray, "texts length"]
-    words: Int32[np.ndarray, "texts length"]
-    offsets: Int32[np.ndarray, "texts length 2"]
+    tokens: Int32[np.ndarray, "*texts length"]
+    words: Int32[np.ndarray, "*texts length"]
+    offsets: Int32[np.ndarray, "*texts length 2"]
 
 
 class _Pieces(NamedTuple):
@@ -95,7 +98,7 @@ class Tokenizer:
         """
         if size <= _FIRST_PIECE + 1:
             raise ValueError(f"size {size} is too small: {_FIRST_PIECE} ids are reserved")
-        texts = _checked(texts)
+        texts = [unicodedata.normalize("NFKC", text) for text in _checked(texts)]
         core = _core({}, [])
         seen = Counter(chain.from_iterable(map(_normalizer().normalize_str, texts)))
         if not seen:
@@ -175,10 +178,17 @@ class Tokenizer:
         return encoded
 
     def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
-        """Encodes pairs as `[CLS] question [SEP] text`, cut and padded to `length` tokens.
+        """Encodes pairs as `[CLS] question [SEP] text`, in as many windows as the text needs.
 
-        A question keeps its first `length // 3` tokens. Words are numbered through the row, those
-        of the text after those of the question. Offsets are the text's alone.
+        A question keeps its first `length // 3` tokens. A text that does not fit beside it is read
+        in windows of `length` tokens, each with the question; a window begins half of a window's
+        text after the one before it, so that no token of the text is lost. Words are numbered
+        through the row, those of the text after those of the question. Offsets are the text's
+        alone.
+
+        Returns:
+            Arrays [texts, windows, length], `windows` being what the longest of them needs; behind
+            the last window of a text all is padding.
 
         Raises:
             TokenizerError: a question or text is not valid Unicode.
@@ -188,26 +198,55 @@ class Tokenizer:
             raise ValueError(f"length {length} is too short for [CLS], [SEP], question and text")
         if len(questions) != len(texts):
             raise ValueError(f"{len(questions)} questions do not pair with {len(texts)} texts")
-        encoded = _padding(len(texts), length)
-        encoded.tokens[:, 0] = CLS
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            stop = start + _TEXTS_AT_ONCE
-            question = self._pieces(questions[start:stop], length // 3, start)
-            rows, columns = _places(question.counts)
-            encoded.tokens[rows + start, columns + 1] = question.tokens
-            encoded.words[rows + start, columns + 1] = question.words
-            ends = question.counts + 1
-            encoded.tokens[np.arange(len(ends)) + start, ends] = SEP
+        parts = [
+            self._windows(questions[start:stop], texts[start:stop], length, start)
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for stop in [start + _TEXTS_AT_ONCE]
+        ]
+        most = max((part.tokens.shape[1] for part in parts), default=1)
+        whole = _padding(len(texts), most, length)
+        for number, part in enumerate(parts):
+            start = number * _TEXTS_AT_ONCE
+            for into, given in zip(whole, part, strict=True):
+                into[start : start + len(given), : given.shape[1]] = given
+        return whole
 
-            text = self._pieces(texts[start:stop], length - 2, start)
-            rows, columns = _places(text.counts)
-            columns = columns + ends[rows] + 1
-            kept = columns < length
-            words = text.words + encoded.words[start:stop].max(axis=1)[rows] + 1
-            rows, columns = rows[kept] + start, columns[kept]
-            encoded.tokens[rows, columns] = text.tokens[kept]
-            encoded.words[rows, columns] = words[kept]
-            encoded.offsets[rows, columns] = text.offsets[kept]
+    def _windows(
+        self, questions: Sequence[str], texts: Sequence[str], length: int, first: int
+    ) -> Encoded:
+        """As `encode_pairs`; `first` is the row of texts[0], for errors."""
+        question = self._pieces(questions, length // 3, first)
+        text = self._pieces(texts, None, first)
+        ends = question.counts + 1
+        rooms = length - 1 - ends
+        steps = rooms - rooms // 2
+        windows = 1 + np.maximum(0, -(-(text.counts - rooms) // steps))
+        encoded = _padding(len(texts), int(windows.max(initial=1)), length)
+        pairs, numbers = _places(windows)
+        encoded.tokens[pairs, numbers, 0] = CLS
+        encoded.tokens[pairs, numbers, ends[pairs]] = SEP
+
+        rows, columns = _places(question.counts)
+        asked = np.full((len(texts), length), PAD, np.int32)
+        asked[rows, columns + 1] = question.tokens
+        words = np.full((len(texts), length), -1, np.int32)
+        words[rows, columns + 1] = question.words
+        encoded.tokens[pairs, numbers] += asked[pairs]  # PAD is 0, and [CLS] and [SEP] lie beside
+        encoded.words[pairs, numbers] = words[pairs]
+
+        # Each window copies its part of the text out of the flat tokens.
+        begins = numbers * steps[pairs]
+        sizes = np.minimum(rooms[pairs], text.counts[pairs] - begins)
+        window, place = _places(sizes)
+        pair = pairs[window]
+        heads = np.cumsum(text.counts) - text.counts
+        source = heads[pair] + begins[window] + place
+        target = pair, numbers[window], ends[pair] + 1 + place
+        encoded.tokens[target] = text.tokens[source]
+        offset = words.max(axis=1, initial=-1) + 1
+        before = text.words[source - place]  # of the window's first token
+        encoded.words[target] = text.words[source] - before + offset[pair]
+        encoded.offsets[target] = text.offsets[source]
         return encoded
 
     def decode(
@@ -245,17 +284,26 @@ class Tokenizer:
         joined = [a and b for a, b in zip(is_byte, [False, *is_byte], strict=False)]
         return np.cumsum(~np.array(joined, bool)).tolist()
 
-    def _pieces(self, texts: Sequence[str], limit: int, first: int) -> _Pieces:
+    def _pieces(self, texts: Sequence[str], limit: int | None, first: int) -> _Pieces:
         """The first `limit` tokens of each text; `first` is the row of texts[0], for errors."""
-        encodings = self._core.encode_batch(_checked(texts, first), add_special_tokens=False)
-        for encoding in encodings:
-            encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
+        texts = _checked(texts, first)
+        composed = [unicodedata.normalize("NFKC", text) for text in texts]
+        encodings = self._core.encode_batch(composed, add_special_tokens=False)
+        if limit is not None:
+            for encoding in encodings:
+                encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(counts.sum())
         flat = chain.from_iterable
         tokens = np.fromiter(flat(e.ids for e in encodings), np.int32, total)
         parts = np.fromiter(flat(e.word_ids for e in encodings), np.int32, total)
         spans = np.fromiter(flat(flat(e.offsets for e in encodings)), np.int32, 2 * total)
+        spans = spans.reshape(total, 2)
+        for row, end in enumerate(np.cumsum(counts)):
+            if composed[row] != texts[row]:
+                own = spans[end - counts[row] : end]
+                begins, ends = _origins(texts[row], composed[row])
+                own[:] = np.stack([begins[own[:, 0]], ends[own[:, 1] - 1]], axis=1)
 
         filled = counts[counts > 0]
         heads = np.cumsum(filled) - filled
@@ -264,10 +312,10 @@ class Tokenizer:
         starts[heads] = True
         words = np.cumsum(starts, dtype=np.int32)
         words -= np.repeat(words[heads], filled)
+        if limit is None:
+            return _Pieces(tokens, words, spans, counts)
         kept = _places(counts)[1] < limit
-        return _Pieces(
-            tokens[kept], words[kept], spans.reshape(total, 2)[kept], counts.clip(max=limit)
-        )
+        return _Pieces(tokens[kept], words[kept], spans[kept], counts.clip(max=limit))
 
     def _starts_han(self, tokens: Int32[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
         """Which tokens are a piece of ideographs or the first byte of a spelled ideograph.
@@ -312,11 +360,47 @@ def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
     return texts
 
 
-def _padding(rows: int, length: int) -> Encoded:
+def _origins(text: str, composed: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each character of `composed`, the NFKC of `text`, begins and ends in `text`.
+
+    `text` is cut into the smallest parts whose NFKC, one behind the other, is `composed`.
+    """
+    sizes = [1] * len(text)
+    parts = [_composed(char) for char in text]
+    if "".join(parts) != composed:
+        clusters: list[str] = []
+        for char, alone in zip(text, parts, strict=True):
+            if clusters and _joins(clusters[-1], char, alone):
+                clusters[-1] += char
+            else:
+                clusters.append(char)
+        sizes = [len(cluster) for cluster in clusters]
+        parts = [unicodedata.normalize("NFKC", cluster) for cluster in clusters]
+    ends = np.fromiter(accumulate(sizes), np.int32, len(sizes))
+    lengths = [len(part) for part in parts]
+    return np.repeat(ends - np.array(sizes, np.int32), lengths), np.repeat(ends, lengths)
+
+
+def _joins(before: str, char: str, alone: str) -> bool:
+    """Whether NFKC may mix `char`, `alone` by itself, with the characters before it."""
+    if unicodedata.combining(unicodedata.normalize("NFKD", char)[0]):
+        return True  # marks are reordered and composed
+    if before.isascii() or char.isascii():
+        return False
+    together, apart = (unicodedata.normalize("NFKC", part) for part in (before + char, before))
+    return together != apart + alone
+
+
+@lru_cache(maxsize=1 << 16)
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+def _padding(*shape: int) -> Encoded:
     return Encoded(
-        tokens=np.full((rows, length), PAD, np.int32),
-        words=np.full((rows, length), -1, np.int32),
-        offsets=np.full((rows, length, 2), -1, np.int32),
+        tokens=np.full(shape, PAD, np.int32),
+        words=np.full(shape, -1, np.int32),
+        offsets=np.full((*shape, 2), -1, np.int32),
     )
 
 

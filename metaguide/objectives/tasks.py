@@ -84,6 +84,7 @@ def span_loss(
     start_target: Int[Array, " batch"],
     end_target: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
+    weights: Float[Array, " batch"] | None = None,
 ) -> _Loss:
     """Cross-entropy of the first and the last token of the answer (Devlin et al. 2019).
 
@@ -95,6 +96,7 @@ def span_loss(
         start_target: s, the first token; 0 where the question has no answer.
         end_target: e, the last token, inclusive; 0 where the question has no answer.
         mask: which rows count.
+        weights: how much each of them counts in the mean; the same for all by default.
 
     Returns:
         The loss, and the metric `exact`: how often both ends score highest.
@@ -104,33 +106,44 @@ def span_loss(
     losses = optax.softmax_cross_entropy_with_integer_labels(start, start_target)
     losses += optax.softmax_cross_entropy_with_integer_labels(end, end_target)
     exact = is_highest(start, start_target) * is_highest(end, end_target)
+    if weights is not None:
+        mean = weights / jnp.maximum(masked_mean(weights, mask), jnp.finfo(weights.dtype).tiny)
+        losses, exact = losses * mean, exact * mean
     return masked_mean(losses / 2, mask), {"exact": masked_mean(exact, mask)}
 
 
 def span_predict(
-    start: Float[Array, "batch length"], end: Float[Array, "batch length"], longest: int
-) -> tuple[Int[Array, " batch"], Int[Array, " batch"]]:
+    start: Float[Array, "batch windows length"],
+    end: Float[Array, "batch windows length"],
+    exists: Bool[Array, "batch windows"],
+    longest: int,
+) -> tuple[Int[Array, " batch"], Int[Array, " batch"], Int[Array, " batch"]]:
     """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + longest.
 
-    Of equals the first is taken. No answer, (0, 0), is given when start_0 + end_0 is at least as
-    high as the best (Devlin et al. 2019, for SQuAD 2.0).
+    Windows of one passage compete with one another. Of equals the first is taken. No answer,
+    (0, 0), is given when start_0 + end_0 is at least as high as the best in some window (Devlin et
+    al. 2019, for SQuAD 2.0).
 
     Args:
         start: scores of the positions as the first token of the answer.
         end: the same for its last token.
+        exists: which windows are not padding.
         longest: most tokens of an answer.
 
     Returns:
-        First and last token, inclusive.
+        The window of the answer (0 where there is none), its first and its last token, inclusive.
     """
-    batch, length = start.shape
+    batch, windows, length = start.shape
     s, e = jnp.arange(length)[:, None], jnp.arange(length)
-    allowed = (s >= 1) & (s <= e) & (e < s + longest)
-    scores = jnp.where(allowed, start[:, :, None] + end[:, None, :], -jnp.inf)
-    scores = scores.reshape(batch, length * length)
+    allowed = (s >= 1) & (s <= e) & (e < s + longest) & exists[:, :, None, None]
+    scores = jnp.where(allowed, start[..., None] + end[:, :, None, :], -jnp.inf)
+    scores = scores.reshape(batch, windows * length * length)
     best = scores.argmax(1)
-    answered = scores.max(1) > start[:, 0] + end[:, 0]
-    return jnp.where(answered, best // length, 0), jnp.where(answered, best % length, 0)
+    none = jnp.where(exists, start[..., 0] + end[..., 0], jnp.inf).min(1)
+    answered = scores.max(1) > none
+    window, place = best // length**2, best % length**2
+    chosen = window, place // length, place % length
+    return tuple(jnp.where(answered, part, 0) for part in chosen)  # pyright: ignore
 
 
 def ranking_loss(

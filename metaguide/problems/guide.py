@@ -22,7 +22,7 @@ from metaguide.data.encoding import (
     sentiment_table,
 )
 from metaguide.data.episodes import check_labelled, check_users, labelled_sampler, user_sampler
-from metaguide.data.tokenizer import Tokenizer
+from metaguide.data.tokenizer import PAD, Tokenizer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.objectives.tasks import (
     classification_loss,
@@ -119,29 +119,52 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
 def questions(model: GuideModel, longest: int) -> Problem:
     """Extractive question answering: the span of the answer, or none.
 
-    Rajpurkar et al. 2018 for "no answer" as position 0.
+    Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
+    tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
+    those that hold the answer weigh one together, and those that do not weigh one. The best answer
+    of all windows is predicted.
     """
 
     def encode(params: Params, batch: Batch, context, key):
         del context
-        encoding = _encode(model, params, batch, key)
-        return {"vector": encoding.vector, "states": encoding.states}
+        tokens = batch["tokens"]
+        encoding = _encode(model, params, {"tokens": tokens.reshape(-1, tokens.shape[-1])}, key)
+        vectors = encoding.vector.reshape(len(tokens), -1, encoding.vector.shape[-1])
+        exists = (_windows(tokens)[..., 0] != PAD)[..., None].astype(vectors.dtype)
+        vector = (exists * vectors).sum(1) / jnp.maximum(exists.sum(1), 1)
+        return {"vector": vector, "states": encoding.states.reshape(*tokens.shape, -1)}
 
     def scores(params: Params, encoded, batch: Batch):
-        return _apply(model, params, "span_scores", encoded["states"], batch["tokens"])
+        states, tokens = encoded["states"], batch["tokens"]
+        flat = states.reshape(-1, *states.shape[-2:]), tokens.reshape(-1, tokens.shape[-1])
+        start, end = _apply(model, params, "span_scores", *flat)
+        windows = _windows(tokens)
+        return start.reshape(windows.shape), end.reshape(windows.shape), windows[..., 0] != PAD
 
     def predict(params: Params, encoded, batch: Batch, context):
         del context
-        start, end = scores(params, encoded, batch)
-        first, last = span_predict(start, end, longest)
-        return {"start": first, "end": last}
+        window, first, last = span_predict(*scores(params, encoded, batch), longest)
+        return {"window": window, "start": first, "end": last}
 
     def loss(params: Params, encoded, batch: Batch, context):
         del context
-        start, end = scores(params, encoded, batch)
-        return span_loss(start, end, batch["start"], batch["end"], batch["mask"])
+        start, end, exists = scores(params, encoded, batch)
+        first, last = (batch[name].reshape(exists.shape) for name in ("start", "end"))
+        weights = None
+        if exists.shape[1] > 1:
+            holds, lacks = exists & (first > 0), exists & (first == 0)
+            several = jnp.where(holds, holds.sum(1, keepdims=True), lacks.sum(1, keepdims=True))
+            weights = (1 / jnp.maximum(several, 1).astype(start.dtype)).reshape(-1)
+        length, mask = start.shape[-1], exists & batch["mask"][:, None]
+        flat = start.reshape(-1, length), end.reshape(-1, length), first.ravel(), last.ravel()
+        return span_loss(*flat, mask.ravel(), weights)
 
     return _problem(model, "questions", encode, loss, predict, judge_spans)
+
+
+def _windows(tokens: Array) -> Array:
+    """Return [examples, windows, length] tokens of examples that may have no axis of windows."""
+    return tokens.reshape(len(tokens), -1, tokens.shape[-1])
 
 
 def recommendation(model: GuideModel) -> Problem:
@@ -192,16 +215,23 @@ def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[s
 
 
 def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
-    """Return `em` and `f1` of each answer by the overlap of its tokens, and `answerable`."""
+    """Return `em` and `f1` of what each answer says, and `answerable`.
+
+    The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`.
+    """
     del context
-    overlap = jnp.minimum(outputs["end"], query["end"]) + 1
-    overlap = jnp.maximum(overlap - jnp.maximum(outputs["start"], query["start"]), 0)
-    sizes = (outputs["end"] - outputs["start"] + 1) + (query["end"] - query["start"] + 1)
-    same = (outputs["start"] == query["start"]) & (outputs["end"] == query["end"])
+    first, last = outputs["start"], outputs["end"]
+    answerable = query["start"].reshape(len(first), -1).max(1) > 0
+
+    def score(table: Array) -> Array:
+        table = table.reshape(len(first), -1, *table.shape[-2:])
+        said = table[jnp.arange(len(first)), outputs["window"], first, last - first]
+        return jnp.where(first > 0, said.astype(jnp.float32), (~answerable).astype(jnp.float32))
+
     return {
-        "em": same.astype(jnp.float32),
-        "f1": 2.0 * overlap.astype(jnp.float32) / sizes.astype(jnp.float32),
-        "answerable": query["start"] > 0,
+        "em": score(query["em"]),
+        "f1": score(query["f1"]),
+        "answerable": answerable,
         "mask": query["mask"],
         "id": query["id"],
     }
@@ -227,6 +257,7 @@ def families(
     shape: Shape,
     kinds: Sequence[str] = tuple(KINDS),
     always: Mapping[str, Sequence[str]] | None = None,
+    judged: bool = True,
 ) -> dict[str, Family]:
     """Build a family for every kind of task that at least one of the domains has data for.
 
@@ -238,6 +269,7 @@ def families(
         shape: sizes of the episodes.
         kinds: which of the four kinds to build.
         always: by domain, categories that each of its classification episodes contains.
+        judged: whether answers will be judged; without, their scores need not be worked out.
 
     Returns:
         Families by kind; their data are numpy arrays, to be put on devices by the caller.
@@ -268,7 +300,8 @@ def families(
             table = sentiment_table(having, tokenizer, lengths)
             way, problem = 2, sentiment(model)
         else:
-            table = questions_table(having, tokenizer, lengths)
+            longest = shape.longest if judged else None
+            table = questions_table(having, tokenizer, lengths, longest)
             way, problem = 1, questions(model, shape.longest)
         check_labelled(table, names, way, shape.shots, kind)
         ordered = kind != "classification"

@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from metaguide.scoring import CHARACTER, answer_scores
 from metaguide.training import metrics
 
 Raw = dict[str, np.ndarray]
@@ -37,7 +38,29 @@ FLOORS = (
 """The names that the floors have as arms of a table."""
 
 _WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
-_SENTENCE = re.compile(r"[^.!?。！？；;\n]+[.!?。！？；;\n]*")
+
+# What may end a sentence, with the quotes and brackets that close behind it.
+_END = re.compile(
+    r"(?:(?P<han>[。！？；｡︒…]*[。！？；｡︒])|(?P<mark>[.．!?;؟।‽][.．!?。！？;؟।‽…]*)|\n+)"
+    r"[\"'”’»)\]）」』】〉》]*"
+)
+# Abbreviations: no sentence ends behind the first; none ends behind the others where a small letter
+# or a number follows, and for units only behind a number.
+_BEFORE_A_NAME = frozenset(
+    "mr mrs ms dr prof st sr jr rev hon gen col capt lt sgt vs approx ca cf e.g i.e eg ie viz resp "
+    "incl excl z.b u.a bzw ggf".split()
+)
+_MID_SENTENCE = frozenset(
+    "no nos nr vol fig figs eq art sec tel ext max avg temp dia qty inc ltd co corp bros etc al "
+    "est dept a.m p.m u.s u.k e.u jan feb apr jun jul aug sep sept oct nov dec".split()
+)
+_UNITS = frozenset(
+    "in ft yd mi oz lb lbs pt qt gal cm mm km kg mg ml min hr hrs pcs wt am pm".split()
+)
+_STARTERS = frozenset(
+    "the a an it its this that these those they he she we you i there here if but and so in on at "
+    "for with when what my our your not no".split()
+)
 
 
 def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
@@ -192,81 +215,126 @@ def abstain(answerable: Bool[np.ndarray, " n"], query: Rows) -> Raw:
     return _raw(query, query, em=right, f1=right, answerable=answerable[query])
 
 
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Split a text into sentences.
+
+    They end at . ! ? ; and a line's end, and at 。！？； A full stop is none within a number, an
+    address or a name ("1.5 kg", "example.com"), behind an initial ("J. Smith"), or behind an
+    abbreviation where the sentence may go on ("approx. 5", "in. wide").
+
+    Returns:
+        Half-open spans of characters, without the white space around them; all else is in one.
+    """
+    spans, begin = [], 0
+    ends = [match.end() for match in _END.finditer(text) if _ends_sentence(text, match)]
+    for end in (*ends, len(text)):
+        first = begin + len(text[begin:end]) - len(text[begin:end].lstrip())
+        past = first + len(text[first:end].rstrip())
+        if past > first and not any(map(str.isalnum, text[first:past])) and spans:
+            spans[-1] = spans[-1][0], past  # marks alone belong to the sentence before
+        elif past > first:
+            spans.append((first, past))
+        begin = end
+    return spans
+
+
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+    mark = match["mark"]
+    if mark is None:
+        return True
+    before = re.split(r"[\s(\[\"'“‘（「『]", text[: match.start()])[-1]
+    letters = re.search(r"[^\W\d_]*$", before)
+    follows = text[match.end() : match.end() + 1]
+    if follows and not follows.isspace():
+        # Nothing stands between: a number, an address, or a blank that was forgotten.
+        if CHARACTER.match(follows):
+            return mark not in (".", "．") or bool(CHARACTER.match(before[-1:]))
+        word = letters.group() if letters else ""
+        return follows.isupper() and len(word) > 1 and (mark[0] != "." or word.islower())
+    behind = re.match(r"\s*(\w?)[^\W\d_]*", text[match.end() :])
+    first, word = (behind[1], behind[0].strip().lower()) if behind else ("", "")
+    if mark != "." or not first:
+        return True
+    if before.lower() in _BEFORE_A_NAME:
+        return False
+    is_unit = before.lower().lstrip("0123456789.,") in _UNITS and re.search(
+        r"\d\s*\w+$", text[: match.start()]
+    )
+    if before.lower() in _MID_SENTENCE or is_unit:
+        return not (first.islower() or first.isdigit())
+    if not re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]", before) or CHARACTER.match(before):
+        return True
+    # A letter or several: an initial before a name, or the end of "vitamin C".
+    return first.isupper() and (len(before) > 1 or before.islower() or word in _STARTERS)
+
+
 def best_sentence(
     vectorizer: TfidfVectorizer,
     questions: Sequence[str],
     texts: Sequence[str],
-    offsets: Int[np.ndarray, "n length 2"],
-    start: Int[np.ndarray, " n"],
-    end: Int[np.ndarray, " n"],
+    golds: Sequence[Sequence[str]],
     query: Rows,
 ) -> Raw:
     """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
 
-    It is scored as the arms are, on token positions, and can only find what their input holds.
+    It is scored as the arms are, by its words.
 
     Args:
         vectorizer: of `fit_tfidf`.
         questions, texts: of every row of the table.
-        offsets: characters [from, to) in the text of each token; -1 where a token is not text.
-        start, end: the answer's inclusive token positions; (0, 0) where there is none.
+        golds: the right answers of every row, none where there is no answer.
         query: rows.
     """
-    rows, spans, sentences = [], [], []
-    for row, text in enumerate(texts):
-        seen = offsets[row, offsets[row, :, 0] >= 0]
-        visible = seen[:, 1].max(initial=0)
-        for found in _SENTENCE.finditer(text):
-            if found.start() < visible and found.group().strip():
-                rows.append(row)
-                spans.append(found.span())
-                sentences.append(found.group())
-    guess = np.zeros((len(texts), 2), np.int64)
-    if sentences:
-        asked = vectorizer.transform(questions)[np.array(rows)]
-        near = np.asarray(asked.multiply(vectorizer.transform(sentences)).sum(axis=1)).ravel()
+    found = [(row, text[a:b]) for row, text in enumerate(texts) for a, b in sentences(text)]
+    said = [""] * len(texts)
+    if found:
+        rows = np.array([row for row, _ in found])
+        asked = vectorizer.transform(questions)[rows]
+        told = vectorizer.transform([sentence for _, sentence in found])
+        near = np.asarray(asked.multiply(told).sum(axis=1)).ravel()
         # the nearest of each row, the first of equals: sort by row, then by nearness, and cut
         order = np.lexsort((-np.arange(len(rows)), near, rows))
-        last = order[np.append(np.diff(np.array(rows)[order]) != 0, True)]
-        for sentence in last:
-            row, (first, past) = rows[sentence], spans[sentence]
-            inside = (offsets[row, :, 0] >= first) & (offsets[row, :, 1] <= past)
-            inside &= offsets[row, :, 1] > offsets[row, :, 0]
-            positions = np.flatnonzero(inside)
-            if len(positions):
-                guess[row] = positions[0], positions[-1]
-    em = metrics.span_em(guess[:, 0], guess[:, 1], start, end)
-    f1 = metrics.span_f1(guess[:, 0], guess[:, 1], start, end)
-    return _raw(query, query, em=em[query], f1=f1[query], answerable=(end > 0)[query])
+        for best in order[np.append(np.diff(rows[order]) != 0, True)]:
+            said[rows[best]] = found[best][1]
+    scores = np.array([answer_scores(*pair) for pair in zip(said, golds, strict=True)])
+    em, f1 = scores.reshape(-1, 2).T
+    answerable = np.array([len(gold) > 0 for gold in golds], bool)
+    return _raw(query, query, em=em[query], f1=f1[query], answerable=answerable[query])
 
 
 # ------------------------------------------------------------------------------ recommendation
 
 
 def popularity(
-    taken: Int[np.ndarray, " interactions"],
+    taken: Int[np.ndarray, "events 2"],
     query: Rows,
     users: Int[np.ndarray, " episodes"],
     candidates: Bool[np.ndarray, "#episodes products"],
     seed: int = 0,
 ) -> Raw:
-    """Products in the order of how often they were taken in the target domain.
+    """Products in the order of how many other users of the target domain took them.
 
-    It reads the domain that the arms see only K interactions of: all interactions of all its
-    users except those that are asked for, each (user, product) of the cell's queries once.
+    It reads the domain that the arms see only K interactions of: what everyone took, except what
+    is asked for in the cell, and nothing that the asker took, known to the arms or not: of his own
+    products those that he took already could only stand before the one he took next.
 
     Args:
-        taken: product of every interaction of the domain, the queries' among them.
+        taken: (user, product) of the domain's histories, those of the queries among them.
         query: products to be ranked.
-        users: of the episodes.
+        users: of the episodes, numbered as in `taken`.
         candidates: which products compete.
         seed: of the draw between ties.
     """
-    count = candidates.shape[1]
     asked = np.stack([np.broadcast_to(users[:, None], query.shape), query], -1)[query >= 0]
-    withheld = np.unique(asked, axis=0)[:, 1]
-    left = np.bincount(taken, minlength=count) - np.bincount(withheld, minlength=count)
-    scores = np.broadcast_to(left.astype(np.float64), (len(query), count))
+    withheld = set(map(tuple, asked.tolist()))
+    left = {pair for pair in map(tuple, taken.tolist()) if pair not in withheld}
+    of_users = {user: np.zeros(candidates.shape[1]) for user in users.tolist()}
+    every = np.zeros(candidates.shape[1])
+    for user, product in left:
+        every[product] += 1
+        if user in of_users:
+            of_users[user][product] += 1
+    scores = np.stack([every - of_users[user] for user in users.tolist()])
     return _ranked(scores, query, users, candidates, seed)
 
 

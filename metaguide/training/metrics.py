@@ -44,35 +44,6 @@ def macro_f1(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n
     return float(f1)
 
 
-# ------------------------------------------------------------------------------ spans
-
-
-def span_em(
-    start: Int[np.ndarray, "*n"],
-    end: Int[np.ndarray, "*n"],
-    start_target: Int[np.ndarray, "*n"],
-    end_target: Int[np.ndarray, "*n"],
-) -> Float[np.ndarray, "*n"]:
-    """1 where both ends agree. Positions are inclusive tokens; (0, 0) says no answer."""
-    return ((start == start_target) & (end == end_target)).astype(np.float64)
-
-
-def span_f1(
-    start: Int[np.ndarray, "*n"],
-    end: Int[np.ndarray, "*n"],
-    start_target: Int[np.ndarray, "*n"],
-    end_target: Int[np.ndarray, "*n"],
-) -> Float[np.ndarray, "*n"]:
-    """F1 of overlapping tokens, 2 |p & t| / (|p| + |t|) (Rajpurkar et al. 2016), by position.
-
-    Positions are inclusive; (0, 0) says no answer. Position 0 is [CLS], which no answer holds,
-    so abstaining rightly gets 1, and abstaining or answering wrongly 0.
-    """
-    overlap = np.minimum(end, end_target) - np.maximum(start, start_target) + 1
-    lengths = (end - start + 1) + (end_target - start_target + 1)
-    return 2.0 * np.maximum(overlap, 0) / lengths
-
-
 # ------------------------------------------------------------------------------ ranking
 
 

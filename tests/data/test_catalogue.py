@@ -155,6 +155,22 @@ BAD_ROWS = [
     ("questions", {**QUESTION, "answer": [6, 13]}, ["field 'answer' is [6, 13]", "end <= 12"]),
     ("questions", {**QUESTION, "answer": [-1, 3]}, ["field 'answer' is [-1, 3]", "0 <= start"]),
     ("questions", {**QUESTION, "answer": [4, 4]}, ["field 'answer' is [4, 4]", "start < end"]),
+    (
+        "questions",
+        {**QUESTION, "answer": [5, 6]},
+        ["field 'answer' is [5, 6]", "white space alone"],
+    ),
+    ("questions", {**QUESTION, "answers": [[0, 5]]}, ["'answer' and 'answers'", "leave one out"]),
+    (
+        "questions",
+        {**QUESTION, "answer": None, "answers": [[0, 5], [6, 13]]},
+        ["field 'answers' is [6, 13]", "end <= 12"],
+    ),
+    (
+        "questions",
+        {**QUESTION, "answer": None, "answers": [0, 5]},
+        ["field 'answers'", "two whole numbers"],
+    ),
     ("questions", {**QUESTION, "answer": [6]}, ["field 'answer' is [6]", "two whole numbers"]),
     ("questions", {**QUESTION, "answer": [0, True]}, ["field 'answer'", "two whole numbers"]),
     ("questions", {**QUESTION, "answer": "Holds"}, ["field 'answer'", "two whole numbers"]),
@@ -267,14 +283,20 @@ def domains(draw: st.DrawFn) -> Domain:
     )
     question = TEXT.flatmap(
         lambda text: st.builds(
-            Question,
+            lambda answers, **fields: Question(
+                **fields,
+                text=text,
+                answer=answers[0] if answers else None,
+                others=tuple(answers[1:]),
+            ),
+            st.lists(
+                st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))
+                .map(lambda span: (min(span), max(span)))
+                .filter(lambda span: text[slice(*span)].strip()),
+                max_size=3 if text.strip() else 0,
+            ),
             id=NAME,
             question=TEXT,
-            text=st.just(text),
-            answer=st.none()
-            | st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))
-            .map(lambda span: (min(span), max(span)))
-            .filter(lambda span: span[0] < span[1]),
             product=maybe_product,
         )
     )

@@ -11,10 +11,10 @@ from metaguide.data.catalogue import CatalogueError, Review, read_domain, write_
 from metaguide.data.online_shopping import (
     Dropped,
     drop_repeats,
-    normalised,
     parse_online_shopping,
     read_online_shopping,
 )
+from metaguide.data.texts import normalised
 
 ROWS = [
     "热水器,1,\ufeff很好用。",

@@ -184,7 +184,8 @@ def test_names_of_specials_in_a_text_are_plain_text():
 def test_pairs(pairs, length):
     """Fault: a pair out of order, the question uncut, or offsets that point into the question."""
     questions, texts = [q for q, _ in pairs], [t for _, t in pairs]
-    encoded = TOKENIZER.encode_pairs(questions, texts, length)
+    windows = TOKENIZER.encode_pairs(questions, texts, length)
+    encoded = Encoded(*(part[:, 0] for part in windows))
     first = TOKENIZER.encode(questions, length // 3 + 1)
     second = TOKENIZER.encode(texts, length)
     for at in range(len(pairs)):
@@ -203,6 +204,89 @@ def test_pairs(pairs, length):
         assert kept.size == 0 or (kept[0] == 0 and np.isin(np.diff(kept), (0, 1)).all())
         if split > 1 and text.size and text[0] != PAD:
             assert words[split + 1] == words[split - 1] + 1
+
+
+@given(st.lists(st.tuples(ANY, ANY), min_size=1, max_size=3), st.integers(4, 30), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_a_text_of_any_length_is_read_whole_in_windows(pairs, length, times):
+    """Faults: a token of a long text is in no window or in the wrong place, a window lacks the
+    question, neighbours do not overlap, a short text has further windows, words skip."""
+    questions, texts = [q for q, _ in pairs], [t * times for _, t in pairs]
+    windows = TOKENIZER.encode_pairs(questions, texts, length)
+    whole = TOKENIZER.encode(texts, 5000)
+    for at in range(len(pairs)):
+        every, alone = whole.tokens[at][whole.tokens[at] > MASK], None
+        spans = whole.offsets[at][whole.tokens[at] > MASK]
+        reached = begin = 0
+        for tokens, words, offsets in zip(*(part[at] for part in windows), strict=True):
+            if (tokens == PAD).all():
+                assert reached == len(every) and (words == -1).all() and (offsets == -1).all()
+                continue
+            prompt = tokens[: np.flatnonzero(tokens == SEP)[0] + 1]
+            alone = prompt if alone is None else alone
+            np.testing.assert_array_equal(prompt, alone)
+            room = length - len(prompt)
+            if reached:
+                assert reached < len(every)
+                begin += room - room // 2
+            text = tokens[len(prompt) :][tokens[len(prompt) :] != PAD]
+            np.testing.assert_array_equal(text, every[begin : begin + room])
+            shown = offsets[len(prompt) : len(prompt) + len(text)]
+            np.testing.assert_array_equal(shown, spans[begin : begin + room])
+            kept = words[words >= 0]
+            assert kept.size == 0 or (kept[0] == 0 and np.isin(np.diff(kept), (0, 1)).all())
+            reached = begin + len(text)
+        assert reached == len(every)
+
+
+# Characters that NFKC composes with, or orders by, those beside them.
+MEETING = st.lists(
+    st.sampled_from(
+        [*"aeox .1", *"\u0301\u0308\u0323\u0327\u0344\u0338", *"ﾊｶﾞﾟかは\u3099\u309a", *"ﬁﬃ㌔½①"]
+        + [*"\u1112\u1161\u11ab가\u09c7\u09be\u0dd9\u0dcf\u0dca\u1025\u102e", *"好𠮷ＡİΣς"]
+        + ["👨\u200d👩\u200d👧", "👍🏽", "🇫🇷", "❤\ufe0f", "\u200b", "¨", "ẛ\u0323"]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(MEETING | ANY, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD", None]))
+@settings(max_examples=300, deadline=None)
+def test_offsets_are_into_the_text_as_given_whatever_its_form(text, form):
+    """Faults: an accent, a voicing mark or a jamo that NFKC joins to the letter before it is in
+    no span, so that spans behind it slip or end too soon; a ligature is cut."""
+    text = text if form is None else unicodedata.normalize(form, text)
+    encoded = row(TOKENIZER.encode([text], 400), 0)
+    spans = sorted({tuple(map(int, span)) for span in encoded.offsets[encoded.words >= 0]})
+    covered = np.zeros(len(text), bool)
+    for start, end in spans:
+        assert 0 <= start < end <= len(text)
+        covered[start:end] = True
+    lost = "".join(char for char, there in zip(text, covered, strict=True) if not there)
+    assert not squeezed(lost).strip("".join(map(chr, range(28, 32))))
+    # Spans cut the text where its normal form may be cut.
+    parts = [normal(text[start:end]) for start, end in spans if covered[start]]
+    if all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        assert "".join("".join(parts).split()) == squeezed(text)
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        (unicodedata.normalize("NFD", "Un très bon café."), unicodedata.normalize("NFD", "café")),
+        ("音はﾊﾞｽです", "ﾊﾞｽ"),
+        (unicodedata.normalize("NFD", "한글 좋다"), unicodedata.normalize("NFD", "한글")),
+        ("a ﬁne day", "ﬁne"),
+        ("so 👨\u200d👩\u200d👧 ok", "👨\u200d👩\u200d👧"),
+        ("very 👍🏽 good", "👍🏽"),
+    ],
+)
+def test_a_word_of_decomposed_text_ends_where_it_ends(text, part):
+    """Fault: the span of its tokens is shorter than the word by its accents."""
+    start = text.index(part)
+    offsets = TOKENIZER.encode([text], 100).offsets[0]
+    inside = offsets[(offsets[:, 1] > start) & (offsets[:, 0] < start + len(part))]
+    assert (inside[0, 0], inside[-1, 1]) == (start, start + len(part))
 
 
 def test_more_texts_than_one_batch(monkeypatch):

@@ -1,7 +1,7 @@
 """Worlds: which domains play which part, and the errors of a wrong cast."""
 
 import pytest
-from ml_collections.config_dict import FrozenConfigDict
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import worlds
 from experiments.configs import guide_bazaar, guide_reviews_zh
@@ -55,6 +55,28 @@ def test_a_wrong_cast_is_one_clear_error(tmp_path, data, message):
     catalogue(tmp_path / "shop")
     with pytest.raises(ConfigError, match=message):
         worlds.prepare(config(tmp_path / "shop", **data), tmp_path / "run")
+
+
+def test_near_repeats_are_left_out_of_every_part_where_it_is_asked_for(tmp_path):
+    """Faults: the option reaches no domain, or not those that are held out; a share that is none
+    is taken for one."""
+    catalogue(tmp_path / "shop")
+    long = "the battery holds a day and a half and the screen is bright"
+    reviews = tuple(
+        Review(str(row), text, stars=5.0) for row, text in enumerate((long, long + " too", "so so"))
+    )
+    for name in ("a", "c"):
+        write_domain(Domain(name, reviews=reviews), tmp_path / "shop" / name)
+    made = ConfigDict(config(tmp_path / "shop"))
+    world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+    assert len(world.held_out[0].reviews) == 3
+    made.episodes.near = 0.8
+    with pytest.warns(UserWarning, match="domain [ac], sentiment: 1 of 3"):
+        world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+    assert [len(one.reviews) for one in world.held_out + world.sources[:1]] == [2, 2]
+    made.episodes.near = 0.0
+    with pytest.raises(ConfigError, match="config.episodes.near=0.0.*above 0"):
+        worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
 
 
 def test_real_reviews_without_their_folder(monkeypatch, tmp_path):

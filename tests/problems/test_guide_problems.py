@@ -1,3 +1,4 @@
+from collections import Counter
 from functools import cache, partial
 
 import jax
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, question_rows
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.models.guide import Encoding, GuideModel, init_params
@@ -208,29 +209,122 @@ def test_classes_are_judged_as_the_domain_numbers_them():
 
 
 spans = st.tuples(st.integers(1, 7), st.integers(1, 7)).map(sorted) | st.just([0, 0])
+WORDS = ["", "b", "c", "d", "b", "f", "g", "c"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(spans, spans), min_size=4, max_size=4))
-def test_spans_are_judged_as_strings(pairs):
-    """Faults: overlap or length is off by one; no answer counts as an answer of one word."""
-    words = ["", *"abcdefg"]
-    predicted, target = (np.array(side, np.int32) for side in zip(*pairs, strict=True))
-    query = {"start": target[:, 0], "end": target[:, 1], "mask": np.ones(4, bool)}
-    query = {name: jnp.asarray(leaf) for name, leaf in query.items()} | {"id": jnp.arange(4)}
-    outputs = {"start": jnp.asarray(predicted[:, 0]), "end": jnp.asarray(predicted[:, 1])}
-    found = jax.device_get(jax.jit(judge_spans)(outputs, query, {}))
+def test_spans_are_judged_as_strings(tokenizer, pairs):
+    """Faults: overlap or length is off by one; no answer counts as an answer of one word; the same
+    words at another place are wrong."""
+    text = " ".join(WORDS[1:])
+    asked = [
+        Question(
+            str(row), "", text, None if right == [0, 0] else (2 * right[0] - 2, 2 * right[1] - 1)
+        )
+        for row, (_, right) in enumerate(pairs)
+    ]
+    rows = question_rows(asked, tokenizer, 12, "d", longest=7)
+    query = {**rows, "mask": np.ones(4, bool), "id": np.arange(4)}
+    # One position behind [CLS], where the empty question ends.
+    said = np.array([[first + (first > 0), last + (last > 0)] for (first, last), _ in pairs])
+    outputs = {"window": np.zeros(4, int), "start": said[:, 0], "end": said[:, 1]}
+    found = jax.device_get(jax.jit(judge_spans)(*jax.tree.map(jnp.asarray, (outputs, query)), {}))
     for row, (said, right) in enumerate(pairs):
-        said, right = ("".join(words[a : b + 1]) for a, b in (said, right))
+        said, right = (" ".join(WORDS[a : b + 1]).split() for a, b in (said, right))
         assert found["em"][row] == (said == right)
-        assert found["answerable"][row] == (right != "")
-        common = len(set(said) & set(right))
+        assert found["answerable"][row] == (right != [])
+        common = (Counter(said) & Counter(right)).total()
         if not said or not right:
             expected = float(said == right)
         else:
             precision, recall = common / len(said), common / len(right)
             expected = 2 * precision * recall / (precision + recall) if common else 0.0
         np.testing.assert_allclose(found["f1"][row], expected, rtol=1e-6)
+
+
+def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
+    """Faults: an answer far behind in a long passage is no target, or scored as another window's;
+    windows of padding count in the loss; a short passage beside a long one is read otherwise."""
+    model = MODEL.clone(vocabulary=tokenizer.size, length=24, dropout=0.0)
+    params = drawn(model)
+    text = "so it is " * 20 + "phone " + "so it is " * 6
+    place = text.index("phone")
+    long = Question("q", "how?", text, (place, place + 5))
+    short = Question("r", "how?", "it is so", (6, 8))
+    rows = question_rows([long, short], tokenizer, 24, "d", longest=8)
+    windows = rows["tokens"].shape[1]
+    assert windows > 4 and (rows["tokens"][1, 1:] == 0).all()
+    held = np.flatnonzero(rows["start"][0])
+    assert len(held) in (1, 2) and held[0] > 0
+    problem = questions(model, longest=8)
+    batch = {**rows, "mask": np.ones(2, bool), "id": np.arange(2)}
+    batch = jax.tree.map(jnp.asarray, batch)
+    for window in held:
+        at = rows["start"][0, window]
+        said = {"window": (window, 0), "start": (at, 0), "end": (rows["end"][0, window], 0)}
+        outputs = {name: jnp.asarray(np.array(values)) for name, values in said.items()}
+        found = problem.judge(outputs, batch, {})
+        assert found["em"].tolist() == found["f1"].tolist() == [1, 0]
+        assert found["answerable"].tolist() == [True, True]
+    encoded = jax.jit(problem.encode)(params, batch, {}, None)
+    loss, _ = problem.loss(params, encoded, batch, {})
+    alone_of = jax.jit(loss_of(problem))
+    # The loss is a mean over windows: those with the answer weigh one, and so do those without.
+    losses, weights = [], []
+    for row, window in zip(*np.nonzero(rows["tokens"][..., 0]), strict=True):
+        one = {name: jnp.asarray(leaf[row, window])[None] for name, leaf in rows.items()}
+        one["mask"] = jnp.ones(1, bool)
+        losses.append(float(alone_of(params, one, {})))
+        alike = (rows["start"][row] > 0) == (rows["start"][row, window] > 0)
+        weights.append(1 / (alike & (rows["tokens"][row, :, 0] > 0)).sum())
+    np.testing.assert_allclose(loss, np.average(losses, weights=weights), rtol=1e-4)
+    single = question_rows([short], tokenizer, 24, "d", longest=8)
+    single = jax.tree.map(jnp.asarray, {**single, "mask": np.ones(1, bool)})
+    both = problem.predict(params, encoded, batch, {})
+    alone = problem.predict(params, problem.encode(params, single, {}, None), single, {})
+    assert {k: int(v[1]) for k, v in both.items()} == {k: int(v[0]) for k, v in alone.items()}
+
+
+def test_no_query_has_its_own_text_in_the_support(tokenizer):
+    """Faults: a text under two ids is learned from and asked about; it is left out in silence."""
+    reviews = tuple(
+        Review(
+            f"r{i}",
+            f"{('so', 'SO, ')[i % 2]} it {i // 2 % 3} phone {i // 2}!",
+            stars=1.0 + i % 4 // 2 * 4,
+        )
+        for i in range(60)
+    )
+    products = tuple(
+        Product(f"p{i}", f"{'abc'[i % 3]} phone {i % 30}", category="abc"[i % 3]) for i in range(60)
+    )
+    asked = tuple(
+        Question(f"q{i}", "how?", f"it is so {i % 6}", (0, 2) if i < 9 else None) for i in range(12)
+    )
+    domain = Domain("shop", products, reviews, asked)
+    shape = Shape(way=2, shots=2, queries=20, candidates=None, longest=3)
+    with pytest.warns(UserWarning) as warned:
+        made = families(MODEL, (domain,), tokenizer, Lengths(20, 24, 4), shape)
+    said = sorted(str(warning.message) for warning in warned)
+    assert [message.split(" examples")[0] for message in said] == [
+        "domain shop, classification: 30 of 60",
+        "domain shop, questions: 6 of 12",
+        "domain shop, sentiment: 30 of 60",
+    ]
+    for family in made.values():
+        data = jax.tree.map(jnp.asarray, family.data)
+        sample = jax.jit(partial(family.sample, data, 0, 2))
+        for seed in range(10):
+            episode = sample(jax.random.key(seed))
+            support, query = (
+                {
+                    tuple(row)
+                    for row in np.asarray(part["tokens"])[np.asarray(part["mask"])].tolist()
+                }
+                for part in (episode.support, episode.query)
+            )
+            assert query and support and not support & query
 
 
 @settings(max_examples=60, deadline=None)
@@ -264,7 +358,7 @@ PHONES = Domain(
 BOOKS = Domain(
     "books",
     products=tuple(Product(f"b{i}", f"book {i}", category="xyz"[i % 3]) for i in range(6)),
-    questions=tuple(Question(f"q{i}", "how?", "so it is", (0, 2)) for i in range(4)),
+    questions=tuple(Question(f"q{i}", "how?", f"so it is {i}", (0, 2)) for i in range(4)),
 )
 LENGTHS, SHAPE = Lengths(6, 8, 4), Shape(way=3, shots=1, queries=4, candidates=4, longest=3)
 

@@ -1,0 +1,133 @@
+"""Examples that say the same: a query whose very text is in the support tests nothing.
+
+Each function keeps the first of the examples of a domain that are the same by their content, and
+warns of how many it leaves out.
+"""
+
+import re
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
+
+from metaguide.data.catalogue import Domain, Product, Question, Review
+from metaguide.data.texts import normalised, product_text
+
+Example = TypeVar("Example")
+
+_SHINGLE = 4
+"""Characters of the pieces by which nearly the same texts are found (Broder 1997)."""
+
+
+def without_repeats(domain: Domain, near: float = 1.0, pictures: bool = True) -> Domain:
+    """Return a domain in which no text is an example twice.
+
+    Args:
+        domain: any.
+        near: texts count as the same from this share of common pieces of four characters on, in
+            (0, 1]; 1 takes only those that are the same but for case, width, white space and
+            punctuation.
+        pictures: whether products of one text and several pictures are several examples.
+
+    Returns:
+        The domain without the reviews and questions that repeat another; a product that does stays
+        in the catalogue without its category, so that it is no example any more.
+
+    Raises:
+        ValueError: `near` is out of its range.
+    """
+    kept = {product.id for product in distinct_products(domain, near, pictures)}
+    reviews = {review.id for review in distinct_reviews(domain, near)}
+    return replace(
+        domain,
+        products=tuple(
+            product if product.id in kept else replace(product, category=None)
+            for product in domain.products
+        ),
+        reviews=tuple(r for r in domain.reviews if r.label is None or r.id in reviews),
+        questions=tuple(distinct_questions(domain, near)),
+    )
+
+
+def distinct_products(domain: Domain, near: float = 1.0, pictures: bool = True) -> list[Product]:
+    """Return the products with a category, each text (with each picture) once."""
+    products = [product for product in domain.products if product.category is not None]
+    texts = [(product_text(product),) for product in products]
+    seen = [
+        product.image.tobytes() if pictures and product.image is not None else b""
+        for product in products
+    ]
+    return _distinct(products, texts, seen, near, f"domain {domain.name}, classification")
+
+
+def distinct_reviews(domain: Domain, near: float = 1.0) -> list[Review]:
+    """Return the reviews with a sentiment, each text once."""
+    reviews = [review for review in domain.reviews if review.label is not None]
+    texts = [(review.text,) for review in reviews]
+    return _distinct(reviews, texts, [()] * len(texts), near, f"domain {domain.name}, sentiment")
+
+
+def distinct_questions(domain: Domain, near: float = 1.0) -> list[Question]:
+    """Return the questions, each on each text once."""
+    texts = [(question.question, question.text) for question in domain.questions]
+    nothing = [()] * len(texts)
+    return _distinct(domain.questions, texts, nothing, near, f"domain {domain.name}, questions")
+
+
+def _content(text: str) -> str:
+    # A mark within a number makes another number of it; "|" is kept as a symbol.
+    return normalised(re.sub(r"(?<=\d)[.,:/-](?=\d)", "|", text)) or text.strip()
+
+
+def _distinct(
+    examples: Sequence[Example],
+    texts: Sequence[tuple[str, ...]],
+    others: Sequence[Hashable],
+    near: float,
+    where: str,
+) -> list[Example]:
+    """The first of the examples whose texts, and what else they have, are the same."""
+    if not 0 < near <= 1:
+        raise ValueError(f"near is {near}; give a share of common pieces above 0, 1 for the same")
+    contents = [tuple(map(_content, parts)) for parts in texts]
+    first: dict[Hashable, int] = {}
+    for row, key in enumerate(zip(contents, others, strict=True)):
+        first.setdefault(key, row)
+    rows = sorted(first.values())
+    if near < 1 and rows:
+        rows = _apart(rows, contents, others, near)
+    if len(rows) < len(examples):
+        warnings.warn(
+            f"{where}: {len(examples) - len(rows)} of {len(examples)} examples are left out, since "
+            "they repeat the text of another",
+            stacklevel=3,
+        )
+    return [examples[row] for row in rows]
+
+
+def _apart(
+    rows: list[int], contents: Sequence[tuple[str, ...]], others: Sequence[Hashable], near: float
+) -> list[int]:
+    """Those of the rows that are near to none of those kept before them, in every part."""
+    pieces: list[Any] = []
+    for part in range(len(contents[0])):
+        counter = CountVectorizer(
+            analyzer="char", ngram_range=(_SHINGLE, _SHINGLE), binary=True, lowercase=False
+        )
+        padded = [contents[row][part].ljust(_SHINGLE) for row in rows]
+        pieces.append(sparse.csr_array(counter.fit_transform(padded)))
+    sizes = [np.asarray(matrix.sum(axis=1)).ravel() for matrix in pieces]
+    kept: list[int] = []
+    for place, row in enumerate(rows):
+        close = np.array([others[rows[before]] == others[row] for before in kept], bool)
+        for matrix, size in zip(pieces, sizes, strict=True):
+            if close.any():
+                common = (matrix[kept] @ matrix[[place]].T).toarray().ravel()
+                close &= common >= near * (size[kept] + size[place] - common)
+        if not close.any():
+            kept.append(place)
+    return [rows[place] for place in kept]
