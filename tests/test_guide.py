@@ -1,6 +1,9 @@
 import copy
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -580,6 +583,49 @@ def test_the_catalogue_is_encoded_once(guide, monkeypatch):
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
         assert one.by == ("history" if user.products else "no history")
         assert (np.diff(one.scores) <= 0).all() and len(one.scores) == len(one.products)
+
+
+CROWD = """
+import resource
+from functools import partial
+import jax
+import numpy as np
+from metaguide.answers import History
+from metaguide.data.catalogue import Domain, Product
+from metaguide.data.encoding import Lengths
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.guide import Guide, GuideModel, Serving
+from metaguide.models.guide import init_params
+
+products = tuple(Product(str(i), f"it calls {i % 7}") for i in range(10_000))
+tokenizer = Tokenizer.train([product.title for product in products[:99]], 340)
+model = GuideModel(tokenizer.size, 16, 1, 2, 8, image=False)
+shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+rng = np.random.default_rng(0)
+params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, shapes)
+serving = {"recommendation": Serving({"params": params}, "head-only", 0.01, 1)}
+guide = Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
+users = [History(str(i), (str(i), str(2 * i))) for i in range(2_000)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = guide.adapt(Domain("shop", products), shots=2).predict(users)
+assert [len(one.rows) for one in found[:2]] == [9_999, 9_998]
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_many_users_fit_into_memory():
+    """Fault: 10,000 users on 10,000 products ask for more than 2 GB; here a fifth of the users,
+    each with all products ranked, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", CROWD],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "XLA_FLAGS": os.environ["METAGUIDE_TESTS_XLA_FLAGS"]},
+    )
+    rankings = 2_000 * 10_000 * 8 / 2**20
+    assert float(run.stdout) < 500 + rankings
 
 
 def test_rankings_have_a_top(guide):
