@@ -1,7 +1,7 @@
 """The guide at work on a held-out domain, as the report shows it: examples it did not adapt to."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from experiments.exhibits import (
 )
 from experiments.worlds import World
 from metaguide.answers import History, histories
-from metaguide.data.catalogue import Domain
+from metaguide.data.catalogue import Domain, Product, Question, Review
+from metaguide.data.encoding import KINDS
 from metaguide.guide import AdaptedGuide, Guide
+
+Example = TypeVar("Example", Product, Review, Question)
 
 SHOWN = 8
 """Products and reviews shown a domain."""
@@ -38,25 +41,29 @@ def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[
     shown = []
     for domain in world.held_out:
         adapted = guide.adapt(domain, shots, seed)
-        arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in adapted.adapted)
+        # Without examples of a kind the guide answers too, but there is nothing to ask about.
+        kinds = [kind for kind in adapted.adapted if KINDS[kind](domain)]
+        arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in kinds)
         exhibit: Showcase = {
             "domain": domain.name,
             "note": f"{shots} shots; what did best on the validation domains serves: {arms}",
         }
         rng = np.random.default_rng(seed)
-        if "classification" in adapted.adapted:
+        if "classification" in kinds:
             exhibit["products"] = _products(adapted, rng)
-        if "sentiment" in adapted.adapted:
+        if "sentiment" in kinds:
             exhibit["reviews"] = _reviews(adapted, rng)
-        if "questions" in adapted.adapted:
+        if "questions" in kinds:
             exhibit["questions"] = _questions(adapted, rng)
-        if "recommendation" in adapted.adapted:
+        if "recommendation" in kinds:
             exhibit["recommendation"] = _recommendation(adapted, domain, rng)
         shown.append(exhibit)
     return shown
 
 
-def _unseen(adapted: AdaptedGuide, kind: str, examples: Sequence[Any], count: int, rng) -> list:
+def _unseen(
+    adapted: AdaptedGuide, kind: str, examples: Sequence[Example], count: int, rng
+) -> list[Example]:
     """Draw examples that the guide did not adapt to."""
     others = [one for one in examples if one.id not in adapted.adapted[kind].chosen]
     return [others[i] for i in rng.permutation(len(others))[:count]]
@@ -69,7 +76,7 @@ def _products(adapted: AdaptedGuide, rng) -> list[ProductShown]:
         {
             "title": product.title,
             "image": product.image,
-            "target": product.category,
+            "target": str(product.category),
             "predicted": answer.category,
             "probabilities": answer.probabilities,
         }

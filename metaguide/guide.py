@@ -1,8 +1,12 @@
 """A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import reprlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -11,20 +15,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaguide.answers import Answer, Category, History, Ranking, Sentiment, each_once
+from metaguide.answers import (
+    KIND_ASKED,
+    Answer,
+    Category,
+    History,
+    Ranking,
+    Sentiment,
+    asked,
+    each_once,
+    whole_number,
+)
 from metaguide.arms import ARMS, Way, adaptation
-from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain
+from metaguide.data.catalogue import (
+    Domain,
+    Product,
+    Question,
+    Review,
+    checked_domain,
+    checked_part,
+    read_domain,
+)
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer
-from metaguide.models.guide import GuideModel, init_params
+from metaguide.models.guide import GuideModel, init_params, with_slots
 from metaguide.optimizers import Rule, stored
 from metaguide.problems import classification, questions, recommendation, sentiment
 from metaguide.training.checkpoint import CheckpointError, restore_meta
-from metaguide.types import Learner, Params, Problem
+from metaguide.training.program import SIZES, in_pieces, padded_size
+from metaguide.training.progress import patience
+from metaguide.types import Learner, Params
 
 CONFIG, STAGE, SERVING, TOKENIZER = "config.json", "stage.json", "serving.json", "tokenizer.json"
 """Files of a run: its config; which stage it was; for a whole guide, which arm serves what."""
+
+LARGEST_RATE, MOST_STEPS = 1e6, 10_000
+"""Bounds of what adapts: what is beyond them is a damaged file."""
+
+PARTS = {
+    "classification": "products",
+    "sentiment": "reviews",
+    "questions": "questions",
+    "recommendation": "interactions",
+}
+"""The part of a domain that each kind of task adapts to."""
+
+Support = Iterable[Product | Review | Question]
+
+HISTORY_SIZES = (16, 64, 256, 1024)
+"""Products that histories are padded to."""
+
+LONGEST_HISTORY = HISTORY_SIZES[-1]
+"""Products of a history that are read, the last ones: older ones have no weight left."""
+
+FLOATS_AT_ONCE = 2**26
+"""Numbers that a ranking holds at a time, 256 MiB of them."""
 
 
 class Serving(NamedTuple):
@@ -44,8 +90,12 @@ class Serving(NamedTuple):
     steps: int
     rule: Rule | None = None
 
+    def __repr__(self) -> str:
+        """The arm: parameters are thousands of numbers."""
+        return f"<Serving by {self.arm}, rate {self.rate:g}, {self.steps} steps>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Guide:
     """A trained guide, before it has met a domain."""
 
@@ -54,9 +104,28 @@ class Guide:
     lengths: Lengths
     longest: int
     serving: Mapping[str, Serving]
+    _programs: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
+    """What has been compiled: another domain of the same sizes does not compile anew."""
 
-    def adapt(self, domain: Domain | Path | str, shots: int = 5, seed: int = 0) -> "AdaptedGuide":
+    def __repr__(self) -> str:
+        """Which arm serves which kind of task."""
+        arms = ", ".join(f"{kind} by {one.arm}" for kind, one in self.serving.items())
+        return f"<Guide: {arms or 'serves nothing'}>"
+
+    @overload
+    def adapt(
+        self, domain: Domain, shots: int = 5, seed: int = 0, support: Support = ()
+    ) -> "AdaptedGuide": ...
+    @overload
+    def adapt(
+        self, domain: Path | str, shots: int = 5, seed: int = 0, support: Support = ()
+    ) -> "AdaptedGuide": ...
+    def adapt(self, domain, shots=5, seed=0, support=()):
         """Adapt to a domain from a few of its examples.
+
+        What cannot be adapted to in full is adapted to as far as can be, with a warning, and
+        stands in `AdaptedGuide.notes`. A class with fewer examples than `shots` gives those it
+        has. Where there is none to adapt to, the guide answers as it was trained, if it can.
 
         Args:
             domain: a domain, or the folder of one in the catalogue format. Of examples that repeat
@@ -64,102 +133,167 @@ class Guide:
             shots: examples to adapt to: of each category, of each sentiment, questions, and
                 products of each user. 0 asks the guide as it is.
             seed: of the draw of the examples.
+            support: examples to adapt to, picked by hand. For the kinds of task that they are of,
+                they take the place of the draw; `shots` and `seed` say nothing there.
 
         Returns:
-            The adapted guide, for every kind of task that the domain has examples of.
+            The adapted guide.
 
         Raises:
-            CatalogueError: the folder is not a domain.
-            ValueError: more categories than the guide has slots, or fewer examples than shots.
+            CatalogueError: the folder is not a domain, or a domain made in Python holds what
+                `read_domain` would refuse.
+            ValueError: another argument is not as above; an example of the support has no label.
         """
-        if not isinstance(domain, Domain):
+        shots, seed = whole_number("shots", shots, 0), whole_number("seed", seed, 0)
+        if isinstance(domain, Domain):
+            domain = checked_domain(domain)
+        elif isinstance(domain, str | os.PathLike):
             domain = read_domain(Path(domain))
-        if shots < 0:
-            raise ValueError(f"shots is {shots}; it has to be 0 or more")
+        else:
+            raise ValueError(
+                f"domain is {reprlib.repr(domain)}; give the folder of one, or a Domain, such as "
+                "Domain('phones', products=..., reviews=...)"
+            )
+        picked = _picked(support)
         domain = without_repeats(domain, pictures=self.model.image)
         rng = np.random.default_rng(seed)
-        adapted = {}
-        for kind, serving in self.serving.items():
-            if not KINDS[kind](domain):
+        adapted, notes, urgent = {}, {}, []
+        for kind in dict.fromkeys((*self.serving, *KINDS)):
+            if kind not in self.serving:
+                notes[kind] = (f"this guide was not trained on {kind}",)
                 continue
             if kind == "recommendation":
-                adapted[kind] = _adapt_users(self, serving, domain, shots)
+                adapted[kind], notes[kind] = _adapt_users(self, domain, shots)
             else:
-                adapted[kind] = _adapt_examples(self, kind, serving, domain, shots, rng)
-        return AdaptedGuide(self, domain, shots, adapted)
+                adapted[kind], notes[kind] = _adapt_examples(
+                    self, kind, domain, shots, rng, picked.get(kind)
+                )
+            # What a domain does not have at all is no surprise.
+            if notes[kind] and (getattr(domain, PARTS[kind]) or kind in picked):
+                urgent.append(kind)
+        adapted = {kind: one for kind, one in adapted.items() if one is not None}
+        notes = {kind: said for kind, said in notes.items() if said}
+        if not adapted:
+            urgent = [kind for kind in notes if kind in self.serving]
+        for kind in urgent:
+            said = "; ".join(notes[kind])
+            warnings.warn(f"domain {domain.name}, {kind}: {said}", stacklevel=2)
+        return AdaptedGuide(self, domain, shots, adapted, notes)
 
 
 class Adapted(NamedTuple):
     """One kind of task, adapted.
 
     Attributes:
-        learner: whose `predict` reads `state`.
+        learner: whose `predict` reads `state`; it is jitted.
         state: opaque.
         context: of the task.
         chosen: ids of the examples adapted to.
+        classes: names of the classes, where the domain has its own.
     """
 
     learner: Learner
     state: Any
     context: Any
     chosen: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """How many examples it adapted to: the state is thousands of numbers."""
+        return f"<Adapted to {len(self.chosen)} examples>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptedGuide:
-    """A guide that has met a domain; `predict` answers by the type of what it is given."""
+    """A guide that has met a domain; `predict` answers by the type of what it is given.
+
+    Attributes:
+        guide: that adapted.
+        domain: what it adapted to.
+        shots: of each class.
+        adapted: by kind of task, all that `predict` answers.
+        notes: by kind of task, what could not be adapted to, and why; kinds without are left out.
+    """
 
     guide: Guide
     domain: Domain
     shots: int
     adapted: Mapping[str, Adapted]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    @cached_property
+    def __repr__(self) -> str:
+        """The domain, and to how many examples of each kind the guide adapted."""
+        parts = ", ".join(f"{kind} {len(one.chosen)}" for kind, one in self.adapted.items())
+        return f"<AdaptedGuide to {self.domain.name!r}, {self.shots} shots: {parts or 'nothing'}>"
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """The domain's categories."""
-        return _categories(self.domain)
+        found = self.adapted.get("classification")
+        return found.classes if found else ()
+
+    @cached_property
+    def _catalogue(self) -> "Catalogue":
+        return _encoded_catalogue(self.guide, self.domain)
 
     @overload
-    def predict(self, batch: Sequence[Product]) -> list[Category]: ...
+    def predict(self, batch: Iterable[Product]) -> list[Category]: ...
     @overload
-    def predict(self, batch: Sequence[Review]) -> list[Sentiment]: ...
+    def predict(self, batch: Iterable[Review]) -> list[Sentiment]: ...
     @overload
-    def predict(self, batch: Sequence[Question]) -> list[Answer]: ...
+    def predict(self, batch: Iterable[Question]) -> list[Answer]: ...
     @overload
-    def predict(self, batch: Sequence[History]) -> list[Ranking]: ...
-    def predict(self, batch):
-        """Predict for a batch of one type.
+    def predict(self, batch: Iterable[History], top: int | None = None) -> list[Ranking]: ...
+    def predict(self, batch, top=None):
+        """Predict for a batch of one type, of any size.
 
         Args:
             batch: products (their category is asked), reviews (their sentiment), questions (their
-                answer) or histories (what the user takes next); labels they carry are not read.
+                answer) or histories (what the user takes next), in a list or another iterable;
+                labels they carry are not read.
+            top: of histories, how many products to rank; all by default.
 
         Returns:
             A `Category`, `Sentiment`, `Answer` or `Ranking` for each.
 
         Raises:
-            ValueError: a mixed batch, or a kind of task that the domain gave no examples of.
+            ValueError: a mixed batch, a field that cannot be read, or a kind of task that cannot be
+                answered in this domain.
         """
-        kinds = {
-            Product: ("classification", _predict_categories),
-            Review: ("sentiment", _predict_sentiment),
-            Question: ("questions", _predict_answers),
-            History: ("recommendation", _predict_rankings),
+        answers = {
+            "classification": _predict_categories,
+            "sentiment": _predict_sentiment,
+            "questions": _predict_answers,
+            "recommendation": partial(_predict_rankings, top=top),
         }
-        if not batch:
+        examples = asked(batch)
+        if not examples:
             return []
-        types = {type(one) for one in batch}
-        if len(types) > 1 or not types <= set(kinds):
-            names = ", ".join(sorted(one.__name__ for one in types))
-            raise ValueError(
-                f"a batch holds Products, Reviews, Questions or Histories of one type; got {names}"
-            )
-        kind, answer = kinds[types.pop()]
+        kind = KIND_ASKED[type(examples[0])]
         if kind not in self.adapted:
-            raise ValueError(
-                f"domain {self.domain.name} has no examples of {kind} to adapt to; add them to it"
-            )
-        return answer(self, self.adapted[kind], list(batch))
+            reason = "; ".join(self.notes.get(kind, ()))
+            raise ValueError(f"domain {self.domain.name} has no answers of {kind}: {reason}")
+        if top is not None:
+            top = whole_number("top", top, 1)
+            if kind != "recommendation":
+                raise ValueError(f"top is {top}; only rankings of histories have a top")
+        # Histories of like length share a program, and are padded to no more than they need.
+        order = list(range(len(examples)))
+        if kind == "recommendation":
+            _check_known(examples, self.domain)
+            order.sort(key=lambda row: len(examples[row].products))
+        found: list[Any] = [None] * len(examples)
+        with patience(kind, len(examples)) as tell:
+            for start in range(0, len(order), SIZES[-1]):
+                rows = order[start : start + SIZES[-1]]
+                for row, answer in zip(
+                    rows,
+                    answers[kind](self, self.adapted[kind], [examples[row] for row in rows]),
+                    strict=True,
+                ):
+                    found[row] = answer
+                tell(start + len(rows))
+        return found
 
 
 def load(run: Path | str) -> Guide:
@@ -181,6 +315,8 @@ def load(run: Path | str) -> Guide:
     served = (
         _json(serving_path) if serving_path.exists() else _stage_serving(_json(run / STAGE), config)
     )
+    for kind, one in served.items():
+        _check_serving(serving_path if serving_path.exists() else run / CONFIG, kind, one)
     tokenizer = Tokenizer.load(run / TOKENIZER)
     model = model_of(config, tokenizer)
     like = {"params": jax.eval_shape(partial(init_params, model), jax.random.key(0))}
@@ -255,6 +391,22 @@ def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
     }
 
 
+def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
+    """Refuse a rate or a number of steps that cannot serve, before anything is compiled."""
+    rate, steps = one.get("rate"), one.get("steps")
+    # NaN is not within the bounds either.
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= LARGEST_RATE:
+        raise CheckpointError(
+            f"{path}: {kind}: rate is {rate!r}; give a number from 0 to {LARGEST_RATE:g}, or make "
+            "the file anew by the run"
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MOST_STEPS:
+        raise CheckpointError(
+            f"{path}: {kind}: steps is {steps!r}; give a whole number from 0 to {MOST_STEPS}, or "
+            "make the file anew by the run"
+        )
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -266,113 +418,242 @@ def _json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not JSON ({error}); train the run anew") from error
 
 
-def _categories(domain: Domain) -> tuple[str, ...]:
-    return tuple(sorted({str(p.category) for p in domain.products if p.category is not None}))
-
-
-def _choose(labels: np.ndarray, classes: int, shots: int, where: str, rng) -> np.ndarray:
-    """Draw `shots` rows of each class."""
-    rows = []
-    for number in range(classes):
-        members = np.flatnonzero(labels == number)
-        if len(members) < shots:
+def _picked(support: Any) -> dict[str, list[Any]]:
+    """Return examples that were picked by hand, checked, by their kind of task."""
+    if isinstance(support, str | bytes | Mapping) or not isinstance(support, Iterable):
+        raise ValueError(
+            f"support is {reprlib.repr(support)}; give a list of products, reviews and questions"
+        )
+    picked: dict[str, list[Any]] = {}
+    for one in support:
+        kind = KIND_ASKED.get(type(one))
+        if kind is None or kind == "recommendation":
             raise ValueError(
-                f"{where}: {shots} shots need as many examples of each class; class {number} has "
-                f"{len(members)}; ask for fewer shots"
+                f"support holds a {type(one).__name__}; give products, reviews and questions"
             )
-        rows.append(rng.permutation(members)[:shots])
+        picked.setdefault(kind, []).append(one)
+    checked = {k: list(checked_part("support", PARTS[k], rows)) for k, rows in picked.items()}
+    for kind, label in (("classification", "category"), ("sentiment", "label")):
+        for one in checked.get(kind, ()):
+            if getattr(one, label) is None:
+                what = "category" if kind == "classification" else "sentiment or stars but 3"
+                raise ValueError(f"support: {one.id!r} has no {what} to adapt to; add it")
+    return checked
+
+
+def _draw(labels: np.ndarray, classes: Sequence[str], shots: int, rng) -> np.ndarray:
+    """Draw `shots` rows of each class, or as many as it has."""
+    members = [np.flatnonzero(labels == number) for number in range(len(classes))]
+    rows = [rng.permutation(of_class)[:shots] for of_class in members]
     return np.concatenate(rows) if rows else np.zeros(0, int)
 
 
+def _lacking(labels: np.ndarray, classes: Sequence[str], shots: int) -> list[str]:
+    """Say by name which classes have fewer examples than `shots`."""
+    counts = [int((labels == number).sum()) for number in range(len(classes))]
+    wanted = f"{shots} shot{'s' if shots > 1 else ''}"
+    return [
+        f"{name} has {count or 'no'} example{'s' if count != 1 else ''}, fewer than {wanted}"
+        for name, count in zip(classes, counts, strict=True)
+        if count < shots and len(labels)
+    ]
+
+
 def _adapt_examples(
-    guide: Guide, kind: str, serving: Serving, domain: Domain, shots: int, rng
-) -> Adapted:
-    context: dict[str, Any] = {}
+    guide: Guide, kind: str, domain: Domain, shots: int, rng, picked: list[Any] | None
+) -> tuple[Adapted | None, tuple[str, ...]]:
+    """Adapt to one kind of task; also say what could not be adapted to."""
+    serving, context, names = guide.serving[kind], {}, ()
     if kind == "classification":
-        categories = _categories(domain)
-        if len(categories) > guide.model.way:
-            raise ValueError(
-                f"domain {domain.name} has {len(categories)} categories, the guide has slots for "
-                f"{guide.model.way}; train it with a larger config.model.way"
-            )
-        examples: Sequence[Any] = [p for p in domain.products if p.category is not None]
-        labels = np.array([categories.index(p.category) for p in examples])
-        names = guide.tokenizer.encode(categories, guide.lengths.name).tokens
-        context = {"names": jnp.asarray(names), "has_names": jnp.ones(len(names), bool)}
-        problem, classes = classification(guide.model, len(categories)), len(categories)
+        examples: Sequence[Any] = picked or [p for p in domain.products if p.category is not None]
+        named = {str(p.category) for p in (*domain.products, *examples) if p.category is not None}
+        names = tuple(sorted(named))
+        if not names:
+            return None, ("no product has a category, so there are none to tell apart; add some",)
+        labels = np.array([names.index(one.category) for one in examples], int)
+        tokens = guide.tokenizer.encode(names, guide.lengths.name).tokens
+        context = {"names": tokens, "has_names": np.ones(len(names), bool)}
+        classes = [f"category {name!r}" for name in names]
     elif kind == "sentiment":
-        examples = [review for review in domain.reviews if review.label is not None]
-        labels = np.array([review.label for review in examples])
-        problem, classes = sentiment(guide.model), 2
+        examples = picked or [review for review in domain.reviews if review.label is not None]
+        labels = np.array([review.label for review in examples], int)
+        classes = ["sentiment 'negative'", "sentiment 'positive'"]
     else:
-        examples = question_examples(domain, guide.tokenizer, guide.lengths.pair)
-        labels = np.zeros(len(examples), int)
-        problem, classes = questions(guide.model, guide.longest), 1
-    rows = _choose(labels, classes, shots, f"domain {domain.name}, {kind}", rng)
+        own = domain if picked is None else dataclasses.replace(domain, questions=tuple(picked))
+        examples = question_examples(own, guide.tokenizer, guide.lengths.pair)
+        labels, classes = np.zeros(len(examples), int), ["the domain"]
+    rows = np.arange(len(examples)) if picked else _draw(labels, classes, shots, rng)
+    notes = _lacking(labels, classes, 1 if picked else shots)
+    zero = _learner(guide, kind, len(classes), adapts=False)
+    # Without the other class, every review would be of the one.
+    one_sided = kind == "sentiment" and 0 < len(rows) and len(set(labels[rows])) < 2
+    if not len(rows) or one_sided:
+        if picked or shots:
+            notes += ["no examples to adapt to"] * (not len(rows))
+            notes += ["it answers as it was trained, without adapting"]
+        return Adapted(zero, _start(guide, kind, len(classes)), context, (), names), tuple(notes)
     chosen = [examples[row] for row in rows]
-    learner = _learner(serving, problem, shots)
-    if not shots:
-        return Adapted(learner, serving.meta["params"], context, ())
     support = {
         **_rows(guide, kind, chosen, domain),
-        "label": jnp.asarray(labels[rows], jnp.int32),
-        "mask": jnp.ones(len(rows), bool),
+        "label": labels[rows].astype(np.int32),
+        "mask": np.ones(len(rows), bool),
     }
     if kind == "sentiment":
-        support["stars"] = jnp.asarray([review.stars or 0.0 for review in chosen], jnp.float32)
-    state = jax.jit(learner.adapt)(serving.meta, support, context, None)[0]
-    return Adapted(learner, state, context, tuple(one.id for one in chosen))
+        support["stars"] = np.array([review.stars or 0.0 for review in chosen], np.float32)
+    learner = _learner(guide, kind, len(classes), adapts=True)
+    meta = {**serving.meta, "params": _start(guide, kind, len(classes))}
+    state = learner.adapt(meta, support, context)
+    if not _is_finite(state):
+        notes += [
+            f"adaptation by {serving.arm} diverged (rate {serving.rate:g}, {serving.steps} steps); "
+            "it answers as it was trained, without adapting"
+        ]
+        return Adapted(zero, meta["params"], context, (), names), tuple(notes)
+    return Adapted(learner, state, context, tuple(one.id for one in chosen), names), tuple(notes)
 
 
-def _adapt_users(guide: Guide, serving: Serving, domain: Domain, shots: int) -> Adapted:
-    """Users adapt when they ask; what can be done before is to lay the catalogue out."""
-    rows = product_rows(domain.products, guide.tokenizer, guide.lengths.text)
-    if not guide.model.image:
-        rows = {"tokens": rows["tokens"]}
-    context = {
-        "products": jax.tree.map(jnp.asarray, rows),
-        "candidates": jnp.ones(len(domain.products), bool),
-    }
-    learner, longest = _learner(serving, recommendation(guide.model), shots), max(1, shots)
+def _start(guide: Guide, kind: str, classes: int) -> Params:
+    """Return what adaptation starts from, with a slot for each class."""
+    params = guide.serving[kind].meta["params"]
+    return with_slots(params, classes) if kind == "classification" else params
+
+
+def _is_finite(tree: Any) -> bool:
+    leaves = jax.device_get(jax.tree.leaves(tree))
+    return all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+class Catalogue(NamedTuple):
+    """The products of a domain, encoded once.
+
+    Attributes:
+        ids: of the products.
+        rows: place of each product, by id.
+        context: what a ranking reads: {"vectors": float32 [products, width], "candidates"}.
+    """
+
+    ids: tuple[str, ...]
+    rows: Mapping[str, int]
+    context: Mapping[str, Any]
+
+
+def _encoded_catalogue(guide: Guide, domain: Domain) -> Catalogue:
+    def encode(params, rows):
+        image = rows.get("image"), rows.get("has_image")
+        encoding: Any = guide.model.apply(
+            {"params": params}, rows["tokens"], *image, method="encode"
+        )
+        return {"vector": encoding.vector}
+
+    program = guide._programs.setdefault("catalogue", jax.jit(encode))
+    params, pieces = guide.serving["recommendation"].meta["params"], []
+    with patience("encoding the products", len(domain.products)) as tell:
+        for start in range(0, len(domain.products), SIZES[-1]):
+            products = domain.products[start : start + SIZES[-1]]
+            rows = _product_rows(guide, products)
+            pieces.append(in_pieces(partial(program, params), rows)["vector"])
+            tell(start + len(products))
+    ids = tuple(product.id for product in domain.products)
+    context = {"vectors": np.concatenate(pieces), "candidates": np.ones(len(ids), bool)}
+    return Catalogue(ids, {one: row for row, one in enumerate(ids)}, jax.device_put(context))
+
+
+def _adapt_users(
+    guide: Guide, domain: Domain, shots: int
+) -> tuple[Adapted | None, tuple[str, ...]]:
+    """Users adapt when they ask; the catalogue is encoded when the first one does."""
+    if not domain.products:
+        return None, ("there are no products to rank; add them",)
+    adapts = shots > 0
+    learner = _learner(guide, "recommendation", 0, adapts)
+    meta = guide.serving["recommendation"].meta
+    return Adapted(learner, meta, {}, ()), ()
+
+
+def _ranker(learner: Learner):
+    """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
 
     def rank(meta: Params, users, context):
-        def one(item, mask):
-            steps = jnp.arange(longest)
+        def one(user):
+            steps, count = jnp.arange(len(user["history"])), len(user["item"])
+            known = steps < user["taken"]
             support = {
-                "item": item,
-                "history": jnp.broadcast_to(item, (longest, longest)),
-                "history_mask": mask & (steps < steps[:, None]),
-                "mask": mask,
+                "item": user["item"],
+                "history": jnp.broadcast_to(user["history"], (count, len(steps))),
+                "history_mask": steps < user["before"][:, None],
+                "mask": user["mask"],
             }
             state, _ = learner.adapt(meta, support, context, None)
-            query = {"history": item[None], "history_mask": mask[None]}
+            query = {"history": user["history"][None], "history_mask": known[None]}
             return learner.predict(state, query, context)["scores"][0]
 
-        return {"scores": jax.vmap(one)(users["item"], users["mask"])}
+        return {"scores": jax.vmap(one)(users)}
 
-    return Adapted(learner._replace(predict=rank), serving.meta, context, ())
+    return rank
 
 
-def _learner(serving: Serving, problem: Problem, shots: int) -> Learner:
-    way = ARMS[serving.arm].way if shots else Way("nothing")
-    return adaptation(way, problem, serving.rate, serving.steps, serving.rule)
+def _learner(guide: Guide, kind: str, classes: int, adapts: bool) -> Learner:
+    """Return how a kind of task adapts, jitted: `adapt` is (meta, support, context) -> state."""
+    known = guide._programs.get((kind, classes, adapts))
+    if known is not None:
+        return known
+    serving = guide.serving[kind]
+    if kind == "classification":
+        way = max(classes, guide.model.way)
+        problem = classification(guide.model.clone(way=way), classes)
+    elif kind == "sentiment":
+        problem = sentiment(guide.model)
+    elif kind == "questions":
+        problem = questions(guide.model, guide.longest)
+    else:
+        problem = recommendation(guide.model)
+    way = ARMS[serving.arm].way if adapts else Way("nothing")
+    learner = adaptation(way, problem, serving.rate, serving.steps, serving.rule)
+    predict = _ranker(learner) if kind == "recommendation" else learner.predict
+    jitted = learner._replace(
+        adapt=jax.jit(
+            lambda meta, support, context: learner.adapt(meta, support, context, None)[0]
+        ),
+        predict=jax.jit(predict),
+    )
+    return guide._programs.setdefault((kind, classes, adapts), jitted)
+
+
+def _product_rows(guide: Guide, products: Sequence[Product]) -> dict[str, Any]:
+    rows = product_rows(products, guide.tokenizer, guide.lengths.text)
+    return dict(rows) if guide.model.image else {"tokens": rows["tokens"]}
 
 
 def _rows(guide: Guide, kind: str, examples: Sequence[Any], domain: Domain) -> dict[str, Any]:
     """Encode examples as the rows that their problem reads."""
     if kind == "classification":
-        rows = product_rows(examples, guide.tokenizer, guide.lengths.text)
-        rows = rows if guide.model.image else {"tokens": rows["tokens"]}
+        rows = _product_rows(guide, examples)
     elif kind == "sentiment":
         texts = [review.text for review in examples]
         rows = {"tokens": guide.tokenizer.encode(texts, guide.lengths.text).tokens}
     else:
         rows = question_rows(examples, guide.tokenizer, guide.lengths.pair, domain.name)
-    return jax.tree.map(jnp.asarray, dict(rows))
+    return dict(rows)
 
 
 def _outputs(adapted: Adapted, query) -> dict[str, np.ndarray]:
-    return jax.device_get(jax.jit(adapted.learner.predict)(adapted.state, query, adapted.context))
+    """Ask for the rows of `query`, in pieces of a few sizes.
+
+    Raises:
+        ValueError: an answer is not finite.
+    """
+
+    def ask(rows):
+        return adapted.learner.predict(adapted.state, rows, adapted.context)
+
+    outputs = in_pieces(ask, query)
+    for name, leaf in outputs.items():
+        if not np.isfinite(leaf).all():
+            raise ValueError(
+                f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
+                "another arm"
+            )
+    return outputs
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -425,24 +706,73 @@ def _predict_answers(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[
     return answers
 
 
-def _predict_rankings(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[History]):
-    index = {product.id: row for row, product in enumerate(adapted_guide.domain.products)}
-    for one in batch:
+def _check_known(histories: Sequence[History], domain: Domain) -> None:
+    known = {product.id for product in domain.products}
+    for one in histories:
         for product in one.products:
-            if product not in index:
+            if product not in known:
                 raise ValueError(
-                    f"user {one.user!r} took product {product!r}, which domain "
-                    f"{adapted_guide.domain.name} does not have; add it to the products"
+                    f"user {one.user!r} took product {product!r}, which domain {domain.name} does "
+                    "not have; add it to the products"
                 )
-    shots = max(1, adapted_guide.shots)
+    long = [one.user for one in histories if len(one.products) > LONGEST_HISTORY]
+    if long:
+        warnings.warn(
+            f"{len(long)} histories, such as that of user {long[0]!r}, have more than "
+            f"{LONGEST_HISTORY} products; the last {LONGEST_HISTORY} are read",
+            stacklevel=3,
+        )
 
-    recent = [[index[product] for product in each_once(one.products)][-shots:] for one in batch]
-    items = np.array([row + [0] * (shots - len(row)) for row in recent], np.int32)
-    known = [len(row) if adapted_guide.shots else 0 for row in recent]
-    masks = np.array([[i < count for i in range(shots)] for count in known])
-    scores = _outputs(adapted, {"item": items, "mask": masks})["scores"]
+
+def _predict_rankings(
+    adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[History], top: int | None
+):
+    catalogue, shots = adapted_guide._catalogue, adapted_guide.shots
+    taken = [[catalogue.rows[product] for product in each_once(one.products)] for one in batch]
+    read = [rows[-LONGEST_HISTORY:] for rows in taken]
+    length = padded_size(max(map(len, read)), HISTORY_SIZES)
+    users: dict[str, np.ndarray] = {
+        "history": np.array([rows + [0] * (length - len(rows)) for rows in read], np.int32),
+        "taken": np.array([len(rows) for rows in read], np.int32),
+    }
+    # The last products are what a user adapts to, each asked about with all those before it.
+    count = max(1, shots)
+    first = np.maximum(users["taken"] - shots, 0)[:, None]
+    users["before"] = (first + np.arange(count)).astype(np.int32)
+    users["mask"] = (users["before"] < users["taken"][:, None]) & (shots > 0)
+    places = np.minimum(users["before"], length - 1)
+    users["item"] = np.take_along_axis(users["history"], places, axis=1)
+
+    def ask(rows):
+        return adapted.learner.predict(adapted.state, rows, catalogue.context)
+
+    most = _users_at_once(adapted_guide, len(catalogue.ids), length)
     rankings = []
-    for one, score in zip(batch, scores, strict=True):
-        order = [adapted_guide.domain.products[row].id for row in np.argsort(-score, kind="stable")]
-        rankings.append(Ranking(one.user, tuple(p for p in order if p not in one.products)))
+    for start in range(0, len(batch), most):
+        rows = slice(start, start + most)
+        scores = in_pieces(ask, {name: leaf[rows] for name, leaf in users.items()}, most)["scores"]
+        for one, mine, score in zip(batch[rows], taken[rows], scores, strict=True):
+            if not np.isfinite(score).all():
+                raise ValueError(
+                    f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
+                    "with shots=0, or serve another arm"
+                )
+            free = np.ones(len(score), bool)
+            free[mine] = False
+            order = np.argsort(-score, kind="stable").astype(np.int32)
+            order = order[free[order]][:top].copy()
+            by = "history" if mine else "no history"
+            rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
     return rankings
+
+
+def _users_at_once(adapted_guide: AdaptedGuide, products: int, length: int) -> int:
+    """Return how many users fit into the memory that a call may take."""
+    guide, shots = adapted_guide.guide, max(1, adapted_guide.shots)
+    serving = guide.serving["recommendation"]
+    head = sum(leaf.size for leaf in jax.tree.leaves(serving.meta["params"]["recommendation"]))
+    # Scores of all products for each shot, the user's own products, and what leads to their
+    # gradient. A learned optimizer remembers some 80 numbers a parameter.
+    floats = 8 * (shots + 1) * (products + length * guide.model.width)
+    floats += head * (200 if serving.rule else 8)
+    return max(1, min(SIZES[-1], FLOATS_AT_ONCE // floats))

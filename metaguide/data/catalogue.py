@@ -15,7 +15,11 @@ domain. Hidden folders (names that start with a dot) are no domains.
 
 Any of the four files may be missing, and so may `images/`; a domain needs at least one product,
 one review or one question. A file holds one JSON object a line (blank lines are passed over), in
-UTF-8. A field that is not required may be left out or be null. Fields not named here are errors.
+UTF-8. A field that is not required may be left out or be null. Fields not named here are errors,
+but for those of a product that hold a text or a number, such as a price: they are attributes.
+
+A domain is read whole, an object a line, and held in memory. That is meant for some hundred
+thousand lines; a shop of millions is for several domains.
 
 `products.jsonl`, a product a line:
 
@@ -67,9 +71,10 @@ UTF-8. A field that is not required may be left out or be null. Fields not named
 import io
 import json
 import os
+import reprlib
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +88,7 @@ from metaguide.data.rows import (
     QUESTION,
     REVIEW,
     CatalogueError,
+    Field,
     checked_rows,
     read_rows,
     suggestion,
@@ -112,6 +118,40 @@ class Product:
             for p in (self, other)
         )
         return mine == others
+
+
+def as_picture(where: str, image: np.ndarray) -> np.ndarray:
+    """Returns a picture as the reader makes it: uint8 [32, 32, 3].
+
+    Args:
+        where: for messages.
+        image: RGB, [height, width, 3], uint8 or floats in [0, 1].
+
+    Raises:
+        CatalogueError: it is no such array.
+    """
+    image = np.asarray(image)
+    real = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size or not real:
+        raise CatalogueError(
+            f"{where}: field 'image' is {image.dtype} {list(image.shape)}; give RGB, [height, "
+            "width, 3], as uint8 or as floats from 0 to 1."
+        )
+    if image.dtype != np.uint8:
+        # NaN is not within the bounds either.
+        if not ((image >= 0) & (image <= 1)).all():
+            raise CatalogueError(
+                f"{where}: field 'image' has floats that are NaN or not from 0 to 1; scale the "
+                "picture, or give uint8."
+            )
+        image = np.rint(255 * image).astype(np.uint8)
+    return _resized(Image.fromarray(image))
+
+
+def _resized(picture: Image.Image) -> np.ndarray:
+    if picture.size != (IMAGE_SIDE, IMAGE_SIDE):
+        picture = picture.resize((IMAGE_SIDE, IMAGE_SIDE))
+    return np.array(picture)
 
 
 @dataclass(frozen=True)
@@ -175,7 +215,24 @@ class Domain:
     questions: tuple[Question, ...] = ()
     interactions: tuple[Interaction, ...] = ()
 
+    def __repr__(self) -> str:
+        """Name and sizes: a domain may hold a million rows."""
+        parts = {name: getattr(self, name) for name in _PARTS}
+        sizes = (f"{len(p)} {name}" for name, p in parts.items() if isinstance(p, Sized) and p)
+        return f"<Domain {self.name!r}: {', '.join(sizes) or 'empty'}>"
 
+
+_PARTS: Mapping[str, tuple[type, Mapping[str, Field]]] = {
+    "products": (Product, PRODUCT),
+    "reviews": (Review, REVIEW),
+    "questions": (Question, QUESTION),
+    "interactions": (Interaction, INTERACTION),
+}
+_ASKED: Mapping[type, tuple[str, ...]] = {
+    Product: ("title", "description", "attributes", "image"),
+    Review: ("text",),
+    Question: ("question", "text"),
+}
 _FILES = ("products.jsonl", "reviews.jsonl", "questions.jsonl", "interactions.jsonl")
 
 
@@ -246,6 +303,92 @@ def read_domain(folder: Path) -> Domain:
     )
 
 
+def checked_domain(domain: Domain) -> Domain:
+    """Checks a domain that was made in Python, as the reader checks one on disk.
+
+    Args:
+        domain: its parts are any iterables; pictures are of any size, reviews need no label, and
+            a product that is named need not be there.
+
+    Returns:
+        The domain as it would be read: parts are tuples, pictures uint8 [32, 32, 3].
+
+    Raises:
+        CatalogueError: the first thing found that the reader would refuse, by part, row and field.
+    """
+    if not isinstance(domain.name, str):
+        raise CatalogueError(f"the name of a domain is a text; this one is {domain.name!r}.")
+    where = f"domain {domain.name}"
+    parts = {part: checked_part(where, part, getattr(domain, part)) for part in _PARTS}
+    return _not_empty(Domain(domain.name, **parts), f"domain {domain.name}")
+
+
+def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
+    """Checks one part of a domain, such as its reviews; see `checked_domain`.
+
+    Args:
+        where: for messages.
+        part: name of the field of `Domain`.
+        rows: of the part, in any iterable.
+
+    Returns:
+        The rows as they would be read.
+    """
+    made, fields = _PARTS[part]
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise CatalogueError(f"{where}: {part} is {reprlib.repr(rows)}; give a tuple of them.")
+
+    def raw() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, row in enumerate(rows):
+            place = f"{where}: {part}[{number}]"
+            if type(row) is not made:
+                raise CatalogueError(f"{place} is a {type(row).__name__}; give a {made.__name__}.")
+            values = {name: value for name, value in vars(row).items() if value is not None}
+            if isinstance(attributes := values.get("attributes"), Mapping):
+                values["attributes"] = dict(attributes)
+            if isinstance(answer := values.get("answer"), tuple):
+                values["answer"] = list(answer)
+            if "image" in values:
+                # The reader's field is a path.
+                pictures[place] = as_picture(place, values.pop("image"))
+            yield place, values
+
+    pictures: dict[str, np.ndarray] = {}
+    return tuple(
+        made(**values, **({"image": pictures.pop(place)} if place in pictures else {}))
+        for place, values in checked_rows(raw(), fields, labelled=False)
+    )
+
+
+def checked_example(where: str, example: Any) -> Any:
+    """Checks what a prediction reads of a product, a review or a question; labels are left out.
+
+    Args:
+        where: for messages.
+        example: the `Product`, `Review` or `Question`.
+
+    Returns:
+        The example as it would be read.
+
+    Raises:
+        CatalogueError: a field is not as the module's docstring says.
+    """
+    fields = next(fields for made, fields in _PARTS.values() if made is type(example))
+    read: dict[str, Any] = {}
+    for name in _ASKED[type(example)]:
+        value = getattr(example, name)
+        if name == "image":
+            read[name] = None if value is None else as_picture(where, value)
+            continue
+        if name == "attributes" and isinstance(value, Mapping):
+            value = dict(value)
+        try:
+            read[name] = fields[name].convert(value)
+        except ValueError as error:
+            raise CatalogueError(f"{where}: field {name!r} {error}.") from error
+    return type(example)(id=example.id, **read)
+
+
 def write_domain(domain: Domain, folder: Path) -> None:
     """Writes one domain, whole or not at all, in the place of an older one.
 
@@ -301,10 +444,7 @@ def _read_image(where: str, folder: Path, name: str | None) -> np.ndarray | None
         return None
     try:
         with Image.open(folder / name) as image:
-            picture = image.convert("RGB")
-            if picture.size != (IMAGE_SIDE, IMAGE_SIDE):
-                picture = picture.resize((IMAGE_SIDE, IMAGE_SIDE))
-            return np.array(picture)
+            return _resized(image.convert("RGB"))
     except FileNotFoundError as error:
         raise CatalogueError(
             f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; add it "
@@ -381,7 +521,7 @@ def _listing(folder: Path) -> list[Path]:
         ) from error
 
 
-def _not_empty(domain: Domain, folder: Path) -> Domain:
+def _not_empty(domain: Domain, folder: Path | str) -> Domain:
     if not (domain.products or domain.reviews or domain.questions):
         raise CatalogueError(
             f"{folder}: the domain is empty; put at least one line into products.jsonl, "

@@ -126,7 +126,10 @@ INTERACTION = {
 
 
 def checked_rows(
-    rows: Iterable[tuple[str, Any]], fields: Mapping[str, Field], products: Set[str] | None = None
+    rows: Iterable[tuple[str, Any]],
+    fields: Mapping[str, Field],
+    products: Set[str] | None = None,
+    labelled: bool = True,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Checks rows one by one and against one another.
 
@@ -134,6 +137,7 @@ def checked_rows(
         rows: (place, parsed JSON) of each, the place being for messages.
         fields: what a row may hold, by name.
         products: the ids that a row may name as its product; None where rows name none.
+        labelled: whether a review has to have its stars or its sentiment.
 
     Yields:
         (place, converted values by field).
@@ -144,7 +148,7 @@ def checked_rows(
     """
     first: dict[str, str] = {}
     for where, row in rows:
-        values = _values(where, row, fields)
+        values = _values(where, row, fields, labelled)
         if "id" in fields and first.setdefault(values["id"], where) != where:
             raise CatalogueError(
                 f"{where}: field 'id' is {values['id']!r}, which {first[values['id']]} bears too; "
@@ -159,12 +163,11 @@ def checked_rows(
         yield where, values
 
 
-def _values(where: str, row: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+def _values(where: str, row: Any, fields: Mapping[str, Field], labelled: bool) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise CatalogueError(f'{where}: not a JSON object; write one as in {{"id": "1", ...}}.')
-    for name in row:
-        if name not in fields:
-            raise CatalogueError(f"{where}: unknown field {name!r}; {suggestion(name, fields)}.")
+    unknown = {name: value for name, value in row.items() if name not in fields}
+    further = _further_attributes(where, unknown, fields)
     values = {}
     for name, (convert, required) in fields.items():
         if row.get(name) is not None:
@@ -174,7 +177,17 @@ def _values(where: str, row: Any, fields: Mapping[str, Field]) -> dict[str, Any]
                 raise CatalogueError(f"{where}: field {name!r} {error}.") from error
         elif required:
             raise CatalogueError(f"{where}: field {name!r} is missing; add it.")
-    if "stars" in fields and ("stars" in values) == ("sentiment" in values):
+    if further:
+        known = values.get("attributes", {})
+        for name in sorted(further.keys() & known.keys()):
+            if known[name] != further[name]:
+                raise CatalogueError(
+                    f"{where}: field {name!r} is {further[name]!r} and the attribute of that name "
+                    f"is {known[name]!r}; keep one of them."
+                )
+        values["attributes"] = {**known, **further}
+    given = "stars" in values, "sentiment" in values
+    if "stars" in fields and (all(given) or labelled and not any(given)):
         fault = "both given; leave one out" if "stars" in values else "missing; add one of them"
         raise CatalogueError(f"{where}: fields 'stars' and 'sentiment' are {fault}.")
     if "answer" in values and "answers" in values:
@@ -200,6 +213,39 @@ def _check_answer(where: str, name: str, span: tuple[int, int], text: str) -> No
             f"{where}: field {name!r} is [{start}, {end}], which is white space alone; give the "
             "characters of the answer, or null for no answer."
         )
+
+
+def _further_attributes(
+    where: str, unknown: Mapping[str, Any], fields: Mapping[str, Field]
+) -> dict[str, str]:
+    """Return fields that the format does not name as attributes, where rows have attributes.
+
+    A name that is almost that of a field is an error: a misspelt category is no attribute.
+    """
+    further = {}
+    for name, value in unknown.items():
+        almost = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
+        if "attributes" not in fields or almost:
+            raise CatalogueError(f"{where}: unknown field {name!r}; {suggestion(name, fields)}.")
+        if value is None:
+            continue
+        try:
+            _string(name)
+            if isinstance(value, bool):
+                further[name] = "yes" if value else "no"
+            elif isinstance(value, int | float):
+                _number(value)
+                further[name] = str(value)
+            elif isinstance(value, str):
+                further[name] = _string(value)
+            else:
+                raise ValueError(
+                    f"is {reprlib.repr(value)}; write a text or a number, which is read as an "
+                    "attribute"
+                )
+        except ValueError as error:
+            raise CatalogueError(f"{where}: field {name!r} {error}.") from error
+    return further
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -171,20 +171,33 @@ def recommendation(model: GuideModel) -> Problem:
     """Which product a user takes next: the user's vector over all product vectors.
 
     The catalogue is encoded once an episode (once for all users of a domain, where only the
-    domain's products reach it); the user's side is the head.
+    domain's products reach it), or not at all, where the context has their `vectors`; the user's
+    side is the head.
     """
 
     def encode(params: Params, batch: Batch, context, key):
-        vectors = _encode(model, params, context["products"], key).vector
+        if "vectors" in context:
+            vectors = context["vectors"]
+        else:
+            vectors = _encode(model, params, context["products"], key).vector
         return {"products": vectors, "history": vectors[batch["history"]]}
 
     def predict(params: Params, encoded, batch: Batch, context):
+        # Where many users adapt on products that are encoded already, each has parameters of his
+        # own, and the two ways to the same scores differ in cost.
+        alone = "vectors" in context
+
         def user(history: Array, mask: Array) -> Array:
+            if alone:
+                return _apply(model, params, "user_vector", history, mask)
             return _apply(model, params, "user_vectors", history, mask)[-1]
 
         users = jax.vmap(user)(encoded["history"], batch["history_mask"])
-        products = _apply(model, params, "product_vectors", encoded["products"])
-        scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+        if alone:
+            scores = _apply(model, params, "user_scores", users, encoded["products"])
+        else:
+            products = _apply(model, params, "product_vectors", encoded["products"])
+            scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
         # What a user already has is not recommended, nor learned not to be.
         taken = jnp.zeros(scores.shape, bool)
         rows = jnp.arange(len(scores))[:, None]

@@ -1,13 +1,14 @@
 """Programs that are compiled once, in whichever thread asks first, and before they are needed."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 
 class Once:
@@ -48,6 +49,43 @@ class Program:
     def compilations(self) -> int:
         """Return for how many kinds of arguments the calls so far have been compiled."""
         return compilations(self._function)
+
+
+SIZES = (4, 16, 64, 256)
+"""Rows that `in_pieces` pads to, so that any number of rows compiles a few programs."""
+
+
+def padded_size(count: int, sizes: Sequence[int] = SIZES) -> int:
+    """Return the smallest of rising sizes that has room for `count`; the largest where none has."""
+    return next((size for size in sizes if size >= count), sizes[-1])
+
+
+def in_pieces(
+    call: Callable[[Any], Mapping[str, Any]], rows: Any, most: int = SIZES[-1]
+) -> dict[str, np.ndarray]:
+    """Call a jitted function on rows, a piece at a time, each padded to one of a few sizes.
+
+    Args:
+        call: rows -> a dict of arrays; the leading axis of both is rows, and no row reads another.
+        rows: a pytree of numpy arrays, at least one row.
+        most: rows of a piece.
+
+    Returns:
+        What `call` returns for all rows, on the host.
+    """
+    count, pieces = len(jax.tree.leaves(rows)[0]), []
+    for start in range(0, count, most):
+        piece = jax.tree.map(lambda leaf, s=start: np.asarray(leaf[s : s + most]), rows)
+        real = min(most, count - start)
+        room = min(most, padded_size(real)) - real
+        # A copy of the last row is a row that the function can read.
+        piece = jax.tree.map(
+            lambda leaf, r=room: np.pad(leaf, [(0, r)] + [(0, 0)] * (leaf.ndim - 1), mode="edge"),
+            piece,
+        )
+        found = jax.device_get(call(piece))
+        pieces.append({name: leaf[:real] for name, leaf in found.items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def compile_all(calls: Iterable[tuple[Any, tuple]]) -> None:

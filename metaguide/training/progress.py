@@ -13,6 +13,9 @@ from metaguide.parallel import is_first_process
 PLAIN_LINE_SECONDS = 10.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
 
+PATIENCE_SECONDS = 3.0
+"""Seconds that a call takes before `patience` draws a bar."""
+
 
 def say(text: str) -> None:
     """Print one line as it is, unwrapped; of several processes the first one does."""
@@ -64,3 +67,36 @@ def progress(
         say(f"{name}: {unit} {done} of {total}, {left} s left" + (f", {note}" if note else ""))
 
     yield tell
+
+
+@contextmanager
+def patience(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error, where that is a terminal, once something has taken long.
+
+    Args:
+        name: of what is under way.
+        total: how many units there are.
+
+    Yields:
+        (units done) -> None.
+    """
+    console = Console(stderr=True, quiet=not is_first_process())
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda done: None
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    task, begun, shown = bar.add_task(name, total=total), time.perf_counter(), False
+
+    def tell(done: int) -> None:
+        nonlocal shown
+        if not shown and done < total and time.perf_counter() - begun > PATIENCE_SECONDS:
+            bar.start()
+            shown = True
+        bar.update(task, completed=done)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            bar.stop()

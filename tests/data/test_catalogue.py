@@ -114,9 +114,27 @@ def test_label_of_a_review(stars: float | None, sentiment: str | None, label: in
     assert Review("r", "text", stars=stars, sentiment=sentiment).label == label
 
 
+def test_further_fields_of_a_product_are_attributes(tmp_path):
+    """Faults: a price is an error; a number or a flag is lost; attributes of the row are lost."""
+    row = {**PRODUCT, "price": 12.5, "brand": "Aster", "new": True, "size": None, "count": 3}
+    (product,) = read_domain(lay(tmp_path, products=[row])).products
+    assert product.attributes == {"price": "12.5", "brand": "Aster", "new": "yes", "count": "3"}
+    both = {**PRODUCT, "price": 5, "attributes": {"colour": "red", "price": "5"}}
+    (product,) = read_domain(lay(tmp_path / "b", products=[both])).products
+    assert product.attributes == {"colour": "red", "price": "5"}
+
+
 BAD_ROWS = [
     ("products", {**PRODUCT, "tittle": "x"}, ["unknown field 'tittle'", "did you mean 'title'?"]),
-    ("products", {**PRODUCT, "zzz": 1}, ["unknown field 'zzz'", "id, title, description"]),
+    ("products", {**PRODUCT, "price": [1]}, ["field 'price' is [1]", "a text or a number"]),
+    ("products", {**PRODUCT, "price": "\ud83d"}, ["field 'price'", "surrogate"]),
+    ("products", {**PRODUCT, "categories": "a"}, ["unknown field 'categories'", "'category'"]),
+    (
+        "products",
+        {**PRODUCT, "price": 5, "attributes": {"price": "6"}},
+        ["field 'price' is '5'", "attribute of that name is '6'", "keep one"],
+    ),
+    ("reviews", {**REVIEW, "zzz": 1}, ["unknown field 'zzz'", "id, text, stars"]),
     ("products", {"id": "p2"}, ["field 'title' is missing", "add it"]),
     ("products", {**PRODUCT, "id": ""}, ["field 'id' is empty", "give"]),
     ("products", {**PRODUCT, "id": 17}, ["field 'id' is 17", "text in quotes"]),

@@ -197,6 +197,28 @@ def test_what_a_user_has_is_not_recommended():
     np.testing.assert_array_equal(found["scores"], outputs(params(), changed, context)["scores"])
 
 
+def test_products_that_are_encoded_already_give_the_same_scores():
+    """Faults: serving, which encodes a catalogue once, ranks otherwise than training; its gradient
+    is another, or the encoder's parameters are read."""
+    batch, context = task("recommendation")
+    problem = recommendation(MODEL)
+    # Biases and scales that are not 0 and 1, so that none of them is left out.
+    mine = jax.tree.map(lambda leaf: leaf + 0.1 if leaf.ndim == 1 else leaf, params())
+    rows = {"history": batch["history"][:1], "history_mask": batch["history_mask"][:1]}
+    vectors = jax.jit(problem.encode)(mine, rows, context, None)["products"]
+    ready = {"vectors": vectors, "candidates": context["candidates"]}
+
+    @jax.jit
+    def loss_of(head, context):
+        given = {**mine, "recommendation": head}
+        encoded = problem.encode(given, batch, context, None)
+        scores = problem.predict(given, encoded, batch, context)["scores"]
+        return problem.loss(given, encoded, batch, context)[0], scores
+
+    both = [jax.grad(loss_of, has_aux=True)(mine["recommendation"], c) for c in (context, ready)]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *both)
+
+
 def test_classes_are_judged_as_the_domain_numbers_them():
     """Fault: slots of two episodes, which mean different classes, are compared with each other."""
     batch, context = task("classification")

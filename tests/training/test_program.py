@@ -7,8 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from metaguide.training.program import Once, Program, beside, compilations, compile_all, has_room
+from metaguide.training.program import (
+    SIZES,
+    Once,
+    Program,
+    beside,
+    compilations,
+    compile_all,
+    has_room,
+    in_pieces,
+)
 
 
 def counted(traces):
@@ -124,3 +135,25 @@ def test_nothing_is_compiled_ahead_where_a_process_has_few_maps_left():
     with beside([lambda: done.append("a job")]):
         time.sleep(0.2)
     assert done
+
+
+DOUBLED = jax.jit(lambda rows: {"two": 2 * rows["a"], "sum": rows["b"].sum(-1)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 600), st.sampled_from((1, 3, 64, SIZES[-1])))
+def test_pieces_are_the_whole(count, most):
+    """Faults: a row is lost, doubled or moved where pieces meet; padding is returned."""
+    rows = {"a": np.arange(count, dtype=np.int32), "b": np.ones((count, 2), np.float32)}
+    rows["b"][:, 0] = rows["a"]
+    found = in_pieces(DOUBLED, rows, most)
+    np.testing.assert_array_equal(found["two"], 2 * rows["a"])
+    np.testing.assert_array_equal(found["sum"], rows["a"] + 1)
+
+
+def test_any_number_of_rows_compiles_few_programs():
+    """Fault: every new number of rows compiles anew."""
+    function = jax.jit(lambda rows: {"x": rows + 1})
+    for count in range(1, 700, 7):
+        in_pieces(function, np.zeros(count, np.float32))
+    assert compilations(function) == len(SIZES)
