@@ -1,12 +1,11 @@
 """A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`."""
 
-import dataclasses
 import json
 import os
 import reprlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -479,7 +478,7 @@ def _adapt_examples(
         labels = np.array([review.label for review in examples], int)
         classes = ["sentiment 'negative'", "sentiment 'positive'"]
     else:
-        own = domain if picked is None else dataclasses.replace(domain, questions=tuple(picked))
+        own = domain if picked is None else replace(domain, questions=tuple(picked))
         examples = question_examples(own, guide.tokenizer, guide.lengths.pair)
         labels, classes = np.zeros(len(examples), int), ["the domain"]
     rows = np.arange(len(examples)) if picked else _draw(labels, classes, shots, rng)
