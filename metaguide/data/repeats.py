@@ -126,7 +126,7 @@ def _apart(
         close = np.array([others[rows[before]] == others[row] for before in kept], bool)
         for matrix, size in zip(pieces, sizes, strict=True):
             if close.any():
-                common = (matrix[kept] @ matrix[[place]].T).toarray().ravel()
+                common = (matrix @ matrix[[place]].T).toarray().ravel()[kept]
                 close &= common >= near * (size[kept] + size[place] - common)
         if not close.any():
             kept.append(place)

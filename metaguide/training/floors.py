@@ -219,8 +219,8 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """Split a text into sentences.
 
     They end at . ! ? ; and a line's end, and at 。！？； A full stop is none within a number, an
-    address or a name ("1.5 kg", "example.com"), behind an initial ("J. Smith"), or behind an
-    abbreviation where the sentence may go on ("approx. 5", "in. wide").
+    address or a name ("1.5 kg", "example.com"), behind the number of a line or an initial
+    ("J. Smith"), or behind an abbreviation where the sentence may go on ("approx. 5", "in. wide").
 
     Returns:
         Half-open spans of characters, without the white space around them; all else is in one.
@@ -255,7 +255,10 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     first, word = (behind[1], behind[0].strip().lower()) if behind else ("", "")
     if mark != "." or not first:
         return True
-    if before.lower() in _BEFORE_A_NAME:
+    is_numbering = (
+        before.isdecimal() and text[: match.start()].rpartition("\n")[2].strip() == before
+    )
+    if is_numbering or before.lower() in _BEFORE_A_NAME:
         return False
     is_unit = before.lower().lstrip("0123456789.,") in _UNITS and re.search(
         r"\d\s*\w+$", text[: match.start()]

@@ -105,6 +105,7 @@ def test_abstaining_is_right_on_what_has_no_answer():
         "重1.5公斤。|很好！|真的？|「好。」|对；|是",
         "音が良い。|電池は１．５倍。|軽い｡|安い",
         "first line|second line, with 1.5 kg|third",
+        "1. one line|2. Another of 12.|It ends",
         "很好.|屏幕不错",
         "so so",
     ],
