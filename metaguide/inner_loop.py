@@ -286,8 +286,8 @@ def adapt(
         The adapted parameters and the observations.
 
     Raises:
-        ValueError: the derivative of the optimizer's update is not finite where a gradient is 0,
-            and `mode` needs it; or a field of `Implicit` is out of its range.
+        ValueError: `mode` needs the derivative of the optimizer's update, and that is not finite
+            where some gradients are 0 or after some steps; or a field of `mode` is out of range.
         TypeError: `mode` is none of the four.
     """
     if not isinstance(mode, Mode):
@@ -297,7 +297,7 @@ def adapt(
         raise ValueError(f"{mode}: unroll has to be ≥ 1")
     if not isinstance(mode, Implicit):
         if isinstance(mode, Unrolled | Mixed):
-            check_second_order(optimizer, params)
+            optimizer = differentiable(optimizer, params)
         loop = inner_loop(loss, optimizer, mode)
         carry, seen = run(loop, loop.start(params), batches, steps, observe)
         return carry.params, seen
@@ -335,40 +335,90 @@ def adapt(
     return optax.tree.sub(solution, step), jax.lax.stop_gradient(seen)
 
 
-def check_second_order(optimizer: optax.GradientTransformation, params: PyTree) -> None:
-    """Refuse an inner optimizer that has no finite derivative where an entry's gradient is 0.
+def differentiable(
+    optimizer: optax.GradientTransformation, params: PyTree
+) -> optax.GradientTransformation:
+    """Return an inner optimizer whose updates have a finite derivative, or refuse it.
 
-    There the meta-gradient may be NaN: √v of Adam at v = 0, below a ReLU that is off. It is tried
-    on gradients of one 1 a leaf among zeros, since a rule that divides by the norm of a leaf or of
-    all is sound. What depends on traced values (a learned rate) cannot be tried while tracing, and
+    A meta-gradient passes through the updates, and one NaN in it is the end of training: √v of
+    Adam at v = 0, below a ReLU that is off; the norm of a leaf that is 0 in LAMB. The rule is
+    tried here, on gradients of one 1 a leaf among zeros, with whole leaves of 0, and over several
+    steps. Where it fails at a gradient of nothing but zeros alone, as what divides by the norm of
+    all does, the derivative of such a step is taken as 0: a support without examples teaches
+    nothing. What depends on traced values (a learned rate) cannot be tried while tracing, and
     passes.
 
     Args:
         optimizer: the inner rule.
         params: what it updates; only their shapes and dtypes are read.
 
+    Returns:
+        The rule, or the same one with that guard.
+
     Raises:
-        ValueError: says what to give instead.
+        ValueError: says where it fails and what to give instead.
     """
-    alone = all(leaf.size == 1 for leaf in jax.tree.leaves(params))
-
-    def probe(leaf: Array) -> np.ndarray:
-        gradient = np.zeros(leaf.size, leaf.dtype)
-        gradient[:1] = 0 if alone else 1
-        return gradient.reshape(leaf.shape)
-
-    point = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params)
     rule = optax.with_extra_args_support(optimizer)
+    leaves, structure = jax.tree.flatten(params)
+    alone = all(leaf.size == 1 for leaf in leaves)
+    shapes = [leaf.shape for leaf in leaves]
+    # Several steps, or several trials, at the full size of a network would take seconds.
+    small = [tuple(min(side, 3) for side in shape) for shape in shapes]
 
-    def change(gradient: PyTree) -> Array:
-        updates, _ = rule.update(gradient, rule.init(point), point, value=np.float32(0))
-        return jnp.asarray(optax.tree.sum(updates))
+    def probe(shapes: list[tuple[int, ...]], among: Callable[[int], bool] = lambda i: True):
+        """One 1 in each of these leaves, zeros elsewhere; zeros alone where leaves are scalars."""
+        of = zip(shapes, leaves, strict=True)
+        filled = [np.zeros(int(np.prod(shape)), leaf.dtype) for shape, leaf in of]
+        for i, values in enumerate(filled):
+            values[:1] = among(i) and not alone
+        parts = [values.reshape(shape) for values, shape in zip(filled, shapes, strict=True)]
+        return jax.tree.unflatten(structure, parts)
 
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        slopes = jax.tree.leaves(jax.grad(change)(jax.tree.map(probe, params)))
-    if not all(isinstance(slope, Tracer) or np.isfinite(slope).all() for slope in slopes):
-        raise ValueError(
-            "the inner optimizer's update has no finite derivative where a gradient is 0, so that "
-            "the second-order meta-gradient may be NaN; use FirstOrder(), or a rule that has one: "
-            "Adam and its kind with an eps_root, such as optax.adam(rate, eps_root=1e-8)"
-        )
+    def is_finite(*gradients: PyTree) -> bool:
+        point = jax.tree.map(np.ones_like, gradients[0])
+
+        def change(gradients: tuple[PyTree, ...], params: PyTree) -> Array:
+            state = rule.init(point)
+            for gradient in gradients:
+                updates, state = rule.update(gradient, state, params, value=np.float32(0))
+                params = optax.apply_updates(params, updates)
+            return jnp.asarray(optax.tree.sum(params))
+
+        with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+            slopes = jax.tree.leaves(jax.grad(change, (0, 1))(gradients, point))
+        return all(isinstance(slope, Tracer) or np.isfinite(slope).all() for slope in slopes)
+
+    one, even, odd = (
+        probe(small, among)
+        for among in (lambda i: True, lambda i: i % 2 == 0, lambda i: i % 2 == 1)
+    )
+    trials = {"where a gradient is 0": [(probe(shapes),)]}
+    if len(leaves) > 1:
+        trials["where the gradient of a whole leaf is 0"] = [(even,), (odd,)]
+    trials["after some steps"] = [(one,) * PROBED_STEPS]
+    for where, sequences in trials.items():
+        if not all(is_finite(*gradients) for gradients in sequences):
+            raise ValueError(
+                f"the inner optimizer's update has no finite derivative {where}, so that the "
+                "second-order meta-gradient may be NaN; use FirstOrder(), or a rule that has one: "
+                "Adam and its kind with an eps_root, such as optax.adam(rate, eps_root=1e-8)"
+            )
+    return optimizer if is_finite(probe(small, lambda i: False)) else _still_at_nothing(rule)
+
+
+PROBED_STEPS = 8
+"""Steps over which `differentiable` tries a rule: RAdam changes to another one in its sixth."""
+
+
+def _still_at_nothing(rule: optax.GradientTransformationExtraArgs) -> Any:
+    """Return a rule whose updates have the derivative 0 where all gradients are 0."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any):
+        nothing = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(updates)]))
+        # What is not chosen is differentiated as well: it must not be the NaN that is avoided.
+        some = jax.tree.map(lambda leaf: jnp.where(nothing, jnp.ones_like(leaf), leaf), updates)
+        still = rule.update(*jax.lax.stop_gradient((updates, state, params)), **extra)
+        moved = rule.update(some, state, params, **extra)
+        return jax.tree.map(lambda a, b: jnp.where(nothing, a, b), still, moved)
+
+    return optax.GradientTransformationExtraArgs(rule.init, update)

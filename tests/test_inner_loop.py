@@ -9,7 +9,7 @@ from metaguide.inner_loop import (
     Implicit,
     Mixed,
     Unrolled,
-    check_second_order,
+    differentiable,
     inner_loop,
     run,
 )
@@ -369,13 +369,21 @@ def test_implicit_adapts_by_the_pulled_loss(steps):
         (optax.adam(0.1, eps_root=1e-8), True),
         (optax.chain(optax.clip(1.0), optax.adamw(0.1)), False),
         (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), True),
-        (optax.lamb(0.1, eps_root=1e-8), True),
+        (optax.lamb(0.1, eps_root=1e-8), False),
+        (optax.lars(0.1), False),
+        (optax.chain(optax.clip_by_block_rms(1.0), optax.sgd(0.1)), False),
+        (optax.radam(0.1, eps_root=1e-8), False),
+        (optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.1)), True),
     ],
-    ids=["momentum", "adam", "adam with eps_root", "adamw in a chain", "clipped norm", "lamb"],
+    ids=[
+        *("momentum", "adam", "adam with eps_root", "adamw in a chain", "clipped norm", "lamb"),
+        *("lars", "clipped blocks", "radam", "unit norm"),
+    ],
 )
 def test_an_optimizer_that_breaks_second_order_is_refused(optimizer, fine):
-    """Faults: Adam's √0 makes the meta-gradient NaN long after; a sound optimizer is refused; it is
-    refused where no second derivative is taken, or only outside of jit."""
+    """Faults: Adam's √0, the norm of a leaf of zeros or RAdam's sixth step makes the meta-gradient
+    NaN long after; a sound optimizer is refused; it is refused where no second derivative is taken,
+    or only outside of jit."""
     params, batch = make()
 
     def adapted(mode):
@@ -387,8 +395,49 @@ def test_an_optimizer_that_breaks_second_order_is_refused(optimizer, fine):
     if fine:
         adapted(Unrolled())
         return
-    with pytest.raises(ValueError, match="eps_root"):
-        adapted(Unrolled())
+    for mode in (Unrolled(), Mixed()):
+        with pytest.raises(ValueError, match="eps_root"):
+            adapted(mode)
+
+
+ACCEPTED = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "clipped": optax.chain(optax.clip(1.0), optax.sgd(0.1)),
+    "clipped norm": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "clipped norm, momentum": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, 0.9)),
+    "unit norm": optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.1)),
+    "adam": optax.adam(0.1, eps_root=1e-8),
+    "nadam": optax.nadam(0.1, eps_root=1e-8),
+    "rmsprop": optax.rmsprop(0.1),
+    "adabelief": optax.adabelief(0.1, eps_root=1e-8),
+}
+
+
+@pytest.mark.parametrize("mode", [Unrolled(), Mixed()], ids=["unrolled", "mixed"])
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_is_accepted_has_finite_meta_gradients(name, mode):
+    """Fault: a rule passes the trial, and its meta-gradient is NaN behind a support without
+    examples, a leaf that has no gradient, or many steps."""
+    params, batch = make()
+    params |= {"unused": jnp.zeros(2)}
+
+    def value(params, mask):
+        def masked(own, batch):
+            error = (jnp.tanh(batch["x"] @ own["w"]) + own["b"] - batch["y"]) ** 2
+            count = jnp.maximum(mask.sum(), 1).astype(error.dtype)
+            return jnp.sum(jnp.where(mask, error, 0)) / count, None
+
+        after, _ = adapt_by(masked, ACCEPTED[name], mode, params, lambda _: batch, 9)
+        return masked(after, batch)[0] + loss({k: after[k] for k in "wb"}, batch)[0]
+
+    slope = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
+    masks = jnp.array([[False] * 6, [True] * 6, [True] + [False] * 5])
+    found = slope(params, masks)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    # Nothing is learned from nothing: there the meta-gradient is that of the loss alone.
+    alone = jax.grad(lambda own: loss({k: own[k] for k in "wb"}, batch)[0])(params)
+    near(jax.tree.map(lambda leaf: leaf[0], found), alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("field", [{"strength": 0.0}, {"cg_steps": 0}, {"damping": -1.0}])
@@ -411,7 +460,7 @@ def test_a_traced_rate_is_not_refused():
     params, _ = make()
 
     def checked(rate):
-        check_second_order(optax.sgd(rate), params)
+        differentiable(optax.sgd(rate), params)
         return rate
 
     assert jax.vmap(jax.grad(checked))(jnp.ones(2)).shape == (2,)

@@ -343,19 +343,16 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
             place = f"{where}: {part}[{number}]"
             if type(row) is not made:
                 raise CatalogueError(f"{place} is a {type(row).__name__}; give a {made.__name__}.")
-            values = {name: value for name, value in vars(row).items() if value is not None}
-            if isinstance(attributes := values.get("attributes"), Mapping):
-                values["attributes"] = dict(attributes)
-            if isinstance(answer := values.get("answer"), tuple):
-                values["answer"] = list(answer)
+            values = _row_of(row)
             if "image" in values:
                 # The reader's field is a path.
                 pictures[place] = as_picture(place, values.pop("image"))
             yield place, values
 
     pictures: dict[str, np.ndarray] = {}
+    make = _question if made is Question else lambda values: made(**values)
     return tuple(
-        made(**values, **({"image": pictures.pop(place)} if place in pictures else {}))
+        make(values | ({"image": pictures.pop(place)} if place in pictures else {}))
         for place, values in checked_rows(raw(), fields, labelled=False)
     )
 
@@ -464,6 +461,23 @@ def _question(row: dict[str, Any]) -> Question:
     return Question(**row)
 
 
+def _row_of(example: Any) -> dict[str, Any]:
+    """Return the fields of an example as its line has them, but for a picture."""
+
+    def listed(span: Any) -> Any:
+        return list(span) if isinstance(span, tuple) else span
+
+    row = {name: value for name, value in vars(example).items() if value is not None}
+    if isinstance(attributes := row.get("attributes"), Mapping):
+        row["attributes"] = dict(attributes)
+    others = row.pop("others", ())
+    if "answer" in row:
+        row["answer"] = listed(row["answer"])
+    if others:
+        row["answers"] = [listed(span) for span in (row.pop("answer", None), *others)]
+    return row
+
+
 def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
     """The files of a domain by their path within its folder, checked as the reader checks."""
     files: dict[str, bytes] = {}
@@ -477,15 +491,7 @@ def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
         rows = []
         for number, item in enumerate(part, start=1):
             where = f"{folder / name}:{number}"
-            row = {key: value for key, value in vars(item).items() if value is not None}
-            if "attributes" in row:
-                row["attributes"] = dict(row["attributes"])
-            others = row.pop("others", ())
-            if "answer" in row:
-                row["answer"] = list(row["answer"])
-            if others:
-                spans = [row.pop("answer", None), *others]
-                row["answers"] = [None if span is None else list(span) for span in spans]
+            row = _row_of(item)
             if "image" in row:
                 # Named by number, since an id may hold what a file name may not.
                 path = f"images/{number:06d}.png"
