@@ -6,7 +6,7 @@ from metaguide.optimizers.descent import descent
 from metaguide.optimizers.estimators import Estimator, curriculum, evolution, imitation, truncated
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
-from metaguide.optimizers.rule import Rule
+from metaguide.optimizers.rule import Rule, apply_gradients
 from metaguide.optimizers.stored import StoredError, Trained, load, pretrained, rule_of, save
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Rule",
     "StoredError",
     "Trained",
+    "apply_gradients",
     "coordinatewise",
     "curriculum",
     "damped",

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.optimizers.features import Flat
-from metaguide.optimizers.rule import Joint, Rule, Theta, check_gradients, check_theta, named
+from metaguide.optimizers.rule import (
+    Joint,
+    Rule,
+    Theta,
+    check_gradients,
+    check_theta,
+    count_skipped,
+    named,
+)
 
 CHUNK = 4096
 """Coordinates of a chunk."""
@@ -26,9 +34,12 @@ class State(NamedTuple):
 
     Attributes:
         memory: pytree of [chunks, ..., coordinates of a chunk], in the dtype of θ.
+        skipped: number of updates with a gradient that was not finite somewhere, whose memory
+            stayed there; where the state is that of many problems, one for each.
     """
 
     memory: PyTree
+    skipped: Int[Array, "*problems"]
 
 
 def coordinatewise(
@@ -49,8 +60,8 @@ def coordinatewise(
         settings: see `Rule`.
 
     Returns:
-        The rule. Its transform raises ValueError for a θ of another rule or a gradient that is not
-        finite where it can be looked at, and TypeError for one that is not of floating point.
+        The rule. Its transform raises ValueError for a θ of another rule, and TypeError for a
+        gradient that is not of floating point.
     """
 
     name = named(kind, settings)
@@ -61,14 +72,18 @@ def coordinatewise(
 
         def begin(params: PyTree) -> State:
             check_gradients(name, params)
-            return State(start(_chunks(_size(params)), dtype))
+            return State(start(_chunks(_size(params)), dtype), jnp.zeros((), jnp.int32))
 
         def step(updates: PyTree, state: Any, params: PyTree | None = None, **extra):
             del params, extra
             check_gradients(name, updates)
 
             def of_chunk(item):
-                return update(theta, *item)
+                gradient, before = item
+                finite = jnp.isfinite(gradient)
+                moved, memory = update(theta, jnp.where(finite, gradient, 0), before)
+                memory = jax.tree.map(lambda a, b: jnp.where(finite, a, b), memory, before)
+                return jnp.where(finite, moved, 0), memory
 
             gradient = _in_chunks(updates, dtype)
             # To compute a chunk anew in a backward pass costs less than to keep what it made.
@@ -78,7 +93,8 @@ def coordinatewise(
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
             else:
                 moved, memory = jax.lax.map(anew, (gradient, state.memory))
-            return _as(moved, updates), State(memory)
+            skipped = count_skipped(state.skipped, updates)
+            return _as(moved, updates), State(memory, skipped)
 
         return optax.GradientTransformationExtraArgs(begin, step)
 
@@ -97,7 +113,7 @@ def _join(states: State, params: PyTree) -> State:
         ]
         return _cut(jnp.concatenate(tensors, axis=-1))
 
-    return State(jax.tree.map(joined, states.memory))
+    return State(jax.tree.map(joined, states.memory), states.skipped)
 
 
 def _part(state: State, params: PyTree) -> State:
@@ -112,7 +128,7 @@ def _part(state: State, params: PyTree) -> State:
         ]
         return jax.vmap(_cut, in_axes=-2)(jnp.concatenate(apart, axis=-1))
 
-    return State(jax.tree.map(parted, state.memory))
+    return State(jax.tree.map(parted, state.memory), state.skipped)
 
 
 def _problems(params: PyTree) -> tuple[int, list[int]]:

@@ -82,13 +82,15 @@ def loss_trend(
 
     Returns:
         The means anew, and the trends in [−1, 1]: tanh of the value less the fastest mean, and of
-        each mean less the next slower one.
+        each mean less the next slower one. A loss that is not finite changes no mean and has no
+        trend.
     """
-    value = jnp.arcsinh(loss.astype(remembered.dtype))
+    value, finite = loss.astype(remembered.dtype), jnp.isfinite(loss)
+    value = jnp.arcsinh(jnp.where(finite, value, 0))
     decays = jnp.asarray(DECAYS, remembered.dtype)
-    means = decays * remembered + (1 - decays) * value
+    means = jnp.where(finite, decays * remembered + (1 - decays) * value, remembered)
     ladder = jnp.concatenate([value[None], corrected(means, decays, step)])
-    return means, jnp.tanh(ladder[:-1] - ladder[1:])
+    return means, jnp.where(finite, jnp.tanh(ladder[:-1] - ladder[1:]), 0)
 
 
 def tensor_statistics(
@@ -104,8 +106,9 @@ def tensor_statistics(
         return 0.5 * jnp.log(jnp.square(values).mean() + SMALL) / 10
 
     def cosine(mean: Flat) -> Array:
-        lengths = jnp.square(gradient).sum() * jnp.square(mean).sum()
-        return (mean * gradient).sum() / jnp.sqrt(lengths + SMALL)
+        # Their product has to be finite too.
+        ours, theirs = (jnp.minimum(jnp.square(x).sum(), 1e19) for x in (gradient, mean))
+        return jnp.clip((mean * gradient).sum() / jnp.sqrt(ours * theirs + SMALL), -1, 1)
 
     count = jnp.asarray(math.log(gradient.size) / 10, gradient.dtype)
     sizes = [size(params), size(gradient), size(momentum[-1]), count]

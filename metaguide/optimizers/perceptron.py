@@ -1,6 +1,7 @@
 """Rules that read a history: a perceptron for each coordinate, and one made by a HyperNetwork."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from metaguide.optimizers.rule import (
     Theta,
     check_gradients,
     check_theta,
+    count_skipped,
     dense,
     loss_given,
     named,
@@ -36,6 +38,10 @@ DIRECTIONS = 1 + len(DECAYS)
 
 ADAM = 2 + DECAYS.index(0.9)
 """Place in `skip` of the direction that Adam takes; that of SGD is 0."""
+
+
+LARGEST = 1e18
+"""Gradients beyond it are taken for it: the squares of larger ones are infinite in float32."""
 
 
 class History(NamedTuple):
@@ -51,10 +57,12 @@ class MlpState(NamedTuple):
     Attributes:
         step: number of updates made.
         tensors: for each tensor the history of its coordinates.
+        skipped: number of updates with a gradient that was not finite somewhere.
     """
 
     step: Int[Array, ""]
     tensors: list[History]
+    skipped: Int[Array, ""]
 
 
 def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
@@ -86,12 +94,12 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
 
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         check_theta(name, init, theta)
-        dtype = jnp.result_type(*jax.tree.leaves(theta))
+        theta, dtype = _widened(theta)
 
         def begin(params: PyTree) -> MlpState:
             check_gradients(name, params)
             tensors = [_nothing_yet(leaf, dtype) for leaf in jax.tree.leaves(params)]
-            return MlpState(jnp.zeros((), jnp.int32), tensors)
+            return MlpState(jnp.zeros((), jnp.int32), tensors, jnp.zeros((), jnp.int32))
 
         def update(updates: PyTree, state: Any, params=None, **extra):
             del params, extra
@@ -104,7 +112,7 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
                 return scale * moved, history
 
             moves, tensors = _each(of_tensor, dtype, updates, state.tensors)
-            return moves, MlpState(step, tensors)
+            return moves, MlpState(step, tensors, count_skipped(state.skipped, updates))
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
@@ -118,11 +126,13 @@ class HyperState(NamedTuple):
         step: number of updates made.
         losses: running means of the loss.
         tensors: for each tensor the network's own memory, and the history of its coordinates.
+        skipped: number of updates with a gradient that was not finite somewhere.
     """
 
     step: Int[Array, ""]
     losses: Float[Array, " decays"]
     tensors: list[tuple[Float[Array, " hidden"], History]]
+    skipped: Int[Array, ""]
 
 
 def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
@@ -160,7 +170,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
     def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
         check_theta(name, init, theta)
-        dtype = jnp.result_type(*jax.tree.leaves(theta))
+        theta, dtype = _widened(theta)
         base, unravel = ravel_pytree(theta["base"])
 
         def begin(params: PyTree) -> HyperState:
@@ -169,7 +179,8 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
                 (jnp.zeros((hidden,), dtype), _nothing_yet(leaf, dtype))
                 for leaf in jax.tree.leaves(params)
             ]
-            return HyperState(jnp.zeros((), jnp.int32), jnp.zeros((len(DECAYS),), dtype), tensors)
+            losses, none = jnp.zeros((len(DECAYS),), dtype), jnp.zeros((), jnp.int32)
+            return HyperState(jnp.zeros((), jnp.int32), losses, tensors, none)
 
         def update(updates: PyTree, state: Any, params=None, *, value=None, **extra):
             del extra
@@ -184,7 +195,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
             def of_tensor(gradient: Flat, memory: Any, param: Flat) -> tuple[Flat, Any]:
                 h, history = memory
-                known = tensor_statistics(param, gradient, history.momenta)
+                known = tensor_statistics(param, _bounded(gradient), history.momenta)
                 layer = theta["tensor"]
                 x = jnp.concatenate([known, shared, h])
                 h = jnp.tanh(x @ layer["kernel"] + layer["bias"])
@@ -193,11 +204,22 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
                 return scale * jnp.exp(made["rate"]) * moved, (h, history)
 
             moves, tensors = _each(of_tensor, dtype, updates, state.tensors, params)
-            return moves, HyperState(step, losses, tensors)
+            skipped = count_skipped(state.skipped, updates)
+            return moves, HyperState(step, losses, tensors, skipped)
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
     return Rule("hyper", init, transform, settings)
+
+
+def _widened(theta: Theta) -> tuple[Theta, Any]:
+    """Return θ and the dtype that a rule computes in: that of θ, but float32 where it is 16 bits.
+
+    In bfloat16 the decay of the second moment is 1, and in float16 the square of 300 is infinite.
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(theta))
+    dtype = jnp.dtype(dtype if dtype.itemsize >= 4 else jnp.float32)
+    return optax.tree.cast(theta, dtype), dtype
 
 
 def _nothing_yet(tensor: ArrayLike, dtype) -> History:
@@ -251,6 +273,7 @@ def _moved(
     weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
 ) -> tuple[Flat, History]:
     """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
+    finite, gradient = jnp.isfinite(gradient), _bounded(gradient)
     mean = momenta(history.momenta, gradient)
     variance = second_moment(history.variance, gradient)
     root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + SMALL)
@@ -261,7 +284,13 @@ def _moved(
     inner = [jax.nn.relu(x) for x in _dense(layer["kernel"], layer["bias"] + shift, inputs)]
     d, a = _dense(out["kernel"], out["bias"], inner)
     plain = sum(s * x for s, x in zip(weights["skip"], [gradient, *direction], strict=True))
-    return -(plain + d) * jnp.exp(a), History(mean, variance)
+    after = jax.tree.map(partial(jnp.where, finite), History(mean, variance), history)
+    return jnp.where(finite, -(plain + d) * jnp.exp(a), 0), after
+
+
+def _bounded(gradient: Flat) -> Flat:
+    """Return a gradient whose squares are finite, 0 where it is not."""
+    return jnp.where(jnp.isfinite(gradient), jnp.clip(gradient, -LARGEST, LARGEST), 0)
 
 
 @jax.custom_jvp

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Key, PyTree
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 Theta = Any
 """A pytree: what meta-training learns."""
@@ -37,7 +35,8 @@ class Rule(NamedTuple):
         kind: what it is, such as "lstm".
         init: key -> θ.
         transform: θ -> the optax transform; works in `optax.chain`, in plain training, and inside
-            an inner loop.
+            an inner loop. An entry whose gradient is not finite has no update and its memory stays;
+            `skipped` in the state counts the updates with such an entry.
         settings: all that θ and the transform depend on beside the kind, plain JSON values; a
             stored θ of other ones is refused.
         joint: see `Joint`; None where an update reads the loss, the step or the tensor as a whole.
@@ -81,11 +80,10 @@ def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:
 
 
 def check_gradients(rule: str, gradients: PyTree) -> None:
-    """Refuse what no rule can read; traced values cannot be looked at, and pass.
+    """Refuse what no rule can read.
 
     Raises:
         TypeError: a leaf is not of floating point.
-        ValueError: a leaf is not a number.
     """
     for name, leaf in by_name(gradients).items():
         name = name or "the gradient"
@@ -94,8 +92,22 @@ def check_gradients(rule: str, gradients: PyTree) -> None:
                 f"{rule}: {name} is {jnp.result_type(leaf)}; a learned rule updates floating-point "
                 f"parameters only; leave others out with optax.partition"
             )
-        if not isinstance(leaf, Tracer) and not np.isfinite(leaf).all():
-            raise ValueError(f"{rule}: the gradient {name} is not finite")
+
+
+def count_skipped(skipped: Int[Array, "*problems"], gradients: PyTree) -> Int[Array, "*problems"]:
+    """Return the number of updates so far with a gradient that is not finite somewhere.
+
+    Args:
+        skipped: before this update; one number, or one for each of the problems that are the
+            leading axis of the gradients.
+        gradients: of this update.
+    """
+    axes = skipped.ndim
+    bad = jnp.zeros(skipped.shape, bool)
+    for leaf in map(jnp.asarray, jax.tree.leaves(gradients)):
+        rest = tuple(range(axes, leaf.ndim))
+        bad |= ~jnp.isfinite(leaf).all(axis=rest)
+    return skipped + bad.astype(skipped.dtype)
 
 
 def loss_given(rule: str, value: ArrayLike | None) -> Array:
@@ -107,6 +119,23 @@ def loss_given(rule: str, value: ArrayLike | None) -> Array:
     if value is None:
         raise ValueError(f"{rule} reads the loss: call update(gradient, state, params, value=loss)")
     return jnp.asarray(value)
+
+
+def apply_gradients(state: Any, gradients: PyTree, **extra: Any) -> Any:
+    """Return a Flax `TrainState` after an update that reads more than the gradient.
+
+    `TrainState.apply_gradients` hands nothing on to its optimizer; `hyper` reads the loss.
+
+    Args:
+        state: a `flax.training.train_state.TrainState`, or what has its `tx`, `opt_state`,
+            `params`, `step` and `replace`.
+        gradients: of its parameters.
+        **extra: what the optimizer reads beside, such as `value=loss`.
+    """
+    transform = optax.with_extra_args_support(state.tx)
+    updates, after = transform.update(gradients, state.opt_state, state.params, **extra)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=after)
 
 
 def dense(key: Key[Array, ""], inputs: int, outputs: int) -> dict[str, Array]:

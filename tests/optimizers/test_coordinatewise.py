@@ -194,16 +194,13 @@ def test_a_new_state_can_be_donated(name):
 
 @every
 def test_what_a_rule_cannot_read_is_one_clear_error(name):
-    """Faults: integers are rounded updates, a gradient that is not a number spoils the memory, the
-    parameters of another rule end in an error about shapes."""
+    """Faults: integers are rounded updates, the parameters of another rule end in an error about
+    shapes."""
     rule = RULES[name]
     theta = rule.init(jax.random.key(0))
     optimizer = rule.transform(theta)
     with pytest.raises(TypeError, match=r"\['n'\] is int32; .*optax.partition"):
         optimizer.init({"n": jnp.zeros(3, jnp.int32)})
-    state = optimizer.init({"w": jnp.zeros(2)})
-    with pytest.raises(ValueError, match=r"the gradient \['w'\] is not finite"):
-        optimizer.update({"w": jnp.asarray([1.0, np.nan])}, state)
     with pytest.raises(ValueError, match="theta is of another rule than .*; give what this"):
         rule.transform({**theta, "more": jnp.zeros(2)})
     with pytest.raises(ValueError, match="theta is of another rule"):

@@ -1,13 +1,16 @@
 """Trained optimizers as files: what was saved comes back, and what is not it is one clear error."""
 
 import json
+import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from metaguide.optimizers import Rule, StoredError, load, pretrained, rule_of, save
 from metaguide.optimizers.stored import FILE, RULES, SHIPPED
@@ -151,3 +154,54 @@ def test_unknown_names_are_one_clear_error():
         pretrained("adam")
     with pytest.raises(ValueError, match="there is no rule 'gru'"):
         rule_of("gru", {})
+
+
+def test_the_default_holds_where_a_user_tries_it_first():
+    """Fault: the first optimizer that is loaded diverges, or stops, on two layers of rectified
+    units and handwritten digits."""
+    x, label = load_digits(return_X_y=True)
+    x, label = jnp.asarray(x / 16, jnp.float32), jnp.asarray(label)
+    sizes = [(64, 64), (64, 64), (64, 10)]
+
+    def start(key):
+        keys = jax.random.split(key, 3)
+        return [
+            {"w": jax.random.normal(k, size) * (2 / size[0]) ** 0.5, "b": jnp.zeros(size[1])}
+            for k, size in zip(keys, sizes, strict=True)
+        ]
+
+    def loss(params, rows):
+        hidden = x[rows]
+        for layer in params[:-1]:
+            hidden = jax.nn.relu(hidden @ layer["w"] + layer["b"])
+        logits = hidden @ params[-1]["w"] + params[-1]["b"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label[rows]).mean()
+
+    rule, theta, _ = pretrained()
+    optimizer = rule.transform(theta)
+
+    def train(key):
+        params = start(key)
+
+        def step(carry, key):
+            params, state = carry
+            rows = jax.random.randint(key, (128,), 0, len(x))
+            value, slope = jax.value_and_grad(loss)(params, rows)
+            updates, state = optimizer.update(slope, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), value
+
+        begun = params, optimizer.init(params)
+        return jax.lax.scan(step, begun, jax.random.split(key, 1500))[1]
+
+    values = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 3))
+    assert (values[:, -50:].mean(1) < 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "rnn", "mlp"])
+def test_one_that_does_not_hold_elsewhere_says_so(name):
+    """Fault: where an optimizer fails stands far from where it is loaded."""
+    with pytest.warns(UserWarning, match=rf"pretrained\('{name}'\) was trained on 100 steps"):
+        pretrained(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pretrained().rule.kind == "hyper"
