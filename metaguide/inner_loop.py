@@ -362,8 +362,6 @@ def differentiable(
     leaves, structure = jax.tree.flatten(params)
     alone = all(leaf.size == 1 for leaf in leaves)
     shapes = [leaf.shape for leaf in leaves]
-    # Several steps, or several trials, at the full size of a network would take seconds.
-    small = [tuple(min(side, 3) for side in shape) for shape in shapes]
 
     def probe(shapes: list[tuple[int, ...]], among: Callable[[int], bool] = lambda i: True):
         """One 1 in each of these leaves, zeros elsewhere; zeros alone where leaves are scalars."""
@@ -373,6 +371,18 @@ def differentiable(
             values[:1] = among(i) and not alone
         parts = [values.reshape(shape) for values, shape in zip(filled, shapes, strict=True)]
         return jax.tree.unflatten(structure, parts)
+
+    def runs(gradient: PyTree) -> bool:
+        try:
+            jax.eval_shape(lambda: rule.update(gradient, rule.init(gradient), gradient, value=0.0))
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    # Several steps at the size of a network would take seconds; learned rates have that size alone.
+    small = [tuple(min(side, 3) for side in shape) for shape in shapes]
+    with jax.numpy_dtype_promotion("standard"):
+        small = small if runs(probe(small)) else shapes
 
     def is_finite(*gradients: PyTree) -> bool:
         point = jax.tree.map(np.ones_like, gradients[0])

@@ -17,9 +17,6 @@ from metaguide.types import Batch, Episode, Learner, Params, Problem
 
 Features = Float[Array, "examples width"]
 
-FAR = -1e9
-"""Score of a class without examples: no probability is left for it, and no infinity arises."""
-
 
 def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
     """Classify by the nearest class mean: p(y = n | x) ∝ exp(−‖f(x) − c_n‖² / τ).
@@ -42,7 +39,7 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
         centres, lacking = fitted
         distance = jnp.square(features[:, None] - centres).sum(-1)
         scale = features.shape[-1] ** 0.5 if temperature is None else temperature
-        return jnp.where(lacking, FAR, -distance / scale)
+        return out_of_reach(-distance / scale, lacking)
 
     return _on_features(problem, _fit_prototypes, score)
 
@@ -75,7 +72,11 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
     def score(rule: Params, features: Features, fitted: Any) -> Array:
         known, member = fitted
         attention = unit(features) @ known.T / temperature
-        return jax.nn.logsumexp(jnp.where(member, attention[:, None], FAR), axis=-1)
+        lacking = ~member.any(-1)
+        # A sum over nothing has no logarithm: a class without examples has any, and is put last.
+        counted = jnp.where(lacking[:, None], True, member)
+        scores = jax.nn.logsumexp(jnp.where(counted, attention[:, None], -jnp.inf), axis=-1)
+        return out_of_reach(scores, lacking)
 
     return _on_features(problem, fit, score)
 
@@ -122,7 +123,7 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
         shape = (len(features), *centres.shape)
         pairs = jnp.broadcast_to(centres, shape), jnp.broadcast_to(features[:, None], shape)
         alike = module.apply({"params": rule}, jnp.concatenate(pairs, axis=-1))
-        return jnp.where(lacking, FAR, alike)  # type: ignore[arg-type]
+        return out_of_reach(jnp.asarray(alike), lacking)
 
     def squared(logits: Array, label: Array) -> Array:
         error = jax.nn.sigmoid(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
@@ -189,16 +190,17 @@ def r2d2(problem: Problem, penalty: float = 1.0, scale: float = 1.0) -> Learner:
     return _on_features(problem, fit, score, init)
 
 
-def logistic(problem: Problem, penalty: float | Array, steps: int = 30) -> Learner:
+def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Learner:
     """Fit W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² by accelerated gradient descent.
 
-    The rate 1 / (‖X‖²/2 + λ) is the inverse of a bound of the curvature, so the descent holds for
-    any λ > 0.
+    A step goes along (½XᵀX + λI)⁻¹ ∇, the inverse of a bound of the curvature (Böhning 1992), so
+    that the descent holds for any λ > 0. It is made in the span of the support, W = XᵀA: a support
+    has fewer examples than features.
 
     Args:
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
-        steps: number of descent steps.
+        steps: number of descent steps; 200 come within a thousandth of the minimum for λ ≥ .1.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -211,17 +213,22 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 30) -> Learn
         x = jnp.where(mask[:, None], standardised(features), 0.0)
         y = jax.nn.one_hot(label, way, dtype=x.dtype)
         weight = mask[:, None].astype(x.dtype)
-        rate = 1.0 / (0.5 * jnp.square(x).sum() + penalty)
+        gram = x @ x.T
+        bound = jax.scipy.linalg.cho_factor(_positive_definite(0.5 * gram, penalty))
 
-        def step(carry, index):
-            now, before = carry
-            ahead = now + (index / (index + 3.0)) * (now - before)
-            error = weight * (jax.nn.softmax(x @ ahead) - y)
-            return (ahead - rate * (x.T @ error + penalty * ahead), now), None
+        def step(carry, _):
+            now, before, since = carry
+            ahead = now + (since / (since + 3.0)) * (now - before)
+            error = weight * (jax.nn.softmax(gram @ ahead) - y)
+            move = jax.scipy.linalg.cho_solve(bound, error + penalty * ahead)
+            after = ahead - move
+            # Momentum that leads uphill is dropped (O'Donoghue and Candès 2015).
+            uphill = (move * ((0.5 * gram) @ (after - now) + penalty * (after - now))).sum() > 0
+            return (after, now, jnp.where(uphill, 0.0, since + 1.0).astype(x.dtype)), None
 
-        zero = jnp.zeros((x.shape[1], way), x.dtype)
-        (weights, _), _ = jax.lax.scan(step, (zero, zero), jnp.arange(steps, dtype=x.dtype))
-        return weights
+        zero, begun = jnp.zeros((len(x), way), x.dtype), jnp.zeros((), x.dtype)
+        (found, *_), _ = jax.lax.scan(step, (zero, zero, begun), length=steps)
+        return x.T @ found
 
     return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
 
@@ -262,13 +269,38 @@ def ridge_weights(
 ) -> Float[Array, "width_and_one way"]:
     """Return W = Xᵀ (XXᵀ + λI)⁻¹ (2Y − 1), X being `standardised(features)` where `mask`.
 
-    The dual form: a support has fewer examples than features.
+    The dual form: a support has fewer examples than features. λ is raised to what the rounding of
+    XXᵀ leaves positive, some 1e-6 of its trace in float32.
     """
     x = jnp.where(mask[:, None], standardised(features), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
-    gram = x @ x.T + penalty * jnp.eye(len(x), dtype=x.dtype)
+    gram = _positive_definite(x @ x.T, penalty)
     return x.T @ jax.scipy.linalg.solve(gram, target, assume_a="pos")
+
+
+def _positive_definite(
+    gram: Float[Array, "examples examples"], penalty: float | Float[Array, ""]
+) -> Float[Array, "examples examples"]:
+    """Return a Gram matrix + λI, λ raised to where a Cholesky decomposition of it exists."""
+    least = 8 * jnp.finfo(gram.dtype).eps * jax.lax.stop_gradient(jnp.trace(gram))
+    raised = jnp.maximum(jnp.asarray(penalty, gram.dtype), least)
+    return gram + raised * jnp.eye(len(gram), dtype=gram.dtype)
+
+
+def out_of_reach(
+    scores: Float[Array, "examples way"], lacking: Bool[Array, " way"]
+) -> Float[Array, "examples way"]:
+    """Return scores in which classes without examples are below all others, and finite.
+
+    No probability is left for them at any magnitude of the scores. Where all classes lack examples
+    none is preferred: all scores are 0.
+    """
+    known = jax.lax.stop_gradient(scores)
+    least = jnp.where(lacking, jnp.inf, known).min(-1, keepdims=True)
+    least = jnp.where(jnp.isfinite(least), least, 0)
+    below = least - 1e4 - 0.01 * jnp.abs(least)
+    return jnp.where(lacking.all(), 0, jnp.where(lacking, below, scores))
 
 
 def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
@@ -341,7 +373,9 @@ def _on_features(
     def loss(adapted, query: Batch, context):
         logits = predict(adapted, query, context)["logits"]
         label, mask = query[problem.target], query["mask"]
-        each = loss_of(logits, label)
+        # A loss is the difference of logits: where they are large, all their digits would be lost.
+        highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        each = loss_of(logits if each_loss else logits - highest, label)
         count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
         hit = mask & (logits.argmax(-1).astype(label.dtype) == label)
         accuracy = hit.sum().astype(each.dtype) / count

@@ -6,7 +6,7 @@ import optax
 
 from metaguide.inner_loop import Mode, Unrolled
 from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
-from metaguide.learners.on_features import FAR, absent, classes_of, prototypes
+from metaguide.learners.on_features import absent, classes_of, prototypes
 from metaguide.types import Batch, Learner, Problem
 
 
@@ -44,7 +44,10 @@ def proto_maml(
         features = problem.features(problem.encode(params, support, context, None))
         centres = prototypes(features, support[problem.target], support["mask"], way)
         lacking = absent(support[problem.target], support["mask"], way)
-        bias = jnp.where(lacking, FAR, -jnp.square(centres).sum(-1))
+        # The logit of a class without examples: below 2 f·c − ‖c‖² of features ten times as long.
+        longest = jnp.where(support["mask"], jnp.square(features).sum(-1), 0).max(initial=0)
+        below = -1e4 - 100 * jax.lax.stop_gradient(longest)
+        bias = jnp.where(lacking, below, -jnp.square(centres).sum(-1))
         head = {"kernel": 2.0 * centres.T, "bias": bias}
         has = {name: jax.tree.map(jnp.shape, params[name]) for name in problem.head}
         needs = jax.tree.map(jnp.shape, head)
