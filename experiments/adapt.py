@@ -72,9 +72,11 @@ def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
     What starts from another arm comes after it.
 
     Raises:
-        ConfigError: the config names an arm or a learner that there is not, or leaves out an arm
-            that another one starts from.
+        ConfigError: the config names an arm or a learner that there is not, leaves out an arm
+            that another one starts from, or has a grid that is not of positive numbers.
     """
+    for field in ("rates", "adam_rates", "penalties", "rule_factors"):
+        settings.check_positive(f"adapt.{field}", config.adapt[field])
     section, learners = config.adapt.arms, config.metatrain.learners
     known = {"adapt.arms": (section, tuple(ARMS)), "metatrain.learners": (learners, META_TRAINED)}
     for field, (names, among) in known.items():

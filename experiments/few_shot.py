@@ -81,6 +81,25 @@ class Cell(NamedTuple):
     shots: int
 
 
+_INNER = ("inner", "inner_rate")
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "maml": ("inner_rate", "remat"),
+    "first-order": ("inner_rate",),
+    "anil": ("inner_rate",),
+    "meta-sgd": ("inner_rate",),
+    "maml++": ("inner_rate", "inner_steps", "multi_step_until", "second_order_from"),
+    "reptile": (*_INNER, "batch", "keep_state"),
+    "imaml": (*_INNER, "strength", "cg_steps", "damping"),
+    "proto-maml": ("inner_rate",),
+    "prototypical": ("temperature",),
+    "matching": ("temperature",),
+    "relation": ("hidden",),
+    "ridge": ("penalty", "scale"),
+}
+"""What each learner reads of its section."""
+
+
 def learner_named(
     name: str, problem: Problem, own: FrozenConfigDict, steps: int, width: int = 0
 ) -> Learner:
@@ -128,10 +147,10 @@ def learner_named(
     }
     if name not in makers:
         raise ConfigError(f"there is no learner {name!r}; there are {', '.join(makers)}")
-    try:
-        return makers[name]()
-    except AttributeError as error:
-        raise ConfigError(f"config.{name}: {error}") from error
+    lacking = [field for field in _FIELDS[name] if field not in own]
+    if lacking:
+        raise ConfigError(f"config.{name}: lacks {', '.join(lacking)}; give it there")
+    return makers[name]()
 
 
 def mode_named(name: str) -> Unrolled | Mixed:

@@ -4,6 +4,7 @@ import difflib
 import gc
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -439,3 +440,28 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _tuples(one) for key, one in value.items()}
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+def check_positive(field: str, values: Any) -> None:
+    """Refuse a grid that is not one or more positive finite numbers.
+
+    Args:
+        field: of the config, for the message.
+        values: what it holds.
+
+    Raises:
+        ConfigError: names the field, the value and the mend.
+    """
+    given = values if isinstance(values, tuple | list) else (values,)
+    wrong = [
+        value
+        for value in given
+        if isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and value > 0)
+    ]
+    if wrong or not given or given is not values:
+        raise ConfigError(
+            f"config.{field}: {(wrong or [values])[0]!r} is not a positive number in a tuple; "
+            f"give such as --config.{field}=(0.1,1.0)"
+        )

@@ -139,7 +139,7 @@ def grid(
 
 def falls_short(row: Row) -> bool:
     """Return whether a row is a difference whose interval is not wholly below 0."""
-    return row.metric.endswith(MINUS) and row.value + (row.ci95 or 0.0) >= 0
+    return row.metric.endswith(MINUS) and (row.ci95 is None or row.value + row.ci95 >= 0)
 
 
 def number(value: float) -> str:

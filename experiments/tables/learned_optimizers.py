@@ -137,6 +137,8 @@ def rows_of(
 def half_of(apart: np.ndarray) -> float | None:
     """Return the half-width for the mean of differences [seeds, problems], over both."""
     seeds, problems = (place.ravel() for place in np.indices(apart.shape))
+    if len(apart) == 1:  # of one seed there is the interval over problems alone
+        return bootstrap_interval(apart.ravel(), problems).half
     return bootstrap_interval(apart.ravel(), problems, seeds).half
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metaguide.training.loop import METRICS
+from metaguide.training.metrics import mean_halves
 
 COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
 
@@ -68,11 +69,12 @@ def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path
     for panel, (title, arms) in zip(axes, drawn.items(), strict=False):
         for arm, values in arms.items():
             mean, steps = values.mean(0), np.arange(values.shape[1])
-            half = 1.96 * values.std(0) / len(values) ** 0.5
+            half = mean_halves(values)
             panel.plot(steps, 10**mean, color=colours[arm], label=arm)
-            panel.fill_between(
-                steps, 10 ** (mean - half), 10 ** (mean + half), color=colours[arm], alpha=0.15
-            )
+            if half is not None:
+                panel.fill_between(
+                    steps, 10 ** (mean - half), 10 ** (mean + half), color=colours[arm], alpha=0.15
+                )
         panel.set_yscale("log")
         panel.set_title(title)
         panel.set_xlabel("step")

@@ -100,11 +100,16 @@ def mean_interval(values: Num[np.ndarray, " n"]) -> Interval:
     half = t(.975, n - 1) s / sqrt(n); None where n = 1. ValueError where n = 0.
     """
     _some(values)
-    mean, count = float(np.mean(values)), len(values)
-    if count == 1:
-        return Interval(mean, None)
-    quantile = float(stats.t.ppf(0.975, count - 1))
-    return Interval(mean, quantile * float(np.std(values, ddof=1)) / count**0.5)
+    half = mean_halves(values)
+    return Interval(float(np.mean(values)), None if half is None else float(half))
+
+
+def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"] | None:
+    """Half-widths of the t intervals of means over the first axis; None where n = 1."""
+    count = len(values)
+    if count < 2:
+        return None
+    return np.asarray(stats.t.ppf(0.975, count - 1) * np.std(values, axis=0, ddof=1) / count**0.5)
 
 
 def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
@@ -117,6 +122,7 @@ def bootstrap(
     ids: Int[np.ndarray, " n"],
     episodes: Int[np.ndarray, " n"] | None = None,
     *,
+    counted: Bool[np.ndarray, "k n"] | None = None,
     draws: int = 500,
     seed: int = 0,
 ) -> Float[np.ndarray, " k"]:
@@ -127,25 +133,33 @@ def bootstrap(
     what the pool allows. Where `episodes` is given, the draw of supports counts too, with
     two-way clustering (Cameron, Gelbach & Miller 2011):
 
-        half = 1.96 sqrt(V_examples + V_episodes - V_both), at least that of either alone.
+        half = t sqrt(V_examples + V_episodes - V_both), at least that of either alone.
 
     Weights are those of the Bayesian bootstrap (Rubin 1981), exponential in place of multinomial:
-    no class and no subset ever falls out of a draw.
+    no class and no subset ever falls out of a draw. Their variance of a mean over G clusters is
+    (G - 1) / (G + 1) of the unbiased one, and is divided by that. t is the quantile of Student's
+    distribution with G - 1 degrees of freedom; with both clusterings, with those of Satterthwaite
+    (1946) for the sum of their variances.
 
     Args:
         statistic: weights [draws, n] -> statistics [draws, k].
         ids: example of each entry.
         episodes: episode of each entry.
+        counted: entries that each statistic is of, where it is not of all.
         draws: number of resamples.
         seed: of the draws.
+
+    Returns:
+        The half-widths; NaN where all entries are of one example, or of one episode.
 
     Raises:
         ValueError: there is no entry.
     """
     _some(ids)
     with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
-        variance = _clustered_variance(statistic, ids, episodes, draws, np.random.default_rng(seed))
-    return 1.96 * np.sqrt(variance)
+        return _clustered_halves(
+            statistic, ids, episodes, counted, draws, np.random.default_rng(seed)
+        )
 
 
 def bootstrap_interval(
@@ -158,7 +172,12 @@ def bootstrap_interval(
 ) -> Interval:
     """Mean of n scores with the interval of `bootstrap` over their examples (and episodes)."""
     half = bootstrap(mean_statistic(values[None]), ids, episodes, draws=draws, seed=seed)
-    return Interval(float(np.mean(values)), float(half[0]))
+    return Interval(float(np.mean(values)), defined(half[0]))
+
+
+def defined(half: float) -> float | None:
+    """Return a half-width of `bootstrap`, None where it is NaN."""
+    return None if np.isnan(half) else float(half)
 
 
 def paired_bootstrap(
@@ -213,37 +232,63 @@ def _one_hot(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> 
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(height, width))
 
 
-def _clustered_variance(
+def _clustered_halves(
     statistic: Statistic,
     ids: np.ndarray,
     episodes: np.ndarray | None,
+    counted: np.ndarray | None,
     draws: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     by_id = np.unique(ids, return_inverse=True)[1]
-    over_ids = _variance(statistic, by_id, draws, rng)
+    over_ids, free_ids = _variance(statistic, by_id, counted, draws, rng)
     if episodes is None:
-        return over_ids
+        return _half(over_ids, free_ids)
     by_episode = np.unique(episodes, return_inverse=True)[1]
-    over_episodes = _variance(statistic, by_episode, draws, rng)
+    over_episodes, free_episodes = _variance(statistic, by_episode, counted, draws, rng)
     wider = np.maximum(over_ids, over_episodes)
+    wider_free = np.where(over_ids > over_episodes, free_ids, free_episodes)
     width = by_episode.max() + 1
     both = np.unique(by_id.astype(np.int64) * width + by_episode, return_inverse=True)[1]
     if both.max() in (by_id.max(), by_episode.max()):  # one clustering refines the other
-        return wider
-    return np.maximum(over_ids + over_episodes - _variance(statistic, both, draws, rng), wider)
+        coarse = np.minimum(free_ids, free_episodes)
+        return _half(wider, np.where(coarse > 0, wider_free, 0))
+    variance = over_ids + over_episodes - _variance(statistic, both, counted, draws, rng)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = over_ids**2 / free_ids + over_episodes**2 / free_episodes
+        free = np.where(apart > 0, (over_ids + over_episodes) ** 2 / apart, free_ids)
+    free = np.where(np.minimum(free_ids, free_episodes) > 0, free, 0)
+    summed = variance > wider
+    return _half(
+        np.where(summed, variance, wider), np.where(summed | (free == 0), free, wider_free)
+    )
+
+
+def _half(variance: np.ndarray, free: np.ndarray) -> np.ndarray:
+    quantile = stats.t.ppf(0.975, np.maximum(free, 1))
+    return np.where(free > 0, quantile * np.sqrt(variance), np.nan)
 
 
 def _variance(
-    statistic: Statistic, cluster: np.ndarray, draws: int, rng: np.random.Generator
-) -> np.ndarray:
+    statistic: Statistic,
+    cluster: np.ndarray,
+    counted: np.ndarray | None,
+    draws: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unbiased variance of each statistic, and its degrees of freedom, clusters - 1."""
     chunk = max(1, min(draws, 4_000_000 // len(cluster)))  # weights of a chunk: at most 32 MB
     drawn = []
     for first in range(0, draws, chunk):
         count = min(chunk, draws - first)
         weights = rng.standard_exponential((count, cluster.max() + 1))
         drawn.append(statistic(weights.take(cluster, axis=1)))
-    return np.var(np.concatenate(drawn), axis=0, ddof=1)
+    variance = np.var(np.concatenate(drawn), axis=0, ddof=1)
+    if counted is None:
+        free = np.full(variance.shape, cluster.max())
+    else:
+        free = np.array([len(np.unique(cluster[which])) - 1 for which in counted])
+    return variance * (free + 2) / np.maximum(free, 1), free
 
 
 def _some(values: np.ndarray) -> None:

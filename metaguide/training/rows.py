@@ -201,7 +201,7 @@ def cells_to_rows(
             steps=steps[place],
             metric=metric,
             value=over_seeds.value,
-            ci95=half,
+            ci95=metrics.defined(half),
             ci95_seeds=over_seeds.half,
             episodes=len(np.unique(of_episode)),
             seeds=seeds,
@@ -221,8 +221,10 @@ def cells_to_rows(
     measures = {name: m for name, m in _MEASURES[task](flat).items() if m[1].any()}
     values = np.stack([np.mean(score, axis=0) for score, _ in measures.values()])
     among = np.stack([np.broadcast_to(a, values.shape[1:]) for _, a in measures.values()])
-    stacked = metrics.mean_statistic(values.reshape(-1, len(ids)), among.reshape(-1, len(ids)))
-    halves = metrics.bootstrap(stacked, ids, **clusters).reshape(len(measures), places)
+    counts = among.reshape(-1, len(ids))
+    stacked = metrics.mean_statistic(values.reshape(-1, len(ids)), counts)
+    halves = metrics.bootstrap(stacked, ids, counted=counts, **clusters)
+    halves = halves.reshape(len(measures), places)
     for index, (metric, (score, which)) in enumerate(measures.items()):
         for place in range(places):
             by_seed = score[:, place, which].mean(axis=-1)
@@ -311,7 +313,7 @@ def difference(
         return (one(weights).mean(axis=1) - other(weights).mean(axis=1))[:, None]
 
     half = metrics.bootstrap(statistic, ids, episode, draws=draws, seed=seed)
-    return Interval(float(statistic(np.ones((1, len(ids))))[0, 0]), float(half[0]))
+    return Interval(float(statistic(np.ones((1, len(ids))))[0, 0]), metrics.defined(half[0]))
 
 
 def _first(example: np.ndarray, counted: np.ndarray, within_episode: bool) -> np.ndarray:

@@ -52,8 +52,23 @@ def test_wrong_names_are_one_clear_error():
         learner_named("mam", problem, FrozenConfigDict(), 1)
     with pytest.raises(ConfigError, match=r"config.reptile: .*inner"):
         learner_named("reptile", problem, FrozenConfigDict({"batch": 3}), 1)
+    with pytest.raises(ConfigError, match="config.ridge: lacks scale"):
+        learner_named("ridge", problem, FrozenConfigDict({"penalty": 1.0}), 1)
     with pytest.raises(ConfigError, match="inner is 'adma'; there are sgd, adam, annealed"):
         inner_optimizer(FrozenConfigDict({"inner": "adma"}))
+
+
+def test_a_learners_own_attribute_error_is_not_a_config_error(monkeypatch):
+    """Fault: a slip in a learner's code is reported as a fault of the config."""
+
+    def broken(*_):
+        raise AttributeError("'NoneType' object has no attribute 'way'")
+
+    monkeypatch.setattr("experiments.few_shot.prototypical", broken)
+    with pytest.raises(AttributeError, match="NoneType"):
+        learner_named(
+            "prototypical", regression(MLP((4,))), FrozenConfigDict({"temperature": 1.0}), 1
+        )
 
 
 def test_the_way_back_ends_at_the_start():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import settings
 from experiments.settings import ConfigError
@@ -307,3 +307,27 @@ def test_command_line_end_to_end(file, tmp_path):
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: --config.seed: ") and "mean seeds?" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "grid", ["abc", ("abc",), (), 0.1, (0.1, -1.0), (float("nan"),), (float("inf"),), (True,), (0,)]
+)
+def test_a_grid_that_is_not_of_positive_numbers_is_refused_at_once(grid):
+    """Fault: `adapt.rates=abc` is accepted, and fails after the stages have trained."""
+    with pytest.raises(settings.ConfigError, match=r"config\.adapt\.rates: .* positive number"):
+        settings.check_positive("adapt.rates", grid)
+    settings.check_positive("adapt.rates", (0.1, 1))
+
+
+def test_the_grids_of_adapt_are_checked_before_anything_runs():
+    """Fault: the check is there, and nothing calls it."""
+    from experiments.adapt import arms_in
+
+    config = settings.resolve(
+        ["x", "--config.preset=tiny"], default="experiments/configs/guide_bazaar.py", workdir="u"
+    )[0]
+    for field in ("rates", "adam_rates", "penalties", "rule_factors"):
+        changed = config.to_dict()
+        changed["adapt"][field] = ("abc",)
+        with pytest.raises(settings.ConfigError, match=f"config.adapt.{field}: 'abc'"):
+            arms_in(FrozenConfigDict(changed))

@@ -142,3 +142,37 @@ def test_no_examples_is_an_error():
     """An empty cell that becomes NaN in a table."""
     with pytest.raises(ValueError, match="empty or all masked"):
         metrics.bootstrap_interval(np.zeros(0), np.zeros(0, np.int64))
+
+
+def test_bootstrap_intervals_of_few_examples_cover_95_percent():
+    """A normal quantile or a biased variance: 82% of the intervals at n = 5 hold the mean."""
+    rng = np.random.default_rng(6)
+    for count in (5, 10, 20):
+        values = rng.normal(size=(2000, count))
+        halves = metrics.bootstrap(metrics.mean_statistic(values), np.arange(count), draws=2000)
+        assert 0.93 <= np.mean(np.abs(values.mean(axis=1)) <= halves) <= 0.97
+
+
+def test_intervals_over_few_episodes_and_examples_cover_95_percent():
+    """Degrees of freedom of the entries, 100, where there are 10 examples and 10 episodes."""
+    rng = np.random.default_rng(7)
+    example, episode = np.tile(np.arange(10), 10), np.repeat(np.arange(10), 10)
+    values = rng.normal(size=(2000, 10))[:, example] + rng.normal(size=(2000, 10))[:, episode]
+    statistic = metrics.mean_statistic(values)
+    halves = metrics.bootstrap(statistic, example, episode, draws=2000)
+    assert 0.93 <= np.mean(np.abs(values.mean(axis=1)) <= halves) <= 0.97
+
+
+def test_a_score_of_a_subset_has_the_degrees_of_freedom_of_the_subset():
+    """3 answerable questions among 40 that get the quantile of 40."""
+    values = np.random.default_rng(8).normal(size=(1, 40))
+    counted = np.arange(40)[None] < 3
+    statistic = metrics.mean_statistic(values, counted)
+    half = metrics.bootstrap(statistic, np.arange(40), counted=counted, draws=4000)[0]
+    assert half == pytest.approx(metrics.mean_interval(values[0, :3]).half, rel=0.08)
+
+
+def test_one_example_or_one_episode_has_no_interval():
+    """A half-width of 0 that looks like certainty."""
+    assert metrics.bootstrap_interval(np.array([0.7]), np.zeros(1, int)).half is None
+    assert metrics.bootstrap_interval(np.ones(4), np.arange(4), np.zeros(4, int)).half is None
