@@ -45,11 +45,16 @@ NOTHING = Way("nothing")
 
 
 class Choice(NamedTuple):
-    """What validation chose for one arm on one kind of task, and how well it did there."""
+    """What validation chose for one arm on one kind of task, and how well it did there.
+
+    `diverged` is the share of its validation outcomes that were not finite: 0, where any rate has
+    none.
+    """
 
     arm: str
     rate: float
     score: float
+    diverged: float = 0.0
 
 
 class Comparison(NamedTuple):
@@ -249,7 +254,7 @@ def compare(
     with progress("adapt", total, unit="arm") as show:
         for kind, bench in of_kind.items():
             chosen = {arm: _choose(config, arm, bench, metas[arm]) for arm in cells[kind]}
-            choices[kind] = sorted(chosen.values(), key=lambda choice: -choice.score)
+            choices[kind] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
             for arm in cells[kind]:
                 rates = {
                     ARMS[other].way: chosen[other].rate
@@ -273,10 +278,13 @@ def compare(
 
 
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
-    """Choose the rate of one arm by its mean score over validation domains and seeds."""
+    """Choose the rate of one arm by its mean score over validation domains and seeds.
+
+    A rate with an outcome that is not finite comes after all that have none.
+    """
     way = ARMS[name].way
     grids = {arm.way: _grid(config.adapt, arm.way) for arm in ARMS.values()}
-    means = []
+    found = []
     for place in range(len(grids[way])):
         # What shares a program gets its value at the same place, so that it runs once for all.
         rates = {one: grid[place % len(grid)] for one, grid in grids.items()}
@@ -285,9 +293,10 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
             for domain in bench.validation
             for meta in metas
         ]
-        means.append(np.mean([_main_score(bench.kind, raw) for raw in raws]))
-    best = int(np.argmax(means))
-    return Choice(name, float(grids[way][best]), float(means[best]))
+        score = float(np.mean([_main_score(bench.kind, raw) for raw in raws]))
+        lost = float(np.mean([1 - raw["finite"][-1][raw["mask"][-1]].mean() for raw in raws]))
+        found.append(Choice(name, float(grids[way][place]), score, lost))
+    return min(found, key=lambda one: (one.diverged, -one.score))
 
 
 def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from experiments.tables.layout import (
     Cell,
     Grid,
     column_name,
+    diverged_name,
     falls_short,
     grid,
     metrics_of,
@@ -141,6 +142,8 @@ def _rich(cell: Cell | None, is_floor: bool) -> Text:
     text = number(cell.row.value)
     if cell.row.ci95 is not None:
         text += f" ±{number(cell.row.ci95)}"
+    if said := diverged_name(cell.row):
+        return Text(f"{text}, {said}", "red")
     if cell.against_scratch:
         return Text(f"▼ {text}", "red")
     if falls_short(cell.row):
@@ -270,6 +273,8 @@ def _cell(cell: Cell | None, start: bool, metric: str) -> str:
         parts.append(f"<small>± {number(row.ci95)}</small>")
     if row.ci95_seeds is not None:
         parts.append(f"<small>± {number(row.ci95_seeds)} over seeds</small>")
+    if said := diverged_name(row):
+        parts.append(f'<small class="worse">{said}</small>')
     if row.published is not None:
         parts.append(f"<small>published {number(row.published)}</small>")
     if cell.against_scratch:

@@ -142,6 +142,14 @@ def falls_short(row: Row) -> bool:
     return row.metric.endswith(MINUS) and (row.ci95 is None or row.value + row.ci95 >= 0)
 
 
+def diverged_name(row: Row) -> str:
+    """ "2 of 50 episodes diverged"; empty where none did."""
+    if not row.diverged:
+        return ""
+    count = (row.episodes or 0) * (row.seeds or 1)
+    return f"{row.diverged} of {count} episodes diverged"
+
+
 def number(value: float) -> str:
     """A score to three places without its leading zero, as tables of papers print it."""
     text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"

@@ -18,6 +18,7 @@ from absl import app, flags
 from experiments.tables.layout import (
     Grid,
     column_name,
+    diverged_name,
     falls_short,
     grid,
     metrics_of,
@@ -141,6 +142,8 @@ def _table(table: Grid) -> str:
                 text += f" [{number(cell.row.ci95_seeds)}]"
             if falls_short(cell.row):
                 text += ", not below 0"
+            if said := diverged_name(cell.row):
+                text += f", {said}"
             if published and cell.row.published is not None:
                 text += f" (published {number(cell.row.published)})"
             shown.append(text)

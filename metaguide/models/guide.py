@@ -17,6 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from metaguide.models.autoencoder import SIDE, ImageDecoder, ImageEncoder
 from metaguide.models.transformer import PAD, SEP, LayerNorm, TransformerEncoder, roles
 
+LARGEST = 9.0
+"""Of the logarithms that rates and scales are learned as: beyond it e^x times 0 would be NaN."""
+
 NOWHERE = -1e9
 """The score of a position that cannot be part of an answer."""
 
@@ -127,7 +130,8 @@ class ClassificationHead(nn.Module):
         example = unit(project(name="vector")(vector))
         name = unit(project(name="name")(names))
         similarity = jnp.where(has_names, example @ name.T, 0)
-        return jnp.exp(scale).astype(self.dtype) * similarity + vector @ slots.T + bias
+        scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
+        return scale * similarity + vector @ slots.T + bias
 
 
 class SentimentHead(nn.Module):
@@ -211,7 +215,7 @@ class RecommendationHead(nn.Module):
         rows = jnp.arange(items.shape[0])
         seen = real[None, :] & (rows[None, :] <= rows[at, None])
         age = jnp.maximum(time[at, None] - time[None, :], 0).astype(self.dtype)
-        rate = jnp.exp(self.log_rate).astype(self.dtype)
+        rate = jnp.exp(jnp.minimum(self.log_rate, LARGEST)).astype(self.dtype)
         weights = jnp.where(seen, jnp.exp(-rate[:, None, None] * age), 0)
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         grouped = items.reshape(items.shape[0], self.rates, -1)

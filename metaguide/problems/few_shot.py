@@ -108,8 +108,9 @@ def classification_of_pictures(
 
     def judge(outputs, query: Batch, context) -> dict[str, Array]:
         del context
-        chosen = outputs["logits"].argmax(-1).astype(query["label"].dtype)
-        right = {"correct": chosen == query["label"]}
+        logits = outputs["logits"]
+        chosen = logits.argmax(-1).astype(query["label"].dtype)
+        right = {"correct": (chosen == query["label"]) & jnp.isfinite(logits).all(-1)}
         return right | {"mask": query["mask"], "id": query["id"]}
 
     return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "label", way)

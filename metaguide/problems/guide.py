@@ -143,8 +143,10 @@ def questions(model: GuideModel, longest: int) -> Problem:
 
     def predict(params: Params, encoded, batch: Batch, context):
         del context
-        window, first, last = span_predict(*scores(params, encoded, batch), longest)
-        return {"window": window, "start": first, "end": last}
+        start, end, exists = scores(params, encoded, batch)
+        window, first, last = span_predict(start, end, exists, longest)
+        finite = (jnp.isfinite(start) & jnp.isfinite(end)).all(-1) | ~exists
+        return {"window": window, "start": first, "end": last, "finite": finite.all(-1)}
 
     def loss(params: Params, encoded, batch: Batch, context):
         del context
@@ -213,53 +215,77 @@ def recommendation(model: GuideModel) -> Problem:
 
 
 def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
-    """Return `predicted` and `target` as classes of the domain, with `mask` and `id`.
+    """Return `predicted` and `target` as classes of the domain, `finite`, `mask` and `id`.
 
-    Where a domain mixes unseen classes with source ones, `unseen` marks the queries of the former.
+    Logits that are not finite predict class -1, which no example is of. Of equal logits one is
+    drawn, so that a constant gets what chance gets. Where a domain mixes unseen classes with source
+    ones, `unseen` marks the queries of the former.
     """
-    classes = context["classes"]
+    classes, logits = context["classes"], outputs["logits"]
     unseen = {"unseen": context["unseen"][query["label"]]} if "unseen" in context else {}
+    finite = jnp.isfinite(logits).all(-1)
+    level = logits == logits.max(-1, keepdims=True)
+    place = _drawn(query["id"], level.sum(-1))
+    chosen = (level & (jnp.cumsum(level, -1) - 1 == place[:, None])).argmax(-1)
     return unseen | {
-        "predicted": classes[outputs["logits"].argmax(-1)],
+        "predicted": jnp.where(finite, classes[chosen], -1),
         "target": classes[query["label"]],
+        "finite": finite,
         "mask": query["mask"],
         "id": query["id"],
     }
 
 
 def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
-    """Return `em` and `f1` of what each answer says, and `answerable`.
+    """Return `em` and `f1` of what each answer says, `answerable` and `finite`.
 
-    The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`.
+    The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`. Span
+    scores that are not finite say nothing, not that there is no answer: `em` and `f1` are 0.
     """
     del context
-    first, last = outputs["start"], outputs["end"]
+    first, last, finite = outputs["start"], outputs["end"], outputs["finite"]
     answerable = query["start"].reshape(len(first), -1).max(1) > 0
 
     def score(table: Array) -> Array:
         table = table.reshape(len(first), -1, *table.shape[-2:])
         said = table[jnp.arange(len(first)), outputs["window"], first, last - first]
-        return jnp.where(first > 0, said.astype(jnp.float32), (~answerable).astype(jnp.float32))
+        worth = jnp.where(first > 0, said.astype(jnp.float32), (~answerable).astype(jnp.float32))
+        return jnp.where(finite, worth, 0)
 
     return {
         "em": score(query["em"]),
         "f1": score(query["f1"]),
         "answerable": answerable,
+        "finite": finite,
         "mask": query["mask"],
         "id": query["id"],
     }
 
 
 def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
-    """Return the `rank` (from 1) of the product taken; a tie counts as half a place."""
+    """Return the `rank` (from 1) of the product taken, and `finite`.
+
+    A product tied with t others gets one of the t + 1 places by a draw. Where the score of a
+    candidate is not finite, the product taken is the last of all.
+    """
     del context
-    target = jnp.take_along_axis(outputs["scores"], query["item"][:, None], axis=1)
-    others = outputs["candidates"] & (
-        jnp.arange(outputs["scores"].shape[1]) != query["item"][:, None]
-    )
-    above = (others & (outputs["scores"] > target)).sum(-1)
-    level = (others & (outputs["scores"] == target)).sum(-1)
-    return {"rank": 1 + above + level // 2, "mask": query["mask"], "id": query["id"]}
+    scores, candidates, item = outputs["scores"], outputs["candidates"], query["item"][:, None]
+    target = jnp.take_along_axis(scores, item, axis=1)
+    others = candidates & (jnp.arange(scores.shape[1]) != item)
+    above, level = (others & (scores > target)).sum(-1), (others & (scores == target)).sum(-1)
+    finite = (jnp.isfinite(scores) | ~candidates).all(-1) & jnp.isfinite(target[:, 0])
+    place = above + _drawn(query["id"] + 7919 * query["item"], level + 1)
+    rank = 1 + jnp.where(finite, place, others.sum(-1))
+    return {"rank": rank, "finite": finite, "mask": query["mask"], "id": query["id"]}
+
+
+def _drawn(number: Array, count: Array) -> Array:
+    """Return a draw from 0 to `count` - 1 that is a function of a number, the example's."""
+    bits = number.astype(jnp.uint32)
+    for factor in (0x45D9F3B, 0x2545F491):
+        bits = (bits ^ (bits >> 16)) * jnp.uint32(factor)
+    bits ^= bits >> 16
+    return (bits % jnp.maximum(count, 1).astype(jnp.uint32)).astype(count.dtype)
 
 
 def families(

@@ -43,6 +43,8 @@ class Row:
         seeds: how many training seeds.
         floor: best floor on the same examples.
         published: the value in print.
+        diverged: of the episodes of all seeds, how many had a score that was not finite; None where
+            that was not counted.
     """
 
     table: str
@@ -59,6 +61,7 @@ class Row:
     seeds: int | None = None
     floor: int | float | None = None
     published: int | float | None = None
+    diverged: int | None = None
 
     def __post_init__(self) -> None:
         check(asdict(self))
@@ -73,16 +76,18 @@ def check(row: Mapping[str, Any]) -> None:
     Raises:
         ResultsError: a field is unknown, missing, or not of its kind; the message names it.
     """
-    if set(row) != set(FIELDS):
-        raise ResultsError(f"unknown or missing: {', '.join(sorted(set(row) ^ set(FIELDS)))}")
+    # Files written before it was counted have no `diverged`.
+    odd = (set(row) ^ set(FIELDS)) - {"diverged"}
+    if odd:
+        raise ResultsError(f"unknown or missing: {', '.join(sorted(odd))}")
     for name in ("table", "arm", "task", "metric", "domain"):
         text = row[name]
         if text is None and name == "domain":
             continue
         if not isinstance(text, str) or not text or "/" in text:
             raise ResultsError(f"field {name!r}: {text!r} is not a name; give a text without '/'")
-    for name in ("shots", "steps", "episodes", "seeds"):
-        count = row[name]
+    for name in ("shots", "steps", "episodes", "seeds", "diverged"):
+        count = row.get(name)
         if count is not None and (type(count) is not int or count < 0):
             raise ResultsError(f"field {name!r}: {count!r} is not a count; give an int >= 0")
     for name in ("value", "ci95", "ci95_seeds", "floor", "published"):
@@ -130,6 +135,7 @@ def cells_to_rows(
             what belongs to the example (`target`, `answerable`) may lack the two leading axes.
             Classification and sentiment: `predicted`, `target`, ids of classes over all
             domains. Questions: `em`, `f1`, `answerable`. Recommendation: `rank` (1 = best).
+            `finite` where known: whether the scores behind an outcome are finite.
         table, arm, domain, task, shots: fields of the rows.
         steps: the number of adaptation steps at each place of the second axis; 0, 1, ... where
             it is not given.
@@ -157,7 +163,7 @@ def cells_to_rows(
             "not [seeds, steps + 1, episodes, queries]"
         )
     arrays = {}
-    for name in (*needed, "mask", "id", *{"unseen"}.intersection(raw)):
+    for name in (*needed, "mask", "id", *{"unseen", "finite"}.intersection(raw)):
         try:
             arrays[name] = np.broadcast_to(raw[name], shape)
         except ValueError:
@@ -190,6 +196,11 @@ def cells_to_rows(
     flat = {name: array[..., counted] for name, array in arrays.items()}
     ids, of_episode = flat["id"].astype(np.int64), episode[counted]
 
+    diverged = None
+    if "finite" in arrays:
+        lost = ~arrays["finite"].astype(bool) & counted
+        diverged = lost.any(-1).sum((0, 2))  # by step
+
     def row(metric: str, place: int, by_seed: np.ndarray, half: float) -> Row:
         over_seeds = metrics.seed_interval(by_seed)
         return Row(
@@ -207,6 +218,7 @@ def cells_to_rows(
             seeds=seeds,
             floor=(floor or {}).get(metric),
             published=(published or {}).get(metric),
+            diverged=None if diverged is None else int(diverged[place]),
         )
 
     def grid(values: np.ndarray, dtype: type, blank: int | float) -> np.ndarray:

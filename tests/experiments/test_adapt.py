@@ -7,7 +7,7 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
-from experiments.adapt import NOTHING, Bench, benches, compare
+from experiments.adapt import NOTHING, Bench, _choose, benches, compare
 from experiments.settings import ConfigError
 from experiments.stages import random_start
 from metaguide.arms import Way
@@ -61,3 +61,24 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop):
     family = family._replace(problem=family.problem._replace(way=None))
     with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
         Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {})
+
+
+def test_a_rate_that_diverges_is_not_chosen():
+    """Fault: what is not finite scores as a good outcome, and validation prefers its rate."""
+    rates = {"rates": (0.1, 1.0), "adam_rates": (0.1, 1.0)}
+    config = FrozenConfigDict({"adapt": {**rates, "penalties": (1.0,), "rule_factors": (1.0,)}})
+
+    class Outcomes:
+        kind, validation, diverging = "recommendation", ("books",), 0.0
+
+        def __call__(self, meta, way, domain, shots, split, rates):
+            lost = rates[way] == self.diverging
+            rank, finite = np.full((2, 4, 3), 1 if lost else 5), np.ones((2, 4, 3), bool)
+            finite[-1, 0, 0] = not lost
+            return {"rank": rank, "finite": finite, "mask": np.ones((2, 4, 3), bool)}
+
+    bench = Outcomes()
+    for diverging, wanted in ((1.0, 0.1), (0.1, 1.0)):
+        bench.diverging = diverging
+        choice = _choose(config, "head-only", bench, [{}])
+        assert (choice.rate, choice.diverged) == (wanted, 0)

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.models.guide import NOWHERE, GuideModel, init_params, unit
+from metaguide.models.guide import (
+    NOWHERE,
+    GuideModel,
+    RecommendationHead,
+    init_params,
+    unit,
+)
 
 GROUPS = {
     "text",
@@ -325,3 +331,20 @@ def test_bfloat16_heads(guide, images):
         ),
     ]:
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.3)
+
+
+def test_rates_and_scales_of_any_size_are_finite():
+    """Fault: e^x of a learned logarithm overflows, and times 0 it is NaN."""
+    head = RecommendationHead(8)
+    history, mask = jnp.ones((4, 8)), jnp.asarray([True, True, False, True])
+    variables = head.init(jax.random.key(0), history, mask, method="users")
+    for size in (-1e30, -100.0, 100.0, 1e30):
+        rate = jnp.full_like(variables["params"]["log_rate"], size)
+        given = {"params": {**variables["params"], "log_rate": rate}}
+
+        def total(given):
+            return head.apply(given, history, mask, method="users").sum()
+
+        value, slope = jax.value_and_grad(total)(given)
+        assert np.isfinite(value)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))

@@ -251,6 +251,10 @@ def test_spans_are_judged_as_strings(tokenizer, pairs):
     # One position behind [CLS], where the empty question ends.
     said = np.array([[first + (first > 0), last + (last > 0)] for (first, last), _ in pairs])
     outputs = {"window": np.zeros(4, int), "start": said[:, 0], "end": said[:, 1]}
+    outputs["finite"] = np.ones(4, bool)
+    given = jax.tree.map(jnp.asarray, ({**outputs, "finite": np.zeros(4, bool)}, query))
+    lost = judge_spans(*given, {})
+    assert not lost["em"].any() and not lost["f1"].any()  # not even where there is no answer
     found = jax.device_get(jax.jit(judge_spans)(*jax.tree.map(jnp.asarray, (outputs, query)), {}))
     for row, (said, right) in enumerate(pairs):
         said, right = (" ".join(WORDS[a : b + 1]).split() for a, b in (said, right))
@@ -286,6 +290,7 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
         at = rows["start"][0, window]
         said = {"window": (window, 0), "start": (at, 0), "end": (rows["end"][0, window], 0)}
         outputs = {name: jnp.asarray(np.array(values)) for name, values in said.items()}
+        outputs["finite"] = jnp.ones(2, bool)
         found = problem.judge(outputs, batch, {})
         assert found["em"].tolist() == found["f1"].tolist() == [1, 0]
         assert found["answerable"].tolist() == [True, True]
@@ -368,7 +373,64 @@ def test_ranks_are_those_of_a_sorted_list(seed, levels):
         own = scores[row, item[row]]
         rivals = [scores[row, p] for p in range(6) if candidates[row, p] and p != item[row]]
         best, worst = (1 + sum(map(beats, rivals)) for beats in (own.__lt__, own.__le__))
-        assert found["rank"][row] == (best + worst) // 2
+        assert best <= found["rank"][row] <= worst
+    assert found["finite"].all()
+
+
+def ranked(scores, item, **changes):
+    rows = len(scores)
+    outputs = {"scores": scores, "candidates": np.ones(scores.shape, bool)} | changes
+    query = {"item": item, "mask": np.ones(rows, bool), "id": np.arange(rows)}
+    given = jax.tree.map(jnp.asarray, (outputs, query))
+    return jax.device_get(jax.jit(judge_ranks)(*given, {}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_the_worst_rank(bad):
+    """Fault: no score is greater than NaN, and a method that diverged is perfect."""
+    scores, item = np.tile(np.arange(6.0, dtype=np.float32), (4, 1)), np.full(4, 5)
+    scores[0] = bad
+    scores[1, 5] = bad
+    scores[2, 0] = bad
+    found = ranked(scores, item)
+    assert found["rank"].tolist() == [6, 6, 6, 1]
+    assert found["finite"].tolist() == [False, False, False, True]
+    # What is no candidate says nothing.
+    candidates = np.ones((4, 6), bool)
+    candidates[2, 0] = False
+    assert ranked(scores, item, candidates=candidates)["rank"].tolist() == [6, 6, 1, 1]
+
+
+def test_constant_scores_get_what_chance_gets():
+    """Faults: a tie is always won, always lost, or always in the middle, where NDCG@10 is 0."""
+    rows = 4000
+    found = ranked(np.zeros((rows, 40), np.float32), np.full(rows, 7))["rank"]
+    counts = np.bincount(found, minlength=41)[1:]
+    assert counts.min() > 60 and counts.max() < 145  # 100 each
+    logits = jnp.zeros((rows, 5))
+    query = {"label": jnp.zeros(rows, jnp.int32), "mask": jnp.ones(rows, bool)}
+    context = {"classes": jnp.arange(5)}
+    chosen = judge_classes({"logits": logits}, query | {"id": jnp.arange(rows)}, context)
+    counts = np.bincount(chosen["predicted"], minlength=5)
+    assert counts.min() > 700 and counts.max() < 900  # 800 each
+
+
+def test_a_single_candidate_is_ranked_first_and_a_single_class_is_right():
+    """Fault: with nothing to choose from there is no rank, or a draw among none."""
+    assert ranked(np.zeros((3, 1), np.float32), np.zeros(3, int))["rank"].tolist() == [1, 1, 1]
+    query = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool), "id": jnp.arange(2)}
+    found = judge_classes({"logits": jnp.zeros((2, 1))}, query, {"classes": jnp.asarray([9])})
+    assert found["predicted"].tolist() == [9, 9]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_of_no_class(bad):
+    """Fault: the place of the first NaN is taken for a class, which may be the right one."""
+    logits = jnp.asarray([[bad, bad], [0.0, bad], [1.0, 0.0]], jnp.float32)
+    query = {"label": jnp.zeros(3, jnp.int32), "mask": jnp.ones(3, bool), "id": jnp.arange(3)}
+    found = judge_classes({"logits": logits}, query, {"classes": jnp.asarray([4, 7])})
+    assert found["predicted"].tolist() == [-1, -1, 4]
+    assert found["finite"].tolist() == [False, False, True]
 
 
 PHONES = Domain(

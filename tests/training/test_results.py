@@ -232,3 +232,30 @@ def test_floors_stand_beside_the_arms_of_their_cell():
     rows += [row("maml", 5, 0.9), row("majority", 5, 0.4)]
     found = [r.floor for r in with_floors(rows, {"majority", "tf-idf"})]
     assert found == [0.6, None, None, 0.4, None]
+
+
+def test_episodes_that_diverged_are_counted_and_older_files_have_no_count(tmp_path):
+    """Faults: a method that diverged in some episodes looks like one that did not; a masked query
+    counts; a file from before it was counted cannot be read."""
+    shape = (2, 1, 5, 3)
+    finite = np.ones(shape, bool)
+    finite[0, 0, 1, 2] = finite[0, 0, 1, 0] = finite[1, 0, 4, 0] = finite[1, 0, 3, 2] = False
+    mask = np.ones(shape[2:], bool)
+    mask[3, 2] = False
+    raw = {
+        "rank": np.ones(shape, int),
+        "mask": mask,
+        "id": np.arange(15).reshape(5, 3),
+        "finite": finite,
+    }
+    rows, scores = cells_to_rows(
+        raw, table="t", arm="a", domain="d", task="recommendation", shots=5
+    )
+    assert {row.diverged for row in rows} == {2}
+    path = write(rows, scores, tmp_path, command="c", config={}, seeds=[0, 1])
+    assert read(path).rows == tuple(rows)
+    found = json.loads(path.read_text())
+    for row in found["rows"]:
+        del row["diverged"]
+    path.write_text(json.dumps(found))
+    assert {row.diverged for row in read(path).rows} == {None}
