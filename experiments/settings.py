@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from metaguide.parallel import (
     use_cpu_devices,
 )
 from metaguide.training.checkpoint import CheckpointError
+from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
 from metaguide.training.results import ResultsError
 
@@ -111,14 +113,18 @@ def run(
             "the processes have different configs or work folders; start the same command for "
             "each, but for --process",
         )
-        main(config, folder)
+        with stopping_at_once():
+            main(config, folder)
         check_agreed("done", "")  # the first process may still be writing what the others are not
     except MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        said = f"{stop}; " if str(stop) else ""
+        where = f"{said}the same command goes on from the last checkpoint"
+        print(f"stopped by {signal.Signals(number).name}: {where}", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenConfigDict, Path]:

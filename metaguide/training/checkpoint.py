@@ -28,6 +28,8 @@ class CheckpointError(ValueError):
 def save(folder: Path, state: TrainState) -> None:
     """Writes `state` as the checkpoint of its step, atomically, and keeps the last two.
 
+    A checkpoint of that step that is there already is replaced.
+
     All of several processes have to call it, with the same folder, and write one checkpoint.
 
     Args:
@@ -36,6 +38,8 @@ def save(folder: Path, state: TrainState) -> None:
     """
     tree = _writable(state._asdict())
     with _manager(folder, writes=True) as manager:
+        if int(state.step) in manager.all_steps():
+            manager.delete(int(state.step))  # Orbax would keep it, and say nothing
         content = ocp.args.PyTreeSave(tree, custom_metadata={"crc32": _checksums(tree)})
         manager.save(int(state.step), args=content)
 
@@ -111,7 +115,7 @@ def _restore(folder: Path, like: Any, *, prefix: str, step: int | None = None) -
             if metadata is None:
                 raise FileNotFoundError("the description of its arrays is lost")
             stored = _by_name(metadata.tree)
-            checksums = metadata.custom_metadata["crc32"]
+            checksums = dict(metadata.custom_metadata["crc32"])
         except Exception as error:
             raise _damaged(folder, step, error) from error
         _check_shapes(folder / str(step), stored, _by_name(target), prefix)
@@ -126,9 +130,15 @@ def _restore(folder: Path, like: Any, *, prefix: str, step: int | None = None) -
             )
         except Exception as error:
             raise _damaged(folder, step, error) from error
+    leaves = _by_name(tree)
     for name, value in _checksums(tree).items():
-        if checksums.get(name, value) != value:
+        if checksums.get(name) != value:
             raise _damaged(folder, step, ValueError(f"{name} has other bytes than were saved"))
+        leaf = leaves[name]
+        if name.startswith("params.") and not np.isfinite(leaf).all():
+            raise _damaged(folder, step, ValueError(f"{name} is not finite"))
+    if "step" in leaves and int(leaves["step"]) != step:
+        raise _damaged(folder, step, ValueError(f"it is of step {int(leaves['step'])}"))
     return jax.tree.map(_placed, tree, like)
 
 

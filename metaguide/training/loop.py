@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 from metaguide.files import whole
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training import checkpoint
+from metaguide.training.interruption import Stopped, stopping_between_steps
 from metaguide.training.progress import progress, say
 from metaguide.training.state import TrainState
 from metaguide.training.step import Step
@@ -51,7 +52,8 @@ def train(
     All of several processes have to call it, with a `workdir` that all see; the first one logs.
 
     Metrics are logged, as means since the line before, at each multiple of `log_every` and of
-    `checkpoint_every` and at the end, so that a resumed run writes the lines of an unbroken one.
+    `checkpoint_every` and at the end, so that a resumed run writes the lines of an unbroken one;
+    where a signal ends it (see `interruption`), there too.
 
     Args:
         step: from `make_step`; donates its state.
@@ -74,6 +76,7 @@ def train(
         The state after `steps` steps.
 
     Raises:
+        Stopped: if a signal asked the process to end, after the state was saved.
         TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
         CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
         DeviceError: if processes see different checkpoints in `workdir`.
@@ -123,6 +126,7 @@ def train(
             stack.enter_context(_times(one, start, lambda: (done, first_done - begun, rate())))
         logs = [stack.enter_context(_log(one, start)) for one in workdirs]
         show = stack.enter_context(progress(name, steps, start=start))
+        asked = stack.enter_context(stopping_between_steps())
 
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
@@ -134,6 +138,12 @@ def train(
             means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
             if on_log is not None:
                 on_log(last, means)
+
+        def keep() -> None:
+            if on_checkpoint is not None:
+                on_checkpoint(state)
+            for one, part in zip(folders, _parts(state, alone), strict=True):
+                checkpoint.save(one, part)
 
         for done in range(start + span, steps + 1, span):
             previous = window[-1:]
@@ -149,14 +159,21 @@ def train(
                 first_done = time.perf_counter()
             if done % checkpoint_every == 0 or done == steps:
                 flush(done, window)
-                if on_checkpoint is not None:
-                    on_checkpoint(state)
-                for one, part in zip(folders, _parts(state, alone), strict=True):
-                    checkpoint.save(one, part)
+                keep()
                 window = []
             elif done % log_every == 0:
                 waiting, window = (done, window), []
             show(done, f"loss {means['loss']:.4g}" if means else "")
+            if (number := asked()) is not None and done < steps:
+                if jax.process_count() > 1:  # the others may not have been asked, and save no more
+                    raise Stopped(number, f"{name}: the last checkpoint in {folder} is kept")
+                if waiting is not None:
+                    flush(*waiting)
+                if window:
+                    flush(done, window)
+                if done % checkpoint_every:
+                    keep()
+                raise Stopped(number, f"{name}: step {done} is saved in {folder}")
 
     say(
         f"{name}: {steps - start} steps in {time.perf_counter() - begun:.1f} s "

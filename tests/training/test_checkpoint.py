@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import jax
@@ -150,3 +151,44 @@ def test_killed_save_leaves_the_checkpoint_before_it(tmp_path):
     checkpoint.save(tmp_path, state_at(6))
     assert same_bits(checkpoint.restore(tmp_path, state_at(0)), state_at(6))
     assert not half.exists()
+
+
+def test_a_step_that_is_saved_again_is_replaced(tmp_path):
+    """Fault: the first state of a step is kept, and the second one is lost without a word."""
+    first, second = state_at(4), state_at(4)._replace(key=jax.random.key(9))
+    checkpoint.save(tmp_path, first)
+    checkpoint.save(tmp_path, second)
+    assert same_bits(checkpoint.restore(tmp_path, state_at(0)), second)
+
+
+@pytest.mark.parametrize("folder", [3, 5])
+def test_a_checkpoint_of_another_step_is_refused(tmp_path, folder):
+    """Fault: the folder says one step and the state another, and a run goes on to another end."""
+    checkpoint.save(tmp_path, state_at(4))
+    shutil.move(tmp_path / "4", tmp_path / str(folder))
+    with pytest.raises(CheckpointError, match="it is of step 4"):
+        checkpoint.restore(tmp_path, state_at(0))
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path):
+    """Fault: a checkpoint of NaN has a right checksum, and a run goes on from it."""
+    state = state_at(4)
+    spoiled = {**state.params["meta"], "head": jnp.array([1.0, jnp.nan])}
+    checkpoint.save(tmp_path, state._replace(params={"meta": spoiled, "weighting": {}}))
+    with pytest.raises(CheckpointError, match=r"params\.meta\.head is not finite"):
+        checkpoint.restore(tmp_path, state_at(0))
+
+
+@pytest.mark.parametrize("checksums", ["list", "absent", "short"])
+def test_checksums_that_are_not_there_are_an_error(tmp_path, checksums):
+    """Fault: what has no checksum is taken as it is, or a list of them ends in a traceback."""
+    checkpoint.save(tmp_path, state_at(4))
+    (path,) = (path for path in (tmp_path / "4").rglob("_METADATA") if "crc32" in path.read_text())
+    text = json.loads(path.read_text())
+    known = text["custom_metadata"]
+    known["crc32"] = {"list": [1, 2], "absent": {}, "short": {"step": known["crc32"]["step"]}}[
+        checksums
+    ]
+    path.write_text(json.dumps(text))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.restore(tmp_path, state_at(0))
