@@ -5,7 +5,6 @@ They come from the original IDX files, or through TensorFlow Datasets.
 
 import gzip
 import io
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from metaguide.data.tfds import DataSet, Examples, encoded, read_prepared
+from metaguide.files import MIB, FileFault, read_regular, unpacked
 
 FILES = {
     split: (f"{name}-images-idx3-ubyte.gz", f"{name}-labels-idx1-ubyte.gz")
@@ -25,6 +25,12 @@ _SITES = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
+
+
+MOST = 256 * MIB
+"""Bytes of a file, packed or not: 5 times the largest original."""
+
+CLASSES = 10
 
 
 class MnistError(ValueError):
@@ -128,10 +134,11 @@ def read_idx(path: Path) -> np.ndarray:
         MnistError: there is no such file, or it is not of that layout.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
+        packed = io.BytesIO(read_regular(path, MOST))
+        content = unpacked(gzip.GzipFile(fileobj=packed), MOST)
     except FileNotFoundError as error:
         raise MnistError(f"{path}: no such file; put it there") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except FileFault as error:
         raise MnistError(f"{path}: cannot be unpacked ({error}); get it anew") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise MnistError(f"{path}: does not begin as an IDX file of bytes does; get it anew")
@@ -151,6 +158,12 @@ def _pictures(images: Path, labels: Path, where: str) -> Pictures:
         raise MnistError(
             f"{where} has pictures of shape {list(image.shape)} and labels of shape "
             f"{list(label.shape)}; get both files anew"
+        )
+    if label.size and label.max() >= CLASSES:
+        row = int((label >= CLASSES).argmax())
+        raise MnistError(
+            f"{labels}: the label of picture {row} is {label[row]}, and there are {CLASSES} "
+            "classes, 0 to 9; get it anew"
         )
     return Pictures(image, label.astype(np.int32))
 

@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from metaguide.data.tfds import DataSet, Examples, encoded, read_prepared
+from metaguide.files import MIB, FileFault, read_regular, unpacked
 
 ARCHIVE = "omniglot_28x28.zip"
 DRAWINGS = 20
@@ -44,6 +45,10 @@ _ORIGINAL_URLS = {
         "small2": "background_small2",
     }.items()
 }
+
+
+MOST = 16 * MIB
+"""Bytes of a picture or a split, unpacked."""
 
 
 class OmniglotError(ValueError):
@@ -181,6 +186,8 @@ def vinyals_split(
     for found, content in _members(path, _SPLIT):
         classes = []
         for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            if not line.strip():
+                continue
             known = _CLASS.fullmatch(line.strip())
             if known is None or known[1] not in places:
                 why = "no character/rotDDD" if known is None else "no such character is there"
@@ -240,20 +247,21 @@ def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[st
                 name = f"omniglot/{file.relative_to(path).as_posix()}"
                 if found := pattern.fullmatch(name):
                     where = f"{path}: {name}"
-                    yield found, file.read_bytes()
+                    yield found, read_regular(file, MOST)
             return
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 if found := pattern.fullmatch(name):
                     where = f"{path}: {name}"
-                    yield found, archive.read(name)
+                    with archive.open(name) as member:
+                        yield found, unpacked(member, MOST)
     except FileNotFoundError as error:
         raise OmniglotError(
             f"{where}: no such file; {_PUT}. Where that folder has none, TensorFlow Datasets "
             "downloads Omniglot."
         ) from error
     # RuntimeError: the member is encrypted, or packed in a way that Python does not know.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, FileFault, zipfile.BadZipFile, zlib.error) as error:
         raise OmniglotError(f"{where}: cannot be read ({error}); {_ANEW}.") from error
 
 

@@ -14,9 +14,14 @@ from typing import NamedTuple
 
 from metaguide.data.catalogue import CatalogueError, Domain, Review
 from metaguide.data.texts import normalised
+from metaguide.files import MIB, read_regular, unpacked
 
 _COLUMNS = ("cat", "label", "review")
 _SENTIMENTS = {"1": "positive", "0": "negative"}
+
+
+MOST = 256 * MIB
+"""Bytes of the file, packed or not: 15 times the original."""
 
 
 class Dropped(NamedTuple):
@@ -115,19 +120,24 @@ def drop_repeats(domains: Mapping[str, Domain]) -> tuple[dict[str, Domain], Drop
 
 def _content(path: Path) -> bytes:
     try:
-        if not zipfile.is_zipfile(path):
-            return path.read_bytes()
-        with zipfile.ZipFile(path) as archive:
+        content = read_regular(path, MOST)
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            return content
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [name for name in archive.namelist() if name.endswith(".csv")]
             if len(names) != 1:
                 raise CatalogueError(
                     f"{path}: holds {len(names)} CSV files, not one; download it anew."
                 )
-            return archive.read(names[0])
+            with archive.open(names[0]) as member:
+                return unpacked(member, MOST)
     except FileNotFoundError as error:
         raise CatalogueError(
             f"{path}: no such file; set METAGUIDE_DATA_DIR to the folder that holds "
             "online_shopping_10_cats.zip."
         ) from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except CatalogueError:
+        raise
+    # Opening a damaged archive raises errors of many kinds, FileFault among them.
+    except Exception as error:
         raise CatalogueError(f"{path}: cannot be read ({error}); download it anew.") from error

@@ -16,6 +16,8 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from metaguide.files import MIB, read_regular
+
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -32,6 +34,10 @@ _PRE_TOKEN = rf"[{_HAN_CLASS}]+|[^\s\p{{P}}\p{{S}}{_HAN_CLASS}]+|[\p{{P}}\p{{S}}
 
 # Encodings hold every token as a string, so a whole corpus of them would take gigabytes.
 _TEXTS_AT_ONCE = 4096
+
+
+MOST = 256 * MIB
+"""Bytes of a tokenizer's file."""
 
 
 class TokenizerError(ValueError):
@@ -129,10 +135,14 @@ class Tokenizer:
         """
         mend = "give the file that Tokenizer.save wrote, or train the tokenizer again"
         try:
-            core = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            content = read_regular(Path(path), MOST)
+            core = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except FileNotFoundError as error:
             raise TokenizerError(f"{path}: there is no tokenizer here; {mend}") from error
-        except Exception as error:  # the library raises nothing narrower
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        # The library raises nothing narrower, and where its Rust code panics no Exception.
+        except BaseException as error:
             raise TokenizerError(f"{path}: not a readable tokenizer ({error}); {mend}") from error
         vocabulary = core.get_vocab(with_added_tokens=True)
         for id, name in enumerate(_RESERVED):

@@ -3,7 +3,6 @@
 import inspect
 import json
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaguide.files import whole
+from metaguide.files import MIB, read_arrays, whole
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
@@ -29,8 +28,8 @@ RULES: Mapping[str, Callable[..., Rule]] = {"lstm": lstm, "rnn": rnn, "hyper": h
 SHIPPED = Path(__file__).parent / "trained"
 """The folder of the optimizers that come with the package."""
 
-BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises at a damaged file, beside ValueError."""
+MOST = 64 * MIB
+"""Bytes of the arrays of a file: a thousand times the largest that comes with the package."""
 
 
 class Trained(NamedTuple):
@@ -82,8 +81,9 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
+    about = json.dumps(about | {"crc32": _checksum(leaves)})
     with whole(path) as file:
-        np.savez_compressed(file, allow_pickle=False, about=json.dumps(about), **leaves)
+        np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
 
 def load(path: str | Path, of: str | Rule | None = None) -> Trained:
@@ -103,16 +103,20 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        with np.load(path) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_arrays(path, MOST)
         about = json.loads(str(found.pop("about")))
         version, known, known_settings, command = (
             about[field] for field in ("version", "kind", "settings", "command")
         )
+        if not isinstance(known_settings, dict) or not isinstance(known, str):
+            raise TypeError("its kind is no text, or its settings no table")
     except FileNotFoundError as error:
         raise StoredError(f"{path}: there is no trained optimizer; train one first") from error
-    except (*BROKEN, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
+    # Files from before there were checksums have none.
+    if "crc32" in about and about["crc32"] != _checksum(found):
+        raise StoredError(f"{path}: its arrays are not those that were saved; get it anew")
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
     stored = named(known, known_settings)
@@ -122,12 +126,30 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     try:
         rule = of if isinstance(of, Rule) else rule_of(known, known_settings)
         like = jax.eval_shape(rule.init, jax.random.key(0))
-        leaves = [found.get(f"theta{name}") for name in by_name(like)]
-        theta = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        wanted = {f"theta{name}": leaf.dtype for name, leaf in by_name(like).items()}
+        theta = jax.tree.unflatten(jax.tree.structure(like), [found.get(name) for name in wanted])
         check_theta(rule.name, rule.init, theta)
-    except (ValueError, TypeError) as error:
-        raise StoredError(f"{path}: {error}") from error
+    # Settings of any kind and size come to the rule's maker.
+    except Exception as error:
+        raise StoredError(f"{path}: {' '.join(str(error).split())[:300]}") from error
+    if odd := sorted(found.keys() - wanted.keys()):
+        raise StoredError(f"{path}: {odd[0]!r} is no part of {stored}; get the file anew")
+    for name, dtype in wanted.items():
+        if found[name].dtype != dtype or not np.isfinite(found[name]).all():
+            raise StoredError(
+                f"{path}: {name} is {found[name].dtype} with values that may not be finite, and "
+                f"has to be {dtype} and finite; get the file anew"
+            )
     return Trained(rule, theta, command)
+
+
+def _checksum(leaves: Mapping[str, np.ndarray]) -> int:
+    """Return CRC-32 over the names and bytes of arrays, in the order of the names."""
+    found = 0
+    for name in sorted(leaves):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(np.ascontiguousarray(leaves[name]).tobytes(), found)
+    return found
 
 
 TRAINED_ON: Mapping[str, str] = {

@@ -1,6 +1,7 @@
 """The tidy format of all tables: rows in JSON, and the score of every example beside them."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.files import whole
+from metaguide.files import MIB, FileFault, read_arrays, read_regular, whole
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -38,6 +39,12 @@ __all__ = [
     "with_floors",
     "write",
 ]
+
+
+MOST = 1024 * MIB
+"""Bytes of a file of results, or of all scores beside it."""
+
+_ANEW = "write it anew by the command that made it"
 
 
 class Results(NamedTuple):
@@ -100,6 +107,9 @@ def write(
         "seeds": list(seeds),
         "made": made or datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
+    head["crc32"] = {"rows": _checksum([asdict(row) for row in rows])}
+    head["crc32"] |= {"scores": _checksum(sorted(flat))} if scores else {}
     try:
         text = json.dumps(head, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
@@ -110,7 +120,6 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     if scores:
-        flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
         with whole(_beside(path)) as file:
             np.savez_compressed(file, allow_pickle=False, **flat)
     with whole(path) as file:
@@ -130,31 +139,78 @@ def read(path: Path) -> Results:
     if path.is_dir():
         path = path / "results.json"
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_regular(path, MOST).decode("utf-8"))
     except FileNotFoundError:
         raise ResultsError(
             f"{path}: there are no results; run the command that makes them"
         ) from None
-    except ValueError as error:
+    except FileFault as error:
+        raise ResultsError(f"{path}: cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path}: not JSON: {error}") from None
-    expected = {"command", "config", "seeds", "made", "rows"}
-    if not isinstance(found, dict) or set(found) != expected:
+    expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
+    # Files from before there were checksums have none.
+    if not isinstance(found, dict) or set(found) - {"crc32"} != set(expected):
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
+    for name, type_ in expected.items():
+        if not isinstance(found[name], type_):
+            raise ResultsError(f"{path}: field {name!r} is {found[name]!r:.80}; {_ANEW}")
+    if not all(type(seed) is int for seed in found["seeds"]):
+        raise ResultsError(f"{path}: field 'seeds' is {found['seeds']!r:.80}; {_ANEW}")
+    sums = found.get("crc32", {})
+    if not isinstance(sums, dict) or sums.get("rows", _checksum(found["rows"])) != _checksum(
+        found["rows"]
+    ):
+        raise ResultsError(f"{path}: its rows are not those that were written; {_ANEW}")
     rows = []
     for number, fields_ in enumerate(found["rows"]):
+        if not isinstance(fields_, dict):
+            raise ResultsError(f"{path}: row {number}: {fields_!r:.80} is no row; {_ANEW}")
         try:
             check(fields_)
+            rows.append(Row(**fields_))
         except ResultsError as error:
             raise ResultsError(f"{path}: row {number}: {error}") from None
-        rows.append(Row(**fields_))
-    scores: Scores = {}
-    if _beside(path).exists():
-        with np.load(_beside(path)) as arrays:
-            for name in arrays.files:
-                cell, part = name.rsplit("/", 1)
-                scores.setdefault(cell, {})[part] = arrays[name]
+    keys = [key(row) for row in rows]
+    if len(set(keys)) < len(keys):
+        twice = next(k for k in keys if keys.count(k) > 1)
+        raise ResultsError(f"{path}: two rows are both {twice}; {_ANEW}")
     head = {name: found[name] for name in ("command", "config", "made")}
+    scores = _scores(_beside(path), set(keys), sums.get("scores"))
     return Results(seeds=tuple(found["seeds"]), rows=tuple(rows), scores=scores, **head)
+
+
+def _scores(path: Path, keys: set[str], checksum: int | None) -> Scores:
+    """Read the scores of single examples beside a file of results; {} where there are none."""
+    try:
+        flat = read_arrays(path, MOST)
+    except FileNotFoundError:
+        return {}
+    except FileFault as error:
+        raise ResultsError(f"{path}: cannot be read ({error}); {_ANEW}") from None
+    if checksum is not None and checksum != _checksum(sorted(flat)):
+        raise ResultsError(f"{path}: it is not of the results beside it; {_ANEW}")
+    scores: Scores = {}
+    for name, array in flat.items():
+        cell, _, part = name.rpartition("/")
+        if cell not in keys:
+            raise ResultsError(f"{path}: {name!r} belongs to no row; {_ANEW}")
+        if array.dtype.kind not in "iuf":
+            raise ResultsError(f"{path}: {name!r} is {array.dtype}, no numbers; {_ANEW}")
+        scores.setdefault(cell, {})[part] = array
+    for cell, arrays in scores.items():
+        parts = {"predicted", "target", "id"} if "predicted" in arrays else {"score", "id"}
+        if set(arrays) != parts:
+            raise ResultsError(f"{path}: {cell} has {', '.join(sorted(arrays))}; {_ANEW}")
+        shape = arrays["id"].shape
+        if len(shape) != 2 or any(leaf.shape[-2:] != shape for leaf in arrays.values()):
+            raise ResultsError(f"{path}: {cell} has arrays that do not fit; {_ANEW}")
+    return scores
+
+
+def _checksum(content: Any) -> int:
+    """Return CRC-32 of plain JSON."""
+    return zlib.crc32(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
 
 
 def _beside(path: Path) -> Path:
