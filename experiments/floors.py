@@ -7,9 +7,9 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.worlds import World
-from metaguide.answers import histories
 from metaguide.data.catalogue import Domain
 from metaguide.data.encoding import question_examples
+from metaguide.data.histories import histories
 from metaguide.data.texts import product_text
 from metaguide.training import floors
 from metaguide.training.evaluate import drawn, episode_keys

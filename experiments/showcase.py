@@ -14,9 +14,9 @@ from experiments.exhibits import (
     Showcase,
 )
 from experiments.worlds import World
-from metaguide.answers import History, histories
 from metaguide.data.catalogue import Domain, Product, Question, Review
 from metaguide.data.encoding import KINDS
+from metaguide.data.histories import History, histories
 from metaguide.guide import AdaptedGuide, Guide
 
 Example = TypeVar("Example", Product, Review, Question)

@@ -1,13 +1,14 @@
 """What the guide is asked of a user, and what it answers."""
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.data.catalogue import Interaction, Product, Question, Review, checked_example
+from metaguide.data.catalogue import Product, Question, Review, checked_example
+from metaguide.data.histories import History
 
 
 class Category(NamedTuple):
@@ -76,30 +77,6 @@ class Ranking:
         first = ", ".join(self.catalogue[row] for row in self.rows[:3])
         more = ", …" if len(self.rows) > 3 else ""
         return f"<Ranking of {len(self.rows)} for {self.user!r} by {self.by}: {first}{more}>"
-
-
-@dataclass(frozen=True)
-class History:
-    """A user and the products taken so far, in the order of time."""
-
-    user: str
-    products: tuple[str, ...]
-
-
-def histories(interactions: Sequence[Interaction]) -> list[History]:
-    """Return every user's products in the order of time, as `each_once`, users sorted by name."""
-    taken: dict[str, list[str]] = {}
-    for event in sorted(interactions, key=lambda event: event.time):
-        taken.setdefault(event.user, []).append(event.product)
-    return [History(user, each_once(taken[user])) for user in sorted(taken)]
-
-
-def each_once(products: Iterable[str]) -> tuple[str, ...]:
-    """Return products in the order of time, one that comes again at its first time alone.
-
-    This is what a history means wherever one is read: in training, in serving and in the floors.
-    """
-    return tuple(dict.fromkeys(products))
 
 
 KIND_ASKED: Mapping[type, str] = {

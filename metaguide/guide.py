@@ -22,7 +22,6 @@ from metaguide.answers import (
     Ranking,
     Sentiment,
     asked,
-    each_once,
     whole_number,
 )
 from metaguide.arms import ARMS, Way, adaptation
@@ -36,6 +35,7 @@ from metaguide.data.catalogue import (
     read_domain,
 )
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
+from metaguide.data.histories import each_once
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer
 from metaguide.models.guide import GuideModel, init_params, with_slots
@@ -491,7 +491,7 @@ def _adapt_examples(
             notes += ["no examples to adapt to"] * (not len(rows))
             notes += ["it answers as it was trained, without adapting"]
         return Adapted(zero, _start(guide, kind, len(classes)), context, (), names), tuple(notes)
-    chosen = [examples[row] for row in rows]
+    chosen: list[Any] = [examples[row] for row in rows]
     support = {
         **_rows(guide, kind, chosen, domain),
         "label": labels[rows].astype(np.int32),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import metaguide
-from metaguide.answers import History, asked, histories
+from metaguide.answers import History, asked
 from metaguide.data.catalogue import (
     Domain,
     Interaction,
@@ -27,6 +27,7 @@ from metaguide.data.catalogue import (
     write_domain,
 )
 from metaguide.data.encoding import Lengths, product_rows, question_rows
+from metaguide.data.histories import histories
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide, Serving, model_of
 from metaguide.models.guide import init_params, with_slots
@@ -470,11 +471,11 @@ def test_what_has_no_examples_answers_as_it_was_trained(guide):
 def test_what_diverges_answers_as_it_was_trained(probe):
     """Fault: probabilities are NaN where a rate is too large for the domain."""
     learnt = probe.serving["classification"]
-    wild = {"classification": learnt._replace(arm="head-only", rate=1e30, steps=3)}
-    with pytest.warns(UserWarning, match=r"head-only diverged \(rate 1e\+30, 3 steps\)"):
+    wild = {"classification": learnt._replace(arm="head-only", rate=3e38, steps=9)}
+    with pytest.warns(UserWarning, match=r"head-only diverged \(rate 3e\+38, 9 steps\)"):
         adapted = dataclasses.replace(probe, serving=wild).adapt(ONLY_PRODUCTS, shots=1)
     assert adapted.predict(PRODUCTS) == probe.adapt(ONLY_PRODUCTS, shots=0).predict(PRODUCTS)
-    users = {"recommendation": learnt._replace(arm="head-only", rate=1e30, steps=3)}
+    users = {"recommendation": learnt._replace(arm="head-only", rate=3e38, steps=9)}
     adapted = dataclasses.replace(probe, serving=users).adapt(ONLY_PRODUCTS, shots=1)
     with pytest.raises(
         ValueError, match="the scores of user 'u' are not finite: adaptation diverg"

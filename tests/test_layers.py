@@ -14,8 +14,9 @@ BELOW: Mapping[str, frozenset[str]] = {
     for room, below in {
         "types": "",
         "files": "",
+        "scoring": "",
         "parallel": "types",
-        "data": "types",
+        "data": "types files scoring",
         "models": "types",
         "objectives": "types",
         "inner_loop": "types",
@@ -25,7 +26,8 @@ BELOW: Mapping[str, frozenset[str]] = {
         "pretraining": "types data models objectives",
         "answers": "data",
         "arms": "types inner_loop optimizers learners",
-        "training": "types files parallel data objectives inner_loop optimizers learners problems",
+        "training": "types files scoring parallel data objectives inner_loop optimizers learners "
+        "problems",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""

@@ -74,7 +74,7 @@ import os
 import reprlib
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ from metaguide.data.rows import (
     read_rows,
     suggestion,
 )
+from metaguide.data.viewed import as_viewed
+from metaguide.files import MIB, read_regular
 
 IMAGE_SIDE = 32
 """Pixels on a side of every product picture."""
@@ -118,6 +120,10 @@ class Product:
             for p in (self, other)
         )
         return mine == others
+
+
+MOST = 64 * MIB
+"""Bytes of a picture's file."""
 
 
 def as_picture(where: str, image: np.ndarray) -> np.ndarray:
@@ -276,11 +282,15 @@ def read_domain(folder: Path) -> Domain:
     """
     present = {path.name for path in _listing(folder)}
     for name in sorted(present):
-        if name.endswith(".jsonl") and name not in _FILES:
-            raise CatalogueError(f"{folder / name}: unknown file; {suggestion(name, _FILES)}.")
+        # Such as reviews.json, reviews.jsonl.gz or REVIEWS.JSONL: a part that would not be read.
+        meant = name.lower().removesuffix(".gz")
+        meant = meant if meant.endswith(".jsonl") else meant.replace(".json", ".jsonl")
+        if name not in _FILES and (meant in _FILES or meant.endswith(".jsonl")):
+            raise CatalogueError(f"{folder / name}: unknown file; {suggestion(meant, _FILES)}.")
     raw = {name: read_rows(folder / name) if name in present else () for name in _FILES}
+    read_image = _image_reader(folder)
     products = tuple(
-        Product(**{**row, "image": _read_image(where, folder, row.get("image"))})
+        Product(**{**row, "image": read_image(where, row.get("image"))})
         for where, row in checked_rows(raw["products.jsonl"], PRODUCT)
     )
     ids = {product.id for product in products}
@@ -436,22 +446,34 @@ def write_domain(domain: Domain, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read_image(where: str, folder: Path, name: str | None) -> np.ndarray | None:
-    if name is None:
-        return None
-    try:
-        with Image.open(folder / name) as image:
-            return _resized(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise CatalogueError(
-            f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; add it "
-            "or leave the field out."
-        ) from error
-    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-        raise CatalogueError(
-            f"{where}: field 'image' names {name!r}, which is no picture that can be read "
-            f"({error}); save it anew as PNG or JPEG."
-        ) from error
+def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None]:
+    """Return (where, name) -> the picture of a file in a folder, which is decoded once."""
+    root, known = folder.resolve(), {}
+
+    def read(where: str, name: str | None) -> np.ndarray | None:
+        if name is None or name in known:
+            return known.get(name)
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise CatalogueError(
+                f"{where}: field 'image' names {name!r}, which leads out of {folder}; copy the "
+                "picture into it."
+            )
+        try:
+            known[name] = _resized(as_viewed(read_regular(path, MOST)))
+        except FileNotFoundError as error:
+            raise CatalogueError(
+                f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; "
+                "add it or leave the field out."
+            ) from error
+        except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+            raise CatalogueError(
+                f"{where}: field 'image' names {name!r}, which is no picture that can be read "
+                f"({error}); save it anew as PNG or JPEG."
+            ) from error
+        return known[name]
+
+    return read
 
 
 def _question(row: dict[str, Any]) -> Question:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.answers import histories
 from metaguide.data.catalogue import IMAGE_SIDE, CatalogueError, Domain, Product, Question
+from metaguide.data.histories import histories
 from metaguide.data.repeats import distinct_products, distinct_questions, distinct_reviews
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
@@ -242,7 +242,7 @@ def recommendation_table(
 ) -> Table:
     """Return the table of users: what they took, in the order of time, and all products.
 
-    A user's history is that of `metaguide.answers.histories`. Users with fewer than two products
+    A user's history is that of `metaguide.data.histories`. Users with fewer than two products
     are left out: there is nothing to ask about them.
 
     Returns:

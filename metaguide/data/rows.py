@@ -12,6 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from metaguide.files import MIB, FileFault, read_regular
+
+MOST = 4096 * MIB
+"""Bytes of a file of rows."""
+
 
 class CatalogueError(ValueError):
     """Catalogue data that cannot be used; the message names the file, line, field and the mend."""
@@ -31,6 +36,12 @@ def _string(value: Any) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError("holds half a surrogate pair; write the whole character") from error
+    return value
+
+
+def _words(value: Any) -> str:
+    if not _string(value).strip():
+        raise ValueError("is empty; name it, or leave the field out")
     return value
 
 
@@ -99,7 +110,7 @@ PRODUCT = {
     "id": Field(_name, required=True),
     "title": Field(_string, required=True),
     "description": Field(_string),
-    "category": Field(_string),
+    "category": Field(_words),
     "attributes": Field(_attributes),
     "image": Field(_inner_path),
 }
@@ -255,10 +266,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         CatalogueError: the file cannot be read, or a line is not JSON in UTF-8.
     """
     try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
+        content = read_regular(path, MOST).removeprefix(codecs.BOM_UTF8)
+    except (OSError, FileFault) as error:
         raise CatalogueError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable file."
+            f"{path}: cannot be read ({error}); make it a readable file."
         ) from error
     # Split at the newline byte alone: texts may hold the other separators that Unicode knows.
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -266,7 +277,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
             continue
         where = f"{path}:{number}"
         try:
-            yield where, json.loads(line.decode())
+            yield where, json.loads(line.decode(), object_pairs_hook=_each_key_once)
         except UnicodeDecodeError as error:
             raise CatalogueError(
                 f"{where}: not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8."
@@ -280,6 +291,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise CatalogueError(
                 f"{where}: broken JSON ({error}); write one object a line."
             ) from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+    return found
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -282,7 +282,7 @@ def domains(draw: st.DrawFn) -> Domain:
                 id=st.just(id),
                 title=TEXT,
                 description=TEXT,
-                category=st.none() | TEXT,
+                category=st.none() | TEXT.filter(str.strip),
                 attributes=st.dictionaries(TEXT, TEXT, max_size=2),
                 image=PICTURE,
             )
