@@ -15,6 +15,7 @@ from experiments.exhibits import Showcase, exhibit
 from experiments.figures import bars, curves, styles, swatch
 from experiments.stylesheet import CSS
 from experiments.tables.layout import (
+    INTERVALS,
     LOWER_IS_BETTER,
     Cell,
     Grid,
@@ -22,6 +23,7 @@ from experiments.tables.layout import (
     diverged_name,
     falls_short,
     grid,
+    interval_name,
     metrics_of,
     number,
     shots_name,
@@ -118,7 +120,8 @@ def print_tables(
         shown = metric or metrics_of(rows, task)[0]
         laid = grid(rows, task, shown, scratch=scratch, floors=floors, steps=steps)
         across = list(dict.fromkeys(column[1:] for column in laid.columns))
-        table = Table(title=f"{task}: {shown}, ± 95%", title_justify="left", box=SIMPLE_HEAD)
+        over = "± 95% over seeds (over examples)"
+        table = Table(title=f"{task}: {shown}, {over}", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge = (0, 1, 0, 0), False
         table.add_column("arm", no_wrap=True)
         for kind in across:
@@ -139,9 +142,7 @@ def print_tables(
 def _rich(cell: Cell | None, is_floor: bool) -> Text:
     if cell is None:
         return Text("")
-    text = number(cell.row.value)
-    if cell.row.ci95 is not None:
-        text += f" ±{number(cell.row.ci95)}"
+    text = " ".join(filter(None, (number(cell.row.value), interval_name(cell.row))))
     if said := diverged_name(cell.row):
         return Text(f"{text}, {said}", "red")
     if cell.against_scratch:
@@ -269,10 +270,8 @@ def _cell(cell: Cell | None, start: bool, metric: str) -> str:
     sign = -1 if metric in LOWER_IS_BETTER else 1
     if row.floor is not None and sign * (row.value - row.floor) < 0:
         parts.append('<abbr title="below the best floor of this column">†</abbr>')
-    if row.ci95 is not None:
-        parts.append(f"<small>± {number(row.ci95)}</small>")
-    if row.ci95_seeds is not None:
-        parts.append(f"<small>± {number(row.ci95_seeds)} over seeds</small>")
+    if said := interval_name(row):
+        parts.append(f"<small>{said}</small>")
     if said := diverged_name(row):
         parts.append(f'<small class="worse">{said}</small>')
     if row.published is not None:
@@ -298,7 +297,7 @@ def _notes(laid: Grid, scratch: str | None) -> str:
     worse = [cell.against_scratch for cell in laid.cells.values() if cell.against_scratch]
     sure = sum(map(_sure, worse))
     text = (
-        "± is the half-width of the 95% interval over examples and episodes. "
+        f"{INTERVALS}. "
         "Bold: the best arm of a column. Italic: floors on the same examples; † below the best one."
     )
     if scratch in laid.arms:

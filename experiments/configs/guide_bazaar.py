@@ -1,6 +1,7 @@
 """The guide on the embedded bazaar: the default of every experiment module.
 
-python -m experiments.guide                          2 CPU cores, one seed, 50 episodes a cell
+python -m experiments.guide                          2 CPU cores, 3 seeds, 50 episodes a cell
+python -m experiments.guide --config.seeds=1         a first look, in a third of the time or more
 python -m experiments.guide --config.preset=full     3 seeds, 600 episodes a cell
 python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_optimizers
                                                      learned optimizers beside tuned SGD and Adam
@@ -23,14 +24,13 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.table = "bazaar"
     config.seed = 0
-    config.seeds = 1
+    config.seeds = 3
     config.init_from = ""  # the work folder of the stage before, for a stage run alone
     config.log_every = 10
     config.checkpoint_every = 200
     config.preset = "default"
     config.presets = {
         "full": {
-            "seeds": 3,
             "adapt": {"episodes": 600},
             "pretrain": {"steps": 2000},
             "multitask": {"steps": 3000},
@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
         # Learned optimizers beside tuned SGD and Adam, all with as many steps.
         "optimizers": {
             "table": "bazaar_optimizers",
+            "seeds": 1,
             "metatrain": {
                 "steps": 60,
                 "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
@@ -58,6 +59,7 @@ def get_config() -> ConfigDict:
         },
         # For tests and notebooks: every stage runs, nothing is learned.
         "tiny": {
+            "seeds": 1,
             "data": {"categories": 6, "users": 20, "reviews": 60, "questions": 40},
             "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
             "text": {"vocabulary": 1000, "pair": 112},

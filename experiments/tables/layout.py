@@ -142,6 +142,23 @@ def falls_short(row: Row) -> bool:
     return row.metric.endswith(MINUS) and (row.ci95 is None or row.value + row.ci95 >= 0)
 
 
+def interval_name(row: Row) -> str:
+    """ "± .120 (.070)": half-widths of the 95% intervals over training seeds, and over examples.
+
+    Those over seeds come first: what training varies by is the larger part of what a table leaves
+    open. Without several seeds there is only the part in parentheses.
+    """
+    parts = [] if row.ci95_seeds is None else [f"± {number(row.ci95_seeds)}"]
+    return " ".join(parts if row.ci95 is None else [*parts, f"({number(row.ci95)})"])
+
+
+INTERVALS = (
+    "±: half-width of the 95% interval over training seeds; in parentheses over examples and "
+    "episodes"
+)
+"""What `interval_name` shows, in words."""
+
+
 def diverged_name(row: Row) -> str:
     """ "2 of 50 episodes diverged"; empty where none did."""
     if not row.diverged:

@@ -16,11 +16,13 @@ from pathlib import Path
 from absl import app, flags
 
 from experiments.tables.layout import (
+    INTERVALS,
     Grid,
     column_name,
     diverged_name,
     falls_short,
     grid,
+    interval_name,
     metrics_of,
     number,
     tasks_of,
@@ -101,9 +103,8 @@ def markdown(
         shown = metric or next(iter(metrics_of(rows, name)), "")
         blocks.append(_table(grid(rows, name, shown, floors=FLOORS, steps=counts)))
     blocks.append(
-        f"`{results.command}`, {results.made[:10]}, {_seeds(rows)}. Value ± half-width of the 95%"
-        " interval over examples and episodes; in brackets over seeds. Bold: the best arm of a"
-        " column. Italic: floors on the same examples.\n"
+        f"`{results.command}`, {results.made[:10]}, {_seeds(rows)}. {INTERVALS}. Bold: the best"
+        " arm of a column. Italic: floors on the same examples.\n"
     )
     return "\n".join(blocks)
 
@@ -136,10 +137,7 @@ def _table(table: Grid) -> str:
                 continue
             text = number(cell.row.value)
             text = f"**{text}**" if cell.best else text
-            if cell.row.ci95 is not None:
-                text += f" ± {number(cell.row.ci95)}"
-            if cell.row.ci95_seeds is not None:
-                text += f" [{number(cell.row.ci95_seeds)}]"
+            text = " ".join(filter(None, (text, interval_name(cell.row))))
             if falls_short(cell.row):
                 text += ", not below 0"
             if said := diverged_name(cell.row):

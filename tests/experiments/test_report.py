@@ -263,9 +263,9 @@ def test_a_difference_that_is_not_below_0_says_so(tmp_path):
     ]
     write(rows, {}, tmp_path, name="t", command="x", config={}, seeds=[0])
     filled = fill("<!-- table:t metric=lstm_minus -->\n<!-- /table:t -->", tmp_path)
-    assert "| sgd | -2.000 ± .300 |" in filled
-    assert "| adam | -.200 ± .300, not below 0 |" in filled
-    assert "| adamw | 1.000 ± .300, not below 0 |" in filled
+    assert "| sgd | -2.000 (.300) |" in filled
+    assert "| adam | -.200 (.300), not below 0 |" in filled
+    assert "| adamw | 1.000 (.300), not below 0 |" in filled
 
 
 def test_terminal_tables_have_a_column_a_step():
