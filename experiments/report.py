@@ -1,6 +1,7 @@
 """The report of a run: tables in the terminal, and one HTML file that needs no server."""
 
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments import settings
 from experiments.exhibits import Showcase, exhibit
 from experiments.figures import bars, curves, styles, swatch
 from experiments.stylesheet import CSS
@@ -31,7 +33,8 @@ from experiments.tables.layout import (
 )
 from metaguide.files import whole
 from metaguide.training.floors import FLOORS
-from metaguide.training.results import Results, Row
+from metaguide.training.progress import say
+from metaguide.training.results import Results, Row, read
 
 _TITLES = {
     "classification": ("Classification", "Which category a product is of."),
@@ -306,3 +309,34 @@ def _notes(laid: Grid, scratch: str | None) -> str:
             f"{len(worse)} cells, {sure} of them beyond the interval (shaded)."
         )
     return f'<p class="small soft">{escape(text)}</p>'
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the report of a finished run again: `python -m experiments.report RUN`.
+
+    Raises:
+        ConfigError: another command line.
+        ResultsError: there are no results in the folder.
+    """
+    # A run's own module makes its report too, and has these imports the other way round.
+    from experiments.showcase import showcase
+    from experiments.worlds import prepare
+    from metaguide import load
+    from metaguide.guide import SERVING
+
+    if len(argv) != 2 or argv[1].startswith("-"):
+        raise settings.ConfigError("usage: python -m experiments.report RUN, the folder of a run")
+    run = Path(argv[1])
+    results, shown = read(run), ()
+    if (run / SERVING).exists():
+        shown = showcase(load(run), prepare(settings.read_config(run), run))
+    path = write_report(results, run, shown)
+    print_tables(results.rows)
+    say(f"report: {path}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv)
+    except settings.MENDABLE as error:
+        sys.exit("error: " + " ".join(str(error).split()))

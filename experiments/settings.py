@@ -221,7 +221,9 @@ def describe(argv: Sequence[str], *, default: str, workdir: str) -> str:
     path, _ = _split_config_flag(argv, default)
     fields = _flat(_load(path).to_dict())
     lines = [f"  --config.{name}={value}" for name, value in fields.items()]
-    return "\n".join([USAGE.format(config=path, workdir=workdir), *lines])
+    main = sys.modules["__main__"].__spec__
+    usage = USAGE.format(config=path, workdir=workdir)
+    return "\n".join([usage.replace("MODULE", main.name if main else argv[0]), *lines])
 
 
 def find_config(name: str) -> Path:
@@ -237,8 +239,8 @@ def find_config(name: str) -> Path:
     for candidate in (Path(name), package.parent / name):
         if candidate.is_file():
             return candidate
-    known = [f"experiments/configs/{file.name}" for file in sorted(package.glob("configs/**/*.py"))]
-    known = [file for file in known if not file.endswith("/__init__.py")]
+    files = sorted(package.glob("configs/**/*.py"))
+    known = [str(file.relative_to(package.parent)) for file in files if file.stem != "__init__"]
     raise ConfigError(f"--config={name}: no such file; there are {', '.join(known) or 'none'}")
 
 

@@ -37,7 +37,8 @@ from metaguide.data.catalogue import (
 from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
 from metaguide.data.histories import each_once
 from metaguide.data.repeats import without_repeats
-from metaguide.data.tokenizer import Encoded, Tokenizer
+from metaguide.data.tokenizer import Encoded, Tokenizer, TokenizerError
+from metaguide.files import MIB, read_regular
 from metaguide.models.guide import GuideModel, init_params, with_slots
 from metaguide.optimizers import Rule, stored
 from metaguide.problems import classification, questions, recommendation, sentiment
@@ -48,6 +49,9 @@ from metaguide.types import Learner, Params
 
 CONFIG, STAGE, SERVING, TOKENIZER = "config.json", "stage.json", "serving.json", "tokenizer.json"
 """Files of a run: its config; which stage it was; for a whole guide, which arm serves what."""
+
+MOST = 16 * MIB
+"""Bytes of a JSON file of a run."""
 
 LARGEST_RATE, MOST_STEPS = 1e6, 10_000
 """Bounds of what adapts: what is beyond them is a damaged file."""
@@ -306,9 +310,24 @@ def load(run: Path | str) -> Guide:
         The guide.
 
     Raises:
-        CheckpointError: there is no run in the folder, or its checkpoint does not fit.
+        CheckpointError: there is no run in the folder, one of its files is not what a run writes,
+            or its checkpoint does not fit.
     """
     run = Path(run)
+    try:
+        return _loaded(run)
+    except (CheckpointError, stored.StoredError, TokenizerError):
+        raise
+    # What a damaged config or serving.json says is looked up, compared and made a model of.
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(
+            f"{run}: {CONFIG}, {STAGE} or {SERVING} in it is not what a run writes ({what}); "
+            "train the run anew, or take those files from a copy"
+        ) from error
+
+
+def _loaded(run: Path) -> Guide:
     config = _json(run / CONFIG)
     serving_path = run / SERVING
     served = (
@@ -408,13 +427,16 @@ def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path, MOST).decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; give the folder of a run of experiments.guide or of a stage"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error}); train the run anew") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: {found!r:.60} is no JSON object; train the run anew")
+    return found
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

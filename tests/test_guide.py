@@ -411,6 +411,41 @@ def test_folders_that_hold_no_run_are_errors(run, tokenizer, tmp_path):
         metaguide.load(spoiled)
 
 
+@pytest.mark.parametrize("file", ["config.json", "stage.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "null",
+        "5",
+        "{}",
+        '{"model": 3}',
+        '{"text": {}, "model": {}, "adapt": {}, "metatrain": {}, "episodes": {}}',
+        "[" * 100_000,
+    ],
+    ids=["list", "null", "number", "empty", "half", "hollow", "deep"],
+)
+def test_a_damaged_file_of_a_run_is_one_error(tokenizer, tmp_path, file, content):
+    """Fault: KeyError: 'text', or a recursion without an end, where a file should be named."""
+    folder = write_run(tmp_path / "run", tokenizer)
+    (folder / file).write_text(content)
+    if file == "stage.json" and content.startswith("{"):
+        metaguide.load(folder)  # what it says of a learner is all that is read of it
+        return
+    with pytest.raises(CheckpointError, match="run"):
+        metaguide.load(folder)
+
+
+@pytest.mark.parametrize("width", ["8", 1e308, -4, None, [8]])
+def test_a_width_that_is_none_is_one_error(tokenizer, tmp_path, width):
+    """Fault: a width that is a text or 1e308 ends in an error of the compiler."""
+    config = {**CONFIG, "model": {**CONFIG["model"], "width": width}}
+    folder = write_run(tmp_path / "run", tokenizer)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="train the run anew|another model"):
+        metaguide.load(folder)
+
+
 def test_more_categories_than_slots_are_told_apart(probe, guide):
     """Faults: a shop with more categories than the guide has slots is refused; a category beyond
     the slots is never answered, or one of the slots is preferred before anything adapts."""

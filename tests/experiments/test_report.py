@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments import report
 from experiments.report import print_tables, write_report
+from experiments.settings import ConfigError
 from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
 from metaguide.training.results import (
@@ -279,3 +281,18 @@ def test_terminal_tables_have_a_column_a_step():
 def test_a_huge_number_is_short():
     """Fault: a diverged mean fills the table with digits."""
     assert (number(2.4e30), number(874.4), number(0.5)) == ("2.4e+30", "874.400", ".500")
+
+
+def test_a_report_is_made_again_from_the_results_of_a_run(tmp_path, capsys):
+    """Faults: what makes a report is gone when its run has ended; a folder without results is a
+    traceback."""
+    made = made_up()
+    head = {"command": made.command, "config": made.config, "seeds": made.seeds}
+    write(made.rows, made.scores, tmp_path, **head)
+    report.main(["x", str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert "Sentiment" in page and "report.html" in capsys.readouterr().out
+    with pytest.raises(ResultsError, match="there are no results"):
+        report.main(["x", str(tmp_path / "nothing")])
+    with pytest.raises(ConfigError, match="usage: python -m experiments.report RUN"):
+        report.main(["x"])
