@@ -23,7 +23,9 @@
 # under *GitHub*. A few minutes on two CPU cores; a GPU is used where there is one.
 
 # %% tags=["parameters"]
-source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
+# Where pip finds metaguide if it is not installed: a wheel, a clone, or git+https://ADDRESS once
+# the repository has one. Empty: the clone that this notebook is in, or a wheel beside it.
+source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in about a minute and learns nothing
 workdir = "runs/notebook"  # started again with the same one, training goes on where it stopped
 
@@ -34,9 +36,14 @@ workdir = "runs/notebook"  # started again with the same one, training goes on w
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("metaguide") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    clones = [folder for folder in ("..", ".") if (Path(folder) / "pyproject.toml").is_file()]
+    found = source or next(iter([*clones, *map(str, Path().glob("metaguide-*.whl"))]), "")
+    if not found:
+        raise RuntimeError("metaguide is not installed: say where it is, as `source` above")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", found], check=True)
     importlib.invalidate_caches()
 
 # %%
@@ -52,7 +59,7 @@ from experiments.pretrain import pretraining_stage
 from experiments.stages import random_start, train_stage
 from experiments.worlds import prepare
 from metaguide import inner_loop
-from metaguide.answers import histories
+from metaguide.data.histories import histories
 from metaguide.inner_loop import FirstOrder
 from metaguide.learners import fine_tuning
 from metaguide.learners.gradient_based import whole_loss

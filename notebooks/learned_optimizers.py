@@ -26,7 +26,9 @@
 # downloaded after the install.
 
 # %% tags=["parameters"]
-source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
+# Where pip finds metaguide if it is not installed: a wheel, a clone, or git+https://ADDRESS once
+# the repository has one. Empty: the clone that this notebook is in, or a wheel beside it.
+source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
 workdir = "runs/learned_optimizers"  # gets the optimizer that is trained here
 
@@ -37,9 +39,14 @@ workdir = "runs/learned_optimizers"  # gets the optimizer that is trained here
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("metaguide") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    clones = [folder for folder in ("..", ".") if (Path(folder) / "pyproject.toml").is_file()]
+    found = source or next(iter([*clones, *map(str, Path().glob("metaguide-*.whl"))]), "")
+    if not found:
+        raise RuntimeError("metaguide is not installed: say where it is, as `source` above")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", found], check=True)
     importlib.invalidate_caches()
 
 # %%

@@ -28,7 +28,9 @@
 # under *GitHub*. Two to five minutes on a CPU core; a GPU is used where there is one.
 
 # %% tags=["parameters"]
-source = ".."  # where pip finds metaguide if it is not installed: a clone, or git+https://...
+# Where pip finds metaguide if it is not installed: a wheel, a clone, or git+https://ADDRESS once
+# the repository has one. Empty: the clone that this notebook is in, or a wheel beside it.
+source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
 workdir = "runs/prototype"  # keeps the generated world
 
@@ -39,9 +41,14 @@ workdir = "runs/prototype"  # keeps the generated world
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("metaguide") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    clones = [folder for folder in ("..", ".") if (Path(folder) / "pyproject.toml").is_file()]
+    found = source or next(iter([*clones, *map(str, Path().glob("metaguide-*.whl"))]), "")
+    if not found:
+        raise RuntimeError("metaguide is not installed: say where it is, as `source` above")
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", found], check=True)
     importlib.invalidate_caches()
 
 # %%

@@ -1,6 +1,7 @@
 """The notebooks: paired with their scripts, without outputs, and they run top to bottom."""
 
 import ast
+import importlib.util
 import os
 from pathlib import Path
 
@@ -76,3 +77,30 @@ def test_notebook_runs_top_to_bottom(path, tmp_path):
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 2, "each notebook draws two"
     assert (tmp_path / "runs").is_dir()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "missing"])
+def test_the_first_cells_run_alone_in_an_empty_folder(path, tmp_path, monkeypatch, installed):
+    """Fault: a notebook that was uploaded alone fails in its first cell, over a folder `..`."""
+    notebook = nbformat.read(path, as_version=4)
+    first, install = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:2]
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    names = {}
+    exec(first, names)
+    assert names["source"] == ""
+    if installed:
+        exec(install, names)
+        return
+    with pytest.raises(RuntimeError, match="not installed: say where it is, as `source` above"):
+        exec(install, names)
+    assert find("metaguide") is not None
+    # A wheel that lies beside it is taken.
+    (tmp_path / "metaguide-0.2.0-py3-none-any.whl").write_bytes(b"")
+    ran = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command[-1]))
+    exec(install, names)
+    assert ran == ["metaguide-0.2.0-py3-none-any.whl"]
