@@ -84,11 +84,11 @@ class Cell(NamedTuple):
 _INNER = ("inner", "inner_rate")
 
 _FIELDS: Mapping[str, tuple[str, ...]] = {
-    "maml": ("inner_rate", "remat"),
+    "maml": ("inner_rate", "mode"),
     "first-order": ("inner_rate",),
     "anil": ("inner_rate",),
     "meta-sgd": ("inner_rate",),
-    "maml++": ("inner_rate", "inner_steps", "multi_step_until", "second_order_from"),
+    "maml++": (*("inner_rate", "inner_steps", "multi_step_until", "second_order_from", "mode"),),
     "reptile": (*_INNER, "batch", "keep_state"),
     "imaml": (*_INNER, "strength", "cg_steps", "damping"),
     "proto-maml": ("inner_rate",),

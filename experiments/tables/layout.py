@@ -122,7 +122,7 @@ def grid(
     cells = {}
     for (arm, column), row in by_cell.items():
         rivals = [by_cell[a, column].value for a in arms if (a, column) in by_cell]
-        rated = arm in arms and not metric.endswith(MINUS)
+        rated = arm in arms and not metric.endswith(MINUS) and not row.diverged
         best = rated and sign * row.value >= max(sign * value for value in rivals)
         against = None
         base = by_cell.get((scratch, column)) if scratch and arm in arms else None

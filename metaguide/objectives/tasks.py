@@ -23,8 +23,9 @@ def masked_mean(x: Num[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Num[Arr
 
 
 def is_highest(scores: Float[Array, "... n"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
-    """1 where the label scores highest, the first among equals, else 0."""
-    return (scores.argmax(-1).astype(labels.dtype) == labels).astype(scores.dtype)
+    """1 where the label scores highest, the first among equals, else 0; 0 beside a NaN."""
+    highest = (scores.argmax(-1).astype(labels.dtype) == labels) & ~jnp.isnan(scores).any(-1)
+    return highest.astype(scores.dtype)
 
 
 def classification_loss(
@@ -171,7 +172,8 @@ def ranking_loss(
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
     above = ((scores > own) & candidates).sum(1).astype(scores.dtype)
     same = ((scores == own) & candidates).sum(1).astype(scores.dtype) - 1  # less the target itself
-    rank = 1 + above + same / 2
+    lost = ~(jnp.isfinite(scores) | ~candidates).all(1)
+    rank = jnp.where(lost, candidates.sum().astype(scores.dtype), 1 + above + same / 2)
     return masked_mean(losses, mask), {
         "reciprocal_rank": masked_mean(1 / rank, mask),
         "hit_10": masked_mean((rank <= 10).astype(scores.dtype), mask),

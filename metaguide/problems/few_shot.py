@@ -110,7 +110,8 @@ def classification_of_pictures(
         del context
         logits = outputs["logits"]
         chosen = logits.argmax(-1).astype(query["label"].dtype)
-        right = {"correct": (chosen == query["label"]) & jnp.isfinite(logits).all(-1)}
+        finite = jnp.isfinite(logits).all(-1)
+        right = {"correct": (chosen == query["label"]) & finite, "finite": finite}
         return right | {"mask": query["mask"], "id": query["id"]}
 
     return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "label", way)

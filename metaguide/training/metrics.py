@@ -55,6 +55,8 @@ def ranks_of(
 ) -> Int[np.ndarray, "*n"]:
     """Rank (1 = best) of each target among all its candidates; ties fall by a draw from `rng`.
 
+    Where the score of a candidate is not finite, the target is the last of all.
+
     Args:
         scores: higher is better; only those of candidates are read.
         target: column of the product to be ranked, a candidate itself.
@@ -62,18 +64,18 @@ def ranks_of(
         rng: a target tied with t others gets each of the t + 1 places with equal chance.
 
     Raises:
-        ValueError: a target is no candidate, or a candidate's score is not a number.
+        ValueError: a target is no candidate.
     """
     candidates = np.broadcast_to(candidates, scores.shape)
     column = target[..., None]
     if not np.take_along_axis(candidates, column, axis=-1).all():
         raise ValueError("ranks_of: a target is not among its candidates; add it to `candidates`")
-    if np.isnan(scores[candidates]).any():
-        raise ValueError("ranks_of: a candidate's score is NaN")
     own = np.take_along_axis(scores, column, axis=-1)
     better = np.sum(candidates & (scores > own), axis=-1)
     tied = np.sum(candidates & (scores == own), axis=-1) - 1
-    return 1 + better + rng.integers(0, tied + 1)
+    lost = (candidates & ~np.isfinite(scores)).any(axis=-1)
+    ranks = 1 + better + rng.integers(0, np.maximum(tied, 0) + 1)
+    return np.where(lost, candidates.sum(axis=-1), ranks)
 
 
 def hit_rate(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 from metaguide.objectives.tasks import (
     OUT,
     classification_loss,
+    is_highest,
     masked_mean,
     ranking_loss,
     sentiment_loss,
@@ -221,3 +222,15 @@ def test_span_predict_by_brute_force(values, longest, windows):
                     if start[row, w, s] + end[row, w, e] > best:
                         best, answer = start[row, w, s] + end[row, w, e], (w, s, e)
         assert tuple(int(part[row]) for part in got) == answer
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_counts_for_nothing(bad):
+    """Faults: the first NaN is the highest of all; a rank of 1/2, whose reciprocal is 2."""
+    assert is_highest(jnp.array([[jnp.nan, jnp.nan]]), jnp.array([0])).tolist() == [0]
+    scores = jnp.tile(jnp.arange(12.0), (2, 1)).at[0, 3].set(bad)
+    target, everything = jnp.array([11, 11]), jnp.ones(12, bool)
+    _, metrics = ranking_loss(scores, target, jnp.array([True, False]), everything)
+    assert metrics["hit_10"] == 0 and abs(metrics["reciprocal_rank"] - 1 / 12) < 1e-6
+    _, metrics = ranking_loss(scores, target, jnp.array([False, True]), everything)
+    assert metrics["hit_10"] == metrics["reciprocal_rank"] == 1

@@ -44,9 +44,14 @@ def test_ties_fall_evenly():
 
 def test_ranks_refuse_what_has_no_rank():
     """A model that diverged, or a target out of the catalogue, ranked first in silence."""
-    rng, everything = np.random.default_rng(0), np.ones((1, 2), bool)
-    with pytest.raises(ValueError, match="NaN"):
-        metrics.ranks_of(np.array([[np.nan, 1.0]]), np.array([0]), everything, rng)
+    rng, everything = np.random.default_rng(0), np.ones((1, 3), bool)
+    for bad in (np.nan, np.inf, -np.inf):
+        for place in (0, 1):
+            scores = np.array([[2.0, 1.0, 0.0]])
+            scores[0, place] = bad
+            assert metrics.ranks_of(scores, np.array([0]), everything, rng).tolist() == [3]
+    alone = np.array([[True, False, False]])
+    assert metrics.ranks_of(np.ones((1, 3)), np.array([0]), alone, rng).tolist() == [1]
     with pytest.raises(ValueError, match="not among"):
         metrics.ranks_of(np.ones((1, 2)), np.array([0]), np.array([[False, True]]), rng)
 
