@@ -339,4 +339,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
     except settings.MENDABLE as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
