@@ -1,1 +1,5 @@
 """Runs: flags, configs, tables, the guide end to end."""
+
+from experiments.launch import launch
+
+launch()

@@ -15,6 +15,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.floors import FLOORS, floor_outcomes
+from experiments.launch import COMMANDS
 from experiments.report import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
@@ -386,4 +387,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/adapt")
+    settings.run(main, **COMMANDS["experiments.adapt"]._asdict())

@@ -14,6 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.adapt import arms_in, benches, compare, serving_of
+from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
@@ -138,4 +139,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/guide")
+    settings.run(main, **COMMANDS["experiments.guide"]._asdict())

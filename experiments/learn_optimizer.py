@@ -21,6 +21,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.few_shot import HARMLESS
 from experiments.hand_made import HAND_MADE, tuned
+from experiments.launch import COMMANDS
 from experiments.optimizees import Setting, setting_of, validation_score
 from experiments.settings import ConfigError
 from experiments.stages import command_line, train_alone, write_json
@@ -251,8 +252,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(
-        main,
-        default="experiments/configs/learned_optimizers/lstm_quadratic.py",
-        workdir="runs/learn_optimizer",
-    )
+    settings.run(main, **COMMANDS["experiments.learn_optimizer"]._asdict())

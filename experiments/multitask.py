@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
 from metaguide.learners import joint
@@ -56,4 +57,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/multitask")
+    settings.run(main, **COMMANDS["experiments.multitask"]._asdict())

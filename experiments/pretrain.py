@@ -9,6 +9,7 @@ import jax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, weighting_of
 from experiments.worlds import World
 from metaguide import pretraining
@@ -76,4 +77,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/guide_bazaar.py", workdir="runs/pretrain")
+    settings.run(main, **COMMANDS["experiments.pretrain"]._asdict())

@@ -9,6 +9,21 @@ python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_opti
 
 from ml_collections import ConfigDict
 
+from experiments.ranges import (
+    Range,
+    at_least_0,
+    at_most,
+    multiple,
+    one_of,
+    optional,
+    positive,
+    several,
+    share,
+    switch,
+    text,
+    whole,
+)
+
 SGD_RATES = (0.03, 0.1, 0.3)
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
 RULE_FACTORS = (1.0, 3.0, 10.0)
@@ -19,16 +34,120 @@ CLASSES = ("classification", "sentiment")
 ALL = ("classification", "sentiment", "questions", "recommendation")
 
 
+ARMS = (
+    *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
+    *("ridge", "logistic"),
+    *("maml", "first-order", "anil", "prototypical"),
+    *("rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
+)
+LEARNERS = ARMS[8:]
+"""The arms that are meta-trained."""
+
+_KINDS = one_of(*ALL)
+_NO_ARM = Range(f"nothing: there is no such arm; there are {', '.join(ARMS)}", lambda _: False)
+
+RANGES = {
+    "table": text(),
+    "seed": whole(0),
+    "seeds": whole(1),
+    "init_from": text(),
+    "log_every": whole(1),
+    "checkpoint_every": whole(1),
+    "data.world": one_of("bazaar", "catalogue", "online_shopping"),
+    "data.folder": optional(text()),
+    "data.sources": several(text(), least=0),
+    "data.held_out": several(text()),
+    "data.validation": several(text()),
+    "data.seed": optional(whole(0)),
+    "data.categories": optional(whole(1, 8)),
+    "data.reviews": optional(whole(0)),
+    "data.questions": optional(whole(0)),
+    "data.users": optional(whole(0)),
+    "data.shared": optional(share()),
+    "data.chinese": optional(share()),
+    "data.aside": optional(whole(1)),
+    "text.vocabulary": whole(263),  # 261 are reserved
+    "text.text": whole(2),
+    "text.pair": whole(4),
+    "text.name": whole(2),
+    "model.width": whole(1),
+    "model.layers": whole(1),
+    "model.heads": whole(1),
+    "model.dropout": share(one=False),
+    "model.channels": several(whole(1), most=5),  # 32 pixels halve five times
+    "model.image": switch(),
+    "model.way": whole(1),
+    "episodes.way": whole(1),
+    "episodes.shots": whole(1),
+    "episodes.queries": whole(1),
+    "episodes.candidates": whole(2),
+    "episodes.longest": whole(1),
+    "episodes.near": share(zero=False),
+    "pretrain.steps": whole(1),
+    "pretrain.batch": whole(1),
+    "pretrain.rate": positive(),
+    "pretrain.weight_decay": at_least_0(),
+    "pretrain.weights.masked_language": at_least_0(),
+    "pretrain.weights.denoising": at_least_0(),
+    "pretrain.weights.image_text": at_least_0(),
+    "pretrain.weights.text_text": at_least_0(),
+    "pretrain.mask_rate": share(zero=False),
+    "pretrain.mask_variant": one_of("mask", "80-10-10"),
+    "pretrain.noise": at_least_0(),
+    "pretrain.occlusion": whole(0, 32),
+    "multitask.steps": whole(1),
+    "multitask.tasks": whole(1),
+    "multitask.rate": positive(),
+    "multitask.weight_decay": at_least_0(),
+    "multitask.weighting": one_of("fixed", "uncertainty"),
+    **{f"multitask.weights.{kind}": at_least_0() for kind in ALL},
+    "multitask.shots": several(whole(0)),
+    "metatrain.learner": one_of(*LEARNERS),
+    "metatrain.learners": several(one_of(*LEARNERS), least=0),
+    "metatrain.steps": whole(1),
+    "metatrain.tasks": whole(1),
+    "metatrain.tasks_per_chunk": whole(0),
+    "metatrain.rate": positive(),
+    "metatrain.rule_rate": positive(),
+    "metatrain.rule_from.*": text(),
+    "metatrain.rule_learned_on": one_of("validation", "sources"),
+    "metatrain.inner_rate": positive(),
+    "metatrain.inner_steps": whole(1),
+    "metatrain.remat": switch(),
+    **{f"metatrain.weights.{kind}": at_least_0() for kind in ALL},
+    "metatrain.domain_weights.*": at_least_0(),
+    "metatrain.shots": several(whole(0)),
+    "adapt.shots": several(whole(0)),
+    "adapt.episodes": whole(1),
+    "adapt.steps": whole(1),
+    **{f"adapt.chunk.{kind}": whole(1) for kind in ALL},
+    "adapt.validation_episodes": whole(1),
+    "adapt.rates": several(positive()),
+    "adapt.adam_rates": several(positive()),
+    "adapt.rule_factors": several(positive()),
+    "adapt.penalties": several(positive()),
+    **{f"adapt.arms.{arm}": optional(several(_KINDS, least=0)) for arm in ARMS},
+    "adapt.arms.*": _NO_ARM,
+}
+"""What the fields may hold of every config that is read by a module of the guide."""
+
+RELATIONS = (
+    multiple("model.width", "model.heads"),
+    at_most("episodes.way", "model.way"),
+    multiple("metatrain.tasks", "metatrain.tasks_per_chunk"),
+)
+
+
 def get_config() -> ConfigDict:
-    """Return the config; its fields are commented where their name does not say all."""
+    """Return the config; `--help` shows the comment on each field."""
     config = ConfigDict()
-    config.table = "bazaar"
-    config.seed = 0
-    config.seeds = 3
+    config.table = "bazaar"  # name of the table in results.json
+    config.seed = 0  # of training and of the test episodes; the first one where there are several
+    config.seeds = 3  # how many guides are trained, each from a seed of its own
     config.init_from = ""  # the work folder of the stage before, for a stage run alone
-    config.log_every = 10
-    config.checkpoint_every = 200
-    config.preset = "default"
+    config.log_every = 10  # steps between two lines of metrics
+    config.checkpoint_every = 200  # steps between two checkpoints
+    config.preset = "default"  # overrides by name: full, optimizers or tiny
     config.presets = {
         "full": {
             "adapt": {"episodes": 600},
@@ -74,43 +193,47 @@ def get_config() -> ConfigDict:
     config.data = {
         "world": "bazaar",  # bazaar, catalogue or online_shopping
         "folder": "",  # of a catalogue, where world is catalogue
-        "sources": (),  # all domains that are not named below
-        "held_out": ("home_appliances", "toys"),
-        "validation": ("books",),
+        "sources": (),  # domains to train on; all that are not named below where it is empty
+        "held_out": ("home_appliances", "toys"),  # domains that no stage sees, for the test
+        "validation": ("books",),  # domains that rates and penalties are tuned on
         # The bazaar's knobs; see metaguide.data.bazaar.
-        "seed": 0,
-        "categories": 8,
-        "reviews": 240,
-        "questions": 160,
-        "users": 120,
-        "shared": 0.7,
-        "chinese": 0.25,
+        "seed": 0,  # of the generated world
+        "categories": 8,  # of a domain, 1 to 8
+        "reviews": 240,  # of a domain
+        "questions": 160,  # of a domain
+        "users": 120,  # of a domain
+        "shared": 0.7,  # what domains have in common, 0 to 1
+        "chinese": 0.25,  # share of the products that are in Chinese
     }
-    # Tokens kept of each text; the tokenizer is trained on source domains only.
-    config.text = {"vocabulary": 2000, "text": 28, "pair": 72, "name": 8}
+    config.text = {
+        "vocabulary": 2000,  # ids of the tokenizer, which is trained on source domains only
+        "text": 28,  # tokens kept of a product or a review
+        "pair": 72,  # tokens kept of a question with its passage
+        "name": 8,  # tokens kept of the name of a class
+    }
     config.model = {
-        "width": 48,
-        "layers": 2,
-        "heads": 4,
-        "dropout": 0.1,
-        "channels": (16, 32, 64),
-        "image": True,
+        "width": 48,  # of the encoder, a multiple of heads
+        "layers": 2,  # of the encoder
+        "heads": 4,  # of attention
+        "dropout": 0.1,  # in pre-training
+        "channels": (16, 32, 64),  # of the convolutions on pictures, each of which halves the side
+        "image": True,  # whether pictures are read
         "way": 10,  # slots of the classification head: the most classes it can tell apart
     }
     config.episodes = {
-        "way": 5,
+        "way": 5,  # classes of an episode
         "shots": 10,  # the largest number; supports of fewer shots are its prefixes
-        "queries": 15,
+        "queries": 15,  # examples of an episode that are asked about
         "candidates": 32,  # products that a training episode of recommendation ranks
         "longest": 8,  # tokens of an answer
         "near": 1.0,  # texts with so much in common are one example; 1 for the same texts alone
     }
 
     config.pretrain = {
-        "steps": 300,
-        "batch": 64,
-        "rate": 4e-3,
-        "weight_decay": 0.01,
+        "steps": 300,  # of pre-training
+        "batch": 64,  # texts, pictures or pairs a step
+        "rate": 4e-3,  # of AdamW, its largest
+        "weight_decay": 0.01,  # of AdamW
         # λ of each objective; 0 leaves it out.
         "weights": {
             "masked_language": 1.0,
@@ -118,58 +241,59 @@ def get_config() -> ConfigDict:
             "image_text": 0.2,
             "text_text": 0.0,
         },
-        "mask_rate": 0.15,
-        "mask_variant": "mask",  # or 80-10-10
-        "noise": 0.1,
-        "occlusion": 10,
+        "mask_rate": 0.15,  # share of the words that are hidden
+        "mask_variant": "mask",  # what hides a word: mask, or 80-10-10
+        "noise": 0.1,  # on pictures, its standard deviation in a range of 1
+        "occlusion": 10,  # side of the square hole in a picture, pixels; 0 for none
     }
     config.multitask = {
-        "steps": 300,
+        "steps": 300,  # of joint training
         "tasks": 4,  # episodes of each kind a step, each of a domain drawn evenly
-        "rate": 3e-3,
-        "weight_decay": 0.01,
-        "weighting": "fixed",  # or uncertainty
-        "weights": {kind: 1.0 for kind in ALL},
-        "shots": (1, 5),
+        "rate": 3e-3,  # of AdamW, its largest
+        "weight_decay": 0.01,  # of AdamW
+        "weighting": "fixed",  # of the losses: fixed or uncertainty
+        "weights": {kind: 1.0 for kind in ALL},  # λ of each kind of task; 0 leaves it out
+        "shots": (1, 5),  # of an episode, drawn evenly
     }
     config.metatrain = {
         "learner": "maml",  # which one `experiments.metatrain` trains
         # Which ones the guide trains; the preset full has first-order MAML too.
         "learners": ("maml", "anil", "prototypical"),
-        "steps": 40,
-        "tasks": 2,
+        "steps": 40,  # of meta-training
+        "tasks": 2,  # episodes of each kind a step
         "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
-        "rate": 3e-4,
-        # Of a learned optimizer, and where it starts: "" for the trained one of its kind that comes
-        # with the package, or a file or work folder with another.
-        "rule_rate": 1e-2,
+        "rate": 3e-4,  # of the outer AdamW, its largest
+        "rule_rate": 1e-2,  # of AdamW on a learned optimizer
+        # Where a learned optimizer starts: "" for the trained one of its kind that comes with the
+        # package, or a file or work folder with another.
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
-        # Where it is learned: of the sources its start, which is held, knows all there is to know,
-        # and the best update there is none; the others tune their rates on validation too.
-        "rule_learned_on": "validation",  # or sources
-        "inner_rate": 0.1,
-        "inner_steps": 3,
-        "remat": False,
-        "weights": {kind: 1.0 for kind in ALL},
-        "domain_weights": dict.fromkeys(SOURCES, 1.0),
-        "shots": (1, 5),
+        # Where a learned optimizer is learned: validation or sources. Of the sources its start,
+        # which is held, knows all there is to know, and the best update there is none; the others
+        # tune their rates on validation too.
+        "rule_learned_on": "validation",
+        "inner_rate": 0.1,  # of the inner loop's gradient descent
+        "inner_steps": 3,  # of the inner loop
+        "remat": False,  # whether inner steps are computed again, which saves memory
+        "weights": {kind: 1.0 for kind in ALL},  # of each kind of task; 0 leaves it out
+        "domain_weights": dict.fromkeys(SOURCES, 1.0),  # of each source domain
+        "shots": (1, 5),  # of an episode, drawn evenly
     }
     config.adapt = {
-        "shots": (0, 1, 5, 10),
-        "episodes": 50,
-        "steps": 3,
+        "shots": (0, 1, 5, 10),  # of the columns of the table
+        "episodes": 50,  # of a cell of the table
+        "steps": 3,  # of gradient descent at test
         # Episodes side by side in a program. One is fastest on a CPU, which runs a program a core;
         # recommendation encodes the catalogue once a program. On a GPU, all of them.
         "chunk": {"classification": 1, "sentiment": 1, "questions": 1, "recommendation": 25},
         # Tuned for each arm and kind of task on the validation domains, with as many values each.
-        "validation_episodes": 10,
-        "rates": SGD_RATES,
-        "adam_rates": ADAM_RATES,
-        # Of a learned optimizer's updates: it serves all kinds of task, and makes steps as small as
-        # the one that bears least.
+        "validation_episodes": 10,  # by which each of these is judged
+        "rates": SGD_RATES,  # of gradient descent, tuned on validation
+        "adam_rates": ADAM_RATES,  # of Adam, tuned on validation
+        # Of a learned optimizer's updates, tuned on validation: it serves all kinds of task, and
+        # makes steps as small as the one that bears least.
         "rule_factors": RULE_FACTORS,
-        "penalties": PENALTIES,
-        # Which arm serves which kind of task.
+        "penalties": PENALTIES,  # of ridge and logistic regression, tuned on validation
+        # Which kinds of task an arm serves; () leaves it out.
         "arms": {
             "scratch": ADAPTED,
             "zero-shot": ALL,

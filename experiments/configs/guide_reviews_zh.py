@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     """Return the config: the bazaar's, but for what is set here."""
     config = guide_bazaar.get_config()
     config.table = "reviews_zh"
+    config.preset = "default"  # overrides by name: full or tiny
     config.log_every = 50
     config.checkpoint_every = 500
     config.data = {
@@ -25,8 +26,8 @@ def get_config() -> ConfigDict:
         "sources": (),
         "held_out": ("热水器", "衣服"),
         "validation": ("蒙牛",),
-        "seed": 0,
-        "aside": 400,  # reviews of a category for classification that no training stage reads
+        "seed": 0,  # of which reviews those are
+        "aside": 400,  # reviews of a category, for classification, that no training stage reads
     }
     config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4}
     config.model.update({"width": 128, "image": False})

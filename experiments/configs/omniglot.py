@@ -10,22 +10,96 @@ Expected, 5-way 1-shot: MAML 98.7, prototypical networks 98.8 in print.
 
 from ml_collections import ConfigDict
 
+from experiments.ranges import (
+    at_least_0,
+    one_of,
+    positive,
+    several,
+    share,
+    switch,
+    text,
+    whole,
+)
+
+LEARNERS = ("maml", "first-order", "anil", "reptile", "prototypical", "ridge")
+MORE_LEARNERS = ("maml++", "imaml", "meta-sgd", "proto-maml", "matching", "relation")
+
+RANGES = {
+    "table": text(),
+    "way": whole(0),
+    "shot": whole(0),
+    "learner": one_of("", *LEARNERS, *MORE_LEARNERS),
+    "ways": several(whole(1)),
+    "shots": several(whole(1)),
+    "learners": several(one_of(*LEARNERS, *MORE_LEARNERS), least=0),
+    "more_learners": several(one_of(*LEARNERS, *MORE_LEARNERS), least=0),
+    "seed": whole(0),
+    "seeds": whole(1),
+    "parallel": one_of("jit", "pmap"),
+    "split": one_of("maml", "vinyals"),
+    "statistics": one_of("transductive", "support", "one-query", "none"),
+    "channels": whole(1),
+    "convolution": one_of("patches", "xla"),
+    "dtype": one_of("float32", "bfloat16"),
+    "precision": one_of("default", "tensorfloat32", "float32"),
+    "steps": whole(1),
+    "tasks": whole(1),
+    "tasks_per_chunk": whole(0),
+    "rate": positive(),
+    "span": whole(0),
+    "seeds_at_once": whole(0),
+    "processes": whole(1),
+    "test_episodes": whole(1),
+    "test_chunk": whole(0),
+    "log_every": whole(1),
+    "checkpoint_every": whole(1),
+    "*.network": one_of("stride", "flat", "max"),
+    "*.inner": one_of("sgd", "adam", "annealed"),
+    "*.inner_rate": positive(),
+    "*.inner_steps": whole(1),
+    "*.mode": one_of("unrolled", "remat", "mixed"),
+    "*.test_steps": whole(1),
+    "*.tasks": whole(1),
+    "*.steps": whole(1),
+    "*.batch": whole(1),
+    "*.test_batch": whole(1),
+    "*.keep_state": switch(),
+    "*.outer_rate": share(zero=False),
+    "*.train_way": whole(1),
+    "*.train_shots": whole(1),
+    "*.queries": whole(1),
+    "*.test_queries": whole(1),
+    "*.test_episodes": whole(1),
+    "*.temperature": positive(),
+    "*.halve_every": whole(1),
+    "*.last_rate": at_least_0(),
+    "*.penalty": positive(),
+    "*.scale": positive(),
+    "*.hidden": whole(1),
+    "*.multi_step_until": share(),
+    "*.second_order_from": share(),
+    "*.strength": positive(),
+    "*.cg_steps": whole(1),
+    "*.damping": at_least_0(),
+}
+"""What the fields may hold."""
+
 
 def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
-    config.table = "omniglot"
-    config.way = 0  # 0 for all of `ways`
-    config.shot = 0  # 0 for all of `shots`
+    config.table = "omniglot"  # name of the table in results.json
+    config.way = 0  # classes of an episode; 0 for all of `ways`
+    config.shot = 0  # examples a class; 0 for all of `shots`
     config.learner = ""  # one of `learners` or `more_learners`; all `learners` where it is empty
-    config.ways = (5, 20)
-    config.shots = (1, 5)
-    config.learners = ("maml", "first-order", "anil", "reptile", "prototypical", "ridge")
-    config.more_learners = ("maml++", "imaml", "meta-sgd", "proto-maml", "matching", "relation")
-    config.seed = 0
-    config.seeds = 3
-    config.parallel = "jit"  # or pmap
-    config.preset = "default"
+    config.ways = (5, 20)  # of the table
+    config.shots = (1, 5)  # of the table
+    config.learners = LEARNERS  # rows of the table
+    config.more_learners = MORE_LEARNERS  # rows of the table where they were asked for by name
+    config.seed = 0  # of the split and of the test episodes
+    config.seeds = 3  # of training: the first so many
+    config.parallel = "jit"  # or pmap: how devices share a step
+    config.preset = "default"  # overrides by name: cpu or tiny
     config.presets = {
         # What two CPU cores reach in an hour or less a cell.
         "cpu": {
@@ -60,37 +134,47 @@ def get_config() -> ConfigDict:
         },
     }
 
-    # "maml": 1,100 / 100 / 423 characters at random, a quarter turn drawn for each class of an
-    # episode, also at test. "vinyals": the fixed split, each character's four turns being classes.
+    # Which characters are for what. "maml": 1,100 / 100 / 423 at random, a quarter turn drawn for
+    # each class of an episode, also at test. "vinyals": the fixed split, each character's four
+    # turns being classes.
     config.split = "maml"
     # Whose mean and variance batch norm takes on queries in training; see metaguide.problems. Each
     # arm is judged by transductive statistics (`accuracy`) and without (`accuracy_inductive`).
     # "none" is a network without batch norm.
     config.statistics = "transductive"
-    config.channels = 64
-    config.convolution = "patches"  # or xla
+    config.channels = 64  # of each convolution
+    config.convolution = "patches"  # how it is computed: patches or xla
     config.dtype = "float32"  # of the computation, or bfloat16; parameters are float32
     # Of products in float32: "default" is JAX's, on a GPU tensorfloat32; or name that, or float32.
     config.precision = "default"
-    config.steps = 60_000  # where a learner has none of its own
-    config.tasks = 32  # a step, where a learner has none of its own
+    config.steps = 60_000  # of training, where a learner has none of its own
+    config.tasks = 32  # episodes a step, where a learner has none of its own
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.rate = 1e-3  # of the outer Adam
     config.span = 0  # steps a call of the program; 0: 1 on a CPU, elsewhere 50 or a divisor of it
     config.seeds_at_once = 0  # in one program; 0: 1 on a CPU, elsewhere all seeds of a cell
     config.processes = 1  # cells side by side on one device, a process each
-    config.test_episodes = 600
+    config.test_episodes = 600  # of a cell
     config.test_chunk = 0  # episodes side by side; 0: 8 on a CPU, elsewhere 50
-    config.log_every = 100
-    config.checkpoint_every = 1000
+    config.log_every = 100  # steps between two lines of metrics
+    config.checkpoint_every = 1000  # steps between two checkpoints
 
     # The mean over the support's examples is minimised where MAML's code sums and divides by the
     # shots: its α = .4 and .1 are both N α = 2 here. Apart from the code, whose inner loop holds
     # batch norm, has no scale in it and draws the head, all parameters adapt and the head starts
     # at 0.
-    maml = {"inner_rate": 2.0, "network": "stride", "mode": "mixed"}
+    maml = {
+        "inner_rate": 2.0,  # of the inner loop
+        "network": "stride",  # how Conv4 shrinks pictures: stride, flat or max
+        "mode": "mixed",  # how the inner loop is differentiated: unrolled, remat or mixed
+    }
     config.maml = {
-        "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
+        "way5": {
+            **maml,
+            "inner_steps": 1,  # of the inner loop in training
+            "test_steps": 3,  # inner steps at test
+            "tasks": 32,  # episodes a step
+        },
         "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
     }
     config["first-order"] = {
@@ -105,59 +189,62 @@ def get_config() -> ConfigDict:
     # support and one query.
     reptile = {
         "network": "flat",
-        "inner": "adam",
-        "keep_state": True,
-        "outer_rate": 1.0,
-        "train_shots": 10,
-        "test_steps": 50,
-        "tasks": 5,
-        "queries": 1,
-        "test_queries": 1,
+        "inner": "adam",  # the inner rule: sgd, adam or annealed
+        "keep_state": True,  # whether the inner rule's state goes on from task to task
+        "outer_rate": 1.0,  # share of the way to the adapted parameters, at first
+        "train_shots": 10,  # examples a class in training
+        "test_steps": 50,  # inner steps at test
+        "tasks": 5,  # episodes a step
+        "queries": 1,  # of a class in training
+        "test_queries": 1,  # of a class at test
     }
     config.reptile = {
         "way5": {
             **reptile,
             "inner_rate": 1e-3,
             "inner_steps": 5,
-            "batch": 10,
-            "test_batch": 5,
-            "steps": 100_000,
+            "batch": 10,  # examples of an inner step in training
+            "test_batch": 5,  # examples of an inner step at test
+            "steps": 100_000,  # of training
         },
         "way20": {
             **reptile,
             "inner_rate": 5e-4,
             "inner_steps": 10,
-            "batch": 20,
-            "test_batch": 10,
+            "batch": 20,  # examples of an inner step in training
+            "test_batch": 10,  # examples of an inner step at test
             "steps": 200_000,
         },
     }
     prototypical = {
         "network": "max",
-        "temperature": 1.0,
-        "train_way": 60,
-        "queries": 5,
-        "test_queries": 5,
-        "test_episodes": 1000,
-        "tasks": 1,
-        "halve_every": 2_000,
-        "steps": 20_000,
+        "temperature": 1.0,  # what distances or similarities are divided by
+        "train_way": 60,  # classes of an episode in training
+        "queries": 5,  # of a class in training
+        "test_queries": 5,  # of a class at test
+        "test_episodes": 1000,  # of a cell
+        "tasks": 1,  # episodes a step
+        "halve_every": 2_000,  # steps after which the outer rate is halved
+        "steps": 20_000,  # of training
     }
     config.prototypical = {"way5": dict(prototypical), "way20": dict(prototypical)}
     ridge = {k: v for k, v in prototypical.items() if k != "temperature"}
-    ridge |= {"penalty": 1.0, "scale": 1.0}
+    ridge |= {
+        "penalty": 1.0,  # λ of the ridge regression, as it starts
+        "scale": 1.0,  # of its answers, as it starts
+    }
     config.ridge = {"way5": dict(ridge), "way20": dict(ridge)}
 
     # 100 epochs of 500 steps, the first tenth with the multi-step loss.
     plus_plus = {
         "network": "stride",
         "inner_rate": 0.1,
-        "inner_steps": 5,
+        "inner_steps": 5,  # of the inner loop
         "tasks": 8,
-        "multi_step_until": 0.1,
-        "second_order_from": 0.5,
+        "multi_step_until": 0.1,  # share of training in which the loss of every step counts
+        "second_order_from": 0.5,  # share of training after which the gradient is exact
         "mode": "mixed",
-        "last_rate": 1e-5,
+        "last_rate": 1e-5,  # what the outer rate falls to
         "steps": 50_000,
     }
     config["maml++"] = {"way5": dict(plus_plus), "way20": dict(plus_plus)}
@@ -165,9 +252,9 @@ def get_config() -> ConfigDict:
         "network": "stride",
         "inner": "sgd",
         "inner_rate": 0.1,
-        "strength": 2.0,
-        "cg_steps": 5,
-        "damping": 1.0,
+        "strength": 2.0,  # λ of the pull to the meta-parameters
+        "cg_steps": 5,  # of conjugate gradients
+        "damping": 1.0,  # of conjugate gradients
         "tasks": 32,
         "steps": 20_000,
     }
@@ -184,6 +271,8 @@ def get_config() -> ConfigDict:
     config["proto-maml"] = {"way5": {**proto, "tasks": 32}, "way20": {**proto, "tasks": 16}}
     matching = {**prototypical, "temperature": 0.1}
     config.matching = {"way5": dict(matching), "way20": dict(matching)}
-    relation = {k: v for k, v in prototypical.items() if k != "temperature"} | {"hidden": 64}
+    relation = {k: v for k, v in prototypical.items() if k != "temperature"} | {
+        "hidden": 64,  # units of the network that compares
+    }
     config.relation = {"way5": dict(relation), "way20": dict(relation)}
     return config

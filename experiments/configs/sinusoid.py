@@ -9,19 +9,80 @@ Expected after 1 step at 5 points: MAML .67 in print, here by the initialisation
 
 from ml_collections import ConfigDict
 
+from experiments.ranges import (
+    at_least_0,
+    multiple,
+    one_of,
+    optional,
+    positive,
+    several,
+    share,
+    switch,
+    text,
+    whole,
+)
+
+LEARNERS = ("maml", "first-order", "meta-sgd", "reptile", "imaml", "pretrained")
+
+RANGES = {
+    "table": text(),
+    "learner": one_of("", *LEARNERS),
+    "learners": several(one_of(*LEARNERS)),
+    "initialisers": several(one_of("truncated", "he")),
+    "seed": whole(0),
+    "seeds": whole(1),
+    "parallel": one_of("jit", "pmap"),
+    "widths": several(whole(1)),
+    "steps": whole(1),
+    "tasks": whole(1),
+    "tasks_per_chunk": whole(0),
+    "train_shots": whole(1),
+    "test_shots": several(whole(1)),
+    "test_tasks": whole(1),
+    "test_steps": whole(1),
+    "shown_steps": several(whole(0)),
+    "validation_tasks": whole(1),
+    "rate": positive(),
+    "span": whole(1),
+    "log_every": whole(1),
+    "checkpoint_every": whole(1),
+    "pretrained.rates": optional(several(positive())),
+    "*.inner": one_of("sgd", "adam", "annealed"),
+    "*.inner_rate": positive(),
+    "*.inner_steps": whole(1),
+    "*.mode": one_of("unrolled", "remat", "mixed"),
+    "*.batch": whole(1),
+    "*.keep_state": switch(),
+    "*.outer_rate": share(zero=False),
+    "*.strength": positive(),
+    "*.cg_steps": whole(1),
+    "*.damping": at_least_0(),
+    "*.steps": whole(1),
+    "*.train_shots": whole(1),
+    "*.test_steps": whole(1),
+}
+"""What the fields may hold."""
+
+RELATIONS = (
+    multiple("steps", "span"),
+    multiple("log_every", "span"),
+    multiple("checkpoint_every", "span"),
+    multiple("tasks", "tasks_per_chunk"),
+)
+
 
 def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
-    config.table = "sinusoid"
+    config.table = "sinusoid"  # name of the table in results.json
     config.learner = ""  # one of `learners`; all of them where it is empty
-    config.learners = ("maml", "first-order", "meta-sgd", "reptile", "imaml", "pretrained")
+    config.learners = LEARNERS  # rows of the table
     # Of all kernels: normal of σ = .01 cut at 2σ, as MAML's code has it, and He's.
     config.initialisers = ("truncated", "he")
-    config.seed = 0
-    config.seeds = 5
-    config.parallel = "jit"  # or pmap
-    config.preset = "default"
+    config.seed = 0  # of the test tasks
+    config.seeds = 5  # of training: the first so many
+    config.parallel = "jit"  # or pmap: how devices share a step
+    config.preset = "default"  # overrides by name: reduced or tiny
     config.presets = {
         "reduced": {
             "table": "sinusoid_reduced",
@@ -42,47 +103,51 @@ def get_config() -> ConfigDict:
         },
     }
 
-    config.widths = (40, 40)
-    config.steps = 70_000
-    config.tasks = 25  # a step
+    config.widths = (40, 40)  # of the hidden layers
+    config.steps = 70_000  # of training, where a learner has none of its own
+    config.tasks = 25  # waves a step
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.train_shots = 10  # points of the support, and of the query
     config.test_shots = (5, 10)  # points at test
-    config.test_tasks = 600
-    config.test_steps = 10
-    config.shown_steps = (1, 5, 10)
-    config.validation_tasks = 200
+    config.test_tasks = 600  # waves of a cell
+    config.test_steps = 10  # inner steps at test
+    config.shown_steps = (1, 5, 10)  # inner steps after which there is a row
+    config.validation_tasks = 200  # waves that the rate of the pre-trained net is chosen on
     config.rate = 1e-3  # of the outer Adam
     config.span = 100  # steps that one call of the program takes
-    config.log_every = 1000
-    config.checkpoint_every = 10_000
+    config.log_every = 1000  # steps between two lines of metrics, a multiple of span
+    config.checkpoint_every = 10_000  # steps between two checkpoints, a multiple of span
 
-    config.maml = {"inner_rate": 0.01, "inner_steps": 1, "mode": "unrolled"}
+    config.maml = {
+        "inner_rate": 0.01,  # of the inner loop
+        "inner_steps": 1,  # of the inner loop in training
+        "mode": "unrolled",  # how the inner loop is differentiated: unrolled, remat or mixed
+    }
     config["first-order"] = {"inner_rate": 0.01, "inner_steps": 1}
     config["meta-sgd"] = {"inner_rate": 0.01, "inner_steps": 1}
     # The inner rule of Nichol et al. 2018 for pictures; chosen on validation waves among SGD and
     # Adam, with its state kept or not.
     config.reptile = {
-        "inner": "adam",
-        "inner_rate": 0.01,
-        "inner_steps": 10,
-        "batch": 10,
-        "keep_state": True,
-        "outer_rate": 1.0,
+        "inner": "adam",  # the inner rule: sgd, adam or annealed
+        "inner_rate": 0.01,  # of the inner rule
+        "inner_steps": 10,  # of the inner loop in training
+        "batch": 10,  # points of an inner step
+        "keep_state": True,  # whether the inner rule's state goes on from task to task
+        "outer_rate": 1.0,  # share of the way to the adapted parameters, at first
     }
     # As many steps as in its paper's table of Omniglot. Where the inner loop stops far from its
     # minimum the gradient is none of the loss, which grows: constant rates, with the gradient
     # clipped or not, did so here. Chosen on waves drawn in training; no value is in print. At test
     # it takes as many steps as in training: its solution is at the end of them.
     config.imaml = {
-        "inner": "annealed",
-        "inner_rate": 0.02,
-        "inner_steps": 64,
-        "strength": 100.0,
-        "cg_steps": 5,
-        "damping": 0.0,
-        "steps": 20_000,
-        "test_steps": 64,
+        "inner": "annealed",  # the inner rule: sgd, adam or annealed
+        "inner_rate": 0.02,  # of the inner rule
+        "inner_steps": 64,  # of the inner loop in training
+        "strength": 100.0,  # λ of the pull to the meta-parameters
+        "cg_steps": 5,  # of conjugate gradients
+        "damping": 0.0,  # of conjugate gradients
+        "steps": 20_000,  # of training
+        "test_steps": 64,  # inner steps at test
     }
     # Trained on all waves at once; its rate at test is chosen on validation tasks.
     config.pretrained = {"rates": (0.0003, 0.001, 0.003, 0.01, 0.03)}

@@ -24,6 +24,7 @@ from experiments.few_shot import (
     write_table,
 )
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
+from experiments.launch import COMMANDS
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
 from experiments.optimizees import judge_cell, log10_of, setting_of
 from experiments.report import print_tables
@@ -185,8 +186,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(
-        main,
-        default="experiments/configs/learned_optimizers/table.py",
-        workdir="runs/learned_optimizers",
-    )
+    settings.run(main, **COMMANDS["experiments.tables.learned_optimizers"]._asdict())

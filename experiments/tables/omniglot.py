@@ -35,6 +35,7 @@ from experiments.few_shot import (
     way_back,
     write_table,
 )
+from experiments.launch import COMMANDS
 from experiments.processes import in_processes, settings_of
 from experiments.report import print_tables
 from experiments.settings import ConfigError
@@ -317,4 +318,4 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/omniglot.py", workdir="runs/omniglot")
+    settings.run(main, **COMMANDS["experiments.tables.omniglot"]._asdict())

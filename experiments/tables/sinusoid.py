@@ -30,6 +30,7 @@ from experiments.few_shot import (
     way_back,
     write_table,
 )
+from experiments.launch import COMMANDS
 from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
@@ -257,4 +258,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, default="experiments/configs/sinusoid.py", workdir="runs/sinusoid")
+    settings.run(main, **COMMANDS["experiments.tables.sinusoid"]._asdict())

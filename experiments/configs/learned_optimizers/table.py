@@ -10,49 +10,120 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.ranges import (
+    at_least_0,
+    multiple,
+    one_of,
+    positive,
+    several,
+    switch,
+    text,
+    whole,
+)
+
 RATES = tuple(float(f"{10 ** (third / 3):.3g}") for third in range(-12, 4))
 """Three a decade, .0001 to 10: of every hand-made optimizer."""
+
+
+RULES = ("lstm", "rnn", "hyper", "mlp")
+HAND_MADE = ("sgd", "nesterov", "rmsprop", "adam", "adamw")
+_ESTIMATORS = ("truncated", "full", "evolution", "persistent", "imitation")
+
+RANGES = {
+    "table": text(),
+    "learner": one_of("", *RULES, *HAND_MADE),
+    "learners": several(one_of(*RULES, *HAND_MADE)),
+    "problem": text(),
+    "problems": several(text()),
+    "seed": whole(0),
+    "seeds": whole(1),
+    "parallel": one_of("jit", "pmap"),
+    "rules.*.hidden": whole(1),
+    "rules.*.layers": whole(1),
+    "rules.*.inner": whole(1),
+    "rules.*.p": positive(),
+    "rules.*.scale": positive(),
+    "least": positive(),
+    "cap": positive(),
+    "rates": several(positive()),
+    "validation_problems": whole(1),
+    "test_problems": whole(1),
+    "*.validation_problems": whole(1),
+    "*.test_problems": whole(1),
+    "*.functions": one_of("quadratic", "pictures"),
+    "*.domain": text(),
+    "*.dim": whole(1),
+    "*.variant": one_of("paper", "released"),
+    "*.horizon": whole(1),
+    "*.chunk": whole(1),
+    "*.pictures": one_of("mnist", "fashion_mnist"),
+    "*.model": one_of("perceptron", "convolutions"),
+    "*.widths": several(whole(1)),
+    "*.activation": one_of("sigmoid", "relu", "tanh"),
+    "*.batch": whole(1),
+    "*.meta_steps": whole(1),
+    "*.rate": positive(),
+    "*.tasks": whole(1),
+    "*.estimator": one_of(*_ESTIMATORS),
+    "*.teacher": one_of(*HAND_MADE),
+    "*.teacher_rate": positive(),
+    "*.truncation": whole(1),
+    "*.first_horizon": whole(0),
+    "*.objective": one_of("log", "loss"),
+    "*.sigma": positive(),
+    "*.curvature": at_least_0(),
+    "*.remat": switch(),
+    "*.largest": positive(),
+    "*.clip": positive(),
+    "*.span": whole(1),
+    "*.log_every": whole(1),
+    "*.validate_every": whole(1),
+}
+"""What the fields may hold of every config that is read by a module of learned optimizers."""
+
+RELATIONS = (
+    multiple("*.meta_steps", ".span"),
+    multiple("*.log_every", ".span"),
+    multiple("*.validate_every", ".span"),
+)
 
 
 def training(meta_steps: int, rate: float, tasks: int, **more: Any) -> dict[str, Any]:
     """Return how a rule is trained on a problem; what is not named here is as in the paper."""
     return {
-        "meta_steps": meta_steps,
+        "meta_steps": meta_steps,  # of meta-training
         "rate": rate,  # of the outer Adam; a cosine to 0 after a warm-up of a twentieth
         "tasks": tasks,  # inner problems side by side
-        "estimator": "truncated",  # or full, evolution, persistent, imitation
+        "estimator": "truncated",  # of the meta-gradient; or full, evolution, persistent, imitation
         "truncation": 20,  # steps of a window
         "first_horizon": 0,  # steps that a curriculum begins with; 0 for none
-        "objective": "log",  # or loss
+        "objective": "log",  # of inner losses, what is minimised; or loss itself
         "sigma": 0.01,  # of evolution strategies
         # The largest norm, at a step, of what passes back through the gradient that the rule reads;
         # 0 for the first order of the paper.
         "curvature": 0.0,
         "lesson": {},  # a training that comes first; {} for none
-        "remat": False,
+        "remat": False,  # whether inner steps are computed again, which saves memory
         "largest": 1e6,  # a loss above it has diverged: its window counts for nothing
         "clip": 1.0,  # of the norm of the meta-gradient
-        "span": 1,  # steps a call
-        "log_every": meta_steps // 20,
-        "validate_every": meta_steps // 20,
+        "span": 1,  # meta-steps a call of the program
+        "log_every": meta_steps // 20,  # meta-steps between two lines of metrics
+        "validate_every": meta_steps // 20,  # meta-steps between two checkpoints, each judged
     } | more
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
-    config.table = "learned_optimizers"
+    config.table = "learned_optimizers"  # name of the table in results.json
     config.learner = ""  # one of `learners`; all of them where it is empty
-    config.learners = (
-        *("lstm", "rnn", "hyper", "mlp"),
-        *("sgd", "nesterov", "rmsprop", "adam", "adamw"),
-    )
+    config.learners = (*RULES, *HAND_MADE)  # rows of the table
     config.problem = ""  # one of `problems`, with its transfers; all of them where it is empty
-    config.problems = ("quadratic", "released", "mnist")
+    config.problems = ("quadratic", "released", "mnist")  # what is minimised, a section each
     config.seed = 0  # of the problems for validation and test
     config.seeds = 5  # of meta-training
-    config.parallel = "jit"  # or pmap
-    config.preset = "default"
+    config.parallel = "jit"  # or pmap: how devices share a step
+    config.preset = "default"  # overrides by name: tiny
     # For tests: everything runs, nothing is learned.
     few = {"meta_steps": 4, "tasks": 2, "span": 2, "log_every": 2, "validate_every": 2}
     config.presets = {
@@ -73,23 +144,35 @@ def get_config() -> ConfigDict:
     }
 
     config.rules = {
-        "lstm": {"hidden": 20, "layers": 2, "p": 10.0, "scale": 0.1},
+        "lstm": {
+            "hidden": 20,  # units of a layer
+            "layers": 2,  # of the network
+            "p": 10.0,  # of the gradient's logarithm: what is below exp(-p) is as good as 0
+            "scale": 0.1,  # of the update
+        },
         "rnn": {"hidden": 20, "layers": 2, "p": 10.0, "scale": 0.1},
-        "hyper": {"hidden": 32, "inner": 4, "scale": 0.01},
-        "mlp": {"hidden": 8, "scale": 0.01},
+        "hyper": {
+            "hidden": 32,  # units of the recurrent network
+            "inner": 4,  # units of the network that it makes
+            "scale": 0.01,  # of the update
+        },
+        "mlp": {
+            "hidden": 8,  # units of the network
+            "scale": 0.01,  # of the update
+        },
     }
-    # Losses outside these count as these; a run that diverges counts as the latter.
-    config.least, config.cap = 1e-12, 1e6
-    config.rates = RATES
-    config.validation_problems = 64
-    config.test_problems = 100
+    config.least = 1e-12  # a loss below it counts as it
+    config.cap = 1e6  # a loss above it counts as it, as does a run that diverges
+    config.rates = RATES  # that every hand-made optimizer is tuned over
+    config.validation_problems = 64  # that checkpoints and rates are chosen on
+    config.test_problems = 100  # of a cell
 
     config.quadratic = {
-        "functions": "quadratic",
-        "domain": "10-dim",
-        "dim": 10,
-        "variant": "paper",
-        "horizon": 100,
+        "functions": "quadratic",  # what is minimised: quadratic or pictures
+        "domain": "10-dim",  # name in the table
+        "dim": 10,  # of the quadratics
+        "variant": "paper",  # of the quadratics: paper or released
+        "horizon": 100,  # steps that an optimizer takes
         "chunk": 128,  # problems side by side where an optimizer is judged
         "train": {
             "lstm": training(4000, 3e-3, 128, span=50),
@@ -123,11 +206,11 @@ def get_config() -> ConfigDict:
     config.mnist = {
         "functions": "pictures",
         "domain": "20 units",
-        "pictures": "mnist",
-        "model": "perceptron",
-        "widths": (20,),
-        "activation": "sigmoid",
-        "batch": 128,
+        "pictures": "mnist",  # or fashion_mnist
+        "model": "perceptron",  # or convolutions
+        "widths": (20,),  # of the hidden layers, or of each convolution
+        "activation": "sigmoid",  # or relu, tanh
+        "batch": 128,  # pictures a step
         "horizon": 100,
         "chunk": 1,  # one at a time it takes a third of the time: a chunk of coordinates is enough
         "validation_problems": 20,
@@ -142,8 +225,8 @@ def get_config() -> ConfigDict:
                 lesson=training(
                     *(800, 3e-3, 1),
                     estimator="imitation",
-                    teacher="nesterov",
-                    teacher_rate=1.0,
+                    teacher="nesterov",  # whose updates are imitated
+                    teacher_rate=1.0,  # of the teacher
                     validate_every=200,
                 ),
             ),
