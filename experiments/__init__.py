@@ -1,5 +1,5 @@
 """Runs: flags, configs, tables, the guide end to end."""
 
-from experiments.launch import launch
+from experiments.launch import begin
 
-launch()
+begin()

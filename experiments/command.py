@@ -68,7 +68,7 @@ def answer(module: str, command: Command) -> None:
         if asks_for_help(argv):
             print(describe(argv, **command._asdict(), module=module))
             sys.exit(0)
-        resolve(argv, **command._asdict())
+        resolve(argv, **command._asdict(), late=True)
     except ConfigError as error:
         refuse(error)
 
@@ -84,7 +84,9 @@ def refuse(error: Exception) -> NoReturn:
     sys.exit(2)
 
 
-def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenConfigDict, Path]:
+def resolve(
+    argv: Sequence[str], *, default: str, workdir: str, late: bool = False
+) -> tuple[FrozenConfigDict, Path]:
     """Reads a command line: the file's values, the preset's over them, explicit ones over both.
 
     A config file has `preset`, the name of the preset in use, and `presets`, overrides by name of
@@ -96,6 +98,7 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
         argv: program name, then `--config=FILE`, `--config.a.b=value`, `--workdir=FOLDER`.
         default: the config file where `--config` is not given.
         workdir: the work folder where `--workdir` is not given.
+        late: whether to check, too, what is refused by what reads it; see `Range`.
 
     Returns:
         The config without `presets`, immutable; the work folder.
@@ -127,7 +130,7 @@ def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenC
         _assign(config, name, value, "--config")
     fields = config.to_dict()
     fields.pop("presets", None)
-    for fault in faults(flat(fields), ranges, relations):
+    for fault in faults(flat(fields), ranges, relations, late):
         given = fault.split("=", 1)[0] in overrides
         raise ConfigError(f"--config.{fault}" if given else f"{path}: config.{fault}")
     return FrozenConfigDict(fields), Path(folder.value or _workdir(workdir, path, default))

@@ -40,7 +40,7 @@ COMMANDS = {
 """The modules that take a config, by what `python -m` calls them."""
 
 
-def launch() -> None:
+def begin() -> None:
     """Begin a command, where the process is `python -m MODULE` with a module of `COMMANDS`.
 
     The package's import calls it, which comes before that of the module: a wrong command line and

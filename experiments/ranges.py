@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 LARGEST = 2**31 - 1
 """What a step, a seed and a size can be at most."""
@@ -16,11 +16,14 @@ class Range(NamedTuple):
         words: what to give, such as "a whole number from 1 on".
         holds: value -> whether the field may have it.
         required: whether every config has to have the field.
+        late: whether what reads the field refuses it too, in words that say more of it, though
+            after a work folder was made: a command is checked here, a call of `resolve` there.
     """
 
     words: str
     holds: Callable[[Any], bool]
     required: bool = True
+    late: bool = False
 
 
 class Relation(NamedTuple):
@@ -31,12 +34,17 @@ class Relation(NamedTuple):
         other: a dotted name; one that begins with a dot is beside the field.
         words: what to give for `field`, before the name and the value of `other`.
         holds: (value, value of the other) -> whether they fit.
+        late: as of `Range`.
     """
 
     field: str
     other: str
     words: str
     holds: Callable[[Any, Any], bool]
+    late: bool = False
+
+
+Rule = TypeVar("Rule", Range, Relation)
 
 
 def whole(least: int, most: int = LARGEST) -> Range:
@@ -76,7 +84,7 @@ def share(*, zero: bool = True, one: bool = True) -> Range:
 def one_of(*names: str) -> Range:
     """Return: one of some names."""
     shown = ", ".join(name or '""' for name in names)
-    return Range(f"one of {shown}", lambda value: isinstance(value, str) and value in names)
+    return late(Range(f"one of {shown}", lambda value: isinstance(value, str) and value in names))
 
 
 def text() -> Range:
@@ -99,12 +107,18 @@ def several(each: Range, least: int = 1, most: int = LARGEST) -> Range:
             and least <= len(values) <= most
             and all(map(each.holds, values))
         ),
+        late=each.late,
     )
 
 
 def optional(one: Range) -> Range:
     """Return a range of a field that a config may do without."""
     return one._replace(required=False)
+
+
+def late(one: Rule) -> Rule:
+    """Return a range or a relation that what reads the field holds to as well."""
+    return one._replace(late=True)
 
 
 def multiple(field: str, other: str) -> Relation:
@@ -137,7 +151,10 @@ def lacking(flat: Mapping[str, Any], ranges: Mapping[str, Range]) -> list[str]:
 
 
 def faults(
-    flat: Mapping[str, Any], ranges: Mapping[str, Range], relations: tuple[Relation, ...]
+    flat: Mapping[str, Any],
+    ranges: Mapping[str, Range],
+    relations: tuple[Relation, ...] = (),
+    late: bool = True,
 ) -> Iterator[str]:
     """Yield what is wrong with the values of a config: "FIELD=VALUE: give ..." each.
 
@@ -145,19 +162,22 @@ def faults(
         flat: the config's values by dotted name.
         ranges: by pattern of dotted names. The first one that matches a field is its.
         relations: between fields; they are looked at where each by itself is right.
+        late: whether to look at late fields too; see `Range`.
     """
     wrong = False
     for name, value in flat.items():
         one = range_of(name, ranges)
-        # An empty section is a field of its own here.
-        if one is not None and not isinstance(value, Mapping) and not one.holds(value):
+        if one is None or isinstance(value, Mapping) or (one.late and not late):
+            continue  # an empty section is a field of its own here
+        if not one.holds(value):
             wrong = True
             yield f"{name}={value!r}: give {one.words}"
-    for field, other, words, holds in () if wrong else relations:
-        for name in [one for one in flat if fnmatchcase(one, field)]:
-            beside = name.rsplit(".", 1)[0] + other if other.startswith(".") else other
-            if beside in flat and not holds(flat[name], flat[beside]):
-                yield f"{name}={flat[name]!r}: give {words} config.{beside}, {flat[beside]!r}"
+    for one in () if wrong else relations:
+        for name in [field for field in flat if fnmatchcase(field, one.field)]:
+            other = name.rpartition(".")[0] + one.other if one.other[0] == "." else one.other
+            if other not in flat or (one.late and not late) or one.holds(flat[name], flat[other]):
+                continue
+            yield f"{name}={flat[name]!r}: give {one.words} config.{other}, {flat[other]!r}"
 
 
 def range_of(name: str, ranges: Mapping[str, Range]) -> Range | None:

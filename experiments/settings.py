@@ -104,7 +104,7 @@ def run(
         if asks_for_help(argv):
             print(describe(argv, default=default, workdir=workdir))
             return
-        config, folder = resolve(argv, default=default, workdir=workdir)
+        config, folder = resolve(argv, default=default, workdir=workdir, late=True)
         set_up_devices(argv)
         enable_compilation_cache()
         check_agreed(

@@ -13,6 +13,7 @@ from experiments.ranges import (
     Range,
     at_least_0,
     at_most,
+    late,
     multiple,
     one_of,
     optional,
@@ -44,7 +45,7 @@ LEARNERS = ARMS[8:]
 """The arms that are meta-trained."""
 
 _KINDS = one_of(*ALL)
-_NO_ARM = Range(f"nothing: there is no such arm; there are {', '.join(ARMS)}", lambda _: False)
+_NO_ARM = Range(f"the name of an arm, {', '.join(ARMS)}", lambda value: False, late=True)
 
 RANGES = {
     "table": text(),
@@ -134,7 +135,7 @@ RANGES = {
 RELATIONS = (
     multiple("model.width", "model.heads"),
     at_most("episodes.way", "model.way"),
-    multiple("metatrain.tasks", "metatrain.tasks_per_chunk"),
+    late(multiple("metatrain.tasks", "metatrain.tasks_per_chunk")),
 )
 
 

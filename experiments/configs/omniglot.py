@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.ranges import (
     at_least_0,
+    late,
     one_of,
     positive,
     several,
@@ -26,8 +27,8 @@ MORE_LEARNERS = ("maml++", "imaml", "meta-sgd", "proto-maml", "matching", "relat
 
 RANGES = {
     "table": text(),
-    "way": whole(0),
-    "shot": whole(0),
+    "way": late(whole(0)),
+    "shot": late(whole(0)),
     "learner": one_of("", *LEARNERS, *MORE_LEARNERS),
     "ways": several(whole(1)),
     "shots": several(whole(1)),

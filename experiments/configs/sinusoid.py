@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from experiments.ranges import (
     at_least_0,
+    at_most,
+    late,
     multiple,
     one_of,
     optional,
@@ -28,7 +30,7 @@ RANGES = {
     "table": text(),
     "learner": one_of("", *LEARNERS),
     "learners": several(one_of(*LEARNERS)),
-    "initialisers": several(one_of("truncated", "he")),
+    "initialisers": several(one_of("truncated", "he", "lecun")),
     "seed": whole(0),
     "seeds": whole(1),
     "parallel": one_of("jit", "pmap"),
@@ -64,10 +66,11 @@ RANGES = {
 """What the fields may hold."""
 
 RELATIONS = (
-    multiple("steps", "span"),
-    multiple("log_every", "span"),
-    multiple("checkpoint_every", "span"),
-    multiple("tasks", "tasks_per_chunk"),
+    late(multiple("steps", "span")),
+    late(multiple("log_every", "span")),
+    late(multiple("checkpoint_every", "span")),
+    late(multiple("tasks", "tasks_per_chunk")),
+    late(at_most("shown_steps", "test_steps")),
 )
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.ranges import (
     at_least_0,
+    late,
     multiple,
     one_of,
     positive,
@@ -82,9 +83,9 @@ RANGES = {
 """What the fields may hold of every config that is read by a module of learned optimizers."""
 
 RELATIONS = (
-    multiple("*.meta_steps", ".span"),
-    multiple("*.log_every", ".span"),
-    multiple("*.validate_every", ".span"),
+    late(multiple("*.meta_steps", ".span")),
+    late(multiple("*.log_every", ".span")),
+    late(multiple("*.validate_every", ".span")),
 )
 
 
