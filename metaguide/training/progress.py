@@ -30,6 +30,9 @@ def progress(
 ) -> Iterator[Callable[[int, str], None]]:
     """Show how far `name` is: a bar on a terminal, elsewhere a line every ten seconds.
 
+    The time left is reckoned from the end of the first call on, since compiling is in that one;
+    nothing is said of it before the second.
+
     Args:
         name: of what is under way.
         total: how many units there are.
@@ -55,16 +58,19 @@ def progress(
             yield lambda done, note: bar.update(task, completed=done, note=note)
         return
 
-    begun = told = time.perf_counter()
+    told, first = time.perf_counter(), (0.0, total)
 
     def tell(done: int, note: str) -> None:
-        nonlocal told
+        nonlocal told, first
         now = time.perf_counter()
+        first = min(first, (now, done), key=lambda one: one[1])
         if now - told < PLAIN_LINE_SECONDS or done == total:
             return
-        told = now
-        left = math.ceil((now - begun) / max(done - start, 1) * (total - done))
-        say(f"{name}: {unit} {done} of {total}, {left} s left" + (f", {note}" if note else ""))
+        told, (begun, before) = now, first
+        said = [f"{unit} {done} of {total}"]
+        if done > before:
+            said.append(f"{math.ceil((now - begun) / (done - before) * (total - done))} s left")
+        say(f"{name}: {', '.join([*said, note] if note else said)}")
 
     yield tell
 
