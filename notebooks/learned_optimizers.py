@@ -39,11 +39,35 @@ workdir = "runs/learned_optimizers"  # gets the optimizer that is trained here
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+from packaging.tags import sys_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+
+def is_clone(folder):
+    """Whether a folder is a clone of metaguide."""
+    try:
+        project = tomllib.loads(Path(folder, "pyproject.toml").read_text("utf-8"))["project"]
+        return project["name"] == "metaguide"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def version_of(wheel):
+    """What wheels are newer by; None of one that pip does not take here."""
+    try:
+        _, version, build, tags = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename:
+        return None
+    return None if tags.isdisjoint(sys_tags()) else (version, build)
+
+
 if importlib.util.find_spec("metaguide") is None:
-    clones = [folder for folder in ("..", ".") if (Path(folder) / "pyproject.toml").is_file()]
-    found = source or next(iter([*clones, *map(str, Path().glob("metaguide-*.whl"))]), "")
+    clones = [folder for folder in ("..", ".") if is_clone(folder)]
+    wheels = sorted(filter(version_of, Path().glob("metaguide-*.whl")), key=version_of)
+    found = source or next(iter([*clones, *map(str, reversed(wheels))]), "")
     if not found:
         raise RuntimeError("metaguide is not installed: say where it is, as `source` above")
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", found], check=True)

@@ -104,3 +104,44 @@ def test_the_first_cells_run_alone_in_an_empty_folder(path, tmp_path, monkeypatc
     monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command[-1]))
     exec(install, names)
     assert ran == ["metaguide-0.2.0-py3-none-any.whl"]
+
+
+WHEELS = [f"metaguide-{v}-py3-none-any.whl" for v in ("0.9.0", "0.10.0", "0.10.0rc1", "0.2.0")]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        ({"pyproject.toml": '[project]\nname = "metaguide"'}, "."),
+        ({"../pyproject.toml": '[project]\nname = "metaguide"'}, ".."),
+        ({"pyproject.toml": '[project]\nname = "other"'}, None),
+        ({"../pyproject.toml": '[project]\nname = "other"', WHEELS[0]: ""}, WHEELS[0]),
+        ({"pyproject.toml": "[tool.ruff]"}, None),
+        ({"pyproject.toml": "project = 3"}, None),
+        ({"pyproject.toml": "not toml"}, None),
+        (dict.fromkeys(WHEELS, ""), WHEELS[1]),
+        (dict.fromkeys([*WHEELS, "metaguide-9-py3-none-any (1).whl"], ""), WHEELS[1]),
+        ({"metaguide-9.whl": "", "metaguide-guide-9-py3-none-any.whl": ""}, None),
+    ],
+)
+def test_what_is_installed_is_metaguide_and_the_newest(path, tmp_path, monkeypatch, files, taken):
+    """Faults: any project in the folder above is installed; the first wheel by name is, an old one;
+    a file that is no wheel ends in a traceback."""
+    notebook = nbformat.read(path, as_version=4)
+    first, install = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:2]
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ran, names = [], {}
+    monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command[-1]))
+    exec(first, names)
+    if taken is None:
+        with pytest.raises(RuntimeError, match="not installed"):
+            exec(install, names)
+    else:
+        exec(install, names)
+    assert ran == ([taken] if taken else [])
