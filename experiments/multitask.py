@@ -27,10 +27,17 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
 
     Returns:
         The stage.
+
+    Raises:
+        ConfigError: no kind of task is left.
     """
     section = config.multitask
     families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
     families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    if not families:
+        raise settings.ConfigError(
+            "config.multitask.weights leave no kind of task of the sources; give one a weight"
+        )
     shared = shared_by(section.tasks)
     return build_stage(
         config,

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections.config_dict import FrozenConfigDict
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import worlds
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
+from experiments.multitask import multitask_stage
 from experiments.settings import MENDABLE, ConfigError
 from experiments.stages import build_stage, random_start, train_stage, write_json
 from metaguide import optimizers
@@ -150,3 +151,12 @@ def test_an_optimizer_that_holds_its_start_learns_on_the_domains_that_are_named(
     other.metatrain.rule_learned_on = "held_out"
     with pytest.raises(ConfigError, match="rule_learned_on='held_out': there are sources and val"):
         metatraining_stage(FrozenConfigDict(other), world, "lstm")
+
+
+def test_joint_training_without_a_kind_of_task_is_one_clear_error(shop):
+    """Fault: with all weights 0 the step's own error ends the run in a traceback."""
+    config, world = shop
+    made = ConfigDict(config.to_dict())
+    made.multitask.update({"shots": (1,), "weights": dict.fromkeys(made.multitask.weights, 0.0)})
+    with pytest.raises(ConfigError, match=r"config\.multitask\.weights leave no kind of task"):
+        multitask_stage(FrozenConfigDict(made), world)
