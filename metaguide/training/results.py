@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from metaguide.files import MIB, FileFault, read_arrays, read_regular, whole
+from metaguide.files import MIB, FileFault, checksum, read_arrays, read_json, whole, write_arrays
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -109,7 +107,7 @@ def write(
     }
     flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
     head["crc32"] = {"rows": _checksum([asdict(row) for row in rows])}
-    head["crc32"] |= {"scores": _checksum(sorted(flat))} if scores else {}
+    head["crc32"] |= {"arrays": checksum(flat)} if scores else {}
     try:
         text = json.dumps(head, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
@@ -120,8 +118,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     if scores:
-        with whole(_beside(path)) as file:
-            np.savez_compressed(file, allow_pickle=False, **flat)
+        write_arrays(_beside(path), flat)
     with whole(path) as file:
         file.write(text.encode())
     return path
@@ -139,18 +136,16 @@ def read(path: Path) -> Results:
     if path.is_dir():
         path = path / "results.json"
     try:
-        found = json.loads(read_regular(path, MOST).decode("utf-8"))
+        found = read_json(path, MOST)
     except FileNotFoundError:
         raise ResultsError(
             f"{path}: there are no results; run the command that makes them"
         ) from None
     except FileFault as error:
-        raise ResultsError(f"{path}: cannot be read ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON: {error}") from None
+        raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
     # Files from before there were checksums have none.
-    if not isinstance(found, dict) or set(found) - {"crc32"} != set(expected):
+    if set(found) - {"crc32"} != set(expected):
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
     for name, type_ in expected.items():
         if not isinstance(found[name], type_):
@@ -176,11 +171,11 @@ def read(path: Path) -> Results:
         twice = next(k for k in keys if keys.count(k) > 1)
         raise ResultsError(f"{path}: two rows are both {twice}; {_ANEW}")
     head = {name: found[name] for name in ("command", "config", "made")}
-    scores = _scores(_beside(path), set(keys), sums.get("scores"))
+    scores = _scores(_beside(path), set(keys), sums)
     return Results(seeds=tuple(found["seeds"]), rows=tuple(rows), scores=scores, **head)
 
 
-def _scores(path: Path, keys: set[str], checksum: int | None) -> Scores:
+def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
     """Read the scores of single examples beside a file of results; {} where there are none."""
     try:
         flat = read_arrays(path, MOST)
@@ -188,7 +183,9 @@ def _scores(path: Path, keys: set[str], checksum: int | None) -> Scores:
         return {}
     except FileFault as error:
         raise ResultsError(f"{path}: cannot be read ({error}); {_ANEW}") from None
-    if checksum is not None and checksum != _checksum(sorted(flat)):
+    # Files of version 0.1 have none, and those of some days after it a checksum of the names.
+    by_names = "scores" in sums and sums["scores"] != _checksum(sorted(flat))
+    if by_names or ("arrays" in sums and sums["arrays"] != checksum(flat)):
         raise ResultsError(f"{path}: it is not of the results beside it; {_ANEW}")
     scores: Scores = {}
     for name, array in flat.items():
