@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import report
+from experiments.exhibits import exhibit
 from experiments.report import print_tables, write_report
 from experiments.settings import ConfigError
 from experiments.tables.layout import Column, grid, number
@@ -182,8 +183,51 @@ def test_showcase_marks_answers_and_the_next_product(page):
         'ab<u class="gold">&lt;c</u><mark><u class="gold">d&gt;</u></mark><mark>ef</mark>' in page
     )
     assert re.search(r'<li class="next">.*?红壶 ✓', page)
-    assert "✗ pots" in page and "it is cups" in page
+    assert "✗ pots" in page and "in truth cups" in page
     assert page.count("data:image/png;base64,") == 3
+
+
+def test_what_has_no_picture_has_no_place_for_one():
+    """Fault: a grey square, as if a picture had failed to load."""
+    shown = showcase()
+    with_pictures = exhibit(shown)
+    assert 'class="card product pictured"' in with_pictures
+    assert with_pictures.count('<ol class="items pictured">') == 2  # one of the ranked has one
+    shown["products"][0]["image"] = None
+    shown["recommendation"]["history"] = [{"title": "红壶", "image": None}]
+    drawn = exhibit(shown)
+    assert 'class="card product"' in drawn and '<ol class="items">' in drawn
+    assert drawn.count('class="picture"') == drawn.count("<img") == 1
+
+
+@pytest.mark.parametrize(
+    "target, predicted, positive, said",
+    [
+        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; in truth positive"),
+        ("positive", "positive", 0.97, "✓ positive</span> * 97% sure"),
+        ("negative", "negative", 0.001, "✓ negative</span> * over 99% sure"),
+        (None, "positive", 0.6, ">positive</span> * 60% sure"),
+    ],
+)
+def test_a_review_says_how_sure_the_guide_is_of_its_answer(target, predicted, positive, said):
+    """Fault: "it is positive positive with 11%"."""
+    review = {"text": "so so", "target": target, "predicted": predicted, "positive": positive}
+    drawn = exhibit({"reviews": [{**review, "stars": None, "predicted_stars": None}]})
+    first, _, rest = said.partition(" * ")
+    assert f'{first} <span class="small soft">{rest}</span>' in drawn
+
+
+def test_right_answers_are_counted_and_wrong_ones_stay_shown():
+    """Fault: four wrong answers and no word on how many were right."""
+    shown = showcase()
+    text = {"question": "q3", "text": "nothing here", "answer": [0, 7]}
+    wrong = [{**text, "predicted": place} for place in (None, (8, 12))]
+    shown["questions"] = [*shown["questions"], *wrong]
+    drawn = exhibit(shown)
+    assert "1 of 4 questions right, 1 in part" in drawn
+    assert "0 of 1 products right" in drawn and "1 of 1 reviews right" in drawn
+    assert "the next product is on place 1" in drawn
+    assert drawn.count('class="card question"') == 4
 
 
 def test_terminal_tables_hold_every_arm(outcomes):
