@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from metaguide.training import metrics
 from metaguide.training.results import (
@@ -338,3 +340,28 @@ def test_methods_and_classes_of_another_kind_are_named(tmp_path):
         (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
         with pytest.raises(ResultsError, match=message):
             read(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    methods=JSON | st.lists(st.fixed_dictionaries({name: JSON for name in METHOD}), max_size=2),
+    classes=JSON | st.dictionaries(st.text(max_size=3), st.lists(JSON, max_size=2)),
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_as_methods_or_classes_is_read_or_named(tmp_path, methods, classes):
+    """Fault: a value of another kind is a traceback."""
+    written = {**HEAD, "made": "", "rows": [], "methods": methods, "classes": classes}
+    (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
+    try:
+        found = read(tmp_path)
+    except ResultsError as error:
+        assert "results.json: " in str(error) and "write it anew" in str(error)
+    else:
+        assert isinstance(methods, list) and list(found.methods) == methods
+        assert all(isinstance(names, list) for names in found.classes.values())
