@@ -107,7 +107,7 @@ def verdict(
     method = methods.get(arm)
     more = [
         _above(above),
-        _why(arm, method if by_validation else None),
+        _why(arm, list(methods.values()) if by_validation else []),
         _scored(arm, own),
         _missing(domains, own),
         *_comparisons(rivals),
@@ -140,10 +140,7 @@ def choose(
     serving = [arm for arm in arms if arm != scratch] or arms
     recorded = [m for m in methods if m["task"] == rows[0].task and m["arm"] in serving]
     if recorded:
-        lower = recorded[0]["tuned_by"]["metric"] in LOWER_IS_BETTER
-        sign = 1 if lower else -1
-        ranked = sorted(recorded, key=lambda m: (m["diverged"], sign * m["tuned_by"]["score"]))
-        return ranked[0]["arm"], True
+        return min(recorded, key=_by_score)["arm"], True
     sign = 1 if rows[0].metric in LOWER_IS_BETTER else -1
     domains = list(dict.fromkeys(row.domain for row in rows))
 
@@ -153,6 +150,12 @@ def choose(
         return -len(found), lost, sign * float(np.mean([row.value for row in found]))
 
     return min(serving, key=rank), False
+
+
+def _by_score(method: Method) -> tuple[float, float]:
+    """Sort by what validation prefers: what diverged last, then the best score first."""
+    metric, score = method["tuned_by"]["metric"], method["tuned_by"]["score"]
+    return method["diverged"], score if metric in LOWER_IS_BETTER else -score
 
 
 # ------------------------------------------------------------------------------ rows
@@ -290,15 +293,19 @@ def _above(others: Sequence[tuple[str | None, str]]) -> str:
     return f"Above the best floor is {said}, but the held-out domains alone say so."
 
 
-def _why(arm: str, method: Method | None) -> str:
-    if method is None:
+def _why(arm: str, methods: Sequence[Method]) -> str:
+    mine = next((one for one in methods if one["arm"] == arm), None)
+    if mine is None:
         return (
             f"What validation chose is not recorded here: {arm} is what did best on the held-out "
             "domains themselves, which flatters it."
         )
-    metric, score = method["tuned_by"]["metric"], method["tuned_by"]["score"]
-    rate = "" if method["rate"] is None else f", tuned to {method['rate']:g},"
-    return f"Validation chose {arm}{rate} with {metric} {number(score)} on its domains."
+    metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
+    rate = "" if mine["rate"] is None else f", tuned to {mine['rate']:g},"
+    said = f"Validation chose {arm}{rate} with {metric} {number(score)} on its domains"
+    # What starts from nothing has no checkpoint to serve, however well it does.
+    ahead = [one["arm"] for one in methods if _by_score(one) < _by_score(mine)]
+    return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
 
 
 def _scored(arm: str, own: Mapping[str | None, Row]) -> str:
