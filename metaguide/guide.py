@@ -1,6 +1,5 @@
 """A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`."""
 
-import json
 import os
 import reprlib
 import warnings
@@ -38,7 +37,7 @@ from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examp
 from metaguide.data.histories import each_once
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer, TokenizerError
-from metaguide.files import MIB, read_regular
+from metaguide.files import MIB, FileFault, read_json
 from metaguide.models.guide import GuideModel, init_params, with_slots
 from metaguide.optimizers import Rule, stored
 from metaguide.problems import classification, questions, recommendation, sentiment
@@ -368,10 +367,11 @@ def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
         CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
         StoredError: the file beside it that describes the rule is damaged.
     """
+    of = _json(folder / STAGE) if (folder / STAGE).exists() else {}
     if not (folder / stored.FILE).is_file():
-        return restore_meta(folder, like), None
+        return restore_meta(folder, like, of), None
     rule, theta, _ = stored.load(folder)
-    return restore_meta(folder, {**like, "rule": theta}), rule
+    return restore_meta(folder, {**like, "rule": theta}, of), rule
 
 
 def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
@@ -427,16 +427,13 @@ def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_regular(path, MOST).decode("utf-8"))
+        return read_json(path, MOST)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; give the folder of a run of experiments.guide or of a stage"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); train the run anew") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: {found!r:.60} is no JSON object; train the run anew")
-    return found
+    except FileFault as error:
+        raise CheckpointError(f"{path}: {error}; train the run anew") from error
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -7,7 +7,18 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
-from experiments.adapt import NOTHING, Bench, _choose, benches, compare
+from experiments.adapt import (
+    NOTHING,
+    Bench,
+    Choice,
+    _choose,
+    _method,
+    benches,
+    class_names,
+    compare,
+    compared,
+)
+from experiments.outcomes import digest, kept
 from experiments.settings import ConfigError
 from experiments.stages import random_start
 from metaguide.arms import Way
@@ -30,7 +41,7 @@ def with_arms(config, *arms):
 
 
 @pytest.mark.slow
-def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
+def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
     """Faults: without shots only the ways are laid out that arms adapt in with shots; an arm with a
     learned optimizer is judged on examples of its own, another optimizer than its own adapts it, or
     the outcome of another one is taken for its own; an arm that holds the parameters of multi-task
@@ -40,7 +51,7 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
     theta = rule.init(jax.random.key(0))
     still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
     wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
-    of_kind = benches(frozen, world, ("rnn",), {"rnn": rule})
+    of_kind = benches(frozen, world, compared(world), ("rnn",), tmp_path, {"rnn": rule})
     bench, way = of_kind["classification"], Way("all", "rnn")
     bench.compile(together)
     as_it_is = bench(still, NOTHING, "c", 0, "test", {})
@@ -50,17 +61,63 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
         np.testing.assert_array_equal(held[name], expected.repeat(2, axis=0))
     np.testing.assert_array_equal(moved["id"], held["id"])
     assert (moved["predicted"][0] != moved["predicted"][1]).any()
-    rows = compare(frozen, world, {"rnn": [still]}, of_kind).rows
-    assert {(row.shots, row.steps) for row in rows if row.arm == "rnn"} == {(1, 0), (1, 1)}
+    comparison = compare(frozen, world, {"rnn": [still]}, of_kind)
+    of_rnn = [row for row in comparison.rows if row.arm == "rnn"]
+    assert {(row.shots, row.steps) for row in of_rnn} == {(1, 0), (1, 1)}
+    (method,) = comparison.methods
+    assert method["arm"] == "rnn" and method["rate"] in frozen.adapt.rule_factors
+    assert method["seconds"] and 0 < method["seconds"] < 60
+    assert bench.seconds([together], way) is None  # nothing was computed from these
 
 
-def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop):
+def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
+    """Faults: a finished comparison is judged anew; a damaged file, or that of another outcome put
+    in its place, is an error or another result; what an outcome depends on is not in its name."""
+    ways = (NOTHING, Way("all", "sgd"))
+    outcome = {
+        way: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)} for n, way in enumerate(ways)
+    }
+    judged = []
+
+    def again(path):
+        found, seconds = kept(path, ways, lambda: judged.append(path) or outcome)
+        assert seconds >= 0
+        jax.tree.map(np.testing.assert_array_equal, dict(found), outcome)
+        return len(judged)
+
+    one, other = tmp_path / "kept" / "one.npz", tmp_path / "kept" / "other.npz"
+    assert again(one) == again(one) == 1
+    assert again(other) == 2
+    for number, damage in enumerate(
+        (
+            lambda content: content[: len(content) // 2],
+            lambda content: b"",
+            lambda content: b"text",
+            lambda content: content.replace(b"rank", b"tank"),
+            lambda content: other.read_bytes(),
+        )
+    ):
+        one.write_bytes(damage(one.read_bytes()))
+        assert again(one) == again(one) == 3 + number
+    assert capsys.readouterr().out.count("one.npz: judged anew (") == 5
+    names = {
+        digest("a", {"w": np.ones(2)}),
+        digest("a", {"w": np.ones((1, 2))}),
+        digest("a", {"v": np.ones(2)}),
+        digest("b", {"w": np.ones(2)}),
+        digest("a", {"w": np.ones(2, np.float32)}),
+        digest("a", {"w": np.array([1.0, np.nextafter(1, 2)])}),
+    }
+    assert len(names) == 6 and digest("a", {"w": jnp.ones(2)}) in names
+
+
+def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
     """Fault: a probe on questions, which have no classes, is a traceback after all training."""
     config, world = shop
     family = world.families("unseen")["classification"]
     family = family._replace(problem=family.problem._replace(way=None))
     with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
-        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {})
+        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {}, tmp_path)
 
 
 def test_a_rate_that_diverges_is_not_chosen():
@@ -82,3 +139,36 @@ def test_a_rate_that_diverges_is_not_chosen():
         bench.diverging = diverging
         choice = _choose(config, "head-only", bench, [{}])
         assert (choice.rate, choice.diverged) == (wanted, 0)
+
+
+def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned():
+    """Faults: the rate and the cost of an arm are gone when its run ends; zero-shot, which has no
+    rate, is listed with the rate 1; an outcome kept from before has a time."""
+    config = FrozenConfigDict({"adapt": {"rates": (0.1,), "penalties": (1.0,)}})
+
+    class Timed:
+        kind = "questions"
+
+        def seconds(self, metas, way):
+            return 0.25 if way.adapts == "all" else None
+
+    tuned = _method(config, Timed(), Choice("fine-tuning", 0.1, 0.5, 0.25), [{}])
+    assert tuned == {
+        "task": "questions",
+        "arm": "fine-tuning",
+        "rate": 0.1,
+        "tuned_by": {"metric": "f1", "score": 0.5},
+        "diverged": 0.25,
+        "seconds": 0.25,
+    }
+    fixed = _method(config, Timed(), Choice("zero-shot", 1.0, 0.5), [{}])
+    assert fixed["rate"] is None and fixed["seconds"] is None
+
+
+def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
+    """Fault: a confusion is told with the name of another class."""
+    config, world = shop
+    assert class_names(world) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
+    table = world.families("unseen")["classification"].data
+    tokens = world.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
+    np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
