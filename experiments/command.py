@@ -391,7 +391,7 @@ def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Rang
         if not lacking(fields, rules):
             fitting.append(module)
     if fitting:
-        raise ConfigError(f"{path}: a config of {' and '.join(fitting)}; run it with that module")
+        raise ConfigError(f"{path}: a config of {', '.join(fitting)}; run it there")
     some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
     raise ConfigError(f"{path}: lacks {some}; take them from a config of this module, see --help")
 

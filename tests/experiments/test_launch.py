@@ -192,7 +192,7 @@ def test_a_config_of_another_experiment_names_the_module_that_it_is_of(module, p
     if kind(path) == kind(Path(COMMANDS[module].default)):
         assert not said
     else:
-        assert re.search(r"a config of experiments\.\S+ ?.*; run it with that module", said)
+        assert re.search(r": a config of experiments\.\S+.*; run it there$", said)
 
 
 def test_a_config_that_lacks_a_field_names_it(tmp_path):
