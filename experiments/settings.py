@@ -26,6 +26,7 @@ from experiments.command import (
     resolve,
 )
 from experiments.command import flat as _flat
+from experiments.compilation import compile_as
 from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.mnist import MnistError
@@ -68,7 +69,7 @@ __all__ = [
     "write_config",
 ]
 
-HARMLESS = ("preset", "log_every", "checkpoint_every")
+HARMLESS = ("preset", "log_every", "checkpoint_every", "compilation")
 """Fields that may differ between two runs in one work folder; see `write_config`."""
 
 KEPT = frozenset({"outcome.npz", "results.json"})
@@ -119,7 +120,8 @@ def run(
         workdir: the work folder where `--workdir` is not given.
         argv: the command line, program name first; that of the process by default.
     """
-    if argv is None:
+    own = argv is None
+    if own:
         collect_seldom()
     argv = list(sys.argv if argv is None else argv)
     try:
@@ -127,6 +129,8 @@ def run(
             print(describe(argv, default=default, workdir=workdir))
             return
         config, folder = resolve(argv, default=default, workdir=workdir, late=True)
+        if own:
+            compile_as(config.get("compilation", "optimised"))
         set_up_devices(argv)
         enable_compilation_cache()
         check_agreed(

@@ -1,13 +1,10 @@
 """Eight CPU devices, strict numerics, and array shapes checked at run time, for every test."""
 
 import os
-from importlib.metadata import version
 
-# Programs that run once are compiled in a quarter of the time, unoptimised. XLA ends the process
-# over a flag that it does not know; jaxlib 0.11 has fusion emitters only.
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+from experiments.compilation import fast
+
+FAST_COMPILATION = fast()
 # For the tests that start a process of their own with one device, as a user has.
 os.environ["METAGUIDE_TESTS_XLA_FLAGS"] = FAST_COMPILATION
 os.environ["XLA_FLAGS"] = " ".join(

@@ -9,6 +9,7 @@ python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_opti
 
 from ml_collections import ConfigDict
 
+from experiments.compilation import KINDS
 from experiments.ranges import (
     Range,
     at_least_0,
@@ -54,6 +55,7 @@ RANGES = {
     "init_from": text(),
     "log_every": whole(1),
     "checkpoint_every": whole(1),
+    "compilation": one_of(*KINDS),
     "data.world": one_of("bazaar", "catalogue", "online_shopping"),
     "data.folder": optional(text()),
     "data.sources": several(text(), least=0),
@@ -148,6 +150,7 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # the work folder of the stage before, for a stage run alone
     config.log_every = 10  # steps between two lines of metrics
     config.checkpoint_every = 200  # steps between two checkpoints
+    config.compilation = "optimised"  # or fast: compiled in a third of the time, for short runs
     config.preset = "default"  # overrides by name: full, optimizers or tiny
     config.presets = {
         "full": {
@@ -180,6 +183,7 @@ def get_config() -> ConfigDict:
         # For tests and notebooks: every stage runs, nothing is learned.
         "tiny": {
             "seeds": 1,
+            "compilation": "fast",
             "data": {"categories": 6, "users": 20, "reviews": 60, "questions": 40},
             "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
             "text": {"vocabulary": 1000, "pair": 112},
