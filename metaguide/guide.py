@@ -669,7 +669,9 @@ def _outputs(adapted: Adapted, query) -> dict[str, np.ndarray]:
 
     outputs = in_pieces(ask, query)
     for name, leaf in outputs.items():
-        if not np.isfinite(leaf).all():
+        # Of spans only where they stand comes out, and `finite`, whether their scores are.
+        if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):
+            name = "span scores" if name == "finite" else name
             raise ValueError(
                 f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
                 "another arm"
