@@ -196,6 +196,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
             seeds=len(errors),
             floor=floor,
             published=published,
+            diverged=int((~np.isfinite(errors)).sum()),
         )
 
     rows = []

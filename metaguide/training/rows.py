@@ -43,8 +43,8 @@ class Row:
         seeds: how many training seeds.
         floor: best floor on the same examples.
         published: the value in print.
-        diverged: of the episodes of all seeds, how many had a score that was not finite; None where
-            that was not counted.
+        diverged: of the episodes of all seeds, how many had a score that was not finite, or past
+            what its table takes for that; None where that was not counted.
     """
 
     table: str

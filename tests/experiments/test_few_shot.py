@@ -134,6 +134,9 @@ def test_rows_of_waves(tmp_path):
     assert ("pretrained", 5, 10, "mse") not in found
     assert found["pretrained", 5, 10, "diverged"].value == pytest.approx(1 / 8)
     assert found["pretrained", 5, 10, "mse_median"].value == 10
+    assert {row.diverged for row in rows if row.arm == "maml"} == {0}
+    assert found["pretrained", 5, 10, "diverged"].diverged == 1  # 26 is a number
+    assert found["pretrained", 5, 5, "diverged"].diverged == 0
     assert len(scores) == sum(row.metric == "mse" for row in rows)
 
 
@@ -177,6 +180,28 @@ def characters():
 @pytest.fixture
 def drawn(monkeypatch):
     monkeypatch.setattr(omniglot, "read_drawings", lambda folder: characters())
+
+
+def test_rows_of_characters_count_what_diverged(tmp_path):
+    """Faults: an arm that diverged looks like one that was wrong; steps before the last count; an
+    outcome from before it was kept has a count; it is a row of its own."""
+    config = config_of("omniglot", "--config.preset=tiny", "--config.seeds=2")
+    right = np.ones((3, 4, 5), bool)
+    finite = right.copy()
+    finite[0], finite[2, 1:3, 2:] = False, False
+    kept = {"accuracy": right & finite, "accuracy_finite": finite, "accuracy_inductive": right}
+    for seed in range(2):
+        for arm, arrays in (("maml", kept), ("pixels", {"accuracy": right[:1]})):
+            folder = tmp_path / "5w1s" / arm / f"seed{seed}"
+            folder.mkdir(parents=True)
+            np.savez(folder / "outcome.npz", **arrays)
+    rows, scores = omniglot_table.rows_of(config, tmp_path)
+    found = {(row.arm, row.metric): row for row in rows}
+    assert found["maml", "accuracy"].diverged == 4
+    assert found["maml", "accuracy"].value == pytest.approx((2 + 2 * 2 / 5) / 4)
+    assert found["maml", "accuracy_inductive"].diverged is None
+    assert found["pixels", "accuracy"].diverged is None
+    assert len(rows) == len(scores) == 3
 
 
 @pytest.mark.slow
