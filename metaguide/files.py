@@ -1,13 +1,16 @@
 """Files that are whole or not there, and files that are not trusted."""
 
 import io
+import json
 import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -84,6 +87,79 @@ def unpacked(file: Any, most: int) -> bytes:
     return _bounded(content, most)
 
 
+def is_left_by_system(name: str) -> bool:
+    """Return whether a file is macOS's or Windows' own, left in a folder or archive by its viewer.
+
+    Args:
+        name: of the file, or its path in an archive.
+    """
+    *folders, last = PurePosixPath(name).parts or ("",)
+    return (
+        "__MACOSX" in (*folders, last)
+        or last.startswith("._")
+        or last in (".DS_Store", "Thumbs.db", "desktop.ini")
+    )
+
+
+def zip_members(content: bytes, most: int) -> dict[str, Callable[[], bytes]]:
+    """Return what reads each file in a zip, without the folders and the files that macOS adds.
+
+    Args:
+        content: of the zip.
+        most: bytes that all members unpack to together.
+
+    Returns:
+        By name, in the order of the zip: what returns the member's content, or raises FileFault.
+
+    Raises:
+        FileFault: it is no zip, damaged, larger than `most`, or has a name twice.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        members = [one for one in archive.infolist() if not one.is_dir()]
+    # Of bytes that somebody has changed the library raises errors of many kinds.
+    except Exception as error:
+        raise FileFault(f"no zip, or a damaged one: {error or type(error).__name__}") from error
+    if sum(member.file_size for member in members) > most:
+        raise FileFault(_too_long(most))
+    kept: dict[str, Callable[[], bytes]] = {}
+    for member in members:
+        if is_left_by_system(member.filename):
+            continue
+        if member.filename in kept:
+            raise FileFault(f"it has two members {member.filename!r}")
+        kept[member.filename] = partial(_member, archive, member)
+    return kept
+
+
+def read_json(path: Path, most: int) -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        path: of the file.
+        most: bytes that are read.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        FileFault: it is no regular file, longer than `most`, or not JSON.
+    """
+    content = read_regular(path, most)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileFault(f"not JSON: {error}") from error
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return CRC-32 over the names, dtypes, shapes and bytes of arrays, in whatever order."""
+    found = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found = zlib.crc32(f"{name} {array.dtype.str} {array.shape} ".encode(), found)
+        found = zlib.crc32(array.tobytes(), found)
+    return found
+
+
 def read_arrays(path: Path, most: int) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file; no pickle is read.
 
@@ -108,6 +184,15 @@ def read_arrays(path: Path, most: int) -> dict[str, np.ndarray]:
         raise
     except Exception as error:
         raise FileFault(f"no arrays, or damaged ones: {error or type(error).__name__}") from error
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        file = archive.open(member)
+    except Exception as error:  # as many kinds as in `unpacked`
+        raise FileFault(f"it cannot be unpacked: {error}") from error
+    with file:
+        return unpacked(file, member.file_size)
 
 
 def _bounded(content: bytes, most: int) -> bytes:

@@ -1,8 +1,21 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and the tools for those that are not trusted."""
 
+import io
+import zipfile
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metaguide.files import whole
+from metaguide.files import (
+    FileFault,
+    checksum,
+    is_left_by_system,
+    read_json,
+    whole,
+    zip_members,
+)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -20,3 +33,79 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         file.write(b"new")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("__MACOSX/a/._b.csv", True),
+        ("__MACOSX", True),
+        ("a/._b.csv", True),
+        ("._b.csv", True),
+        ("a/.DS_Store", True),
+        ("Thumbs.db", True),
+        ("b.csv", False),
+        ("a/_b.csv", False),
+        ("MACOSX/b.csv", False),
+        ("a/.b.csv", False),
+        ("", False),
+    ],
+)
+def test_what_a_system_leaves_in_a_folder(name, left):
+    """Fault: a file of the user's own is passed over, or one of the system's is read."""
+    assert is_left_by_system(name) == left
+
+
+def packed(*members, way=zipfile.ZIP_DEFLATED):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", way) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_members_of_a_zip_are_those_a_user_put_there():
+    """Faults: a folder or a file of macOS is a member; a name that stands there twice is read as
+    one; the sum of the members has no bound; what is not asked for is unpacked."""
+    content = packed(("a/", ""), ("a/b.csv", "x"), ("__MACOSX/a/._b.csv", "y"), ("c", "zz"))
+    members = zip_members(content, 10)
+    assert {name: read() for name, read in members.items()} == {"a/b.csv": b"x", "c": b"zz"}
+    with pytest.raises(FileFault, match="holds more than"):
+        zip_members(packed(("a", bytes(600)), ("b", bytes(600))), 1000)
+    with pytest.warns(UserWarning, match="Duplicate"):
+        twice = packed(("a", "x"), ("a", "y"))
+    with pytest.raises(FileFault, match="two members 'a'"):
+        zip_members(twice, 10)
+    with pytest.raises(FileFault, match="no zip"):
+        zip_members(b"text", 10)
+    whole_ = packed(("a", "x" * 50), way=zipfile.ZIP_STORED)
+    with pytest.raises(FileFault, match="cannot be unpacked"):
+        zip_members(whole_.replace(b"x" * 50, b"x" * 49 + b"y"), 100)["a"]()
+
+
+@given(st.binary(max_size=30) | st.sampled_from([b"[" * 100_000, b"1" * 5000, b"\xff", b"{'a'}"]))
+def test_json_is_read_or_one_error(tmp_path_factory, content):
+    """Fault: an error of the decoder, of the nesting or of a number's length."""
+    path = tmp_path_factory.getbasetemp() / "a.json"
+    path.write_bytes(content)
+    try:
+        read_json(path, 10**6)
+    except FileFault as error:
+        assert "not JSON" in str(error)
+
+
+def test_a_checksum_covers_all_of_an_array():
+    """Faults: a value, a type, a shape or a name may change; the order of the names counts."""
+    arrays = {"a": np.arange(6, dtype=np.int32), "b": np.zeros((2, 3))}
+    known = checksum(arrays)
+    assert checksum(dict(reversed(arrays.items()))) == known
+    for changed in (
+        {**arrays, "a": arrays["a"] + 1},
+        {**arrays, "a": arrays["a"].view(np.uint32)},
+        {**arrays, "a": arrays["a"].reshape(2, 3)},
+        {**arrays, "b": -arrays["b"]},
+        {"a": arrays["a"], "c": arrays["b"]},
+        {"a": arrays["a"]},
+    ):
+        assert checksum(changed) != known
+    assert checksum({"a": np.ones((4, 4))[::2]}) == checksum({"a": np.ones((2, 4))})

@@ -261,6 +261,19 @@ def test_misspelt_file_is_named(tmp_path: Path) -> None:
     refusal(folder, "review.jsonl: unknown file", "did you mean 'reviews.jsonl'?")
 
 
+def test_what_a_system_leaves_in_a_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    """Catches a catalogue that macOS packed or copied refused for `._products.jsonl`."""
+    folder = lay(tmp_path / "phones", products=[PRODUCT])
+    domain = read_domain(folder)
+    for name in ("._products.jsonl", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "__MACOSX" / "phones").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "phones" / "._products.jsonl").write_bytes(b"x")
+    assert read_catalogue(tmp_path) == {"phones": domain}
+    write_domain(domain, folder)
+    assert read_domain(folder) == domain
+
+
 TEXT = st.text(max_size=12) | st.sampled_from(
     ["热水器很好", 'a "b"\r\nc', "\u2028\x00\x85", "👩‍🚀"]
 )
