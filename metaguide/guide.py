@@ -1,6 +1,5 @@
 """A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`."""
 
-import json
 import os
 import reprlib
 import warnings
@@ -38,7 +37,7 @@ from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examp
 from metaguide.data.histories import each_once
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Encoded, Tokenizer, TokenizerError
-from metaguide.files import MIB, read_regular
+from metaguide.files import MIB, FileFault, read_json
 from metaguide.models.guide import GuideModel, init_params, with_slots
 from metaguide.optimizers import Rule, stored
 from metaguide.problems import classification, questions, recommendation, sentiment
@@ -427,13 +426,13 @@ def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_regular(path, MOST).decode("utf-8"))
+        found = read_json(path, MOST)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; give the folder of a run of experiments.guide or of a stage"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); train the run anew") from error
+    except FileFault as error:
+        raise CheckpointError(f"{path}: {error}; train the run anew") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: {found!r:.60} is no JSON object; train the run anew")
     return found

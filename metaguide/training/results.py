@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.files import MIB, FileFault, read_arrays, read_regular, whole
+from metaguide.files import MIB, FileFault, checksum, read_arrays, read_json, whole
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -82,7 +82,7 @@ def write(
 
     Args:
         rows: the table.
-        scores: by the key of a row; no file is written where there are none.
+        scores: by the key of a row; no file is left where there are none.
         folder: made where it does not exist.
         command, config, seeds: of the run; `config` is plain JSON.
         name: another name than "results" gives `NAME.json` and `NAME.episodes.npz`.
@@ -109,7 +109,7 @@ def write(
     }
     flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
     head["crc32"] = {"rows": _checksum([asdict(row) for row in rows])}
-    head["crc32"] |= {"scores": _checksum(sorted(flat))} if scores else {}
+    head["crc32"] |= {"arrays": checksum(flat)} if scores else {}
     try:
         text = json.dumps(head, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
@@ -122,6 +122,8 @@ def write(
     if scores:
         with whole(_beside(path)) as file:
             np.savez_compressed(file, allow_pickle=False, **flat)
+    else:
+        _beside(path).unlink(missing_ok=True)  # those of the results that stood here
     with whole(path) as file:
         file.write(text.encode())
     return path
@@ -139,15 +141,13 @@ def read(path: Path) -> Results:
     if path.is_dir():
         path = path / "results.json"
     try:
-        found = json.loads(read_regular(path, MOST).decode("utf-8"))
+        found = read_json(path, MOST)
     except FileNotFoundError:
         raise ResultsError(
             f"{path}: there are no results; run the command that makes them"
         ) from None
     except FileFault as error:
-        raise ResultsError(f"{path}: cannot be read ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON: {error}") from None
+        raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
     # Files from before there were checksums have none.
     if not isinstance(found, dict) or set(found) - {"crc32"} != set(expected):
@@ -176,11 +176,11 @@ def read(path: Path) -> Results:
         twice = next(k for k in keys if keys.count(k) > 1)
         raise ResultsError(f"{path}: two rows are both {twice}; {_ANEW}")
     head = {name: found[name] for name in ("command", "config", "made")}
-    scores = _scores(_beside(path), set(keys), sums.get("scores"))
+    scores = _scores(_beside(path), set(keys), sums)
     return Results(seeds=tuple(found["seeds"]), rows=tuple(rows), scores=scores, **head)
 
 
-def _scores(path: Path, keys: set[str], checksum: int | None) -> Scores:
+def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
     """Read the scores of single examples beside a file of results; {} where there are none."""
     try:
         flat = read_arrays(path, MOST)
@@ -188,7 +188,9 @@ def _scores(path: Path, keys: set[str], checksum: int | None) -> Scores:
         return {}
     except FileFault as error:
         raise ResultsError(f"{path}: cannot be read ({error}); {_ANEW}") from None
-    if checksum is not None and checksum != _checksum(sorted(flat)):
+    # The checksum of the arrays was one of their names once, `scores`.
+    found = {"arrays": checksum(flat), "scores": _checksum(sorted(flat))}
+    if any(sums.get(name, value) != value for name, value in found.items()):
         raise ResultsError(f"{path}: it is not of the results beside it; {_ANEW}")
     scores: Scores = {}
     for name, array in flat.items():
