@@ -3,7 +3,6 @@
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,12 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.floors import FLOORS, floor_outcomes
+from experiments.outcomes import digest, kept
 from experiments.report import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
+from metaguide.files import FileFault, read_json
 from metaguide.guide import STAGE
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
@@ -26,7 +27,8 @@ from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training import results
 from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.metrics import ndcg
-from metaguide.training.progress import progress
+from metaguide.training.progress import progress, say
+from metaguide.training.results import TASKS
 from metaguide.types import Family, Params
 
 MAIN_METRIC = {
@@ -39,6 +41,9 @@ MAIN_METRIC = {
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
+
+OUTCOMES = "outcomes"
+"""In the folder of a run: what was judged, so that a comparison that was stopped goes on."""
 
 NOTHING = Way("nothing")
 """What every arm does without shots."""
@@ -71,10 +76,14 @@ class Comparison(NamedTuple):
     choices: dict[str, list[Choice]]
 
 
-def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
+def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[str, ...]:
     """Return the arms of a run: those with a kind of task, and of the meta-trained the learners.
 
     What starts from another arm comes after it.
+
+    Args:
+        config: reads its `adapt` and `metatrain`.
+        kinds: of task that are compared; an arm that serves none of them is left out.
 
     Raises:
         ConfigError: the config names an arm or a learner that there is not, leaves out an arm
@@ -91,7 +100,9 @@ def arms_in(config: FrozenConfigDict) -> tuple[str, ...]:
             except ValueError as error:
                 raise settings.ConfigError(f"config.{field}: {error}") from error
     trained = [arm for arm in section if ARMS[arm].stage != "metatrain" or arm in learners]
-    chosen = [arm for arm in trained if section[arm]]
+    serving = [arm for arm in trained if set(section[arm]).intersection(kinds)]
+    started_from = {ARMS[arm].start for arm in serving}
+    chosen = [arm for arm in trained if arm in serving or (section[arm] and arm in started_from)]
     later = [arm for arm in chosen if ARMS[arm].start in META_TRAINED]
     for arm in later:
         if ARMS[arm].start not in chosen:
@@ -125,8 +136,12 @@ class Bench:
         family: Family,
         arms: Collection[str],
         rules: Mapping[str, Rule],
+        folder: Path,
     ):
-        """Lay out what these arms need; `rules` by kind, for those with a learned optimizer."""
+        """Lay out what these arms need; `rules` by kind, for those with a learned optimizer.
+
+        Outcomes are kept in `folder`, where a run that is started anew finds them.
+        """
         section = config.adapt
         used = {arm: ARMS[arm].way for arm in arms if kind in section.arms[arm]}
         ways = {NOTHING, *used.values()}
@@ -145,10 +160,6 @@ class Bench:
         self.data = replicate(family.data, tasks_mesh())
         self.held_out = [one.name for one in world.held_out if one.name in family.domains]
         self.validation = [one.name for one in world.validation if one.name in family.domains]
-        if not self.validation:
-            raise settings.ConfigError(
-                f"no validation domain has {kind}; name one that has it in config.data.validation"
-            )
         alone = {way for way in ways if way.adapts == "all" or way.is_learned}
         self._ways = {way: frozenset({way} if way in alone else ways - alone) for way in ways}
         self._evaluators = {
@@ -161,6 +172,9 @@ class Bench:
             "validation": episode_keys(config.seed, "validation", section.validation_episodes),
             "test": episode_keys(config.seed, "test", section.episodes),
         }
+        self._folder = folder
+        self._of = digest(settings.identity(config), kind, family.data)
+        self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
 
     def compile(self, meta: Params) -> None:
@@ -184,18 +198,47 @@ class Bench:
         given = {one: float(rates.get(one, 1.0)) for one in together}
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
         if key not in self._known:
-            number = self.family.domains.index(domain)
             read = meta if way.is_learned else {"params": meta["params"]}
-            self._known[key] = self._evaluators[together].run(
-                read, self.data, number, shots, self._keys[split], given
+            whose = id(meta), way.is_learned
+            if whose not in self._names:
+                self._names[whose] = digest(read)
+            asked = domain, shots, split, sorted(given.items())
+            path = self._folder / f"{digest(self._of, self._names[whose], repr(asked))}.npz"
+            number, keys = self.family.domains.index(domain), self._keys[split]
+            run = self._evaluators[together].run
+            self._known[key] = kept(
+                path, together, lambda: run(read, self.data, number, shots, keys, given)
             )
         return self._known[key][way]
+
+
+def compared(world: World) -> dict[str, Family]:
+    """Return the domains that no stage trains on, by kind of task that arms are compared on.
+
+    A kind without a validation domain is left out, with a line: nothing could choose its rates.
+
+    Raises:
+        ConfigError: no kind is left.
+    """
+    families = world.families("unseen")
+    names = {one.name for one in world.validation}
+    found = {kind: one for kind, one in families.items() if names.intersection(one.domains)}
+    lacking = ", ".join(kind for kind in families if kind not in found)
+    mend = "name one that has them in config.data.validation"
+    if not found:
+        of = lacking or "any task"
+        raise settings.ConfigError(f"no validation domain has examples of {of}; {mend}")
+    if lacking:
+        say(f"adapt: {lacking} left out: no validation domain has examples of it; {mend}")
+    return found
 
 
 def benches(
     config: FrozenConfigDict,
     world: World,
+    families: Mapping[str, Family],
     arms: Collection[str],
+    folder: Path,
     rules: Mapping[str, Rule] | None = None,
 ) -> dict[str, Bench]:
     """Lay out the evaluation of each kind of task on the domains that no stage trains on.
@@ -203,15 +246,16 @@ def benches(
     Args:
         config: reads its `adapt` and `seed`.
         world: whose held-out and validation domains are used.
+        families: from `compared`.
         arms: that are compared.
+        folder: of the run; outcomes are kept in it.
         rules: of the learned optimizers among them, by kind.
 
     Raises:
-        ConfigError: a kind of task has no validation domain, or not all of what an arm needs.
+        ConfigError: a kind of task has not all of what an arm needs.
     """
-    families = world.families("unseen")
     return {
-        kind: Bench(config, world, kind, family, arms, rules or {})
+        kind: Bench(config, world, kind, family, arms, rules or {}, folder / OUTCOMES)
         for kind, family in families.items()
     }
 
@@ -366,22 +410,31 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             "--config.init_from is empty; give the work folder of the stage whose guide adapts"
         )
     world = world_of_stage(config, workdir)
-    stage = json.loads((Path(config.init_from) / STAGE).read_text(encoding="utf-8"))
+    path = Path(config.init_from) / STAGE
+    try:
+        learner = read_json(path).get("learner") or ""
+    except (FileNotFoundError, FileFault) as error:
+        raise settings.ConfigError(
+            f"--config.init_from={config.init_from}: {STAGE} cannot be read ({error}); give the "
+            "work folder of a stage that has run"
+        ) from error
+    if learner not in ("", *META_TRAINED):
+        raise settings.ConfigError(f"{path}: there is no learner {learner!r:.40}; train it anew")
     (meta, rule), nothing = start(config, world, config.seed), random_start(world, config.seed)
-    learner = stage.get("learner")
     mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
-    settings.write_config(config, workdir)
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
     rules = {ARMS[learner].way.by: rule} if rule else {}
-    comparison = compare(config, world, metas, benches(config, world, metas, rules))
-    results.write(
-        comparison.rows,
-        comparison.scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=[config.seed],
-    )
+    with settings.claimed(config, workdir):
+        of_kind = benches(config, world, compared(world), metas, workdir, rules)
+        comparison = compare(config, world, metas, of_kind)
+        results.write(
+            comparison.rows,
+            comparison.scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=[config.seed],
+        )
     print_tables(comparison.rows)
 
 

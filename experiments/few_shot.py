@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError, check_config, write_config
+from experiments.settings import ConfigError, check_config, identity, write_config
 from experiments.stages import command_line, train_alone
-from metaguide.files import whole
+from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
 from metaguide.learners import (
     anil,
@@ -50,6 +50,9 @@ from metaguide.types import Family, Learner, Params, Problem
 
 OUTCOME = "outcome.npz"
 """In the folder of a cell: arrays [observations, episodes, queries] by name."""
+
+MOST = 1024 * MIB
+"""Bytes of the arrays of an outcome."""
 
 HARMLESS = (
     *("way", "shot", "ways", "shots", "learner", "learners", "more_learners", "initialisers"),
@@ -242,6 +245,8 @@ def train_cell(
     span = config.span or best_span(cell.steps, config.log_every, config.checkpoint_every)
     keys = [jax.random.key(1000 + seed) for seed in seeds]
     metas = [cell.learner.init(jax.random.key(seed)) for seed in seeds]
+    of = {"cell": cell.name, "config": identity(config, harmless=HARMLESS)}
+    abouts = [{**of, "seed": seed} for seed in seeds]
     alone = len(seeds) == 1
     trained = train_alone(
         "episodes",
@@ -258,6 +263,7 @@ def train_cell(
         name=f"{cell.name} seed {', '.join(map(str, seeds))}",
         where="config",
         mend="lower config.rate, or the inner_rate of the learner",
+        about=abouts[0] if alone else abouts,
     )
     if alone:
         return [trained]
@@ -338,10 +344,8 @@ def outcome_of(
     if not is_finished(folder, config):
         found = dict(compute())
         keep_outcome(folder, found)
-        if not is_first_process():
-            return found
-    with np.load(folder / OUTCOME) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return found
+    return _outcome_in(folder)
 
 
 def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
@@ -350,9 +354,12 @@ def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
     Args:
         folder: of the cell and seed.
         config: what the cell depends on; it must be what it was in this folder.
+
+    Raises:
+        ConfigError: the folder is of another config, or its outcome is damaged.
     """
     write_config(config, folder, harmless=HARMLESS)
-    known = (folder / OUTCOME).exists()
+    known = bool(_outcome_in(folder))
     # Training takes all processes: none may skip it alone.
     check_agreed(known, f"{folder / OUTCOME} is there for some processes only; {ONE_FOLDER}")
     return known
@@ -361,8 +368,25 @@ def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
 def keep_outcome(folder: Path, found: Mapping[str, np.ndarray]) -> None:
     """Write a cell's outcome into its folder; of several processes the first one does."""
     if is_first_process():
-        with whole(folder / OUTCOME) as file:
-            np.savez_compressed(file, allow_pickle=False, **found)
+        write_arrays(folder / OUTCOME, found, of=_cell_of(folder))
+
+
+def _outcome_in(folder: Path) -> dict[str, np.ndarray]:
+    """Return the outcome in the folder of a cell and seed; {} where there is none."""
+    path = folder / OUTCOME
+    try:
+        return read_arrays(path, MOST, of=_cell_of(folder))
+    except FileNotFoundError:
+        return {}
+    except FileFault as error:
+        raise ConfigError(
+            f"{path}: {error}; delete this file, and the cell is judged anew"
+        ) from error
+
+
+def _cell_of(folder: Path) -> str:
+    """Return "GROUP/ARM/seedN" of the folder of a cell and seed."""
+    return "/".join(folder.absolute().parts[-3:])
 
 
 def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict | None]) -> None:
@@ -400,12 +424,14 @@ def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:
         cell: the cell's name.
         seeds: how many are looked for; those that are finished count.
     """
-    found: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        path = workdir / cell / f"seed{seed}" / OUTCOME
-        if path.exists():
-            with np.load(path) as arrays:
-                found.append({name: arrays[name] for name in arrays.files})
+    of_seeds = (_outcome_in(workdir / cell / f"seed{seed}") for seed in range(seeds))
+    found = [one for one in of_seeds if one]
+    lacking = {name for one in found for name in {*found[0]} ^ {*one}}
+    if lacking:
+        raise ConfigError(
+            f"{workdir / cell}: the outcomes of its seeds do not have the same arrays: "
+            f"{', '.join(sorted(lacking))}; delete the {OUTCOME} that lacks them"
+        )
     return {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
 
 

@@ -5,7 +5,7 @@ python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   r
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.adapt import arms_in, benches, compare, serving_of
+from experiments.adapt import arms_in, benches, compare, compared, serving_of
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
@@ -26,10 +26,10 @@ from experiments.stages import (
     is_finished,
     random_start,
     train_stage,
-    write_json,
 )
 from experiments.worlds import World, prepare
 from metaguide.arms import ARMS
+from metaguide.files import write_json
 from metaguide.guide import SERVING, load
 from metaguide.training import results
 from metaguide.training.program import beside
@@ -37,14 +37,14 @@ from metaguide.training.progress import say
 from metaguide.types import Params
 
 
-def stages_of(config: FrozenConfigDict, world: World) -> dict[str, Stage]:
-    """Build all training stages, in the order in which they run, by the name of their folder."""
+def stages_of(config: FrozenConfigDict, world: World, arms: Sequence[str]) -> dict[str, Stage]:
+    """Build all training stages of these arms, in the order they run in, by name of the folder."""
     return {
         "pretrain": pretraining_stage(config, world),
         "multitask": multitask_stage(config, world),
         **{
             f"metatrain-{arm}": metatraining_stage(config, world, arm)
-            for arm in arms_in(config)
+            for arm in arms
             if ARMS[arm].stage == "metatrain"
         },
     }
@@ -53,6 +53,7 @@ def stages_of(config: FrozenConfigDict, world: World) -> dict[str, Stage]:
 def train(
     config: FrozenConfigDict,
     world: World,
+    arms: Sequence[str],
     stages: dict[str, Stage],
     folders: Mapping[int, Path],
 ) -> dict[str, tuple[list[Params], str]]:
@@ -61,6 +62,7 @@ def train(
     Args:
         config: resolved.
         world: what is trained on.
+        arms: from `arms_in`.
         stages: from `stages_of`; one that is done is taken out, and its programs with it: what
             Linux lets a process map, which all programs of many arms would exceed, is for those to
             come.
@@ -70,7 +72,7 @@ def train(
         By arm, (meta-parameters of each seed, the stage that they are of or "").
     """
 
-    def run(name: str, metas: list[Params]) -> list[Params]:
+    def run_stage(name: str, metas: list[Params]) -> list[Params]:
         stage = stages.pop(name)
         return [
             train_stage(stage, meta, config=config, world=world, workdir=folder / name, seed=seed)
@@ -78,9 +80,9 @@ def train(
         ]
 
     nothing = [random_start(world, seed) for seed in folders]
-    together = run("multitask", run("pretrain", nothing))
+    together = run_stage("multitask", run_stage("pretrain", nothing))
     trained = {}
-    for arm in arms_in(config):
+    for arm in arms:
         if ARMS[arm].stage == "random":
             trained[arm] = nothing, ""
         elif ARMS[arm].stage == "multitask":
@@ -88,14 +90,19 @@ def train(
         else:
             name, before = f"metatrain-{arm}", ARMS[arm].start
             metas = together if before == "multitask" else trained[before][0]
-            trained[arm] = run(name, metas), name
+            trained[arm] = run_stage(name, metas), name
     return trained
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run every stage for every seed, then compare, and write the table and the report."""
+    with settings.claimed(config, workdir):
+        run(config, workdir)
+
+
+def run(config: FrozenConfigDict, workdir: Path) -> None:
+    """Do what `main` does, in a folder that is this process's own."""
     begun = time.perf_counter()
-    settings.write_config(config, workdir)
     world = prepare(config, workdir)
     episodes = config.adapt.episodes
     say(
@@ -105,19 +112,23 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    stages = stages_of(config, world)
+    families = compared(world)
+    arms = arms_in(config, families)
+    stages = stages_of(config, world, arms)
     rules = {ARMS[one.learner].way.by: one.rule for one in stages.values() if one.rule}
-    of_kind = benches(config, world, arms_in(config), rules)
+    of_kind = benches(config, world, families, arms, workdir, rules)
     like = random_start(world, config.seed)
-    # Generators, which keep no hold of a stage that `train` is done with.
-    training = (
-        partial(compile_stage, stage, like)
+    unfinished = [
+        name
         for name, stage in stages.items()
         if not all(is_finished(stage, folder / name) for folder in folders.values())
-    )
-    judging = (partial(bench.compile, like) for bench in of_kind.values())
+    ]
+    # Generators, which keep no hold of a stage that `train` is done with.
+    training = (partial(compile_stage, stages[name], like) for name in unfinished)
+    # Where all is trained, much is judged as well, and is read; the rest compiles in its turn.
+    judging = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
     with beside(chain(training, judging)):
-        trained = train(config, world, stages, folders)
+        trained = train(config, world, arms, stages, folders)
         metas = {arm: metas for arm, (metas, _) in trained.items()}
         comparison = compare(config, world, metas, of_kind)
     first = folders[config.seed].name

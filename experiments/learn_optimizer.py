@@ -7,7 +7,6 @@ Leaves `optimizer.npz` in the folder of each seed, the one of all checkpoints th
 validation problems: `metaguide.optimizers.load(folder)` reads it.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,8 @@ from experiments.few_shot import HARMLESS
 from experiments.hand_made import HAND_MADE, tuned
 from experiments.optimizees import Setting, setting_of, validation_score
 from experiments.settings import ConfigError
-from experiments.stages import command_line, train_alone, write_json
+from experiments.stages import command_line, train_alone
+from metaguide.files import FileFault, read_json, write_json
 from metaguide.optimizers import (
     Estimator,
     Rule,
@@ -163,11 +163,14 @@ def train_rule(
             name=f"{problem}/{arm} seed {seed}, {own.estimator}",
             where=where,
             mend=f"lower {where}.rate",
+            about={**about, "part": where},
             checkpoints="validate_every",
             carry=many.start({"rule": theta}, data, key),
             on_checkpoint=keep,
         )["rule"]
 
+    identity = settings.identity(cell, harmless=HARMLESS)
+    about = {"problem": problem, "arm": arm, "seed": seed, "config": identity}
     begin, draw = jax.random.split(jax.random.key(seed))
     theta, where = rule.init(begin), f"config.{problem}.train.{arm}"
     if own.lesson:
@@ -186,7 +189,7 @@ def keeper(
     def keep(state: TrainState) -> None:
         theta = at_hand(state.params["meta"]["rule"])
         score = score_of(theta)
-        scores = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        scores = scores_in(path) if path.exists() else {}
         scores[str(int(state.step))] = score
         if not is_first_process():
             return
@@ -195,6 +198,23 @@ def keeper(
         write_json(path, scores)
 
     return keep
+
+
+def scores_in(path: Path) -> dict[str, float]:
+    """Return the scores of the checkpoints of a rule, by step.
+
+    Raises:
+        ConfigError: the file is lost, damaged, or has other scores than a run writes.
+    """
+    try:
+        scores = read_json(path)
+        if all(step.isdecimal() and type(score) in (int, float) for step, score in scores.items()):
+            return scores
+        raise FileFault("it does not have a number for each step")
+    except (FileNotFoundError, FileFault) as error:
+        raise ConfigError(
+            f"{path}: {error}; delete the folder that it is in, and the rule is trained anew"
+        ) from error
 
 
 def cell_config(
@@ -226,8 +246,8 @@ def folder_of(workdir: Path, problem: str, arm: str, seed: int) -> Path:
 
 def best_of(folder: Path) -> tuple[int, float]:
     """Return the step whose checkpoint was kept, and its mean log10 loss on validation."""
-    scores = json.loads((folder / SCORES).read_text("utf-8"))
-    step = min(scores, key=scores.get)
+    scores = scores_in(folder / SCORES)
+    step = min(scores, key=lambda step: scores[step])
     return int(step), scores[step]
 
 

@@ -3,7 +3,6 @@
 python -m experiments.metatrain --config.init_from=runs/multitask --config.metatrain.learner=anil
 """
 
-import json
 from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
@@ -12,6 +11,7 @@ from experiments import settings
 from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
+from metaguide.files import FileFault, read_json
 from metaguide.guide import STAGE
 from metaguide.optimizers import load, pretrained
 from metaguide.training.episodic import episodic
@@ -118,7 +118,10 @@ def check_start(config: FrozenConfigDict) -> None:
     if before not in META_TRAINED:
         return
     file = Path(folder) / STAGE
-    found = json.loads(file.read_text("utf-8")) if folder and file.exists() else {}
+    try:
+        found = read_json(file) if folder else {}
+    except (FileNotFoundError, FileFault):
+        found = {}
     if found.get("learner") != before:
         raise settings.ConfigError(
             f"--config.init_from={folder}: {learner} starts from the parameters of {before}; give "

@@ -12,6 +12,7 @@ from experiments.stages import Stage, build_stage, run_stage, shared_by, weighti
 from experiments.worlds import World
 from metaguide.learners import joint
 from metaguide.training.episodic import episodic
+from metaguide.training.progress import say
 
 
 def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
@@ -26,10 +27,20 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
 
     Returns:
         The stage.
+
+    Raises:
+        ConfigError: no kind of task is left.
     """
     section = config.multitask
     families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
-    families = {kind: one for kind, one in families.items() if section.weights[kind] > 0}
+    wanted = [kind for kind, weight in section.weights.items() if weight > 0]
+    families = {kind: one for kind, one in families.items() if kind in wanted}
+    lacking = ", ".join(kind for kind in wanted if kind not in families)
+    if not families:
+        why = f"no source domain has data of {lacking}" if lacking else "all are 0"
+        raise settings.ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
+    if lacking:
+        say(f"multitask: {lacking} left out: no source domain has data of it")
     shared = shared_by(section.tasks)
     return build_stage(
         config,

@@ -14,10 +14,13 @@ from experiments.worlds import World
 from metaguide import pretraining
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
+from metaguide.training.progress import say
 
 
 def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
     """Build J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
+
+    Objectives that need pictures are left out, with a line, where there are none.
 
     Args:
         config: reads its `pretrain`.
@@ -27,7 +30,7 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
         The stage.
 
     Raises:
-        ConfigError: no objective is left, or one needs pictures that the sources do not have.
+        ConfigError: no objective is left.
     """
     section, model = config.pretrain, world.model
     table = unlabelled(world.sources, world.tokenizer, world.lengths.text)
@@ -51,16 +54,18 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
         "image_text": ("pair", lambda: pretraining.image_text(model, section.batch)),
         "text_text": ("text", lambda: pretraining.text_text(model, section.batch)),
     }
-    used = {name: section.weights[name] for name in objectives if section.weights[name] > 0}
+    wanted = {name: section.weights[name] for name in objectives if section.weights[name] > 0}
+    pictured = model.image and "image" in table
+    used = {name: λ for name, λ in wanted.items() if pictured or objectives[name][0] == "text"}
+    why = "the sources have no pictures" if model.image else "config.model.image is off"
     if not used:
-        raise settings.ConfigError("config.pretrain.weights are all 0; give one objective a weight")
-    for name in used:
-        part, _ = objectives[name]
-        if part != "text" and not (model.image and part in table):
-            raise settings.ConfigError(
-                f"config.pretrain.weights.{name} needs pictures, and the sources have none or "
-                "config.model.image is off; set it to 0"
-            )
+        why = f"{why}, and " if wanted else ""
+        raise settings.ConfigError(
+            f"config.pretrain.weights: {why}no objective is left; give one for texts a weight, "
+            "such as --config.pretrain.weights.masked_language=1.0"
+        )
+    if len(used) < len(wanted):
+        say(f"pretrain: {', '.join(sorted(wanted.keys() - used.keys()))} left out: {why}")
     return build_stage(
         config,
         "pretrain",

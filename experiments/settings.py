@@ -1,6 +1,7 @@
 """How an experiment reads its command line: a config file, presets, overrides, the work folder."""
 
 import difflib
+import errno
 import gc
 import importlib.util
 import json
@@ -10,7 +11,9 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from metaguide.data.episodes import EpisodeError
 from metaguide.data.mnist import MnistError
 from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import TokenizerError
+from metaguide.files import FileFault, FolderHeld, held, read_json, write_json
 from metaguide.optimizers import StoredError
 from metaguide.parallel import (
     AUTO,
@@ -34,13 +38,19 @@ from metaguide.parallel import (
     is_first_process,
     use_cpu_devices,
 )
-from metaguide.training.checkpoint import CheckpointError
+from metaguide.training.checkpoint import FOLDER, CheckpointError
 from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
 from metaguide.training.results import ResultsError
 
 HARMLESS = ("preset", "log_every", "checkpoint_every")
 """Fields that may differ between two runs in one work folder; see `write_config`."""
+
+KEPT = frozenset({"outcome.npz", "results.json"})
+"""Files that a work folder is kept for, beside checkpoints."""
+
+CONFIG = "config.json"
+"""In a work folder: the config of its run."""
 
 USAGE = """usage: python -m MODULE [--config=FILE] [--config.FIELD=VALUE ...] [--workdir=FOLDER]
 
@@ -69,6 +79,7 @@ MENDABLE = (
     CheckpointError,
     DeviceError,
     EpisodeError,
+    FolderHeld,
     MnistError,
     OmniglotError,
     ResultsError,
@@ -77,6 +88,13 @@ MENDABLE = (
     TrainingDiverged,
 )
 """Errors whose message tells the user what to mend."""
+
+
+OF_THE_SYSTEM = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST")
+)
+"""Errors that say something of a disk or its folders, and nothing of the program."""
 
 
 def run(
@@ -119,12 +137,27 @@ def run(
     except MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM:
+            raise
+        print(f"error: {_of_the_system(error)}", file=sys.stderr)
+        sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         said = f"{stop}; " if str(stop) else ""
         where = f"{said}the same command goes on from the last checkpoint"
         print(f"stopped by {signal.Signals(number).name}: {where}", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def _of_the_system(error: OSError) -> str:
+    """Returns what the system refused, where, and that nothing is lost by it, in one line."""
+    where = " -> ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
+    return (
+        f"{where + ': ' if where else ''}{(error.strerror or str(error)).lower()}; free space, "
+        "allow it, move that file away or give another --workdir: what the run has kept is whole, "
+        "and the same command goes on from there"
+    )
 
 
 def resolve(argv: Sequence[str], *, default: str, workdir: str) -> tuple[FrozenConfigDict, Path]:
@@ -261,36 +294,68 @@ def write_config(
         ConfigError: if the folder holds a run under another config; names fields and mend.
     """
     check_config(config, workdir, harmless=harmless)
-    if not is_first_process():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, path)
+    if is_first_process():
+        write_json(workdir / CONFIG, config.to_dict())
+
+
+@contextmanager
+def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[None]:
+    """Claims `workdir` for `config`, as `write_config` does, and for this process alone.
+
+    Raises:
+        ConfigError: as of `write_config`.
+        FolderHeld: another process works in the folder.
+    """
+    with held(workdir) if is_first_process() else nullcontext():
+        write_config(config, workdir)
+        yield
 
 
 def check_config(
     config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
 ) -> None:
-    """Refuses a work folder with a run of another config, as `write_config` does."""
-    path = workdir / "config.json"
+    """Refuses a work folder with a run of another config, as `write_config` does.
+
+    A folder in which nothing was finished, no checkpoint and no outcome, is free for any config.
+    """
+    path = workdir / CONFIG
     new = _flat(_through_json(config.to_dict()))
     old = _flat(_read(path)) if path.exists() else new
     differing = [
         f"{name} was {_show(old, name)}, is {_show(new, name)}"
         for name in sorted({*old, *new})
-        if _show(old, name) != _show(new, name)
-        and not any(
-            name == h or name.startswith(h + ".") or name.endswith("." + h) for h in harmless
-        )
+        if _show(old, name) != _show(new, name) and not _is_among(name, harmless)
     ]
     check_agreed(differing, f"{path} is not the same for all processes; {ONE_FOLDER}")
-    if differing:
+    if differing and _has_kept(workdir):
         raise ConfigError(
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
             "give a new --workdir, or delete that folder"
         )
+
+
+def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] = HARMLESS) -> str:
+    """Returns a short name of all that a run depends on: other configs have other ones.
+
+    Args:
+        config: a resolved config.
+        harmless: fields that make no difference, as of `write_config`.
+    """
+    fields = _flat(_through_json(config.to_dict()))
+    kept = {name: value for name, value in fields.items() if not _is_among(name, harmless)}
+    return f"{zlib.crc32(json.dumps(kept, sort_keys=True).encode()):08x}"
+
+
+def _is_among(name: str, fields: Sequence[str]) -> bool:
+    return any(name == f or name.startswith(f + ".") or name.endswith("." + f) for f in fields)
+
+
+def _has_kept(workdir: Path) -> bool:
+    """Returns whether anything in a work folder would be lost with it, or could be mixed up."""
+    return any(
+        KEPT.intersection(files) or (Path(folder).name == FOLDER and folders)
+        for folder, folders, files in os.walk(workdir)
+    )
 
 
 def read_config(workdir: Path) -> FrozenConfigDict:
@@ -299,7 +364,7 @@ def read_config(workdir: Path) -> FrozenConfigDict:
     Raises:
         ConfigError: if there is none, or it is damaged.
     """
-    return FrozenConfigDict(_tuples(_read(workdir / "config.json")))
+    return FrozenConfigDict(_tuples(_read(workdir / CONFIG)))
 
 
 def use_huge_pages() -> None:
@@ -437,10 +502,10 @@ def _show(flat: Mapping[str, Any], name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the work folder of a run") from None
-    except ValueError as error:
+    except FileFault as error:
         raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
 
 

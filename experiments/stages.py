@@ -1,7 +1,5 @@
 """What pre-training, multi-task training and meta-training share: one stage, one folder."""
 
-import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +13,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError, write_config
+from experiments.settings import ConfigError, identity, write_config
 from experiments.worlds import TOKENIZER, World, prepare
-from metaguide.files import whole
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.files import write_json
 from metaguide.guide import STAGE, restored
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.optimizers import Rule, Trained, save
 from metaguide.optimizers.stored import FILE
 from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
-from metaguide.training.checkpoint import FOLDER, latest
+from metaguide.training.checkpoint import FOLDER, About, latest
 from metaguide.training.loop import train
 from metaguide.training.state import TrainState
 from metaguide.training.step import (
@@ -159,6 +158,7 @@ def train_stage(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         mend=f"lower config.{stage.name}.rate",
+        about={**about, "config": identity(config)},
         on_checkpoint=keep_rule,
     )
     return state.params["meta"]
@@ -180,6 +180,7 @@ def train_alone(
     name: str,
     where: str,
     mend: str,
+    about: About | Sequence[About],
     checkpoints: str = "checkpoint_every",
     carry: Any = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
@@ -203,6 +204,7 @@ def train_alone(
         name: in messages.
         where: the section `own` stands in, for messages.
         mend: what to do where training diverges.
+        about: what checkpoints say of this training, or of each, as of `loop.train`.
         checkpoints: the field that says how many steps are between two of them.
         carry: what a `Carrying` gradient starts with.
         on_checkpoint: as of `train`.
@@ -253,6 +255,7 @@ def train_alone(
         checkpoint_every=own[checkpoints],
         span=own.span,
         mend=mend,
+        about=about,
         on_checkpoint=on_checkpoint,
     )
     return at_hand(state.params["meta"])
@@ -312,7 +315,7 @@ def random_start(world: World, seed: int) -> Params:
 
 def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
     """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from."""
-    folder = workdir / "data"
+    tokenizer = None
     if config.init_from:
         before = Path(config.init_from) / TOKENIZER
         if not before.exists():
@@ -320,10 +323,8 @@ def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
                 f"--config.init_from={config.init_from}: no {TOKENIZER} in it; give the work "
                 "folder of a stage that has run"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / TOKENIZER) as file:
-            file.write(before.read_bytes())
-    return prepare(config, folder)
+        tokenizer = Tokenizer.load(before)
+    return prepare(config, workdir / "data", tokenizer)
 
 
 def command_line() -> str:
@@ -331,11 +332,3 @@ def command_line() -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name if module else Path(sys.argv[0]).name
     return shlex.join(["python", "-m", name, *sys.argv[1:]])
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)

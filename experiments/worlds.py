@@ -1,14 +1,15 @@
 """What a config's `data`, `text`, `model` and `episodes` stand for: domains, tokenizer, guide."""
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, identity
 from metaguide.data.bazaar import BazaarSettings, generate
 from metaguide.data.catalogue import Domain, Product, Review, read_catalogue, write_domain
 from metaguide.data.encoding import Lengths
@@ -16,12 +17,16 @@ from metaguide.data.online_shopping import read_online_shopping
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
+from metaguide.files import whole
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
 from metaguide.problems import Shape, families
 from metaguide.types import Family
 
 TOKENIZER = "tokenizer.json"
+BAZAAR = "bazaar"
+MADE_FROM = "made_from.txt"
+"""In the folder of the two above: the identity of the fields that they were made from."""
 
 
 class World(NamedTuple):
@@ -76,12 +81,14 @@ class World(NamedTuple):
         return made
 
 
-def prepare(config: FrozenConfigDict, folder: Path) -> World:
+def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None = None) -> World:
     """Read or generate the domains of a config, and train the tokenizer on its sources.
 
     Args:
         config: resolved.
-        folder: where a generated catalogue and the tokenizer are kept between stages.
+        folder: where a generated catalogue and the tokenizer are kept between stages; what another
+            config left there is made anew.
+        tokenizer: of a guide that was trained before, instead of one of these sources.
 
     Returns:
         The world.
@@ -90,6 +97,7 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
         CatalogueError: the data are not as they should be.
     """
+    _forget_others(config, folder)
     if config.data.world == "online_shopping":
         sources, validation, held_out, always = _online_shopping(config)
     else:
@@ -109,13 +117,8 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
         tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
         for part in (sources, validation, held_out)
     )
-    path = folder / TOKENIZER
-    if path.exists():
-        tokenizer = Tokenizer.load(path)
-    else:
-        tokenizer = Tokenizer.train(_texts(sources), config.text.vocabulary)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(path)
+    if tokenizer is None:
+        tokenizer = _tokenizer(folder / TOKENIZER, sources, config.text.vocabulary)
     return World(
         sources,
         validation,
@@ -134,6 +137,28 @@ def prepare(config: FrozenConfigDict, folder: Path) -> World:
     )
 
 
+def _forget_others(config: FrozenConfigDict, folder: Path) -> None:
+    """Delete what `prepare` made in a folder for data that are not those of this config."""
+    path = folder / MADE_FROM
+    used = {"data": config.data, "text": config.text, "episodes": config.episodes}
+    of = identity(FrozenConfigDict({**used, "image": config.model.image}))
+    if path.exists() and path.read_text("utf-8", errors="replace") != of:
+        (folder / TOKENIZER).unlink(missing_ok=True)
+        shutil.rmtree(folder / BAZAAR, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write(of.encode())
+
+
+def _tokenizer(path: Path, sources: Sequence[Domain], vocabulary: int) -> Tokenizer:
+    """Read the tokenizer that was trained before, or train it and keep it."""
+    if path.exists():
+        return Tokenizer.load(path)
+    tokenizer = Tokenizer.train(_texts(sources), vocabulary)
+    tokenizer.save(path)
+    return tokenizer
+
+
 def _domains(config: FrozenConfigDict, folder: Path) -> dict[str, Domain]:
     """Read a user's catalogue, or the bazaar, which is written as one first."""
     if config.data.world == "catalogue":
@@ -143,7 +168,7 @@ def _domains(config: FrozenConfigDict, folder: Path) -> dict[str, Domain]:
             f"--config.data.world={config.data.world}: no such world; there are bazaar, catalogue "
             "and online_shopping"
         )
-    root = folder / "bazaar"
+    root = folder / BAZAAR
     if not root.exists():
         data = config.data
         settings = BazaarSettings(
@@ -246,7 +271,7 @@ def _categories(name: str, reviews: Mapping[str, tuple[Review, ...]]) -> Domain:
     )
 
 
-def _texts(domains: tuple[Domain, ...]):
+def _texts(domains: Iterable[Domain]):
     for domain in domains:
         for product in domain.products:
             yield product_text(product)

@@ -1,9 +1,13 @@
 """Files that are whole or not there, and files that are not trusted."""
 
+import fcntl
 import io
 import json
 import os
+import shlex
+import socket
 import stat
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -17,9 +21,19 @@ import numpy as np
 
 MIB = 2**20
 
+LOCK = ".lock"
+"""In a folder that a process holds, or held: which one, for those that come after it."""
+
+OF, CRC32 = "of", "crc32"
+"""Among the arrays of a file: what it is of, and the checksum of all the others."""
+
 
 class FileFault(ValueError):
     """A file cannot be read as what it should be; readers say of what kind, and how to mend it."""
+
+
+class FolderHeld(ValueError):
+    """Another process works in a folder."""
 
 
 @contextmanager
@@ -43,6 +57,63 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write plain JSON, whole or not at all; the folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, most: int = MIB) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Args:
+        path: of the file.
+        most: bytes that are read.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        FileFault: it is no such file, or larger than `most`.
+    """
+    try:
+        found = json.loads(read_regular(path, most).decode())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FileFault(f"not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise FileFault(f"no JSON object but {found!r:.40}")
+    return found
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against all other processes while the `with` lasts, however it ends.
+
+    The system lets go of it even where the process is killed, so that nobody has to clean up.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        FolderHeld: another process holds it; names that one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Kept when the `with` ends: where it was deleted, two processes could hold a file each.
+    with open(folder / LOCK, "a+", encoding="utf-8", errors="replace") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise FolderHeld(
+                f"{folder}: {file.read(500).strip() or 'another process'} works in it; wait for it "
+                "to end, or give a new --workdir"
+            ) from None
+        file.truncate(0)
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})\n")
+        file.flush()
+        yield
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """Return the content of a regular file.
 
@@ -56,9 +127,11 @@ def read_regular(path: Path, most: int) -> bytes:
             `most`; or the system does not let it be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        # A pipe that nobody writes to would let open() wait, and a folder is no file for it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FileFault("it is no regular file")
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileFault("it is no regular file")
             content = file.read(most + 1)
     except FileNotFoundError:
@@ -132,44 +205,32 @@ def zip_members(content: bytes, most: int) -> dict[str, Callable[[], bytes]]:
     return kept
 
 
-def read_json(path: Path, most: int) -> Any:
-    """Return what a JSON file holds.
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> None:
+    """Write arrays as an npz file with a checksum, whole or not at all.
 
     Args:
-        path: of the file.
-        most: bytes that are read.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        FileFault: it is no regular file, longer than `most`, or not JSON.
+        path: of the file; its folder is made where it is missing.
+        arrays: by name.
+        of: what they are of, such as the cell of a table, which `read_arrays` compares.
     """
-    content = read_regular(path, most)
-    try:
-        return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FileFault(f"not JSON: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {OF: np.array(of), CRC32: np.array(checksum({**arrays, OF: np.array(of)}))}
+    with whole(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **about, **arrays)
 
 
-def checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    """Return CRC-32 over the names, dtypes, shapes and bytes of arrays, in whatever order."""
-    found = 0
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        found = zlib.crc32(f"{name} {array.dtype.str} {array.shape} ".encode(), found)
-        found = zlib.crc32(array.tobytes(), found)
-    return found
-
-
-def read_arrays(path: Path, most: int) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file; no pickle is read.
 
     Args:
-        path: of the file.
+        path: of the file. One without a checksum was written before there were any, and is taken
+            as it is.
         most: bytes that all arrays take together.
+        of: what they have to be of; anything where None.
 
     Raises:
         FileNotFoundError: it is not there.
-        FileFault: it is no such file, damaged, or larger than `most`.
+        FileFault: it is no such file, damaged, of something else, or larger than `most`.
     """
     content = io.BytesIO(read_regular(path, most))
     # Of bytes that somebody has changed the libraries raise errors of a dozen kinds.
@@ -178,12 +239,40 @@ def read_arrays(path: Path, most: int) -> dict[str, np.ndarray]:
             size = sum(member.file_size for member in archive.infolist())
         if size > most:
             raise FileFault(_too_long(most))
-        with np.load(content, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with np.load(content, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        known = arrays.pop(CRC32, None)
+        if known is not None and not fits(int(known), arrays):
+            raise FileFault("its arrays are not those that were written")
+        said = str(arrays.pop(OF, of))
+        if of is not None and said != of:
+            raise FileFault(f"it is of {said}, and not of {of}")
+        return arrays
     except FileFault:
         raise
     except Exception as error:
         raise FileFault(f"no arrays, or damaged ones: {error or type(error).__name__}") from error
+
+
+def checksum(arrays: Mapping[str, np.ndarray], layout: bool = True) -> int:
+    """Return CRC-32 over the names, dtypes, shapes and bytes of arrays, in the order of the names.
+
+    Args:
+        arrays: by name.
+        layout: whether dtypes and shapes count; where something else says what they are, not.
+    """
+    found = 0
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        about = f" {array.dtype.str} {np.shape(arrays[name])} " if layout else ""
+        found = zlib.crc32(f"{name}{about}".encode(), found)
+        found = zlib.crc32(array.tobytes(), found)
+    return found
+
+
+def fits(known: Any, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a checksum from a file is that of arrays, with their layout or, as before."""
+    return known in (checksum(arrays), checksum(arrays, layout=False))
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

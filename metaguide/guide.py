@@ -367,10 +367,11 @@ def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
         CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
         StoredError: the file beside it that describes the rule is damaged.
     """
+    of = _json(folder / STAGE) if (folder / STAGE).exists() else {}
     if not (folder / stored.FILE).is_file():
-        return restore_meta(folder, like), None
+        return restore_meta(folder, like, of), None
     rule, theta, _ = stored.load(folder)
-    return restore_meta(folder, {**like, "rule": theta}), rule
+    return restore_meta(folder, {**like, "rule": theta}, of), rule
 
 
 def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
@@ -426,16 +427,13 @@ def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path, MOST)
+        return read_json(path, MOST)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; give the folder of a run of experiments.guide or of a stage"
         ) from None
     except FileFault as error:
         raise CheckpointError(f"{path}: {error}; train the run anew") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: {found!r:.60} is no JSON object; train the run anew")
-    return found
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -1,7 +1,6 @@
 """Pictures beside a table of few-shot learning: learning curves, and fits of sine waves."""
 
-import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from metaguide.training.loop import METRICS
+from metaguide.files import whole
+from metaguide.training.loop import metrics_in
 from metaguide.training.metrics import mean_halves
 
 COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
@@ -123,10 +123,8 @@ def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return steps [lines] and losses [seeds, lines] as far as all seeds have come."""
     found = []
     for seed in range(seeds):
-        path = cell / f"seed{seed}" / METRICS
-        if path.exists():
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            found.append([(row["step"], row["loss"]) for row in rows])
+        if rows := metrics_in(cell / f"seed{seed}"):
+            found.append([(row["step"], row.get("loss", math.nan)) for row in rows])
     lines = min(map(len, found), default=0)
     if not lines:
         return None
@@ -135,7 +133,6 @@ def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, path)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=120)
     return path

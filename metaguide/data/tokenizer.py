@@ -16,7 +16,7 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from metaguide.files import MIB, read_regular
+from metaguide.files import MIB, read_regular, whole
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -155,12 +155,8 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
         path = Path(path)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self._core.to_str(pretty=True), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as file:
+            file.write(self._core.to_str(pretty=True).encode())
 
     @property
     def size(self) -> int:

@@ -3,7 +3,6 @@
 import inspect
 import json
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaguide.files import MIB, read_arrays, whole
+from metaguide.files import MIB, checksum, read_arrays, whole
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
@@ -81,7 +80,7 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
-    about = json.dumps(about | {"crc32": _checksum(leaves)})
+    about = json.dumps(about | {"crc32": checksum(leaves, layout=False)})
     with whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
@@ -115,7 +114,7 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
     # Files from before there were checksums have none.
-    if "crc32" in about and about["crc32"] != _checksum(found):
+    if "crc32" in about and about["crc32"] != checksum(found, layout=False):
         raise StoredError(f"{path}: its arrays are not those that were saved; get it anew")
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
@@ -141,15 +140,6 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
                 f"has to be {dtype} and finite; get the file anew"
             )
     return Trained(rule, theta, command)
-
-
-def _checksum(leaves: Mapping[str, np.ndarray]) -> int:
-    """Return CRC-32 over the names and bytes of arrays, in the order of the names."""
-    found = 0
-    for name in sorted(leaves):
-        found = zlib.crc32(name.encode(), found)
-        found = zlib.crc32(np.ascontiguousarray(leaves[name]).tobytes(), found)
-    return found
 
 
 TRAINED_ON: Mapping[str, str] = {

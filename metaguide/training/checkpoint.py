@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,12 +21,15 @@ FOLDER = "checkpoints"
 
 KEPT = 2
 
+About = Mapping[str, str | int]
+"""What a checkpoint says of the training it is of: such as stage, learner, seed, config."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or of another model."""
 
 
-def save(folder: Path, state: TrainState) -> None:
+def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -> None:
     """Writes `state` as the checkpoint of its step, atomically, and keeps the last two.
 
     A checkpoint of that step that is there already is replaced.
@@ -35,56 +39,91 @@ def save(folder: Path, state: TrainState) -> None:
     Args:
         folder: the folder of checkpoints; made where it is missing.
         state: what to keep.
+        about: the training that it is of, which `restore` compares.
+
+    Raises:
+        CheckpointError: if it cannot be written; the checkpoints before it stay.
     """
-    tree = _writable(state._asdict())
-    with _manager(folder, writes=True) as manager:
-        if int(state.step) in manager.all_steps():
-            manager.delete(int(state.step))  # Orbax would keep it, and say nothing
-        content = ocp.args.PyTreeSave(tree, custom_metadata={"crc32": _checksums(tree)})
-        manager.save(int(state.step), args=content)
+    step, tree = int(state.step), _writable(state._asdict())
+    metadata = {"crc32": _checksums(tree), "about": dict(about)}
+    try:
+        with _manager(folder, writes=True) as manager:
+            if step in manager.all_steps():
+                manager.delete(step)  # Orbax would keep it, and say nothing
+            content = ocp.args.PyTreeSave(tree, custom_metadata=metadata)
+            manager.save(step, args=content)
+    # A full disk or a folder that may not be written has an error of its own in each library below.
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder / str(step)}: this checkpoint cannot be written ({_in_a_line(error)}); see "
+            "whether the disk is full or the folder may not be written; what was kept before it "
+            "is whole, and the same command goes on from there"
+        ) from error
 
 
 def latest(folder: Path) -> int | None:
-    """Returns the step of the newest checkpoint in `folder`; None where there is none."""
-    if not folder.is_dir():
+    """Returns the step of the newest checkpoint in `folder`; None where there is none.
+
+    Raises:
+        CheckpointError: if `folder` is no folder, or the system does not let it be read.
+    """
+    if not folder.exists():
         return None
-    with _manager(folder) as manager:
-        return manager.latest_step()
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: it is no folder, and checkpoints are kept there; move it away"
+        )
+    try:
+        with _manager(folder) as manager:
+            return manager.latest_step()
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from error
 
 
-def restore(folder: Path, like: TrainState, step: int | None = None) -> TrainState:
+def restore(
+    folder: Path,
+    like: TrainState,
+    step: int | None = None,
+    about: About = MappingProxyType({}),
+) -> TrainState:
     """Reads a checkpoint.
 
     Args:
         folder: the folder of checkpoints.
         like: a state of the same structure, shapes and placement; its values are not read.
         step: whose; the newest where None.
+        about: the training that goes on, as given to `save`. A checkpoint without a word on itself
+            was written before there was one, and is taken as it is.
 
     Returns:
         The stored state, placed on the devices as `like` is.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it is of another model, or it is damaged.
+        CheckpointError: if there is no checkpoint, it is of another model or of another training,
+            or it is damaged.
     """
-    return TrainState(**_restore(folder, like._asdict(), prefix="", step=step))
+    return TrainState(**_restore(folder, like._asdict(), prefix="", step=step, about=about))
 
 
-def restore_meta(folder: Path, like: Params) -> Params:
+def restore_meta(folder: Path, like: Params, about: About = MappingProxyType({})) -> Params:
     """Reads what a stage has learned from its newest checkpoint, whatever its optimizer was.
 
     Args:
         folder: the stage's work folder, or the folder of checkpoints in it.
         like: meta-parameters of the same structure, shapes and placement; values are not read.
+        about: as of `restore`.
 
     Returns:
         The stored meta-parameters.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it is of another model, or it is damaged.
+        CheckpointError: if there is no checkpoint, it is of another model or of another training,
+            or it is damaged.
     """
     inside = folder / FOLDER
-    folder = inside if inside.is_dir() else folder
-    return _restore(folder, {"params": {"meta": like}}, prefix="params.meta.")["params"]["meta"]
+    folder = inside if inside.exists() else folder
+    part = {"params": {"meta": like}}
+    return _restore(folder, part, prefix="params.meta.", about=about)["params"]["meta"]
 
 
 def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
@@ -100,7 +139,7 @@ def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
     )
 
 
-def _restore(folder: Path, like: Any, *, prefix: str, step: int | None = None) -> Any:
+def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | None = None) -> Any:
     """Reads the part of a checkpoint that `like` describes, whose leaves have `prefix`."""
     step = latest(folder) if step is None else step
     if step is None:
@@ -116,8 +155,10 @@ def _restore(folder: Path, like: Any, *, prefix: str, step: int | None = None) -
                 raise FileNotFoundError("the description of its arrays is lost")
             stored = _by_name(metadata.tree)
             checksums = dict(metadata.custom_metadata["crc32"])
+            of = dict(metadata.custom_metadata.get("about", {}))
         except Exception as error:
             raise _damaged(folder, step, error) from error
+        _check_about(folder / str(step), of, about)
         _check_shapes(folder / str(step), stored, _by_name(target), prefix)
         try:
             tree = manager.restore(
@@ -157,11 +198,28 @@ def _read_through(folder: Path) -> None:
         store.read(name).result()
 
 
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _check_about(folder: Path, stored: About, wanted: About) -> None:
+    """Raises a CheckpointError where a checkpoint says that it is of another training."""
+    other = [
+        f"{name} is {stored[name]!r} in the checkpoint and {value!r} in this run"
+        for name, value in wanted.items()
+        if name in stored and stored[name] != value
+    ]
+    if other:
+        raise CheckpointError(
+            f"{folder}: a checkpoint of another training: {'; '.join(other)}; put it back where it "
+            "was written, or delete this folder and train again"
+        )
+
+
 def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:
-    what = " ".join(str(error).split())[:200] or type(error).__name__
     return CheckpointError(
-        f"{folder / str(step)}: this checkpoint is damaged ({what}); delete this folder, and the "
-        "stage goes on from the checkpoint before it"
+        f"{folder / str(step)}: this checkpoint is damaged ({_in_a_line(error)}); delete this "
+        "folder, and the stage goes on from the checkpoint before it"
     )
 
 

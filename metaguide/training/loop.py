@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from metaguide.files import whole
+from metaguide.files import MIB, FileFault, held, read_regular, whole
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training import checkpoint
 from metaguide.training.interruption import Stopped, stopping_between_steps
@@ -26,6 +27,10 @@ METRICS = "metrics.jsonl"
 
 TIMES = "times.jsonl"
 """A line a start of the stage: from which step to which, seconds, steps per second."""
+
+
+MOST = 1024 * MIB
+"""Bytes of metrics that are read."""
 
 
 class TrainingDiverged(ValueError):
@@ -44,6 +49,7 @@ def train(
     checkpoint_every: int,
     span: int = 1,
     mend: str = "",
+    about: checkpoint.About | Sequence[checkpoint.About] = MappingProxyType({}),
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
@@ -68,6 +74,8 @@ def train(
         checkpoint_every: steps between two checkpoints.
         span: how many steps a call of `step` takes, as in `make_step`.
         mend: what to do where training diverges; lower the stage's rate by default.
+        about: what checkpoints say of the training, such as its learner, seed and config, so that
+            those of another one are refused; for trainings side by side, of each.
         on_log: called with the step and the metrics of each line.
         on_checkpoint: called with each state that is to be kept, before it is: once more with the
             same state where the run is killed in between.
@@ -78,7 +86,9 @@ def train(
     Raises:
         Stopped: if a signal asked the process to end, after the state was saved.
         TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
-        CheckpointError: if the checkpoint in `workdir` is damaged or of another model.
+        FolderHeld: if another process works in `workdir`.
+        CheckpointError: if the checkpoint in `workdir` is damaged, or of another model or training,
+            or one cannot be written.
         DeviceError: if processes see different checkpoints in `workdir`.
         ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
     """
@@ -87,32 +97,10 @@ def train(
             raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")
     alone = isinstance(workdir, Path)
     workdirs = [workdir] if alone else list(workdir)
+    abouts = [about] * len(workdirs) if isinstance(about, Mapping) else list(about)
     folders = [one / checkpoint.FOLDER for one in workdirs]
     folder = folders[0]
-    for one in workdirs:
-        one.mkdir(parents=True, exist_ok=True)
-    # Killed while it saved, a run has some of its trainings a checkpoint behind the others.
-    found = [checkpoint.latest(one) for one in folders]
-    newest = None if None in found else min(step for step in found if step is not None)
-    check_agreed(
-        newest,
-        f"{folder}: its newest checkpoint is {newest} here, and not so in all processes; "
-        f"{ONE_FOLDER}",
-    )
-    if newest is not None:
-        parts = zip(folders, _parts(state, alone), strict=True)
-        state = _whole([checkpoint.restore(one, part, newest) for one, part in parts], alone)
-    start = int(np.ravel(jax.device_get(state.step))[0])
-    if start % span:
-        raise ValueError(f"{folder}: step {start} is not a multiple of {span} steps a call")
-    if start >= steps:
-        say(f"{name}: already finished, {start} of {steps} steps in {folder}")
-        return state
-    if start:
-        say(f"{name}: going on from step {start} of {steps}, {folder}")
-
     begun = first_done = time.perf_counter()
-    done = start
     window: list[Metrics] = []
     waiting: tuple[int, list[Metrics]] | None = None
     means: dict[str, float] = {}
@@ -122,6 +110,18 @@ def train(
         return max(done - start - span, 0) / max(time.perf_counter() - first_done, 1e-9)
 
     with ExitStack() as stack:
+        for one in workdirs:
+            if is_first_process():
+                stack.enter_context(held(one))
+        state = _resumed(state, folders, abouts, alone)
+        done = start = int(np.ravel(jax.device_get(state.step))[0])
+        if start % span:
+            raise ValueError(f"{folder}: step {start} is not a multiple of {span} steps a call")
+        if start >= steps:
+            say(f"{name}: already finished, {start} of {steps} steps in {folder}")
+            return state
+        if start:
+            say(f"{name}: going on from step {start} of {steps}, {folder}")
         for one in workdirs:
             stack.enter_context(_times(one, start, lambda: (done, first_done - begun, rate())))
         logs = [stack.enter_context(_log(one, start)) for one in workdirs]
@@ -142,8 +142,8 @@ def train(
         def keep() -> None:
             if on_checkpoint is not None:
                 on_checkpoint(state)
-            for one, part in zip(folders, _parts(state, alone), strict=True):
-                checkpoint.save(one, part)
+            for one, part, of in zip(folders, _parts(state, alone), abouts, strict=True):
+                checkpoint.save(one, part, of)
 
         for done in range(start + span, steps + 1, span):
             previous = window[-1:]
@@ -180,6 +180,24 @@ def train(
         f"({rate():.1f} steps/s after the first), loss {means['loss']:.4g}"
     )
     return state
+
+
+def _resumed(
+    state: TrainState, folders: Sequence[Path], abouts: Sequence[checkpoint.About], alone: bool
+) -> TrainState:
+    """Return the state of the newest step of which all trainings have a checkpoint, if any."""
+    # Killed while it saved, a run has some of its trainings a checkpoint behind the others.
+    found = [checkpoint.latest(one) for one in folders]
+    newest = None if None in found else min(step for step in found if step is not None)
+    check_agreed(
+        newest,
+        f"{folders[0]}: its newest checkpoint is {newest} here, and not so in all processes; "
+        f"{ONE_FOLDER}",
+    )
+    if newest is None:
+        return state
+    parts = zip(folders, _parts(state, alone), abouts, strict=True)
+    return _whole([checkpoint.restore(one, part, newest, of) for one, part, of in parts], alone)
 
 
 @contextmanager
@@ -247,6 +265,35 @@ def _check_finite(
     raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {mend}")
 
 
+def metrics_in(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics of a stage, up to the first one that is not whole.
+
+    Args:
+        workdir: of the stage.
+
+    Raises:
+        CheckpointError: if what is there is no file that can be read.
+    """
+    path = workdir / METRICS
+    try:
+        lines = read_regular(path, MOST).splitlines()
+    except FileNotFoundError:
+        return []
+    except FileFault as error:
+        raise checkpoint.CheckpointError(f"{path}: {error}; move it away") from error
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if type(row["step"]) is not int:
+                break
+        # A run that was killed may leave half a line, and an editor anything.
+        except (ValueError, TypeError, LookupError, RecursionError):
+            break
+        rows.append(row)
+    return rows
+
+
 @contextmanager
 def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
     """Opens the logs of a stage, without what stands in them after the step `start`.
@@ -257,16 +304,9 @@ def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, floa
         yield lambda done, metrics, rate: None
         return
     path = workdir / METRICS
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line + "\n")
-            except ValueError:  # a run that was killed may leave half a line
-                break
+    kept = [row for row in metrics_in(workdir) if row["step"] <= start]
     with whole(path) as file:
-        file.write("".join(kept).encode())
+        file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
 
     events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
     try:

@@ -8,9 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from metaguide.files import MIB, FileFault, checksum, read_arrays, read_json, whole
+from metaguide.files import (
+    MIB,
+    FileFault,
+    checksum,
+    fits,
+    read_arrays,
+    read_json,
+    whole,
+    write_arrays,
+)
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -120,8 +127,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     if scores:
-        with whole(_beside(path)) as file:
-            np.savez_compressed(file, allow_pickle=False, **flat)
+        write_arrays(_beside(path), flat)
     else:
         _beside(path).unlink(missing_ok=True)  # those of the results that stood here
     with whole(path) as file:
@@ -150,7 +156,7 @@ def read(path: Path) -> Results:
         raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
     # Files from before there were checksums have none.
-    if not isinstance(found, dict) or set(found) - {"crc32"} != set(expected):
+    if set(found) - {"crc32"} != set(expected):
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
     for name, type_ in expected.items():
         if not isinstance(found[name], type_):
@@ -188,9 +194,9 @@ def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
         return {}
     except FileFault as error:
         raise ResultsError(f"{path}: cannot be read ({error}); {_ANEW}") from None
-    # The checksum of the arrays was one of their names once, `scores`.
-    found = {"arrays": checksum(flat), "scores": _checksum(sorted(flat))}
-    if any(sums.get(name, value) != value for name, value in found.items()):
+    # Files of version 0.1 have none, and those of some days after it a checksum of the names.
+    by_names = "scores" in sums and sums["scores"] != _checksum(sorted(flat))
+    if by_names or ("arrays" in sums and not fits(sums["arrays"], flat)):
         raise ResultsError(f"{path}: it is not of the results beside it; {_ANEW}")
     scores: Scores = {}
     for name, array in flat.items():

@@ -7,7 +7,8 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
-from experiments.adapt import NOTHING, Bench, _choose, benches, compare
+from experiments.adapt import NOTHING, Bench, _choose, benches, compare, compared
+from experiments.outcomes import digest, kept
 from experiments.settings import ConfigError
 from experiments.stages import random_start
 from metaguide.arms import Way
@@ -30,7 +31,7 @@ def with_arms(config, *arms):
 
 
 @pytest.mark.slow
-def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
+def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
     """Faults: without shots only the ways are laid out that arms adapt in with shots; an arm with a
     learned optimizer is judged on examples of its own, another optimizer than its own adapts it, or
     the outcome of another one is taken for its own; an arm that holds the parameters of multi-task
@@ -40,7 +41,7 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
     theta = rule.init(jax.random.key(0))
     still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
     wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
-    of_kind = benches(frozen, world, ("rnn",), {"rnn": rule})
+    of_kind = benches(frozen, world, compared(world), ("rnn",), tmp_path, {"rnn": rule})
     bench, way = of_kind["classification"], Way("all", "rnn")
     bench.compile(together)
     as_it_is = bench(still, NOTHING, "c", 0, "test", {})
@@ -54,13 +55,53 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop):
     assert {(row.shots, row.steps) for row in rows if row.arm == "rnn"} == {(1, 0), (1, 1)}
 
 
-def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop):
+def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
+    """Faults: a finished comparison is judged anew; a damaged file, or that of another outcome put
+    in its place, is an error or another result; what an outcome depends on is not in its name."""
+    ways = (NOTHING, Way("all", "sgd"))
+    outcome = {
+        way: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)} for n, way in enumerate(ways)
+    }
+    judged = []
+
+    def again(path):
+        found = kept(path, ways, lambda: judged.append(path) or outcome)
+        jax.tree.map(np.testing.assert_array_equal, dict(found), outcome)
+        return len(judged)
+
+    one, other = tmp_path / "kept" / "one.npz", tmp_path / "kept" / "other.npz"
+    assert again(one) == again(one) == 1
+    assert again(other) == 2
+    for number, damage in enumerate(
+        (
+            lambda content: content[: len(content) // 2],
+            lambda content: b"",
+            lambda content: b"text",
+            lambda content: content.replace(b"rank", b"tank"),
+            lambda content: other.read_bytes(),
+        )
+    ):
+        one.write_bytes(damage(one.read_bytes()))
+        assert again(one) == again(one) == 3 + number
+    assert capsys.readouterr().out.count("one.npz: judged anew (") == 5
+    names = {
+        digest("a", {"w": np.ones(2)}),
+        digest("a", {"w": np.ones((1, 2))}),
+        digest("a", {"v": np.ones(2)}),
+        digest("b", {"w": np.ones(2)}),
+        digest("a", {"w": np.ones(2, np.float32)}),
+        digest("a", {"w": np.array([1.0, np.nextafter(1, 2)])}),
+    }
+    assert len(names) == 6 and digest("a", {"w": jnp.ones(2)}) in names
+
+
+def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
     """Fault: a probe on questions, which have no classes, is a traceback after all training."""
     config, world = shop
     family = world.families("unseen")["classification"]
     family = family._replace(problem=family.problem._replace(way=None))
     with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
-        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {})
+        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {}, tmp_path)
 
 
 def test_a_rate_that_diverges_is_not_chosen():

@@ -8,8 +8,10 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.few_shot import (
+    OUTCOME,
     check_cells,
     inner_optimizer,
+    keep_outcome,
     learner_named,
     learners_in,
     outcome_of,
@@ -113,6 +115,47 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
     check(b={"rate": 2})
     with pytest.raises(ConfigError, match="seed0 holds a run with another config: steps was 3"):
         check(steps=4)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "array", "bit", "other", "lost"])
+def test_a_damaged_outcome_is_one_line(tmp_path, damage):
+    """Faults: it is a traceback; or the table is made of it, or of another cell's."""
+    cell, other = (tmp_path / "5w1s" / arm / "seed0" / OUTCOME for arm in ("a", "b"))
+    for path in (cell, other):
+        keep_outcome(path.parent, {"x": np.arange(300), "y": np.ones(3)})
+    content = cell.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 3] ^= 1
+    if damage == "array":
+        with open(cell, "wb") as file:
+            np.save(file, np.ones(3))
+    elif damage == "lost":
+        with np.load(cell) as arrays:
+            np.savez(cell, **{name: arrays[name] for name in arrays.files if name != "y"})
+    else:
+        cell.write_bytes(
+            {
+                "empty": b"",
+                "half": content[: len(content) // 2],
+                "text": b"text",
+                "bit": bytes(changed),
+                "other": other.read_bytes(),
+            }[damage]
+        )
+    words = f"{cell}: .*; delete this file, and the cell is judged anew"
+    with pytest.raises(ConfigError, match=words):
+        outcomes_in(tmp_path, "5w1s/a", 1)
+    with pytest.raises(ConfigError, match=words):
+        outcome_of(cell.parent, FrozenConfigDict(), dict)
+
+
+def test_seeds_of_another_table_are_one_line(tmp_path):
+    """Fault: seeds with other arrays than the first one's are a KeyError."""
+    for seed, name in enumerate("xxy"):
+        keep_outcome(tmp_path / "5w1s" / "a" / f"seed{seed}", {name: np.ones(3)})
+    assert outcomes_in(tmp_path, "5w1s/a", 2)["x"].shape == (2, 3)
+    with pytest.raises(ConfigError, match="5w1s/a: .* do not have the same arrays: x, y; delete"):
+        outcomes_in(tmp_path, "5w1s/a", 3)
 
 
 def test_rows_of_waves(tmp_path):

@@ -126,7 +126,8 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
         {name: name for name in names},
         {seed: tmp_path / str(seed) for seed in (3, 4)},
     )
-    trained = end_to_end.train(FrozenConfigDict(config), None, stages, folders)
+    arms = adapt.arms_in(FrozenConfigDict(config))
+    trained = end_to_end.train(FrozenConfigDict(config), None, arms, stages, folders)
     assert not stages
     for arm, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
         expected = [f"seed {seed} pretrain multitask {stage}" for seed in folders]

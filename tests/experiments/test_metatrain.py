@@ -7,11 +7,15 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
+from experiments.adapt import arms_in, compared
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
+from experiments.multitask import multitask_stage
+from experiments.pretrain import pretraining_stage
 from experiments.settings import MENDABLE, ConfigError
-from experiments.stages import build_stage, random_start, train_stage, write_json
+from experiments.stages import build_stage, random_start, train_stage
 from metaguide import optimizers
+from metaguide.files import write_json
 from metaguide.guide import STAGE, restored
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, Trained, rule_of
@@ -82,6 +86,38 @@ def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, one, jax.device_get(trained))
     start = optimizers.load(config.metatrain.rule_from.lstm).theta
     assert abs(theta["output"] - start["output"]).max() > 1e-5
+
+
+def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
+    """Faults: a catalogue without pictures, or without one kind of task, ends the run before it
+    begins, or is left out in silence; an arm is trained that serves nothing there."""
+    config, world = shop
+    stage = pretraining_stage(FrozenConfigDict(config), world)
+    assert set(stage.data) == {"masked_language"}
+    assert "pretrain: denoising, image_text left out: config.model.image is off" in said(capsys)
+    pictured = world._replace(model=world.model.clone(image=True))
+    config = config.copy_and_resolve_references()
+    config.model.image = True
+    pretraining_stage(FrozenConfigDict(config), pictured)
+    assert "pretrain: denoising, image_text left out: the sources have no pictures" in said(capsys)
+    config.pretrain.weights.masked_language = 0.0
+    with pytest.raises(ConfigError, match="config.pretrain.weights: the sources have no pictures,"):
+        pretraining_stage(FrozenConfigDict(config), pictured)
+    config.multitask.update({"tasks": 1, "shots": (1,)})
+    assert set(multitask_stage(FrozenConfigDict(config), world).data) == {"classification"}
+    assert "multitask: questions, recommendation, sentiment left out: no source" in said(capsys)
+    config.multitask.weights.classification = 0.0
+    with pytest.raises(ConfigError, match="config.multitask.weights: no source domain has data of"):
+        multitask_stage(FrozenConfigDict(config), world)
+    assert set(compared(world)) == {"classification"}
+    with pytest.raises(ConfigError, match="no validation domain has examples of classification"):
+        compared(world._replace(validation=()))
+    arms = arms_in(FrozenConfigDict(config), ("questions",))
+    assert "anil" in arms and "prototypical" not in arms and "ridge" not in arms
+
+
+def said(capsys):
+    return " ".join(capsys.readouterr().out.split())
 
 
 def test_an_arm_that_starts_from_another_is_given_that_one(tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 from experiments import settings
 from experiments.settings import ConfigError
 from metaguide.data.catalogue import CatalogueError
+from metaguide.files import FolderHeld
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import TrainingDiverged
 
@@ -133,6 +136,7 @@ def test_work_folder_of_another_config_is_refused(file, tmp_path):
     """Fault: a run goes on from checkpoints that were trained under other settings."""
     workdir = tmp_path / "w"
     settings.write_config(resolve(file)[0], workdir)
+    (workdir / "seed0" / "checkpoints" / "10").mkdir(parents=True)
     before = (workdir / "config.json").read_text()
     changed, _ = resolve(file, "--config.adapt.shots=(0, 5)", "--config.pretrain.rate=0.1")
     words = (
@@ -160,17 +164,89 @@ def test_harmless_fields_may_change(file, tmp_path):
 def test_fields_that_only_one_side_has_differ(tmp_path):
     """Fault: a setting that is new in the code passes as equal to its absence."""
     settings.write_config(ConfigDict({"a": 1, "old": 2}), tmp_path)
+    (tmp_path / "results.json").touch()
     with pytest.raises(ConfigError, match="new was absent, is 3; old was 2, is absent"):
         settings.write_config(ConfigDict({"a": 1, "new": 3}), tmp_path)
 
 
-def test_missing_or_damaged_written_config(tmp_path):
+def test_a_folder_in_which_nothing_was_finished_is_free(file, tmp_path):
+    """Fault: an error before any training leaves a folder that no other config may use."""
+    settings.write_config(resolve(file)[0], tmp_path)
+    (tmp_path / "seed0" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "seed0" / "metrics.jsonl").touch()
+    changed, _ = resolve(file, "--config.seeds=2")
+    settings.write_config(changed, tmp_path)
+    assert settings.read_config(tmp_path).seeds == 2
+
+
+def test_a_config_has_a_name_that_its_harmless_fields_do_not_change(file):
+    """Faults: a checkpoint is refused for how often metrics were logged; or is taken by a run whose
+    rate is another one, or whose number is a tuple of it."""
+    name = settings.identity(resolve(file)[0])
+    assert settings.identity(resolve(file, "--config.pretrain.log_every=7")[0]) == name
+    assert settings.identity(resolve(file, "--config.pretrain.rate=0.2")[0]) != name
+    assert settings.identity(ConfigDict({"a": 1})) != settings.identity(ConfigDict({"a": (1,)}))
+
+
+def test_a_folder_is_one_process_at_a_time(file, tmp_path):
+    """Faults: two commands in one folder write over one another, or the second one ends in a
+    traceback; the first one is not named; its folder stays locked when it was killed."""
+    config, _ = resolve(file)
+    program = (
+        "import sys, time; from pathlib import Path; from metaguide.files import held\n"
+        f"with held(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        words = f"{tmp_path}: process {other.pid} on .* works in it; .*--workdir"
+        with pytest.raises(FolderHeld, match=words), settings.claimed(config, tmp_path):
+            pass
+        assert not (tmp_path / "config.json").exists()
+        other.kill()
+    with settings.claimed(config, tmp_path):
+        assert settings.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"a": ', "[]", "null", "5", "[" * 100_000, "\0\xff", None]
+)
+def test_missing_or_damaged_written_config(tmp_path, content):
     """Fault: a folder that is no run gives a traceback."""
     with pytest.raises(ConfigError, match="config.json: no such file"):
         settings.read_config(tmp_path)
-    (tmp_path / "config.json").write_text('{"a": ')
-    with pytest.raises(ConfigError, match="config.json: not a config"):
-        settings.read_config(tmp_path)
+    path = tmp_path / "config.json"
+    path.mkdir() if content is None else path.write_text(content, "latin-1")
+    for reads in (settings.read_config, lambda folder: settings.write_config(ConfigDict(), folder)):
+        with pytest.raises(ConfigError, match="config.json: not a config"):
+            reads(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EACCES", "EROFS", "EEXIST", "EISDIR"])
+def test_what_a_disk_refuses_is_one_line(file, capsys, monkeypatch, name):
+    """Fault: a full disk, or a folder that may not be written, is a traceback."""
+    monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
+
+    def main(config, workdir):
+        number = getattr(errno, name)
+        raise OSError(number, os.strerror(number), "w/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as error:
+        settings.run(main, default="", workdir="w", argv=["prog", f"--config={file}"])
+    assert error.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: w/metrics.jsonl: {os.strerror(getattr(errno, name)).lower()}; ")
+    assert said.count("\n") == 1
+
+
+def test_an_error_that_says_nothing_of_a_disk_keeps_its_traceback(file, monkeypatch):
+    """Fault: a file that our own code looks for in vain is shown as a fault of the disk."""
+    monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
+
+    def main(config, workdir):
+        open(workdir / "none" / "there")
+
+    with pytest.raises(FileNotFoundError):
+        settings.run(main, default="", workdir="w", argv=["prog", f"--config={file}"])
 
 
 @pytest.mark.parametrize("kind", [ConfigError, CatalogueError, CheckpointError, TrainingDiverged])

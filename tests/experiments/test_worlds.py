@@ -79,6 +79,22 @@ def test_near_repeats_are_left_out_of_every_part_where_it_is_asked_for(tmp_path)
         worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
 
 
+def test_what_other_data_left_in_a_folder_is_made_anew(tmp_path):
+    """Faults: after a mend of the config the tokenizer is that of the sources before it; or the one
+    that a stage before this one brings is trained anew; or nothing is kept between two starts."""
+    catalogue(tmp_path / "shop")
+    path = tmp_path / "run" / worlds.TOKENIZER
+    worlds.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    path.write_bytes(marked := path.read_bytes() + b"\n")
+    kept = worlds.prepare(config(tmp_path / "shop"), tmp_path / "run").tokenizer
+    assert path.read_bytes() == marked
+    other = config(tmp_path / "shop", sources=("a",))
+    brought = worlds.prepare(other, tmp_path / "run", kept).tokenizer
+    assert brought is kept and not path.exists()
+    worlds.prepare(other, tmp_path / "run")
+    assert path.read_bytes() not in (marked, marked[:-1])
+
+
 def test_real_reviews_without_their_folder(monkeypatch, tmp_path):
     """A traceback where the variable that names the folder is not set."""
     monkeypatch.delenv("METAGUIDE_DATA_DIR", raising=False)

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -140,6 +142,49 @@ def test_damaged_file_never_gives_other_values(tmp_path, damage):
             assert str(broken) in str(error) and "another model" not in str(error), file
             refused += 1
     assert refused >= 3  # at least the tree's description, the manifest and the values
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path):
+    """Faults: a checkpoint of another learner with the same shapes, of another seed or config is
+    gone on from; one that was written before there was a word on it, or with more of them, is not
+    read."""
+    folder = tmp_path / checkpoint.FOLDER
+    checkpoint.save(folder, state_at(3), {"learner": "anil", "seed": 1, "config": "ab"})
+    like = state_at(0)
+    checkpoint.restore(folder, like, about={"learner": "anil", "seed": 1, "device": "cpu"})
+    words = f"{folder / '3'}: .*another training: learner is 'anil' in the .* and 'maml' in this"
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.restore(folder, like, about={"learner": "maml", "seed": 1})
+    with pytest.raises(CheckpointError, match="seed is 1 in the checkpoint and 2"):
+        checkpoint.restore_meta(tmp_path, like.params["meta"], {"seed": 2})
+    checkpoint.save(folder, state_at(6))
+    checkpoint.restore(folder, like, about={"learner": "maml"})
+
+
+def test_a_file_where_checkpoints_belong_is_named(tmp_path):
+    """Fault: the stage trains to its first checkpoint, and then fails with the library's error."""
+    (tmp_path / checkpoint.FOLDER).write_text("")
+    for reads in (
+        lambda: checkpoint.latest(tmp_path / checkpoint.FOLDER),
+        lambda: checkpoint.restore_meta(tmp_path, {}),
+    ):
+        with pytest.raises(CheckpointError, match=f"{tmp_path / checkpoint.FOLDER}: it is no fold"):
+            reads()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, monkeypatch):
+    """Faults: a full disk is a traceback of the library; the good checkpoint is lost."""
+    checkpoint.save(tmp_path, state_at(3))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+        with pytest.raises(CheckpointError, match=r"6: .*cannot be written .*No space left"):
+            checkpoint.save(tmp_path, state_at(6))
+    assert checkpoint.latest(tmp_path) == 3
+    assert same_bits(checkpoint.restore(tmp_path, state_at(0)), state_at(3))
 
 
 def test_killed_save_leaves_the_checkpoint_before_it(tmp_path):

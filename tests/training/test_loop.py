@@ -11,8 +11,10 @@ import optax
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from metaguide.files import FolderHeld, held
 from metaguide.objectives.weighting import uncertainty
 from metaguide.training import checkpoint, loop, progress
+from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import TrainingDiverged, train
 from metaguide.training.step import init_state, make_step
 
@@ -131,6 +133,24 @@ def read_events(file):
         end = 12 + struct.unpack_from("<Q", content)[0]
         yield Event.FromString(content[12:end])
         content = content[end + 4 :]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["5", "[]", "null", '"text"', '{"loss": 1}', '{"step": "2"}', "{", "\0\xff", "[" * 100_000],
+)
+def test_a_line_that_is_none_of_metrics_ends_what_is_kept(tmp_path, odd):
+    """Faults: what an editor or a damaged disk left among the lines is a traceback when the stage
+    goes on, or stays among them; a folder of that name is one."""
+    step, state, data = stage()
+    path = tmp_path / loop.METRICS
+    lines = ['{"step": 2, "loss": 1.0}', odd, '{"step": 3, "loss": 1.0}']
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    assert loop.metrics_in(tmp_path) == [{"step": 2, "loss": 1.0}]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=f"{path}: it is no regular file; move it away"):
+        go(tmp_path, step, state, data)
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
@@ -296,6 +316,7 @@ def side_by_side(folders, on_log=None, objective=noisy):
         name="pretrain",
         log_every=2,
         checkpoint_every=3,
+        about=[{"number": number} for number in range(len(folders))],
         on_log=on_log,
     )
 
@@ -330,6 +351,21 @@ def test_trainings_side_by_side_keep_folders_of_their_own(tmp_path):
     resumed = side_by_side(folders)
     assert bits(resumed) == bits(whole)
     assert [(folder / loop.METRICS).read_text() for folder in folders] == lines
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path):
+    """Faults: of trainings side by side one goes on from the other's checkpoint; a stage whose
+    folder another process trains in waits, or writes into it."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    side_by_side(folders)
+    for folder in folders:
+        shutil.rmtree(folder / checkpoint.FOLDER / "6")
+    shutil.rmtree(folders[1] / checkpoint.FOLDER)
+    shutil.copytree(folders[0] / checkpoint.FOLDER, folders[1] / checkpoint.FOLDER)
+    with pytest.raises(CheckpointError, match=f"{folders[1]}.*number is 0 in the .* and 1 in this"):
+        side_by_side(folders)
+    with held(folders[1]), pytest.raises(FolderHeld, match=f"{folders[1]}: process"):
+        side_by_side(folders)
 
 
 def test_a_training_that_diverges_is_named(tmp_path):

@@ -1,0 +1,70 @@
+"""Outcomes on disk: what was judged is not judged again by a command that is started anew."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metaguide.arms import Way
+from metaguide.files import MIB, FileFault, read_arrays, write_arrays
+from metaguide.parallel import is_first_process
+from metaguide.training.progress import say
+
+MOST = 256 * MIB
+"""Bytes of the arrays of one outcome."""
+
+Outcome = Mapping[Way, Mapping[str, np.ndarray]]
+"""What `Evaluator.run` returns."""
+
+
+def digest(*parts: Any) -> str:
+    """Return a name for what an outcome depends on: other arrays, numbers or texts, another name.
+
+    Args:
+        parts: pytrees of arrays, numbers and texts.
+    """
+    found = hashlib.sha256()
+    leaves, structure = jax.tree.flatten(jax.device_get(parts))
+    found.update(str(structure).encode())
+    for leaf in leaves:
+        array = isinstance(leaf, np.ndarray)
+        found.update(f"{leaf.dtype}{leaf.shape}".encode() if array else repr(leaf).encode())
+        found.update(np.ascontiguousarray(leaf).tobytes() if array else b";")
+    return found.hexdigest()[:32]
+
+
+def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> Outcome:
+    """Return an outcome: read from its file, or judged and kept there.
+
+    A file that is damaged is judged anew, and replaced.
+
+    Args:
+        path: of the file, named for all that the outcome depends on.
+        ways: whose outcomes it holds.
+        judge: what there is no such file of.
+    """
+    try:
+        found: dict[Way, dict[str, np.ndarray]] = defaultdict(dict)
+        for name, array in read_arrays(path, MOST, of=path.stem).items():
+            adapts, by, field = name.split("/")
+            found[Way(adapts, by)][field] = array
+        if set(found) != set(ways):
+            raise FileFault("some of it is lost")
+        return found
+    except FileNotFoundError:
+        pass
+    except (FileFault, ValueError) as error:
+        say(f"{path}: judged anew ({error})")
+    outcome = judge()
+    if is_first_process():
+        arrays = {
+            f"{way.adapts}/{way.by}/{field}": array
+            for way, fields in outcome.items()
+            for field, array in fields.items()
+        }
+        write_arrays(path, arrays, of=path.stem)
+    return outcome
