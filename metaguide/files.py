@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -219,14 +219,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> 
         np.savez_compressed(file, allow_pickle=False, **about, **arrays)
 
 
-def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, most: int, of: str | Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file; no pickle is read.
 
     Args:
         path: of the file. One without a checksum was written before there were any, and is taken
             as it is.
         most: bytes that all arrays take together.
-        of: what they have to be of; anything where None.
+        of: what they have to be of, or one of several names for it; anything where empty.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -244,9 +244,10 @@ def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.nd
         known = arrays.pop(CRC32, None)
         if known is not None and not fits(int(known), arrays):
             raise FileFault("its arrays are not those that were written")
-        said = str(arrays.pop(OF, of))
-        if of is not None and said != of:
-            raise FileFault(f"it is of {said}, and not of {of}")
+        names = (of,) if isinstance(of, str) else of
+        said = str(arrays.pop(OF)) if OF in arrays else None
+        if names and said is not None and said not in names:
+            raise FileFault(f"it is of {said}, and not of {names[0]}")
         return arrays
     except FileFault:
         raise

@@ -43,7 +43,7 @@ def test_arrays_are_those_that_were_written_or_an_error(tmp_path):
     taken for this one's; a file from before there were checksums is not read."""
     path, arrays = tmp_path / "a" / "cell.npz", {"x": np.arange(6.0), "n": np.ones(2, bool)}
     write_arrays(path, arrays, of="5w1s/maml")
-    for of in (None, "5w1s/maml"):
+    for of in ((), "5w1s/maml", ("another name", "5w1s/maml")):
         found = read_arrays(path, MIB, of)
         assert found.keys() == arrays.keys()
         for name, leaf in arrays.items():

@@ -82,7 +82,7 @@ def logarithms_in(config: FrozenConfigDict, workdir: Path) -> dict[str, dict[str
         group: {
             arm: log10_of(cell["loss"], config.least, config.cap)
             for arm in config.learners
-            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm), ("loss",)))
         }
         for group in groups_of(config)
     }

@@ -76,6 +76,9 @@ PRECISIONS = ("default", "tensorfloat32", "float32")
 FLOOR = "pixels"
 """The nearest mean of the support's raw pictures, which learns nothing."""
 
+METRICS = ("accuracy", "accuracy_inductive")
+"""With what queries say about one another, and without; the floor has the first one alone."""
+
 FINITE = "_finite"
 """Behind the name of a metric, in an outcome: whether the scores of each query are finite."""
 
@@ -172,7 +175,7 @@ def compute(
     own = own_section(config, arm, way)
     alone = "one-query" if arm == "reptile" else "support"
     found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
-    for metric, statistics in (("accuracy", "transductive"), ("accuracy_inductive", alone)):
+    for metric, statistics in zip(METRICS, ("transductive", alone), strict=True):
         problem = problem_of(config, own.network, way, statistics)
         family = family_of(
             tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
@@ -232,14 +235,13 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     for way in config.ways:
         for shot in config.shots:
             task = f"{way}w{shot}s"
-            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1)
+            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1, METRICS[:1])
             for arm in (*learners_in(config), FLOOR):
-                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds)
-                for metric, right in found.items():
-                    if metric.endswith(FINITE):
-                        continue
+                needed = METRICS[:1] if arm == FLOOR else METRICS
+                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds, needed)
+                for metric in needed if found else ():
                     # Outcomes from before it was kept have none.
-                    finite = found.get(f"{metric}{FINITE}")
+                    right, finite = found[metric], found.get(f"{metric}{FINITE}")
                     cell = _row(config, arm, task, shot, metric, right, finite, floor)
                     rows.append(cell)
                     last = right[:, -1].mean(0, dtype=np.float64).astype(np.float32)
