@@ -318,7 +318,7 @@ def load(run: Path | str) -> Guide:
     except (CheckpointError, stored.StoredError, TokenizerError):
         raise
     # What a damaged config or serving.json says is looked up, compared and made a model of.
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(
             f"{run}: {CONFIG}, {STAGE} or {SERVING} in it is not what a run writes ({what}); "

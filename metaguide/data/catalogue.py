@@ -458,18 +458,21 @@ def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None
         if name is None or name in known:
             return known.get(name)
         path = folder / name
-        if not path.resolve().is_relative_to(root):
-            raise CatalogueError(
-                f"{where}: field 'image' names {name!r}, which leads out of {folder}; copy the "
-                "picture into it."
-            )
         try:
+            if not path.resolve().is_relative_to(root):
+                raise CatalogueError(
+                    f"{where}: field 'image' names {name!r}, which leads out of {folder}; copy the "
+                    "picture into it."
+                )
             known[name] = _resized(as_viewed(read_regular(path, MOST)))
         except FileNotFoundError as error:
             raise CatalogueError(
                 f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; "
                 "add it or leave the field out."
             ) from error
+        except CatalogueError:
+            raise
+        # A name may hold what no path may, or links in a circle.
         except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
             raise CatalogueError(
                 f"{where}: field 'image' names {name!r}, which is no picture that can be read "
