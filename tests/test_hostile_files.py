@@ -274,7 +274,7 @@ def check_reader(name, change, examples):
 def test_mutated_bytes_are_one_error_or_read(name):
     """Fault: a library's own error comes out of a reader, a dozen kinds of them."""
     change = edits.map(lambda edits: lambda content: mutated(content, edits))
-    check_reader(name, change, 15 if name in SLOW else 60)
+    check_reader(name, change, 8 if name in SLOW else 60)
 
 
 JSON = ("results", "tokenizer", "run's config", "run's tokenizer", "serving", "stage")
@@ -327,7 +327,7 @@ def test_values_of_another_type_are_one_error_or_read(name):
     change = st.tuples(st.floats(0, 1), odd_values).map(
         lambda pair: lambda content: retyped(content, *pair)
     )
-    check_reader(name, change, 15 if name in SLOW else 40)
+    check_reader(name, change, 8 if name in SLOW else 25)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -4,8 +4,8 @@ An episode is given by the rows of its examples in the domain's table, -1 where 
 floor returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
 
-Of equal scores one is drawn. Scores that are not finite choose nothing, as an arm's do: class -1,
-the last rank, no answer and none abstained from.
+Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite choose
+nothing, as an arm's do: class -1, the last rank, no answer and none abstained from.
 """
 
 import re
@@ -231,7 +231,7 @@ def _classified(
     predicted: np.ndarray,
     labels: np.ndarray,
     query: np.ndarray,
-    finite: Bool[np.ndarray, "episodes _"] | bool = True,
+    finite: Any = True,
 ) -> Raw:
     known = np.broadcast_to(finite, query.shape)
     return _raw(query, query, predicted=predicted, target=labels[query], finite=known)
@@ -308,33 +308,35 @@ def best_sentence(
     texts: Sequence[str],
     golds: Sequence[Sequence[str]],
     query: Rows,
-    seed: int = 0,
 ) -> Raw:
     """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
 
-    It is scored as the arms are, by its words.
+    It is scored as the arms are, by its words. Of equally near ones the mean score counts.
 
     Args:
         vectorizer: of `fit_tfidf`.
         questions, texts: of every row of the table.
         golds: the right answers of every row, none where there is no answer.
         query: rows.
-        seed: of the draw between equally near sentences.
     """
     found = [(row, text[a:b]) for row, text in enumerate(texts) for a, b in sentences(text)]
-    said, finite = [""] * len(texts), np.ones(len(texts), bool)
+    said: list[list[str]] = [[] for _ in texts]
+    finite = np.ones(len(texts), bool)
     if found:
         rows = np.array([row for row, _ in found])
         asked = vectorizer.transform(questions)[rows]
         told = vectorizer.transform([sentence for _, sentence in found])
         near = np.asarray(asked.multiply(told).sum(axis=1)).ravel()
-        # the nearest of each row, of equals one drawn: sort by row, then by nearness, and cut
-        order = np.lexsort((np.random.default_rng(seed).random(len(rows)), near, rows))
-        for best in order[np.append(np.diff(rows[order]) != 0, True)]:
-            said[rows[best]] = found[best][1]
+        nearest = np.full(len(texts), -np.inf)
+        np.maximum.at(nearest, rows, near)
+        for level in np.flatnonzero(near == nearest[rows]):
+            said[rows[level]].append(found[level][1])
         finite[rows[~np.isfinite(near)]] = False
-    scores = np.array([answer_scores(*pair) for pair in zip(said, golds, strict=True)])
-    em, f1 = np.where(finite, scores.reshape(-1, 2).T, 0.0)
+    scores = [
+        np.mean([answer_scores(one, gold) for one in level or [""]], axis=0)
+        for level, gold in zip(said, golds, strict=True)
+    ]
+    em, f1 = np.where(finite, np.reshape(scores, (-1, 2)).T, 0.0)
     answerable = np.array([len(gold) > 0 for gold in golds], bool)
     asked = {"answerable": answerable[query], "finite": finite[query]}
     return _raw(query, query, em=em[query], f1=f1[query], **asked)
