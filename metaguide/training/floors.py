@@ -4,8 +4,8 @@ An episode is given by the rows of its examples in the domain's table, -1 where 
 floor returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
 
-Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite choose
-nothing, as an arm's do: class -1, the last rank, no answer and none abstained from.
+Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite
+choose nothing, as an arm's do: class -1, the last rank, no answer and none abstained from.
 """
 
 import re
