@@ -69,11 +69,13 @@ class Comparison(NamedTuple):
         rows: of the table.
         scores: of the episodes behind them.
         choices: by kind of task, the arms with what validation chose, the best one first.
+        methods: the same as a file of results has it, with what each arm costs.
     """
 
     rows: list[results.Row]
     scores: results.Scores
     choices: dict[str, list[Choice]]
+    methods: list[results.Method]
 
 
 def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[str, ...]:
@@ -176,6 +178,7 @@ class Bench:
         self._of = digest(settings.identity(config), kind, family.data)
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
+        self._took: dict[Any, list[float]] = {}
 
     def compile(self, meta: Params) -> None:
         """Compile ahead of the first call, for parameters of the shape of `meta`."""
@@ -206,10 +209,30 @@ class Bench:
             path = self._folder / f"{digest(self._of, self._names[whose], repr(asked))}.npz"
             number, keys = self.family.domains.index(domain), self._keys[split]
             run = self._evaluators[together].run
-            self._known[key] = kept(
+            self._known[key], seconds = kept(
                 path, together, lambda: run(read, self.data, number, shots, keys, given)
             )
+            each = seconds / len(keys)
+            self._took.setdefault((id(meta), together, split), []).append(each)
         return self._known[key][way]
+
+    def seconds(self, metas: Sequence[Params], way: Way) -> float | None:
+        """Return the wall time of a test episode, adapted to and answered, from these parameters.
+
+        It is the median over the cells asked for so far, which leaves out the one whose call may
+        have waited for its program to compile. Ways that share a program share its time: each has
+        all of it.
+
+        Args:
+            metas: of each training seed, the objects that the bench was called with.
+            way: that the arm adapts in.
+
+        Returns:
+            Seconds; None where this bench was asked for no such outcome.
+        """
+        keys = [(id(meta), self._ways[way], "test") for meta in metas]
+        took = [each for key in keys for each in self._took.get(key, ())]
+        return float(np.median(took)) if took else None
 
 
 def compared(world: World) -> dict[str, Family]:
@@ -282,6 +305,7 @@ def compare(
     rows: list[results.Row] = []
     scores: results.Scores = {}
     choices: dict[str, list[Choice]] = {}
+    methods: list[results.Method] = []
 
     def add(raw, arm: str, domain: str, kind: str, shots: int, steps) -> None:
         more, kept = results.cells_to_rows(
@@ -318,7 +342,23 @@ def compare(
                 for floor, shots, raw in outcomes:
                     add(raw, floor, domain, kind, shots, [None])
             show(done := done + 1, f"{kind}, floors")
-    return Comparison(results.with_floors(rows, FLOORS), scores, choices)
+            methods += [_method(config, bench, one, metas[one.arm]) for one in choices[kind]]
+    return Comparison(results.with_floors(rows, FLOORS), scores, choices, methods)
+
+
+def _method(
+    config: FrozenConfigDict, bench: Bench, choice: Choice, metas: Sequence[Params]
+) -> results.Method:
+    """Return a choice as a file of results has it, with the cost of its arm."""
+    way = ARMS[choice.arm].way
+    return {
+        "task": bench.kind,
+        "arm": choice.arm,
+        "rate": choice.rate if _grid(config.adapt, way) else None,
+        "tuned_by": {"metric": MAIN_METRIC[bench.kind], "score": choice.score},
+        "diverged": choice.diverged,
+        "seconds": bench.seconds(metas, way),
+    }
 
 
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
@@ -327,7 +367,7 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
     A rate with an outcome that is not finite comes after all that have none.
     """
     way = ARMS[name].way
-    grids = {arm.way: _grid(config.adapt, arm.way) for arm in ARMS.values()}
+    grids = {arm.way: _grid(config.adapt, arm.way) or (1.0,) for arm in ARMS.values()}
     found = []
     for place in range(len(grids[way])):
         # What shares a program gets its value at the same place, so that it runs once for all.
@@ -344,14 +384,14 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
 
 def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
-    """Return what validation chooses from, 1 where there is nothing: rates, penalties, factors."""
+    """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
     by_field = {
         "rates": ("sgd",),
         "adam_rates": ("adam",),
         "penalties": ("ridge", "logistic"),
         "rule_factors": tuple(RULES),
     }
-    return next((section[field] for field, by in by_field.items() if way.by in by), (1.0,))
+    return next((section[field] for field, by in by_field.items() if way.by in by), ())
 
 
 def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
@@ -383,6 +423,15 @@ def _way(name: str, kind: str, shots: int) -> Way | None:
 def _steps(way: Way) -> list[int | None] | None:
     """Return which steps the observations of a way are at; None for 0, 1, 2 and so on."""
     return {"nothing": [0], "features": [None]}.get(way.adapts)
+
+
+def class_names(world: World) -> dict[str, list[str]]:
+    """Return the categories of each held-out domain, as classification numbers them."""
+    found = {
+        one.name: {str(p.category) for p in one.products if p.category is not None}
+        for one in world.held_out
+    }
+    return {name: sorted(categories) for name, categories in found.items() if categories}
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:
@@ -434,6 +483,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             command=command_line(),
             config=config.to_dict(),
             seeds=[config.seed],
+            methods=comparison.methods,
+            classes=class_names(world),
         )
     print_tables(comparison.rows)
 

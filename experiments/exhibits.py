@@ -74,22 +74,40 @@ def exhibit(shown: Showcase) -> str:
     if note := shown.get("note"):
         parts.append(f'<p class="soft">{escape(note)}</p>')
     if products := shown.get("products"):
-        parts.append("<h3>Which category is it?</h3>")
+        right = sum(one["predicted"] == one["target"] for one in products)
+        parts.append(f"<h3>Which category is it?{_tally(right, len(products), 'products')}</h3>")
         parts.append(_cards(_product(product) for product in products))
     if reviews := shown.get("reviews"):
-        parts.append("<h3>What do the buyers think?</h3>")
+        known = [one for one in reviews if one["target"] is not None]
+        right = sum(one["predicted"] == one["target"] for one in known)
+        parts.append(f"<h3>What do the buyers think?{_tally(right, len(known), 'reviews')}</h3>")
         parts.append(_cards(_review(review) for review in reviews))
     if questions := shown.get("questions"):
-        parts.append("<h3>Where does it say so?</h3>")
+        right = sum(_is_right(one["answer"], one["predicted"]) for one in questions)
+        near = sum(_is_near(one["answer"], one["predicted"]) for one in questions)
+        tally = _tally(right, len(questions), "questions", near)
+        parts.append(f"<h3>Where does it say so?{tally}</h3>")
         parts.append(
             '<p class="small soft"><mark>Marked</mark>: the guide\'s answer. '
-            '<u class="gold">Underlined</u>: the true one.</p>'
+            '<u class="gold">Underlined</u>: the true one. ≈: a part of it.</p>'
         )
         parts += [_question(question) for question in questions]
     if recommendation := shown.get("recommendation"):
-        parts.append("<h3>What comes next for this user?</h3>")
+        place = recommendation["rank"]
+        parts.append(
+            "<h3>What comes next for this user?"
+            f' <span class="tally">the next product is on place {place}</span></h3>'
+        )
         parts.append(_recommendation(recommendation))
     return "\n".join(parts)
+
+
+def _tally(right: int, count: int, what: str, near: int = 0) -> str:
+    """How many answers of those shown are right, wrong ones being shown with the others."""
+    if not count:
+        return ""
+    part = f", {near} in part" if near else ""
+    return f' <span class="tally">{right} of {count} {what} right{part}</span>'
 
 
 def _cards(cards) -> str:
@@ -98,22 +116,20 @@ def _cards(cards) -> str:
 
 def _picture(image: np.ndarray | None, title: str) -> str:
     if image is None:
-        return '<span class="picture"></span>'
+        return ""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image, np.uint8)).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img class="picture" alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def _verdict(predicted: str, target: str | None) -> str:
-    if target is None:
-        return f"<span>{escape(predicted)}</span>"
-    if predicted == target:
-        return f'<span class="verdict right">✓ {escape(predicted)}</span>'
-    return (
-        f'<span class="verdict wrong">✗ {escape(predicted)}</span> '
-        f'<span class="small soft">it is {escape(target)}</span>'
-    )
+def _verdict(predicted: str, target: str | None, sure: str = "") -> str:
+    """The answer with a sign, how sure the guide is, and the truth where that is another."""
+    kind, sign = {None: ("", ""), predicted: (" right", "✓ ")}.get(target, (" wrong", "✗ "))
+    truth = f"in truth {target}" if kind == " wrong" else ""
+    beside = "; ".join(filter(None, (sure, truth)))
+    said = f'<span class="verdict{kind}">{sign}{escape(predicted)}</span>'
+    return f'{said} <span class="small soft">{escape(beside)}</span>' if beside else said
 
 
 def _product(product: ProductShown) -> str:
@@ -124,11 +140,17 @@ def _product(product: ProductShown) -> str:
         for name, chance in likely[:5]
     )
     return (
-        f'<div class="card product">{_picture(product["image"], product["title"])}'
+        f'<div class="card product{_pictured([product])}">'
+        f"{_picture(product['image'], product['title'])}"
         f"<div><h4>{escape(product['title'])}</h4>"
         f"{_verdict(product['predicted'], product['target'])}</div>"
         f'<div class="chances">{chances}</div></div>'
     )
+
+
+def _pictured(items: Sequence[Item | ProductShown]) -> str:
+    """The class of what has a column for pictures: one of these has one."""
+    return "" if all(item["image"] is None for item in items) else " pictured"
 
 
 def _bar(share: float, true: bool) -> str:
@@ -143,11 +165,18 @@ def _review(review: ReviewShown) -> str:
         if review["stars"] is not None:
             stars += f", {_stars(review['stars'])} given"
         stars += "</p>"
+    positive = review["positive"]
+    chance = positive if review["predicted"] == "positive" else 1 - positive
+    sure = f"{_percent(chance)} sure"
     return (
         f'<div class="card"><p>{escape(review["text"])}</p>'
-        f"{_verdict(review['predicted'], review['target'])} "
-        f'<span class="small soft">positive with {review["positive"]:.0%}</span>{stars}</div>'
+        f"{_verdict(review['predicted'], review['target'], sure)}{stars}</div>"
     )
+
+
+def _percent(chance: float) -> str:
+    """ "89%"; what is not certain is never 100%."""
+    return "over 99%" if 0.995 <= chance < 1 else f"{chance:.0%}"
 
 
 def _stars(count: float) -> str:
@@ -157,11 +186,10 @@ def _stars(count: float) -> str:
 
 def _question(question: QuestionShown) -> str:
     answer, predicted = question["answer"], question["predicted"]
+    right = _is_right(answer, predicted)
     if answer is None:
-        right = predicted is None
         truth = "Rightly so." if right else "In truth the text does not answer this."
     else:
-        right = predicted == tuple(answer)
         truth = "" if predicted is not None else "The answer was there."
     said = "" if predicted is not None else "The guide says that the text does not answer this. "
     sign = '<span class="verdict right">✓</span>' if right else _miss(answer, predicted)
@@ -172,13 +200,23 @@ def _question(question: QuestionShown) -> str:
     )
 
 
-def _miss(answer: tuple[int, int] | None, predicted: tuple[int, int] | None) -> str:
-    near = (
-        answer is not None
-        and predicted is not None
-        and max(answer[0], predicted[0]) < min(answer[1], predicted[1])
-    )
-    return f'<span class="verdict {"right" if near else "wrong"}">{"≈" if near else "✗"}</span>'
+Span = tuple[int, int] | None
+
+
+def _is_right(answer: Span, predicted: Span) -> bool:
+    return predicted == (None if answer is None else tuple(answer))
+
+
+def _is_near(answer: Span, predicted: Span) -> bool:
+    """Whether an answer that is not right has a part of the true one."""
+    if answer is None or predicted is None or _is_right(answer, predicted):
+        return False
+    return max(answer[0], predicted[0]) < min(answer[1], predicted[1])
+
+
+def _miss(answer: Span, predicted: Span) -> str:
+    near = _is_near(answer, predicted)
+    return f'<span class="verdict {"near" if near else "wrong"}">{"≈" if near else "✗"}</span>'
 
 
 def _passage(text: str, answer: tuple[int, int] | None, predicted: tuple[int, int] | None) -> str:
@@ -200,15 +238,17 @@ def _recommendation(shown: RecommendationShown) -> str:
     history = "".join(_item(number, item, False) for number, item in enumerate(shown["history"], 1))
     places = list(enumerate(shown["ranked"], 1))
     ranked = "".join(_item(place, item, place == shown["rank"]) for place, item in places)
+    listed = list(shown["ranked"])
     if shown["rank"] > len(places):
+        listed.append(shown["target"])
         ranked += _item(shown["rank"], shown["target"], True)
     return (
         f'<p class="small soft">User {escape(shown["user"])}. The next product was '
         f"{escape(target)}; the guide put it on place {shown['rank']}.</p>"
         f'<div class="cards"><div class="card"><h4>Taken so far</h4>'
-        f'<ol class="items">{history}</ol></div>'
+        f'<ol class="items{_pictured(shown["history"])}">{history}</ol></div>'
         f'<div class="card"><h4>The guide recommends</h4>'
-        f'<ol class="items">{ranked}</ol></div></div>'
+        f'<ol class="items{_pictured(listed)}">{ranked}</ol></div></div>'
     )
 
 
@@ -217,5 +257,5 @@ def _item(place: int, item: Item, is_next: bool) -> str:
     title = escape(item["title"]) + (" ✓" if is_next else "")
     return (
         f'<li{kind}><span class="place">{place}</span>{_picture(item["image"], item["title"])}'
-        f"<span>{title}</span></li>"
+        f'<span class="title">{title}</span></li>'
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.tables.layout import Column, Grid, shots_name
 from metaguide.training.results import Row
@@ -29,6 +30,7 @@ _ARMS = (
     "#8f9a2f",
 )
 _FLOOR = "#8c8f96"
+_PANEL = (3.7, 2.8)  # inches: no wider than the screen of a phone
 _DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1), (8, 3), (3, 1, 1, 1))
 
 Style = tuple[str, tuple[float, ...]]
@@ -54,8 +56,11 @@ def swatch(style: Style) -> str:
 
 def curves(
     rows: Sequence[Row], domain: str | None, style: Mapping[str, Style], label: str
-) -> str | None:
+) -> list[str]:
     """A metric against adaptation steps, a panel for each number of shots, with 95% bands.
+
+    Each panel is a drawing of its own, so that a page can set them beside or below each other; all
+    have the same range.
 
     Args:
         rows: all steps of one task and metric.
@@ -64,36 +69,44 @@ def curves(
         label: what the figure shows, for readers that do not see it.
 
     Returns:
-        SVG; None where no arm takes a step.
+        SVGs; none where no arm takes a step.
     """
     mine = [row for row in rows if row.domain == domain and row.shots]
     shots = sorted({row.shots for row in mine if row.shots and row.steps})
-    if not shots:
-        return None
+    panels = {}
     with matplotlib.rc_context(_settings(label)):
-        figure = Figure(figsize=(3.1 * len(shots) + 0.6, 2.9), layout="constrained")
-        panels = figure.subplots(1, len(shots), sharey=True, squeeze=False)[0]
-        for axes, count in zip(panels, shots, strict=True):
-            last = max(row.steps or 0 for row in mine if row.shots == count)
-            for arm, (colour, dashes) in style.items():
-                line = [row for row in mine if (row.shots, row.arm) == (count, arm)]
-                line.sort(key=lambda row: row.steps or 0)
-                if not line:
-                    continue
-                if len(line) == 1:
-                    _level(axes, line[0], last, colour, dashes or (1, 1))
-                    continue
-                steps = [row.steps or 0 for row in line]
-                axes.plot(steps, [row.value for row in line], color=colour, linewidth=1.7)
-                low = [row.value - (row.ci95 or 0) for row in line]
-                high = [row.value + (row.ci95 or 0) for row in line]
-                axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
-            axes.set_title(shots_name(count))
-            axes.set_xlabel("adaptation steps")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set_xlim(0, last)
-        panels[0].set_ylabel(mine[0].metric)
-        return _svg(figure, label)
+        for count in shots:
+            figure = Figure(figsize=_PANEL, layout="constrained")
+            panels[count] = figure, _panel(figure.subplots(), mine, count, style)
+        ends = [axes.get_ylim() for _, axes in panels.values()]
+        drawn = []
+        for count, (figure, axes) in panels.items():
+            axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+            drawn.append(_svg(figure, f"{label}, {shots_name(count)}"))
+    return drawn
+
+
+def _panel(axes: Axes, rows: Sequence[Row], count: int, style: Mapping[str, Style]) -> Axes:
+    last = max(row.steps or 0 for row in rows if row.shots == count)
+    for arm, (colour, dashes) in style.items():
+        line = [row for row in rows if (row.shots, row.arm) == (count, arm)]
+        line.sort(key=lambda row: row.steps or 0)
+        if not line:
+            continue
+        if len(line) == 1:
+            _level(axes, line[0], last, colour, dashes or (1, 1))
+            continue
+        steps = [row.steps or 0 for row in line]
+        axes.plot(steps, [row.value for row in line], color=colour, linewidth=1.7)
+        low = [row.value - (row.ci95 or 0) for row in line]
+        high = [row.value + (row.ci95 or 0) for row in line]
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set_title(shots_name(count))
+    axes.set_xlabel("adaptation steps")
+    axes.set_ylabel(rows[0].metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, last)
+    return axes
 
 
 def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str) -> str:
@@ -112,7 +125,7 @@ def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str)
     names = [*grid.arms, *grid.floors]
     width = 0.84 / len(names)
     with matplotlib.rc_context(_settings(label)):
-        figure = Figure(figsize=(max(4.2, 1.2 * len(columns) + 0.8), 2.9), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.subplots()
         for place, column in enumerate(columns):
             for index, name in enumerate(names):

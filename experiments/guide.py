@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.adapt import arms_in, benches, compare, compared, serving_of
+from experiments.adapt import arms_in, benches, class_names, compare, compared, serving_of
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
@@ -141,6 +141,8 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         command=command_line(),
         config=config.to_dict(),
         seeds=seeds,
+        methods=comparison.methods,
+        classes=class_names(world),
     )
     shown = showcase(load(workdir), world)
     report = write_report(results.read(workdir / "results.json"), workdir, shown)

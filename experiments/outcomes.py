@@ -1,6 +1,7 @@
 """Outcomes on disk: what was judged is not judged again by a command that is started anew."""
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -37,8 +38,8 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()[:32]
 
 
-def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> Outcome:
-    """Return an outcome: read from its file, or judged and kept there.
+def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> tuple[Outcome, float]:
+    """Return an outcome, read from its file or judged and kept there, and the seconds it took.
 
     A file that is damaged is judged anew, and replaced.
 
@@ -49,22 +50,26 @@ def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> Out
     """
     try:
         found: dict[Way, dict[str, np.ndarray]] = defaultdict(dict)
-        for name, array in read_arrays(path, MOST, of=path.stem).items():
+        arrays = read_arrays(path, MOST, of=path.stem)
+        seconds = float(arrays.pop("seconds"))
+        for name, array in arrays.items():
             adapts, by, field = name.split("/")
             found[Way(adapts, by)][field] = array
         if set(found) != set(ways):
             raise FileFault("some of it is lost")
-        return found
+        return found, seconds
     except FileNotFoundError:
         pass
-    except (FileFault, ValueError) as error:
+    except (FileFault, LookupError, TypeError, ValueError) as error:
         say(f"{path}: judged anew ({error})")
+    begun = time.perf_counter()
     outcome = judge()
+    seconds = time.perf_counter() - begun
     if is_first_process():
         arrays = {
             f"{way.adapts}/{way.by}/{field}": array
             for way, fields in outcome.items()
             for field, array in fields.items()
         }
-        write_arrays(path, arrays, of=path.stem)
-    return outcome
+        write_arrays(path, {**arrays, "seconds": np.array(seconds)}, of=path.stem)
+    return outcome, seconds

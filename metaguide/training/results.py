@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
 
 from metaguide.files import (
     MIB,
@@ -34,6 +37,7 @@ from metaguide.training.rows import (
 __all__ = [
     "FIELDS",
     "TASKS",
+    "Method",
     "Results",
     "ResultsError",
     "Row",
@@ -51,7 +55,34 @@ __all__ = [
 MOST = 1024 * MIB
 """Bytes of a file of results, or of all scores beside it."""
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 _ANEW = "write it anew by the command that made it"
+
+
+class TunedBy(TypedDict):
+    """What a rate was chosen by: a metric, and its value on the validation domains."""
+
+    metric: str
+    score: float
+
+
+class Method(TypedDict):
+    """What validation chose for one arm on one kind of task, and what the arm costs.
+
+    `rate` is None where nothing is tuned. `diverged` is the share of validation outcomes that were
+    not finite. `seconds` are those that adapting to one test episode and answering it took in the
+    run, compilation left out; None where the outcomes were at hand from an earlier run.
+    `training_seconds` is there where it was measured.
+    """
+
+    task: str
+    arm: str
+    rate: float | None
+    tuned_by: TunedBy
+    diverged: float
+    seconds: float | None
+    training_seconds: NotRequired[float]
 
 
 class Results(NamedTuple):
@@ -64,6 +95,9 @@ class Results(NamedTuple):
         made: date and time, ISO 8601, UTC.
         rows: the table.
         scores: by the key of a row; empty where no file of scores stands beside.
+        methods: what validation chose; empty in files made before it was recorded.
+        classes: by domain, the names of its classes, in the order of the numbers that predictions
+            of classification are; empty in files made before they were recorded.
     """
 
     command: str
@@ -72,6 +106,8 @@ class Results(NamedTuple):
     made: str
     rows: tuple[Row, ...]
     scores: Scores
+    methods: tuple[Method, ...] = ()
+    classes: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def write(
@@ -84,6 +120,8 @@ def write(
     seeds: Sequence[int],
     name: str = "results",
     made: str | None = None,
+    methods: Sequence[Method] = (),
+    classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Path:
     """Write `folder/results.json` and, beside it, `episodes.npz`; each whole or not at all.
 
@@ -94,12 +132,15 @@ def write(
         command, config, seeds: of the run; `config` is plain JSON.
         name: another name than "results" gives `NAME.json` and `NAME.episodes.npz`.
         made: ISO 8601; now where it is not given.
+        methods: of each task and arm, once; no such field is written where there are none.
+        classes: names of classes by domain; no such field is written where there are none.
 
     Returns:
         The path of the JSON file.
 
     Raises:
-        ResultsError: two rows share a key, scores belong to no row, or `config` is not JSON.
+        ResultsError: two rows share a key, scores belong to no row, a method or class name is not
+            as it should be, or `config` is not JSON.
     """
     keys = [key(row) for row in rows]
     twice = {k for k in keys if keys.count(k) > 1} if len(set(keys)) < len(keys) else set()
@@ -114,15 +155,24 @@ def write(
         "seeds": list(seeds),
         "made": made or datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    optional = {name: found for name, found in _plain(methods, classes).items() if found}
+    _check_optional(optional)
+    head |= {"classes": optional["classes"]} if classes else {}
     flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
     head["crc32"] = {"rows": _checksum([asdict(row) for row in rows])}
+    head["crc32"] |= {name: _checksum(found) for name, found in optional.items()}
     head["crc32"] |= {"arrays": checksum(flat)} if scores else {}
     try:
         text = json.dumps(head, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
         raise ResultsError(f"config of {name}: {error}; give plain JSON values") from None
-    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows)
-    text = text[: text.rindex("}")].rstrip() + ',\n "rows": [\n' + lines + "\n ]\n}\n"
+    listed = {"methods": optional["methods"]} if methods else {}
+    listed["rows"] = [asdict(row) for row in rows]
+    text = text[: text.rindex("}")].rstrip()
+    for field, entries in listed.items():
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+        text += f',\n "{field}": [\n{lines}\n ]'
+    text += "\n}\n"
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
@@ -155,8 +205,9 @@ def read(path: Path) -> Results:
     except FileFault as error:
         raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
-    # Files from before there were checksums have none.
-    if set(found) - {"crc32"} != set(expected):
+    # Files from before there were checksums, methods or names of classes have none.
+    optional = {"crc32", "methods", "classes"}
+    if set(found) - optional != set(expected):
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
     for name, type_ in expected.items():
         if not isinstance(found[name], type_):
@@ -164,10 +215,15 @@ def read(path: Path) -> Results:
     if not all(type(seed) is int for seed in found["seeds"]):
         raise ResultsError(f"{path}: field 'seeds' is {found['seeds']!r:.80}; {_ANEW}")
     sums = found.get("crc32", {})
-    if not isinstance(sums, dict) or sums.get("rows", _checksum(found["rows"])) != _checksum(
-        found["rows"]
-    ):
-        raise ResultsError(f"{path}: its rows are not those that were written; {_ANEW}")
+    if not isinstance(sums, dict):
+        raise ResultsError(f"{path}: field 'crc32' is {sums!r:.80}; {_ANEW}")
+    for name in ("rows", "methods", "classes"):
+        if name in sums and sums[name] != _checksum(found.get(name)):
+            raise ResultsError(f"{path}: its {name} are not those that were written; {_ANEW}")
+    try:
+        _check_optional({name: found[name] for name in ("methods", "classes") if name in found})
+    except ResultsError as error:
+        raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     rows = []
     for number, fields_ in enumerate(found["rows"]):
         if not isinstance(fields_, dict):
@@ -183,7 +239,73 @@ def read(path: Path) -> Results:
         raise ResultsError(f"{path}: two rows are both {twice}; {_ANEW}")
     head = {name: found[name] for name in ("command", "config", "made")}
     scores = _scores(_beside(path), set(keys), sums)
-    return Results(seeds=tuple(found["seeds"]), rows=tuple(rows), scores=scores, **head)
+    return Results(
+        seeds=tuple(found["seeds"]),
+        rows=tuple(rows),
+        scores=scores,
+        methods=tuple(found.get("methods", ())),
+        classes=found.get("classes", {}),
+        **head,
+    )
+
+
+def _plain(
+    methods: Sequence[Method], classes: Mapping[str, Sequence[str]]
+) -> dict[str, list[Any] | dict[str, Any]]:
+    """Return the optional fields as the plain JSON that they are read back as."""
+    return {
+        "methods": [dict(method) for method in methods],
+        "classes": {domain: list(names) for domain, names in classes.items()},
+    }
+
+
+def _check_optional(found: Mapping[str, Any]) -> None:
+    """Refuse methods and names of classes that are none; ResultsError names the first."""
+    classes = found.get("classes", {})
+    names = classes.values() if isinstance(classes, dict) else (None,)
+    if not all(isinstance(n, list) and all(isinstance(one, str) for one in n) for n in names):
+        raise ResultsError(f"field 'classes' is {classes!r:.80}, not lists of names by domain")
+    methods = found.get("methods", [])
+    if not isinstance(methods, list):
+        raise ResultsError(f"field 'methods' is {methods!r:.80}, not a list")
+    for number, method in enumerate(methods):
+        if fault := _fault(method):
+            raise ResultsError(f"method {number}: {fault}")
+    pairs = [(method["task"], method["arm"]) for method in methods]
+    if len(set(pairs)) < len(pairs):
+        task, arm = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise ResultsError(f"two methods are both {arm} on {task}")
+
+
+def _fault(method: Any) -> str:
+    """Say what is wrong about an entry of `methods`; empty where nothing is."""
+    if not isinstance(method, dict):
+        return f"{method!r:.80} has no fields"
+    odd = (set(method) ^ set(Method.__annotations__)) - {"training_seconds"}
+    if odd:
+        return f"unknown or missing: {', '.join(sorted(odd))}"
+    by = method["tuned_by"]
+    tuned = isinstance(by, dict) and set(by) == set(TunedBy.__annotations__)
+    right = {
+        "task": _is_name(method["task"]),
+        "arm": _is_name(method["arm"]),
+        "rate": method["rate"] is None or _is_number(method["rate"], 0.0),
+        "tuned_by": tuned and _is_name(by["metric"]) and _is_number(by["score"]),
+        "diverged": _is_number(method["diverged"], 0.0, 1.0),
+        "seconds": method["seconds"] is None or _is_number(method["seconds"], 0.0),
+        "training_seconds": _is_number(method.get("training_seconds", 0), 0.0),
+    }
+    wrong = next((field for field, is_right in right.items() if not is_right), None)
+    return "" if wrong is None else f"field {wrong!r} is {method[wrong]!r:.80}"
+
+
+def _is_name(found: Any) -> bool:
+    return isinstance(found, str) and bool(found)
+
+
+def _is_number(found: Any, least: float = -_LARGEST, most: float = _LARGEST) -> bool:
+    """Whether this is a number between the two; NaN and infinity, which Python reads, are none."""
+    return type(found) in (int, float) and least <= found <= most
 
 
 def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:

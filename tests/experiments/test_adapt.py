@@ -7,7 +7,17 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
-from experiments.adapt import NOTHING, Bench, _choose, benches, compare, compared
+from experiments.adapt import (
+    NOTHING,
+    Bench,
+    Choice,
+    _choose,
+    _method,
+    benches,
+    class_names,
+    compare,
+    compared,
+)
 from experiments.outcomes import digest, kept
 from experiments.settings import ConfigError
 from experiments.stages import random_start
@@ -51,8 +61,13 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, 
         np.testing.assert_array_equal(held[name], expected.repeat(2, axis=0))
     np.testing.assert_array_equal(moved["id"], held["id"])
     assert (moved["predicted"][0] != moved["predicted"][1]).any()
-    rows = compare(frozen, world, {"rnn": [still]}, of_kind).rows
-    assert {(row.shots, row.steps) for row in rows if row.arm == "rnn"} == {(1, 0), (1, 1)}
+    comparison = compare(frozen, world, {"rnn": [still]}, of_kind)
+    of_rnn = [row for row in comparison.rows if row.arm == "rnn"]
+    assert {(row.shots, row.steps) for row in of_rnn} == {(1, 0), (1, 1)}
+    (method,) = comparison.methods
+    assert method["arm"] == "rnn" and method["rate"] in frozen.adapt.rule_factors
+    assert method["seconds"] and 0 < method["seconds"] < 60
+    assert bench.seconds([together], way) is None  # nothing was computed from these
 
 
 def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
@@ -65,7 +80,8 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
     judged = []
 
     def again(path):
-        found = kept(path, ways, lambda: judged.append(path) or outcome)
+        found, seconds = kept(path, ways, lambda: judged.append(path) or outcome)
+        assert seconds >= 0
         jax.tree.map(np.testing.assert_array_equal, dict(found), outcome)
         return len(judged)
 
@@ -123,3 +139,36 @@ def test_a_rate_that_diverges_is_not_chosen():
         bench.diverging = diverging
         choice = _choose(config, "head-only", bench, [{}])
         assert (choice.rate, choice.diverged) == (wanted, 0)
+
+
+def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned():
+    """Faults: the rate and the cost of an arm are gone when its run ends; zero-shot, which has no
+    rate, is listed with the rate 1; an outcome kept from before has a time."""
+    config = FrozenConfigDict({"adapt": {"rates": (0.1,), "penalties": (1.0,)}})
+
+    class Timed:
+        kind = "questions"
+
+        def seconds(self, metas, way):
+            return 0.25 if way.adapts == "all" else None
+
+    tuned = _method(config, Timed(), Choice("fine-tuning", 0.1, 0.5, 0.25), [{}])
+    assert tuned == {
+        "task": "questions",
+        "arm": "fine-tuning",
+        "rate": 0.1,
+        "tuned_by": {"metric": "f1", "score": 0.5},
+        "diverged": 0.25,
+        "seconds": 0.25,
+    }
+    fixed = _method(config, Timed(), Choice("zero-shot", 1.0, 0.5), [{}])
+    assert fixed["rate"] is None and fixed["seconds"] is None
+
+
+def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
+    """Fault: a confusion is told with the name of another class."""
+    config, world = shop
+    assert class_names(world) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
+    table = world.families("unseen")["classification"].data
+    tokens = world.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
+    np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)

@@ -66,7 +66,11 @@ def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
         for arm, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
     )
     assert np.array_equal(ours, floor)
+    assert {method["task"] for method in found.methods} == set(results.TASKS)
+    assert all(method["seconds"] for method in found.methods)
+    assert set(found.classes) == {"home_appliances", "toys"}
     report = (workdir / "report.html").read_text("utf-8")
+    assert "What validation chose, and what it costs" in report and " taken for " in report
     assert "home_appliances" in report and 'http-equiv="refresh"' not in report
     assert not list(workdir.rglob("*.part"))
 

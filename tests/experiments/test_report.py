@@ -9,10 +9,14 @@ import pytest
 from rich.console import Console
 
 from experiments import report
+from experiments.confusions import confusions
+from experiments.exhibits import exhibit
+from experiments.figures import curves, styles
 from experiments.report import print_tables, write_report
 from experiments.settings import ConfigError
 from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
+from experiments.verdicts import duration, verdict
 from metaguide.training.results import (
     Results,
     ResultsError,
@@ -22,6 +26,26 @@ from metaguide.training.results import (
     with_floors,
     write,
 )
+
+METHODS = (
+    {
+        "task": "sentiment",
+        "arm": "fine-tuning",
+        "rate": 0.3,
+        "tuned_by": {"metric": "accuracy", "score": 0.7},
+        "diverged": 0.0,
+        "seconds": 0.0304,
+    },
+    {
+        "task": "sentiment",
+        "arm": "maml",
+        "rate": None,
+        "tuned_by": {"metric": "accuracy", "score": 0.9},
+        "diverged": 0.25,
+        "seconds": None,
+    },
+)
+"""What validation chose, for arms of `made_up`."""
 
 DOMAINS, SHOTS = ("phones", "热水器"), (0, 5)
 SKILL = {"scratch": 0.5, "maml": 0.9, "fine-tuning": 0.2, "majority": 0.6}
@@ -142,6 +166,64 @@ def test_the_page_is_well_formed_and_stands_alone(page):
     assert all(f'id="{anchor}"' in page for anchor in anchors)
 
 
+def test_the_verdict_comes_first_and_the_guide_at_work_before_the_tables(page):
+    """Faults: which method to use stands nowhere, and the guide at work below all tables; a lone
+    seed 0 reads as no seed."""
+    places = [page.index(f'id="{name}"') for name in ("verdict", "guide", "sentiment")]
+    assert places == sorted(places)
+    links = re.findall('<a href="#([a-z]+)">', page[page.index("<nav>") : page.index("</nav>")])
+    assert links == ["verdict", "guide", "sentiment", "recommendation"]
+    assert "<dt>training seeds</dt><dd>2 (0, 1)</dd>" in page
+    assert (report._seeds((0,)), report._seeds((0, 1, 2))) == ("1 (seed 0)", "3 (0, 1, 2)")
+
+
+class Around(Strict):
+    """Notes the classes of the elements that tables and drawings stand in."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes, self.around = [], {"table": [], "svg": []}
+
+    def handle_starttag(self, tag, attrs):
+        """An element opens."""
+        super().handle_starttag(tag, attrs)
+        if tag in self.around:
+            self.around[tag].append(self.classes[-1])
+        if tag not in self.void:
+            self.classes.append(dict(attrs).get("class", ""))
+
+    def handle_endtag(self, tag):
+        """It closes."""
+        super().handle_endtag(tag)
+        self.classes.pop()
+
+
+def test_a_narrow_screen_cuts_nothing_off(outcomes, tmp_path):
+    """Faults: a table outside what scrolls and shows it, panels in one drawing that is wider than a
+    phone, navigation that runs out of sight."""
+    parser = Around()
+    page = write_report(outcomes._replace(methods=METHODS), tmp_path).read_text("utf-8")
+    parser.feed(page)
+    assert len(parser.around["table"]) > 4 and set(parser.around["table"]) == {"scroll"}
+    assert {"panels", ""} <= set(parser.around["svg"])
+    widths = [float(w) for w in re.findall(r'<svg role="img"[^>]* width="([\d.]+)pt"', page)]
+    assert widths and max(widths) < 400
+    assert re.search(r"nav .page {[^}]*flex-wrap: wrap", page)
+    assert re.search(r"\.scroll {[^}]*linear-gradient[^}]* local", page)
+    assert 'class="scroll" role="region" tabindex="0"' in page
+
+
+def test_panels_of_several_shots_are_drawings_of_their_own_in_one_range():
+    """Faults: panels cannot be set below each other; each has a range of its own, so that 1 shot
+    looks as good as 10."""
+    rows = rows_of_waves()
+    drawn = curves(rows, "he", styles(["maml", "pretrained"], []), "waves")
+    assert len(drawn) == 2 and "5 shots" in drawn[0] and "10 shots" in drawn[1]
+    ticks = [re.findall(r">(\d+)</text>", one.split('id="matplotlib.axis_2"')[1]) for one in drawn]
+    assert ticks[0] == ticks[1] and len(ticks[0]) > 2
+    assert curves(rows, "elsewhere", {}, "waves") == []
+
+
 def test_figures_are_drawn_without_glyphs_that_are_missing(outcomes, tmp_path, recwarn):
     """Chinese names handed to a plotting font that lacks them; figures lost or one for all."""
     page = write_report(outcomes, tmp_path).read_text("utf-8")
@@ -182,8 +264,287 @@ def test_showcase_marks_answers_and_the_next_product(page):
         'ab<u class="gold">&lt;c</u><mark><u class="gold">d&gt;</u></mark><mark>ef</mark>' in page
     )
     assert re.search(r'<li class="next">.*?红壶 ✓', page)
-    assert "✗ pots" in page and "it is cups" in page
+    assert "✗ pots" in page and "in truth cups" in page
     assert page.count("data:image/png;base64,") == 3
+
+
+def test_what_has_no_picture_has_no_place_for_one():
+    """Fault: a grey square, as if a picture had failed to load."""
+    shown = showcase()
+    with_pictures = exhibit(shown)
+    assert 'class="card product pictured"' in with_pictures
+    assert with_pictures.count('<ol class="items pictured">') == 2  # one of the ranked has one
+    shown["products"][0]["image"] = None
+    shown["recommendation"]["history"] = [{"title": "红壶", "image": None}]
+    drawn = exhibit(shown)
+    assert 'class="card product"' in drawn and '<ol class="items">' in drawn
+    assert drawn.count('class="picture"') == drawn.count("<img") == 1
+
+
+@pytest.mark.parametrize(
+    "target, predicted, positive, said",
+    [
+        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; in truth positive"),
+        ("positive", "positive", 0.97, "✓ positive</span> * 97% sure"),
+        ("negative", "negative", 0.001, "✓ negative</span> * over 99% sure"),
+        (None, "positive", 0.6, ">positive</span> * 60% sure"),
+    ],
+)
+def test_a_review_says_how_sure_the_guide_is_of_its_answer(target, predicted, positive, said):
+    """Fault: "it is positive positive with 11%"."""
+    review = {"text": "so so", "target": target, "predicted": predicted, "positive": positive}
+    drawn = exhibit({"reviews": [{**review, "stars": None, "predicted_stars": None}]})
+    first, _, rest = said.partition(" * ")
+    assert f'{first} <span class="small soft">{rest}</span>' in drawn
+
+
+def test_right_answers_are_counted_and_wrong_ones_stay_shown():
+    """Fault: four wrong answers and no word on how many were right."""
+    shown = showcase()
+    text = {"question": "q3", "text": "nothing here", "answer": [0, 7]}
+    wrong = [{**text, "predicted": place} for place in (None, (8, 12))]
+    shown["questions"] = [*shown["questions"], *wrong]
+    drawn = exhibit(shown)
+    assert "1 of 4 questions right, 1 in part" in drawn
+    assert "0 of 1 products right" in drawn and "1 of 1 reviews right" in drawn
+    assert "the next product is on place 1" in drawn
+    assert drawn.count('class="card question"') == 4
+
+
+def judged(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **more):
+    """Sentiment of arms that are right in shares of the same examples; by arm, or (arm, domain)."""
+    rows, scores = [], {}
+    ids = np.random.default_rng(0).permutation(episodes * queries).reshape(episodes, queries)
+    raw = {"mask": np.ones(ids.shape, bool), "id": ids, "target": ids % 2}
+    lost = more.pop("lost", {})
+    for arm in dict.fromkeys(one if isinstance(one, str) else one[0] for one in skills):
+        for domain in domains:
+            skill = skills.get((arm, domain), skills.get(arm))
+            # Which ones an arm is right about has nothing to do with the arm before it.
+            chance = np.random.default_rng(len(rows)).permutation(ids.size).reshape(ids.shape)
+            right = chance < round(skill * ids.size)
+            predicted = np.where(right, ids % 2, 1 - ids % 2)[None, None]
+            finite = np.ones(predicted.shape, bool)
+            finite[:, :, : lost.get(arm, 0)] = False
+            outcome = raw | {"predicted": np.where(finite, predicted, -1), "finite": finite}
+            for count in (0,) if arm == "zero-shot" else shots:
+                cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": count}
+                found, kept = cells_to_rows(
+                    outcome, task="sentiment", draws=50, steps=[None], **cell
+                )
+                rows += found
+                scores |= kept
+    head = {"command": "x", "config": {}, "seeds": (0,), "made": "2026-01-02"}
+    return Results(rows=tuple(with_floors(rows, FLOORS)), scores=scores, **head, **more)
+
+
+FLOORS = ("majority", "tf-idf")
+
+
+def chosen(**scores):
+    """What validation chose on sentiment, by arm: (score, seconds)."""
+    return tuple(
+        {
+            "task": "sentiment",
+            "arm": arm,
+            "rate": 0.1,
+            "tuned_by": {"metric": "accuracy", "score": score},
+            "diverged": 0.0,
+            "seconds": seconds,
+        }
+        for arm, (score, seconds) in scores.items()
+    )
+
+
+def concluded(results):
+    """The verdict, and the sentences that it goes on with as one text."""
+    found = verdict(results, "sentiment", floors=FLOORS)
+    return found, " ".join(found.more)
+
+
+def test_a_method_above_all_floors_is_recommended_with_what_it_beats_and_costs():
+    """Faults: the reader has to find the best arm in the tables; an arm that the held-out domains
+    like better takes the place of validation's choice; scratch, which does not serve, is chosen."""
+    skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.3, "zero-shot": 0.6}
+    methods = chosen(scratch=(0.99, 0.001), maml=(0.8, 0.021), ridge=(0.7, 0.004))
+    floors = {"majority": 0.5, "tf-idf": 0.6}
+    found, more = concluded(judged(skills | floors, methods=methods))
+    assert (found.arm, found.warning, found.use) == ("maml", "", "Use maml.")
+    why = "Validation chose maml, tuned to 0.1, with accuracy .800 on its domains"
+    assert f"{why}, behind scratch, which does not serve." in more
+    assert re.search(r"The accuracy of maml is \.900 \(\.\d+\) on toys at 5 shots\.", more)
+    assert "It beats majority, tf-idf, scratch and zero-shot on toys." in more
+    assert "maml costs 21 ms an episode; scratch, the cheapest, 1.0 ms." in more
+    assert "no proof" not in more
+
+
+def test_a_method_that_is_no_better_than_a_floor_beyond_the_interval_is_not_recommended():
+    """Fault: a lead within the interval, or a tie, that reads as a success."""
+    skills = {"maml": 0.52, "majority": 0.5}
+    found, more = concluded(judged(skills, methods=chosen(maml=(0.9, 0.02))))
+    assert found.use == "No method is shown to be above majority; use that."
+    assert found.warning == ""
+    assert "No difference is shown to majority on toys." in more and "It beats" not in more
+    tie = judged({"maml": 0.5, "majority": 0.5})
+    found, _ = concluded(tie)
+    assert found.use == "No method is above majority; use that." and found.warning == ""
+
+
+def test_validations_choice_below_the_best_floor_is_said_first(tmp_path):
+    """Fault: the reader is told to use what a floor without training beats."""
+    skills = {"maml": 0.3, "ridge": 0.25, "majority": 0.6, "tf-idf": 0.5}
+    results = judged(skills, methods=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
+    found, more = concluded(results)
+    assert found.arm == "ridge"
+    assert found.warning == (
+        "Validation chose ridge, but it is below the best floor: .250 against .600 of majority on "
+        "toys."
+    )
+    assert found.use == "No method is above majority; use that."
+    assert "It is below majority and tf-idf on toys." in more
+    assert "ridge costs 10 ms an episode; no method costs less." in more
+    page = write_report(results, tmp_path, floors=FLOORS).read_text("utf-8")
+    assert page.index(found.warning) < page.index(found.use) < page.index("It is below majority")
+    # An arm that is above the floor, but was not chosen, is no advice: the test domains chose it.
+    better = judged(skills | {"maml": 0.95}, methods=results.methods)
+    found, more = concluded(better)
+    assert found.use == "Use majority: ridge is not above it."
+    assert "Above the best floor is maml on toys, but the held-out domains alone say so." in more
+
+
+def test_domains_on_which_a_floor_is_as_good_are_told_apart():
+    """Fault: one domain stands for all."""
+    skills = {"maml": 0.9, "majority": 0.5, ("majority", "books"): 0.99}
+    found, more = concluded(judged(skills, ("toys", "books"), methods=chosen(maml=(0.9, None))))
+    assert found.use == "Use maml on toys, and majority on books."
+    assert "It beats majority on toys." in more and "It is below majority on books." in more
+    assert "What maml costs was not measured: its outcomes are of an earlier run." in more
+
+
+def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp_path):
+    """Faults: no report of older results; the best arm on the held-out domains passes for what
+    validation chose; costs that nobody measured."""
+    skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.99, "majority": 0.5}
+    found, more = concluded(judged(skills))
+    assert (found.arm, found.use) == ("ridge", "Use ridge.")
+    assert "What validation chose is not recorded here" in more and "flatters" in more
+    assert "cost" not in more
+    page = write_report(judged(skills), tmp_path, floors=FLOORS).read_text("utf-8")
+    assert "What validation chose, and what it costs" not in page
+    # Without the scores of single examples either, the values decide, and that is said.
+    found, more = concluded(judged(skills)._replace(scores={}))
+    assert found.use == "Use ridge."
+    assert "It scores above majority on toys." in more and "It beats" not in more
+    assert "no proof" in more
+
+
+def test_an_arm_that_diverged_says_so_and_comes_after_those_that_did_not():
+    """Faults: what is not finite goes unsaid in the verdict; a diverged arm is called the best."""
+    skills = {"maml": 0.9, "ridge": 0.8, "majority": 0.5}
+    found, _ = concluded(judged(skills, lost={"maml": 1}))
+    assert found.arm == "ridge"
+    methods = chosen(maml=(0.9, 0.02), ridge=(0.7, 0.01))
+    methods[0]["diverged"] = 0.25
+    found, _ = concluded(judged(skills, methods=methods))
+    assert found.arm == "ridge"
+    found, more = concluded(judged(skills, lost={"maml": 1}, methods=methods[:1]))
+    assert found.arm == "maml" and "1 of 20 episodes diverged on toys." in more
+    assert "25% of its validation outcomes were not finite." in more
+
+
+def test_a_single_episode_of_one_seed_has_no_interval_and_proves_nothing():
+    """Fault: a difference without an interval counts as one beyond it, or ends the report."""
+    found, more = concluded(judged({"maml": 0.9, "majority": 0.5}, episodes=1))
+    assert "It scores above majority on toys." in more and "no proof" in more
+    assert "The accuracy of maml is .900 on toys at 5 shots." in more
+
+
+def test_floors_alone_have_a_verdict(tmp_path):
+    """Fault: a table without any method ends the report."""
+    results = judged({"majority": 0.5, "tf-idf": 0.7})
+    found, _ = concluded(results)
+    assert found.arm is None
+    assert found.use == "Floors alone were scored here; the best is tf-idf."
+    assert "best is tf-idf" in write_report(results, tmp_path, floors=FLOORS).read_text("utf-8")
+
+
+def test_zero_shot_is_paired_on_the_examples_that_both_have():
+    """Fault: examples that count once without shots are paired with others, or not at all."""
+    results = judged({"maml": 0.9, "zero-shot": 0.6, "majority": 0.5})
+    # As in a table where examples recur: without shots the later ones are left out.
+    for name, cell in results.scores.items():
+        if "/zero-shot/" in name and "score" in cell:
+            cell["id"][5:] = -1
+            cell["score"][5:] = np.nan
+    _, more = concluded(results)
+    assert "zero-shot on toys." in more and "no proof" not in more
+
+
+def test_an_error_is_better_where_it_is_lower(tmp_path):
+    """Fault: the arm with the largest error is recommended; a table without floors has no end."""
+    results = Results("x", {}, (0,), "", tuple(rows_of_waves()), {})
+    found = verdict(results, "sinusoid", floors=("pretrained",))
+    assert (found.arm, found.use, found.warning) == ("maml", "Use maml.", "")
+    found = verdict(results, "sinusoid", floors=())
+    assert found.use == "Use maml." and "no floor to hold it against" in " ".join(found.more)
+
+
+def test_a_duration_has_two_digits_and_its_unit():
+    """Fault: 0.0004 s, or 999.9 ms beside 1 s."""
+    said = [duration(s) for s in (0.0004, 0.0031, 0.14, 0.9996, 2.54, 75.2)]
+    assert said == ["0.4 ms", "3.1 ms", "140 ms", "1.0 s", "2.5 s", "75 s"]
+
+
+def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
+    """Faults: true and predicted classes change places, a class has the name of another, padding or
+    what diverged counts as a class."""
+    ids, mask = np.arange(6).reshape(2, 3), np.ones((2, 3), bool)
+    mask[1, 2] = False
+    target = np.array([[0, 0, 2], [2, 2, 0]])
+    one, two = np.array([[2, 0, 2], [0, -1, 0]]), np.array([[2, 2, 2], [2, 2, 2]])
+    raw = {"mask": mask, "id": ids, "target": target, "predicted": np.stack([one, two])[:, None]}
+    cell = {"table": "t", "arm": "maml", "domain": "kitchen", "task": "classification", "shots": 5}
+    rows, scores = cells_to_rows(raw, steps=[None], draws=20, **cell)
+    classes = {"kitchen": ["blender <b>", "fork", "kettle"]}
+    results = Results("x", {}, (0, 1), "", tuple(rows), scores, classes=classes)
+    (found,) = confusions(results, "classification", "maml")
+    assert (found.domain, found.shots, found.names) == ("kitchen", 5, ("blender <b>", "kettle"))
+    assert found.counts.tolist() == [[1, 3], [1, 4]] and found.nothing.tolist() == [0, 1]
+    assert found.frequent(5) == [("blender <b>", "kettle", 3, 4), ("kettle", "blender <b>", 1, 6)]
+    assert found.right == 5 and found.asked.tolist() == [4, 6]
+    page = write_report(results, tmp_path).read_text("utf-8")
+    assert "blender &lt;b&gt; taken for kettle: 3 of 4" in page
+    assert "kitchen, 5 shots: 5 of 10 right" in page and "<th>not finite</th>" in page
+    (nameless,) = confusions(results._replace(classes={}), "classification", "maml")
+    assert nameless.names == ("class 0", "class 2")
+    assert confusions(results, "questions", "maml") == []
+    assert confusions(judged({"maml": 0.5}), "sentiment", "maml")[0].names == (
+        "negative",
+        "positive",
+    )
+
+
+def test_what_validation_chose_is_a_table_of_rates_scores_and_costs(outcomes, tmp_path):
+    """Fault: tuned rates and costs are nowhere in the report."""
+    page = write_report(outcomes._replace(methods=METHODS), tmp_path).read_text("utf-8")
+    table = page[page.index("What validation chose, and what it costs") :]
+    table = table[: table.index("</table>")]
+    lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
+    assert lines[1] == ["<strong>fine-tuning</strong>", "0.3", ".700", "30 ms", "0%"]
+    assert lines[2] == ["maml", "–", ".900", "–", "25%"]
+    assert lines[0] == ["arm", "tuned to", "accuracy there", "an episode", "not finite there"]
+
+
+def test_names_are_escaped_wherever_the_report_says_them(tmp_path):
+    """Fault: the name of an arm, a domain or a class is read as HTML."""
+    evil = "<script>&\"'"
+    skills = {evil: 0.4, "zero-shot": 0.3, "majority": 0.6, "tf-idf": 0.5}
+    results = judged(skills, (evil,), methods=chosen(**{evil: (0.9, 0.01)}))
+    results = results._replace(seeds=(), classes={evil: [evil, evil]})
+    parser = Strict()
+    parser.feed(page := write_report(results, tmp_path, floors=FLOORS).read_text("utf-8"))
+    assert parser.open == [] and "<script" not in page
+    assert evil in "".join(parser.text)
 
 
 def test_terminal_tables_hold_every_arm(outcomes):

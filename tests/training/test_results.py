@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from metaguide.training import metrics
 from metaguide.training.results import (
@@ -297,3 +299,106 @@ def test_a_score_that_was_changed_is_noticed(tmp_path):
     write(rows, scores, tmp_path, **HEAD)
     write(rows, {}, tmp_path, **HEAD)
     assert not beside.exists() and read(path).scores == {}
+
+
+METHOD = {
+    "task": "sentiment",
+    "arm": "maml",
+    "rate": 0.1,
+    "tuned_by": {"metric": "accuracy", "score": 0.75},
+    "diverged": 0.0,
+    "seconds": None,
+}
+
+
+def test_methods_and_names_of_classes_are_read_back(tmp_path):
+    """Faults: what validation chose is gone when the run ends, a file from before it was recorded
+    is refused, or one that was changed is taken for what was written."""
+    zero = METHOD | {"arm": "zero-shot", "rate": None, "seconds": 0.02, "training_seconds": 3}
+    classes = {"phones": ["cases", "电池"]}
+    path = write([], {}, tmp_path, methods=[METHOD, zero], classes=classes, **HEAD)
+    found = read(path)
+    assert found.methods == (METHOD, zero) and found.classes == classes
+    text = path.read_text("utf-8")
+    for old, new, message in (
+        ('"rate": 0.1', '"rate": 0.3', "its methods are not those that were written"),
+        ("电池", "cables", "its classes are not those that were written"),
+        ('"methods"', '"method"', "the fields are not"),
+    ):
+        path.write_text(text.replace(old, new), "utf-8")
+        with pytest.raises(ResultsError, match=message):
+            read(path)
+    without = {name: field for name, field in json.loads(text).items() if name != "methods"}
+    path.write_text(json.dumps(without), "utf-8")
+    with pytest.raises(ResultsError, match="its methods are not those that were written"):
+        read(path)
+    before = {name: field for name, field in without.items() if name not in ("classes", "crc32")}
+    path.write_text(json.dumps(before), "utf-8")
+    assert read(path).methods == () and read(path).classes == {}
+    assert "methods" not in write([], {}, tmp_path, **HEAD).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ({"rate": float("nan")}, "method 0: field 'rate' is nan"),
+        ({"rate": 10**400}, "field 'rate'"),
+        ({"seconds": -1.0}, "field 'seconds' is -1.0"),
+        ({"seconds": True}, "field 'seconds' is True"),
+        ({"diverged": 1.5}, "field 'diverged'"),
+        ({"tuned_by": {"metric": "accuracy"}}, "field 'tuned_by'"),
+        ({"tuned_by": {"metric": "accuracy", "score": float("inf")}}, "field 'tuned_by'"),
+        ({"arm": ""}, "field 'arm'"),
+        ({"training_seconds": None}, "field 'training_seconds'"),
+        ({"cost": 1}, "unknown or missing: cost"),
+    ],
+)
+def test_methods_that_cannot_be_right_are_named(tmp_path, broken, message):
+    """Fault: a broken method is a traceback in the report, or stands there as a number."""
+    with pytest.raises(ResultsError, match=message):
+        write([], {}, tmp_path, methods=[METHOD | broken], **HEAD)
+    assert not list(tmp_path.iterdir())
+    written = {**HEAD, "made": "", "rows": [], "methods": [METHOD | broken]}
+    (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
+    with pytest.raises(ResultsError, match=f"results.json: .*{message}.*write it anew"):
+        read(tmp_path)
+
+
+def test_methods_and_classes_of_another_kind_are_named(tmp_path):
+    """Fault: a list where a dict should be is a traceback."""
+    for optional, message in (
+        ({"methods": {}}, "field 'methods' is {}, not a list"),
+        ({"methods": [3]}, "method 0: 3 has no fields"),
+        ({"methods": [METHOD, METHOD]}, "two methods are both maml on sentiment"),
+        ({"classes": []}, "field 'classes' is \\[\\], not lists"),
+        ({"classes": {"phones": ["a", 1]}}, "field 'classes'"),
+    ):
+        written = {**HEAD, "made": "", "rows": [], **optional}
+        (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
+        with pytest.raises(ResultsError, match=message):
+            read(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    methods=JSON | st.lists(st.fixed_dictionaries({name: JSON for name in METHOD}), max_size=2),
+    classes=JSON | st.dictionaries(st.text(max_size=3), st.lists(JSON, max_size=2)),
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_as_methods_or_classes_is_read_or_named(tmp_path, methods, classes):
+    """Fault: a value of another kind is a traceback."""
+    written = {**HEAD, "made": "", "rows": [], "methods": methods, "classes": classes}
+    (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
+    try:
+        found = read(tmp_path)
+    except ResultsError as error:
+        assert "results.json: " in str(error) and "write it anew" in str(error)
+    else:
+        assert isinstance(methods, list) and list(found.methods) == methods
+        assert all(isinstance(names, list) for names in found.classes.values())

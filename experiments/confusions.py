@@ -1,0 +1,97 @@
+"""What a method takes for what: the confusions behind its macro-F1, counted and named."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.tables.layout import last_steps
+from metaguide.training.results import Results, key
+
+SENTIMENTS = ("negative", "positive")
+"""Names of the classes of a review, in the order of their numbers."""
+
+
+class Confusions(NamedTuple):
+    """The predictions of one arm on one domain, over all episodes and training seeds.
+
+    Attributes:
+        domain: the domain.
+        shots: at which they were made.
+        names: of the classes that occur or are predicted.
+        counts: int [classes, classes], true ones down, predicted ones across.
+        nothing: int [classes], how many had scores that are not finite, which predict no class.
+    """
+
+    domain: str | None
+    shots: int | None
+    names: tuple[str, ...]
+    counts: np.ndarray
+    nothing: np.ndarray
+
+    @property
+    def asked(self) -> np.ndarray:
+        """How many examples of each class were asked about, int [classes]."""
+        return self.counts.sum(axis=1) + self.nothing
+
+    @property
+    def right(self) -> int:
+        """How many were taken for what they are."""
+        return int(np.trace(self.counts))
+
+    def frequent(self, most: int) -> list[tuple[str, str, int, int]]:
+        """Return the most frequent confusions: (true class, predicted one, how often, of how many).
+
+        What diverged is left out. Of equally frequent ones the first class comes first.
+        """
+        wrong = self.counts - np.diag(np.diag(self.counts))
+        places = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [divmod(int(place), len(self.names)) for place in places]
+        return [
+            (self.names[true], self.names[said], int(wrong[true, said]), int(self.asked[true]))
+            for true, said in pairs
+            if wrong[true, said]
+        ]
+
+
+def confusions(results: Results, task: str, arm: str) -> list[Confusions]:
+    """Count what an arm takes for what on each domain, at the most shots that it has there.
+
+    Args:
+        results: with the predictions behind macro-F1, and the names of classes if any.
+        task: whose predictions are classes; others have no confusions.
+        arm: whose predictions they are.
+
+    Returns:
+        An entry for each domain with stored predictions, in the order of the rows.
+    """
+    found: dict[str | None, Confusions] = {}
+    rows = [
+        row
+        for row in last_steps(results.rows)
+        if (row.task, row.arm, row.metric) == (task, arm, "macro_f1") and key(row) in results.scores
+    ]
+    for row in sorted(rows, key=lambda row: row.shots or 0):
+        scores = results.scores[key(row)]
+        names = SENTIMENTS if task == "sentiment" else results.classes.get(row.domain or "", ())
+        found[row.domain] = _count(row.domain, row.shots, scores, names)
+    return [found[domain] for domain in dict.fromkeys(row.domain for row in rows)]
+
+
+def _count(
+    domain: str | None,
+    shots: int | None,
+    scores: Mapping[str, np.ndarray],
+    names: Sequence[str],
+) -> Confusions:
+    counted = scores["id"] >= 0
+    predicted = scores["predicted"][:, counted].astype(np.int64)
+    target = np.broadcast_to(scores["target"][counted].astype(np.int64), predicted.shape)
+    numbers = np.unique(np.concatenate([target.ravel(), predicted[predicted >= 0]]))
+    true = np.searchsorted(numbers, target)
+    counts = np.zeros((len(numbers), len(numbers)), np.int64)
+    known = predicted >= 0
+    np.add.at(counts, (true[known], np.searchsorted(numbers, predicted[known])), 1)
+    nothing = np.bincount(true[~known], minlength=len(numbers))
+    named = tuple(names[n] if n < len(names) else f"class {n}" for n in map(int, numbers))
+    return Confusions(domain, shots, named, counts, nothing)

@@ -1,0 +1,402 @@
+"""What a run concludes, in words: which method to use on a task, what it beats, what it costs.
+
+All of it is plain text; whoever shows it escapes it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.tables.layout import (
+    LOWER_IS_BETTER,
+    diverged_name,
+    interval_name,
+    last_steps,
+    metrics_of,
+    number,
+    shots_name,
+)
+from metaguide.training.floors import FLOORS
+from metaguide.training.metrics import Interval
+from metaguide.training.results import Method, Results, Row, difference, key
+
+HEADLINE = 5
+"""Shots that the verdict is at, where there are such rows."""
+
+ZERO_SHOT = "zero-shot"
+"""The arm that a method is held against although it has rows without shots alone."""
+
+
+class Verdict(NamedTuple):
+    """What to do about one task.
+
+    Attributes:
+        task: the task.
+        arm: the arm that is judged; None where floors alone were scored.
+        warning: what must be said first: the arm is below the best floor; empty where it is not.
+        use: the sentence that says what to use.
+        more: sentences on its scores, what it beats and does not beat, and what it costs.
+    """
+
+    task: str
+    arm: str | None
+    warning: str
+    use: str
+    more: tuple[str, ...]
+
+
+class Rival(NamedTuple):
+    """A floor or a baseline on one domain, and the chosen arm's lead over it.
+
+    Attributes:
+        row: of the rival.
+        lead: how much better the chosen arm is, whatever the metric, with the half-width of the
+            paired 95% interval; that is None where no scores of single examples are stored, or
+            there are too few.
+    """
+
+    row: Row
+    lead: Interval
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the arm is better beyond the interval, or at all where there is none."""
+        return self.lead.value > (self.lead.half or 0)
+
+
+def verdict(
+    results: Results,
+    task: str,
+    *,
+    scratch: str | None = "scratch",
+    floors: Collection[str] = FLOORS,
+) -> Verdict:
+    """Conclude on one task.
+
+    Args:
+        results: rows of one table, with the scores of their examples and what validation chose.
+        task: one that has rows.
+        scratch: the arm from scratch, which a method is held against and which does not serve.
+        floors: names of the arms that are floors.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ResultsError: two arms were scored on other examples at the same shots.
+    """
+    metric = metrics_of(results.rows, task)[0]
+    rows = [r for r in last_steps(results.rows) if (r.task, r.metric) == (task, metric)]
+    domains = list(dict.fromkeys(row.domain for row in rows))
+    if all(row.arm in floors for row in rows):
+        return _of_floors(rows, domains)
+    arm, by_validation = choose(results.methods, rows, scratch, floors)
+    own, rivals = _held_against(results, rows, arm, scratch, floors)
+    best = {domain: _best_floor(found, floors) for domain, found in rivals.items()}
+    best = {domain: rival for domain, rival in best.items() if rival is not None}
+    others = [one for one in dict.fromkeys(row.arm for row in rows) if one not in floors]
+    above, any_above = [], False
+    for other in others if best and not any(one.beaten for one in best.values()) else ():
+        for domain, against in _held_against(results, rows, other, scratch, floors)[1].items():
+            rival = _best_floor(against, floors)
+            any_above |= rival is not None and rival.lead.value > 0
+            above += [(domain, other)] if rival and rival.beaten else []
+    use = _use(arm, own, best, any_above, bool(above))
+    methods = {one["arm"]: one for one in results.methods if one["task"] == task}
+    method = methods.get(arm)
+    more = [
+        _above(above),
+        _why(arm, list(methods.values()) if by_validation else []),
+        _scored(arm, own),
+        _missing(domains, own),
+        *_comparisons(rivals),
+        "" if best else "There is no floor to hold it against.",
+        *_diverged(own, method),
+        _cost(method, list(methods.values())),
+    ]
+    warning = _warning(arm, own, best, by_validation)
+    return Verdict(task, arm, warning, use, tuple(filter(None, more)))
+
+
+def choose(
+    methods: Sequence[Method],
+    rows: Sequence[Row],
+    scratch: str | None,
+    floors: Collection[str],
+) -> tuple[str, bool]:
+    """Return the arm that is to be used, and whether validation chose it.
+
+    Without a record of validation it is the best one on the held-out domains, at the most shots.
+    The arm from scratch is chosen where there is no other.
+
+    Args:
+        methods: of all tasks, as a file of results has them.
+        rows: of one task and metric, each after its last step.
+        scratch: the arm from scratch.
+        floors: names of the arms that are floors.
+    """
+    arms = list(dict.fromkeys(row.arm for row in rows if row.arm not in floors))
+    serving = [arm for arm in arms if arm != scratch] or arms
+    recorded = [m for m in methods if m["task"] == rows[0].task and m["arm"] in serving]
+    if recorded:
+        return min(recorded, key=_by_score)["arm"], True
+    sign = 1 if rows[0].metric in LOWER_IS_BETTER else -1
+    domains = list(dict.fromkeys(row.domain for row in rows))
+
+    def rank(arm: str) -> tuple[int, bool, float]:
+        found = [row for d in domains if (row := _most_shots(rows, arm, d)) is not None]
+        lost = any(row.diverged for row in found)
+        return -len(found), lost, sign * float(np.mean([row.value for row in found]))
+
+    return min(serving, key=rank), False
+
+
+def _by_score(method: Method) -> tuple[float, float]:
+    """Sort by what validation prefers: what diverged last, then the best score first."""
+    metric, score = method["tuned_by"]["metric"], method["tuned_by"]["score"]
+    return method["diverged"], score if metric in LOWER_IS_BETTER else -score
+
+
+# ------------------------------------------------------------------------------ rows
+
+
+def _most_shots(rows: Sequence[Row], arm: str, domain: str | None) -> Row | None:
+    mine = [row for row in rows if (row.arm, row.domain) == (arm, domain)]
+    return max(mine, key=lambda row: row.shots or 0, default=None)
+
+
+def _headline(rows: Sequence[Row], arm: str, domain: str | None) -> Row | None:
+    """Return the row at HEADLINE shots, or at the most that there are."""
+    mine = [row for row in rows if (row.arm, row.domain) == (arm, domain)]
+    at = next((row for row in mine if row.shots == HEADLINE), None)
+    return at or _most_shots(rows, arm, domain)
+
+
+def _held_against(
+    results: Results,
+    rows: Sequence[Row],
+    arm: str,
+    scratch: str | None,
+    floors: Collection[str],
+) -> tuple[dict[str | None, Row], dict[str | None, list[Rival]]]:
+    """Return by domain the row of an arm that the verdict is on, and what it is held against."""
+    domains = dict.fromkeys(row.domain for row in rows if row.arm == arm)
+    own = {domain: _headline(rows, arm, domain) for domain in domains}
+    own = {domain: row for domain, row in own.items() if row is not None}
+    rivals = {
+        domain: [
+            Rival(other, _lead(results, row, other))
+            for other in _rivals(rows, row, scratch, floors)
+        ]
+        for domain, row in own.items()
+    }
+    return own, rivals
+
+
+def _best_floor(rivals: Sequence[Rival], floors: Collection[str]) -> Rival | None:
+    known = [rival for rival in rivals if rival.row.arm in floors]
+    return min(known, key=lambda rival: rival.lead.value, default=None)
+
+
+def _rivals(
+    rows: Sequence[Row], row: Row, scratch: str | None, floors: Collection[str]
+) -> list[Row]:
+    """Return what a row is held against: floors, scratch and zero-shot, the latter at 0 shots."""
+    others = [one for one in rows if one.domain == row.domain and one.arm != row.arm]
+    same = [one for one in others if one.shots == row.shots]
+    found = [one for one in same if one.arm in floors]
+    found += [one for one in same if one.arm == scratch]
+    zero = [one for one in others if one.arm == ZERO_SHOT]
+    here = [one for one in zero if one.shots == row.shots]
+    return found + (here or [one for one in zero if one.shots == 0])
+
+
+def _lead(results: Results, row: Row, other: Row) -> Interval:
+    """Return how much better a row is than another, paired where their scores are stored."""
+    sign = -1.0 if row.metric in LOWER_IS_BETTER else 1.0
+    plain = Interval(sign * (row.value - other.value), None)
+    ours, theirs = (results.scores.get(key(one)) for one in (row, other))
+    if ours is None or theirs is None:
+        return plain
+    if row.shots != other.shots:
+        # Without shots an example counts once: the two have the examples of its first episode in
+        # common.
+        common = ours["id"].shape == theirs["id"].shape
+        common = common and (ours["id"] == theirs["id"]) & (ours["id"] >= 0)
+        if not np.any(common):
+            return plain
+        ids = np.where(common, ours["id"], -1)
+        ours, theirs = ({**one, "id": ids} for one in (ours, theirs))
+    found = difference(ours, theirs)
+    return Interval(sign * found.value, found.half)
+
+
+# ------------------------------------------------------------------------------ sentences
+
+
+def _of_floors(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict:
+    sign = -1 if rows[0].metric in LOWER_IS_BETTER else 1
+    best = {}
+    for domain in domains:
+        names = dict.fromkeys(row.arm for row in rows if row.domain == domain)
+        there = [row for name in names if (row := _headline(rows, name, domain)) is not None]
+        best[domain] = max(there, key=lambda row: sign * row.value)
+    said = _by_domain({domain: row.arm for domain, row in best.items()})
+    use = f"Floors alone were scored here; the best is {said}."
+    return Verdict(rows[0].task, None, "", use, (_scored("the best", best),))
+
+
+def _warning(
+    arm: str,
+    own: Mapping[str | None, Row],
+    best: Mapping[str | None, Rival],
+    by_validation: bool,
+) -> str:
+    parts = [
+        f"{number(own[domain].value)} against {number(rival.row.value)} of {rival.row.arm}"
+        f"{_on([domain])}"
+        for domain, rival in best.items()
+        if rival.lead.value < 0
+    ]
+    who = f"Validation chose {arm}, but it" if by_validation else arm
+    return f"{who} is below the best floor: {_and(parts)}." if parts else ""
+
+
+def _use(
+    arm: str,
+    own: Mapping[str | None, Row],
+    best: Mapping[str | None, Rival],
+    any_above: bool,
+    others_above: bool,
+) -> str:
+    """Say what to use: the chosen arm where it is above the best floor, and the floor elsewhere."""
+    floors = {domain: rival.row.arm for domain, rival in best.items() if not rival.beaten}
+    if not floors:
+        return f"Use {arm}."
+    if len(floors) < len(own):
+        rest = [domain for domain in own if domain not in floors]
+        return f"Use {arm}{_on(rest)}, and {_by_domain(floors, every=False)}."
+    named = _by_domain(floors)
+    if others_above:
+        return f"Use {named}: {arm} is not above it."
+    shown = "is shown to be above" if any_above else "is above"
+    if len(set(floors.values())) == 1:
+        return f"No method {shown} {named}; use that."
+    return f"No method {shown} the best floor; use {named}."
+
+
+def _above(others: Sequence[tuple[str | None, str]]) -> str:
+    if not others:
+        return ""
+    said = _and([f"{arm}{_on([domain])}" for domain, arm in others])
+    return f"Above the best floor is {said}, but the held-out domains alone say so."
+
+
+def _why(arm: str, methods: Sequence[Method]) -> str:
+    mine = next((one for one in methods if one["arm"] == arm), None)
+    if mine is None:
+        return (
+            f"What validation chose is not recorded here: {arm} is what did best on the held-out "
+            "domains themselves, which flatters it."
+        )
+    metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
+    rate = "" if mine["rate"] is None else f", tuned to {mine['rate']:g},"
+    said = f"Validation chose {arm}{rate} with {metric} {number(score)} on its domains"
+    # What starts from nothing has no checkpoint to serve, however well it does.
+    ahead = [one["arm"] for one in methods if _by_score(one) < _by_score(mine)]
+    return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
+
+
+def _scored(arm: str, own: Mapping[str | None, Row]) -> str:
+    parts: dict[int | None, list[str]] = {}
+    for domain, row in own.items():
+        half = interval_name(row)
+        said = f"{number(row.value)}{' ' if half else ''}{half}{_on([domain])}"
+        parts.setdefault(row.shots, []).append(said)
+    metric = next(iter(own.values())).metric
+    at = [
+        f"{_and(said)}{'' if shots is None else f' at {shots_name(shots)}'}"
+        for shots, said in parts.items()
+    ]
+    return f"The {metric} of {arm} is {'; '.join(at)}."
+
+
+def _missing(domains: Sequence[str | None], own: Mapping[str | None, Row]) -> str:
+    missing = [domain for domain in domains if domain not in own]
+    return f"It was not scored{_on(missing)}." if missing else ""
+
+
+def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
+    """Say which rivals are beaten, and where, and which are not."""
+    flat = [(domain, rival) for domain, found in rivals.items() for rival in found]
+    kinds = {
+        "It beats {}.": lambda lead, half: half is not None and lead > half,
+        "It scores above {}.": lambda lead, half: half is None and lead > 0,
+        "No difference is shown to {}.": lambda lead, half: abs(lead) <= (half or 0),
+        "It scores below {}.": lambda lead, half: half is None and lead < 0,
+        "It is below {}.": lambda lead, half: half is not None and -lead > half,
+    }
+    said = []
+    for sentence, holds in kinds.items():
+        places: dict[str, list[str | None]] = {}
+        for domain, rival in flat:
+            if holds(*rival.lead):
+                places.setdefault(rival.row.arm, []).append(domain)
+        together: dict[tuple[str | None, ...], list[str]] = {}
+        for name, where in places.items():
+            together.setdefault(tuple(where), []).append(name)
+        if together:
+            parts = [f"{_and(names)}{_on(where)}" for where, names in together.items()]
+            said.append(sentence.format("; ".join(parts)))
+    if any(rival.lead.half is None for _, rival in flat):
+        said.append(
+            "Above and below without a paired interval, for want of the scores of enough single "
+            "examples, are no proof."
+        )
+    return said
+
+
+def _diverged(own: Mapping[str | None, Row], method: Method | None) -> list[str]:
+    said = [f"{diverged_name(row)}{_on([d])}." for d, row in own.items() if diverged_name(row)]
+    if method is not None and method["diverged"]:
+        said.append(f"{method['diverged']:.0%} of its validation outcomes were not finite.")
+    return said
+
+
+def _cost(method: Method | None, methods: Sequence[Method]) -> str:
+    if method is None:
+        return ""
+    if method["seconds"] is None:
+        return f"What {method['arm']} costs was not measured: its outcomes are of an earlier run."
+    known = {m["arm"]: m["seconds"] for m in methods if m["seconds"] is not None}
+    cheapest = min(known, key=lambda arm: known[arm])
+    said = f"{method['arm']} costs {duration(method['seconds'])} an episode"
+    if method["seconds"] <= known[cheapest]:
+        return f"{said}; no method costs less."
+    return f"{said}; {cheapest}, the cheapest, {duration(known[cheapest])}."
+
+
+def duration(seconds: float) -> str:
+    """ "3.1 ms", "140 ms", "2.5 s", "75 s"."""
+    value, unit = (seconds, "s") if seconds >= 0.9995 else (1000 * seconds, "ms")
+    return f"{value:.{0 if value >= 9.95 else 1}f} {unit}"
+
+
+def _by_domain(names: Mapping[str | None, str], every: bool = True) -> str:
+    """ "majority", where it is so in all domains; else "majority on toys and content on books"."""
+    if every and len(set(names.values())) == 1:
+        return next(iter(names.values()))
+    places: dict[str, list[str | None]] = {}
+    for domain, name in names.items():
+        places.setdefault(name, []).append(domain)
+    return _and([f"{name}{_on(where)}" for name, where in places.items()])
+
+
+def _on(domains: Sequence[str | None]) -> str:
+    named = [domain for domain in domains if domain]
+    return f" on {_and(named)}" if named else ""
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
