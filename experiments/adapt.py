@@ -401,7 +401,7 @@ def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
     if kind == "questions":
         return float(last["f1"].mean())
     if kind == "recommendation":
-        return float(ndcg(last["rank"], 10).mean())
+        return float(np.where(last["finite"], ndcg(last["rank"], 10), 0.0).mean())
     return float((last["predicted"] == last["target"]).mean())
 
 

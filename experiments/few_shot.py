@@ -17,7 +17,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError, check_config, identity, write_config
+from experiments.settings import (
+    CONFIG,
+    ConfigError,
+    check_config,
+    identity,
+    read_config,
+    write_config,
+)
 from experiments.stages import command_line, train_alone
 from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
@@ -368,14 +375,20 @@ def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
 def keep_outcome(folder: Path, found: Mapping[str, np.ndarray]) -> None:
     """Write a cell's outcome into its folder; of several processes the first one does."""
     if is_first_process():
-        write_arrays(folder / OUTCOME, found, of=_cell_of(folder))
+        write_arrays(folder / OUTCOME, found, of=_names_of(folder)[0])
 
 
-def _outcome_in(folder: Path) -> dict[str, np.ndarray]:
+def _outcome_in(folder: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Return the outcome in the folder of a cell and seed; {} where there is none."""
     path = folder / OUTCOME
     try:
-        return read_arrays(path, MOST, of=_cell_of(folder))
+        found = read_arrays(path, MOST, of=_names_of(folder))
+        for name in needed:
+            if name not in found:
+                raise FileFault(f"it has no {name!r}: it is of another table, or lost it")
+            if found[name].dtype.kind not in "biuf" or not found[name].size:
+                raise FileFault(f"its {name!r} holds no numbers")
+        return found
     except FileNotFoundError:
         return {}
     except FileFault as error:
@@ -384,9 +397,15 @@ def _outcome_in(folder: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _cell_of(folder: Path) -> str:
-    """Return "GROUP/ARM/seedN" of the folder of a cell and seed."""
-    return "/".join(folder.absolute().parts[-3:])
+def _names_of(folder: Path) -> tuple[str, ...]:
+    """Return what the outcome of a cell and seed is called: "GROUP/ARM/seedN, config ID".
+
+    Outcomes of some days are called by the first part of it alone.
+    """
+    cell = "/".join(folder.absolute().parts[-3:])
+    if not (folder / CONFIG).exists():
+        return (cell,)
+    return f"{cell}, config {identity(read_config(folder), harmless=HARMLESS)}", cell
 
 
 def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict | None]) -> None:
@@ -416,23 +435,44 @@ def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*config.learners, *config.get("more_learners", ()))))
 
 
-def outcomes_in(workdir: Path, cell: str, seeds: int) -> dict[str, np.ndarray]:
+def outcomes_in(
+    workdir: Path, cell: str, seeds: int, needed: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Return the outcomes of a cell's first seeds, stacked; {} where none is finished.
 
     Args:
         workdir: of the table.
         cell: the cell's name.
         seeds: how many are looked for; those that are finished count.
+        needed: names of arrays that the table cannot do without; of the others those are returned
+            that all seeds have. By default all are needed.
+
+    Raises:
+        ConfigError: an outcome is damaged, of another cell, table or config, or has other arrays or
+            shapes than those of the other seeds.
     """
-    of_seeds = (_outcome_in(workdir / cell / f"seed{seed}") for seed in range(seeds))
-    found = [one for one in of_seeds if one]
-    lacking = {name for one in found for name in {*found[0]} ^ {*one}}
-    if lacking:
+    folders = [workdir / cell / f"seed{seed}" for seed in range(seeds)]
+    of_seeds = {folder: _outcome_in(folder, needed) for folder in folders}
+    found = {folder: one for folder, one in of_seeds.items() if one}
+    if not found:
+        return {}
+    first = next(iter(found.values()))
+    lacking = {name for one in found.values() for name in {*first} ^ {*one}}
+    if lacking and not needed:
         raise ConfigError(
             f"{workdir / cell}: the outcomes of its seeds do not have the same arrays: "
             f"{', '.join(sorted(lacking))}; delete the {OUTCOME} that lacks them"
         )
-    return {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
+    names = [name for name in first if name not in lacking]
+    for folder, one in found.items():
+        for name in names:
+            if one[name].shape != first[name].shape:
+                raise ConfigError(
+                    f"{folder / OUTCOME}: its {name!r} is of shape {list(one[name].shape)}, and "
+                    f"another seed's of {list(first[name].shape)}; delete this file, and the cell "
+                    "is judged anew"
+                )
+    return {name: np.stack([one[name] for one in found.values()]) for name in names}
 
 
 def arms_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -159,6 +160,51 @@ def unpacked(file: Any, most: int) -> bytes:
     return _bounded(content, most)
 
 
+def is_left_by_system(name: str) -> bool:
+    """Return whether a file is macOS's or Windows' own, left in a folder or archive by its viewer.
+
+    Args:
+        name: of the file, or its path in an archive.
+    """
+    *folders, last = PurePosixPath(name).parts or ("",)
+    return (
+        "__MACOSX" in (*folders, last)
+        or last.startswith("._")
+        or last in (".DS_Store", "Thumbs.db", "desktop.ini")
+    )
+
+
+def zip_members(content: bytes, most: int) -> dict[str, Callable[[], bytes]]:
+    """Return what reads each file in a zip, without the folders and the files that macOS adds.
+
+    Args:
+        content: of the zip.
+        most: bytes that all members unpack to together.
+
+    Returns:
+        By name, in the order of the zip: what returns the member's content, or raises FileFault.
+
+    Raises:
+        FileFault: it is no zip, damaged, larger than `most`, or has a name twice.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        members = [one for one in archive.infolist() if not one.is_dir()]
+    # Of bytes that somebody has changed the library raises errors of many kinds.
+    except Exception as error:
+        raise FileFault(f"no zip, or a damaged one: {error or type(error).__name__}") from error
+    if sum(member.file_size for member in members) > most:
+        raise FileFault(_too_long(most))
+    kept: dict[str, Callable[[], bytes]] = {}
+    for member in members:
+        if is_left_by_system(member.filename):
+            continue
+        if member.filename in kept:
+            raise FileFault(f"it has two members {member.filename!r}")
+        kept[member.filename] = partial(_member, archive, member)
+    return kept
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> None:
     """Write arrays as an npz file with a checksum, whole or not at all.
 
@@ -173,14 +219,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> 
         np.savez_compressed(file, allow_pickle=False, **about, **arrays)
 
 
-def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, most: int, of: str | Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file; no pickle is read.
 
     Args:
         path: of the file. One without a checksum was written before there were any, and is taken
             as it is.
         most: bytes that all arrays take together.
-        of: what they have to be of; anything where None.
+        of: what they have to be of, or one of several names for it; anything where empty.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -195,12 +241,13 @@ def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.nd
             raise FileFault(_too_long(most))
         with np.load(content, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        known, found = arrays.pop(CRC32, None), checksum(arrays)
-        if known is not None and int(known) != found:
+        known = arrays.pop(CRC32, None)
+        if known is not None and not fits(int(known), arrays):
             raise FileFault("its arrays are not those that were written")
-        said = str(arrays.pop(OF, of))
-        if of is not None and said != of:
-            raise FileFault(f"it is of {said}, and not of {of}")
+        names = (of,) if isinstance(of, str) else of
+        said = str(arrays.pop(OF)) if OF in arrays else None
+        if names and said is not None and said not in names:
+            raise FileFault(f"it is of {said}, and not of {names[0]}")
         return arrays
     except FileFault:
         raise
@@ -208,13 +255,34 @@ def read_arrays(path: Path, most: int, of: str | None = None) -> dict[str, np.nd
         raise FileFault(f"no arrays, or damaged ones: {error or type(error).__name__}") from error
 
 
-def checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    """Return CRC-32 over the names and bytes of arrays, in the order of the names."""
+def checksum(arrays: Mapping[str, np.ndarray], layout: bool = True) -> int:
+    """Return CRC-32 over the names, dtypes, shapes and bytes of arrays, in the order of the names.
+
+    Args:
+        arrays: by name.
+        layout: whether dtypes and shapes count; where something else says what they are, not.
+    """
     found = 0
     for name in sorted(arrays):
-        found = zlib.crc32(name.encode(), found)
-        found = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), found)
+        array = np.ascontiguousarray(arrays[name])
+        about = f" {array.dtype.str} {np.shape(arrays[name])} " if layout else ""
+        found = zlib.crc32(f"{name}{about}".encode(), found)
+        found = zlib.crc32(array.tobytes(), found)
     return found
+
+
+def fits(known: Any, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a checksum from a file is that of arrays, with their layout or, as before."""
+    return known in (checksum(arrays), checksum(arrays, layout=False))
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        file = archive.open(member)
+    except Exception as error:  # as many kinds as in `unpacked`
+        raise FileFault(f"it cannot be unpacked: {error}") from error
+    with file:
+        return unpacked(file, member.file_size)
 
 
 def _bounded(content: bytes, most: int) -> bytes:

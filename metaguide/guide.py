@@ -318,7 +318,7 @@ def load(run: Path | str) -> Guide:
     except (CheckpointError, stored.StoredError, TokenizerError):
         raise
     # What a damaged config or serving.json says is looked up, compared and made a model of.
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(
             f"{run}: {CONFIG}, {STAGE} or {SERVING} in it is not what a run writes ({what}); "
@@ -666,7 +666,9 @@ def _outputs(adapted: Adapted, query) -> dict[str, np.ndarray]:
 
     outputs = in_pieces(ask, query)
     for name, leaf in outputs.items():
-        if not np.isfinite(leaf).all():
+        # Of spans only where they stand comes out, and `finite`, whether their scores are.
+        if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):
+            name = "span scores" if name == "finite" else name
             raise ValueError(
                 f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
                 "another arm"

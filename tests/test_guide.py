@@ -29,13 +29,14 @@ from metaguide.data.catalogue import (
 from metaguide.data.encoding import Lengths, product_rows, question_rows
 from metaguide.data.histories import histories
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.guide import Guide, Serving, model_of
+from metaguide.guide import Adapted, Guide, Serving, _outputs, model_of
 from metaguide.models.guide import init_params, with_slots
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import rule_of, stored
 from metaguide.training.checkpoint import CheckpointError, save
 from metaguide.training.program import compilations
 from metaguide.training.step import init_state
+from metaguide.types import Learner
 
 SHOTS, RATE, STEPS = 2, 0.3, 60
 CONFIG = {
@@ -516,6 +517,21 @@ def test_what_diverges_answers_as_it_was_trained(probe):
         ValueError, match="the scores of user 'u' are not finite: adaptation diverg"
     ):
         adapted.predict([History("u", ("phone0", "shoe1"))])
+
+
+@pytest.mark.parametrize("name", ["finite", "logits"])
+def test_an_answer_that_is_not_finite_is_an_error(name):
+    """Fault: span scores that are not finite are served as "no answer"."""
+    good = {"start": np.zeros(2, np.int32), name: np.ones(2, bool if name == "finite" else float)}
+    bad = {**good, name: np.array([1, 0 if name == "finite" else np.nan], good[name].dtype)}
+    for outputs in (good, bad):
+        learner = Learner(*(lambda *_, found=outputs: found for _ in Learner._fields))
+        adapted = Adapted(learner, {}, {}, ())
+        if outputs is good:
+            assert set(_outputs(adapted, {"tokens": np.zeros((2, 4))})) == set(good)
+            continue
+        with pytest.raises(ValueError, match=r"(span scores|logits) are not finite: it diverged"):
+            _outputs(adapted, {"tokens": np.zeros((2, 4))})
 
 
 def test_support_may_be_picked_by_hand(probe):

@@ -1,26 +1,51 @@
 """Every reader has one error, whatever the bytes: damaged or mutated files, bombs, pipes."""
 
 import gzip
+import io
 import json
 import os
 import struct
+import tempfile
 import zipfile
+from functools import cache, partial
+from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections.config_dict import FrozenConfigDict
+from PIL import Image
 
-from metaguide.data import mnist, online_shopping
-from metaguide.data.catalogue import CatalogueError
+import metaguide
+from experiments.few_shot import OUTCOME, outcome_of, outcomes_in
+from experiments.settings import ConfigError, read_config, write_config
+from metaguide.data import mnist, omniglot, online_shopping
+from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.mnist import MnistError
+from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import Tokenizer, TokenizerError
-from metaguide.files import FileFault, read_arrays, read_regular, unpacked
+from metaguide.files import FileFault, read_arrays, read_regular, unpacked, write_json
+from metaguide.guide import model_of
+from metaguide.models.guide import init_params
+from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, load, mlp, save
+from metaguide.training import checkpoint
+from metaguide.training.checkpoint import CheckpointError
+from metaguide.training.loop import METRICS, metrics_in
 from metaguide.training.results import ResultsError, cells_to_rows, read, write
+from metaguide.training.step import init_state
 
 RULE = mlp(2)
+
+
+RUN_ERRORS = (CheckpointError, TokenizerError, StoredError)
+
+
+def load_run(path):
+    return metaguide.load(path.parent)
 
 
 def make_optimizer(folder):
@@ -60,7 +85,136 @@ def make_tokenizer(folder):
     return folder / "tokenizer.json"
 
 
+CONFIG = {
+    "model": {"width": 4, "layers": 1, "heads": 2, "dropout": 0.1, "way": 3, "channels": [2, 4],
+              "image": False},
+    "text": {"text": 8, "pair": 16, "name": 4},
+    "episodes": {"longest": 4},
+    "metatrain": {"inner_rate": 0.3},
+    "adapt": {"steps": 3},
+}  # fmt: skip
+
+
+@cache
+def trained_run():
+    """The files of a run as its stage leaves them, by their path in it; made once."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        tokenizer = Tokenizer.train(["a red shoe", "a blue shoe"], 300)
+        tokenizer.save(folder / "tokenizer.json")
+        write_json(folder / "config.json", CONFIG)
+        write_json(folder / "stage.json", {"stage": "metatrain", "learner": "maml", "seed": 0})
+        arm = {"folder": ".", "arm": "fine-tuning", "rate": 0.1, "steps": 2}
+        write_json(folder / "serving.json", {"sentiment": arm, "questions": arm})
+        model = model_of(CONFIG, tokenizer)
+        shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+        meta = {"params": jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)}
+        state = init_state(meta, fixed({"o": 1.0}), optax.sgd(0.1), jax.random.key(0))
+        checkpoint.save(folder / checkpoint.FOLDER, state)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def make_run(folder, name):
+    for path, content in trained_run().items():
+        (folder / "run" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "run" / path).write_bytes(content)
+    if name == "stage.json":
+        (folder / "run" / "serving.json").unlink()
+    return folder / "run" / name
+
+
+def make_work_config(folder):
+    write_config(FrozenConfigDict({"a": 1, "b": {"c": (1, 2)}}), folder)
+    return folder / "config.json"
+
+
+def make_outcome(folder):
+    cell = folder / "5w1s" / "maml" / "seed0"
+    outcome_of(cell, FrozenConfigDict({"a": 1}), lambda: {"x": np.arange(60.0), "y": np.ones(2)})
+    return cell / OUTCOME
+
+
+def make_metrics(folder):
+    lines = [json.dumps({"step": 2 * step, "loss": 1 / (1 + step)}) for step in range(9)]
+    (folder / METRICS).write_text("\n".join(lines) + "\n")
+    return folder / METRICS
+
+
+def make_omniglot(folder):
+    stream = io.BytesIO()
+    Image.fromarray(np.ones((28, 28), bool)).save(stream, "PNG")
+    with zipfile.ZipFile(folder / "omniglot.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            name = f"omniglot/images/Greek/character01/0001_{number:02}.png"
+            archive.writestr(name, stream.getvalue())
+    return folder / "omniglot.zip"
+
+
+def make_pictures(folder):
+    content = b"\0\0\x08\x03" + struct.pack(">III", 30, 2, 2) + bytes(120)
+    (folder / "images.gz").write_bytes(gzip.compress(content))
+    return folder / "images.gz"
+
+
+def make_split(folder, which):
+    images, labels = mnist.FILES["test"]
+    make_pictures(folder).rename(folder / images)
+    make_labels(folder).rename(folder / labels)
+    return folder / (images, labels)[which]
+
+
+ROWS = {
+    "products": [{"id": f"p{i}", "title": f"shoe {i}", "category": "ab"[i % 2],
+                  "attributes": {"colour": "red"}, "image": "images/p.png"} for i in range(3)],
+    "reviews": [{"id": f"r{i}", "text": "good", "stars": 4, "product": "p1"} for i in range(3)],
+    "questions": [{"id": "q", "question": "how?", "text": "so it is", "answers": [[0, 2], [3, 5]]}],
+    "interactions": [{"user": "u", "product": f"p{i}", "time": i} for i in range(3)],
+}  # fmt: skip
+
+
+def make_part(folder, name):
+    domain = folder / "shop"
+    (domain / "images").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (9, 7), "red").save(domain / "images" / "p.png")
+    for part, rows in ROWS.items():
+        (domain / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return domain / name
+
+
+def domain_of(path):
+    return read_domain(next(one for one in path.parents if one.name == "shop"))
+
+
 READERS = {
+    "run's config": (partial(make_run, name="config.json"), load_run, RUN_ERRORS),
+    "serving": (partial(make_run, name="serving.json"), load_run, RUN_ERRORS),
+    "stage": (partial(make_run, name="stage.json"), load_run, RUN_ERRORS),
+    "run's tokenizer": (partial(make_run, name="tokenizer.json"), load_run, RUN_ERRORS),
+    "config": (make_work_config, lambda path: read_config(path.parent), ConfigError),
+    "outcome": (
+        make_outcome,
+        lambda path: outcomes_in(path.parents[3], "5w1s/maml", 1),
+        ConfigError,
+    ),
+    "metrics": (make_metrics, lambda path: metrics_in(path.parent), CheckpointError),
+    "omniglot": (make_omniglot, omniglot.read_archive, OmniglotError),
+    "pictures": (make_pictures, mnist.read_idx, MnistError),
+    "images of a split": (
+        partial(make_split, which=0),
+        lambda path: mnist.read_files(path.parent, "test"),
+        MnistError,
+    ),
+    "labels of a split": (
+        partial(make_split, which=1),
+        lambda path: mnist.read_files(path.parent, "test"),
+        MnistError,
+    ),
+    **{
+        f"{name}.jsonl": (partial(make_part, name=f"{name}.jsonl"), domain_of, CatalogueError)
+        for name in ROWS
+    },
+    "picture": (partial(make_part, name="images/p.png"), domain_of, CatalogueError),
     "optimizer": (make_optimizer, load, StoredError),
     "results": (make_results, read, ResultsError),
     "scores": (make_scores, lambda path: read(path.parent), ResultsError),
@@ -94,20 +248,86 @@ def mutated(content, edits):
     return content
 
 
-@pytest.mark.parametrize("name", READERS)
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(edits=edits)
-def test_mutated_bytes_are_one_error_or_read(tmp_path, name, edits):
-    """Fault: a library's own error comes out of a reader, a dozen kinds of them."""
+SLOW = {"run's config", "run's tokenizer", "serving", "stage", "outcome", "picture"}
+"""Readers that take tens of milliseconds."""
+
+
+def check_reader(name, change, examples):
+    """Reads a file of this reader as `change`, a strategy of changes to its bytes, makes it."""
     make, reads, error = READERS[name]
-    path = make(tmp_path)
-    path.write_bytes(mutated(path.read_bytes(), edits))
+
+    @settings(max_examples=examples, deadline=None, database=None)
+    @given(change=change)
+    def check(change):
+        with tempfile.TemporaryDirectory() as folder:
+            path = make(Path(folder))
+            path.write_bytes(change(path.read_bytes()))
+            try:
+                reads(path)
+            except error as fault:
+                assert folder in str(fault)
+
+    check()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_mutated_bytes_are_one_error_or_read(name):
+    """Fault: a library's own error comes out of a reader, a dozen kinds of them."""
+    change = edits.map(lambda edits: lambda content: mutated(content, edits))
+    check_reader(name, change, 8 if name in SLOW else 60)
+
+
+JSON = ("results", "tokenizer", "run's config", "run's tokenizer", "serving", "stage")
+JSON_LINES = ("metrics", *(f"{part}.jsonl" for part in ROWS))
+odd_values = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        float("nan"),
+        2**70,
+        "",
+        "text",
+        "1",
+        [],
+        [1],
+        {},
+        {"a": 1},
+        [[[]]],
+        "x" * 300,
+        "\0",
+    ]
+)
+
+
+def retyped(content, share, value):
+    """Replaces one value of JSON, or of JSON lines, by one of another type."""
+    lines = content.decode().splitlines()
     try:
-        reads(path)
-    except error as fault:
-        assert str(path.parent) in str(fault)
+        found = [json.loads(content)]
+    except ValueError:
+        found = [json.loads(line) for line in lines]
+    places = [(found, 0)]
+    for holder, key in places:  # which grows
+        inner = holder[key]
+        if isinstance(inner, dict | list):
+            keys = inner if isinstance(inner, dict) else range(len(inner))
+            places += [(inner, one) for one in keys]
+    holder, key = places[int(share * (len(places) - 1))]
+    holder[key] = value
+    return "\n".join(map(json.dumps, found)).encode()
+
+
+@pytest.mark.parametrize("name", (*JSON, *JSON_LINES))
+def test_values_of_another_type_are_one_error_or_read(name):
+    """Faults: a KeyError, a TypeError or an AttributeError where JSON holds what nobody wrote; a
+    size without bounds fills the memory."""
+    change = st.tuples(st.floats(0, 1), odd_values).map(
+        lambda pair: lambda content: retyped(content, *pair)
+    )
+    check_reader(name, change, 8 if name in SLOW else 25)
 
 
 @pytest.mark.parametrize("name", READERS)

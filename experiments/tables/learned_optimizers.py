@@ -83,7 +83,7 @@ def logarithms_in(config: FrozenConfigDict, workdir: Path) -> dict[str, dict[str
         group: {
             arm: log10_of(cell["loss"], config.least, config.cap)
             for arm in config.learners
-            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm)))
+            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm), ("loss",)))
         }
         for group in groups_of(config)
     }
@@ -104,8 +104,9 @@ def rows_of(
         section = config[problem].to_dict()
         section |= section["transfer"].get(transfer, {})
         last = {arm: values[..., -1] for arm, values in logarithms[group].items()}
+        worst = np.log10(config.cap)  # stands for what is larger, or no number
 
-        def row(arm: str, metric: str, values: np.ndarray, half: float | None) -> Row:
+        def row(arm: str, metric: str, values: np.ndarray, half: float | None, lost) -> Row:
             over_seeds = seed_interval(values.mean(1))
             return Row(
                 table=config.table,
@@ -119,19 +120,21 @@ def rows_of(
                 ci95_seeds=over_seeds.half,
                 episodes=values.shape[1],
                 seeds=len(values),
+                diverged=int(lost.sum()),
             )
 
         for arm, values in last.items():
-            mean = values.mean(0)
-            main = row(arm, METRIC, values, mean_interval(mean).half)
+            mean, lost = values.mean(0), values >= worst
+            main = row(arm, METRIC, values, mean_interval(mean).half, lost)
             score = {"score": mean[:, None].astype(np.float32), "id": np.arange(len(mean))[:, None]}
-            rows += [main, row(arm, "no_lower", values >= logarithms[group][arm][..., 0], None)]
+            no_lower = values >= logarithms[group][arm][..., 0]
+            rows += [main, row(arm, "no_lower", no_lower, None, lost)]
             scores[key(main)] = score
             for rival in HAND_MADE if arm not in HAND_MADE else ():
                 if rival not in last:
                     continue
-                apart = values - last[rival]
-                rows.append(row(rival, f"{arm}{MINUS}", apart, half_of(apart)))
+                apart, either = values - last[rival], lost | (last[rival] >= worst)
+                rows.append(row(rival, f"{arm}{MINUS}", apart, half_of(apart), either))
     return rows, scores
 
 

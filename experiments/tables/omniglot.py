@@ -8,7 +8,7 @@ all that is: `results.json`, and a picture of the learning curves.
 
 import os
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -76,6 +76,12 @@ PRECISIONS = ("default", "tensorfloat32", "float32")
 
 FLOOR = "pixels"
 """The nearest mean of the support's raw pictures, which learns nothing."""
+
+METRICS = ("accuracy", "accuracy_inductive")
+"""With what queries say about one another, and without; the floor has the first one alone."""
+
+FINITE = "_finite"
+"""Behind the name of a metric, in an outcome: whether the scores of each query are finite."""
 
 
 def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
@@ -160,7 +166,7 @@ def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSc
 def compute(
     config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seeds, folders
 ) -> list[dict[str, np.ndarray]]:
-    """Train seeds of a cell; return which test queries each answers right, step by step.
+    """Train seeds of a cell; return what `correct` says of the test queries, by metric.
 
     The meta-parameters of a learner are those of any number of ways but for the head's, which
     metric learners do not read.
@@ -170,23 +176,27 @@ def compute(
     own = own_section(config, arm, way)
     alone = "one-query" if arm == "reptile" else "support"
     found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
-    for metric, statistics in (("accuracy", "transductive"), ("accuracy_inductive", alone)):
+    for metric, statistics in zip(METRICS, ("transductive", alone), strict=True):
         problem = problem_of(config, own.network, way, statistics)
         family = family_of(
             tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
         )
-        for outcome, right in zip(
+        for outcome, judged_ in zip(
             found, correct(config, family, arm, own, metas, shot), strict=True
         ):
-            outcome[metric] = right
+            outcome |= _named(metric, judged_)
     return found
 
 
+def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {metric: found["correct"], f"{metric}{FINITE}": found["finite"]}
+
+
 def correct(config: FrozenConfigDict, family: Family, arm, own, metas, shot: int):
-    """Return for each of the metas what it answers right, bool [steps, episodes, queries]."""
+    """Return of each of the metas what it is judged by, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
-    judgements = judged(
+    return judged(
         family,
         lambda rate: learner_named(arm, family.problem, at_test, steps, config.channels),
         metas,
@@ -196,11 +206,10 @@ def correct(config: FrozenConfigDict, family: Family, arm, own, metas, shot: int
         episodes=own.get("test_episodes", config.test_episodes),
         chunk=config.test_chunk or (8 if jax.default_backend() == "cpu" else 50),
     )
-    return [found["correct"] for found in judgements]
 
 
-def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> np.ndarray:
-    """Return whether the nearest mean picture answers right, bool [1, episodes, queries]."""
+def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, np.ndarray]:
+    """Return what the nearest mean picture is judged by, bool [1, episodes, queries]."""
     problem = problem_of(config, "stride", way, "transductive")
     problem = problem._replace(
         init=lambda key: {"head": {}},
@@ -217,7 +226,7 @@ def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> np.ndarray
         episodes=config.test_episodes,
         chunk=100,
     )
-    return found["correct"]
+    return _named("accuracy", found)
 
 
 def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
@@ -227,11 +236,14 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     for way in config.ways:
         for shot in config.shots:
             task = f"{way}w{shot}s"
-            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1)
+            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1, METRICS[:1])
             for arm in (*learners_in(config), FLOOR):
-                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds)
-                for metric, right in found.items():
-                    cell = _row(config, arm, task, shot, metric, right, floor)
+                needed = METRICS[:1] if arm == FLOOR else METRICS
+                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds, needed)
+                for metric in needed if found else ():
+                    # Outcomes from before it was kept have none.
+                    right, finite = found[metric], found.get(f"{metric}{FINITE}")
+                    cell = _row(config, arm, task, shot, metric, right, finite, floor)
                     rows.append(cell)
                     last = right[:, -1].mean(0, dtype=np.float64).astype(np.float32)
                     ids = np.arange(last.size, dtype=np.int64).reshape(last.shape)
@@ -239,8 +251,9 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     return rows, scores
 
 
-def _row(config, arm, task, shot, metric, right, floor) -> Row:
+def _row(config, arm, task, shot, metric, right, finite, floor) -> Row:
     """Row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
+    lost = None if finite is None else int((~finite[:, -1]).any(-1).sum())
     by_episode = right[:, -1].mean(-1, dtype=np.float64)
     over_seeds = seed_interval(by_episode.mean(1))
     published = PUBLISHED if metric == "accuracy" else PUBLISHED_INDUCTIVE
@@ -259,6 +272,7 @@ def _row(config, arm, task, shot, metric, right, floor) -> Row:
         seeds=len(right),
         floor=float(floor["accuracy"][:, -1].mean()) if floor and arm != FLOOR else None,
         published=published.get(arm, {}).get(task),
+        diverged=lost,
     )
 
 
@@ -301,9 +315,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     tables = cache(lambda: read(config))
     for way, shot in tasks:
         folder = workdir / f"{way}w{shot}s" / FLOOR / "seed0"
-        floor = lambda way=way, shot=shot: {  # noqa: E731
-            "accuracy": floor_of(config, tables()["test"], way, shot)
-        }
+        floor = partial(lambda way, shot: floor_of(config, tables()["test"], way, shot), way, shot)
         outcome_of(folder, read_by(config, FLOOR), floor)
         for arm in arms:
             finish_cell(config, workdir, tables, arm, way, shot)

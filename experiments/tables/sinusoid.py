@@ -51,6 +51,9 @@ PUBLISHED = {
 }
 """MSE by arm and shots after a number of steps; Finn et al. 2017."""
 
+FITS = ("fit_support", "fit_query", "fit_predicted")
+"""Arrays of an outcome that the picture of fits shows."""
+
 LARGEST = 25.0
 """The largest MSE that answering 0 can have, A² at A = 5: what is above it, or not a number, has
 diverged."""
@@ -135,7 +138,7 @@ def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[st
         return (*points, predicted)
 
     found = jax.device_get(jax.jit(jax.vmap(fit))(episode_keys(config.seed, "test", 3)))
-    return dict(zip(("fit_support", "fit_query", "fit_predicted"), found, strict=True))
+    return dict(zip(FITS, found, strict=True))
 
 
 def best_rate(config: FrozenConfigDict, ask) -> float:
@@ -155,10 +158,11 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     """Return the rows of all cells that are finished, and the error of every test task."""
     rows: list[Row] = []
     scores: Scores = {}
+    needed = [f"mse{shots}" for shots in config.test_shots]
     for initialiser in config.initialisers:
-        floors = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds)
+        floors = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds, needed)
         for arm in config.learners:
-            found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds)
+            found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds, needed)
             for shots in config.test_shots if found else ():
                 for steps in steps_shown(config, arm):
                     errors = found[f"mse{shots}"][:, steps].astype(np.float64)
@@ -197,6 +201,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
             seeds=len(errors),
             floor=floor,
             published=published,
+            diverged=int((~np.isfinite(errors)).sum()),
         )
 
     rows = []
@@ -247,7 +252,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         f"{initialiser}: {arm}": {name: leaf[0] for name, leaf in found.items()}
         for initialiser in config.initialisers
         for arm in config.learners
-        if (found := outcomes_in(workdir, f"{initialiser}/{arm}", 1))
+        if (found := outcomes_in(workdir, f"{initialiser}/{arm}", 1, FITS))
     }
     panels = {
         initialiser: [f"{initialiser}/{arm}" for arm in config.learners]

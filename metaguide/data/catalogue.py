@@ -94,7 +94,7 @@ from metaguide.data.rows import (
     suggestion,
 )
 from metaguide.data.viewed import as_viewed
-from metaguide.files import MIB, read_regular
+from metaguide.files import MIB, is_left_by_system, read_regular
 
 IMAGE_SIDE = 32
 """Pixels on a side of every product picture."""
@@ -261,7 +261,11 @@ def read_catalogue(root: Path) -> dict[str, Domain]:
             f"{root}: this is the folder of one domain; give the folder above it, or move the "
             "files into a folder named for the domain."
         )
-    folders = [path for path in listing if path.is_dir() and not path.name.startswith(".")]
+    folders = [
+        path
+        for path in listing
+        if path.is_dir() and not path.name.startswith(".") and not is_left_by_system(path.name)
+    ]
     if not folders:
         raise CatalogueError(f"{root}: no domain in this catalogue; add a folder for each domain.")
     return {folder.name: read_domain(folder) for folder in folders}
@@ -280,7 +284,7 @@ def read_domain(folder: Path) -> Domain:
         CatalogueError: the first thing found that is not as the module's docstring says, by file,
             line and field.
     """
-    present = {path.name for path in _listing(folder)}
+    present = {path.name for path in _listing(folder) if not is_left_by_system(path.name)}
     for name in sorted(present):
         # Such as reviews.json, reviews.jsonl.gz or REVIEWS.JSONL: a part that would not be read.
         meant = name.lower().removesuffix(".gz")
@@ -415,7 +419,7 @@ def write_domain(domain: Domain, folder: Path) -> None:
             "which must not start with a dot."
         )
     for path in _listing(folder) if folder.exists() else ():
-        if path.name not in (*_FILES, "images"):
+        if path.name not in (*_FILES, "images") and not is_left_by_system(path.name):
             raise CatalogueError(
                 f"{path}: this is no part of a domain and would be lost by writing one here; "
                 "move it or give another folder."
@@ -454,18 +458,21 @@ def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None
         if name is None or name in known:
             return known.get(name)
         path = folder / name
-        if not path.resolve().is_relative_to(root):
-            raise CatalogueError(
-                f"{where}: field 'image' names {name!r}, which leads out of {folder}; copy the "
-                "picture into it."
-            )
         try:
+            if not path.resolve().is_relative_to(root):
+                raise CatalogueError(
+                    f"{where}: field 'image' names {name!r}, which leads out of {folder}; copy the "
+                    "picture into it."
+                )
             known[name] = _resized(as_viewed(read_regular(path, MOST)))
         except FileNotFoundError as error:
             raise CatalogueError(
                 f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; "
                 "add it or leave the field out."
             ) from error
+        except CatalogueError:
+            raise
+        # A name may hold what no path may, or links in a circle.
         except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
             raise CatalogueError(
                 f"{where}: field 'image' names {name!r}, which is no picture that can be read "

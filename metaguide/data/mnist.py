@@ -5,6 +5,7 @@ They come from the original IDX files, or through TensorFlow Datasets.
 
 import gzip
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ _SITES = {
 MOST = 256 * MIB
 """Bytes of a file, packed or not: 5 times the largest original."""
 
-CLASSES = 10
+CLASSES, SIDE = 10, 28
 
 
 class MnistError(ValueError):
@@ -143,11 +144,16 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise MnistError(f"{path}: does not begin as an IDX file of bytes does; get it anew")
     head = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:head].ljust(head - 4, b"\0"), ">u4").astype(np.int64)
-    if len(content) != head + shape.prod():
+    shape = np.frombuffer(content[4:head].ljust(head - 4, b"\0"), ">u4").tolist()
+    size = math.prod(shape)  # of Python's numbers, which do not run over
+    if len(content) != head + size:
         raise MnistError(
-            f"{path}: {len(content)} bytes, where a file of shape {shape.tolist()} has "
-            f"{head + shape.prod()}; get it anew"
+            f"{path}: {len(content)} bytes, where a file of shape {shape} has {head + size}; "
+            "get it anew"
+        )
+    if size == 0 or not 0 < len(shape) < 5:
+        raise MnistError(
+            f"{path}: of shape {shape}, which holds no pictures or labels; get it anew"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
@@ -159,7 +165,7 @@ def _pictures(images: Path, labels: Path, where: str) -> Pictures:
             f"{where} has pictures of shape {list(image.shape)} and labels of shape "
             f"{list(label.shape)}; get both files anew"
         )
-    if label.size and label.max() >= CLASSES:
+    if label.max() >= CLASSES:
         row = int((label >= CLASSES).argmax())
         raise MnistError(
             f"{labels}: the label of picture {row} is {label[row]}, and there are {CLASSES} "
@@ -183,4 +189,6 @@ def _examples(images: Path, labels: Path) -> Examples:
 
 def _decoded(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as image:
+        if image.size != (SIDE, SIDE):  # known before a pixel is unpacked
+            raise ValueError(f"a picture of {image.width} by {image.height} pixels")
         return np.asarray(image.convert("L"))

@@ -6,10 +6,8 @@ reads, with Vinyals' split in it, or from the original through TensorFlow Datase
 
 import io
 import re
-import zipfile
-import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from metaguide.data.tfds import DataSet, Examples, encoded, read_prepared
-from metaguide.files import MIB, FileFault, read_regular, unpacked
+from metaguide.files import MIB, FileFault, is_left_by_system, read_regular, zip_members
 
 ARCHIVE = "omniglot_28x28.zip"
 DRAWINGS = 20
@@ -47,8 +45,8 @@ _ORIGINAL_URLS = {
 }
 
 
-MOST = 16 * MIB
-"""Bytes of a picture or a split, unpacked."""
+MOST_ALL = 256 * MIB
+"""Bytes of an archive, packed or not, or of all files of a folder: 50 times the original."""
 
 
 class OmniglotError(ValueError):
@@ -243,37 +241,42 @@ def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[st
     where = str(path)
     try:
         if path.is_dir():
+            left = MOST_ALL
             for file in sorted(path.rglob("*")):
                 name = f"omniglot/{file.relative_to(path).as_posix()}"
-                if found := pattern.fullmatch(name):
+                found = pattern.fullmatch(name)
+                if found and not is_left_by_system(name):
                     where = f"{path}: {name}"
-                    yield found, read_regular(file, MOST)
+                    content = read_regular(file, left)
+                    left -= len(content)
+                    yield found, content
             return
-        with zipfile.ZipFile(path) as archive:
-            for name in sorted(archive.namelist()):
-                if found := pattern.fullmatch(name):
-                    where = f"{path}: {name}"
-                    with archive.open(name) as member:
-                        yield found, unpacked(member, MOST)
+        members = zip_members(read_regular(path, MOST_ALL), MOST_ALL)
+        for name in sorted(members):
+            if found := pattern.fullmatch(name):
+                where = f"{path}: {name}"
+                yield found, members[name]()
     except FileNotFoundError as error:
         raise OmniglotError(
             f"{where}: no such file; {_PUT}. Where that folder has none, TensorFlow Datasets "
             "downloads Omniglot."
         ) from error
-    # RuntimeError: the member is encrypted, or packed in a way that Python does not know.
-    except (OSError, EOFError, RuntimeError, FileFault, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, FileFault) as error:
         raise OmniglotError(f"{where}: cannot be read ({error}); {_ANEW}.") from error
 
 
 def _ink(content: bytes, where: str, size: int) -> UInt8[np.ndarray, "28 28"]:
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if image.size != (size, size):  # known before a pixel is unpacked
+                raise OmniglotError(
+                    f"{where}: {image.width}x{image.height}, not {size}x{size}; {_ANEW}."
+                )
             grey = image.convert("L")
-    # Pillow's errors for a broken PNG are of all these kinds.
-    except (OSError, EOFError, SyntaxError, ValueError, zlib.error) as error:
+    except OmniglotError:
+        raise
+    except Exception as error:  # Pillow's errors for a broken PNG are of many kinds
         raise OmniglotError(f"{where}: broken picture ({error}); {_ANEW}.") from error
-    if grey.size != (size, size):
-        raise OmniglotError(f"{where}: {grey.width}x{grey.height}, not {size}x{size}; {_ANEW}.")
     if size != SIZE:
         grey = grey.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return 255 - np.asarray(grey)
@@ -295,30 +298,33 @@ def _generators(builder: Any, archives: Mapping[str, Path]) -> dict[str, Example
     """Do what TensorFlow Datasets' `_split_generators` does, from the zips as they are."""
     alphabets, labels = set(), {}
     for path in archives.values():
-        with zipfile.ZipFile(path) as archive:
-            for found in map(_ORIGINAL.fullmatch, archive.namelist()):
-                if found:
-                    alphabets.add(found["alphabet"])
-                    labels[int(found["label"])] = _label(found)
+        for found in map(_ORIGINAL.fullmatch, _original(path)):
+            if found:
+                alphabets.add(found["alphabet"])
+                labels[int(found["label"])] = _label(found)
     builder.info.features["alphabet"].names = sorted(alphabets)
     builder.info.features["label"].names = [labels[number] for number in sorted(labels)]
     return {split: _examples(path) for split, path in archives.items()}
 
 
+def _original(path: Path) -> Mapping[str, Callable[[], bytes]]:
+    return zip_members(read_regular(path, MOST_ALL), MOST_ALL)
+
+
 def _examples(path: Path) -> Examples:
-    with zipfile.ZipFile(path) as archive:
-        for found in map(_ORIGINAL.fullmatch, archive.namelist()):
-            if found:
-                # Its own keys too: they decide on the order of the examples.
-                yield (
-                    f"{_label(found)}_{found['file']}",
-                    {
-                        "image": io.BytesIO(archive.read(found[0])),
-                        "alphabet": found["alphabet"],
-                        "alphabet_char_id": int(found["character"]) - 1,
-                        "label": _label(found),
-                    },
-                )
+    members = _original(path)
+    for found in map(_ORIGINAL.fullmatch, members):
+        if found:
+            # Its own keys too: they decide on the order of the examples.
+            yield (
+                f"{_label(found)}_{found['file']}",
+                {
+                    "image": io.BytesIO(members[found[0]]()),
+                    "alphabet": found["alphabet"],
+                    "alphabet_char_id": int(found["character"]) - 1,
+                    "label": _label(found),
+                },
+            )
 
 
 def _label(found: re.Match[str]) -> str:

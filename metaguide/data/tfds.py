@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 Made = TypeVar("Made")
 
+FORMAT = "array_record"
+"""What TensorFlow Datasets prepares and reads without TensorFlow."""
+
 Examples = Iterator[tuple[Any, dict[str, Any]]]
 """Of a split: (TensorFlow Datasets' own key, which decides on the order; the features)."""
 
@@ -56,11 +59,20 @@ def read_prepared(
     where = "TensorFlow Datasets" if folder is None else f"TensorFlow Datasets in {folder}"
     title, mend, error_of = data_set.title, data_set.mend, data_set.error
     try:
-        builder: Any = tfds.builder(data_set.name, data_dir=folder, file_format="array_record")
-        if not builder.is_prepared():
+        builder: Any = tfds.builder(data_set.name, data_dir=folder)
+        if builder.is_prepared():
+            known = sorted(known.value for known in builder.info.available_file_formats())
+            if FORMAT not in known:
+                raise error_of(
+                    f"{builder.data_path}: {title} was prepared there as {' and '.join(known)}, "
+                    f"and only {FORMAT} is read without TensorFlow; delete that folder or move it "
+                    f"away, and it is prepared anew, or {mend}."
+                )
+        else:
             if not download:
                 raise error_of(f"{where}: no {title}; allow the download, or {mend}.")
             _check_network(data_set, where)
+            builder = tfds.builder(data_set.name, data_dir=folder, file_format=FORMAT)
 
             def generators(downloads: Any) -> Mapping[str, Examples]:
                 files = downloads.download(dict(data_set.urls))

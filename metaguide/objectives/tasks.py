@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from metaguide.ties import highest
+
 OUT = -1e9
 """Score of what cannot be chosen: no probability is left for it, and no infinity arises."""
 
@@ -118,6 +120,7 @@ def span_predict(
     end: Float[Array, "batch windows length"],
     exists: Bool[Array, "batch windows"],
     longest: int,
+    number: Int[Array, " batch"] | None = None,
 ) -> tuple[Int[Array, " batch"], Int[Array, " batch"], Int[Array, " batch"]]:
     """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + longest.
 
@@ -125,11 +128,15 @@ def span_predict(
     (0, 0), is given when start_0 + end_0 is at least as high as the best in some window (Devlin et
     al. 2019, for SQuAD 2.0).
 
+    With `number` one of equals is drawn, each span that may be an answer and "no answer" with the
+    same chance. Without, constant scores would be right wherever there is no answer.
+
     Args:
         start: scores of the positions as the first token of the answer.
         end: the same for its last token.
         exists: which windows are not padding.
         longest: most tokens of an answer.
+        number: of each example, which draws follow from.
 
     Returns:
         The window of the answer (0 where there is none), its first and its last token, inclusive.
@@ -139,12 +146,12 @@ def span_predict(
     allowed = (s >= 1) & (s <= e) & (e < s + longest) & exists[:, :, None, None]
     scores = jnp.where(allowed, start[..., None] + end[:, :, None, :], -jnp.inf)
     scores = scores.reshape(batch, windows * length * length)
-    best = scores.argmax(1)
     none = jnp.where(exists, start[..., 0] + end[..., 0], jnp.inf).min(1)
-    answered = scores.max(1) > none
-    window, place = best // length**2, best % length**2
-    chosen = window, place // length, place % length
-    return tuple(jnp.where(answered, part, 0) for part in chosen)  # pyright: ignore
+    # No answer stands where the span (0, 0) of the first window would, which no answer may be.
+    scores = jnp.where(jnp.arange(scores.shape[1]) == 0, none[:, None], scores)
+    best = scores.argmax(1) if number is None else highest(scores, number)
+    place = best % length**2
+    return best // length**2, place // length, place % length
 
 
 def ranking_loss(

@@ -80,7 +80,7 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
-    about = json.dumps(about | {"crc32": checksum(leaves)})
+    about = json.dumps(about | {"crc32": checksum(leaves, layout=False)})
     with whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
@@ -114,7 +114,7 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
     # Files from before there were checksums have none.
-    if "crc32" in about and about["crc32"] != checksum(found):
+    if "crc32" in about and about["crc32"] != checksum(found, layout=False):
         raise StoredError(f"{path}: its arrays are not those that were saved; get it anew")
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metaguide.objectives.tasks import classification_loss, masked_mean
+from metaguide.ties import highest
 from metaguide.types import Batch, Episode, Params, Problem
 
 STATISTICS = ("transductive", "support", "one-query")
@@ -72,7 +73,8 @@ def classification_of_pictures(
         side: of the pictures, pixels.
 
     Returns:
-        A problem whose batches hold `image`, `label` and `mask`; it judges by `correct`.
+        A problem whose batches hold `image`, `label` and `mask`; it judges by `correct`, where one
+        of equal logits is drawn by the query's `id`.
 
     Raises:
         ValueError: other statistics.
@@ -109,7 +111,7 @@ def classification_of_pictures(
     def judge(outputs, query: Batch, context) -> dict[str, Array]:
         del context
         logits = outputs["logits"]
-        chosen = logits.argmax(-1).astype(query["label"].dtype)
+        chosen = highest(logits, query["id"]).astype(query["label"].dtype)
         finite = jnp.isfinite(logits).all(-1)
         right = {"correct": (chosen == query["label"]) & finite, "finite": finite}
         return right | {"mask": query["mask"], "id": query["id"]}

@@ -31,6 +31,7 @@ from metaguide.objectives.tasks import (
     span_loss,
     span_predict,
 )
+from metaguide.ties import drawn, highest
 from metaguide.types import Batch, Family, Params, Problem
 
 
@@ -122,7 +123,8 @@ def questions(model: GuideModel, longest: int) -> Problem:
     Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
     tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
     those that hold the answer weigh one together, and those that do not weigh one. The best answer
-    of all windows is predicted.
+    of all windows is predicted; where the batch has `id`, as when it is judged, one of equals is
+    drawn, "no answer" being one of them, so that constant scores get what chance gets.
     """
 
     def encode(params: Params, batch: Batch, context, key):
@@ -144,7 +146,7 @@ def questions(model: GuideModel, longest: int) -> Problem:
     def predict(params: Params, encoded, batch: Batch, context):
         del context
         start, end, exists = scores(params, encoded, batch)
-        window, first, last = span_predict(start, end, exists, longest)
+        window, first, last = span_predict(start, end, exists, longest, batch.get("id"))
         finite = (jnp.isfinite(start) & jnp.isfinite(end)).all(-1) | ~exists
         return {"window": window, "start": first, "end": last, "finite": finite.all(-1)}
 
@@ -224,9 +226,7 @@ def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[s
     classes, logits = context["classes"], outputs["logits"]
     unseen = {"unseen": context["unseen"][query["label"]]} if "unseen" in context else {}
     finite = jnp.isfinite(logits).all(-1)
-    level = logits == logits.max(-1, keepdims=True)
-    place = _drawn(query["id"], level.sum(-1))
-    chosen = (level & (jnp.cumsum(level, -1) - 1 == place[:, None])).argmax(-1)
+    chosen = highest(logits, query["id"])
     return unseen | {
         "predicted": jnp.where(finite, classes[chosen], -1),
         "target": classes[query["label"]],
@@ -266,7 +266,8 @@ def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str
     """Return the `rank` (from 1) of the product taken, and `finite`.
 
     A product tied with t others gets one of the t + 1 places by a draw. Where the score of a
-    candidate is not finite, the product taken is the last of all.
+    candidate is not finite, the product taken is the last of all, and the second where it is the
+    only one: nothing was ranked first.
     """
     del context
     scores, candidates, item = outputs["scores"], outputs["candidates"], query["item"][:, None]
@@ -274,18 +275,9 @@ def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str
     others = candidates & (jnp.arange(scores.shape[1]) != item)
     above, level = (others & (scores > target)).sum(-1), (others & (scores == target)).sum(-1)
     finite = (jnp.isfinite(scores) | ~candidates).all(-1) & jnp.isfinite(target[:, 0])
-    place = above + _drawn(query["id"] + 7919 * query["item"], level + 1)
-    rank = 1 + jnp.where(finite, place, others.sum(-1))
+    place = above + drawn(query["id"] + 7919 * query["item"], level + 1)
+    rank = 1 + jnp.where(finite, place, jnp.maximum(others.sum(-1), 1))
     return {"rank": rank, "finite": finite, "mask": query["mask"], "id": query["id"]}
-
-
-def _drawn(number: Array, count: Array) -> Array:
-    """Return a draw from 0 to `count` - 1 that is a function of a number, the example's."""
-    bits = number.astype(jnp.uint32)
-    for factor in (0x45D9F3B, 0x2545F491):
-        bits = (bits ^ (bits >> 16)) * jnp.uint32(factor)
-    bits ^= bits >> 16
-    return (bits % jnp.maximum(count, 1).astype(jnp.uint32)).astype(count.dtype)
 
 
 def families(

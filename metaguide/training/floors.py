@@ -3,6 +3,9 @@
 An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
 floor returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
+
+Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite
+choose nothing, as an arm's do: class -1, the last rank, no answer and none abstained from.
 """
 
 import re
@@ -130,7 +133,11 @@ def zero_shot(
         labels: of the held-out texts.
         query: rows.
     """
-    return _classified(np.asarray(classifier.predict(features))[query], labels, query)
+    finite = _finite_rows(features)
+    predicted = np.full(len(finite), -1, labels.dtype)
+    if finite.any():
+        predicted[finite] = classifier.predict(features[np.flatnonzero(finite)])
+    return _classified(predicted[query], labels, query, finite[query])
 
 
 def class_names(
@@ -155,7 +162,9 @@ def class_names(
     scores = near[query[:, :, None], classes[:, None, :]]
     drawn = np.random.default_rng(seed).random(scores.shape)
     best = np.lexsort((drawn, scores), axis=-1)[..., -1]
-    return _classified(np.take_along_axis(classes, best, axis=1), labels, query)
+    finite = np.isfinite(scores).all(-1)
+    predicted = np.where(finite, np.take_along_axis(classes, best, axis=1), -1)
+    return _classified(predicted, labels, query, finite)
 
 
 def few_shot(
@@ -164,6 +173,7 @@ def few_shot(
     support: Rows,
     query: Rows,
     inverse_penalty: float = 10.0,
+    seed: int = 0,
 ) -> Raw:
     """TF-IDF and a logistic regression fitted on each episode's support alone.
 
@@ -177,11 +187,13 @@ def few_shot(
         support: rows, at least one an episode.
         query: rows.
         inverse_penalty: scikit-learn's C.
+        seed: of the draw between classes where the support says nothing of them.
 
     Raises:
         ValueError: an episode has no support.
     """
-    predicted = np.zeros(query.shape, labels.dtype)
+    predicted, finite = np.full(query.shape, -1, labels.dtype), _finite_rows(features)
+    rng = np.random.default_rng(seed)
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):  # small products
         # scikit-learn takes one shot a class for a regression
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
@@ -190,20 +202,39 @@ def few_shot(
             if len(given) == 0:
                 raise ValueError(f"tf-idf few-shot: episode {episode} has no support; give a shot")
             texts, known = features[given], labels[given]
+            if not finite[given].all():
+                continue
             sizes, axes = np.linalg.eigh((texts @ texts.T).toarray().astype(np.float64))
             spanned = sizes > 1e-9
+            answered = finite[asked]
             if (known == known[0]).all() or not spanned.any():
-                predicted[episode] = known[0]  # one class, or no gram known from the sources
+                # one class, or no gram known from the sources: the support's prior
+                predicted[episode, answered] = rng.choice(known, answered.sum())
+                continue
+            if not answered.any():
                 continue
             axes = axes[:, spanned] / np.sqrt(sizes[spanned])
             model = LogisticRegression(C=inverse_penalty, max_iter=200)
             model.fit((texts @ texts.T) @ axes, known)
-            predicted[episode] = model.predict((features[asked] @ texts.T) @ axes)
-    return _classified(predicted, labels, query)
+            near = (features[asked[answered]] @ texts.T) @ axes
+            predicted[episode, answered] = model.predict(near)
+    given = np.array([finite[rows[rows >= 0]].all() for rows in support])
+    return _classified(predicted, labels, query, finite[query] & given[:, None])
 
 
-def _classified(predicted: np.ndarray, labels: np.ndarray, query: np.ndarray) -> Raw:
-    return _raw(query, query, predicted=predicted, target=labels[query])
+def _finite_rows(features: Any) -> Bool[np.ndarray, " n"]:
+    """Return which rows of sparse features are finite."""
+    return np.isfinite(np.asarray(features.sum(axis=1)).ravel())
+
+
+def _classified(
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    query: np.ndarray,
+    finite: Any = True,
+) -> Raw:
+    known = np.broadcast_to(finite, query.shape)
+    return _raw(query, query, predicted=predicted, target=labels[query], finite=known)
 
 
 # ------------------------------------------------------------------------------ questions
@@ -280,7 +311,7 @@ def best_sentence(
 ) -> Raw:
     """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
 
-    It is scored as the arms are, by its words.
+    It is scored as the arms are, by its words. Of equally near ones the mean score counts.
 
     Args:
         vectorizer: of `fit_tfidf`.
@@ -289,20 +320,26 @@ def best_sentence(
         query: rows.
     """
     found = [(row, text[a:b]) for row, text in enumerate(texts) for a, b in sentences(text)]
-    said = [""] * len(texts)
+    said: list[list[str]] = [[] for _ in texts]
+    finite = np.ones(len(texts), bool)
     if found:
         rows = np.array([row for row, _ in found])
         asked = vectorizer.transform(questions)[rows]
         told = vectorizer.transform([sentence for _, sentence in found])
         near = np.asarray(asked.multiply(told).sum(axis=1)).ravel()
-        # the nearest of each row, the first of equals: sort by row, then by nearness, and cut
-        order = np.lexsort((-np.arange(len(rows)), near, rows))
-        for best in order[np.append(np.diff(rows[order]) != 0, True)]:
-            said[rows[best]] = found[best][1]
-    scores = np.array([answer_scores(*pair) for pair in zip(said, golds, strict=True)])
-    em, f1 = scores.reshape(-1, 2).T
+        nearest = np.full(len(texts), -np.inf)
+        np.maximum.at(nearest, rows, near)
+        for level in np.flatnonzero(near == nearest[rows]):
+            said[rows[level]].append(found[level][1])
+        finite[rows[~np.isfinite(near)]] = False
+    scores = [
+        np.mean([answer_scores(one, gold) for one in level or [""]], axis=0)
+        for level, gold in zip(said, golds, strict=True)
+    ]
+    em, f1 = np.where(finite, np.reshape(scores, (-1, 2)).T, 0.0)
     answerable = np.array([len(gold) > 0 for gold in golds], bool)
-    return _raw(query, query, em=em[query], f1=f1[query], answerable=answerable[query])
+    asked = {"answerable": answerable[query], "finite": finite[query]}
+    return _raw(query, query, em=em[query], f1=f1[query], **asked)
 
 
 # ------------------------------------------------------------------------------ recommendation
@@ -382,9 +419,10 @@ def _ranked(
     shape = (*query.shape, scores.shape[1])
     every = np.broadcast_to(scores[:, None], shape)[there]
     compete = np.broadcast_to(candidates[:, None], shape)[there]
-    ranks = np.ones(query.shape, np.int64)
+    ranks, finite = np.ones(query.shape, np.int64), np.ones(query.shape, bool)
     ranks[there] = metrics.ranks_of(every, query[there], compete, np.random.default_rng(seed))
-    return _raw(query, np.broadcast_to(users[:, None], query.shape), rank=ranks)
+    finite[there] = (np.isfinite(every) | ~compete).all(-1)
+    return _raw(query, np.broadcast_to(users[:, None], query.shape), rank=ranks, finite=finite)
 
 
 def _raw(query: np.ndarray, example: np.ndarray, **arrays: np.ndarray) -> Raw:

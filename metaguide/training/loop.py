@@ -205,7 +205,9 @@ def _times(
     workdir: Path, start: int, reached: Callable[[], tuple[int, float, float]]
 ) -> Iterator[None]:
     """Adds this start of the stage to `times.jsonl` when it ends, in whatever way it does."""
-    begun = time.perf_counter()
+    begun, path = time.perf_counter(), workdir / TIMES
+    if path.exists() and not path.is_file():  # told at the end, all would have been trained
+        raise checkpoint.CheckpointError(f"{path}: it is no regular file; move it away")
     try:
         yield
     finally:
@@ -218,7 +220,7 @@ def _times(
             "steps_per_second": round(rate, 3),
         }
         if is_first_process():
-            with open(workdir / TIMES, "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
 
@@ -285,10 +287,13 @@ def metrics_in(workdir: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-            if type(row["step"]) is not int:
+            known = type(row["step"]) is int and "loss" in row
+            if not known or not all(type(value) in (int, float) for value in row.values()):
                 break
         # A run that was killed may leave half a line, and an editor anything.
-        except (ValueError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            break
+        if rows and row["step"] <= rows[-1]["step"]:
             break
         rows.append(row)
     return rows

@@ -55,7 +55,8 @@ def ranks_of(
 ) -> Int[np.ndarray, "*n"]:
     """Rank (1 = best) of each target among all its candidates; ties fall by a draw from `rng`.
 
-    Where the score of a candidate is not finite, the target is the last of all.
+    Where the score of a candidate is not finite, the target is the last of all, and the second
+    where it is the only one: nothing was ranked first.
 
     Args:
         scores: higher is better; only those of candidates are read.
@@ -75,7 +76,7 @@ def ranks_of(
     tied = np.sum(candidates & (scores == own), axis=-1) - 1
     lost = (candidates & ~np.isfinite(scores)).any(axis=-1)
     ranks = 1 + better + rng.integers(0, np.maximum(tied, 0) + 1)
-    return np.where(lost, candidates.sum(axis=-1), ranks)
+    return np.where(lost, np.maximum(candidates.sum(axis=-1), 2), ranks)
 
 
 def hit_rate(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:

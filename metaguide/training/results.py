@@ -11,7 +11,16 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from metaguide.files import MIB, FileFault, checksum, read_arrays, read_json, whole, write_arrays
+from metaguide.files import (
+    MIB,
+    FileFault,
+    checksum,
+    fits,
+    read_arrays,
+    read_json,
+    whole,
+    write_arrays,
+)
 from metaguide.training.rows import (
     FIELDS,
     TASKS,
@@ -118,7 +127,7 @@ def write(
 
     Args:
         rows: the table.
-        scores: by the key of a row; no file is written where there are none.
+        scores: by the key of a row; no file is left where there are none.
         folder: made where it does not exist.
         command, config, seeds: of the run; `config` is plain JSON.
         name: another name than "results" gives `NAME.json` and `NAME.episodes.npz`.
@@ -169,6 +178,8 @@ def write(
     path = folder / f"{name}.json"
     if scores:
         write_arrays(_beside(path), flat)
+    else:
+        _beside(path).unlink(missing_ok=True)  # those of the results that stood here
     with whole(path) as file:
         file.write(text.encode())
     return path
@@ -307,7 +318,7 @@ def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
         raise ResultsError(f"{path}: cannot be read ({error}); {_ANEW}") from None
     # Files of version 0.1 have none, and those of some days after it a checksum of the names.
     by_names = "scores" in sums and sums["scores"] != _checksum(sorted(flat))
-    if by_names or ("arrays" in sums and sums["arrays"] != checksum(flat)):
+    if by_names or ("arrays" in sums and not fits(sums["arrays"], flat)):
         raise ResultsError(f"{path}: it is not of the results beside it; {_ANEW}")
     scores: Scores = {}
     for name, array in flat.items():

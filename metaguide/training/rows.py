@@ -43,8 +43,8 @@ class Row:
         seeds: how many training seeds.
         floor: best floor on the same examples.
         published: the value in print.
-        diverged: of the episodes of all seeds, how many had a score that was not finite; None where
-            that was not counted.
+        diverged: of the episodes of all seeds, how many had a score that was not finite, or past
+            what its table takes for that; None where that was not counted.
     """
 
     table: str
@@ -135,7 +135,8 @@ def cells_to_rows(
             what belongs to the example (`target`, `answerable`) may lack the two leading axes.
             Classification and sentiment: `predicted`, `target`, ids of classes over all
             domains. Questions: `em`, `f1`, `answerable`. Recommendation: `rank` (1 = best).
-            `finite` where known: whether the scores behind an outcome are finite.
+            `finite` where known: whether the scores behind an outcome are finite; a rank of others
+            is worth 0.
         table, arm, domain, task, shots: fields of the rows.
         steps: the number of adaptation steps at each place of the second axis; 0, 1, ... where
             it is not given.
@@ -369,9 +370,12 @@ def _rankings(flat: Mapping[str, np.ndarray]) -> _Measures:
     if ranks.min() < 1:
         raise ResultsError(f"rank {ranks.min()}: the best rank is 1")
     everything = np.ones(ranks.shape[-1], bool)
-    hits = {f"hr@{k}": (metrics.hit_rate(ranks, k), everything) for k in CUTS}
-    gains = {f"ndcg@{k}": (metrics.ndcg(ranks, k), everything) for k in CUTS}
-    return hits | gains | {"mrr": (metrics.reciprocal_rank(ranks), everything)}
+    # Where few compete, the last place would count as a hit of what ranked nothing.
+    ranked = flat["finite"].astype(bool) if "finite" in flat else True
+    hits = {f"hr@{k}": metrics.hit_rate(ranks, k) for k in CUTS}
+    gains = {f"ndcg@{k}": metrics.ndcg(ranks, k) for k in CUTS}
+    measures = hits | gains | {"mrr": metrics.reciprocal_rank(ranks)}
+    return {name: (np.where(ranked, score, 0.0), everything) for name, score in measures.items()}
 
 
 _ARRAYS: dict[str, tuple[str, ...]] = {

@@ -261,6 +261,27 @@ def test_misspelt_file_is_named(tmp_path: Path) -> None:
     refusal(folder, "review.jsonl: unknown file", "did you mean 'reviews.jsonl'?")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "circle/a.png", "x" * 300])
+def test_a_name_that_no_path_may_have_is_an_error(tmp_path: Path, name: str) -> None:
+    """Catches an error of the path in the place of one that names line and field."""
+    folder = lay(tmp_path / "phones", products=[{**PRODUCT, "image": name}])
+    (folder / "circle").symlink_to(folder / "circle")
+    refusal(folder, "products.jsonl:1: field 'image' names", "no picture that can be read")
+
+
+def test_what_a_system_leaves_in_a_folder_is_no_part_of_it(tmp_path: Path) -> None:
+    """Catches a catalogue that macOS packed or copied refused for `._products.jsonl`."""
+    folder = lay(tmp_path / "phones", products=[PRODUCT])
+    domain = read_domain(folder)
+    for name in ("._products.jsonl", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "__MACOSX" / "phones").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "phones" / "._products.jsonl").write_bytes(b"x")
+    assert read_catalogue(tmp_path) == {"phones": domain}
+    write_domain(domain, folder)
+    assert read_domain(folder) == domain
+
+
 TEXT = st.text(max_size=12) | st.sampled_from(
     ["热水器很好", 'a "b"\r\nc', "\u2028\x00\x85", "👩‍🚀"]
 )

@@ -81,6 +81,11 @@ def test_a_split_is_its_two_files(tmp_path):
         (lambda packed: gzip.compress(b"PNG" + gzip.decompress(packed)), "does not begin as"),
         (lambda packed: gzip.compress(gzip.decompress(packed)[:-1]), "where a file of shape"),
         (lambda packed: gzip.compress(gzip.decompress(packed)[:6]), "where a file of shape"),
+        (lambda packed: gzip.compress(content(np.ones((3, 0, 2)))), "holds no pictures or labels"),
+        (lambda packed: gzip.compress(content(np.ones((1,) * 5))), "holds no pictures or labels"),
+        (lambda packed: gzip.compress(b"\0\0\x08\0" + b"1"), "holds no pictures or labels"),
+        # Lengths whose product is 0 where 64 bits run over.
+        (lambda packed: gzip.compress(b"\0\0\x08\x04" + b"\0\1\0\0" * 4), "where a file of shape"),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path, spoil, message):
@@ -141,6 +146,31 @@ def test_tensorflow_datasets_without_tensorflow(
             np.testing.assert_array_equal(found, right)
     np.testing.assert_array_equal(first.image, read_pictures(folder, name, "train").image)
     assert not trace.exists() and "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "riegeli", "parquet"])
+def test_another_format_of_tensorflow_datasets_is_one_error(
+    tmp_path: Path, site, trace: Path, monkeypatch: pytest.MonkeyPatch, form
+) -> None:
+    """Faults: the message is TensorFlow Datasets' own, lacks the folder or the mend; the data set
+    is prepared again beside what is there; TensorFlow is needed to say so."""
+    served, address = site
+    originals(served)
+    monkeypatch.setitem(mnist._SITES, "mnist", address)
+    folder = tmp_path / "tfds"
+    read_tfds(folder, "mnist", "train")
+    (about,) = folder.rglob("dataset_info.json")
+    about.write_text(about.read_text().replace('"array_record"', f'"{form}"'))
+    for file in about.parent.glob("*.array_record*"):
+        file.rename(file.with_name(file.name.replace("array_record", form)))
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(
+        MnistError,
+        match=rf"^{about.parent}: mnist was prepared there as {form}, .* delete that folder or move"
+        r" it away, and it is prepared anew, or put train-images",
+    ):
+        read_tfds(folder, "mnist", "train")
+    assert sorted(folder.rglob("*")) == before and not trace.exists()
 
 
 def test_no_download_is_one_error(tmp_path: Path, site, monkeypatch: pytest.MonkeyPatch) -> None:

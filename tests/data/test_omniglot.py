@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def contents() -> dict[str, bytes]:
 
 
 def pack(path: Path, members: Mapping[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -134,6 +136,44 @@ def test_a_bad_archive_is_named(tmp_path: Path) -> None:
         read_archive(tmp_path / "hurt.zip")
     with pytest.raises(OmniglotError, match="other.zip: no picture of a character in it"):
         read_archive(pack(tmp_path / "other.zip", {"readme.txt": b"hello"}))
+
+
+@pytest.mark.parametrize("lay", [pack, unpack])
+def test_what_macos_adds_is_no_picture(tmp_path: Path, lay) -> None:
+    """Fault: an archive that macOS packed again has drawings too many, or broken ones."""
+    own = contents()
+    added = {f"__MACOSX/{Path(name).parent}/._{Path(name).name}": b"x" for name in own}
+    added |= {f"{Path(name).parent}/._{Path(name).name}": b"x" for name in own}
+    added |= {"omniglot/.DS_Store": b"x", "omniglot/images/Greek/.DS_Store": b"x"}
+    added |= {"omniglot/images/__MACOSX/Greek/1.png": b"x"}
+    path = lay(tmp_path / ARCHIVE if lay is pack else tmp_path, {**added, **own})
+    assert read_archive(path).names == tuple(sorted(CHARACTERS))
+    assert vinyals_split(tmp_path, tuple(sorted(CHARACTERS)))["train"].shape == (8, 2)
+
+
+@pytest.mark.parametrize("lay", [pack, unpack])
+def test_an_archive_larger_than_it_may_be_is_not_unpacked(tmp_path: Path, monkeypatch, lay) -> None:
+    """Faults: members that are each small enough fill the memory together; a picture of a kilobyte
+    is decoded to gigabytes before its size is looked at."""
+    path = lay(tmp_path / ARCHIVE if lay is pack else tmp_path, contents())
+    monkeypatch.setattr(omniglot, "MOST_ALL", 3_000)
+    with pytest.raises(OmniglotError, match="cannot be read .it holds more than .*get it anew"):
+        read_archive(path)
+    monkeypatch.undo()
+    head = png(np.ones((28, 28), bool))
+    large = bytearray(head)
+    large[16:24] = (60_000).to_bytes(4, "big") * 2
+    large[29:33] = zlib.crc32(bytes(large[12:29])).to_bytes(4, "big")
+    path = lay(tmp_path / "b" / ARCHIVE if lay is pack else tmp_path / "b", {MEMBER: bytes(large)})
+    with pytest.raises(OmniglotError, match=rf"{MEMBER}: (60000x60000, not|broken picture)"):
+        read_archive(path)
+
+
+def test_an_archive_that_is_no_regular_file_is_one_error(tmp_path: Path) -> None:
+    """Fault: a named pipe hangs."""
+    os.mkfifo(tmp_path / ARCHIVE)
+    with pytest.raises(OmniglotError, match="cannot be read .it is no regular file.; get it anew"):
+        read_archive(tmp_path / ARCHIVE)
 
 
 def test_the_archive_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

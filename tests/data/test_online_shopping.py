@@ -1,12 +1,14 @@
 """The reader of online_shopping_10_cats: what it keeps, drops and refuses."""
 
 import os
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from metaguide.data import online_shopping
 from metaguide.data.catalogue import CatalogueError, Review, read_domain, write_domain
 from metaguide.data.online_shopping import (
     Dropped,
@@ -124,6 +126,48 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "hurt.zip").write_bytes(hurt)
     with pytest.raises(CatalogueError, match="cannot be read.*download"):
         read_online_shopping(tmp_path / "hurt.zip")
+
+
+def test_a_zip_that_macos_packed_again_is_read(tmp_path: Path) -> None:
+    """Catches what macOS adds taken for reviews, or for a second file of them."""
+    text = "cat,label,review\na,1,good\n"
+    members = {
+        "reviews/": "",
+        "reviews/reviews.csv": text,
+        "reviews/.DS_Store": "x",
+        "__MACOSX/reviews/._reviews.csv": "x",
+        "reviews/._reviews.csv": "x",
+    }
+    with zipfile.ZipFile(tmp_path / "again.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.warns(UserWarning, match="1 reviews"):
+        assert [r.text for r in read_online_shopping(tmp_path / "again.zip")["a"].reviews] == [
+            "good"
+        ]
+    with zipfile.ZipFile(tmp_path / "again.zip", "a") as archive:
+        archive.writestr("reviews/more.csv", text)
+    with pytest.raises(CatalogueError, match="holds 2 CSV files, not one"):
+        read_online_shopping(tmp_path / "again.zip")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_cut_file_is_not_taken_for_the_whole(tmp_path: Path, monkeypatch, packed: bool) -> None:
+    """Catches a file that was cut at the end of a line, read as fewer reviews without a word."""
+    monkeypatch.setattr(online_shopping, "PUBLISHED", 5)
+    path = lay(tmp_path / "reviews.csv", [f"a,1,good {row}" for row in range(5)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_online_shopping(path)
+    path.write_text("\n".join(path.read_text().splitlines()[:4]) + "\n")
+    if packed:
+        with zipfile.ZipFile(tmp_path / "reviews.zip", "w") as archive:
+            archive.write(path, "reviews.csv")
+        path = tmp_path / "reviews.zip"
+    with pytest.warns(
+        UserWarning, match=rf"{path}: 3 reviews, and the published file has 5: .*cut"
+    ):
+        read_online_shopping(path)
 
 
 @pytest.fixture

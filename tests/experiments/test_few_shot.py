@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from functools import cache
 
 import jax.numpy as jnp
@@ -158,6 +160,81 @@ def test_seeds_of_another_table_are_one_line(tmp_path):
         outcomes_in(tmp_path, "5w1s/a", 3)
 
 
+OUTCOME_CONFIG = {"steps": 3, "seeds": 1, "log_every": 2, "a": {"rate": 0.1, "widths": (4, 4)}}
+
+
+def an_outcome(workdir, seed=0, **changes):
+    """The file of a finished cell."""
+    folder = workdir / "5w1s" / "a" / f"seed{seed}"
+    arrays = {"mse5": np.arange(600.0).reshape(2, 3, 100), "rate5": np.asarray(0.5)}
+    outcome_of(folder, FrozenConfigDict({**OUTCOME_CONFIG, **changes}), lambda: arrays)
+    return folder / OUTCOME
+
+
+def rewritten(path, change):
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    np.savez(path, **change(found))
+
+
+def without(*names):
+    return lambda found: {name: leaf for name, leaf in found.items() if name not in names}
+
+
+SPOILT = {
+    "a pickle": lambda path: np.savez(path, mse5=np.array([{}], dtype=object)),
+    "another value": lambda path: rewritten(path, lambda f: {**f, "mse5": f["mse5"] + 1}),
+    "another type": lambda path: rewritten(path, lambda f: {**f, "mse5": f["mse5"].view("i8")}),
+    "another shape": lambda path: rewritten(
+        path, lambda f: {**f, "mse5": f["mse5"].reshape(3, 2, 100)}
+    ),
+    "without the array and the checksum": lambda path: rewritten(path, without("mse5", "crc32")),
+    "texts": lambda path: np.savez(path, mse5=np.array([["a"]])),
+    "no values": lambda path: np.savez(path, mse5=np.zeros((2, 0, 3))),
+    "of another table": lambda path: np.savez(path, accuracy=np.ones((2, 3, 100))),
+    "of another seed": lambda path: shutil.copy(an_outcome(path.parents[3], seed=1), path),
+    "of another config": lambda path: shutil.copy(
+        an_outcome(path.parents[3] / "other", steps=4), path
+    ),
+    "a checksum that is a text": lambda path: rewritten(
+        path, lambda f: {**f, "crc32": np.array("x")}
+    ),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_an_outcome_of_something_else_is_one_clear_error(tmp_path, how):
+    """Faults: a traceback of a library, or another result, from an outcome that is damaged, or that
+    is of another cell, table or config; a pipe hangs."""
+    path = an_outcome(tmp_path)
+    SPOILT[how](path)
+    with pytest.raises(ConfigError, match="delete this file, and the cell is judged") as error:
+        outcomes_in(tmp_path, "5w1s/a", 1, ["mse5"])
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_an_outcome_is_read_where_it_was_moved_or_is_older(tmp_path):
+    """Faults: a work folder that was moved is refused, or one whose harmless fields have changed,
+    or an outcome from before there were checksums; outcomes of other shapes are stacked."""
+    an_outcome(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "second")
+    path = tmp_path / "second" / "5w1s" / "a" / "seed0" / OUTCOME
+    again = FrozenConfigDict({**OUTCOME_CONFIG, "log_every": 7, "seeds": 9})
+    found = outcome_of(path.parent, again, lambda: pytest.fail("it is there already"))
+    assert set(found) == {"mse5", "rate5"} and found["mse5"].sum() == np.arange(600).sum()
+    rewritten(path, without("of", "crc32"))
+    assert set(outcomes_in(tmp_path / "second", "5w1s/a", 3, ["mse5"])) == {"mse5", "rate5"}
+    other = an_outcome(tmp_path / "second", seed=1)
+    rewritten(other, without("of", "crc32", "rate5"))
+    found = outcomes_in(tmp_path / "second", "5w1s/a", 3, ["mse5"])
+    assert set(found) == {"mse5"} and found["mse5"].shape == (2, 2, 3, 100)
+    np.savez(other, mse5=np.ones((2, 3, 99)))
+    with pytest.raises(ConfigError, match=r"seed1.*\[2, 3, 99\], and another seed's of \[2, 3, 1"):
+        outcomes_in(tmp_path / "second", "5w1s/a", 3, ["mse5"])
+
+
 def test_rows_of_waves(tmp_path):
     """Faults: the mean hides that tasks diverged; a task that is not a number is not counted; the
     row after 5 steps is that after 10; the published value stands by another row."""
@@ -177,6 +254,9 @@ def test_rows_of_waves(tmp_path):
     assert ("pretrained", 5, 10, "mse") not in found
     assert found["pretrained", 5, 10, "diverged"].value == pytest.approx(1 / 8)
     assert found["pretrained", 5, 10, "mse_median"].value == 10
+    assert {row.diverged for row in rows if row.arm == "maml"} == {0}
+    assert found["pretrained", 5, 10, "diverged"].diverged == 1  # 26 is a number
+    assert found["pretrained", 5, 5, "diverged"].diverged == 0
     assert len(scores) == sum(row.metric == "mse" for row in rows)
 
 
@@ -220,6 +300,28 @@ def characters():
 @pytest.fixture
 def drawn(monkeypatch):
     monkeypatch.setattr(omniglot, "read_drawings", lambda folder: characters())
+
+
+def test_rows_of_characters_count_what_diverged(tmp_path):
+    """Faults: an arm that diverged looks like one that was wrong; steps before the last count; an
+    outcome from before it was kept has a count; it is a row of its own."""
+    config = config_of("omniglot", "--config.preset=tiny", "--config.seeds=2")
+    right = np.ones((3, 4, 5), bool)
+    finite = right.copy()
+    finite[0], finite[2, 1:3, 2:] = False, False
+    kept = {"accuracy": right & finite, "accuracy_finite": finite, "accuracy_inductive": right}
+    for seed in range(2):
+        for arm, arrays in (("maml", kept), ("pixels", {"accuracy": right[:1]})):
+            folder = tmp_path / "5w1s" / arm / f"seed{seed}"
+            folder.mkdir(parents=True)
+            np.savez(folder / "outcome.npz", **arrays)
+    rows, scores = omniglot_table.rows_of(config, tmp_path)
+    found = {(row.arm, row.metric): row for row in rows}
+    assert found["maml", "accuracy"].diverged == 4
+    assert found["maml", "accuracy"].value == pytest.approx((2 + 2 * 2 / 5) / 4)
+    assert found["maml", "accuracy_inductive"].diverged is None
+    assert found["pixels", "accuracy"].diverged is None
+    assert len(rows) == len(scores) == 3
 
 
 @pytest.mark.slow

@@ -340,6 +340,15 @@ def test_rows_of_finished_cells(tmp_path):
     assert falls_short(less) and not falls_short(replace(less, ci95=0.6))
     assert falls_short(replace(less, value=-0.1, ci95=0.6))
     assert len(scores) == 2
+    assert {row.diverged for row in rows} == {0}
+    for bad in (np.nan, np.inf, 1e30):
+        one = losses["mlp"][0].copy()
+        one[2] = bad
+        np.savez(folder / "outcome.npz", loss=np.concatenate([first, first * 7, one], axis=1))
+        rows, _ = table.rows_of(config, table.logarithms_in(config, tmp_path))
+        counts = {(row.arm, row.metric): row.diverged for row in rows}
+        assert counts["mlp", "log10_loss"] == counts["adam", "mlp_minus"] == 1
+        assert counts["adam", "log10_loss"] == 0
 
 
 @pytest.mark.slow

@@ -189,3 +189,18 @@ def test_regression_counts_masked_points_for_nothing():
     np.testing.assert_allclose([loss, metrics["mse"]], expected, rtol=1e-6)
     errors = problem.judge({"y": predicted}, batch, ())["squared_error"]
     np.testing.assert_allclose(errors, (predicted - batch["y"])[:, 0] ** 2, rtol=1e-6)
+
+
+def test_pictures_judged_by_constant_nan_and_single_logits():
+    """Faults: equal logits are always the first class, which a class-ordered batch may hold most
+    of; NaN is the first class; one class is none."""
+    many, judge = 3000, of_pictures().judge
+    query = {"label": jnp.zeros(many, jnp.int32), "mask": jnp.ones(many, bool)}
+    query["id"] = jnp.arange(many)
+    found = judge({"logits": jnp.zeros((many, WAY))}, query, ())
+    assert 0.3 < found["correct"].mean() < 0.37 and found["finite"].all()
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        found = judge({"logits": jnp.zeros((many, WAY)).at[:9, 0].set(bad)}, query, ())
+        assert not found["correct"][:9].any() and not found["finite"][:9].any()
+        assert found["finite"][9:].all()
+    assert judge({"logits": jnp.zeros((many, 1))}, query, ())["correct"].all()

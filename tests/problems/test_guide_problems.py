@@ -14,6 +14,7 @@ from metaguide.data.encoding import Lengths, question_rows
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.models.guide import Encoding, GuideModel, init_params
+from metaguide.objectives.tasks import OUT, span_predict
 from metaguide.problems.guide import (
     Shape,
     classification,
@@ -25,6 +26,7 @@ from metaguide.problems.guide import (
     recommendation,
     sentiment,
 )
+from metaguide.training.results import cells_to_rows
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
 MODEL = GuideModel(
@@ -421,6 +423,90 @@ def test_a_single_candidate_is_ranked_first_and_a_single_class_is_right():
     query = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool), "id": jnp.arange(2)}
     found = judge_classes({"logits": jnp.zeros((2, 1))}, query, {"classes": jnp.asarray([9])})
     assert found["predicted"].tolist() == [9, 9]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_single_candidate_that_is_not_finite_is_the_worst_outcome(bad):
+    """Fault: what diverged is the first of one, and perfect; of five it is a hit at 5."""
+    for many in (1, 5):
+        found = ranked(np.full((3, many), bad, np.float32), np.zeros(3, int))
+        assert found["rank"].tolist() == [max(many, 2)] * 3 and not found["finite"].any()
+        raw = {name: leaf[:, None] for name, leaf in found.items()}
+        raw |= {name: raw[name][None, None] for name in ("rank", "finite")}
+        rows, _ = cells_to_rows(raw, table="t", arm="a", domain="d", task="recommendation", shots=1)
+        assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {3}
+
+
+def asked_for_spans(tokenizer, start, end, questions_=None):
+    """What `questions` answers and is judged by, where the model's span scores are given."""
+    asked = questions_ or [Question("q", "", "b c d", None)] * len(start)
+    rows = question_rows(asked, tokenizer, 12, "d", longest=3)
+    many = len(asked)
+    query = {**rows, "mask": np.ones(many, bool), "id": np.arange(many)}
+    query = jax.tree.map(jnp.asarray, query)
+    exists = jnp.ones((many, 1), bool)
+    given = (jnp.asarray(scores, jnp.float32)[:, None] for scores in (start, end))
+    start, end = given
+    said = dict(zip(("window", "start", "end"),
+                    span_predict(start, end, exists, 3, query["id"]), strict=True))  # fmt: skip
+    said["finite"] = (jnp.isfinite(start) & jnp.isfinite(end)).all((1, 2))
+    return said, jax.device_get(judge_spans(said, query, {}))
+
+
+def test_constant_span_scores_get_what_chance_gets(tokenizer):
+    """Faults: they are always "no answer", and right wherever there is none; or never."""
+    many = 3000
+    # [CLS], [SEP] of the empty question, three words, [SEP]: text is at 2, 3 and 4.
+    scores = np.full((many, 12), OUT)
+    scores[:, [0, 2, 3, 4]] = 0.5
+    said, judged = asked_for_spans(tokenizer, scores, scores)
+    found = Counter(zip(*(np.asarray(said[name]).tolist() for name in ("start", "end")),
+                        strict=True))  # fmt: skip
+    assert set(found) == {(0, 0), (2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4)}
+    assert all(330 < count < 530 for count in found.values())  # 429 each
+    assert 0.11 < judged["em"].mean() < 0.18 and judged["finite"].all()
+    # Only what is level is drawn: two spans here, and the one behind them never.
+    scores[:, 0], scores[:, 4] = -3, -3
+    said, _ = asked_for_spans(tokenizer, scores, scores)
+    assert set(np.asarray(said["start"]).tolist()) == {2, 3}
+
+
+def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
+    """Fault: a head of zeros, which says nothing, is right wherever there is no answer."""
+    model = MODEL.clone(vocabulary=tokenizer.size, length=12, dropout=0.0)
+    flat = drawn(model)
+    flat = {**flat, "questions": jax.tree.map(jnp.zeros_like, flat["questions"])}
+    problem, many = questions(model, longest=3), 400
+    rows = question_rows([Question("q", "how?", "so it is")] * many, tokenizer, 12, "d", longest=3)
+    query = {**rows, "mask": np.ones(many, bool), "id": np.arange(many)}
+    query = jax.tree.map(jnp.asarray, query)
+    outputs = problem.predict(flat, problem.encode(flat, query, {}, None), query, {})
+    judged = problem.judge(outputs, query, {})
+    assert 0.05 < judged["em"].mean() < 0.25 and judged["finite"].all()
+    # Where nobody judges, as when a guide serves, it has no answer.
+    del query["id"]
+    outputs = problem.predict(flat, problem.encode(flat, query, {}, None), query, {})
+    assert not outputs["start"].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_span_scores_that_are_not_finite_answer_nothing(tokenizer, bad):
+    """Fault: NaN compares as lower than "no answer", which is right where there is none."""
+    scores = np.zeros((3, 12))
+    scores[0] = bad
+    scores[1, 0] = bad
+    said, judged = asked_for_spans(tokenizer, scores, np.zeros((3, 12)))
+    assert judged["finite"].tolist() == [False, False, True]
+    assert judged["em"][:2].tolist() == judged["f1"][:2].tolist() == [0, 0]
+
+
+def test_a_single_span_is_answered_where_it_scores_higher(tokenizer):
+    """Fault: with one word there is nothing to choose from, and no answer or always one."""
+    one = [Question(str(row), "", "b", (0, 1)) for row in range(3)]
+    scores = np.full((3, 12), OUT)
+    scores[:, 2], scores[:, 0] = 1, [0, 2, 0]
+    said, judged = asked_for_spans(tokenizer, scores, scores, one)
+    assert judged["em"].tolist() == [1, 0, 1] and np.asarray(said["start"]).tolist() == [2, 0, 2]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from metaguide.training import floors
@@ -190,3 +191,100 @@ def test_content_weighs_the_latest_most():
     none = np.full((200, 2), -1)
     found = floors.content(features, none, np.full((200, 1), 3), np.arange(200), candidates)
     assert 0.3 < np.mean(found["rank"] == 1) < 0.7
+
+
+def spoiled(features, row):
+    """Sparse features in which a row is not finite."""
+    dense = features.toarray()
+    dense[row] = np.nan
+    return sparse.csr_array(dense)
+
+
+def test_a_floor_whose_scores_are_not_finite_chooses_nothing():
+    """Faults: the NaN is sorted last and so is the nearest; a similarity that is not finite is a
+    rank of 1; nothing is counted; one broken row spoils the others."""
+    words = floors.fit_tfidf(SOURCE)
+    features, labels = words.transform(SOURCE), np.array([1, 0, 1, 0])
+    query, names = np.array([[0, 1, -1]]), words.transform(["bad", "good"])
+    model = floors.fit_source(features, labels)
+    support = np.array([[2, 3]])
+    makers = {
+        "class names": lambda rows: floors.class_names(
+            rows, names, labels, query, np.array([[0, 1]])
+        ),
+        "zero-shot": lambda rows: floors.zero_shot(model, rows, labels, query),
+        "few-shot": lambda rows: floors.few_shot(rows, labels, support, query),
+    }
+    for name, make in makers.items():
+        clean, found = make(features), make(spoiled(features, 0))
+        assert clean["predicted"][0, 0, 0, :2].tolist() == [1, 0], name
+        assert found["predicted"][0, 0, 0, :2].tolist() == [-1, 0], name
+        assert found["finite"][0, 0, 0, :2].tolist() == [False, True], name
+        rows, _ = cells_to_rows(found, table="t", arm=name, domain="d", task="sentiment", shots=1)
+        assert rows[0].value == 0.5 and rows[0].diverged == 1
+    bad = spoiled(names, 1)
+    found = floors.class_names(features, bad, labels, query, np.array([[0, 1]]))
+    assert (found["predicted"][0, 0, 0, :2] == -1).all()
+    bad = spoiled(features, 2)
+    assert (floors.few_shot(bad, labels, support, query)["predicted"][0, 0, 0, :2] == -1).all()
+
+
+def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeypatch):
+    """Faults: a NaN is the nearest sentence, or counts as having abstained; it is the first of one
+    candidate."""
+    words, broken = floors.fit_tfidf(SOURCE), floors.fit_tfidf(SOURCE)
+    monkeypatch.setattr(broken, "transform", lambda texts: spoiled(words.transform(texts), 0))
+    texts, golds = ["It is good. It is bad.", "It is late."], [["It is good."], []]
+    found = floors.best_sentence(broken, ["good?", "late?"], texts, golds, np.array([[0, 1]]))
+    assert found["em"].ravel().tolist() == [0, 0] and found["finite"].ravel()[0] == 0
+    found = floors.best_sentence(broken, ["good?"], ["It is late."], [[]], np.array([[0]]))
+    assert found["em"].item() == found["f1"].item() == 0
+    support, query, users = np.array([[0]]), np.array([[1]]), np.array([0])
+    for candidates in ([[False, True, False, False]], [[False, True, True, True]]):
+        features = spoiled(words.transform(SOURCE), 1)
+        found = floors.content(features, support, query, users, np.array(candidates))
+        assert not found["finite"].item() and found["rank"].item() == max(sum(candidates[0]), 2)
+        rows, _ = cells_to_rows(
+            found, table="t", arm="content", domain="d", task="recommendation", shots=1
+        )
+        assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {1}
+
+
+def test_a_floor_whose_scores_are_constant_gets_what_chance_gets():
+    """Faults: the first class, sentence or product is taken, which may always be the right one, or
+    never."""
+    words, many = floors.fit_tfidf(SOURCE), 2000
+    texts = ["unknown"] * 2 * many
+    features, labels = words.transform(texts), np.arange(2 * many) % 2
+    query = np.arange(many).reshape(-1, 1) * 2
+    found = floors.few_shot(features, labels, np.tile([[1, 0]], (many, 1)), query)
+    assert 0.45 < np.mean(found["predicted"] == 0) < 0.55
+    ways = np.tile([[0, 1, 2, 3]], (many, 1))
+    found = floors.class_names(features, words.transform(["other"] * 4), labels, query, ways)
+    assert 0.2 < np.mean(found["predicted"] == 0) < 0.3
+    text, golds = "It is so. It is not. It may be. It was.", [["It is so."], ["It was."]]
+    found = floors.best_sentence(words, ["why?"] * 2, [text] * 2, golds, np.array([[0, 1]]))
+    assert found["em"].ravel().tolist() == [0.25, 0.25]
+    asked = np.arange(many)[:, None]
+    taken, users = np.stack([asked[:, 0], asked[:, 0] * 0], -1), asked[:, 0]
+    found = floors.popularity(taken, asked * 0, users, np.ones((1, 4), bool))
+    assert 0.2 < np.mean(found["rank"] == 1) < 0.3
+
+
+def test_a_floor_with_one_candidate_takes_it():
+    """Fault: with nothing to choose from there is no answer, or a draw among none."""
+    words = floors.fit_tfidf(SOURCE)
+    features, labels, query = words.transform(SOURCE), np.array([1, 0, 1, 0]), np.array([[0]])
+    one = np.array([[1]])
+    found = floors.class_names(features, words.transform(["", "x"]), labels, query, one)
+    assert found["predicted"].item() == 1
+    assert floors.few_shot(features, labels, np.array([[2]]), query)["predicted"].item() == 1
+    assert floors.majority(labels, query, one)["predicted"].item() == 1
+    found = floors.best_sentence(words, ["why?"], ["It is so."], [["It is so."]], query)
+    assert found["em"].item() == 1
+    alone, users = np.array([[True, False, False, False]]), np.array([0])
+    for found in (
+        floors.popularity(np.array([[0, 0]]), query, users, alone),
+        floors.content(features, np.array([[-1]]), query, users, alone),
+    ):
+        assert found["rank"].item() == 1 and found["finite"].item()

@@ -1,5 +1,6 @@
 import functools
 import json
+import os
 import re
 import shutil
 import struct
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from metaguide.files import FolderHeld, held
@@ -151,6 +154,52 @@ def test_a_line_that_is_none_of_metrics_ends_what_is_kept(tmp_path, odd):
     path.mkdir()
     with pytest.raises(CheckpointError, match=f"{path}: it is no regular file; move it away"):
         go(tmp_path, step, state, data)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"text",
+        b"{}",
+        b'{"step": 4.0, "loss": 1.0}',
+        b'{"step": true, "loss": 1.0}',
+        b'{"step": 4}',
+        b'{"step": 4, "loss": "1"}',
+        b'{"step": 4, "loss": [1]}',
+        b'{"step": 2, "loss": 1.0}',
+        b'{"step": 4, "lo',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_what_stands_behind_a_line_that_is_none_is_not_kept(tmp_path, odd):
+    """Faults: a value that is no number is kept, and drawn; a step stands twice; a line behind the
+    odd one is kept."""
+    good = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.75, "a/b": 3}\n'
+    path = tmp_path / loop.METRICS
+    path.write_bytes(good + odd + b'\n{"step": 5, "loss": 1.5}\n')
+    with loop._log(tmp_path, 5) as write:
+        write(6, {"loss": 0.5}, 0.0)
+    assert path.read_bytes() == good + b'{"step": 6, "loss": 0.5}\n'
+
+
+@given(st.lists(st.binary(max_size=12) | st.just(b'{"step": 4, "loss": 1.5}'), max_size=6))
+def test_whatever_bytes_are_no_metrics(tmp_path_factory, lines):
+    """Fault: some bytes are an error of another kind, or a row without its numbers."""
+    folder = tmp_path_factory.getbasetemp()
+    (folder / loop.METRICS).write_bytes(b"\n".join(lines))
+    assert loop.metrics_in(folder) in ([], [{"step": 4, "loss": 1.5}])
+
+
+@pytest.mark.parametrize("name", [loop.METRICS, loop.TIMES])
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_logs_that_are_no_files_are_one_error(tmp_path, name, put):
+    """Faults: a folder in their place is an IsADirectoryError, after all training or before; a
+    pipe hangs."""
+    put(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name}: it is no regular file; move it away"):
+        go(tmp_path, *stage())
+    assert checkpoint.latest(tmp_path / checkpoint.FOLDER) is None
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

@@ -51,6 +51,8 @@ def test_ranks_refuse_what_has_no_rank():
             scores[0, place] = bad
             assert metrics.ranks_of(scores, np.array([0]), everything, rng).tolist() == [3]
     alone = np.array([[True, False, False]])
+    single = metrics.ranks_of(np.full((1, 3), np.nan), np.array([0]), alone, rng)
+    assert single.tolist() == [2]  # not the first, though it is the only one
     assert metrics.ranks_of(np.ones((1, 3)), np.array([0]), alone, rng).tolist() == [1]
     with pytest.raises(ValueError, match="not among"):
         metrics.ranks_of(np.ones((1, 2)), np.array([0]), np.array([[False, True]]), rng)

@@ -13,6 +13,7 @@ from metaguide.training.results import (
     FIELDS,
     ResultsError,
     Row,
+    _checksum,
     cells_to_rows,
     check,
     difference,
@@ -262,6 +263,42 @@ def test_episodes_that_diverged_are_counted_and_older_files_have_no_count(tmp_pa
         del row["diverged"]
     path.write_text(json.dumps(found))
     assert {row.diverged for row in read(path).rows} == {None}
+
+
+def test_a_score_that_was_changed_is_noticed(tmp_path):
+    """Faults: the checksum covers the names of the arrays alone; results that are copied without
+    their scores, or were written with the older checksum, are refused; scores of results that were
+    overwritten are taken for those of the new ones."""
+    rows, scores = cells_to_rows(labelled(np.random.default_rng(6)), task="classification", **CELL)
+    path, beside = write(rows, scores, tmp_path, **HEAD), tmp_path / "episodes.npz"
+    with np.load(beside) as arrays:
+        flat = {name: arrays[name] for name in arrays.files if "/" in name}
+    name = next(name for name in flat if name.endswith("/score"))
+    for changed in (
+        np.nan_to_num(flat[name]) + 1e-3,
+        flat[name].astype(np.float64),
+        flat[name][:, ::-1],
+    ):
+        np.savez(beside, **{**flat, name: changed})
+        with pytest.raises(ResultsError, match="episodes.npz: it is not of the results beside it"):
+            read(path)
+    np.savez(beside, **dict(reversed(flat.items())))
+    assert set(read(path).scores) == set(scores)
+    found = json.loads(path.read_text())
+    assert set(found["crc32"]) == {"rows", "arrays"}
+    del found["crc32"]["arrays"]
+    for sums in ({"scores": _checksum(sorted(flat))}, {}):
+        path.write_text(json.dumps({**found, "crc32": {**found["crc32"], **sums}}))
+        assert set(read(path).scores) == set(scores)
+    found["crc32"]["scores"] = 1
+    path.write_text(json.dumps(found))
+    with pytest.raises(ResultsError, match="it is not of the results beside it"):
+        read(path)
+    beside.unlink()
+    assert read(path).scores == {} and read(path).rows == tuple(rows)
+    write(rows, scores, tmp_path, **HEAD)
+    write(rows, {}, tmp_path, **HEAD)
+    assert not beside.exists() and read(path).scores == {}
 
 
 METHOD = {
