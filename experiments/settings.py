@@ -279,7 +279,13 @@ def read_config(workdir: Path) -> FrozenConfigDict:
     Raises:
         ConfigError: if there is none, or it is damaged.
     """
-    return FrozenConfigDict(_tuples(_read(workdir / CONFIG)))
+    path = workdir / CONFIG
+    try:
+        return FrozenConfigDict(_tuples(_read(path)))
+    except (TypeError, ValueError) as error:  # such as a table in a list, which no config has
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
 
 
 def collect_seldom() -> None:

@@ -137,6 +137,7 @@ RANGES = {
 RELATIONS = (
     multiple("model.width", "model.heads"),
     at_most("episodes.way", "model.way"),
+    at_most("adapt.shots", "episodes.shots"),  # a support has no more, whatever a row would say
     late(multiple("metatrain.tasks", "metatrain.tasks_per_chunk")),
 )
 

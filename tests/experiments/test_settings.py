@@ -221,6 +221,13 @@ def test_missing_or_damaged_written_config(tmp_path, content):
             reads(tmp_path)
 
 
+def test_a_written_config_with_a_table_in_a_list_is_no_config(tmp_path):
+    """Fault: what no config has is an error of the library."""
+    (tmp_path / "config.json").write_text('{"a": [1, {}]}')
+    with pytest.raises(ConfigError, match="config.json: not a config"):
+        settings.read_config(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["ENOSPC", "EACCES", "EROFS", "EEXIST", "EISDIR"])
 def test_what_a_disk_refuses_is_one_line(file, capsys, monkeypatch, name):
     """Fault: a full disk, or a folder that may not be written, is a traceback."""
