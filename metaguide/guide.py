@@ -367,7 +367,12 @@ def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
         CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
         StoredError: the file beside it that describes the rule is damaged.
     """
-    of = _json(folder / STAGE) if (folder / STAGE).exists() else {}
+    said = _json(folder / STAGE) if (folder / STAGE).exists() else {}
+    of = {
+        name: said[name]
+        for name in ("stage", "learner", "seed")
+        if isinstance(said.get(name), str | int)
+    }
     if not (folder / stored.FILE).is_file():
         return restore_meta(folder, like, of), None
     rule, theta, _ = stored.load(folder)

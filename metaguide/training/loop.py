@@ -100,7 +100,6 @@ def train(
     abouts = [about] * len(workdirs) if isinstance(about, Mapping) else list(about)
     folders = [one / checkpoint.FOLDER for one in workdirs]
     folder = folders[0]
-    begun = first_done = time.perf_counter()
     window: list[Metrics] = []
     waiting: tuple[int, list[Metrics]] | None = None
     means: dict[str, float] = {}
@@ -122,6 +121,7 @@ def train(
             return state
         if start:
             say(f"{name}: going on from step {start} of {steps}, {folder}")
+        begun = first_done = time.perf_counter()
         for one in workdirs:
             stack.enter_context(_times(one, start, lambda: (done, first_done - begun, rate())))
         logs = [stack.enter_context(_log(one, start)) for one in workdirs]
