@@ -93,6 +93,7 @@ def test_adam_is_not_sgd(episode):
     np.testing.assert_allclose(abs(adapted["head"]["w"]), RATE, rtol=1e-4)  # its first step
 
 
+@pytest.mark.slow
 def test_a_factor_multiplies_the_updates_of_a_learned_optimizer(episode):
     """Fault: what validation chooses for a learned optimizer changes nothing, or the rule reads it
     too."""
@@ -174,6 +175,7 @@ def test_an_optimizer_has_to_be_given():
         adaptation(Way("all", "hyper"), problem(), RATE, 1)
 
 
+@pytest.mark.slow
 def test_first_order_and_maml_differ_in_the_meta_gradient_alone(episode):
     """Fault: first-order MAML takes second derivatives, or MAML does not."""
     found = {}

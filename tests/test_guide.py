@@ -201,6 +201,7 @@ def test_answers_stand_in_the_passage(adapted):
             assert found.text == question.text[slice(*found.span)] != ""
 
 
+@pytest.mark.slow
 def test_a_long_passage_is_adapted_to_and_asked_about_whatever_the_seed(tokenizer):
     """Faults: adapting fails for the seeds that draw the long passage; an answer behind the tokens
     kept is never given; its span is counted in the window."""
@@ -232,6 +233,7 @@ def test_a_long_passage_is_adapted_to_and_asked_about_whatever_the_seed(tokenize
     assert answer == ((1006, 1009), "Bob")
 
 
+@pytest.mark.slow
 def test_rankings_leave_out_what_the_user_has(adapted):
     """Faults: a product is missing or twice, a known one is recommended, a long history is cut to
     the shots, padding of a short one is taken for product 0, a product that was taken again counts
@@ -273,6 +275,7 @@ def test_who_asks_again_waits_for_no_compiler(adapted):
     assert not compiled
 
 
+@pytest.mark.slow
 def test_labels_that_examples_carry_are_not_read(adapted):
     """Faults: a prediction leaks the label of what is predicted, or fails over it, such as over an
     answer beyond the tokens that are read."""
@@ -304,6 +307,7 @@ def test_zero_shots_ask_the_guide_as_it_is(guide):
     ]
 
 
+@pytest.mark.slow
 def test_the_same_domain_and_seed_give_the_same_guide(probe, tmp_path):
     """Faults: adaptation depends on a clock or a global seed; the seed is not heard; a folder is
     another domain than the one that was written to it."""
@@ -319,6 +323,7 @@ def test_the_same_domain_and_seed_give_the_same_guide(probe, tmp_path):
     assert set(found[0].adapted) == {"classification"}
 
 
+@pytest.mark.slow
 def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
     """Faults: parameters, tokenizer or lengths are lost or swapped between save and load."""
     for loaded in (guide, metaguide.load(str(run))):
@@ -342,6 +347,7 @@ def saved_as_probe(guide):
     return guide.serving["classification"].meta, "ridge", 0.1, 0
 
 
+@pytest.mark.slow
 def test_a_run_says_which_arm_serves_what(tokenizer, tmp_path):
     """Faults: a kind is served by the parameters of another arm, or by an arm that is not named."""
     serving = {
@@ -386,6 +392,7 @@ def test_a_learned_optimizer_serves(tokenizer, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, after, found.meta["params"]["sentiment"])
 
 
+@pytest.mark.slow
 def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
     """Faults: the folder of a stage is served by gradient descent, though it learned to descend;
     the updates that it learned are multiplied by the rate of gradient descent."""
@@ -395,6 +402,7 @@ def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
     assert {serving.rate for serving in guide.serving.values()} == {1.0}
 
 
+@pytest.mark.slow
 def test_folders_that_hold_no_run_are_errors(run, tokenizer, tmp_path):
     """Fault: a wrong folder ends in a traceback of a library, or a wrong model is loaded."""
     with pytest.raises(CheckpointError, match="nowhere/config.json: no such file; give the folder"):
@@ -412,6 +420,7 @@ def test_folders_that_hold_no_run_are_errors(run, tokenizer, tmp_path):
         metaguide.load(spoiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.json", "stage.json"])
 @pytest.mark.parametrize(
     "content",
@@ -466,6 +475,7 @@ def test_more_categories_than_slots_are_told_apart(probe, guide):
     np.testing.assert_array_equal(with_slots(trained, 5)["classification"]["bias"], np.ones(5))
 
 
+@pytest.mark.slow
 def test_what_lacks_examples_is_said_by_name(probe):
     """Faults: one category with few examples stops all tasks; it is named by a number; what is
     lacking is passed over in silence, or a domain without labels gives nothing without a word."""
@@ -504,6 +514,7 @@ def test_what_has_no_examples_answers_as_it_was_trained(guide):
         assert adapted.predict(batch) == zero.predict(batch)
 
 
+@pytest.mark.slow
 def test_what_diverges_answers_as_it_was_trained(probe):
     """Fault: probabilities are NaN where a rate is too large for the domain."""
     learnt = probe.serving["classification"]
@@ -615,6 +626,7 @@ def test_pictures_of_any_size_are_read_as_the_reader_does(tmp_path):
         assert asked([product]) == [read]
 
 
+@pytest.mark.slow
 def test_batches_of_many_sizes_compile_once(probe):
     """Fault: every new size of a batch compiles anew."""
     adapted = dataclasses.replace(probe).adapt(ONLY_PRODUCTS, shots=2)
@@ -645,6 +657,7 @@ def test_another_domain_of_the_same_sizes_does_not_compile(probe):
         assert compilations(learner.adapt) == compilations(learner.predict) == 1
 
 
+@pytest.mark.slow
 def test_the_catalogue_is_encoded_once(guide, monkeypatch):
     """Faults: every call encodes the catalogue anew; users of one call get what other numbers of
     users get; users of different lengths of history are mixed up."""
@@ -715,6 +728,7 @@ def test_many_users_fit_into_memory():
     assert float(run.stdout) < 500 + rankings
 
 
+@pytest.mark.slow
 def test_rankings_have_a_top(guide):
     """Faults: the top is not the first of the whole ranking; it is cut where it is no number; what
     has no ranking takes it without a word."""

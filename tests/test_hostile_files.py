@@ -270,6 +270,7 @@ def check_reader(name, change, examples):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_mutated_bytes_are_one_error_or_read(name):
     """Fault: a library's own error comes out of a reader, a dozen kinds of them."""

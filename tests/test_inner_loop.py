@@ -134,6 +134,7 @@ def test_fewer_than_zero_steps_is_an_error():
         adapt(optax.sgd(RATE), -1)(params, batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 1, 2, 7])
 def test_remat_changes_nothing(steps):
     """Faults: recomputing the activations changes the value, the meta-gradient or what is observed;
@@ -182,6 +183,7 @@ def by_value():
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [1, 2])
 @pytest.mark.parametrize(
     "optimizer",
@@ -203,6 +205,7 @@ def test_mixed_mode_is_exact(optimizer, unroll):
         assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(found[1]))
 
 
+@pytest.mark.slow
 def test_mixed_mode_maps_over_tasks_whose_loss_closes_over_them():
     """Fault: what a task's loss closes over is one task's for all, or has no mapped form."""
     params, batches = make(batches=STEPS)
@@ -216,6 +219,7 @@ def test_mixed_mode_maps_over_tasks_whose_loss_closes_over_them():
     near(slopes(Mixed()), slopes(Unrolled()), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_mode_keeps_parameters_alone():
     """Fault: activations of all steps are kept, so that memory is that of an unrolled loop."""
     params = {"w": jnp.ones((4, 4))}
@@ -328,6 +332,7 @@ def test_implicit_gradient_does_not_pass_through_the_way():
     assert not any(37 in shape for shape in eqns(37))
 
 
+@pytest.mark.slow
 def test_damping_shrinks_the_implicit_gradient():
     """Faults: damping is left out, or of the other sign. With H = 0 the gradient is v / (1 + d)."""
     flat = lambda params, batch: (0.0 * params["w"].sum(), None)  # noqa: E731
@@ -361,6 +366,7 @@ def test_implicit_adapts_by_the_pulled_loss(steps):
     assert seen.shape == (steps + 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "fine"),
     [
@@ -414,6 +420,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [Unrolled(), Mixed()], ids=["unrolled", "mixed"])
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_accepted_has_finite_meta_gradients(name, mode):

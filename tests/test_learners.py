@@ -223,6 +223,7 @@ def test_compiled_side_by_side_is_eager_one_by_one(name):
         near(at(index, together), alone, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every
 def test_float32_stays_float32(name):
     """Fault: a constant of the learner widens, or makes weak, the type of what it returns."""
@@ -276,6 +277,7 @@ def test_an_all_masked_support_gives_no_nan(name):
         same(at(0, found[0]["adapted"]), start(name)["params"])
 
 
+@pytest.mark.slow
 @every
 def test_objective_gradient_against_finite_differences(name):
     """Fault: a stop_gradient too many or too few. First order is biased on purpose: its gradient
@@ -333,6 +335,7 @@ def test_meta_training_learns(name):
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "learner",
     [
@@ -355,6 +358,7 @@ def test_no_step_is_no_adaptation(learner):
     same(seen["kernel"], meta["params"]["head"]["kernel"][None])
 
 
+@pytest.mark.slow
 def test_joint_training_reads_support_and_query():
     """Faults: the support is wasted, or the padding of the support is trained on."""
     zero = maml(PROBLEM, SGD, 0)
@@ -410,6 +414,7 @@ def test_head_only_fine_tuning_adapts_as_anil():
     same(head["adapted"], both["adapted"])
 
 
+@pytest.mark.slow
 def test_anil_is_maml_where_the_body_has_no_parameters():
     """Fault: ANIL's short cut (encode once, differentiate the head) changes value or gradient."""
     problem = problem_of(body=False)
@@ -456,6 +461,7 @@ def test_ridge_is_the_primal_closed_form():
     near(found["outputs"]["logits"], query @ expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_logistic_is_scikit_learns():
     """Faults: the penalty is scaled by the number of examples, the descent stops far from the
     solution or runs away from it, or masked rows are fitted."""
@@ -486,6 +492,7 @@ def test_prototypes_are_the_means_of_the_classes():
         np.testing.assert_allclose(found[one], np.mean(rows or [[0, 0]], axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prototypical", "relation", "matching", "proto-maml"])
 def test_a_class_without_support_is_never_chosen(name):
     """Faults: its prototype, 0, is nearer than those of the others; without any support not all
@@ -587,6 +594,7 @@ def test_proto_maml_needs_a_linear_head():
         proto_maml(other, SGD, 1).adapt(start(), task().support, (), None)
 
 
+@pytest.mark.slow
 def test_meta_sgd_with_one_rate_is_maml():
     """Faults: a rate is applied twice or with the wrong sign, or is no meta-parameter. The gradient
     in the rates is −⟨∇L_query, ∇L_support⟩ by parameter after one step."""
@@ -668,6 +676,7 @@ def test_step_weights_anneal_to_the_last_step():
         assert (weights[:-1] == weights[0]).all()
 
 
+@pytest.mark.slow
 def test_each_step_has_its_own_normalisation():
     """Faults: the query after a step is read with the values of another step; they are adapted
     inside the loop; a step's values are not learned while the last step's loss alone counts."""
@@ -697,6 +706,7 @@ def numbers_drawn(mask, key, size, steps):
     return jax.vmap(lambda step: batches(step)["number"])(jnp.arange(steps)).reshape(-1)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.integers(0, 6), min_size=1), st.sampled_from([1, 3, 5]), st.integers(0, 99))
 def test_minibatches_go_through_the_support_epoch_by_epoch(rows, size, seed):
@@ -714,6 +724,7 @@ def test_every_epoch_has_an_order_of_its_own():
     assert len({tuple(order) for order in found.tolist()}) == 3
 
 
+@pytest.mark.slow
 def test_a_rule_set_to_be_sgd_is_maml_or_anil():
     """Faults: the rule's parameters are not those that are learned; the initialisation is held
     where it should be learned, or the other way round; the body moves under the head's rule."""

@@ -35,6 +35,7 @@ def on_rows(way, shots, width=32, scale=1.0):
     return problem, rows | {"mask": jnp.ones(len(x), bool)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.1, 0.3, 1.0, 10.0])
 @pytest.mark.parametrize("way,shots", [(5, 10), (20, 1), (2, 5)])
 def test_logistic_regression_ends_at_its_minimum(way, shots, penalty):
@@ -117,6 +118,7 @@ def classification_of_rows(problem):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e5, 1e8])
 @pytest.mark.parametrize("name", METRIC)
 def test_an_absent_class_never_wins(name, scale):
@@ -131,6 +133,7 @@ def test_an_absent_class_never_wins(name, scale):
     assert (jax.nn.softmax(logits)[:, 3] < 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRIC)
 def test_an_empty_support_prefers_no_class(name):
     """Fault: what is known of nothing has a loss of 0, or NaN, where ln(classes) is right."""

@@ -114,6 +114,7 @@ WAYS_TO_SHARE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "by", "chunk"), WAYS_TO_SHARE)
 def test_adapted_parameters_and_meta_gradients_agree(count, by, chunk):
     """Faults: tasks leak into each other (an inner gradient summed over devices), the meta-gradient
@@ -126,6 +127,7 @@ def test_adapted_parameters_and_meta_gradients_agree(count, by, chunk):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-12), found, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["jit", "pmap"])
 def test_a_gradient_of_its_own_agrees_too(by):
     """Fault: Reptile's way back is not averaged over chunks and devices."""

@@ -114,12 +114,14 @@ def test_every_step_draws_its_own_batch(name):
     assert len(set(losses.tolist())) == len(losses)
 
 
+@pytest.mark.slow
 def test_every_hidden_word_is_guessed():
     """Fault: the static number of positions is too small, so that hidden words are dropped."""
     _, metrics, _ = trained("masked language")
     assert metrics["dropped"].max() == 0
 
 
+@pytest.mark.slow
 def test_denoising_is_of_the_picture_before_it_was_spoiled():
     """Faults: the target is spoiled too, or the input is not the picture; pixels are not scaled."""
     picture = {"image": data()["denoising"]["image"][:1]}
@@ -139,6 +141,7 @@ def test_denoising_is_of_the_picture_before_it_was_spoiled():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_text_is_compared_with_itself_under_another_dropout():
     """Fault: both views have the same dropout, and there is nothing to learn."""
     single = {"tokens": data()["text and text"]["tokens"][:1]}

@@ -79,6 +79,7 @@ def test_same_seed_same_world_other_seed_other_world() -> None:
             assert getattr(one[name], part) != getattr(other[name], part)
 
 
+@pytest.mark.slow
 def test_same_world_in_another_process() -> None:
     """Would catch an order or a number that hangs on the process, such as hash() of a string."""
     program = (
@@ -109,6 +110,7 @@ def test_a_domain_and_a_part_stand_alone() -> None:
     assert fewer.interactions == alone.interactions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(vocabularies()))
 def test_parts_of_the_default_world(name: str) -> None:
     """Would catch missing examples, spans that are off, times out of order, a lost language."""
@@ -240,6 +242,7 @@ def episodes(shots: int) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
+@pytest.mark.slow
 def test_categories_are_neither_plain_nor_hidden() -> None:
     """Would catch a floor at the ceiling or at chance (0.2) in text, pictures or names."""
     one, five = episodes(1), episodes(5)

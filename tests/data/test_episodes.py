@@ -62,6 +62,7 @@ def taken(table, domain, shots, seed, **options):
     return jax.tree.map(np.asarray, episode)
 
 
+@pytest.mark.slow
 @many
 @given(tables(), seeds, st.integers(0, DOMAINS - 1))
 def test_supports_are_nested_and_queries_the_same(table, seed, domain):
@@ -199,6 +200,7 @@ def picture_tables(draw):
     }
 
 
+@pytest.mark.slow
 @many
 @given(picture_tables(), seeds, st.integers(0, DOMAINS - 1))
 def test_a_balanced_episode_is_what_it_says(table, seed, domain):
@@ -232,6 +234,7 @@ def test_a_balanced_episode_is_what_it_says(table, seed, domain):
         assert sum(turned) == 1
 
 
+@pytest.mark.slow
 @many
 @given(seeds)
 def test_balanced_supports_are_nested(seed):

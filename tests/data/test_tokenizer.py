@@ -179,6 +179,7 @@ def test_names_of_specials_in_a_text_are_plain_text():
     assert spelled(tokens).decode() == "[mask][cls]<0x41>[pad]"
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(ANY, ANY), max_size=4), st.integers(4, 60))
 @settings(max_examples=100, deadline=None)
 def test_pairs(pairs, length):

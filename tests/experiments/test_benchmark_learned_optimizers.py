@@ -122,6 +122,7 @@ def test_a_million_parameters():
     assert 1_000_000 % learned_optimizers.CHUNK == 0
 
 
+@pytest.mark.slow
 def test_peers_are_given_our_first_problems():
     """Faults: parameters of a layer under another's name, targets of another problem."""
     meta, _, carry = begun(3)

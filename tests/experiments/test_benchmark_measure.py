@@ -16,6 +16,7 @@ def system(name, code, **environment):
     return System(name, functools.partial(eval, code), environment)
 
 
+@pytest.mark.slow
 def test_systems_are_timed_and_their_processes_ended():
     """Catches times of one system given to another, and processes that outlive the measuring."""
     sleep = "lambda: __import__('time').sleep({})"

@@ -343,6 +343,7 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
     assert json.loads((tmp_path / "5w1s/maml/seed0/config.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

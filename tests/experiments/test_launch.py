@@ -53,6 +53,7 @@ def started(*words, tmp_path, **environment):
     return done, seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_and_mistakes_cost_no_heavy_import(module, tmp_path):
     """Faults: `--help` or a typo imports JAX and all else, twice; a command has other defaults."""
@@ -66,6 +67,7 @@ def test_help_and_mistakes_cost_no_heavy_import(module, tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_module_says_what_it_is_run_as_and_where(tmp_path):
     """Faults: help prints a literal MODULE; the table of commands and the module disagree."""
     for module, defaults in COMMANDS.items():
@@ -222,6 +224,7 @@ def is_free(name):
     return name in FREE or ".rule_from." in name or last in ("domain", "teacher")
 
 
+@pytest.mark.slow
 @hypothesis_settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -254,6 +254,7 @@ def test_a_lesson_comes_first(tmp_path):
     assert not (folder / "lesson" / "validation.json").exists()
 
 
+@pytest.mark.slow
 def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):
     """Faults: the file is that of the last checkpoint, or of the worst."""
     config, rule = config_of(), rule_named(config_of(), "mlp")
@@ -284,6 +285,7 @@ def test_a_cell_depends_on_its_own_arm_alone():
         cell_config(config, "quadratic", "mlp", "shorter")
 
 
+@pytest.mark.slow
 def test_wrong_names_of_a_command_are_one_clear_error(tmp_path):
     """Fault: all is trained, or a KeyError."""
     with pytest.raises(

@@ -198,6 +198,7 @@ class Around(Strict):
         self.classes.pop()
 
 
+@pytest.mark.slow
 def test_a_narrow_screen_cuts_nothing_off(outcomes, tmp_path):
     """Faults: a table outside what scrolls and shows it, panels in one drawing that is wider than a
     phone, navigation that runs out of sight."""
@@ -524,6 +525,7 @@ def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_validation_chose_is_a_table_of_rates_scores_and_costs(outcomes, tmp_path):
     """Fault: tuned rates and costs are nowhere in the report."""
     page = write_report(outcomes._replace(methods=METHODS), tmp_path).read_text("utf-8")
@@ -644,6 +646,7 @@ def test_a_huge_number_is_short():
     assert (number(2.4e30), number(874.4), number(0.5)) == ("2.4e+30", "874.400", ".500")
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_from_the_results_of_a_run(tmp_path, capsys):
     """Faults: what makes a report is gone when its run has ended; a folder without results is a
     traceback."""

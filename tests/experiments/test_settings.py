@@ -188,6 +188,7 @@ def test_a_config_has_a_name_that_its_harmless_fields_do_not_change(file):
     assert settings.identity(ConfigDict({"a": 1})) != settings.identity(ConfigDict({"a": (1,)}))
 
 
+@pytest.mark.slow
 def test_a_folder_is_one_process_at_a_time(file, tmp_path):
     """Faults: two commands in one folder write over one another, or the second one ends in a
     traceback; the first one is not named; its folder stays locked when it was killed."""

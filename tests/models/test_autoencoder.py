@@ -7,6 +7,7 @@ import pytest
 from metaguide.models.autoencoder import Autoencoder, ImageDecoder, ImageEncoder
 
 
+@pytest.mark.slow
 def test_shapes_and_range():
     """Catches a side that does not come back, or pictures outside [0, 1]."""
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
@@ -28,6 +29,7 @@ def test_halves_make_the_whole():
     np.testing.assert_allclose(model.apply({"params": params}, image), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learns_to_tell_pictures_apart():
     """Catches an encoder or decoder through which no gradient or no picture passes."""
     image = jnp.broadcast_to(

@@ -32,6 +32,7 @@ def parameters(network, *inputs):
     return jax.tree.unflatten(tree, draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("pooling", ["stride", "flat", "max"])
 def test_both_convolutions_agree(images, pooling, normalise):
@@ -89,6 +90,7 @@ def written_out(params, x, pooling):
     return x.mean((1, 2)) if pooling == "stride" else x.reshape(batch, -1)
 
 
+@pytest.mark.slow
 def test_poolings_are_those_of_the_papers():
     """Fault: a wrong stride, pooling or final average, or positions lost when flattened."""
     images = jax.random.normal(jax.random.key(0), (2, 34, 32, 3))
@@ -140,6 +142,7 @@ def test_moments_of_a_product_need_no_product(marked):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, expected)
 
 
+@pytest.mark.slow
 def test_unmarked_rows_say_nothing(images):
     """Fault: what an unmarked row holds, even infinity, reaches another row or its gradient."""
     marked = jnp.array([True, True, True, False, False])
@@ -171,6 +174,7 @@ def test_all_rows_marked_is_none_marked_out(images):
     np.testing.assert_allclose(found, apply(network, params, images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_marked_row_is_finite(images):
     """Fault: a division by a count of zero, in the features or in a gradient, first or second."""
     network = Conv4(CHANNELS)
@@ -186,6 +190,7 @@ def test_no_marked_row_is_finite(images):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(images):
     """Fault: statistics in bfloat16, a dtype that is ignored, or features that are not float32."""
     network = Conv4(CHANNELS)
@@ -235,6 +240,7 @@ def test_meta_gradient_in_float64(pooling, dtype):
         np.testing.assert_allclose(slopes[1], (values[2] - values[0]) / 2e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tasks_with_kernels_of_their_own(images):
     """Fault: a kernel or a statistic that tasks share under vmap."""
     network = Conv4(CHANNELS)

@@ -48,6 +48,7 @@ def test_patches_are_a_convolution(side, stride, height, width):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), found, expected)
 
 
+@pytest.mark.slow
 def test_kernels_of_their_own_by_task():
     """Catches tasks that share a kernel under vmap, in value and gradient."""
     kernels, biases, _ = draw(jax.random.key(0), (1, 1, 1, 3), 3, (4,))
@@ -101,6 +102,7 @@ def test_patches_and_their_transpose_in_float64(side, stride, height, width):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3], ids=["narrow", "wide"])
 def test_second_derivatives_in_float64(channels):
     """Fault: a derivative of the gradient that the barrier drops, doubles or transposes."""
@@ -137,6 +139,7 @@ def test_gradient_for_the_kernel_keeps_its_order():
     assert after.index("optimization_barrier") < after.index("transpose")
 
 
+@pytest.mark.slow
 def test_both_methods_have_the_same_parameters():
     """Fault: `patched` or `use_bias` changes a parameter's name or shape, or is ignored."""
     x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))

@@ -54,6 +54,7 @@ def test_init_covers_every_group(guide):
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(guide[1]))
 
 
+@pytest.mark.slow
 def test_a_guide_without_pictures():
     """Catches picture parameters, or picture inputs let through, where there are none."""
     model = GuideModel(VOCABULARY, WIDTH, layers=1, heads=2, length=8, image=False)
@@ -69,6 +70,7 @@ def test_nothing_to_encode(guide):
         use(guide, method="encode")
 
 
+@pytest.mark.slow
 def test_rows_without_a_picture_are_text(guide, images):
     """Catches an absent picture's pixels in the vector, and a lost picture where there is one."""
     has_image = jnp.array([True, False, False])
@@ -83,6 +85,7 @@ def test_rows_without_a_picture_are_text(guide, images):
     np.testing.assert_array_equal(absent[1:], both.vector[1:])
 
 
+@pytest.mark.slow
 def test_vector_is_the_norm_of_the_mean(guide, images):
     """Catches a sum in place of a mean, padding in the mean, or a missing norm."""
     states = use(guide, TOKENS, method="text_states")
@@ -99,6 +102,7 @@ def test_vector_is_the_norm_of_the_mean(guide, images):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_uint8_is_scaled(guide, images):
     """Catches pictures in [0, 255] that are taken for ones in [0, 1]."""
     floats = images.astype(jnp.float32) / 255
@@ -127,6 +131,7 @@ def test_language_logits_are_tied(guide):
     np.testing.assert_allclose(moved[..., 8:], found[..., 8:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_contrast_vectors_are_unit_vectors(guide, images):
     """Catches similarities that grow with length, and an unguarded norm of 0."""
     for vectors in (
@@ -146,6 +151,7 @@ def test_no_names_are_uniform_logits(guide):
     np.testing.assert_array_equal(logits, np.zeros((4, 4)))
 
 
+@pytest.mark.slow
 def test_classification_head_is_its_equation(guide):
     """Catches a similarity that is not a cosine, or slots and biases of the wrong class."""
     model, params = guide
@@ -210,6 +216,7 @@ def history():
     return jax.random.normal(jax.random.key(3), (6, WIDTH)), jnp.array([1, 1, 0, 1, 1, 0], bool)
 
 
+@pytest.mark.slow
 def test_users_do_not_see_the_future(guide, history):
     """Catches a row that reads a product bought later, or one row too few or too many."""
     vectors, mask = history
@@ -263,6 +270,7 @@ def test_empty_history_has_a_finite_gradient(guide):
     assert np.abs(gradient["recommendation"]["start"]).max() > 0
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_its_key(guide):
     """Catches dropout that is off where asked for, on where not, or not reproducible."""
 
@@ -313,6 +321,7 @@ def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images)
         assert max(np.abs(x).max() for x in jax.tree.leaves(gradient[group])) > 0, group
 
 
+@pytest.mark.slow
 def test_bfloat16_heads(guide, images):
     """Catches a head that mixes float32 into a bfloat16 computation."""
     model, params = guide
@@ -333,6 +342,7 @@ def test_bfloat16_heads(guide, images):
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.3)
 
 
+@pytest.mark.slow
 def test_rates_and_scales_of_any_size_are_finite():
     """Fault: e^x of a learned logarithm overflows, and times 0 it is NaN."""
     head = RecommendationHead(8)

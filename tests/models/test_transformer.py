@@ -81,6 +81,7 @@ def test_attention_is_flax_attention(attention):
     np.testing.assert_allclose(module.apply({"params": params}, x, mask), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_attention_of_nothing_is_finite(attention):
     """Catches NaN, in value or gradient, where a whole row is padding."""
     module, params, x, mask = attention
@@ -99,6 +100,7 @@ def test_attention_names_a_width_that_does_not_divide():
         SelfAttention(4).init(jax.random.key(0), x, mask)
 
 
+@pytest.mark.slow
 def test_layer_norm_is_flax_layer_norm():
     """Catches a wrong variance, epsilon or order of scale and bias; gradients too."""
     x = 3 * jax.random.normal(jax.random.key(0), (5, WIDTH)) + 2
@@ -143,6 +145,7 @@ def test_product_has_the_gradients_of_a_product(features):
     )
 
 
+@pytest.mark.slow
 def test_dense_is_flax_dense():
     """Catches parameters named, shaped or started otherwise, and a bias left out."""
     x = jax.random.normal(jax.random.key(0), (2, 3, 8))
@@ -216,6 +219,7 @@ def encoder():
     return module, {"params": params}, tokens
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(encoder):
     """Catches attention to padding, positions counted from the end, and batch rows that mix."""
     module, variables, tokens = encoder

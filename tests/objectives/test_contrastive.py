@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -27,6 +28,7 @@ def by_loop(a, b, temperature, where):
     return loss, right
 
 
+@pytest.mark.slow
 @given(st.lists(st.booleans(), min_size=6, max_size=6).filter(any), st.floats(0.05, 2.0))
 @settings(max_examples=40, deadline=None)
 def test_against_a_loop(where, temperature):
@@ -56,6 +58,7 @@ def test_extremes():
     assert loss < 1e-6 and metrics["accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_padding_has_no_influence():
     """Fault: what stands in rows that do not count changes the loss or its gradient."""
     where = jnp.array([True, True, False, True, False, True])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from metaguide.objectives.denoising import corrupt, reconstruction_loss
 
 
+@pytest.mark.slow
 @given(st.integers(0, 8), st.integers(0, 2**31 - 1))
 @settings(max_examples=40, deadline=None)
 def test_one_square_of_the_side_asked_for(side, seed):
@@ -43,6 +44,7 @@ def test_the_noise_has_the_deviation_asked_for():
     assert len(np.unique(noisy.round(7))) > 0.9 * noisy.size
 
 
+@pytest.mark.slow
 def test_values_stay_in_range_and_the_key_decides():
     """Fault: noise beyond black and white, or a constant key inside."""
     images = jax.random.uniform(jax.random.key(9), (4, 8, 8, 3))

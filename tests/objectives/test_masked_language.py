@@ -104,6 +104,7 @@ def test_what_is_not_chosen_stays():
     assert bool(jnp.where(chosen, True, inputs == tokens).all())
 
 
+@pytest.mark.slow
 def test_the_key_decides_and_jit_changes_nothing():
     """Fault: a constant key inside, or compiled and plain masks that differ."""
     tokens, words = batch_of([[2, 1, 3, 1] * 2] * 10)
@@ -132,6 +133,7 @@ def test_bad_settings_are_named():
 GATHER = jax.jit(gather_chosen, static_argnums=1)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=3, max_size=3),
     st.sampled_from([1, 5, 18, 25]),
@@ -147,6 +149,7 @@ def test_gathering_lists_what_was_chosen(rows, limit):
     assert dropped == max(len(expected) - limit, 0)
 
 
+@pytest.mark.slow
 def test_loss_is_sklearns_log_loss():
     """Fault: a wrong normaliser, or positions that do not count being counted."""
     rng = np.random.default_rng(0)
@@ -161,6 +164,7 @@ def test_loss_is_sklearns_log_loss():
     np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_hidden_costs_nothing():
     """Fault: the mean over nothing is NaN, in the loss or in its gradient."""
     args = jnp.ones((3, 7)), jnp.zeros(3, jnp.int32), jnp.zeros(3, bool)
@@ -169,6 +173,7 @@ def test_nothing_hidden_costs_nothing():
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 def test_gathered_positions_give_the_loss_of_all_positions():
     """Fault: the flat index is not row · length + column, so other tokens are guessed."""
     tokens, words = batch_of([[1, 2, 1, 3, 2], [2, 2, 2], [], [4, 4]])

@@ -115,6 +115,7 @@ def test_spans_ignore_what_is_not_text():
     np.testing.assert_allclose(loss, -np.log(softmax(kept)[:, 0]).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_ranking_by_loop():
     """Fault: padding among the products, or a rank off by one."""
     scored = RANKED.copy()
@@ -145,6 +146,7 @@ def test_a_target_that_is_no_candidate_counts_for_nothing():
     assert jax.tree.map(float, got) == jax.tree.map(float, expected)
 
 
+@pytest.mark.slow
 @every_loss
 def test_padded_rows_have_no_influence(name):
     """Fault: what stands in padded rows changes loss, metrics or gradient."""
@@ -205,6 +207,7 @@ SCORES = st.lists(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, OUT]),
                            min_size=28, max_size=28), min_size=3, max_size=3)  # fmt: skip
 
 
+@pytest.mark.slow
 @given(SCORES, st.integers(1, 9), st.lists(st.integers(1, 2), min_size=3, max_size=3))
 @settings(max_examples=150, deadline=None)
 def test_span_predict_by_brute_force(values, longest, windows):
@@ -224,6 +227,7 @@ def test_span_predict_by_brute_force(values, longest, windows):
         assert tuple(int(part[row]) for part in got) == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
 def test_what_is_not_finite_counts_for_nothing(bad):
     """Faults: the first NaN is the highest of all; a rank of 1/2, whose reciprocal is 2."""

@@ -40,6 +40,7 @@ def steps(rule, theta, gradients, params=None):
     return moves, state
 
 
+@pytest.mark.slow
 @every
 def test_any_shapes_as_one_coordinate_at_a_time(name):
     """Faults: coordinates are mixed up, a scalar or an empty tensor is an error, the dtype of an
@@ -104,6 +105,7 @@ def small_signal(rule, gates):
     return theta | {"output": jnp.asarray([-1 / small])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "gates"),
     [(rnn(1, 1, None, 0.1), [0.0]), (lstm(1, 1, None, 0.1), [50.0, -50.0, 50.0, 0.0])],
@@ -120,6 +122,7 @@ def test_a_recurrent_rule_set_to_be_sgd_is_sgd(rule, gates):
             same(move, jax.tree.map(lambda g: -0.1 * g, gradient), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [4096, 4])
 @pytest.mark.parametrize("name", ["rnn", "plain lstm"])
 def test_problems_as_one_are_each_alone(name, chunk, monkeypatch):
@@ -140,6 +143,7 @@ def test_problems_as_one_are_each_alone(name, chunk, monkeypatch):
     same(again, each(many, states)[0], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_the_perceptron_set_to_be_sgd_or_adam_is_that(kind):
     """Faults: momenta, their correction for the start, or the second moment are not Adam's; the
@@ -158,6 +162,7 @@ def test_the_perceptron_set_to_be_sgd_or_adam_is_that(kind):
         same(move, expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_perceptron_is_differentiated_as_it_is_computed():
     """Faults: its products, which stand for the sums where it is differentiated, are others; the
     derivative leaves out a kernel, a bias or what comes through the inputs."""

@@ -49,6 +49,7 @@ def by_hand(largest):
     return tree(slope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", [0.0, 0.05, 0.2, np.inf])
 def test_each_step_passes_back_no_more_than_the_bound(largest):
     """Faults: the whole is bounded and not each step, a leaf and not all, the sign is lost; 0 is

@@ -30,6 +30,7 @@ def test_a_loss_is_of_the_step_to_come():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 200), st.integers(1, 30), st.floats(0.05, 1.0))
 def test_a_curriculum_grows_to_the_whole(first, more, truncation, until):

@@ -107,6 +107,7 @@ def off_by(found, exact):
     return float(abs((found.mean(0) - exact) / error).max())
 
 
+@pytest.mark.slow
 def test_persistent_strategies_are_unbiased_where_truncation_is_not():
     """Faults: perturbations do not add up, or are not forgotten with the problem; both sides go on
     from one state; the scale of the estimate; truncated estimates are the whole by chance."""
@@ -122,6 +123,7 @@ def test_persistent_strategies_are_unbiased_where_truncation_is_not():
     assert off_by(short, cut) < 4 and off_by(short, exact) > 8
 
 
+@pytest.mark.slow
 def test_an_inner_problem_ends_at_its_horizon_and_begins_anew():
     """Faults: it goes on for ever, begins anew a window too early, keeps the sum of perturbations
     or the optimizer's state; the curriculum is not asked; the same problem is drawn again."""
@@ -146,6 +148,7 @@ def test_an_inner_problem_ends_at_its_horizon_and_begins_anew():
     assert len(set(tasks)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rate", [pytest.param(1e6, id="at once"), pytest.param(2.0, id="by steps")]
 )
@@ -170,6 +173,7 @@ def test_what_diverges_counts_for_nothing_and_ends(kind, rate):
     assert particle.age == 8 and np.isfinite(particle.loops[0].params["x"]).all()
 
 
+@pytest.mark.slow
 def test_a_bound_on_curvature_lies_between_first_order_and_exact():
     """Faults: the bound is not passed on, or only whether there is one."""
     rule, key = scalar_rule(), jax.random.key(3)
@@ -201,6 +205,7 @@ def taught(theta, key, steps):
 TEACHER = optax.sgd(0.2, momentum=0.5)
 
 
+@pytest.mark.slow
 def test_imitation_is_of_the_teachers_updates_on_its_way():
     """Faults: the problem goes the pupil's way, a step before the first or one twice, what either
     remembers is lost between windows, the loss is not relative, its gradient is another."""
@@ -222,6 +227,7 @@ def test_imitation_is_of_the_teachers_updates_on_its_way():
             np.testing.assert_allclose(slope[name], (up - down) / 2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_who_moves_as_the_teacher_has_nothing_to_learn():
     """Faults: teacher and pupil are the wrong way round, or do not read the same gradients; a
     teacher that stands still makes the loss no number."""
@@ -250,6 +256,7 @@ def test_a_lesson_that_diverges_counts_for_nothing_and_ends(who):
     assert loop.step == 8
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing():
     """Fault: the losses of a segment are another's."""
     rule = lstm(2, 1)

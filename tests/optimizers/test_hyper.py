@@ -25,6 +25,7 @@ def steps(theta, losses, params=PARAMS, gradients=None):
     return moves, state
 
 
+@pytest.mark.slow
 def test_it_starts_as_adam():
     """Faults: the weights that it makes are not put where the rule reads them; the tensors' means
     are mixed up."""
@@ -41,6 +42,7 @@ def test_it_starts_as_adam():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), move, expected)
 
 
+@pytest.mark.slow
 def test_it_reads_the_loss_the_parameters_and_the_step():
     """Faults: the trend of the loss, the tensor's size or the step reach no weight."""
     theta = RULE.init(jax.random.key(0))
@@ -101,6 +103,7 @@ def test_the_trend_of_a_loss():
     assert (trend < -0.01).all()
 
 
+@pytest.mark.slow
 def test_tensor_statistics():
     """Faults: a sum for a mean, a cosine without its lengths, NaN where all is 0."""
     params, gradient = jnp.full(4, 3.0), jnp.asarray([1.0, 0, 0, 0])

@@ -34,6 +34,7 @@ def is_finite(tree):
     return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_entry_without_a_gradient_is_skipped_and_counted(name, bad):
@@ -92,6 +93,7 @@ def test_a_loss_that_is_not_finite_has_no_trend():
         assert is_finite((move, state))
 
 
+@pytest.mark.slow
 def test_a_rule_that_reads_the_loss_trains_a_flax_state():
     """Fault: a TrainState cannot hand the loss on, so that `hyper` cannot train one."""
     rule = RULES["hyper"]

@@ -37,6 +37,7 @@ def stored(path, **changes):
     return path
 
 
+@pytest.mark.slow
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -120,6 +121,7 @@ def test_a_theta_that_does_not_fit_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_shipped_optimizers_minimise():
     """Faults: a file is left out of the package, of another version, or trained to no use; they
     are more than a few hundred kB; the command that made one is lost."""
@@ -156,6 +158,7 @@ def test_unknown_names_are_one_clear_error():
         rule_of("gru", {})
 
 
+@pytest.mark.slow
 def test_the_default_holds_where_a_user_tries_it_first():
     """Fault: the first optimizer that is loaded diverges, or stops, on two layers of rectified
     units and handwritten digits."""

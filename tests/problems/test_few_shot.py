@@ -52,6 +52,7 @@ def forward(images, reference=None):
     return MODEL.apply({"params": params()["body"]}, images, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["transductive", "support", "one-query"])
 def test_whose_statistics_a_query_takes(statistics):
     """Faults: support statistics are those of support and query; the one query is left out of its
@@ -90,6 +91,7 @@ def test_a_support_has_its_own_statistics(statistics):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["transductive", "support", "one-query"])
 def test_masked_examples_count_for_no_statistics(statistics):
     """Fault: the padding of a smaller support is in its mean and variance."""
@@ -176,6 +178,7 @@ def test_waves_are_waves_at_known_points(shots_now):
         assert support["mask"].tolist() == [place < shots_now for place in range(3)]
 
 
+@pytest.mark.slow
 def test_regression_counts_masked_points_for_nothing():
     """Faults: the mean divides by all points, or the error of the padding is in it."""
     problem = regression(MLP((5,)))
@@ -191,6 +194,7 @@ def test_regression_counts_masked_points_for_nothing():
     np.testing.assert_allclose(errors, (predicted - batch["y"])[:, 0] ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pictures_judged_by_constant_nan_and_single_logits():
     """Faults: equal logits are always the first class, which a class-ordered batch may hold most
     of; NaN is the first class; one class is none."""

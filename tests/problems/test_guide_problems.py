@@ -126,6 +126,7 @@ def test_loss_falls(kind):
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 @every
 def test_gradient_reaches_body_and_head_and_nothing_else(kind):
     """Faults: `body` or `head` names a group that the loss does not read, or one is missing, so
@@ -149,6 +150,7 @@ def test_dropout_is_on_with_a_key_and_only_then(kind):
     assert "random_bits" not in program(None)
 
 
+@pytest.mark.slow
 def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypatch):
     """Faults: a name gets the picture or the place of an example; names of another length than the
     texts are cut, or cut the texts."""
@@ -199,6 +201,7 @@ def test_what_a_user_has_is_not_recommended():
     np.testing.assert_array_equal(found["scores"], outputs(params(), changed, context)["scores"])
 
 
+@pytest.mark.slow
 def test_products_that_are_encoded_already_give_the_same_scores():
     """Faults: serving, which encodes a catalogue once, ranks otherwise than training; its gradient
     is another, or the encoder's parameters are read."""
@@ -236,6 +239,7 @@ spans = st.tuples(st.integers(1, 7), st.integers(1, 7)).map(sorted) | st.just([0
 WORDS = ["", "b", "c", "d", "b", "f", "g", "c"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(spans, spans), min_size=4, max_size=4))
 def test_spans_are_judged_as_strings(tokenizer, pairs):
@@ -271,6 +275,7 @@ def test_spans_are_judged_as_strings(tokenizer, pairs):
         np.testing.assert_allclose(found["f1"][row], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
     """Faults: an answer far behind in a long passage is no target, or scored as another window's;
     windows of padding count in the loss; a short passage beside a long one is read otherwise."""
@@ -315,6 +320,7 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
     assert {k: int(v[1]) for k, v in both.items()} == {k: int(v[0]) for k, v in alone.items()}
 
 
+@pytest.mark.slow
 def test_no_query_has_its_own_text_in_the_support(tokenizer):
     """Faults: a text under two ids is learned from and asked about; it is left out in silence."""
     reviews = tuple(
@@ -403,6 +409,7 @@ def test_scores_that_are_not_finite_are_the_worst_rank(bad):
     assert ranked(scores, item, candidates=candidates)["rank"].tolist() == [6, 6, 1, 1]
 
 
+@pytest.mark.slow
 def test_constant_scores_get_what_chance_gets():
     """Faults: a tie is always won, always lost, or always in the middle, where NDCG@10 is 0."""
     rows = 4000
@@ -453,6 +460,7 @@ def asked_for_spans(tokenizer, start, end, questions_=None):
     return said, jax.device_get(judge_spans(said, query, {}))
 
 
+@pytest.mark.slow
 def test_constant_span_scores_get_what_chance_gets(tokenizer):
     """Faults: they are always "no answer", and right wherever there is none; or never."""
     many = 3000
@@ -471,6 +479,7 @@ def test_constant_span_scores_get_what_chance_gets(tokenizer):
     assert set(np.asarray(said["start"]).tolist()) == {2, 3}
 
 
+@pytest.mark.slow
 def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
     """Fault: a head of zeros, which says nothing, is right wherever there is no answer."""
     model = MODEL.clone(vocabulary=tokenizer.size, length=12, dropout=0.0)
@@ -489,6 +498,7 @@ def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
     assert not outputs["start"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_span_scores_that_are_not_finite_answer_nothing(tokenizer, bad):
     """Fault: NaN compares as lower than "no answer", which is right where there is none."""

@@ -13,6 +13,7 @@ from metaguide.problems.optimizees import adaptation_of, minibatches_of, quadrat
 from metaguide.types import Family
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "count"), [("paper", 1), ("released", 64)])
 def test_quadratics_are_the_formula(variant, count):
     """Faults: Wᵀ for W, a mean for the sum over coordinates, the constants' or the start's
@@ -31,6 +32,7 @@ def test_quadratics_are_the_formula(variant, count):
     np.testing.assert_allclose(spread, 1.0 if variant == "paper" else 0.01, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_minibatches_are_rows_of_the_data():
     """Faults: label and picture of other rows, all steps or all problems draw the same rows, bytes
     are not scaled, parameters are the same in every problem."""

@@ -89,6 +89,7 @@ def test_a_domain_of_weight_zero_never_influences():
     assert np.isfinite(plain[0][0])
 
 
+@pytest.mark.slow
 def test_tasks_over_devices_change_nothing():
     """Fault: with a mesh other episodes are drawn, or only those of one device are averaged."""
     found = []
@@ -100,6 +101,7 @@ def test_tasks_over_devices_change_nothing():
     assert set(found[0][0][1]) == {"error"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "size"), [(1, 1), (1, 8), (2, 1), (8, 2), (8, 32)])
 def test_chunks_change_nothing(devices, size):
     """Faults: a chunk draws what another drew, the last one alone is kept, a mean over chunks is a

@@ -96,6 +96,7 @@ def sample(family):
     return jax.jit(family.sample)
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
     """Faults: episodes are mixed up or left out, an observation is of another step, the filling of
     the last chunk is counted, domain, shots or rate do not arrive. Also: a program for each domain,
@@ -126,6 +127,7 @@ def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing(family, meta, keys, traced):
     """Fault: what is evaluated side by side (episodes in a program, programs in threads, episodes
     on devices, learners) changes score or order."""

@@ -250,6 +250,7 @@ def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeyp
         assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {1}
 
 
+@pytest.mark.slow
 def test_a_floor_whose_scores_are_constant_gets_what_chance_gets():
     """Faults: the first class, sentence or product is taken, which may always be the right one, or
     never."""

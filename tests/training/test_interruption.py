@@ -47,6 +47,7 @@ def go(workdir, number=None, at=0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_saves_and_goes_on_to_the_same_end(tmp_path, number):
     """Faults: steps since the last checkpoint are lost; what was saved is not what the step left;
@@ -63,6 +64,7 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_to_the_same_end(tmp_path, 
     assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once():
     """Fault: a run that takes long to come to its next step cannot be ended."""
     code = """

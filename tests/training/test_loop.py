@@ -80,6 +80,7 @@ def killed_at(step):
     return on_log
 
 
+@pytest.mark.slow
 def test_resumed_stage_is_the_unbroken_one_to_the_bit(tmp_path, capsys):
     """Faults: the key, the optimizer or the step counter is not kept; lines after the checkpoint
     stand twice; the windows of the means start elsewhere; it does not say that it goes on."""
@@ -98,6 +99,7 @@ def test_resumed_stage_is_the_unbroken_one_to_the_bit(tmp_path, capsys):
     assert [json.loads(line)["step"] for line in lines.splitlines()] == [2, 3, 4, 6]
 
 
+@pytest.mark.slow
 def test_stage_compiles_once(tmp_path):
     """Fault: logging, a checkpoint or the restored state brings arrays of another kind to the step,
     which compiles again."""
@@ -293,6 +295,7 @@ def test_each_start_records_its_time(tmp_path):
     assert all(0 < line["first_step_seconds"] <= line["seconds"] for line in times)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_write_the_lines_of_single_steps(tmp_path):
     """Faults: a call counts as one step, the means are of the last steps of calls alone, a stage
     that is resumed goes on elsewhere, or the divergence of a step inside a call is not named."""
@@ -370,6 +373,7 @@ def side_by_side(folders, on_log=None, objective=noisy):
     )
 
 
+@pytest.mark.slow
 def test_trainings_side_by_side_keep_folders_of_their_own(tmp_path):
     """Faults: a folder gets another training's lines or checkpoint; one that goes on alone, or from
     checkpoints of which a kill left one behind the other, ends elsewhere."""
@@ -402,6 +406,7 @@ def test_trainings_side_by_side_keep_folders_of_their_own(tmp_path):
     assert [(folder / loop.METRICS).read_text() for folder in folders] == lines
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_training_is_refused(tmp_path):
     """Faults: of trainings side by side one goes on from the other's checkpoint; a stage whose
     folder another process trains in waits, or writes into it."""

@@ -87,6 +87,7 @@ def test_any_devices_agree(name, devices, parallel):
     near(after_steps(ESTIMATORS[name], devices, parallel), after_steps(ESTIMATORS[name], 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_several_steps_a_call_are_the_steps_one_by_one(name):
     """Faults: two inner problems of one start share a buffer, which is donated twice; what is
@@ -94,6 +95,7 @@ def test_several_steps_a_call_are_the_steps_one_by_one(name):
     near(after_steps(ESTIMATORS[name], 1, span=3), after_steps(ESTIMATORS[name], 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chunk", [pytest.param(4096, id="one chunk"), pytest.param(3, id="chunks of several problems")]
 )
@@ -132,6 +134,7 @@ def test_the_mean_is_that_of_one_by_one(chunk, monkeypatch):
     assert len({tuple(data) for data in jax.random.key_data(carry.task).tolist()}) == TASKS
 
 
+@pytest.mark.slow
 def test_each_problem_has_a_bound_on_curvature_of_its_own():
     """Faults: one bound is shared by all, so that a steep problem shrinks what a flat one learns;
     it holds for a problem's share of the mean, so that more problems loosen it."""

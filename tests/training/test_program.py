@@ -140,6 +140,7 @@ def test_nothing_is_compiled_ahead_where_a_process_has_few_maps_left():
 DOUBLED = jax.jit(lambda rows: {"two": 2 * rows["a"], "sum": rows["b"].sum(-1)})
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 600), st.sampled_from((1, 3, 64, SIZES[-1])))
 def test_pieces_are_the_whole(count, most):

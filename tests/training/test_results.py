@@ -386,6 +386,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     methods=JSON | st.lists(st.fixed_dictionaries({name: JSON for name in METHOD}), max_size=2),
     classes=JSON | st.dictionaries(st.text(max_size=3), st.lists(JSON, max_size=2)),

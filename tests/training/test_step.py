@@ -114,6 +114,7 @@ def test_nothing_to_train_is_an_error(gradients, total):
         make_step(gradients, fixed({"near": 1.0}), optax.sgd(0.1), total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
 def test_several_steps_a_call_are_the_steps_one_by_one(parallel, devices):
     """Faults: a scanned step draws with the key of another, progress stands still within a call,
@@ -156,6 +157,7 @@ def by_turns(meta, data, key, progress):
     return jax.lax.cond(progress < 0.5, near, far, meta["w"]), {"progress": progress}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [1, 2])
 def test_trainings_side_by_side_are_those_alone(span):
     """Faults: one training's key, parameters, optimizer or learned weights are another one's; the
