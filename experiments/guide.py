@@ -109,7 +109,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     say(
         f"guide: {config.seeds} seed(s), {episodes} episodes a cell; held out "
         f"{', '.join(domain.name for domain in world.held_out)}"
-        + ("" if config.preset == "full" else "; --config.preset=full has 3 seeds and 600")
+        + ("" if config.preset == "full" else "; --config.preset=full has 600")
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}

@@ -18,6 +18,10 @@ Params = Any
 Metrics = Mapping[str, Array]
 """Scalars by name."""
 
+OUT = -1e30
+"""The score of what cannot be chosen. It is below any that a model gives, so that no probability is
+left for it, and a sum of two is finite."""
+
 
 class Episode(NamedTuple):
     """One few-shot task.

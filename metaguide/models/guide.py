@@ -16,12 +16,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from metaguide.models.autoencoder import SIDE, ImageDecoder, ImageEncoder
 from metaguide.models.transformer import PAD, SEP, LayerNorm, TransformerEncoder, roles
+from metaguide.types import OUT
 
 LARGEST = 9.0
 """Of the logarithms that rates and scales are learned as: beyond it e^x times 0 would be NaN."""
-
-NOWHERE = -1e9
-"""The score of a position that cannot be part of an answer."""
 
 
 class Encoding(NamedTuple):
@@ -158,9 +156,9 @@ class QuestionHead(nn.Module):
     def __call__(
         self, states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
-        """Returns (start, end), -1e9 where no answer can be."""
+        """Returns (start, end), `OUT` where no answer can be."""
         scores = nn.Dense(2, dtype=self.dtype, name="ends")(states)
-        start, end = jnp.where(answerable(tokens)[..., None], scores, NOWHERE).transpose(2, 0, 1)
+        start, end = jnp.where(answerable(tokens)[..., None], scores, OUT).transpose(2, 0, 1)
         return start, end
 
 
@@ -400,7 +398,7 @@ class GuideModel(nn.Module):
     def span_scores(
         self, states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
-        """Returns (start, end) scores; -1e9 outside the text, position 0 means no answer."""
+        """Returns (start, end) scores; `OUT` outside the text, position 0 means no answer."""
         return self.questions(states, tokens)
 
     def user_vectors(

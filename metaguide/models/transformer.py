@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from metaguide.types import OUT
+
 PAD, SEP, SPECIALS = 0, 3, 5
 """Token ids of padding and of the separator, and the number of ids that are no words."""
 
@@ -155,7 +157,7 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * width, self.dtype, name="qkv")(x)
         query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, self.heads, depth), 2, 0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * depth**-0.5, key)
-        scores = jnp.where(mask[:, None, None, :], scores, -1e9)
+        scores = jnp.where(mask[:, None, None, :], scores, OUT)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = Dropout(self.dropout)(weights, deterministic=deterministic)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from metaguide.objectives.tasks import OUT, is_highest, masked_mean
+from metaguide.objectives.tasks import is_highest, masked_mean
+from metaguide.types import OUT
 
 
 def info_nce(

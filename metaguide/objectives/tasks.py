@@ -12,9 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metaguide.ties import highest
-
-OUT = -1e9
-"""Score of what cannot be chosen: no probability is left for it, and no infinity arises."""
+from metaguide.types import OUT
 
 _Loss = tuple[Float[Array, ""], Mapping[str, Array]]
 

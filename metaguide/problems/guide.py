@@ -32,7 +32,7 @@ from metaguide.objectives.tasks import (
     span_predict,
 )
 from metaguide.ties import drawn, highest
-from metaguide.types import Batch, Family, Params, Problem
+from metaguide.types import OUT, Batch, Family, Params, Problem
 
 
 class Shape(NamedTuple):
@@ -206,7 +206,7 @@ def recommendation(model: GuideModel) -> Problem:
         taken = jnp.zeros(scores.shape, bool)
         rows = jnp.arange(len(scores))[:, None]
         taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
-        scores = jnp.where(taken, jnp.asarray(-1e9, scores.dtype), scores)
+        scores = jnp.where(taken, jnp.asarray(OUT, scores.dtype), scores)
         return {"scores": scores, "candidates": context["candidates"] & ~taken}
 
     def loss(params: Params, encoded, batch: Batch, context):

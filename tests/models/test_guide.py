@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from metaguide.models.guide import (
-    NOWHERE,
     GuideModel,
     RecommendationHead,
     init_params,
     unit,
 )
+from metaguide.types import OUT
 
 GROUPS = {
     "text",
@@ -200,7 +200,7 @@ def test_spans_stay_in_the_text(guide):
     allowed[:, 0] = True
     allowed[0, 4:6] = True
     for scores in use(guide, states, tokens, method="span_scores"):
-        np.testing.assert_array_equal(scores != NOWHERE, allowed)
+        np.testing.assert_array_equal(scores != OUT, allowed)
         assert np.abs(scores[allowed]).max() < 100
 
 

@@ -10,7 +10,6 @@ from jax.test_util import check_grads
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 
 from metaguide.objectives.tasks import (
-    OUT,
     classification_loss,
     is_highest,
     masked_mean,
@@ -19,6 +18,7 @@ from metaguide.objectives.tasks import (
     span_loss,
     span_predict,
 )
+from metaguide.types import OUT
 
 ROWS, WAY, LENGTH, PRODUCTS = 20, 4, 7, 15
 RNG = np.random.default_rng(0)
@@ -116,6 +116,17 @@ def test_spans_ignore_what_is_not_text():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("level", [-1e12, 0.0, 1e12])
+def test_what_cannot_be_chosen_is_below_scores_of_any_size(level):
+    """Fault: its own score is above those of products or positions that a large scale made low, so
+    that padding is the highest, and takes all probability."""
+    loss, metrics = ranking(jnp.asarray(RANKED) + level, jnp.asarray(MASK))
+    assert loss < 100 + 1e-6 * abs(level) and metrics["reciprocal_rank"] > 0.1
+    start = jnp.full((1, 1, 6), level).at[:, :, 3:].set(OUT)
+    first, last, window = span_predict(start, start, jnp.ones((1, 1), bool), 2, jnp.arange(1))
+    assert int(last[0]) < 3 and int(first[0]) < 3
+
+
 def test_ranking_by_loop():
     """Fault: padding among the products, or a rank off by one."""
     scored = RANKED.copy()

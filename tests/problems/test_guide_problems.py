@@ -14,7 +14,7 @@ from metaguide.data.encoding import Lengths, question_rows
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.models.guide import Encoding, GuideModel, init_params
-from metaguide.objectives.tasks import OUT, span_predict
+from metaguide.objectives.tasks import span_predict
 from metaguide.problems.guide import (
     Shape,
     classification,
@@ -27,6 +27,7 @@ from metaguide.problems.guide import (
     sentiment,
 )
 from metaguide.training.results import cells_to_rows
+from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
 MODEL = GuideModel(
