@@ -21,5 +21,21 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("metaguide", "beartype.beartype")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+LONGEST = (
+    "test_few_shot.py",
+    "test_guide_run.py",
+    "test_notebooks.py",
+    "test_distributed.py",
+    "test_learned_optimizers.py",
+)
+"""Files of a few tests that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: a process that ends with one leaves the others idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
