@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError, identity, write_config
+from experiments.settings import ConfigError, check_config, identity, write_config
 from experiments.worlds import TOKENIZER, World, prepare
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import write_json
@@ -314,7 +314,13 @@ def random_start(world: World, seed: int) -> Params:
 
 
 def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
-    """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from."""
+    """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from.
+
+    Raises:
+        ConfigError: the folder holds a run of another config, or `init_from` is no stage's.
+    """
+    # First, for `prepare` makes anew what was made there for other data.
+    check_config(config, workdir)
     tokenizer = None
     if config.init_from:
         before = Path(config.init_from) / TOKENIZER

@@ -5,7 +5,8 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import worlds
 from experiments.configs import guide_bazaar, guide_reviews_zh
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, write_config
+from experiments.stages import world_of_stage
 from metaguide.data.catalogue import Domain, Product, Review, write_domain
 
 
@@ -93,6 +94,21 @@ def test_what_other_data_left_in_a_folder_is_made_anew(tmp_path):
     assert brought is kept and not path.exists()
     worlds.prepare(other, tmp_path / "run")
     assert path.read_bytes() not in (marked, marked[:-1])
+
+
+def test_a_folder_that_is_refused_keeps_what_it_has(tmp_path):
+    """Fault: the tokenizer of a finished run is made anew for other data, and only then is the
+    folder refused."""
+    catalogue(tmp_path / "shop")
+    first, other = config(tmp_path / "shop"), config(tmp_path / "shop", sources=("a",))
+    world_of_stage(first, tmp_path / "run")
+    write_config(first, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
+    path = tmp_path / "run" / "data" / worlds.TOKENIZER
+    path.write_bytes(marked := path.read_bytes() + b"\n")
+    with pytest.raises(ConfigError, match="run holds a run with another config: data.sources was"):
+        world_of_stage(other, tmp_path / "run")
+    assert path.read_bytes() == marked
 
 
 def test_real_reviews_without_their_folder(monkeypatch, tmp_path):
