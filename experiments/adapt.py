@@ -309,11 +309,11 @@ def compare(
     methods: list[results.Method] = []
 
     def add(raw, arm: str, domain: str, kind: str, shots: int, steps) -> None:
-        more, kept = results.cells_to_rows(
+        more, own = results.cells_to_rows(
             raw, table=config.table, arm=arm, domain=domain, task=kind, shots=shots, steps=steps
         )
         rows.extend(more)
-        scores.update(kept)
+        scores.update(own)
 
     cells = {
         kind: [arm for arm in section.arms if kind in section.arms[arm] and arm in metas]
@@ -435,6 +435,26 @@ def class_names(world: World) -> dict[str, list[str]]:
     return {name: sorted(categories) for name, categories in found.items() if categories}
 
 
+def write_comparison(
+    comparison: Comparison,
+    config: FrozenConfigDict,
+    world: World,
+    workdir: Path,
+    seeds: Sequence[int],
+) -> Path:
+    """Write the results of a comparison into the folder of its run; return the JSON file."""
+    return results.write(
+        comparison.rows,
+        comparison.scores,
+        workdir,
+        command=command_line(),
+        config=config.to_dict(),
+        seeds=seeds,
+        methods=comparison.methods,
+        classes=class_names(world),
+    )
+
+
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:
     """Return what serves each kind of task: the arm that did best on the validation domains.
 
@@ -477,16 +497,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     with settings.claimed(config, workdir):
         of_kind = benches(config, world, compared(world), metas, workdir, rules)
         comparison = compare(config, world, metas, of_kind)
-        results.write(
-            comparison.rows,
-            comparison.scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=[config.seed],
-            methods=comparison.methods,
-            classes=class_names(world),
-        )
+        write_comparison(comparison, config, world, workdir, [config.seed])
     print_tables(comparison.rows)
 
 

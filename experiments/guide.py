@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.adapt import arms_in, benches, class_names, compare, compared, serving_of
+from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
 from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
@@ -22,7 +22,6 @@ from experiments.report import print_tables, write_report
 from experiments.showcase import showcase
 from experiments.stages import (
     Stage,
-    command_line,
     compile_stage,
     is_finished,
     random_start,
@@ -135,20 +134,11 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     first = folders[config.seed].name
     served = {arm: f"{first}/{stage}" for arm, (_, stage) in trained.items() if stage}
     write_json(workdir / SERVING, serving_of(comparison, served, config.adapt.steps))
-    results.write(
-        comparison.rows,
-        comparison.scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=seeds,
-        methods=comparison.methods,
-        classes=class_names(world),
-    )
+    path = write_comparison(comparison, config, world, workdir, seeds)
     shown = showcase(load(workdir), world)
-    report = write_report(results.read(workdir / "results.json"), workdir, shown)
+    report = write_report(results.read(path), workdir, shown)
     print_tables(comparison.rows)
-    say(f"guide: {time.perf_counter() - begun:.0f} s; {workdir / 'results.json'}; {report}")
+    say(f"guide: {time.perf_counter() - begun:.0f} s; {path}; {report}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Pictures beside a table of few-shot learning: learning curves, and fits of sine waves."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -124,7 +123,7 @@ def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
     found = []
     for seed in range(seeds):
         if rows := metrics_in(cell / f"seed{seed}"):
-            found.append([(row["step"], row.get("loss", math.nan)) for row in rows])
+            found.append([(row["step"], row["loss"]) for row in rows])
     lines = min(map(len, found), default=0)
     if not lines:
         return None
