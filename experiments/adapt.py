@@ -20,16 +20,16 @@ from experiments.report import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
+from metaguide.evaluation import results
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.evaluation.metrics import ndcg
+from metaguide.evaluation.results import TASKS
 from metaguide.files import FileFault, read_json
 from metaguide.guide import STAGE
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
-from metaguide.training import results
-from metaguide.training.evaluate import episode_keys, evaluator
-from metaguide.training.metrics import ndcg
 from metaguide.training.progress import progress, say
-from metaguide.training.results import TASKS
 from metaguide.types import Family, Params
 
 MAIN_METRIC = {

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.tables.layout import last_steps
-from metaguide.training.results import Results, key
+from metaguide.evaluation.results import Results, key
 
 SENTIMENTS = ("negative", "positive")
 """Names of the classes of a review, in the order of their numbers."""

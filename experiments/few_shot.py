@@ -26,6 +26,8 @@ from experiments.settings import (
     write_config,
 )
 from experiments.stages import command_line, train_alone
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.evaluation.results import Row, Scores, write
 from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
 from metaguide.learners import (
@@ -50,9 +52,7 @@ from metaguide.parallel import (
     replicate,
 )
 from metaguide.training.episodic import episodic
-from metaguide.training.evaluate import episode_keys, evaluator
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, write
 from metaguide.types import Family, Learner, Params, Problem
 
 OUTCOME = "outcome.npz"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.tables.layout import Column, Grid, shots_name
-from metaguide.training.results import Row
+from metaguide.evaluation.results import Row
 
 _INK = "#010203"  # stands for the page's own ink
 _ARMS = (

@@ -11,9 +11,9 @@ from metaguide.data.catalogue import Domain
 from metaguide.data.encoding import question_examples
 from metaguide.data.histories import histories
 from metaguide.data.texts import product_text
-from metaguide.training import floors
-from metaguide.training.evaluate import drawn, episode_keys
-from metaguide.training.floors import FLOORS, Raw
+from metaguide.evaluation import baselines
+from metaguide.evaluation.baselines import FLOORS, Raw
+from metaguide.evaluation.evaluate import drawn, episode_keys
 from metaguide.types import Family
 
 __all__ = ["FLOORS", "floor_outcomes"]
@@ -58,7 +58,7 @@ def _classification(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     products = [product for product in domain.products if product.category is not None]
     categories = sorted({str(product.category) for product in products})
     labels = np.array([categories.index(str(product.category)) for product in products])
-    tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
+    tfidf = baselines.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
     features = tfidf.transform([product_text(product) for product in products])
     unseen = np.isin(np.array(categories)[labels], world.always.get(domain.name, ()))
 
@@ -67,14 +67,14 @@ def _classification(world: World, domain: Domain, cells) -> Iterator[Outcome]:
 
     for shots, cell in cells.items():
         query, classes = _rows(cell["query"]), cell["context"]["classes"]
-        yield "majority", shots, with_unseen(floors.majority(labels, query, classes))
+        yield "majority", shots, with_unseen(baselines.majority(labels, query, classes))
         if shots:
             support = _rows(cell["support"])
-            few = floors.few_shot(features, labels, support, query)
+            few = baselines.few_shot(features, labels, support, query)
             yield "tf-idf few-shot", shots, with_unseen(few)
         else:
             names = tfidf.transform(categories)
-            named = floors.class_names(features, names, labels, query, classes)
+            named = baselines.class_names(features, names, labels, query, classes)
             yield "class names", shots, with_unseen(named)
 
 
@@ -83,8 +83,8 @@ def _sentiment(world: World, domain: Domain, cells) -> Iterator[Outcome]:
         return [review for one in domains for review in one.reviews if review.label is not None]
 
     source, reviews = labelled(world.sources), labelled([domain])
-    tfidf = floors.fit_tfidf([review.text for review in source])
-    classifier = floors.fit_source(
+    tfidf = baselines.fit_tfidf([review.text for review in source])
+    classifier = baselines.fit_source(
         tfidf.transform([review.text for review in source]),
         np.array([review.label for review in source]),
     )
@@ -92,12 +92,12 @@ def _sentiment(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     labels = np.array([review.label for review in reviews])
     for shots, cell in cells.items():
         query = _rows(cell["query"])
-        yield "majority", shots, floors.majority(labels, query)
-        zero = floors.zero_shot(classifier, features, labels, query)
+        yield "majority", shots, baselines.majority(labels, query)
+        zero = baselines.zero_shot(classifier, features, labels, query)
         yield "tf-idf zero-shot", shots, zero
         if shots:
             support = _rows(cell["support"])
-            yield "tf-idf few-shot", shots, floors.few_shot(features, labels, support, query)
+            yield "tf-idf few-shot", shots, baselines.few_shot(features, labels, support, query)
 
 
 def _questions(world: World, domain: Domain, cells) -> Iterator[Outcome]:
@@ -106,17 +106,17 @@ def _questions(world: World, domain: Domain, cells) -> Iterator[Outcome]:
     texts = [example.text for example in examples]
     golds = [example.golds for example in examples]
     sources = [question for one in world.sources for question in one.questions]
-    tfidf = floors.fit_tfidf([text for q in sources for text in (q.question, q.text)])
+    tfidf = baselines.fit_tfidf([text for q in sources for text in (q.question, q.text)])
     answerable = np.array([len(gold) > 0 for gold in golds], bool)
     for shots, cell in cells.items():
         query = _rows(cell["query"])
-        yield "abstain", shots, floors.abstain(answerable, query)
-        best = floors.best_sentence(tfidf, questions, texts, golds, query)
+        yield "abstain", shots, baselines.abstain(answerable, query)
+        best = baselines.best_sentence(tfidf, questions, texts, golds, query)
         yield "best sentence", shots, best
 
 
 def _recommendation(world: World, domain: Domain, cells) -> Iterator[Outcome]:
-    tfidf = floors.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
+    tfidf = baselines.fit_tfidf([product_text(p) for d in world.sources for p in d.products])
     features = tfidf.transform([product_text(product) for product in domain.products])
     index = {product.id: row for row, product in enumerate(domain.products)}
     # Numbered as in the table: first the users that can be asked about.
@@ -132,7 +132,7 @@ def _recommendation(world: World, domain: Domain, cells) -> Iterator[Outcome]:
         candidates = np.ones((len(query), len(domain.products)), bool)
         for row, given in zip(candidates, support, strict=True):
             row[given[given >= 0]] = False
-        popular = floors.popularity(taken, query, users, candidates)
+        popular = baselines.popularity(taken, query, users, candidates)
         yield "popularity", shots, popular
         if shots:
-            yield "content", shots, floors.content(features, support, query, users, candidates)
+            yield "content", shots, baselines.content(features, support, query, users, candidates)

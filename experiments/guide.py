@@ -29,9 +29,9 @@ from experiments.stages import (
 )
 from experiments.worlds import World, prepare
 from metaguide.arms import ARMS
+from metaguide.evaluation import results
 from metaguide.files import write_json
 from metaguide.guide import SERVING, load
-from metaguide.training import results
 from metaguide.training.program import beside
 from metaguide.training.progress import say
 from metaguide.types import Params

@@ -14,12 +14,12 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.settings import ConfigError
 from metaguide.data.mnist import read_pictures
+from metaguide.evaluation.evaluate import episode_keys
 from metaguide.models.conv4 import Conv4
 from metaguide.models.mlp import PixelMLP
 from metaguide.optimizers import descent
 from metaguide.problems import classification_of_pictures
 from metaguide.problems.optimizees import minibatches_of, quadratics
-from metaguide.training.evaluate import episode_keys
 from metaguide.types import Optimizee
 
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jax.nn.tanh}

@@ -12,9 +12,9 @@ from experiments import settings
 from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, weighting_of
 from experiments.worlds import World
-from metaguide import pretraining
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
+from metaguide.objectives import pretraining
 from metaguide.training.progress import say
 
 

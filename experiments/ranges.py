@@ -47,7 +47,7 @@ class Relation(NamedTuple):
 Rule = TypeVar("Rule", Range, Relation)
 
 
-def whole(least: int, most: int = LARGEST) -> Range:
+def integer(least: int, most: int = LARGEST) -> Range:
     """Return: whole numbers from `least` to `most`."""
     words = f"from {least} on" if most == LARGEST else f"from {least} to {most}"
     return Range(

@@ -33,10 +33,10 @@ from experiments.tables.layout import (
     tasks_of,
 )
 from experiments.verdicts import Verdict, duration, verdict
-from metaguide.files import whole
-from metaguide.training.floors import FLOORS
+from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.results import Method, Results, Row, read
+from metaguide.files import atomic_write
 from metaguide.training.progress import say
-from metaguide.training.results import Method, Results, Row, read
 
 _TITLES = {
     "classification": ("Classification", "Which category a product is of."),
@@ -94,7 +94,7 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(page.encode())
     return path
 

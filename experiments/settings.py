@@ -32,6 +32,7 @@ from metaguide.data.episodes import EpisodeError
 from metaguide.data.mnist import MnistError
 from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import TokenizerError
+from metaguide.evaluation.results import ResultsError
 from metaguide.files import FileFault, FolderHeld, held, read_json, write_json
 from metaguide.optimizers import StoredError
 from metaguide.parallel import (
@@ -46,7 +47,6 @@ from metaguide.parallel import (
 from metaguide.training.checkpoint import FOLDER, CheckpointError
 from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
-from metaguide.training.results import ResultsError
 
 __all__ = [
     "CONFIG",

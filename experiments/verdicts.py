@@ -17,9 +17,9 @@ from experiments.tables.layout import (
     number,
     shots_name,
 )
-from metaguide.training.floors import FLOORS
-from metaguide.training.metrics import Interval
-from metaguide.training.results import Method, Results, Row, difference, key
+from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.metrics import Interval
+from metaguide.evaluation.results import Method, Results, Row, difference, key
 
 HEADLINE = 5
 """Shots that the verdict is at, where there are such rows."""

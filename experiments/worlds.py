@@ -17,7 +17,7 @@ from metaguide.data.online_shopping import read_online_shopping
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.files import whole
+from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
 from metaguide.problems import Shape, families
@@ -146,7 +146,7 @@ def _forget_others(config: FrozenConfigDict, folder: Path) -> None:
         (folder / TOKENIZER).unlink(missing_ok=True)
         shutil.rmtree(folder / BAZAAR, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(of.encode())
 
 

@@ -37,7 +37,7 @@ class FolderHeld(ValueError):
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes its name when the `with` ends; after an error nothing has changed.
 
     Args:
@@ -60,7 +60,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 def write_json(path: Path, content: Any) -> None:
     """Write plain JSON, whole or not at all; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -215,7 +215,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {OF: np.array(of), CRC32: np.array(checksum({**arrays, OF: np.array(of)}))}
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, allow_pickle=False, **about, **arrays)
 
 

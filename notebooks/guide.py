@@ -84,11 +84,11 @@ from experiments.stages import random_start, train_stage
 from experiments.worlds import prepare
 from metaguide import inner_loop
 from metaguide.data.histories import histories
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.inner_loop import FirstOrder
 from metaguide.learners import fine_tuning
 from metaguide.learners.gradient_based import whole_loss
-from metaguide.training.evaluate import episode_keys, evaluator
-from metaguide.training.metrics import mean_interval
 
 # %% [markdown]
 # ## The bazaar

@@ -88,6 +88,8 @@ from sklearn.datasets import load_digits
 
 import metaguide.optimizers
 from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.inner_loop import Unrolled
 from metaguide.learners import learned, maml
 from metaguide.models.mlp import INITIALISERS, MLP
@@ -96,8 +98,6 @@ from metaguide.optimizers import coordinatewise, descent, evolution, truncated
 from metaguide.problems import regression
 from metaguide.problems.optimizees import quadratics
 from metaguide.training.episodic import episodic
-from metaguide.training.evaluate import episode_keys, evaluator
-from metaguide.training.metrics import mean_interval
 from metaguide.training.particles import particles
 from metaguide.training.step import init_state, make_step
 from metaguide.types import Family

@@ -91,6 +91,8 @@ from experiments import settings
 from experiments.tables.pictures import fits
 from experiments.worlds import prepare
 from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.inner_loop import Unrolled
 from metaguide.learners import anil, maml, prototypical
 from metaguide.learners.gradient_based import completed, descend, support_loss
@@ -98,8 +100,6 @@ from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.objectives.weighting import fixed
 from metaguide.problems import regression
 from metaguide.training.episodic import episodic
-from metaguide.training.evaluate import episode_keys, evaluator
-from metaguide.training.metrics import mean_interval
 from metaguide.training.step import init_state, make_step
 from metaguide.types import Family
 

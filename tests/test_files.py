@@ -10,11 +10,11 @@ from metaguide.files import (
     MIB,
     OF,
     FileFault,
+    atomic_write,
     checksum,
     is_left_by_system,
     read_arrays,
     read_json,
-    whole,
     write_arrays,
     write_json,
     zip_members,
@@ -26,13 +26,13 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "a.txt"
     for before in (None, b"old"):
         with pytest.raises(ZeroDivisionError):
-            with whole(path) as file:
+            with atomic_write(path) as file:
                 file.write(b"new")
                 assert not path.exists() or path.read_bytes() == before
                 raise ZeroDivisionError
         assert (path.read_bytes() if path.exists() else None) == before
         path.write_bytes(b"old")
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644

@@ -27,6 +27,7 @@ from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.mnist import MnistError
 from metaguide.data.omniglot import OmniglotError
 from metaguide.data.tokenizer import Tokenizer, TokenizerError
+from metaguide.evaluation.results import ResultsError, cells_to_rows, read, write
 from metaguide.files import FileFault, read_arrays, read_regular, unpacked, write_json
 from metaguide.guide import model_of
 from metaguide.models.guide import init_params
@@ -35,7 +36,6 @@ from metaguide.optimizers import StoredError, load, mlp, save
 from metaguide.training import checkpoint
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import METRICS, metrics_in
-from metaguide.training.results import ResultsError, cells_to_rows, read, write
 from metaguide.training.step import init_state
 
 RULE = mlp(2)

@@ -17,7 +17,6 @@ left, and a step takes a fifth less processor time.
 
 import contextlib
 import functools
-import json
 import multiprocessing
 import os
 import resource
@@ -31,6 +30,8 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
+
+from metaguide.files import write_json
 
 OUTPUT = flags.DEFINE_string("output", None, "file to write the rows to, JSON")
 ROUNDS = flags.DEFINE_integer("rounds", 25, "how often every system is measured", lower_bound=1)
@@ -326,19 +327,6 @@ def tabulate(title: str, result: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def write(path: Path, result: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as JSON, so that the file is whole or as it was.
-
-    Args:
-        path: of the file; its folder is made.
-        result: the rows.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
 def report(
     workloads: Sequence[Workload],
     rounds: int,
@@ -372,7 +360,7 @@ def report(
         Console().print(tabulate(f"{workload.name}: {work}{rate}, best of {rounds} rounds", own))
         result += own
     if output:
-        write(Path(output), result)
+        write_json(Path(output), result)
 
 
 def start(main: Callable[[], None]) -> None:

@@ -66,8 +66,8 @@ def build_metaguide(shape: Shape) -> Callable[[], Any]:
 
     from metaguide.data.tokenizer import MASK
     from metaguide.models.guide import GuideModel, init_params
+    from metaguide.objectives.pretraining import masked_language
     from metaguide.objectives.weighting import fixed
-    from metaguide.pretraining import masked_language
     from metaguide.training.step import init_state, make_step
 
     model = GuideModel(

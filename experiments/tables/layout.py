@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from metaguide.training.floors import FLOORS
-from metaguide.training.results import TASKS, ResultsError, Row, Scores, difference, key
+from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.results import TASKS, ResultsError, Row, Scores, difference, key
 
 MAIN = {
     "classification": ("accuracy", "accuracy_unseen", "macro_f1"),

@@ -31,10 +31,10 @@ from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.layout import MINUS
 from experiments.tables.pictures import descents
+from metaguide.evaluation.metrics import bootstrap_interval, mean_interval, seed_interval
+from metaguide.evaluation.results import Row, Scores, key
 from metaguide.parallel import is_first_process
-from metaguide.training.metrics import bootstrap_interval, mean_interval, seed_interval
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, key
 
 METRIC = "log10_loss"
 """Mean log10 of the loss after the last step."""

@@ -42,13 +42,13 @@ from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler
+from metaguide.evaluation.metrics import mean_interval, seed_interval
+from metaguide.evaluation.results import Row, Scores, key
 from metaguide.learners import prototypical
 from metaguide.models.conv4 import CONVOLUTIONS, Conv4
 from metaguide.parallel import is_first_process
 from metaguide.problems import STATISTICS, classification_of_pictures, inductive
-from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, key
 from metaguide.types import Family, Problem
 
 PUBLISHED = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from metaguide.files import whole
+from metaguide.evaluation.metrics import mean_halves
+from metaguide.files import atomic_write
 from metaguide.training.loop import metrics_in
-from metaguide.training.metrics import mean_halves
 
 COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#ee7733", "#7a72d0")
 
@@ -132,6 +132,6 @@ def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    with whole(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
     return path

@@ -27,9 +27,9 @@ from experiments.tables.layout import (
     number,
     tasks_of,
 )
-from metaguide.files import whole
-from metaguide.training.floors import FLOORS as GUIDE_FLOORS
-from metaguide.training.results import Results, ResultsError, Row, read
+from metaguide.evaluation.baselines import FLOORS as GUIDE_FLOORS
+from metaguide.evaluation.results import Results, ResultsError, Row, read
+from metaguide.files import atomic_write
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
         return
     if _CHECK.value:
         sys.exit("README.md: a table is stale; run python -m experiments.tables.readme")
-    with whole(readme) as file:
+    with atomic_write(readme) as file:
         file.write(filled.encode())
     print("README.md: tables rewritten")
 

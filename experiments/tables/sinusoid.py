@@ -35,14 +35,14 @@ from experiments.report import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
+from metaguide.evaluation.evaluate import episode_keys
+from metaguide.evaluation.metrics import mean_interval, seed_interval
+from metaguide.evaluation.results import Row, Scores, key
 from metaguide.learners import fine_tuning, joint
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
-from metaguide.training.evaluate import episode_keys
-from metaguide.training.metrics import mean_interval, seed_interval
 from metaguide.training.progress import say
-from metaguide.training.results import Row, Scores, key
 from metaguide.types import Family, Learner, Params, Problem
 
 PUBLISHED = {

@@ -16,7 +16,7 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from metaguide.files import MIB, read_regular, whole
+from metaguide.files import MIB, atomic_write, read_regular
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -155,7 +155,7 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
         path = Path(path)
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(self._core.to_str(pretty=True).encode())
 
     @property
@@ -210,12 +210,12 @@ class Tokenizer:
             for stop in [start + _TEXTS_AT_ONCE]
         ]
         most = max((part.tokens.shape[1] for part in parts), default=1)
-        whole = _padding(len(texts), most, length)
+        padded = _padding(len(texts), most, length)
         for number, part in enumerate(parts):
             start = number * _TEXTS_AT_ONCE
-            for into, given in zip(whole, part, strict=True):
+            for into, given in zip(padded, part, strict=True):
                 into[start : start + len(given), : given.shape[1]] = given
-        return whole
+        return padded
 
     def _windows(
         self, questions: Sequence[str], texts: Sequence[str], length: int, first: int

@@ -63,7 +63,7 @@ def reptile(
             )
             carry = carry._replace(optimizer=kept)
 
-        def whole(carry: Carry) -> Params:
+        def merged(carry: Carry) -> Params:
             return {**params, **carry.params}
 
         carry, seen = run(
@@ -71,9 +71,9 @@ def reptile(
             carry,
             minibatches(support, batch, key),
             count,
-            None if observe is None else lambda carry: observe(whole(carry)),
+            None if observe is None else lambda carry: observe(merged(carry)),
         )
-        return whole(carry), carry.optimizer, seen
+        return merged(carry), carry.optimizer, seen
 
     def adapt(meta, support: Batch, context, key, observe=None):
         count = steps if test_steps is None else test_steps

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaguide.files import MIB, checksum, read_arrays, whole
+from metaguide.files import MIB, atomic_write, checksum, read_arrays
 from metaguide.optimizers.perceptron import hyper, mlp
 from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
@@ -81,7 +81,7 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
     about = json.dumps(about | {"crc32": checksum(leaves, layout=False)})
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
 

@@ -1,1 +1,1 @@
-"""From objectives to trained parameters: state, step, loop, checkpoints, metrics, evaluation."""
+"""From objectives to trained parameters: state, step, loop, checkpoints."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from metaguide.files import MIB, FileFault, held, read_regular, whole
+from metaguide.files import MIB, FileFault, atomic_write, held, read_regular
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training import checkpoint
 from metaguide.training.interruption import Stopped, stopping_between_steps
@@ -310,7 +310,7 @@ def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, floa
         return
     path = workdir / METRICS
     kept = [row for row in metrics_in(workdir) if row["step"] <= start]
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
 
     events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)

@@ -25,9 +25,9 @@ from experiments.settings import ConfigError
 from experiments.tables import omniglot as omniglot_table
 from experiments.tables import sinusoid as sinusoid_table
 from metaguide.data import omniglot
+from metaguide.evaluation.results import read
 from metaguide.models.mlp import MLP
 from metaguide.problems import regression
-from metaguide.training.results import read
 
 
 @cache

@@ -16,7 +16,7 @@ from experiments.configs import guide_bazaar
 from experiments.settings import ConfigError
 from metaguide.arms import Way
 from metaguide.data.catalogue import read_domain
-from metaguide.training import results
+from metaguide.evaluation import results
 
 
 def guide(folder):

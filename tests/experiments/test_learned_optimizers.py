@@ -29,9 +29,9 @@ from experiments.optimizees import Setting, judge, log10_of, setting_of
 from experiments.settings import ConfigError
 from experiments.tables import learned_optimizers as table
 from experiments.tables.layout import falls_short
+from metaguide.evaluation.results import read
 from metaguide.optimizers import load, mlp
 from metaguide.training.checkpoint import FOLDER, latest, restore_meta
-from metaguide.training.results import read
 from metaguide.training.state import TrainState
 from metaguide.types import Optimizee
 

@@ -17,7 +17,7 @@ from experiments.settings import ConfigError
 from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
 from experiments.verdicts import duration, verdict
-from metaguide.training.results import (
+from metaguide.evaluation.results import (
     Results,
     ResultsError,
     Row,

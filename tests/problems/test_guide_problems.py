@@ -13,6 +13,7 @@ from metaguide.data.catalogue import Domain, Interaction, Product, Question, Rev
 from metaguide.data.encoding import Lengths, question_rows
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
+from metaguide.evaluation.results import cells_to_rows
 from metaguide.models.guide import Encoding, GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
 from metaguide.problems.guide import (
@@ -26,7 +27,6 @@ from metaguide.problems.guide import (
     recommendation,
     sentiment,
 )
-from metaguide.training.results import cells_to_rows
 from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30

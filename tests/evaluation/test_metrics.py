@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from metaguide.training import metrics
+from metaguide.evaluation import metrics
 
 
 def test_macro_f1_is_over_the_classes_that_occur():

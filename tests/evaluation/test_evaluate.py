@@ -5,9 +5,9 @@ import optax
 import pytest
 
 from metaguide.data.episodes import episode_key, labelled_sampler
+from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.learners import fine_tuning, joint, maml, ridge
 from metaguide.parallel import tasks_mesh
-from metaguide.training.evaluate import drawn, episode_keys, evaluator
 from metaguide.types import Family, Problem
 
 WAY, SHOTS, QUERIES, EPISODES, STEPS, RATE = 2, 3, 5, 5, 2, 0.3

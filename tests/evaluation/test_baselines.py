@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from metaguide.training import floors
-from metaguide.training.results import cells_to_rows
+from metaguide.evaluation import baselines
+from metaguide.evaluation.results import cells_to_rows
 
 SOURCE = ["good cheap thing", "bad broken thing", "good solid thing", "bad late thing"]
 
 
 def test_vocabulary_is_the_sources_alone():
     """IDF or vocabulary that has read the held-out domain; one-letter or Chinese words lost."""
-    words = floors.fit_tfidf(SOURCE)
+    words = baselines.fit_tfidf(SOURCE)
     assert words.transform(["heater boils"]).nnz == 0
     assert {"good cheap", "thing"} <= set(words.vocabulary_)
-    han = floors.fit_tfidf(["质量很好", "质量太差", "4K屏很好"])
+    han = baselines.fit_tfidf(["质量很好", "质量太差", "4K屏很好"])
     assert {"质 量", "好", "很 好", "4k 屏"} <= set(han.vocabulary_)
 
 
@@ -27,21 +27,21 @@ def test_majority_is_the_cells_prior_within_the_episodes_classes():
     the episode does not have."""
     labels = np.array([3, 3, 5, 5, 5, 9, 9])
     query = np.array([[0, 1, 2, -1], [0, 1, 2, 5]])
-    assert floors.majority(labels, query)["predicted"].tolist() == [[[[3] * 4] * 2]]
+    assert baselines.majority(labels, query)["predicted"].tolist() == [[[[3] * 4] * 2]]
     ways = np.array([[5, 9], [9, 3]])
-    found = floors.majority(labels, query, ways)["predicted"][0, 0]
+    found = baselines.majority(labels, query, ways)["predicted"][0, 0]
     assert found[:, 0].tolist() in ([5, 3], [9, 3])
-    found = floors.majority(labels, np.array([[0, 2], [0, 3], [0, 4]]))
+    found = baselines.majority(labels, np.array([[0, 2], [0, 3], [0, 4]]))
     assert found["predicted"].ravel().tolist() == [5] * 6
 
 
 def test_zero_shot_reads_source_labels_only():
     """A zero-shot row that was fitted on the held-out texts."""
-    words = floors.fit_tfidf(SOURCE)
-    model = floors.fit_source(words.transform(SOURCE), np.array([1, 0, 1, 0]))
+    words = baselines.fit_tfidf(SOURCE)
+    model = baselines.fit_source(words.transform(SOURCE), np.array([1, 0, 1, 0]))
     texts = ["good heater", "bad heater", "broken boiler"]
     query = np.array([[0, 1], [2, -1]])
-    found = floors.zero_shot(model, words.transform(texts), np.array([0, 0, 0]), query)
+    found = baselines.zero_shot(model, words.transform(texts), np.array([0, 0, 0]), query)
     assert found["predicted"][0, 0][query >= 0].tolist() == [1, 0, 0]
     rows, _ = cells_to_rows(
         found, table="t", arm="tf-idf zero-shot", domain="d", task="sentiment", shots=0
@@ -52,14 +52,14 @@ def test_zero_shot_reads_source_labels_only():
 def test_class_names_choose_among_the_episodes_classes():
     """A nearest name out of the episode, or the slot returned in place of the class."""
     names = ["", "red shoe", "blue hat", "green coat"]
-    words = floors.fit_tfidf(names[1:])
+    words = baselines.fit_tfidf(names[1:])
     texts = ["a red shoe for you", "the coat is green", "unknown words"]
     labels, query = np.array([1, 3, 2]), np.array([[0, 1, 2]])
     features, targets = words.transform(texts), words.transform(names)
-    found = floors.class_names(features, targets, labels, query, np.array([[2, 3, 1]]))
+    found = baselines.class_names(features, targets, labels, query, np.array([[2, 3, 1]]))
     assert found["predicted"][0, 0, 0, :2].tolist() == [1, 3]
     drawn = [
-        floors.class_names(features, targets, labels, query, np.array([[2, 3, 1]]), seed=seed)
+        baselines.class_names(features, targets, labels, query, np.array([[2, 3, 1]]), seed=seed)
         for seed in range(40)
     ]
     assert {int(one["predicted"][0, 0, 0, 2]) for one in drawn} == {1, 2, 3}
@@ -70,23 +70,23 @@ def test_few_shot_is_the_full_regression_on_the_support():
     rng = np.random.default_rng(0)
     vocabulary = [f"w{i}" for i in range(60)]
     texts = [" ".join(rng.choice(vocabulary, 8)) for _ in range(40)]
-    words = floors.fit_tfidf(texts)
+    words = baselines.fit_tfidf(texts)
     features, labels = words.transform(texts), rng.integers(0, 3, 40)
     support = np.array([[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, -1, -1]])
     query = np.array([[20, 21, 22, 23], [24, 25, 26, 27]])
-    found = floors.few_shot(features, labels, support, query)["predicted"][0, 0]
+    found = baselines.few_shot(features, labels, support, query)["predicted"][0, 0]
     for episode in range(2):
         given = support[episode][support[episode] >= 0]
         whole = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000)
         whole.fit(features[given].toarray(), labels[given])
         assert found[episode].tolist() == whole.predict(features[query[episode]]).tolist()
     with pytest.raises(ValueError, match="episode 0 has no support"):
-        floors.few_shot(features, labels, np.full((1, 3), -1), query[:1])
+        baselines.few_shot(features, labels, np.full((1, 3), -1), query[:1])
 
 
 def test_abstaining_is_right_on_what_has_no_answer():
     """Abstaining scored as wrong, or as right everywhere."""
-    found = floors.abstain(np.array([True, False]), np.array([[0, 1, -1]]))
+    found = baselines.abstain(np.array([True, False]), np.array([[0, 1, -1]]))
     rows, _ = cells_to_rows(found, table="t", arm="abstain", domain="d", task="questions", shots=1)
     values = {row.metric: row.value for row in rows}
     assert values["em"] == values["f1"] == 0.5
@@ -119,14 +119,14 @@ def test_sentences_end_where_a_reader_ends_them(whole):
     for part in parts:
         blank = "" if not text or text[-1] in "。！？；」｡" else "\n" if "line" in text else " "
         text += ("" if text.endswith("很好.") else blank) + part
-    assert [text[a:b] for a, b in floors.sentences(text)] == parts
+    assert [text[a:b] for a, b in baselines.sentences(text)] == parts
 
 
 @given(st.text('a1B.!? \n。；"）', max_size=30))
 def test_no_character_is_in_two_sentences_or_in_none(text):
     """Faults: sentences overlap, white space is in them, or a word is in none."""
     left = 0
-    for begin, end in floors.sentences(text):
+    for begin, end in baselines.sentences(text):
         assert left <= begin < end and not text[left:begin].strip()
         assert text[begin:end] == text[begin:end].strip()
         left = end
@@ -137,15 +137,15 @@ def test_best_sentence_is_scored_as_its_words():
     """Faults: a sentence is cut at a decimal; its stop costs points; abstaining is possible; one
     of several answers counts."""
     text = "It is red. In all it weighs 1.5 kg."
-    words = floors.fit_tfidf(["in all it weighs", "it is red", "nine hours"])
+    words = baselines.fit_tfidf(["in all it weighs", "it is red", "nine hours"])
     golds = [["In all it weighs 1.5 kg"], ["1.5 kg", "weighs 1.5 kg"], []]
-    found = floors.best_sentence(
+    found = baselines.best_sentence(
         words, ["what in all"] * 3, [text] * 3, golds, np.array([[0, 1, 2]])
     )
     assert found["em"].tolist() == [[[[1, 0, 0]]]]
     np.testing.assert_allclose(found["f1"], [[[[1, 2 * 3 / (6 + 3), 0]]]])
     assert found["answerable"].tolist() == [[[[True, True, False]]]]
-    found = floors.best_sentence(words, ["?"], [""], [[]], np.array([[0, -1]]))
+    found = baselines.best_sentence(words, ["?"], [""], [[]], np.array([[0, -1]]))
     assert found["em"][..., 0].item() == 1 and found["mask"].tolist() == [[[[True, False]]]]
 
 
@@ -155,15 +155,15 @@ def test_popularity_leaves_out_what_is_asked_for():
     taken = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [7, 2]])
     everything = np.ones((1, 3), bool)
     query, users = np.array([[2], [2]]), np.array([7, 7])
-    found = floors.popularity(taken, query, users, everything)
+    found = baselines.popularity(taken, query, users, everything)
     assert found["rank"].ravel().tolist() == [3, 3]
     assert found["id"].ravel().tolist() == [7, 7]
     more = np.append(taken, [[2, 0], [2, 2], [3, 2]], axis=0)
-    found = floors.popularity(more, query[:1], users[:1], everything)
+    found = baselines.popularity(more, query[:1], users[:1], everything)
     assert found["rank"].item() in (2, 3)
     candidates = np.array([[False, True, True]])
     more = np.append(taken, [[2, 2]], axis=0)
-    found = floors.popularity(more, query[:1], users[:1], candidates)
+    found = baselines.popularity(more, query[:1], users[:1], candidates)
     assert found["rank"].item() == 2
 
 
@@ -174,7 +174,7 @@ def test_popularity_does_not_count_the_askers_own_products_against_him():
     everything = np.ones((1, 4), bool)
     # One other took each of 0, 2 and 3: a draw between three, and 1 is behind.
     ranks = {
-        floors.popularity(taken, np.array([[2]]), np.array([7]), everything, seed)["rank"].item()
+        baselines.popularity(taken, np.array([[2]]), np.array([7]), everything, seed)["rank"].item()
         for seed in range(30)
     }
     assert ranks == {1, 2, 3}
@@ -183,13 +183,13 @@ def test_popularity_does_not_count_the_askers_own_products_against_him():
 def test_content_weighs_the_latest_most():
     """The decay run backwards in time, or padding taken as product -1."""
     texts = ["red shoe", "blue hat", "red boot", "blue cap"]
-    features = floors.fit_tfidf(texts).transform(texts)
+    features = baselines.fit_tfidf(texts).transform(texts)
     support, users = np.array([[0, 1], [1, 0], [0, -1]]), np.arange(3)
     candidates = np.array([[False, False, True, True]])
-    found = floors.content(features, support, np.array([[3], [2], [2]]), users, candidates)
+    found = baselines.content(features, support, np.array([[3], [2], [2]]), users, candidates)
     assert found["rank"].ravel().tolist() == [1, 1, 1]
     none = np.full((200, 2), -1)
-    found = floors.content(features, none, np.full((200, 1), 3), np.arange(200), candidates)
+    found = baselines.content(features, none, np.full((200, 1), 3), np.arange(200), candidates)
     assert 0.3 < np.mean(found["rank"] == 1) < 0.7
 
 
@@ -203,17 +203,17 @@ def spoiled(features, row):
 def test_a_floor_whose_scores_are_not_finite_chooses_nothing():
     """Faults: the NaN is sorted last and so is the nearest; a similarity that is not finite is a
     rank of 1; nothing is counted; one broken row spoils the others."""
-    words = floors.fit_tfidf(SOURCE)
+    words = baselines.fit_tfidf(SOURCE)
     features, labels = words.transform(SOURCE), np.array([1, 0, 1, 0])
     query, names = np.array([[0, 1, -1]]), words.transform(["bad", "good"])
-    model = floors.fit_source(features, labels)
+    model = baselines.fit_source(features, labels)
     support = np.array([[2, 3]])
     makers = {
-        "class names": lambda rows: floors.class_names(
+        "class names": lambda rows: baselines.class_names(
             rows, names, labels, query, np.array([[0, 1]])
         ),
-        "zero-shot": lambda rows: floors.zero_shot(model, rows, labels, query),
-        "few-shot": lambda rows: floors.few_shot(rows, labels, support, query),
+        "zero-shot": lambda rows: baselines.zero_shot(model, rows, labels, query),
+        "few-shot": lambda rows: baselines.few_shot(rows, labels, support, query),
     }
     for name, make in makers.items():
         clean, found = make(features), make(spoiled(features, 0))
@@ -223,26 +223,26 @@ def test_a_floor_whose_scores_are_not_finite_chooses_nothing():
         rows, _ = cells_to_rows(found, table="t", arm=name, domain="d", task="sentiment", shots=1)
         assert rows[0].value == 0.5 and rows[0].diverged == 1
     bad = spoiled(names, 1)
-    found = floors.class_names(features, bad, labels, query, np.array([[0, 1]]))
+    found = baselines.class_names(features, bad, labels, query, np.array([[0, 1]]))
     assert (found["predicted"][0, 0, 0, :2] == -1).all()
     bad = spoiled(features, 2)
-    assert (floors.few_shot(bad, labels, support, query)["predicted"][0, 0, 0, :2] == -1).all()
+    assert (baselines.few_shot(bad, labels, support, query)["predicted"][0, 0, 0, :2] == -1).all()
 
 
 def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeypatch):
     """Faults: a NaN is the nearest sentence, or counts as having abstained; it is the first of one
     candidate."""
-    words, broken = floors.fit_tfidf(SOURCE), floors.fit_tfidf(SOURCE)
+    words, broken = baselines.fit_tfidf(SOURCE), baselines.fit_tfidf(SOURCE)
     monkeypatch.setattr(broken, "transform", lambda texts: spoiled(words.transform(texts), 0))
     texts, golds = ["It is good. It is bad.", "It is late."], [["It is good."], []]
-    found = floors.best_sentence(broken, ["good?", "late?"], texts, golds, np.array([[0, 1]]))
+    found = baselines.best_sentence(broken, ["good?", "late?"], texts, golds, np.array([[0, 1]]))
     assert found["em"].ravel().tolist() == [0, 0] and found["finite"].ravel()[0] == 0
-    found = floors.best_sentence(broken, ["good?"], ["It is late."], [[]], np.array([[0]]))
+    found = baselines.best_sentence(broken, ["good?"], ["It is late."], [[]], np.array([[0]]))
     assert found["em"].item() == found["f1"].item() == 0
     support, query, users = np.array([[0]]), np.array([[1]]), np.array([0])
     for candidates in ([[False, True, False, False]], [[False, True, True, True]]):
         features = spoiled(words.transform(SOURCE), 1)
-        found = floors.content(features, support, query, users, np.array(candidates))
+        found = baselines.content(features, support, query, users, np.array(candidates))
         assert not found["finite"].item() and found["rank"].item() == max(sum(candidates[0]), 2)
         rows, _ = cells_to_rows(
             found, table="t", arm="content", domain="d", task="recommendation", shots=1
@@ -254,38 +254,38 @@ def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeyp
 def test_a_floor_whose_scores_are_constant_gets_what_chance_gets():
     """Faults: the first class, sentence or product is taken, which may always be the right one, or
     never."""
-    words, many = floors.fit_tfidf(SOURCE), 2000
+    words, many = baselines.fit_tfidf(SOURCE), 2000
     texts = ["unknown"] * 2 * many
     features, labels = words.transform(texts), np.arange(2 * many) % 2
     query = np.arange(many).reshape(-1, 1) * 2
-    found = floors.few_shot(features, labels, np.tile([[1, 0]], (many, 1)), query)
+    found = baselines.few_shot(features, labels, np.tile([[1, 0]], (many, 1)), query)
     assert 0.45 < np.mean(found["predicted"] == 0) < 0.55
     ways = np.tile([[0, 1, 2, 3]], (many, 1))
-    found = floors.class_names(features, words.transform(["other"] * 4), labels, query, ways)
+    found = baselines.class_names(features, words.transform(["other"] * 4), labels, query, ways)
     assert 0.2 < np.mean(found["predicted"] == 0) < 0.3
     text, golds = "It is so. It is not. It may be. It was.", [["It is so."], ["It was."]]
-    found = floors.best_sentence(words, ["why?"] * 2, [text] * 2, golds, np.array([[0, 1]]))
+    found = baselines.best_sentence(words, ["why?"] * 2, [text] * 2, golds, np.array([[0, 1]]))
     assert found["em"].ravel().tolist() == [0.25, 0.25]
     asked = np.arange(many)[:, None]
     taken, users = np.stack([asked[:, 0], asked[:, 0] * 0], -1), asked[:, 0]
-    found = floors.popularity(taken, asked * 0, users, np.ones((1, 4), bool))
+    found = baselines.popularity(taken, asked * 0, users, np.ones((1, 4), bool))
     assert 0.2 < np.mean(found["rank"] == 1) < 0.3
 
 
 def test_a_floor_with_one_candidate_takes_it():
     """Fault: with nothing to choose from there is no answer, or a draw among none."""
-    words = floors.fit_tfidf(SOURCE)
+    words = baselines.fit_tfidf(SOURCE)
     features, labels, query = words.transform(SOURCE), np.array([1, 0, 1, 0]), np.array([[0]])
     one = np.array([[1]])
-    found = floors.class_names(features, words.transform(["", "x"]), labels, query, one)
+    found = baselines.class_names(features, words.transform(["", "x"]), labels, query, one)
     assert found["predicted"].item() == 1
-    assert floors.few_shot(features, labels, np.array([[2]]), query)["predicted"].item() == 1
-    assert floors.majority(labels, query, one)["predicted"].item() == 1
-    found = floors.best_sentence(words, ["why?"], ["It is so."], [["It is so."]], query)
+    assert baselines.few_shot(features, labels, np.array([[2]]), query)["predicted"].item() == 1
+    assert baselines.majority(labels, query, one)["predicted"].item() == 1
+    found = baselines.best_sentence(words, ["why?"], ["It is so."], [["It is so."]], query)
     assert found["em"].item() == 1
     alone, users = np.array([[True, False, False, False]]), np.array([0])
     for found in (
-        floors.popularity(np.array([[0, 0]]), query, users, alone),
-        floors.content(features, np.array([[-1]]), query, users, alone),
+        baselines.popularity(np.array([[0, 0]]), query, users, alone),
+        baselines.content(features, np.array([[-1]]), query, users, alone),
     ):
         assert found["rank"].item() == 1 and found["finite"].item()

@@ -11,17 +11,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from metaguide.files import (
-    MIB,
-    FileFault,
-    checksum,
-    fits,
-    read_arrays,
-    read_json,
-    whole,
-    write_arrays,
-)
-from metaguide.training.rows import (
+from metaguide.evaluation.rows import (
     FIELDS,
     TASKS,
     ResultsError,
@@ -32,6 +22,16 @@ from metaguide.training.rows import (
     difference,
     key,
     with_floors,
+)
+from metaguide.files import (
+    MIB,
+    FileFault,
+    atomic_write,
+    checksum,
+    fits,
+    read_arrays,
+    read_json,
+    write_arrays,
 )
 
 __all__ = [
@@ -180,7 +180,7 @@ def write(
         write_arrays(_beside(path), flat)
     else:
         _beside(path).unlink(missing_ok=True)  # those of the results that stood here
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
     return path
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaguide.training import metrics
-from metaguide.training.results import (
+from metaguide.evaluation import metrics
+from metaguide.evaluation.results import (
     FIELDS,
     ResultsError,
     Row,

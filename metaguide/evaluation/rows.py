@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metaguide.training import metrics
-from metaguide.training.metrics import Interval
+from metaguide.evaluation import metrics
+from metaguide.evaluation.metrics import Interval
 
 TASKS = ("classification", "sentiment", "questions", "recommendation")
 """The guide's four tasks, by the names they have in every table."""

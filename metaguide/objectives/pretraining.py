@@ -4,12 +4,11 @@ Each draws its own batch from its part of `encoding.unlabelled`, inside the comp
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Key
 
-from metaguide.models.guide import GuideModel
 from metaguide.objectives.contrastive import info_nce
 from metaguide.objectives.denoising import corrupt, reconstruction_loss
 from metaguide.objectives.masked_language import (
@@ -21,8 +20,16 @@ from metaguide.objectives.masked_language import (
 Objective = Callable[..., tuple[Array, Mapping[str, Array]]]
 
 
+@runtime_checkable
+class Guide(Protocol):
+    """What the objectives need of a guide's model: a Linen module with the methods they name."""
+
+    vocabulary: int
+    apply: Callable[..., Any]
+
+
 def masked_language(
-    model: GuideModel,
+    model: Guide,
     batch: int,
     *,
     mask_id: int,
@@ -65,7 +72,7 @@ def masked_language(
         limit = max(1, round(1.25 * rate * tokens.size))
         places, there, dropped = gather_chosen(chosen, limit)
 
-        def logits(guide: GuideModel, inputs: Array) -> Array:
+        def logits(guide: Any, inputs: Array) -> Array:
             states = guide.text_states(inputs, deterministic=False)
             return guide.language_logits(states.reshape(-1, states.shape[-1])[places])
 
@@ -78,7 +85,7 @@ def masked_language(
     return objective
 
 
-def denoising(model: GuideModel, batch: int, *, sigma: float, occlusion: int) -> Objective:
+def denoising(model: Guide, batch: int, *, sigma: float, occlusion: int) -> Objective:
     """Return the denoising autoencoder over rows of {"image"}.
 
     Args:
@@ -104,7 +111,7 @@ def denoising(model: GuideModel, batch: int, *, sigma: float, occlusion: int) ->
     return objective
 
 
-def image_text(model: GuideModel, batch: int) -> Objective:
+def image_text(model: Guide, batch: int) -> Objective:
     """Return the symmetric InfoNCE between the texts and pictures of products.
 
     Radford et al.: Learning transferable visual models from natural language supervision, 2021.
@@ -122,7 +129,7 @@ def image_text(model: GuideModel, batch: int) -> Objective:
     return objective
 
 
-def text_text(model: GuideModel, batch: int) -> Objective:
+def text_text(model: Guide, batch: int) -> Objective:
     """Return InfoNCE of each text with itself under another dropout mask.
 
     Gao, Yao, Chen: SimCSE, 2021.
@@ -140,7 +147,7 @@ def text_text(model: GuideModel, batch: int) -> Objective:
     return objective
 
 
-def _contrast(model: GuideModel, params, a: Array, b: Array):
+def _contrast(model: Guide, params, a: Array, b: Array):
     temperature = _apply(model, params, method="temperature")
     return info_nce(a, b, temperature, jax.numpy.ones(len(a), bool))
 
@@ -151,7 +158,7 @@ def _draw(data: Mapping[str, Any], batch: int, key: Key[Array, ""]) -> dict[str,
     return {name: leaf[rows] for name, leaf in data.items()}
 
 
-def _texts(model: GuideModel, params, tokens: Array, key: Key[Array, ""]) -> Any:
+def _texts(model: Guide, params, tokens: Array, key: Key[Array, ""]) -> Any:
     return model.apply(
         {"params": params},
         tokens,
@@ -161,5 +168,5 @@ def _texts(model: GuideModel, params, tokens: Array, key: Key[Array, ""]) -> Any
     )
 
 
-def _apply(model: GuideModel, params, *args, method: str) -> Any:
+def _apply(model: Guide, params, *args, method: str) -> Any:
     return model.apply({"params": params}, *args, method=method)

@@ -8,7 +8,7 @@ import pytest
 
 from metaguide.data.tokenizer import CLS, MASK
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.pretraining import denoising, image_text, masked_language, text_text
+from metaguide.objectives.pretraining import denoising, image_text, masked_language, text_text
 
 ROWS, LENGTH, VOCABULARY = 6, 6, 20
 MODEL = GuideModel(

@@ -20,8 +20,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from metaguide.evaluation import metrics
 from metaguide.scoring import CHARACTER, answer_scores
-from metaguide.training import metrics
 
 Raw = dict[str, np.ndarray]
 
