@@ -29,6 +29,7 @@ from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Tokenizer, TokenizerError
 from metaguide.files import MIB, FileFault, read_json
+from metaguide.models.encoder import transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.optimizers import Rule, stored
 from metaguide.tasks import (
@@ -41,6 +42,7 @@ from metaguide.tasks import (
     Sentiment,
     Server,
     Serving,
+    guide_model,
 )
 from metaguide.training.checkpoint import CheckpointError, restore_meta
 from metaguide.training.program import SIZES
@@ -315,17 +317,16 @@ def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
 def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
     """Return the model that a resolved config describes."""
     model = config["model"]
-    return GuideModel(
+    encoder = transformer(
         vocabulary=tokenizer.size,
         width=model["width"],
         layers=model["layers"],
         heads=model["heads"],
         length=max(config["text"]["text"], config["text"]["pair"]),
         dropout=model["dropout"],
-        way=model["way"],
-        channels=tuple(model["channels"]),
-        image=model["image"],
+        channels=tuple(model["channels"]) if model["image"] else (),
     )
+    return guide_model(encoder, model["way"])
 
 
 def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
