@@ -16,7 +16,7 @@ from experiments import settings
 from experiments.floors import FLOORS, floor_outcomes
 from experiments.launch import COMMANDS
 from experiments.outcomes import digest, kept
-from experiments.report import print_tables
+from experiments.reports.terminal import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named

@@ -18,7 +18,8 @@ from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
-from experiments.report import print_tables, write_report
+from experiments.reports.page import write_report
+from experiments.reports.terminal import print_tables
 from experiments.showcase import showcase
 from experiments.stages import (
     Stage,
