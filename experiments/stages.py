@@ -141,7 +141,7 @@ def train_stage(
     write_config(config, workdir)
     about = {"stage": stage.name, "learner": stage.learner, "seed": seed}
     write_json(workdir / STAGE, about)
-    world.tokenizer.save(workdir / TOKENIZER)
+    world.reading.tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():

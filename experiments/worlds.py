@@ -20,7 +20,7 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
-from metaguide.problems import Shape, families
+from metaguide.tasks import Reading, Shape, families
 from metaguide.types import Family
 
 TOKENIZER = "tokenizer.json"
@@ -37,9 +37,8 @@ class World(NamedTuple):
         validation: what rates and penalties are chosen on.
         held_out: what no stage sees before the last table.
         always: by domain, categories that each of its classification episodes contains.
-        tokenizer: trained on the sources.
         model: the guide.
-        lengths: tokens kept.
+        reading: how it reads, with a tokenizer that was trained on the sources.
         shape: sizes of the episodes.
     """
 
@@ -47,9 +46,8 @@ class World(NamedTuple):
     validation: tuple[Domain, ...]
     held_out: tuple[Domain, ...]
     always: Mapping[str, tuple[str, ...]]
-    tokenizer: Tokenizer
     model: GuideModel
-    lengths: Lengths
+    reading: Reading
     shape: Shape
 
     @property
@@ -72,11 +70,10 @@ class World(NamedTuple):
         made: dict[str, Family] = families(
             self.model,
             getattr(self, part),
-            self.tokenizer,
-            self.lengths,
+            self.reading,
             shape,
             always=self.always,
-            judged=part != "sources",
+            scored=part != "sources",
         )
         return made
 
@@ -124,15 +121,18 @@ def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None 
         validation,
         held_out,
         always,
-        tokenizer,
         model_of(config.to_dict(), tokenizer),
-        Lengths(config.text.text, config.text.pair, config.text.name),
+        Reading(
+            tokenizer,
+            Lengths(config.text.text, config.text.pair, config.text.name),
+            config.model.image,
+            config.episodes.longest,
+        ),
         Shape(
             config.episodes.way,
             config.episodes.shots,
             config.episodes.queries,
             config.episodes.candidates,
-            config.episodes.longest,
         ),
     )
 

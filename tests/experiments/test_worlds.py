@@ -35,7 +35,7 @@ def test_every_domain_that_is_not_named_is_a_source(tmp_path):
     world = worlds.prepare(config(tmp_path / "shop"), tmp_path / "run")
     assert [one.name for one in world.sources] == ["a", "d"]
     assert [one.name for one in world.unseen] == ["b", "c"]
-    tokens = world.tokenizer.encode(["a thing", "c thing"], 8).tokens
+    tokens = world.reading.tokenizer.encode(["a thing", "c thing"], 8).tokens
     assert (tokens[0] != 0).sum() <= (tokens[1] != 0).sum()
     assert (tmp_path / "run" / worlds.TOKENIZER).exists()
 
