@@ -24,10 +24,10 @@ BELOW: Mapping[str, frozenset[str]] = {
         "optimizers": "types files inner_loop",
         "learners": "types inner_loop",
         "problems": "types ties data models objectives",
-        "arms": "types inner_loop optimizers learners",
+        "methods": "types inner_loop optimizers learners",
         "training": "types files parallel data objectives inner_loop optimizers learners problems",
         "evaluation": "types files scoring parallel data training",
-        "tasks": "types ties scoring data models objectives optimizers arms training evaluation",
+        "tasks": "types ties scoring data models objectives optimizers methods training evaluation",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""
