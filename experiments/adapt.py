@@ -15,15 +15,24 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.launch import COMMANDS
 from experiments.outcomes import digest, kept
-from experiments.report import print_tables
+from experiments.reports.terminal import print_tables
 from experiments.stages import command_line, random_start, start, world_of_stage
 from experiments.worlds import World
-from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import FLOORS
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.files import FileFault, read_json
 from metaguide.guide import STAGE
+from metaguide.methods import (
+    IN_GUIDE,
+    META_TRAINED,
+    METHODS,
+    NOTHING,
+    Adaptation,
+    UnknownMethod,
+    adaptation_of,
+    method_named,
+)
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
@@ -38,9 +47,6 @@ TUNED_AT = 5
 
 OUTCOMES = "outcomes"
 """In the folder of a run: what was judged, so that a comparison that was stopped goes on."""
-
-NOTHING = Way("nothing")
-"""What every arm does without shots."""
 
 
 class Choice(NamedTuple):
@@ -88,23 +94,23 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> 
     for field in ("rates", "adam_rates", "penalties", "rule_factors"):
         settings.check_positive(f"adapt.{field}", config.adapt[field])
     section, learners = config.adapt.arms, config.metatrain.learners
-    known = {"adapt.arms": (section, tuple(ARMS)), "metatrain.learners": (learners, META_TRAINED)}
+    known = {"adapt.arms": (section, IN_GUIDE), "metatrain.learners": (learners, META_TRAINED)}
     for field, (names, among) in known.items():
         for name in names:
             try:
-                arm_named(name, among)
-            except ValueError as error:
+                method_named(name, among)
+            except UnknownMethod as error:
                 raise settings.ConfigError(f"config.{field}: {error}") from error
-    trained = [arm for arm in section if ARMS[arm].stage != "metatrain" or arm in learners]
+    trained = [arm for arm in section if METHODS[arm].stage != "metatrain" or arm in learners]
     serving = [arm for arm in trained if set(section[arm]).intersection(kinds)]
-    started_from = {ARMS[arm].start for arm in serving}
+    started_from = {METHODS[arm].start for arm in serving}
     chosen = [arm for arm in trained if arm in serving or (section[arm] and arm in started_from)]
-    later = [arm for arm in chosen if ARMS[arm].start in META_TRAINED]
+    later = [arm for arm in chosen if METHODS[arm].start in META_TRAINED]
     for arm in later:
-        if ARMS[arm].start not in chosen:
+        if METHODS[arm].start not in chosen:
             raise settings.ConfigError(
                 f"config.metatrain.learners: {arm} starts from the parameters of "
-                f"{ARMS[arm].start}; add it to them, and to config.adapt.arms"
+                f"{METHODS[arm].start}; add it to them, and to config.adapt.arms"
             )
     return (*(arm for arm in chosen if arm not in later), *later)
 
@@ -139,17 +145,15 @@ class Bench:
         Outcomes are kept in `folder`, where a run that is started anew finds them.
         """
         section = config.adapt
-        used = {arm: ARMS[arm].way for arm in arms if kind in section.arms[arm]}
+        used = {arm: adaptation_of(arm) for arm in arms if kind in section.arms[arm]}
         ways = {NOTHING, *used.values()}
         learners = {
-            way: partial(
-                adaptation, way, family.problem, steps=section.steps, rule=rules.get(way.by)
-            )
+            way: partial(way.tuned_to, family.problem, steps=section.steps, rule=rules.get(way.by))
             for way in ways
         }
         for arm, way in used.items():
             try:
-                learners[way](rate=1.0)
+                learners[way](1.0)
             except ValueError as error:
                 raise settings.ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
         self.kind, self.family, self.rules = kind, family, rules
@@ -184,11 +188,11 @@ class Bench:
     def __call__(
         self,
         meta: Params,
-        way: Way,
+        way: Adaptation,
         domain: str,
         shots: int,
         split: str,
-        rates: Mapping[Way, float],
+        rates: Mapping[Adaptation, float],
     ):
         """Return what an arm that adapts in this way is judged by; see `Evaluator.run`."""
         together = self._ways[way]
@@ -224,7 +228,7 @@ class Bench:
         of_task = TASKS[self.kind].baselines
         return of_task(world.sources, held_out, world.reading, world.always, cells)
 
-    def seconds(self, metas: Sequence[Params], way: Way) -> float | None:
+    def seconds(self, metas: Sequence[Params], way: Adaptation) -> float | None:
         """Return the wall time of a test episode, adapted to and answered, from these parameters.
 
         It is the median over the cells asked for so far, which leaves out the one whose call may
@@ -339,7 +343,7 @@ def compare(
             choices[kind] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
             for arm in cells[kind]:
                 rates = {
-                    ARMS[other].way: chosen[other].rate
+                    adaptation_of(other): chosen[other].rate
                     for other in cells[kind]
                     if metas[other][0] is metas[arm][0]
                 }
@@ -363,7 +367,7 @@ def _method(
     config: FrozenConfigDict, bench: Bench, choice: Choice, metas: Sequence[Params]
 ) -> results.Method:
     """Return a choice as a file of results has it, with the cost of its arm."""
-    way = ARMS[choice.arm].way
+    way = adaptation_of(choice.arm)
     return {
         "task": bench.kind,
         "arm": choice.arm,
@@ -379,8 +383,8 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
     A rate with an outcome that is not finite comes after all that have none.
     """
-    way = ARMS[name].way
-    grids = {arm.way: _grid(config.adapt, arm.way) or (1.0,) for arm in ARMS.values()}
+    way = adaptation_of(name)
+    grids = {one: _grid(config.adapt, one) or (1.0,) for one in map(adaptation_of, IN_GUIDE)}
     found = []
     for place in range(len(grids[way])):
         # What shares a program gets its value at the same place, so that it runs once for all.
@@ -396,7 +400,7 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
     return min(found, key=lambda one: (one.diverged, -one.score))
 
 
-def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
+def _grid(section: FrozenConfigDict, way: Adaptation) -> tuple[float, ...]:
     """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
     by_field = {
         "rates": ("sgd",),
@@ -407,23 +411,23 @@ def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
     return next((section[field] for field, by in by_field.items() if way.by in by), ())
 
 
-def _way(name: str, kind: str, shots: int) -> Way | None:
+def _way(name: str, kind: str, shots: int) -> Adaptation | None:
     """Return how an arm adapts in a cell; None where the row would repeat another one.
 
     Without shots nothing adapts, and arms that start from the same parameters are one row, such as
     zero-shot. More shots change nothing for zero-shot, but where they are a user's products, which
     are read without adaptation.
     """
-    arm = ARMS[name]
+    method, adaptation = METHODS[name], adaptation_of(name)
     if name == "zero-shot":
         return NOTHING if not shots or kind == "recommendation" else None
     if shots:
-        return arm.way
-    holds_start = arm.stage == "multitask" or arm.way.is_learned
-    return None if holds_start or arm.way.adapts == "features" else NOTHING
+        return adaptation
+    holds_start = method.stage == "multitask" or adaptation.is_learned
+    return None if holds_start or adaptation.adapts == "features" else NOTHING
 
 
-def _steps(way: Way) -> list[int | None] | None:
+def _steps(way: Adaptation) -> list[int | None] | None:
     """Return which steps the observations of a way are at; None for 0, 1, 2 and so on."""
     return {"nothing": [0], "features": [None]}.get(way.adapts)
 
@@ -490,9 +494,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     if learner not in ("", *META_TRAINED):
         raise settings.ConfigError(f"{path}: there is no learner {learner!r:.40}; train it anew")
     (meta, rule), nothing = start(config, world, config.seed), random_start(world, config.seed)
-    mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
+    mine = [learner] if learner else [a for a in IN_GUIDE if METHODS[a].stage == "multitask"]
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
-    rules = {ARMS[learner].way.by: rule} if rule else {}
+    rules = {adaptation_of(learner).by: rule} if rule else {}
     with settings.claimed(config, workdir):
         of_kind = benches(config, world, compared(world), metas, workdir, rules)
         comparison = compare(config, world, metas, of_kind)

@@ -18,7 +18,8 @@ from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
-from experiments.report import print_tables, write_report
+from experiments.reports.page import write_report
+from experiments.reports.terminal import print_tables
 from experiments.showcase import showcase
 from experiments.stages import (
     Stage,
@@ -28,10 +29,10 @@ from experiments.stages import (
     train_stage,
 )
 from experiments.worlds import World, prepare
-from metaguide.arms import ARMS
 from metaguide.evaluation import results
 from metaguide.files import write_json
 from metaguide.guide import SERVING, load
+from metaguide.methods import METHODS, adaptation_of
 from metaguide.training.program import beside
 from metaguide.training.progress import say
 from metaguide.types import Params
@@ -45,7 +46,7 @@ def stages_of(config: FrozenConfigDict, world: World, arms: Sequence[str]) -> di
         **{
             f"metatrain-{arm}": metatraining_stage(config, world, arm)
             for arm in arms
-            if ARMS[arm].stage == "metatrain"
+            if METHODS[arm].stage == "metatrain"
         },
     }
 
@@ -83,12 +84,12 @@ def train(
     together = run_stage("multitask", run_stage("pretrain", nothing))
     trained = {}
     for arm in arms:
-        if ARMS[arm].stage == "random":
+        if METHODS[arm].stage == "random":
             trained[arm] = nothing, ""
-        elif ARMS[arm].stage == "multitask":
+        elif METHODS[arm].stage == "multitask":
             trained[arm] = together, "multitask"
         else:
-            name, before = f"metatrain-{arm}", ARMS[arm].start
+            name, before = f"metatrain-{arm}", METHODS[arm].start
             metas = together if before == "multitask" else trained[before][0]
             trained[arm] = run_stage(name, metas), name
     return trained
@@ -115,7 +116,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     families = compared(world)
     arms = arms_in(config, families)
     stages = stages_of(config, world, arms)
-    rules = {ARMS[one.learner].way.by: one.rule for one in stages.values() if one.rule}
+    rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}
     of_kind = benches(config, world, families, arms, workdir, rules)
     like = random_start(world, config.seed)
     unfinished = [

@@ -11,9 +11,17 @@ from experiments import settings
 from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
 from experiments.worlds import World
-from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
 from metaguide.files import FileFault, read_json
 from metaguide.guide import STAGE
+from metaguide.inner_loop import Unrolled
+from metaguide.methods import (
+    META_TRAINED,
+    METHODS,
+    Settings,
+    UnknownMethod,
+    adaptation_of,
+    method_named,
+)
 from metaguide.optimizers import load, pretrained
 from metaguide.training.episodic import episodic
 
@@ -40,18 +48,19 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     section = config.metatrain
     learner = learner or section.learner
     try:
-        arm = arm_named(learner, META_TRAINED)
-    except ValueError as error:
+        method = method_named(learner, META_TRAINED)
+    except UnknownMethod as error:
         raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
     if section.rule_learned_on not in PARTS:
         known = " and ".join(PARTS)
         raise settings.ConfigError(
             f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
         )
-    part = section.rule_learned_on if arm.way.is_learned else "sources"
+    adaptation = adaptation_of(learner)
+    part = section.rule_learned_on if adaptation.is_learned else "sources"
     families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
     # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
-    kinds = config.adapt.arms[learner] if arm.way.is_learned else tuple(families)
+    kinds = config.adapt.arms[learner] if adaptation.is_learned else tuple(families)
     families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
     if not families:
         raise settings.ConfigError(
@@ -65,20 +74,22 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
                 f"{', '.join(sorted(names))}"
             )
 
-    trained, by = None, arm.way.by
-    if arm.way.is_learned:
+    trained, by = None, adaptation.by
+    if adaptation.is_learned:
         trained = load(section.rule_from[by], by) if section.rule_from[by] else pretrained(by)
-    learners = {
-        kind: meta_learner(
-            learner,
-            kind,
-            family.problem,
-            section.inner_rate,
-            section.inner_steps,
-            section.remat,
-            trained and trained.rule,
+
+    def settings_on(kind: str) -> Settings:
+        return Settings(
+            steps=section.inner_steps,
+            learning_rate=section.inner_rate,
+            mode=Unrolled(section.remat),
+            # A user's few products move the user's side alone.
+            hold_body=kind == "recommendation",
+            rule=trained and trained.rule,
         )
-        for kind, family in families.items()
+
+    learners = {
+        kind: method.train(family.problem, settings_on(kind)) for kind, family in families.items()
     }
     shared = shared_by(section.tasks)
     try:
@@ -115,7 +126,7 @@ def check_start(config: FrozenConfigDict) -> None:
         ConfigError: it starts from another arm, and `init_from` is not the work folder of that one.
     """
     learner, folder = config.metatrain.learner, config.init_from
-    before = ARMS[learner].start if learner in META_TRAINED else ""
+    before = METHODS[learner].start if learner in META_TRAINED else ""
     if before not in META_TRAINED:
         return
     file = Path(folder) / STAGE

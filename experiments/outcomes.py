@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from metaguide.arms import Way
 from metaguide.files import MIB, FileFault, read_arrays, write_arrays
+from metaguide.methods import Adaptation
 from metaguide.parallel import is_first_process
 from metaguide.training.progress import say
 
 MOST = 256 * MIB
 """Bytes of the arrays of one outcome."""
 
-Outcome = Mapping[Way, Mapping[str, np.ndarray]]
+Outcome = Mapping[Adaptation, Mapping[str, np.ndarray]]
 """What `Evaluator.run` returns."""
 
 
@@ -38,7 +38,9 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()[:32]
 
 
-def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> tuple[Outcome, float]:
+def kept(
+    path: Path, ways: Collection[Adaptation], judge: Callable[[], Outcome]
+) -> tuple[Outcome, float]:
     """Return an outcome, read from its file or judged and kept there, and the seconds it took.
 
     A file that is damaged is judged anew, and replaced.
@@ -49,12 +51,13 @@ def kept(path: Path, ways: Collection[Way], judge: Callable[[], Outcome]) -> tup
         judge: what there is no such file of.
     """
     try:
-        found: dict[Way, dict[str, np.ndarray]] = defaultdict(dict)
+        found: dict[Adaptation, dict[str, np.ndarray]] = defaultdict(dict)
+        named = {(way.adapts, way.by): way for way in ways}
         arrays = read_arrays(path, MOST, of=path.stem)
         seconds = float(arrays.pop("seconds"))
         for name, array in arrays.items():
             adapts, by, field = name.split("/")
-            found[Way(adapts, by)][field] = array
+            found[named[adapts, by]][field] = array
         if set(found) != set(ways):
             raise FileFault("some of it is lost")
         return found, seconds

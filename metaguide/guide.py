@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaguide.arms import ARMS
 from metaguide.data.catalogue import (
     Domain,
     Product,
@@ -29,6 +28,7 @@ from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Tokenizer, TokenizerError
 from metaguide.files import MIB, FileFault, read_json
+from metaguide.methods import adaptation_of
 from metaguide.models.encoder import transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.optimizers import Rule, stored
@@ -332,7 +332,7 @@ def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
 def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Serve every kind of task by fine-tuning the parameters of a single stage."""
     learner = stage.get("learner") or "fine-tuning"
-    way = ARMS[learner].way
+    way = adaptation_of(learner)
     whole = learner if way.adapts == "all" or way.is_learned else "fine-tuning"
     users = learner if way.adapts == "head" and way.is_learned else "head-only"
     arms = {kind: users if kind == "recommendation" else whole for kind in TASKS}
@@ -341,7 +341,7 @@ def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         kind: {
             "folder": ".",
             "arm": arm,
-            "rate": 1.0 if ARMS[arm].way.is_learned else inner_rate,
+            "rate": 1.0 if adaptation_of(arm).is_learned else inner_rate,
             "steps": steps,
         }
         for kind, arm in arms.items()

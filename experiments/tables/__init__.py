@@ -1,1 +1,1 @@
-"""Tables: how rows are laid out, and the README's copies of them."""
+"""The tables of published results, one a module, and the README's copies of them."""

@@ -27,9 +27,9 @@ from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.launch import COMMANDS
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
 from experiments.optimizees import judge_cell, log10_of, setting_of
-from experiments.report import print_tables
+from experiments.reports.layout import MINUS
+from experiments.reports.terminal import print_tables
 from experiments.settings import ConfigError
-from experiments.tables.layout import MINUS
 from experiments.tables.pictures import descents
 from metaguide.evaluation.metrics import bootstrap_interval, mean_interval, seed_interval
 from metaguide.evaluation.results import Row, Scores, key

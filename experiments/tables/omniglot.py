@@ -37,7 +37,7 @@ from experiments.few_shot import (
 )
 from experiments.launch import COMMANDS
 from experiments.processes import in_processes, settings_of
-from experiments.report import print_tables
+from experiments.reports.terminal import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot

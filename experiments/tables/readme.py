@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.tables.layout import (
+from experiments.reports.layout import (
     INTERVALS,
     Grid,
     column_name,

@@ -31,7 +31,7 @@ from experiments.few_shot import (
     write_table,
 )
 from experiments.launch import COMMANDS
-from experiments.report import print_tables
+from experiments.reports.terminal import print_tables
 from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves

@@ -103,7 +103,9 @@ def anil(
     return completed(problem, adapt)
 
 
-def meta_sgd(problem: Problem, rate: float, steps: int = 1, mode: Mode = Unrolled()) -> Learner:
+def meta_sgd(
+    problem: Problem, rate: float | Array, steps: int = 1, mode: Mode = Unrolled()
+) -> Learner:
     """Learn an initialisation and a rate for each parameter: θ ← θ − α ∘ ∇L(θ).
 
     Args:

@@ -19,7 +19,7 @@ def is_normalisation(name: str) -> bool:
 
 def maml_plus_plus(
     problem: Problem,
-    rate: float,
+    rate: float | Array,
     steps: int,
     *,
     multi_step_until: float = 0.1,

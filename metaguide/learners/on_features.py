@@ -156,7 +156,7 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w / temperature)
 
 
-def r2d2(problem: Problem, penalty: float = 1.0, scale: float = 1.0) -> Learner:
+def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> Learner:
     """Fit as `ridge` does, with the penalty λ and the scale α of the logits meta-learned.
 
     Features are at unit mean square and targets −1 and 1, where the paper has raw features, targets

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.encoding import Lengths
 from metaguide.data.tokenizer import Tokenizer
+from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
 from metaguide.training.program import in_pieces
@@ -36,7 +36,7 @@ class Serving(NamedTuple):
 
     Attributes:
         meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
-        arm: a name in `metaguide.arms.ARMS`.
+        arm: a name in `metaguide.methods.IN_GUIDE`.
         rate: of its gradient descent, or its penalty.
         steps: of its gradient descent.
         rule: of the learned optimizer.
@@ -108,8 +108,8 @@ class Server(NamedTuple):
         key = (*key, adapts)
         if key not in self.programs:
             serving = self.serving
-            way = ARMS[serving.arm].way if adapts else Way("nothing")
-            learner = adaptation(way, problem(), serving.rate, serving.steps, serving.rule)
+            adaptation = adaptation_of(serving.arm) if adapts else NOTHING
+            learner = adaptation.tuned_to(problem(), serving.rate, serving.steps, serving.rule)
             self.programs[key] = learner._replace(
                 adapt=jax.jit(
                     lambda meta, support, context: learner.adapt(meta, support, context, None)[0]

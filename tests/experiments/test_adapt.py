@@ -8,7 +8,6 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import worlds
 from experiments.adapt import (
-    NOTHING,
     Bench,
     Choice,
     _choose,
@@ -21,7 +20,7 @@ from experiments.adapt import (
 from experiments.outcomes import digest, kept
 from experiments.settings import ConfigError
 from experiments.stages import random_start
-from metaguide.arms import Way
+from metaguide.methods import ALL_BY_SGD, NOTHING, adaptation_of
 from metaguide.optimizers import rnn
 
 
@@ -52,7 +51,7 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, 
     still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
     wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
     of_kind = benches(frozen, world, compared(world), ("rnn",), tmp_path, {"rnn": rule})
-    bench, way = of_kind["classification"], Way("all", "rnn")
+    bench, way = of_kind["classification"], adaptation_of("rnn")
     bench.compile(together)
     as_it_is = bench(still, NOTHING, "c", 0, "test", {})
     assert as_it_is["predicted"].shape == (1, 2, 2)
@@ -73,7 +72,7 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, 
 def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
     """Faults: a finished comparison is judged anew; a damaged file, or that of another outcome put
     in its place, is an error or another result; what an outcome depends on is not in its name."""
-    ways = (NOTHING, Way("all", "sgd"))
+    ways = (NOTHING, ALL_BY_SGD)
     outcome = {
         way: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)} for n, way in enumerate(ways)
     }

@@ -14,9 +14,9 @@ from experiments import adapt
 from experiments import guide as end_to_end
 from experiments.configs import guide_bazaar
 from experiments.settings import ConfigError
-from metaguide.arms import Way
 from metaguide.data.catalogue import read_domain
 from metaguide.evaluation import results
+from metaguide.methods import NOTHING, adaptation_of
 from metaguide.tasks import TASKS
 
 
@@ -101,15 +101,14 @@ def test_the_run_loads_and_serves_by_validation(run):
 
 def test_ways_of_the_arms_leave_out_rows_that_repeat():
     """Zero-shot many times under other names, or prototypes without a support."""
-    nothing = Way("nothing")
     assert adapt._way("fine-tuning", "sentiment", 0) is None
     assert adapt._way("zero-shot", "sentiment", 5) is None
-    assert adapt._way("zero-shot", "recommendation", 5) == nothing
-    assert adapt._way("maml", "sentiment", 0) == nothing
+    assert adapt._way("zero-shot", "recommendation", 5) == NOTHING
+    assert adapt._way("maml", "sentiment", 0) == NOTHING
     assert adapt._way("lstm", "sentiment", 0) is None  # whose parameters are those of multi-task
     assert adapt._way("maml+lstm", "sentiment", 0) is None  # and these those of MAML
     assert adapt._way("prototypical", "sentiment", 0) is None
-    assert adapt._way("ridge", "sentiment", 5) == Way("features", "ridge")
+    assert adapt._way("ridge", "sentiment", 5) == adaptation_of("ridge")
 
 
 def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):

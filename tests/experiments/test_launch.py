@@ -328,7 +328,7 @@ def test_names_in_the_ranges_are_those_that_there_are():
     from experiments.hand_made import HAND_MADE
     from experiments.optimizees import ACTIVATIONS
     from experiments.tables.omniglot import NO_NORM, PRECISIONS
-    from metaguide.arms import ARMS, META_TRAINED
+    from metaguide.methods import IN_GUIDE, META_TRAINED
     from metaguide.models.conv4 import CONVOLUTIONS, POOLINGS
     from metaguide.models.mlp import INITIALISERS
     from metaguide.optimizers.stored import RULES
@@ -339,7 +339,7 @@ def test_names_in_the_ranges_are_those_that_there_are():
         one = range_of(field, command._rules_of(command._module_at(ROOT / default))[0])
         assert set(one.words.split("one of ")[-1].split(", ")) == set(names), field
 
-    assert set(guide_bazaar.ARMS) == set(ARMS)
+    assert set(guide_bazaar.ARMS) == set(IN_GUIDE)
     assert set(guide_bazaar.LEARNERS) == set(META_TRAINED)
     assert set(table.RULES) == set(RULES) and table.HAND_MADE == tuple(HAND_MADE)
     sinusoid = COMMANDS["experiments.tables.sinusoid"].default

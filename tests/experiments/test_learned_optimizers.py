@@ -26,9 +26,9 @@ from experiments.learn_optimizer import (
 )
 from experiments.learn_optimizer import main as learn
 from experiments.optimizees import Setting, judge, log10_of, setting_of
+from experiments.reports.layout import falls_short
 from experiments.settings import ConfigError
 from experiments.tables import learned_optimizers as table
-from experiments.tables.layout import falls_short
 from metaguide.evaluation.results import read
 from metaguide.optimizers import load, mlp
 from metaguide.training.checkpoint import FOLDER, latest, restore_meta

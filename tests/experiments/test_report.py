@@ -9,14 +9,15 @@ import pytest
 from rich.console import Console
 
 from experiments import report
-from experiments.confusions import confusions
 from experiments.exhibits import exhibit
-from experiments.figures import curves, styles
-from experiments.report import print_tables, write_report
+from experiments.reports.confusions import confusions
+from experiments.reports.figures import curves, styles
+from experiments.reports.layout import Column, grid, number
+from experiments.reports.page import _seeds, write_report
+from experiments.reports.terminal import print_tables
+from experiments.reports.verdicts import duration, verdict
 from experiments.settings import ConfigError
-from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
-from experiments.verdicts import duration, verdict
 from metaguide.evaluation.results import (
     Results,
     ResultsError,
@@ -175,7 +176,7 @@ def test_the_verdict_comes_first_and_the_guide_at_work_before_the_tables(page):
     links = re.findall('<a href="#([a-z]+)">', page[page.index("<nav>") : page.index("</nav>")])
     assert links == ["verdict", "guide", "sentiment", "recommendation"]
     assert "<dt>training seeds</dt><dd>2 (0, 1)</dd>" in page
-    assert (report._seeds((0,)), report._seeds((0, 1, 2))) == ("1 (seed 0)", "3 (0, 1, 2)")
+    assert (_seeds((0,)), _seeds((0, 1, 2))) == ("1 (seed 0)", "3 (0, 1, 2)")
 
 
 class Around(Strict):

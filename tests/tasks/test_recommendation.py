@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.arms import ARMS, adaptation
 from metaguide.data.catalogue import Domain, Interaction, Product
 from metaguide.data.encoding import Lengths
 from metaguide.data.histories import History
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide
+from metaguide.methods import adaptation_of
 from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
 from metaguide.tasks import Reading, Serving, Shape, families, guide_model
@@ -39,8 +39,8 @@ def test_a_user_is_served_as_training_adapts(shots):
     reading, shape = Reading(tokenizer, lengths, False, 4), Shape(2, max(1, shots), 1, None)
     family = families(model, (domain,), reading, shape, ["recommendation"])["recommendation"]
     episode = family.sample(jax.tree.map(jnp.asarray, family.data), 0, shots, jax.random.key(1))
-    way = ARMS["head-only" if shots else "zero-shot"].way
-    learner = adaptation(way, family.problem, 0.1, 2)
+    adaptation = adaptation_of("head-only" if shots else "zero-shot")
+    learner = adaptation.tuned_to(family.problem, 0.1, 2)
     state, _ = learner.adapt(meta, episode.support, episode.context, None)
     outputs = learner.predict(state, episode.query, episode.context)
     trained = np.where(outputs["candidates"][0], outputs["scores"][0], -np.inf)

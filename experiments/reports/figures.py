@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.tables.layout import Column, Grid, shots_name
+from experiments.reports.layout import Column, Grid, shots_name
 from metaguide.evaluation.results import Row
 
 _INK = "#010203"  # stands for the page's own ink

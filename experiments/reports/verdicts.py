@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.tables.layout import (
+from experiments.reports.layout import (
     LOWER_IS_BETTER,
     diverged_name,
     interval_name,

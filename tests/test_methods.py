@@ -4,7 +4,24 @@ import numpy as np
 import optax
 import pytest
 
-from metaguide.arms import ARMS, Way, adaptation, arm_named, meta_learner
+from metaguide.inner_loop import Unrolled
+from metaguide.methods import (
+    ALL_BY_ADAM,
+    ALL_BY_SGD,
+    HEAD_BY_ADAM,
+    HEAD_BY_SGD,
+    LOGISTIC,
+    META_TRAINED,
+    METHODS,
+    NOTHING,
+    PROTOTYPES,
+    RIDGE,
+    Settings,
+    UnknownMethod,
+    adaptation_of,
+    by_rule,
+    method_named,
+)
 from metaguide.optimizers import rnn
 from metaguide.types import Episode, Problem
 
@@ -37,6 +54,10 @@ def problem(way=WAY):
     )
 
 
+def settings(**fields):
+    return Settings(**{"steps": 2, "learning_rate": RATE, "rule": RULE, **fields})
+
+
 @pytest.fixture(scope="module")
 def episode():
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
@@ -60,34 +81,61 @@ def moved(learner, episode):
 @pytest.mark.parametrize(
     ("way", "expected"),
     [
-        (Way("all", "sgd"), {"body", "head"}),
-        (Way("all", "adam"), {"body", "head"}),
-        (Way("all", "rnn"), {"body", "head"}),
-        (Way("head", "sgd"), {"head"}),
-        (Way("head", "adam"), {"head"}),
-        (Way("head", "rnn"), {"head"}),
-        (Way("nothing"), set()),
-        (Way("features", "ridge"), "a classifier on features"),
-        (Way("features", "logistic"), "a classifier on features"),
-        (Way("features", "prototypes"), "a classifier on features"),
+        (ALL_BY_SGD, {"body", "head"}),
+        (ALL_BY_ADAM, {"body", "head"}),
+        (by_rule("rnn"), {"body", "head"}),
+        (HEAD_BY_SGD, {"head"}),
+        (HEAD_BY_ADAM, {"head"}),
+        (by_rule("rnn", head_only=True), {"head"}),
+        (NOTHING, set()),
+        (RIDGE, "a classifier on features"),
+        (LOGISTIC, "a classifier on features"),
+        (PROTOTYPES, "a classifier on features"),
     ],
 )
 def test_an_arm_adapts_what_it_says(way, expected, episode):
     """Fault: two ways to adapt are mixed up."""
     # From zero, the head has to move before the body can.
-    assert moved(adaptation(way, problem(), RATE, 2, RULE), episode) == expected
+    assert moved(way.tuned_to(problem(), RATE, 2, RULE), episode) == expected
 
 
-def test_every_way_to_adapt_is_known():
-    """Fault: an arm adapts in a way that there is not, found only when it is its turn."""
-    for arm in ARMS.values():
-        assert adaptation(arm.way, problem(), RATE, 1, RULE)
-        assert arm.stage in ("random", "multitask", "metatrain")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_trained_and_adapts(name):
+    """Fault: an entry names a stage or a start that there is not, or its learner cannot be built,
+    found only when it is its turn."""
+    method = METHODS[name]
+    assert method.stage in ("random", "multitask", "metatrain")
+    assert method.start == "multitask" or METHODS[method.start].stage == "metatrain"
+    assert all(hasattr(Settings(), field) for field in method.needs)
+    given = settings(features=4)
+    for learner in (method.train(problem(), given), method.at_test(problem(), given)):
+        assert "params" in learner.init(jax.random.key(0))
+
+
+def test_a_method_of_the_tables_alone_adapts_as_it_is_trained():
+    """Faults: a guide serves by a method whose meta-parameters it does not keep; the tables test
+    such a method by another rule than its own."""
+    with pytest.raises(UnknownMethod, match="no method 'meta-sgd'; there are scratch, zero-shot"):
+        adaptation_of("meta-sgd")
+    assert adaptation_of("maml") == METHODS["maml"].adaptation == ALL_BY_SGD
+    adapted = METHODS["meta-sgd"].at_test(problem(), settings())
+    assert "rates" in adapted.init(jax.random.key(0))["rule"]
+
+
+def test_a_learners_own_error_is_not_one_of_the_name(monkeypatch):
+    """Fault: a slip in a learner's code is reported as an unknown method."""
+
+    def broken(*_):
+        raise AttributeError("'NoneType' object has no attribute 'way'")
+
+    monkeypatch.setattr("metaguide.methods.matching", broken)
+    with pytest.raises(AttributeError, match="NoneType"):
+        method_named("matching").train(problem(), settings())
 
 
 def test_adam_is_not_sgd(episode):
     """Fault: the tuned Adam of the tables is another SGD."""
-    learner = adaptation(Way("head", "adam"), problem(), RATE, 1)
+    learner = HEAD_BY_ADAM.tuned_to(problem(), RATE, 1)
     meta = {"params": init(None)}
     adapted, _ = learner.adapt(meta, episode.support, (), None)
     np.testing.assert_allclose(abs(adapted["head"]["w"]), RATE, rtol=1e-4)  # its first step
@@ -100,18 +148,18 @@ def test_a_factor_multiplies_the_updates_of_a_learned_optimizer(episode):
     meta = {"params": init(None), "rule": RULE.init(jax.random.key(0))}
 
     def step(factor):
-        learner = adaptation(Way("head", "rnn"), problem(), factor, 1, RULE)
+        learner = by_rule("rnn", head_only=True).tuned_to(problem(), factor, 1, RULE)
         return learner.adapt(meta, episode.support, (), None)[0]["head"]["w"]
 
     np.testing.assert_allclose(step(3.0), 3 * step(1.0), rtol=1e-5)
-    trained = meta_learner("rnn", "classification", problem(), RATE, 1, rule=RULE)
+    trained = METHODS["rnn"].train(problem(), settings(steps=1))
     adapted, _ = trained.adapt(meta, episode.support, (), None)
-    same = adaptation(Way("all", "rnn"), problem(), 1.0, 1, RULE)
+    same = by_rule("rnn").tuned_to(problem(), 1.0, 1, RULE)
     expected, _ = same.adapt(meta, episode.support, (), None)
     jax.tree.map(np.testing.assert_array_equal, adapted, expected)
 
 
-@pytest.mark.parametrize("way", [Way("all", "sgd"), Way("features", "ridge")])
+@pytest.mark.parametrize("way", [ALL_BY_SGD, RIDGE])
 def test_the_rate_may_be_traced(way, episode):
     """Fault: each rate or penalty that is tried costs a compilation of its own."""
     traces = []
@@ -119,7 +167,7 @@ def test_the_rate_may_be_traced(way, episode):
     @jax.jit
     def outputs(rate):
         traces.append(rate)
-        learner = adaptation(way, problem(), rate, steps=2)
+        learner = way.tuned_to(problem(), rate, 2)
         adapted, _ = learner.adapt({"params": init(None)}, episode.support, (), None)
         return learner.predict(adapted, episode.query, ())["logits"]
 
@@ -149,7 +197,7 @@ def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
     """Faults: an arm is meta-trained in another way than it is named for, or prototypes are asked
     to answer questions."""
     way = None if kind in ("questions", "recommendation") else WAY
-    learner = meta_learner(name, kind, problem(way), RATE, 2, rule=RULE)
+    learner = METHODS[name].train(problem(way), settings(hold_body=kind == "recommendation"))
     assert moved(learner, episode) == expected
 
 
@@ -157,7 +205,7 @@ def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
 def test_an_optimizer_is_learned_and_its_start_is_held(name, episode):
     """Faults: the parameters that an arm starts from are trained too, so that the guide needs no
     update and the optimizer learns to make none; or the optimizer is not learned."""
-    learner = meta_learner(name, "sentiment", problem(), RATE, 2, rule=RULE)
+    learner = METHODS[name].train(problem(), settings())
 
     def value(meta):
         return learner.objective(meta, episode, None, 0.0)[0]
@@ -170,9 +218,9 @@ def test_an_optimizer_is_learned_and_its_start_is_held(name, episode):
 def test_an_optimizer_has_to_be_given():
     """Fault: an arm of a learned optimizer is gradient descent in silence."""
     with pytest.raises(ValueError, match="a learned optimizer, lstm, makes the steps"):
-        meta_learner("maml+lstm", "sentiment", problem(), RATE, 1)
+        METHODS["maml+lstm"].train(problem(), settings(rule=None))
     with pytest.raises(ValueError, match="a learned optimizer, hyper, makes the steps"):
-        adaptation(Way("all", "hyper"), problem(), RATE, 1)
+        by_rule("hyper").tuned_to(problem(), RATE, 1)
 
 
 @pytest.mark.slow
@@ -180,7 +228,7 @@ def test_first_order_and_maml_differ_in_the_meta_gradient_alone(episode):
     """Fault: first-order MAML takes second derivatives, or MAML does not."""
     found = {}
     for name in ("maml", "first-order"):
-        learner = meta_learner(name, "sentiment", problem(), RATE, 2)
+        learner = METHODS[name].train(problem(), settings())
         meta = learner.init(jax.random.key(0))
 
         def value(meta, learner=learner):
@@ -196,7 +244,7 @@ def test_first_order_and_maml_differ_in_the_meta_gradient_alone(episode):
 @pytest.mark.parametrize("remat", [False, True])
 def test_remat_is_passed_on(remat, episode):
     """Fault: `remat` is not heard, and a long inner loop does not fit into memory."""
-    learner = meta_learner("maml", "sentiment", problem(), RATE, 2, remat)
+    learner = METHODS["maml"].train(problem(), settings(mode=Unrolled(remat)))
 
     def value(meta):
         return learner.objective(meta, episode, None, jnp.zeros(()))[0]
@@ -205,10 +253,10 @@ def test_remat_is_passed_on(remat, episode):
     assert ("remat" in program or "checkpoint" in program) == remat
 
 
-def test_an_unknown_arm_lists_the_known():
-    """Fault: a wrong name ends in a KeyError, or an arm that is not meta-trained is."""
-    assert arm_named("anil") == ARMS["anil"]
-    with pytest.raises(ValueError, match="no learner 'mamll'; there are scratch, .*prototypical"):
-        arm_named("mamll")
-    with pytest.raises(ValueError, match="'ridge'; there are maml, first-order, anil, proto"):
-        meta_learner("ridge", "sentiment", problem(), RATE, 1)
+def test_an_unknown_method_lists_the_known():
+    """Fault: a wrong name ends in a KeyError, or one that is not meta-trained is."""
+    assert method_named("anil") is METHODS["anil"]
+    with pytest.raises(UnknownMethod, match="no method 'mamll'; there are scratch, .*prototypical"):
+        method_named("mamll")
+    with pytest.raises(UnknownMethod, match="'ridge'; there are maml, first-order, anil, proto"):
+        method_named("ridge", META_TRAINED)

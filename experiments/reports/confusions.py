@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.tables.layout import last_steps
+from experiments.reports.layout import last_steps
 from metaguide.evaluation.results import Results, key
 from metaguide.tasks import TASKS
 

@@ -1,0 +1,81 @@
+"""The tables of a run in the terminal."""
+
+from collections.abc import Collection, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.reports.layout import (
+    Cell,
+    column_name,
+    diverged_name,
+    falls_short,
+    grid,
+    interval_name,
+    metrics_of,
+    number,
+    tasks_of,
+)
+from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.results import Row
+
+
+def print_tables(
+    rows: Sequence[Row],
+    *,
+    scratch: str | None = "scratch",
+    floors: Collection[str] = FLOORS,
+    console: Console | None = None,
+    metric: str | None = None,
+    steps: Collection[int] = (),
+) -> None:
+    """Print a table a task: domains and arms down, shots across.
+
+    Bold: the best arm. Red, with an arrow: below the arm from scratch; without: a difference that
+    is not below 0. Italic: floors.
+
+    Args:
+        rows: of one table, of any tasks, metrics and steps.
+        scratch: the arm from scratch.
+        floors: names of the arms that are floors.
+        console: where to.
+        metric: which one; the foremost of each task by default.
+        steps: numbers of adaptation steps, a column each; the last step alone by default.
+    """
+    console = console or Console()
+    for task in tasks_of(rows):
+        shown = metric or metrics_of(rows, task)[0]
+        laid = grid(rows, task, shown, scratch=scratch, floors=floors, steps=steps)
+        across = list(dict.fromkeys(column[1:] for column in laid.columns))
+        over = "± 95% over seeds (over examples)"
+        table = Table(title=f"{task}: {shown}, {over}", title_justify="left", box=SIMPLE_HEAD)
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
+        table.add_column("arm", no_wrap=True)
+        for kind in across:
+            table.add_column(column_name(*kind), justify="right", no_wrap=True)
+        for domain in dict.fromkeys(column.domain for column in laid.columns):
+            mine = {column[1:]: column for column in laid.columns if column.domain == domain}
+            table.add_section()
+            table.add_row(Text(domain or "", "bold underline"))
+            for arm in (*laid.arms, *laid.floors):
+                cells = [laid.cells.get((arm, mine[k])) if k in mine else None for k in across]
+                if any(cells):
+                    is_floor = arm in laid.floors
+                    name = Text(f"  {arm}", "italic dim" if is_floor else "")
+                    table.add_row(name, *(_rich(cell, is_floor) for cell in cells))
+        console.print(table)
+
+
+def _rich(cell: Cell | None, is_floor: bool) -> Text:
+    if cell is None:
+        return Text("")
+    text = " ".join(filter(None, (number(cell.row.value), interval_name(cell.row))))
+    if said := diverged_name(cell.row):
+        return Text(f"{text}, {said}", "red")
+    if cell.against_scratch:
+        return Text(f"▼ {text}", "red")
+    if falls_short(cell.row):
+        return Text(text, "red")
+    return Text(text, "bold" if cell.best else "italic dim" if is_floor else "")

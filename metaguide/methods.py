@@ -1,0 +1,361 @@
+"""The methods: what each starts from, how it is meta-trained, and how it adapts at test time.
+
+The tables and the guide read the same entries. A new method is one entry of `METHODS`; with an
+`adaptation` a trained guide can adapt by it too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import optax
+from jaxtyping import Array
+
+from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
+from metaguide.learners import (
+    anil,
+    fine_tuning,
+    imaml,
+    joint,
+    learned,
+    logistic,
+    maml,
+    maml_plus_plus,
+    matching,
+    meta_sgd,
+    proto_maml,
+    prototypical,
+    r2d2,
+    relation,
+    reptile,
+    ridge,
+)
+from metaguide.optimizers import Rule
+from metaguide.optimizers.rule import Theta
+from metaguide.optimizers.stored import RULES
+from metaguide.types import Learner, Problem
+
+
+class UnknownMethod(ValueError):
+    """There is no method of this name; the message lists those there are."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method is built with. Each method reads some of these fields and ignores the others.
+
+    Attributes:
+        steps: inner steps, in training or at test.
+        learning_rate: of gradient descent in the inner loop; where a method learns it, the start.
+        inner: the update rule of the inner loop; None for gradient descent at `learning_rate`.
+        mode: how the inner loop is differentiated.
+        hold_body: adapt the head alone, as ANIL does.
+        rule: the learned optimizer.
+        factor: multiplies the updates of the learned optimizer.
+        penalty: λ of a ridge or logistic regression; where it is learned, the start.
+        scale: of R2-D2's answers, as it starts.
+        temperature: divides distances or similarities; None for the learner's own.
+        features: width of the problem's features, for relation networks.
+        hidden: units of a relation network.
+        batch: examples of each of Reptile's inner steps; None for the whole support.
+        keep_state: whether the inner optimizer's state in Reptile goes on from task to task.
+        strength: λ of iMAML's pull to the initialisation.
+        cg_steps: iMAML's steps of conjugate gradients.
+        damping: of iMAML's conjugate gradients.
+        multi_step_until: share of training in which MAML++ counts the loss of every step.
+        second_order_from: share of training after which MAML++ is exact.
+    """
+
+    steps: int = 1
+    learning_rate: float | Array = 0.1
+    inner: optax.GradientTransformation | None = None
+    mode: Unrolled | Mixed = Unrolled()
+    hold_body: bool = False
+    rule: Rule | None = None
+    factor: float | Array = 1.0
+    penalty: float | Array = 1.0
+    scale: float = 1.0
+    temperature: float | None = None
+    features: int = 0
+    hidden: int = 64
+    batch: int | None = None
+    keep_state: bool = False
+    strength: float = 2.0
+    cg_steps: int = 5
+    damping: float = 0.0
+    multi_step_until: float = 0.1
+    second_order_from: float = 0.5
+
+    @property
+    def descent(self) -> optax.GradientTransformation:
+        """The update rule of the inner loop."""
+        return optax.sgd(self.learning_rate) if self.inner is None else self.inner
+
+
+Build = Callable[[Problem, Settings], Learner]
+"""(problem, settings) -> the learner."""
+
+
+@dataclass(frozen=True, order=True)
+class Adaptation:
+    """How parameters adapt at test time; methods that share it share their compiled programs.
+
+    Attributes:
+        adapts: "all" parameters, the "head" of the task, a classifier on frozen "features", or
+            "nothing".
+        by: what makes the gradient steps, "sgd", "adam" or a kind of learned optimizer, such as
+            "lstm"; which classifier, "ridge", "logistic" or "prototypes". The two together name
+            the adaptation.
+        learner: builds what adapts.
+        tuned: the field of `Settings` that validation chooses; "" where there is none.
+    """
+
+    adapts: str
+    by: str
+    learner: Build = field(compare=False, repr=False)
+    tuned: str = field(default="", compare=False, repr=False)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a learned optimizer makes the steps."""
+        return self.by in RULES
+
+    def tuned_to(
+        self, problem: Problem, value: float | Array, steps: int, rule: Rule | None = None
+    ) -> Learner:
+        """Return the learner that adapts at test time.
+
+        Args:
+            problem: what adapts.
+            value: of the tuned setting, which may be traced.
+            steps: of gradient descent.
+            rule: the learned optimizer, where one makes the steps.
+
+        Raises:
+            ValueError: a learned optimizer makes the steps, and there is no rule; or the problem
+                has no classes, and the classifier needs them.
+        """
+        settings = Settings(steps=steps, rule=rule)
+        return self.learner(
+            problem, replace(settings, **{self.tuned: value}) if self.tuned else settings
+        )
+
+
+class Method(NamedTuple):
+    """One way to a new domain.
+
+    Attributes:
+        stage: whose parameters it adapts: "random", "multitask" or "metatrain".
+        train: builds the learner that it is trained as in that stage.
+        adaptation: how it adapts at test time. None where it adapts as it is trained, by
+            meta-parameters that a guide does not keep: then the tables alone have it.
+        start: what its meta-training begins at, the "multitask" stage or another method. A learned
+            optimizer is all that is learned there: the parameters stay as they were.
+        needs: fields of `Settings` that a table's config has to give.
+    """
+
+    stage: str
+    train: Build
+    adaptation: Adaptation | None = None
+    start: str = "multitask"
+    needs: tuple[str, ...] = ()
+
+    def at_test(self, problem: Problem, settings: Settings) -> Learner:
+        """Return the learner that adapts at test time, at settings of the test."""
+        build = self.train if self.adaptation is None else self.adaptation.learner
+        return build(problem, settings)
+
+
+def by_rule(kind: str, head_only: bool = False) -> Adaptation:
+    """Return the adaptation whose steps a learned optimizer makes.
+
+    Args:
+        kind: of the optimizer, such as "lstm".
+        head_only: hold the body, and adapt the head alone.
+    """
+
+    def build(problem: Problem, settings: Settings) -> Learner:
+        rule = settings.rule
+        if rule is None:
+            raise ValueError(f"a learned optimizer, {kind}, makes the steps; give its rule")
+
+        def transform(theta: Theta) -> optax.GradientTransformation:
+            return optax.chain(rule.transform(theta), optax.scale(settings.factor))
+
+        holds = head_only or settings.hold_body
+        return learned(problem, rule.init, transform, settings.steps, FirstOrder(), True, holds)
+
+    return Adaptation("head" if head_only else "all", kind, build, "factor")
+
+
+def _by_optimizer(
+    by: str, optimizer: Callable[..., optax.GradientTransformation], head_only: bool = False
+) -> Adaptation:
+    def build(problem: Problem, settings: Settings) -> Learner:
+        return fine_tuning(problem, optimizer(settings.learning_rate), settings.steps, head_only)
+
+    return Adaptation("head" if head_only else "all", by, build, "learning_rate")
+
+
+NOTHING = Adaptation("nothing", "", lambda problem, _: joint(problem))
+ALL_BY_SGD = _by_optimizer("sgd", optax.sgd)
+ALL_BY_ADAM = _by_optimizer("adam", optax.adam)
+HEAD_BY_SGD = _by_optimizer("sgd", optax.sgd, head_only=True)
+HEAD_BY_ADAM = _by_optimizer("adam", optax.adam, head_only=True)
+RIDGE = Adaptation("features", "ridge", lambda problem, s: ridge(problem, s.penalty), "penalty")
+LOGISTIC = Adaptation(
+    "features", "logistic", lambda problem, s: logistic(problem, s.penalty), "penalty"
+)
+PROTOTYPES = Adaptation(
+    "features", "prototypes", lambda problem, s: prototypical(problem, s.temperature)
+)
+
+
+def _jointly(problem: Problem, settings: Settings) -> Learner:
+    return joint(problem)
+
+
+def _maml(problem: Problem, settings: Settings) -> Learner:
+    adapts = anil if settings.hold_body else maml
+    return adapts(problem, settings.descent, settings.steps, settings.mode)
+
+
+def _first_order(problem: Problem, settings: Settings) -> Learner:
+    adapts = anil if settings.hold_body else maml
+    return adapts(problem, settings.descent, settings.steps, FirstOrder())
+
+
+def _anil(problem: Problem, settings: Settings) -> Learner:
+    return anil(problem, settings.descent, settings.steps, settings.mode)
+
+
+def _prototypical(problem: Problem, settings: Settings) -> Learner:
+    # Prototypes do not answer questions. Such a task is trained jointly beside the others, so that
+    # the shared encoder does not forget it.
+    return joint(problem) if problem.way is None else prototypical(problem, settings.temperature)
+
+
+def _meta_sgd(problem: Problem, settings: Settings) -> Learner:
+    return meta_sgd(problem, settings.learning_rate, settings.steps)
+
+
+def _maml_plus_plus(problem: Problem, settings: Settings) -> Learner:
+    return maml_plus_plus(
+        problem,
+        settings.learning_rate,
+        settings.steps,
+        multi_step_until=settings.multi_step_until,
+        second_order_from=settings.second_order_from,
+        mode=settings.mode,
+    )
+
+
+def _reptile(problem: Problem, settings: Settings) -> Learner:
+    return reptile(
+        problem,
+        settings.descent,
+        settings.steps,
+        batch=settings.batch,
+        keep_state=settings.keep_state,
+    )
+
+
+def _imaml(problem: Problem, settings: Settings) -> Learner:
+    return imaml(
+        problem,
+        settings.descent,
+        settings.steps,
+        settings.strength,
+        settings.cg_steps,
+        settings.damping,
+    )
+
+
+def _proto_maml(problem: Problem, settings: Settings) -> Learner:
+    return proto_maml(problem, settings.descent, settings.steps)
+
+
+def _matching(problem: Problem, settings: Settings) -> Learner:
+    if settings.temperature is None:
+        return matching(problem)
+    return matching(problem, settings.temperature)
+
+
+def _relation(problem: Problem, settings: Settings) -> Learner:
+    return relation(problem, settings.features, settings.hidden)
+
+
+def _r2d2(problem: Problem, settings: Settings) -> Learner:
+    return r2d2(problem, settings.penalty, settings.scale)
+
+
+def _optimizer(kind: str, head_only: bool = False, start: str = "multitask") -> Method:
+    """Return the method that meta-trains an optimizer and adapts by it."""
+    adaptation = by_rule(kind, head_only)
+    return Method("metatrain", adaptation.learner, adaptation, start)
+
+
+METHODS = {
+    "scratch": Method("random", _jointly, ALL_BY_SGD),
+    "zero-shot": Method("multitask", _jointly, NOTHING),
+    "fine-tuning": Method("multitask", _jointly, ALL_BY_SGD),
+    "fine-tuning-adam": Method("multitask", _jointly, ALL_BY_ADAM),
+    "head-only": Method("multitask", _jointly, HEAD_BY_SGD),
+    "head-only-adam": Method("multitask", _jointly, HEAD_BY_ADAM),
+    "ridge": Method("multitask", _jointly, RIDGE),
+    "logistic": Method("multitask", _jointly, LOGISTIC),
+    "maml": Method("metatrain", _maml, ALL_BY_SGD, needs=("learning_rate", "mode")),
+    "first-order": Method("metatrain", _first_order, ALL_BY_SGD, needs=("learning_rate",)),
+    "anil": Method("metatrain", _anil, HEAD_BY_SGD, needs=("learning_rate",)),
+    "prototypical": Method("metatrain", _prototypical, PROTOTYPES, needs=("temperature",)),
+    "rnn": _optimizer("rnn"),
+    "lstm": _optimizer("lstm"),
+    "hyper": _optimizer("hyper"),
+    "lstm-head": _optimizer("lstm", head_only=True),
+    "maml+lstm": _optimizer("lstm", start="maml"),
+    "meta-sgd": Method("metatrain", _meta_sgd, needs=("learning_rate",)),
+    "maml++": Method(
+        "metatrain",
+        _maml_plus_plus,
+        needs=("learning_rate", "mode", "multi_step_until", "second_order_from"),
+    ),
+    "reptile": Method("metatrain", _reptile, needs=("inner", "batch", "keep_state")),
+    "imaml": Method("metatrain", _imaml, needs=("inner", "strength", "cg_steps", "damping")),
+    "proto-maml": Method("metatrain", _proto_maml, needs=("learning_rate",)),
+    "matching": Method("metatrain", _matching, needs=("temperature",)),
+    "relation": Method("metatrain", _relation, needs=("hidden",)),
+    "r2d2": Method("metatrain", _r2d2, needs=("penalty", "scale")),
+}
+"""All methods by name."""
+
+IN_GUIDE = tuple(name for name, method in METHODS.items() if method.adaptation is not None)
+"""Names of the methods that a guide can adapt by."""
+
+META_TRAINED = tuple(name for name in IN_GUIDE if METHODS[name].stage == "metatrain")
+"""Names of those among them that are meta-trained."""
+
+
+def method_named(name: str, among: Sequence[str] = tuple(METHODS)) -> Method:
+    """Return a method.
+
+    Args:
+        name: of the method.
+        among: the names that will do.
+
+    Raises:
+        UnknownMethod: the name is none of these; the message lists them.
+    """
+    if name not in among:
+        raise UnknownMethod(f"there is no method {name!r}; there are {', '.join(among)}")
+    return METHODS[name]
+
+
+def adaptation_of(name: str) -> Adaptation:
+    """Return how a guide adapts by a method.
+
+    Raises:
+        UnknownMethod: a guide cannot adapt by it, or there is none of that name.
+    """
+    adaptation = method_named(name, IN_GUIDE).adaptation
+    assert adaptation is not None
+    return adaptation
