@@ -17,18 +17,23 @@ from experiments.floors import FLOORS, floor_outcomes
 from experiments.launch import COMMANDS
 from experiments.outcomes import digest, kept
 from experiments.report import print_tables
-from experiments.stages import command_line, random_start, start, world_of_stage
+from experiments.stages import (
+    command_line,
+    random_start,
+    stage_before,
+    start,
+    world_of_stage,
+)
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.evaluation import results
 from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.evaluation.metrics import ndcg
 from metaguide.evaluation.results import TASKS
-from metaguide.files import FileFault, read_json
-from metaguide.guide import STAGE
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
+from metaguide.run_config import Serving
 from metaguide.training.progress import progress, say
 from metaguide.types import Family, Params
 
@@ -455,7 +460,9 @@ def write_comparison(
     )
 
 
-def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:
+def serving_of(
+    comparison: Comparison, folders: Mapping[str, str], steps: int
+) -> dict[str, Serving]:
     """Return what serves each kind of task: the arm that did best on the validation domains.
 
     Args:
@@ -465,9 +472,7 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
     """
     return {
         kind: next(
-            {"folder": folders[c.arm], "arm": c.arm, "rate": c.rate, "steps": steps}
-            for c in choices
-            if c.arm in folders
+            Serving(folders[c.arm], c.arm, c.rate, steps) for c in choices if c.arm in folders
         )
         for kind, choices in comparison.choices.items()
     }
@@ -475,22 +480,14 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Adapt the parameters of one stage, `init_from`, and those of no training at all."""
-    if not config.init_from:
+    before = stage_before(config)
+    if before is None:
         raise settings.ConfigError(
             "--config.init_from is empty; give the work folder of the stage whose guide adapts"
         )
     world = world_of_stage(config, workdir)
-    path = Path(config.init_from) / STAGE
-    try:
-        learner = read_json(path).get("learner") or ""
-    except (FileNotFoundError, FileFault) as error:
-        raise settings.ConfigError(
-            f"--config.init_from={config.init_from}: {STAGE} cannot be read ({error}); give the "
-            "work folder of a stage that has run"
-        ) from error
-    if learner not in ("", *META_TRAINED):
-        raise settings.ConfigError(f"{path}: there is no learner {learner!r:.40}; train it anew")
-    (meta, rule), nothing = start(config, world, config.seed), random_start(world, config.seed)
+    (meta, rule), nothing = start(config, world, before), random_start(world, config.seed)
+    learner = before.learner
     mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
     rules = {ARMS[learner].way.by: rule} if rule else {}

@@ -6,6 +6,7 @@ python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   r
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,10 +29,10 @@ from experiments.stages import (
     train_stage,
 )
 from experiments.worlds import World, prepare
+from metaguide import run_config
 from metaguide.arms import ARMS
 from metaguide.evaluation import results
-from metaguide.files import write_json
-from metaguide.guide import SERVING, load
+from metaguide.guide import load
 from metaguide.training.program import beside
 from metaguide.training.progress import say
 from metaguide.types import Params
@@ -133,8 +134,10 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         comparison = compare(config, world, metas, of_kind)
     first = folders[config.seed].name
     served = {arm: f"{first}/{stage}" for arm, (_, stage) in trained.items() if stage}
-    write_json(workdir / SERVING, serving_of(comparison, served, config.adapt.steps))
     path = write_comparison(comparison, config, world, workdir, seeds)
+    # After the results, which are whole whatever validation chose.
+    serving = serving_of(comparison, served, config.adapt.steps)
+    run_config.write(replace(world.run, seed=config.seed, serving=serving), workdir)
     shown = showcase(load(workdir), world)
     report = write_report(results.read(path), workdir, shown)
     print_tables(comparison.rows)

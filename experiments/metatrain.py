@@ -9,12 +9,18 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
+from experiments.stages import (
+    Stage,
+    build_stage,
+    run_stage,
+    shared_by,
+    stage_before,
+    weighting_of,
+)
 from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
-from metaguide.files import FileFault, read_json
-from metaguide.guide import STAGE
 from metaguide.optimizers import load, pretrained
+from metaguide.run_config import RunConfig
 from metaguide.training.episodic import episodic
 
 PARTS = ("sources", "validation")
@@ -108,32 +114,30 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     )
 
 
-def check_start(config: FrozenConfigDict) -> None:
+def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
     """Refuse to start where the learner of the config does not.
+
+    Args:
+        config: reads its `metatrain.learner` and `init_from`.
+        before: from `stage_before`.
 
     Raises:
         ConfigError: it starts from another arm, and `init_from` is not the work folder of that one.
     """
-    learner, folder = config.metatrain.learner, config.init_from
-    before = ARMS[learner].start if learner in META_TRAINED else ""
-    if before not in META_TRAINED:
-        return
-    file = Path(folder) / STAGE
-    try:
-        found = read_json(file) if folder else {}
-    except (FileNotFoundError, FileFault):
-        found = {}
-    if found.get("learner") != before:
+    learner = config.metatrain.learner
+    wanted = ARMS[learner].start if learner in META_TRAINED else ""
+    if wanted in META_TRAINED and (before is None or before.learner != wanted):
         raise settings.ConfigError(
-            f"--config.init_from={folder}: {learner} starts from the parameters of {before}; give "
-            f"the work folder of its meta-training"
+            f"--config.init_from={config.init_from}: {learner} starts from the parameters of "
+            f"{wanted}; give the work folder of its meta-training"
         )
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    check_start(config)
-    run_stage(metatraining_stage, config, workdir)
+    before = stage_before(config)
+    check_start(config, before)
+    run_stage(metatraining_stage, config, workdir, before)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
+from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
 from experiments.worlds import World
 from metaguide.learners import joint
 from metaguide.training.episodic import episodic
@@ -64,7 +64,7 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    run_stage(multitask_stage, config, workdir)
+    run_stage(multitask_stage, config, workdir, stage_before(config))
 
 
 if __name__ == "__main__":

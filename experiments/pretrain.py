@@ -10,7 +10,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, weighting_of
+from experiments.stages import Stage, build_stage, run_stage, stage_before, weighting_of
 from experiments.worlds import World
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
@@ -78,7 +78,7 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    run_stage(pretraining_stage, config, workdir)
+    run_stage(pretraining_stage, config, workdir, stage_before(config))
 
 
 if __name__ == "__main__":

@@ -455,14 +455,13 @@ def main(argv: Sequence[str]) -> None:
     # A run's own module makes its report too, and has these imports the other way round.
     from experiments.showcase import showcase
     from experiments.worlds import prepare
-    from metaguide import load
-    from metaguide.guide import SERVING
+    from metaguide import load, run_config
 
     if len(argv) != 2 or argv[1].startswith("-"):
         raise settings.ConfigError("usage: python -m experiments.report RUN, the folder of a run")
     run = Path(argv[1])
     results, shown = read(run), ()
-    if (run / SERVING).exists():
+    if run_config.find(run) is not None:
         shown = showcase(load(run), prepare(settings.read_config(run), run))
     path = write_report(results, run, shown)
     print_tables(results.rows)

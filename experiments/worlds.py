@@ -21,9 +21,9 @@ from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
 from metaguide.problems import Shape, families
+from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.types import Family
 
-TOKENIZER = "tokenizer.json"
 BAZAAR = "bazaar"
 MADE_FROM = "made_from.txt"
 """In the folder of the two above: the identity of the fields that they were made from."""
@@ -41,6 +41,7 @@ class World(NamedTuple):
         model: the guide.
         lengths: tokens kept.
         shape: sizes of the episodes.
+        run: what a run folder says of the guide; its stage and serving are not set.
     """
 
     sources: tuple[Domain, ...]
@@ -51,6 +52,7 @@ class World(NamedTuple):
     model: GuideModel
     lengths: Lengths
     shape: Shape
+    run: RunConfig
 
     @property
     def unseen(self) -> tuple[Domain, ...]:
@@ -119,13 +121,14 @@ def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None 
     )
     if tokenizer is None:
         tokenizer = _tokenizer(folder / TOKENIZER, sources, config.text.vocabulary)
+    run = _run_config(config, tokenizer)
     return World(
         sources,
         validation,
         held_out,
         always,
         tokenizer,
-        model_of(config.to_dict(), tokenizer),
+        model_of(run, tokenizer),
         Lengths(config.text.text, config.text.pair, config.text.name),
         Shape(
             config.episodes.way,
@@ -134,7 +137,34 @@ def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None 
             config.episodes.candidates,
             config.episodes.longest,
         ),
+        run,
     )
+
+
+def _run_config(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
+    """Return what a run folder says of the guide that a config describes.
+
+    Raises:
+        ConfigError: a field holds what no guide has.
+    """
+    model, text = config.model, config.text
+    try:
+        return RunConfig(
+            width=model.width,
+            layers=model.layers,
+            heads=model.heads,
+            dropout=model.dropout,
+            channels=tuple(model.channels),
+            image=model.image,
+            way=model.way,
+            text_tokens=text.text,
+            pair_tokens=text.pair,
+            name_tokens=text.name,
+            max_answer_tokens=config.episodes.longest,
+            vocabulary=tokenizer.size,
+        )
+    except FieldError as error:
+        raise ConfigError(f"the model, text and episodes of the config: {error}") from error
 
 
 def _forget_others(config: FrozenConfigDict, folder: Path) -> None:

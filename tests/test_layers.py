@@ -28,6 +28,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "arms": "types inner_loop optimizers learners",
         "training": "types files parallel data objectives inner_loop optimizers learners problems",
         "evaluation": "types files scoring parallel data training",
+        "run_config": "files data arms training",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""
