@@ -78,9 +78,15 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return bool(HELP & set(argv))
 
 
-def refuse(error: Exception) -> NoReturn:
-    """End the process with exit code 2 and the error as one line on stderr."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def refuse(error: Exception, flags: str = "") -> NoReturn:
+    """End the process with exit code 2 and the error as one line on stderr.
+
+    Args:
+        error: what the user can mend.
+        flags: by which, where the error does not say it.
+    """
+    said = " ".join(str(error).split())
+    print(f"error: {said}; {flags}" if flags else f"error: {said}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -95,6 +95,12 @@ MENDABLE = (
 """Errors whose message tells the user what to mend."""
 
 
+FLAGS = {
+    EpisodeError: "the config sets them, see --help",
+    FolderHeld: "such as --workdir=FOLDER",
+}
+"""What sets the arguments that an error of the library names."""
+
 OF_THE_SYSTEM = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST")
@@ -142,7 +148,7 @@ def run(
             main(config, folder)
         check_agreed("done", "")  # the first process may still be writing what the others are not
     except MENDABLE as error:
-        refuse(error)
+        refuse(error, FLAGS.get(type(error), ""))
     except OSError as error:
         if error.errno not in OF_THE_SYSTEM:
             raise

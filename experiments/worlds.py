@@ -13,6 +13,7 @@ from experiments.settings import ConfigError, identity
 from metaguide.data.bazaar import BazaarSettings, generate
 from metaguide.data.catalogue import Domain, Product, Review, read_catalogue, write_domain
 from metaguide.data.encoding import Lengths
+from metaguide.data.episodes import EpisodeError
 from metaguide.data.online_shopping import read_online_shopping
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
@@ -67,19 +68,25 @@ class World(NamedTuple):
             shots: the largest support; the config's by default.
             ranked: products that an episode of recommendation ranks; the whole catalogue by
                 default.
+
+        Raises:
+            ConfigError: a domain cannot give such episodes.
         """
         shape = self.shape._replace(candidates=ranked)
         if shots is not None:
             shape = shape._replace(shots=shots)
-        made: dict[str, Family] = families(
-            self.model,
-            getattr(self, part),
-            self.tokenizer,
-            self.lengths,
-            shape,
-            always=self.always,
-            judged=part != "sources",
-        )
+        try:
+            made: dict[str, Family] = families(
+                self.model,
+                getattr(self, part),
+                self.tokenizer,
+                self.lengths,
+                shape,
+                always=self.always,
+                judged=part != "sources",
+            )
+        except EpisodeError as error:
+            raise ConfigError(f"config.episodes: {error}") from error
         return made
 
 

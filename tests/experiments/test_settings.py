@@ -13,6 +13,7 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 from experiments import settings
 from experiments.settings import ConfigError
 from metaguide.data.catalogue import CatalogueError
+from metaguide.data.episodes import EpisodeError
 from metaguide.files import FolderHeld
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import TrainingDiverged
@@ -199,7 +200,7 @@ def test_a_folder_is_one_process_at_a_time(file, tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        words = f"{tmp_path}: process {other.pid} on .* works in it; .*--workdir"
+        words = f"{tmp_path}: process {other.pid} on .* works in it; "
         with pytest.raises(FolderHeld, match=words), settings.claimed(config, tmp_path):
             pass
         assert not (tmp_path / "config.json").exists()
@@ -269,6 +270,22 @@ def test_expected_errors_are_one_line_and_code_2(file, capsys, monkeypatch, kind
         settings.run(main, default="", workdir="w", argv=["prog", f"--config={file}"])
     assert error.value.code == 2
     assert capsys.readouterr().err == "error: first second\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "flag"), [(FolderHeld, "such as --workdir=FOLDER"), (EpisodeError, "see --help")]
+)
+def test_an_error_of_the_library_is_shown_with_the_flag(file, capsys, monkeypatch, error, flag):
+    """Fault: the library knows no flag, and nobody says which one sets what its error names."""
+    monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
+
+    def main(config, workdir):
+        raise error("w: give another folder")
+
+    with pytest.raises(SystemExit):
+        settings.run(main, default="", workdir="w", argv=["prog", f"--config={file}"])
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"error: w: give another folder; .*{flag}\n", said)
 
 
 @pytest.mark.parametrize(
