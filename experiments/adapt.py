@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.domain_split import World
 from experiments.floors import FLOORS, floor_outcomes
 from experiments.launch import COMMANDS
 from experiments.outcomes import digest, kept
@@ -24,7 +25,6 @@ from experiments.stages import (
     start,
     world_of_stage,
 )
-from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.evaluation import results
 from metaguide.evaluation.evaluate import episode_keys, evaluator

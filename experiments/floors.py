@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.worlds import World
+from experiments.domain_split import World
 from metaguide.data.catalogue import Domain
 from metaguide.data.encoding import question_examples
 from metaguide.data.histories import histories

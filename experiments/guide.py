@@ -6,7 +6,6 @@ python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   r
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
 from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
+from experiments.domain_split import World, prepare
 from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
 from experiments.multitask import multitask_stage
@@ -28,7 +28,6 @@ from experiments.stages import (
     random_start,
     train_stage,
 )
-from experiments.worlds import World, prepare
 from metaguide import run_config
 from metaguide.arms import ARMS
 from metaguide.evaluation import results
@@ -137,7 +136,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     path = write_comparison(comparison, config, world, workdir, seeds)
     # After the results, which are whole whatever validation chose.
     serving = serving_of(comparison, served, config.adapt.steps)
-    run_config.write(replace(world.run, seed=config.seed, serving=serving), workdir)
+    run_config.write(world.run_config(seed=config.seed, serving=serving), workdir)
     shown = showcase(load(workdir), world)
     report = write_report(results.read(path), workdir, shown)
     print_tables(comparison.rows)

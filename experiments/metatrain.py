@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.domain_split import World
 from experiments.launch import COMMANDS
 from experiments.stages import (
     Stage,
@@ -17,7 +18,6 @@ from experiments.stages import (
     stage_before,
     weighting_of,
 )
-from experiments.worlds import World
 from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
 from metaguide.optimizers import load, pretrained
 from metaguide.run_config import RunConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.domain_split import World
 from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
-from experiments.worlds import World
 from metaguide.learners import joint
 from metaguide.training.episodic import episodic
 from metaguide.training.progress import say

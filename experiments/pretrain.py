@@ -9,9 +9,9 @@ import jax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
+from experiments.domain_split import World
 from experiments.launch import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, stage_before, weighting_of
-from experiments.worlds import World
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
 from metaguide.objectives import pretraining

@@ -453,8 +453,8 @@ def main(argv: Sequence[str]) -> None:
         ResultsError: there are no results in the folder.
     """
     # A run's own module makes its report too, and has these imports the other way round.
+    from experiments.domain_split import prepare
     from experiments.showcase import showcase
-    from experiments.worlds import prepare
     from metaguide import load, run_config
 
     if len(argv) != 2 or argv[1].startswith("-"):

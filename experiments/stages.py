@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
+from experiments.domain_split import World, prepare
 from experiments.settings import ConfigError, check_config, identity, write_config
-from experiments.worlds import World, prepare
 from metaguide import run_config
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.guide import init_params
@@ -23,7 +22,7 @@ from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.optimizers import Rule, Trained, save
 from metaguide.optimizers.stored import FILE
 from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
-from metaguide.run_config import TOKENIZER, FieldError, RunConfig, stage_serving
+from metaguide.run_config import TOKENIZER, RunConfig, stage_serving
 from metaguide.training.checkpoint import FOLDER, About, CheckpointError, latest, restore_stage
 from metaguide.training.loop import train
 from metaguide.training.state import TrainState
@@ -140,7 +139,13 @@ def train_stage(
         The trained meta-parameters.
     """
     write_config(config, workdir)
-    run = _run_config(config, world, stage, seed)
+    rate, steps = config.metatrain.inner_rate, config.adapt.steps
+    run = world.run_config(
+        stage=stage.name,
+        learner=stage.learner,
+        seed=seed,
+        serving=stage_serving(stage.learner, rate, steps),
+    )
     run_config.write(run, workdir)
     world.tokenizer.save(workdir / TOKENIZER)
 
@@ -163,21 +168,6 @@ def train_stage(
         on_checkpoint=keep_rule,
     )
     return state.params["meta"]
-
-
-def _run_config(config: FrozenConfigDict, world: World, stage: Stage, seed: int) -> RunConfig:
-    """Return what the folder of a stage says of itself.
-
-    Raises:
-        ConfigError: what the stage would be served with is beyond the bounds.
-    """
-    rate, steps = config.metatrain.inner_rate, config.adapt.steps
-    serving = stage_serving(stage.learner, rate, steps)
-    of = {"stage": stage.name, "learner": stage.learner, "seed": seed}
-    try:
-        return replace(world.run, serving=serving, **of)
-    except FieldError as error:
-        raise ConfigError(f"config.metatrain.inner_rate or config.adapt.steps: {error}") from error
 
 
 def train_alone(

@@ -78,10 +78,10 @@ import optax
 
 import metaguide
 from experiments import settings
+from experiments.domain_split import prepare
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
 from experiments.stages import random_start, train_stage
-from experiments.worlds import prepare
 from metaguide import inner_loop
 from metaguide.data.histories import histories
 from metaguide.evaluation.evaluate import episode_keys, evaluator

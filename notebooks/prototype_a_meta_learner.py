@@ -88,8 +88,8 @@ import optax
 from IPython.display import Image
 
 from experiments import settings
+from experiments.domain_split import prepare
 from experiments.tables.pictures import fits
-from experiments.worlds import prepare
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.evaluation.metrics import mean_interval

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import worlds
+from experiments import domain_split
 from experiments.adapt import (
     NOTHING,
     Bench,
@@ -30,7 +30,7 @@ def shop(shop_config):
     """A config of one kind of task, and its world."""
     config, folder = shop_config
     config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1, "shots": (0, 1)})
-    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+    return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
 def with_arms(config, *arms):

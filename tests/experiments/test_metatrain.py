@@ -1,14 +1,12 @@
 """Meta-training of learned optimizers: what is trained, what is held, and what it leaves behind."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
-from experiments import worlds
+from experiments import domain_split
 from experiments.adapt import arms_in, compared
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
@@ -66,7 +64,7 @@ def shop(shop_config):
     path = folder / "lstm.npz"
     optimizers.save(path, RULE, RULE.init(jax.random.key(1)), "made by hand")
     config.metatrain.rule_from.lstm = str(path)
-    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+    return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
 @pytest.mark.slow
@@ -135,7 +133,7 @@ def test_an_arm_that_starts_from_another_is_given_that_one(shop, tmp_path):
 
     def check(name, **said):
         if said:
-            run_config.write(replace(world.run, **said), tmp_path)
+            run_config.write(world.run_config(**said), tmp_path)
         config.metatrain.learner = name
         frozen = FrozenConfigDict(config)
         check_start(frozen, stage_before(frozen))
