@@ -12,11 +12,13 @@ import jax
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import run_folder, runner
+from experiments.config_files import ConfigError
 from experiments.domain_split import World
 from experiments.floors import FLOORS, floor_outcomes
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.outcomes import digest, kept
+from experiments.ranges import faults, positive, several
 from experiments.report import print_tables
 from experiments.stages import (
     command_line,
@@ -47,6 +49,9 @@ MAIN_METRIC = {
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
+
+GRIDS = ("rates", "adam_rates", "penalties", "rule_factors")
+"""Fields of the config's `adapt`: what validation chooses from."""
 
 OUTCOMES = "outcomes"
 """In the folder of a run: what was judged, so that a comparison that was stopped goes on."""
@@ -97,8 +102,9 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[s
         ConfigError: the config names an arm or a learner that there is not, leaves out an arm
             that another one starts from, or has a grid that is not of positive numbers.
     """
-    for field in ("rates", "adam_rates", "penalties", "rule_factors"):
-        settings.check_positive(f"adapt.{field}", config.adapt[field])
+    grids = {name: config.adapt[name] for name in GRIDS}
+    for fault in faults(grids, dict.fromkeys(GRIDS, several(positive()))):
+        raise ConfigError(f"config.adapt.{fault}")
     section, learners = config.adapt.arms, config.metatrain.learners
     known = {"adapt.arms": (section, tuple(ARMS)), "metatrain.learners": (learners, META_TRAINED)}
     for field, (names, among) in known.items():
@@ -106,7 +112,7 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[s
             try:
                 arm_named(name, among)
             except ValueError as error:
-                raise settings.ConfigError(f"config.{field}: {error}") from error
+                raise ConfigError(f"config.{field}: {error}") from error
     trained = [arm for arm in section if ARMS[arm].stage != "metatrain" or arm in learners]
     serving = [arm for arm in trained if set(section[arm]).intersection(kinds)]
     started_from = {ARMS[arm].start for arm in serving}
@@ -114,7 +120,7 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[s
     later = [arm for arm in chosen if ARMS[arm].start in META_TRAINED]
     for arm in later:
         if ARMS[arm].start not in chosen:
-            raise settings.ConfigError(
+            raise ConfigError(
                 f"config.metatrain.learners: {arm} starts from the parameters of "
                 f"{ARMS[arm].start}; add it to them, and to config.adapt.arms"
             )
@@ -163,7 +169,7 @@ class Bench:
             try:
                 learners[way](rate=1.0)
             except ValueError as error:
-                raise settings.ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
+                raise ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
         self.kind, self.family, self.rules = kind, family, rules
         self.data = replicate(family.data, tasks_mesh())
         self.held_out = [one.name for one in world.held_out if one.name in family.domains]
@@ -181,7 +187,7 @@ class Bench:
             "test": episode_keys(config.seed, "test", section.episodes),
         }
         self._folder = folder
-        self._of = digest(settings.identity(config), kind, family.data)
+        self._of = digest(run_folder.identity(config), kind, family.data)
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
         self._took: dict[Any, list[float]] = {}
@@ -256,7 +262,7 @@ def compared(world: World) -> dict[str, Family]:
     mend = "name one that has them in config.data.validation"
     if not found:
         of = lacking or "any task"
-        raise settings.ConfigError(f"no validation domain has examples of {of}; {mend}")
+        raise ConfigError(f"no validation domain has examples of {of}; {mend}")
     if lacking:
         say(f"adapt: {lacking} left out: no validation domain has examples of it; {mend}")
     return found
@@ -482,7 +488,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Adapt the parameters of one stage, `init_from`, and those of no training at all."""
     before = stage_before(config)
     if before is None:
-        raise settings.ConfigError(
+        raise ConfigError(
             "--config.init_from is empty; give the work folder of the stage whose guide adapts"
         )
     world = world_of_stage(config, workdir)
@@ -491,7 +497,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     mine = [learner] if learner else [a for a, arm in ARMS.items() if arm.stage == "multitask"]
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
     rules = {ARMS[learner].way.by: rule} if rule else {}
-    with settings.claimed(config, workdir):
+    with run_folder.claimed(config, workdir):
         of_kind = benches(config, world, compared(world), metas, workdir, rules)
         comparison = compare(config, world, metas, of_kind)
         write_comparison(comparison, config, world, workdir, [config.seed])
@@ -499,4 +505,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.adapt"]._asdict())
+    runner.run(main, **COMMANDS["experiments.adapt"]._asdict())

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
-from experiments.settings import ConfigError, identity
+from experiments.config_files import ConfigError
+from experiments.run_folder import identity
 from experiments.sources import bazaar
 from metaguide.data.catalogue import Domain
 from metaguide.data.encoding import Lengths

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import run_folder, runner
 from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
 from experiments.domain_split import World, prepare
-from experiments.launch import COMMANDS
 from experiments.metatrain import metatraining_stage
+from experiments.modules import COMMANDS
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
 from experiments.report import print_tables, write_report
@@ -96,7 +96,7 @@ def train(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run every stage for every seed, then compare, and write the table and the report."""
-    with settings.claimed(config, workdir):
+    with run_folder.claimed(config, workdir):
         run(config, workdir)
 
 
@@ -144,4 +144,4 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.guide"]._asdict())
+    runner.run(main, **COMMANDS["experiments.guide"]._asdict())

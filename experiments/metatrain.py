@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
+from experiments.config_files import ConfigError
 from experiments.domain_split import World
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.stages import (
     Stage,
     build_stage,
@@ -48,10 +49,10 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     try:
         arm = arm_named(learner, META_TRAINED)
     except ValueError as error:
-        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
+        raise ConfigError(f"config.metatrain.learner: {error}") from error
     if section.rule_learned_on not in PARTS:
         known = " and ".join(PARTS)
-        raise settings.ConfigError(
+        raise ConfigError(
             f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
         )
     part = section.rule_learned_on if arm.way.is_learned else "sources"
@@ -60,13 +61,13 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     kinds = config.adapt.arms[learner] if arm.way.is_learned else tuple(families)
     families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
     if not families:
-        raise settings.ConfigError(
+        raise ConfigError(
             f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
         )
     names = {domain.name for domain in world.sources}
     for name in section.domain_weights:
         if name not in names:
-            raise settings.ConfigError(
+            raise ConfigError(
                 f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
                 f"{', '.join(sorted(names))}"
             )
@@ -101,7 +102,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
             for kind, family in families.items()
         }
     except ValueError as error:
-        raise settings.ConfigError(f"config.metatrain: {error}") from error
+        raise ConfigError(f"config.metatrain: {error}") from error
     return build_stage(
         config,
         "metatrain",
@@ -127,7 +128,7 @@ def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
     learner = config.metatrain.learner
     wanted = ARMS[learner].start if learner in META_TRAINED else ""
     if wanted in META_TRAINED and (before is None or before.learner != wanted):
-        raise settings.ConfigError(
+        raise ConfigError(
             f"--config.init_from={config.init_from}: {learner} starts from the parameters of "
             f"{wanted}; give the work folder of its meta-training"
         )
@@ -141,4 +142,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.metatrain"]._asdict())
+    runner.run(main, **COMMANDS["experiments.metatrain"]._asdict())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
+from experiments.config_files import ConfigError
 from experiments.domain_split import World
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
 from metaguide.learners import joint
 from metaguide.training.episodic import episodic
@@ -39,7 +40,7 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
     lacking = ", ".join(kind for kind in wanted if kind not in families)
     if not families:
         why = f"no source domain has data of {lacking}" if lacking else "all are 0"
-        raise settings.ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
+        raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
     if lacking:
         say(f"multitask: {lacking} left out: no source domain has data of it")
     shared = shared_by(section.tasks)
@@ -68,4 +69,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.multitask"]._asdict())
+    runner.run(main, **COMMANDS["experiments.multitask"]._asdict())

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import settings
+from experiments import run_folder, runner
+from experiments.config_files import ConfigError
 from experiments.confusions import Confusions, confusions
 from experiments.exhibits import Showcase, exhibit
 from experiments.figures import bars, curves, styles, swatch
@@ -458,11 +459,11 @@ def main(argv: Sequence[str]) -> None:
     from metaguide import load, run_config
 
     if len(argv) != 2 or argv[1].startswith("-"):
-        raise settings.ConfigError("usage: python -m experiments.report RUN, the folder of a run")
+        raise ConfigError("usage: python -m experiments.report RUN, the folder of a run")
     run = Path(argv[1])
     results, shown = read(run), ()
     if run_config.find(run) is not None:
-        shown = showcase(load(run), prepare(settings.read_config(run), run))
+        shown = showcase(load(run), prepare(run_folder.read_config(run), run))
     path = write_report(results, run, shown)
     print_tables(results.rows)
     say(f"report: {path}")
@@ -471,6 +472,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv)
-    except settings.MENDABLE as error:
+    except runner.MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

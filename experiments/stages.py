@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
+from experiments.config_files import ConfigError
 from experiments.domain_split import World, prepare
-from experiments.settings import ConfigError, check_config, identity, write_config
+from experiments.run_folder import check_config, identity, write_config
 from metaguide import run_config
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.guide import init_params

@@ -129,6 +129,41 @@ def violations(modules: Mapping[str, str]) -> list[str]:
     return found
 
 
+def circles(modules: Mapping[str, str]) -> list[str]:
+    """Lists the modules that import themselves by way of others, with the first way round.
+
+    Args:
+        modules: sources by path from the root of the repository.
+    """
+    known = {name_of(path): (path, source) for path, source in modules.items()}
+    below = {}
+    for name, (path, source) in known.items():
+        package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+        below[name] = {nearest(one, known) for _, one in imported(source, package)} - {"", name}
+    found = []
+    for name in sorted(known):
+        ways, seen = [[name]], set()
+        for way in ways:  # which grows
+            for one in below[way[-1]] - seen:
+                seen.add(one)
+                ways.append([*way, one])
+        if name in seen:
+            found.append(" -> ".join(next(way for way in ways[1:] if way[-1] == name)))
+    return found
+
+
+def name_of(path: str) -> str:
+    """The dotted name of a module by its path."""
+    return ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__")
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """The module that a dotted name stands for: itself, or what it is a part of; "" for others'."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Yields (line, text) of all that a module may say, which its docstrings are no part of."""
     tree = ast.parse(source)
@@ -168,6 +203,27 @@ def test_imports_run_downward() -> None:
     """Catches an import upward or sideways, and a library outside its room."""
     found = violations(all_modules())
     assert not found, "\n".join(found)
+
+
+def test_no_modules_import_one_another() -> None:
+    """Catches two modules that need one another, even where one hides it in a function."""
+    found = circles(all_modules())
+    assert not found, "\n".join(found)
+
+
+def test_a_circle_is_found() -> None:
+    """Catches a checker that sees no circle, or one of three modules as none, or a line as one."""
+    modules = {
+        "experiments/__init__.py": "from experiments.a import x",
+        "experiments/a.py": "def f():\n    from experiments import b",
+        "experiments/b.py": "from .c import y",
+        "experiments/c.py": "import metaguide.d",
+        "metaguide/d.py": "",
+    }
+    assert circles(modules) == []
+    back = "experiments.{} -> experiments.{} -> experiments.{} -> experiments.{}"
+    found = circles({**modules, "experiments/c.py": "from experiments.a import f"})
+    assert found == [back.format(*names) for names in ("abca", "bcab", "cabc")]
 
 
 def test_the_library_names_no_flag_and_no_config() -> None:

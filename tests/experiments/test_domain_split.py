@@ -8,8 +8,9 @@ import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import domain_split, sources
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar, guide_reviews_zh
-from experiments.settings import ConfigError, write_config
+from experiments.run_folder import write_config
 from experiments.sources import online_shopping
 from experiments.stages import world_of_stage
 from metaguide.data.catalogue import Domain, Product, Review, write_domain

@@ -12,8 +12,8 @@ from ml_collections.config_dict import FrozenConfigDict
 import metaguide
 from experiments import adapt
 from experiments import guide as end_to_end
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
-from experiments.settings import ConfigError
 from metaguide import run_config
 from metaguide.arms import Way
 from metaguide.data.catalogue import read_domain

@@ -8,11 +8,12 @@ from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import domain_split
 from experiments.adapt import arms_in, compared
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
-from experiments.settings import MENDABLE, ConfigError
+from experiments.runner import MENDABLE
 from experiments.stages import build_stage, random_start, stage_before, start, train_stage
 from metaguide import optimizers, run_config
 from metaguide.objectives.weighting import fixed

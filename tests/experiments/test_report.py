@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from experiments import report
+from experiments.config_files import ConfigError
 from experiments.confusions import confusions
 from experiments.exhibits import exhibit
 from experiments.figures import curves, styles
 from experiments.report import print_tables, write_report
-from experiments.settings import ConfigError
 from experiments.tables.layout import Column, grid, number
 from experiments.tables.readme import fill
 from experiments.verdicts import duration, verdict
