@@ -23,6 +23,7 @@ from metaguide.arms import ARMS, META_TRAINED, arm_named, meta_learner
 from metaguide.optimizers import load, pretrained
 from metaguide.run_config import RunConfig
 from metaguide.training.episodic import episodic
+from metaguide.types import Family
 
 PARTS = ("sources", "validation")
 """Of the domains: where an optimizer may be learned."""
@@ -50,28 +51,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         arm = arm_named(learner, META_TRAINED)
     except ValueError as error:
         raise ConfigError(f"config.metatrain.learner: {error}") from error
-    if section.rule_learned_on not in PARTS:
-        known = " and ".join(PARTS)
-        raise ConfigError(
-            f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
-        )
-    part = section.rule_learned_on if arm.way.is_learned else "sources"
-    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
-    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
-    kinds = config.adapt.arms[learner] if arm.way.is_learned else tuple(families)
-    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
-    if not families:
-        raise ConfigError(
-            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
-        )
-    names = {domain.name for domain in world.sources}
-    for name in section.domain_weights:
-        if name not in names:
-            raise ConfigError(
-                f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
-                f"{', '.join(sorted(names))}"
-            )
-
+    families = _families(config, world, learner)
     trained, by = None, arm.way.by
     if arm.way.is_learned:
         trained = load(section.rule_from[by], by) if section.rule_from[by] else pretrained(by)
@@ -113,6 +93,37 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         shared,
         trained,
     )
+
+
+def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str, Family]:
+    """Return what a learner trains on, by kind of task.
+
+    Raises:
+        ConfigError: nothing is left, an unknown part, or a weight for a domain that is no source.
+    """
+    section, is_learned = config.metatrain, ARMS[learner].way.is_learned
+    if section.rule_learned_on not in PARTS:
+        known = " and ".join(PARTS)
+        raise ConfigError(
+            f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
+        )
+    part = section.rule_learned_on if is_learned else "sources"
+    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
+    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
+    kinds = config.adapt.arms[learner] if is_learned else tuple(families)
+    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
+    if not families:
+        raise ConfigError(
+            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
+        )
+    names = {domain.name for domain in world.sources}
+    for name in section.domain_weights:
+        if name not in names:
+            raise ConfigError(
+                f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
+                f"{', '.join(sorted(names))}"
+            )
+    return families
 
 
 def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
