@@ -3,7 +3,7 @@
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import run_folder, runner
 from experiments.config_files import ConfigError
 from experiments.domain_split import World
-from experiments.floors import FLOORS, floor_outcomes
 from experiments.modules import COMMANDS
 from experiments.outcomes import digest, kept
 from experiments.ranges import faults, positive, several
@@ -29,23 +28,17 @@ from experiments.stages import (
 )
 from metaguide.arms import ARMS, META_TRAINED, Way, adaptation, arm_named
 from metaguide.evaluation import results
-from metaguide.evaluation.evaluate import episode_keys, evaluator
-from metaguide.evaluation.metrics import ndcg
-from metaguide.evaluation.results import TASKS
+from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
-from metaguide.run_config import Serving
+from metaguide.run_config import Served
+from metaguide.tasks import TASKS
+from metaguide.tasks.classification import categories_of
+from metaguide.tasks.task import Outcome
 from metaguide.training.progress import progress, say
 from metaguide.types import Family, Params
-
-MAIN_METRIC = {
-    "classification": "accuracy",
-    "sentiment": "accuracy",
-    "questions": "f1",
-    "recommendation": "ndcg@10",
-}
-"""What rates are chosen by on the validation domains, and what curves and bars show."""
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
@@ -89,7 +82,7 @@ class Comparison(NamedTuple):
     methods: list[results.Method]
 
 
-def arms_in(config: FrozenConfigDict, kinds: Collection[str] = TASKS) -> tuple[str, ...]:
+def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
     """Return the arms of a run: those with a kind of task, and of the meta-trained the learners.
 
     What starts from another arm comes after it.
@@ -228,6 +221,20 @@ class Bench:
             self._took.setdefault((id(meta), together, split), []).append(each)
         return self._known[key][way]
 
+    def baselines(self, world: World, domain: str, shots: Collection[int]) -> Iterator[Outcome]:
+        """Yield every baseline on one held-out domain, on the very examples of the arms' cells.
+
+        Args:
+            world: whose sources the vocabularies and classifiers are fitted on.
+            domain: one of the family's.
+            shots: of the cells.
+        """
+        number, keys = self.family.domains.index(domain), self._keys["test"]
+        cells = {k: drawn(self.family, self.data, number, k, keys) for k in sorted(shots)}
+        held_out = next(one for one in world.held_out if one.name == domain)
+        of_task = TASKS[self.kind].baselines
+        return of_task(world.sources, held_out, world.reading, world.always, cells)
+
     def seconds(self, metas: Sequence[Params], way: Way) -> float | None:
         """Return the wall time of a test episode, adapted to and answered, from these parameters.
 
@@ -321,7 +328,13 @@ def compare(
 
     def add(raw, arm: str, domain: str, kind: str, shots: int, steps) -> None:
         more, own = results.cells_to_rows(
-            raw, table=config.table, arm=arm, domain=domain, task=kind, shots=shots, steps=steps
+            raw,
+            scoring=TASKS[kind].scoring,
+            table=config.table,
+            arm=arm,
+            domain=domain,
+            shots=shots,
+            steps=steps,
         )
         rows.extend(more)
         scores.update(own)
@@ -350,8 +363,7 @@ def compare(
                     add(raw, arm, domain, kind, shots, _steps(way))
                 show(done := done + 1, f"{kind}, {arm}")
             for domain in bench.held_out:
-                outcomes = floor_outcomes(config, world, kind, bench.family, bench.data, domain)
-                for floor, shots, raw in outcomes:
+                for floor, shots, raw in bench.baselines(world, domain, section.shots):
                     add(raw, floor, domain, kind, shots, [None])
             show(done := done + 1, f"{kind}, floors")
             methods += [_method(config, bench, one, metas[one.arm]) for one in choices[kind]]
@@ -367,7 +379,7 @@ def _method(
         "task": bench.kind,
         "arm": choice.arm,
         "rate": choice.rate if _grid(config.adapt, way) else None,
-        "tuned_by": {"metric": MAIN_METRIC[bench.kind], "score": choice.score},
+        "tuned_by": {"metric": TASKS[bench.kind].scoring.metrics[0], "score": choice.score},
         "diverged": choice.diverged,
         "seconds": bench.seconds(metas, way),
     }
@@ -389,7 +401,7 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
             for domain in bench.validation
             for meta in metas
         ]
-        score = float(np.mean([_main_score(bench.kind, raw) for raw in raws]))
+        score = float(np.mean([TASKS[bench.kind].scoring.foremost(raw) for raw in raws]))
         lost = float(np.mean([1 - raw["finite"][-1][raw["mask"][-1]].mean() for raw in raws]))
         found.append(Choice(name, float(grids[way][place]), score, lost))
     return min(found, key=lambda one: (one.diverged, -one.score))
@@ -404,16 +416,6 @@ def _grid(section: FrozenConfigDict, way: Way) -> tuple[float, ...]:
         "rule_factors": tuple(RULES),
     }
     return next((section[field] for field, by in by_field.items() if way.by in by), ())
-
-
-def _main_score(kind: str, raw: Mapping[str, np.ndarray]) -> float:
-    """Return the mean of the main metric after the last step."""
-    last = {name: leaf[-1][raw["mask"][-1]] for name, leaf in raw.items() if name != "mask"}
-    if kind == "questions":
-        return float(last["f1"].mean())
-    if kind == "recommendation":
-        return float(np.where(last["finite"], ndcg(last["rank"], 10), 0.0).mean())
-    return float((last["predicted"] == last["target"]).mean())
 
 
 def _way(name: str, kind: str, shots: int) -> Way | None:
@@ -439,11 +441,8 @@ def _steps(way: Way) -> list[int | None] | None:
 
 def class_names(world: World) -> dict[str, list[str]]:
     """Return the categories of each held-out domain, as classification numbers them."""
-    found = {
-        one.name: {str(p.category) for p in one.products if p.category is not None}
-        for one in world.held_out
-    }
-    return {name: sorted(categories) for name, categories in found.items() if categories}
+    found = {one.name: categories_of(one.products) for one in world.held_out}
+    return {name: list(categories) for name, categories in found.items() if categories}
 
 
 def write_comparison(
@@ -466,9 +465,7 @@ def write_comparison(
     )
 
 
-def serving_of(
-    comparison: Comparison, folders: Mapping[str, str], steps: int
-) -> dict[str, Serving]:
+def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Served]:
     """Return what serves each kind of task: the arm that did best on the validation domains.
 
     Args:
@@ -478,7 +475,7 @@ def serving_of(
     """
     return {
         kind: next(
-            Serving(folders[c.arm], c.arm, c.rate, steps) for c in choices if c.arm in folders
+            Served(folders[c.arm], c.arm, c.rate, steps) for c in choices if c.arm in folders
         )
         for kind, choices in comparison.choices.items()
     }

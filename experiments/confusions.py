@@ -7,9 +7,7 @@ import numpy as np
 
 from experiments.tables.layout import last_steps
 from metaguide.evaluation.results import Results, key
-
-SENTIMENTS = ("negative", "positive")
-"""Names of the classes of a review, in the order of their numbers."""
+from metaguide.tasks import TASKS
 
 
 class Confusions(NamedTuple):
@@ -71,9 +69,10 @@ def confusions(results: Results, task: str, arm: str) -> list[Confusions]:
         for row in last_steps(results.rows)
         if (row.task, row.arm, row.metric) == (task, arm, "macro_f1") and key(row) in results.scores
     ]
+    fixed = TASKS[task].classes if task in TASKS else ()
     for row in sorted(rows, key=lambda row: row.shots or 0):
         scores = results.scores[key(row)]
-        names = SENTIMENTS if task == "sentiment" else results.classes.get(row.domain or "", ())
+        names = fixed or results.classes.get(row.domain or "", ())
         found[row.domain] = _count(row.domain, row.shots, scores, names)
     return [found[domain] for domain in dict.fromkeys(row.domain for row in rows)]
 

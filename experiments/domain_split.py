@@ -21,8 +21,8 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
-from metaguide.problems import Shape, families
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
+from metaguide.tasks import Reading, Shape, families
 from metaguide.types import Family
 
 MADE_FROM = "made_from.txt"
@@ -37,9 +37,8 @@ class World(NamedTuple):
         validation: what rates and penalties are chosen on.
         held_out: what no stage sees before the last table.
         always: by domain, categories that each of its classification episodes contains.
-        tokenizer: trained on the sources.
         model: the guide.
-        lengths: tokens kept.
+        reading: how it reads, with a tokenizer that was trained on the sources.
         shape: sizes of the episodes.
         guide: what a run folder says of the guide, before any training.
     """
@@ -48,9 +47,8 @@ class World(NamedTuple):
     validation: tuple[Domain, ...]
     held_out: tuple[Domain, ...]
     always: Mapping[str, tuple[str, ...]]
-    tokenizer: Tokenizer
     model: GuideModel
-    lengths: Lengths
+    reading: Reading
     shape: Shape
     guide: RunConfig
 
@@ -92,11 +90,10 @@ class World(NamedTuple):
             made: dict[str, Family] = families(
                 self.model,
                 getattr(self, part),
-                self.tokenizer,
-                self.lengths,
+                self.reading,
                 shape,
                 always=self.always,
-                judged=part != "sources",
+                scored=part != "sources",
             )
         except EpisodeError as error:
             raise ConfigError(f"config.episodes: {error}") from error
@@ -138,15 +135,18 @@ def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None 
         validation,
         held_out,
         parts.always,
-        tokenizer,
         model_of(guide, tokenizer),
-        Lengths(config.text.text, config.text.pair, config.text.name),
+        Reading(
+            tokenizer,
+            Lengths(config.text.text, config.text.pair, config.text.name),
+            config.model.image,
+            config.episodes.longest,
+        ),
         Shape(
             config.episodes.way,
             config.episodes.shots,
             config.episodes.queries,
             config.episodes.candidates,
-            config.episodes.longest,
         ),
         guide,
     )

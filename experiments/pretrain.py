@@ -35,7 +35,7 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
         ConfigError: no objective is left.
     """
     section, model = config.pretrain, world.model
-    table = unlabelled(world.sources, world.tokenizer, world.lengths.text)
+    table = unlabelled(world.sources, world.reading.tokenizer, world.reading.lengths.text)
     objectives = {
         "masked_language": (
             "text",

@@ -37,14 +37,8 @@ from experiments.verdicts import Verdict, duration, verdict
 from metaguide.evaluation.baselines import FLOORS
 from metaguide.evaluation.results import Method, Results, Row, read
 from metaguide.files import atomic_write
+from metaguide.tasks import TASKS
 from metaguide.training.progress import say
-
-_TITLES = {
-    "classification": ("Classification", "Which category a product is of."),
-    "sentiment": ("Sentiment", "Whether a review is content."),
-    "questions": ("Questions", "Where a text answers a question, or that it does not."),
-    "recommendation": ("Recommendation", "Which product a user takes next, out of the catalogue."),
-}
 
 
 def write_report(
@@ -163,7 +157,7 @@ def _rich(cell: Cell | None, is_floor: bool) -> Text:
 
 
 def _title(task: str) -> str:
-    return _TITLES.get(task, (task, ""))[0]
+    return TASKS[task].title if task in TASKS else task
 
 
 def _header(results: Results) -> str:
@@ -238,7 +232,7 @@ def _task(
     names = [*first.arms, *first.floors]
     mine = {name: style[name] for name in style if name in names}
     parts = [f'<section id="{escape(task)}"><h2>{escape(_title(task))}</h2>']
-    parts.append(f'<p class="soft">{escape(_TITLES.get(task, ("", ""))[1])}</p>')
+    parts.append(f'<p class="soft">{escape(TASKS[task].summary if task in TASKS else "")}</p>')
     parts.append(f"<h3>{escape(first.metric)}</h3>{_table(first)}")
     parts.append(_notes(first, scratch))
     for other in laid[1:]:

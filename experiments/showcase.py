@@ -15,9 +15,9 @@ from experiments.exhibits import (
     Showcase,
 )
 from metaguide.data.catalogue import Domain, Product, Question, Review
-from metaguide.data.encoding import KINDS
 from metaguide.data.histories import History, histories
 from metaguide.guide import AdaptedGuide, Guide
+from metaguide.tasks import TASKS
 
 Example = TypeVar("Example", Product, Review, Question)
 
@@ -42,7 +42,7 @@ def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[
     for domain in world.held_out:
         adapted = guide.adapt(domain, shots, seed)
         # Without examples of a kind the guide answers too, but there is nothing to ask about.
-        kinds = [kind for kind in adapted.adapted if KINDS[kind](domain)]
+        kinds = [kind for kind in adapted.adapted if TASKS[kind].has_examples(domain)]
         arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in kinds)
         exhibit: Showcase = {
             "domain": domain.name,

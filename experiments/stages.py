@@ -148,7 +148,7 @@ def train_stage(
         serving=stage_serving(stage.learner, rate, steps),
     )
     run_config.write(run, workdir)
-    world.tokenizer.save(workdir / TOKENIZER)
+    world.reading.tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():

@@ -1,7 +1,7 @@
 """Meta-learning for cross-domain knowledge transfer in shopping."""
 
 from metaguide import optimizers
-from metaguide.answers import History
+from metaguide.data.histories import History
 from metaguide.guide import AdaptedGuide, Guide, load
 from metaguide.types import Batch, Episode, Family, Learner, Problem
 

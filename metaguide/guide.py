@@ -3,90 +3,52 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metaguide import run_config
-from metaguide.answers import (
-    KIND_ASKED,
-    Answer,
-    Category,
-    History,
-    Ranking,
-    Sentiment,
-    asked,
-    whole_number,
-)
-from metaguide.arms import ARMS, Way, adaptation
 from metaguide.data.catalogue import (
     Domain,
     Product,
     Question,
     Review,
     checked_domain,
+    checked_example,
     checked_part,
     read_domain,
 )
-from metaguide.data.encoding import KINDS, Lengths, product_rows, question_examples, question_rows
-from metaguide.data.histories import each_once
+from metaguide.data.encoding import Lengths
+from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
-from metaguide.data.tokenizer import Encoded, Tokenizer
-from metaguide.models.guide import GuideModel, init_params, with_slots
-from metaguide.optimizers import Rule
-from metaguide.problems import classification, questions, recommendation, sentiment
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.guide import GuideModel, init_params
 from metaguide.run_config import RunConfig
+from metaguide.tasks import (
+    TASKS,
+    Adapted,
+    Answer,
+    Category,
+    Ranking,
+    Reading,
+    Sentiment,
+    Server,
+    Serving,
+)
 from metaguide.training.checkpoint import CheckpointError, restore_stage
-from metaguide.training.program import SIZES, in_pieces, padded_size
+from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
-from metaguide.types import Learner, Params
-
-PARTS = {
-    "classification": "products",
-    "sentiment": "reviews",
-    "questions": "questions",
-    "recommendation": "interactions",
-}
-"""The part of a domain that each kind of task adapts to."""
 
 Support = Iterable[Product | Review | Question]
 
-HISTORY_SIZES = (16, 64, 256, 1024)
-"""Products that histories are padded to."""
-
-LONGEST_HISTORY = HISTORY_SIZES[-1]
-"""Products of a history that are read, the last ones: older ones have no weight left."""
-
-FLOATS_AT_ONCE = 2**26
-"""Numbers that a ranking holds at a time, 256 MiB of them."""
-
-
-class Serving(NamedTuple):
-    """What serves one kind of task: parameters, and how they adapt.
-
-    Attributes:
-        meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
-        arm: a name in `metaguide.arms.ARMS`.
-        rate: of its gradient descent, or its penalty.
-        steps: of its gradient descent.
-        rule: of the learned optimizer.
-    """
-
-    meta: Params
-    arm: str
-    rate: float
-    steps: int
-    rule: Rule | None = None
-
-    def __repr__(self) -> str:
-        """The arm: parameters are thousands of numbers."""
-        return f"<Serving by {self.arm}, rate {self.rate:g}, {self.steps} steps>"
+ASKED: Mapping[type, str] = {task.asks: name for name, task in TASKS.items()}
+"""Which task an example asks for, by its type."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,19 +114,16 @@ class Guide:
         domain = without_repeats(domain, pictures=self.model.image)
         rng = np.random.default_rng(seed)
         adapted, notes, urgent = {}, {}, []
-        for kind in dict.fromkeys((*self.serving, *KINDS)):
-            if kind not in self.serving:
-                notes[kind] = (f"this guide was not trained on {kind}",)
+        for name in dict.fromkeys((*self.serving, *TASKS)):
+            if name not in self.serving:
+                notes[name] = (f"this guide was not trained on {name}",)
                 continue
-            if kind == "recommendation":
-                adapted[kind], notes[kind] = _adapt_users(self, domain, shots)
-            else:
-                adapted[kind], notes[kind] = _adapt_examples(
-                    self, kind, domain, shots, rng, picked.get(kind)
-                )
+            adapted[name], notes[name] = TASKS[name].adapt(
+                self._server(name), domain, shots, rng, picked.get(name)
+            )
             # What a domain does not have at all is no surprise.
-            if notes[kind] and (getattr(domain, PARTS[kind]) or kind in picked):
-                urgent.append(kind)
+            if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
+                urgent.append(name)
         adapted = {kind: one for kind, one in adapted.items() if one is not None}
         notes = {kind: said for kind, said in notes.items() if said}
         if not adapted:
@@ -174,27 +133,9 @@ class Guide:
             warnings.warn(f"domain {domain.name}, {kind}: {said}", stacklevel=2)
         return AdaptedGuide(self, domain, shots, adapted, notes)
 
-
-class Adapted(NamedTuple):
-    """One kind of task, adapted.
-
-    Attributes:
-        learner: whose `predict` reads `state`; it is jitted.
-        state: opaque.
-        context: of the task.
-        chosen: ids of the examples adapted to.
-        classes: names of the classes, where the domain has its own.
-    """
-
-    learner: Learner
-    state: Any
-    context: Any
-    chosen: tuple[str, ...]
-    classes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """How many examples it adapted to: the state is thousands of numbers."""
-        return f"<Adapted to {len(self.chosen)} examples>"
+    def _server(self, task: str) -> Server:
+        reading = Reading(self.tokenizer, self.lengths, self.model.image, self.longest)
+        return Server(self.model, reading, self.serving[task], self._programs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,10 +167,6 @@ class AdaptedGuide:
         found = self.adapted.get("classification")
         return found.classes if found else ()
 
-    @cached_property
-    def _catalogue(self) -> "Catalogue":
-        return _encoded_catalogue(self.guide, self.domain)
-
     @overload
     def predict(self, batch: Iterable[Product]) -> list[Category]: ...
     @overload
@@ -254,37 +191,30 @@ class AdaptedGuide:
             ValueError: a mixed batch, a field that cannot be read, or a kind of task that cannot be
                 answered in this domain.
         """
-        answers = {
-            "classification": _predict_categories,
-            "sentiment": _predict_sentiment,
-            "questions": _predict_answers,
-            "recommendation": partial(_predict_rankings, top=top),
-        }
         examples = asked(batch)
         if not examples:
             return []
-        kind = KIND_ASKED[type(examples[0])]
-        if kind not in self.adapted:
-            reason = "; ".join(self.notes.get(kind, ()))
-            raise ValueError(f"domain {self.domain.name} has no answers of {kind}: {reason}")
+        name = ASKED[type(examples[0])]
+        if name not in self.adapted:
+            reason = "; ".join(self.notes.get(name, ()))
+            raise ValueError(f"domain {self.domain.name} has no answers of {name}: {reason}")
+        task, adapted, size = TASKS[name], self.adapted[name], TASKS[name].size
         if top is not None:
             top = whole_number("top", top, 1)
-            if kind != "recommendation":
+            if not task.is_ranking:
                 raise ValueError(f"top is {top}; only rankings of histories have a top")
-        # Histories of like length share a program, and are padded to no more than they need.
+        task.check(adapted, examples, self.domain)
+        # Those of like size share a program, and are padded to no more than they need.
         order = list(range(len(examples)))
-        if kind == "recommendation":
-            _check_known(examples, self.domain)
-            order.sort(key=lambda row: len(examples[row].products))
-        found: list[Any] = [None] * len(examples)
-        with patience(kind, len(examples)) as tell:
+        if size is not None:
+            order.sort(key=lambda row: size(examples[row]))
+        server, found = self.guide._server(name), [None] * len(examples)
+        with patience(name, len(examples)) as tell:
             for start in range(0, len(order), SIZES[-1]):
                 rows = order[start : start + SIZES[-1]]
-                for row, answer in zip(
-                    rows,
-                    answers[kind](self, self.adapted[kind], [examples[row] for row in rows]),
-                    strict=True,
-                ):
+                batch = [examples[row] for row in rows]
+                answers = task.predict(server, adapted, batch, self.domain, self.shots, top)
+                for row, answer in zip(rows, answers, strict=True):
                     found[row] = answer
                 tell(start + len(rows))
         return found
@@ -357,13 +287,13 @@ def _picked(support: Any) -> dict[str, list[Any]]:
         )
     picked: dict[str, list[Any]] = {}
     for one in support:
-        kind = KIND_ASKED.get(type(one))
+        kind = ASKED.get(type(one))
         if kind is None or kind == "recommendation":
             raise ValueError(
                 f"support holds a {type(one).__name__}; give products, reviews and questions"
             )
         picked.setdefault(kind, []).append(one)
-    checked = {k: list(checked_part("support", PARTS[k], rows)) for k, rows in picked.items()}
+    checked = {k: list(checked_part("support", TASKS[k].part, rows)) for k, rows in picked.items()}
     for kind, label in (("classification", "category"), ("sentiment", "label")):
         for one in checked.get(kind, ()):
             if getattr(one, label) is None:
@@ -372,340 +302,56 @@ def _picked(support: Any) -> dict[str, list[Any]]:
     return checked
 
 
-def _draw(labels: np.ndarray, classes: Sequence[str], shots: int, rng) -> np.ndarray:
-    """Draw `shots` rows of each class, or as many as it has."""
-    members = [np.flatnonzero(labels == number) for number in range(len(classes))]
-    rows = [rng.permutation(of_class)[:shots] for of_class in members]
-    return np.concatenate(rows) if rows else np.zeros(0, int)
-
-
-def _lacking(labels: np.ndarray, classes: Sequence[str], shots: int) -> list[str]:
-    """Say by name which classes have fewer examples than `shots`."""
-    counts = [int((labels == number).sum()) for number in range(len(classes))]
-    wanted = f"{shots} shot{'s' if shots > 1 else ''}"
-    return [
-        f"{name} has {count or 'no'} example{'s' if count != 1 else ''}, fewer than {wanted}"
-        for name, count in zip(classes, counts, strict=True)
-        if count < shots and len(labels)
-    ]
-
-
-def _adapt_examples(
-    guide: Guide, kind: str, domain: Domain, shots: int, rng, picked: list[Any] | None
-) -> tuple[Adapted | None, tuple[str, ...]]:
-    """Adapt to one kind of task; also say what could not be adapted to."""
-    serving, context, names = guide.serving[kind], {}, ()
-    if kind == "classification":
-        examples: Sequence[Any] = picked or [p for p in domain.products if p.category is not None]
-        named = {str(p.category) for p in (*domain.products, *examples) if p.category is not None}
-        names = tuple(sorted(named))
-        if not names:
-            return None, ("no product has a category, so there are none to tell apart; add some",)
-        labels = np.array([names.index(one.category) for one in examples], int)
-        tokens = guide.tokenizer.encode(names, guide.lengths.name).tokens
-        context = {"names": tokens, "has_names": np.ones(len(names), bool)}
-        classes = [f"category {name!r}" for name in names]
-    elif kind == "sentiment":
-        examples = picked or [review for review in domain.reviews if review.label is not None]
-        labels = np.array([review.label for review in examples], int)
-        classes = ["sentiment 'negative'", "sentiment 'positive'"]
-    else:
-        own = domain if picked is None else replace(domain, questions=tuple(picked))
-        examples = question_examples(own, guide.tokenizer, guide.lengths.pair)
-        labels, classes = np.zeros(len(examples), int), ["the domain"]
-    rows = np.arange(len(examples)) if picked else _draw(labels, classes, shots, rng)
-    notes = _lacking(labels, classes, 1 if picked else shots)
-    zero = _learner(guide, kind, len(classes), adapts=False)
-    # Without the other class, every review would be of the one.
-    one_sided = kind == "sentiment" and 0 < len(rows) and len(set(labels[rows])) < 2
-    if not len(rows) or one_sided:
-        if picked or shots:
-            notes += ["no examples to adapt to"] * (not len(rows))
-            notes += ["it answers as it was trained, without adapting"]
-        return Adapted(zero, _start(guide, kind, len(classes)), context, (), names), tuple(notes)
-    chosen: list[Any] = [examples[row] for row in rows]
-    support = {
-        **_rows(guide, kind, chosen, domain),
-        "label": labels[rows].astype(np.int32),
-        "mask": np.ones(len(rows), bool),
-    }
-    if kind == "sentiment":
-        support["stars"] = np.array([review.stars or 0.0 for review in chosen], np.float32)
-    learner = _learner(guide, kind, len(classes), adapts=True)
-    meta = {**serving.meta, "params": _start(guide, kind, len(classes))}
-    state = learner.adapt(meta, support, context)
-    if not _is_finite(state):
-        notes += [
-            f"adaptation by {serving.arm} diverged (rate {serving.rate:g}, {serving.steps} steps); "
-            "it answers as it was trained, without adapting"
-        ]
-        return Adapted(zero, meta["params"], context, (), names), tuple(notes)
-    return Adapted(learner, state, context, tuple(one.id for one in chosen), names), tuple(notes)
-
-
-def _start(guide: Guide, kind: str, classes: int) -> Params:
-    """Return what adaptation starts from, with a slot for each class."""
-    params = guide.serving[kind].meta["params"]
-    return with_slots(params, classes) if kind == "classification" else params
-
-
-def _is_finite(tree: Any) -> bool:
-    leaves = jax.device_get(jax.tree.leaves(tree))
-    return all(np.isfinite(leaf).all() for leaf in leaves)
-
-
-class Catalogue(NamedTuple):
-    """The products of a domain, encoded once.
-
-    Attributes:
-        ids: of the products.
-        rows: place of each product, by id.
-        context: what a ranking reads: {"vectors": float32 [products, width], "candidates"}.
-    """
-
-    ids: tuple[str, ...]
-    rows: Mapping[str, int]
-    context: Mapping[str, Any]
-
-
-def _encoded_catalogue(guide: Guide, domain: Domain) -> Catalogue:
-    def encode(params, rows):
-        image = rows.get("image"), rows.get("has_image")
-        encoding: Any = guide.model.apply(
-            {"params": params}, rows["tokens"], *image, method="encode"
-        )
-        return {"vector": encoding.vector}
-
-    program = guide._programs.setdefault("catalogue", jax.jit(encode))
-    params, pieces = guide.serving["recommendation"].meta["params"], []
-    with patience("encoding the products", len(domain.products)) as tell:
-        for start in range(0, len(domain.products), SIZES[-1]):
-            products = domain.products[start : start + SIZES[-1]]
-            rows = _product_rows(guide, products)
-            pieces.append(in_pieces(partial(program, params), rows)["vector"])
-            tell(start + len(products))
-    ids = tuple(product.id for product in domain.products)
-    context = {"vectors": np.concatenate(pieces), "candidates": np.ones(len(ids), bool)}
-    return Catalogue(ids, {one: row for row, one in enumerate(ids)}, jax.device_put(context))
-
-
-def _adapt_users(
-    guide: Guide, domain: Domain, shots: int
-) -> tuple[Adapted | None, tuple[str, ...]]:
-    """Users adapt when they ask; the catalogue is encoded when the first one does."""
-    if not domain.products:
-        return None, ("there are no products to rank; add them",)
-    adapts = shots > 0
-    learner = _learner(guide, "recommendation", 0, adapts)
-    meta = guide.serving["recommendation"].meta
-    return Adapted(learner, meta, {}, ()), ()
-
-
-def _ranker(learner: Learner):
-    """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
-
-    def rank(meta: Params, users, context):
-        def one(user):
-            steps, count = jnp.arange(len(user["history"])), len(user["item"])
-            known = steps < user["taken"]
-            support = {
-                "item": user["item"],
-                "history": jnp.broadcast_to(user["history"], (count, len(steps))),
-                "history_mask": steps < user["before"][:, None],
-                "mask": user["mask"],
-            }
-            state, _ = learner.adapt(meta, support, context, None)
-            query = {"history": user["history"][None], "history_mask": known[None]}
-            return learner.predict(state, query, context)["scores"][0]
-
-        return {"scores": jax.vmap(one)(users)}
-
-    return rank
-
-
-def _learner(guide: Guide, kind: str, classes: int, adapts: bool) -> Learner:
-    """Return how a kind of task adapts, jitted: `adapt` is (meta, support, context) -> state."""
-    known = guide._programs.get((kind, classes, adapts))
-    if known is not None:
-        return known
-    serving = guide.serving[kind]
-    if kind == "classification":
-        way = max(classes, guide.model.way)
-        problem = classification(guide.model.clone(way=way), classes)
-    elif kind == "sentiment":
-        problem = sentiment(guide.model)
-    elif kind == "questions":
-        problem = questions(guide.model, guide.longest)
-    else:
-        problem = recommendation(guide.model)
-    way = ARMS[serving.arm].way if adapts else Way("nothing")
-    learner = adaptation(way, problem, serving.rate, serving.steps, serving.rule)
-    predict = _ranker(learner) if kind == "recommendation" else learner.predict
-    jitted = learner._replace(
-        adapt=jax.jit(
-            lambda meta, support, context: learner.adapt(meta, support, context, None)[0]
-        ),
-        predict=jax.jit(predict),
-    )
-    return guide._programs.setdefault((kind, classes, adapts), jitted)
-
-
-def _product_rows(guide: Guide, products: Sequence[Product]) -> dict[str, Any]:
-    rows = product_rows(products, guide.tokenizer, guide.lengths.text)
-    return dict(rows) if guide.model.image else {"tokens": rows["tokens"]}
-
-
-def _rows(guide: Guide, kind: str, examples: Sequence[Any], domain: Domain) -> dict[str, Any]:
-    """Encode examples as the rows that their problem reads."""
-    if kind == "classification":
-        rows = _product_rows(guide, examples)
-    elif kind == "sentiment":
-        texts = [review.text for review in examples]
-        rows = {"tokens": guide.tokenizer.encode(texts, guide.lengths.text).tokens}
-    else:
-        rows = question_rows(examples, guide.tokenizer, guide.lengths.pair, domain.name)
-    return dict(rows)
-
-
-def _outputs(adapted: Adapted, query) -> dict[str, np.ndarray]:
-    """Ask for the rows of `query`, in pieces of a few sizes.
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return an argument that has to be a whole number.
 
     Raises:
-        ValueError: an answer is not finite.
+        ValueError: it is of another type, or less than `least`.
     """
-
-    def ask(rows):
-        return adapted.learner.predict(adapted.state, rows, adapted.context)
-
-    outputs = in_pieces(ask, query)
-    for name, leaf in outputs.items():
-        # Of spans only where they stand comes out, and `finite`, whether their scores are.
-        if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):
-            name = "span scores" if name == "finite" else name
-            raise ValueError(
-                f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
-                "another arm"
-            )
-    return outputs
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} is {reprlib.repr(value)}; give a whole number, {least} or more")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it has to be {least} or more")
+    return int(value)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+def asked(batch: Any) -> list[Any]:
+    """Return what a batch asks about, checked, with pictures as the reader makes them.
 
+    Args:
+        batch: any iterable of products, reviews, questions or histories of one type.
 
-def _predict_categories(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[Product]):
-    rows = _rows(adapted_guide.guide, "classification", batch, adapted_guide.domain)
-    chances = _softmax(_outputs(adapted, rows)["logits"])
-    names = adapted_guide.categories
+    Returns:
+        The examples without their labels.
+
+    Raises:
+        ValueError: it is no such iterable, or a field of an example cannot be read.
+    """
+    if isinstance(batch, (*ASKED, str, bytes, Mapping)) or not isinstance(batch, Iterable):
+        raise ValueError(
+            f"a batch is a list, such as predict([product]); got one {type(batch).__name__}"
+        )
+    examples = list(batch)
+    types = {type(one) for one in examples}
+    if len(types) > 1 or not types <= set(ASKED):
+        names = ", ".join(sorted(one.__name__ for one in types))
+        raise ValueError(
+            f"a batch holds Products, Reviews, Questions or Histories of one type; got {names}"
+        )
     return [
-        Category(names[int(chance.argmax())], dict(zip(names, map(float, chance), strict=True)))
-        for chance in chances
+        _checked_history(f"batch[{row}]", one)
+        if isinstance(one, History)
+        else checked_example(f"batch[{row}]", one)
+        for row, one in enumerate(examples)
     ]
 
 
-def _predict_sentiment(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[Review]):
-    rows = _rows(adapted_guide.guide, "sentiment", batch, adapted_guide.domain)
-    outputs = _outputs(adapted, rows)
-    positive = _softmax(outputs["logits"])[:, 1]
-    stars = outputs.get("stars", [None] * len(batch))
-    return [
-        Sentiment(
-            "positive" if chance > 0.5 else "negative",
-            float(chance),
-            None if star is None else float(star),
-        )
-        for chance, star in zip(positive, stars, strict=True)
-    ]
-
-
-def _predict_answers(adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[Question]):
-    guide = adapted_guide.guide
-    asked = [Question(one.id, one.question, one.text) for one in batch]
-    rows = _rows(guide, "questions", asked, adapted_guide.domain)
-    outputs = _outputs(adapted, {"tokens": rows["tokens"]})
-    encoded: Encoded = guide.tokenizer.encode_pairs(
-        [one.question for one in batch], [one.text for one in batch], guide.lengths.pair
-    )
-    answers = []
-    for row, one in enumerate(batch):
-        first, last = int(outputs["start"][row]), int(outputs["end"][row])
-        if first == 0:
-            answers.append(Answer(None, None))
-            continue
-        offsets = encoded.offsets[row, int(outputs["window"][row])]
-        span = int(offsets[first, 0]), int(offsets[last, 1])
-        answers.append(Answer(span, one.text[span[0] : span[1]]))
-    return answers
-
-
-def _check_known(histories: Sequence[History], domain: Domain) -> None:
-    known = {product.id for product in domain.products}
-    for one in histories:
-        for product in one.products:
-            if product not in known:
-                raise ValueError(
-                    f"user {one.user!r} took product {product!r}, which domain {domain.name} does "
-                    "not have; add it to the products"
-                )
-    long = [one.user for one in histories if len(one.products) > LONGEST_HISTORY]
-    if long:
-        warnings.warn(
-            f"{len(long)} histories, such as that of user {long[0]!r}, have more than "
-            f"{LONGEST_HISTORY} products; the last {LONGEST_HISTORY} are read",
-            stacklevel=3,
-        )
-
-
-def _predict_rankings(
-    adapted_guide: AdaptedGuide, adapted: Adapted, batch: list[History], top: int | None
-):
-    catalogue, shots = adapted_guide._catalogue, adapted_guide.shots
-    taken = [[catalogue.rows[product] for product in each_once(one.products)] for one in batch]
-    read = [rows[-LONGEST_HISTORY:] for rows in taken]
-    length = padded_size(max(map(len, read)), HISTORY_SIZES)
-    users: dict[str, np.ndarray] = {
-        "history": np.array([rows + [0] * (length - len(rows)) for rows in read], np.int32),
-        "taken": np.array([len(rows) for rows in read], np.int32),
-    }
-    # The last products are what a user adapts to, each asked about with all those before it.
-    count = max(1, shots)
-    first = np.maximum(users["taken"] - shots, 0)[:, None]
-    users["before"] = (first + np.arange(count)).astype(np.int32)
-    users["mask"] = (users["before"] < users["taken"][:, None]) & (shots > 0)
-    places = np.minimum(users["before"], length - 1)
-    users["item"] = np.take_along_axis(users["history"], places, axis=1)
-
-    def ask(rows):
-        return adapted.learner.predict(adapted.state, rows, catalogue.context)
-
-    most = _users_at_once(adapted_guide, len(catalogue.ids), length)
-    rankings = []
-    for start in range(0, len(batch), most):
-        rows = slice(start, start + most)
-        scores = in_pieces(ask, {name: leaf[rows] for name, leaf in users.items()}, most)["scores"]
-        for one, mine, score in zip(batch[rows], taken[rows], scores, strict=True):
-            if not np.isfinite(score).all():
-                raise ValueError(
-                    f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
-                    "with shots=0, or serve another arm"
-                )
-            free = np.ones(len(score), bool)
-            free[mine] = False
-            order = np.argsort(-score, kind="stable").astype(np.int32)
-            order = order[free[order]][:top].copy()
-            by = "history" if mine else "no history"
-            rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
-    return rankings
-
-
-def _users_at_once(adapted_guide: AdaptedGuide, products: int, length: int) -> int:
-    """Return how many users fit into the memory that a call may take."""
-    guide, shots = adapted_guide.guide, max(1, adapted_guide.shots)
-    serving = guide.serving["recommendation"]
-    head = sum(leaf.size for leaf in jax.tree.leaves(serving.meta["params"]["recommendation"]))
-    # Scores of all products for each shot, the user's own products, and what leads to their
-    # gradient. A learned optimizer remembers some 80 numbers a parameter.
-    floats = 8 * (shots + 1) * (products + length * guide.model.width)
-    floats += head * (200 if serving.rule else 8)
-    return max(1, min(SIZES[-1], FLOATS_AT_ONCE // floats))
+def _checked_history(where: str, history: History) -> History:
+    products = history.products
+    if isinstance(products, str | bytes | Mapping) or not isinstance(products, Iterable):
+        raise ValueError(f"{where}: products is {reprlib.repr(products)}; give a tuple of ids")
+    products = tuple(products)
+    for one in (history.user, *products):
+        if not isinstance(one, str):
+            raise ValueError(f"{where}: {reprlib.repr(one)} is no id; users and products are texts")
+    return History(history.user, products)

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from metaguide.arms import ARMS, META_TRAINED
-from metaguide.data.encoding import KINDS
 from metaguide.files import MIB, FileFault, read_json, write_json
+from metaguide.tasks import TASKS
 from metaguide.training.checkpoint import About, CheckpointError
 
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
@@ -34,7 +34,7 @@ EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING = "config.json", "stage.json", "s
 
 
 @dataclass(frozen=True)
-class Serving:
+class Served:
     """Which method serves a task, and how.
 
     Attributes:
@@ -90,7 +90,7 @@ class RunConfig:
     name_tokens: int
     max_answer_tokens: int
     vocabulary: int | None = None
-    serving: Mapping[str, Serving] = field(default_factory=dict)
+    serving: Mapping[str, Served] = field(default_factory=dict)
     stage: str = ""
     learner: str = ""
     seed: int | None = None
@@ -203,11 +203,11 @@ SERVING_RANGES: Mapping[str, Range] = {
     "learning_rate": _number(0.0, LARGEST_RATE),
     "steps": _whole(0, MOST_STEPS),
 }
-"""What the fields of a `Serving` may hold."""
+"""What the fields of a `Served` may hold."""
 
 
 def _check_fields(found: Mapping[str, Any]) -> None:
-    """Check the fields of a `RunConfig`, with tables in place of each `Serving`.
+    """Check the fields of a `RunConfig`, with tables in place of each `Served`.
 
     Raises:
         FieldError: a field is missing, surplus or out of its range.
@@ -217,8 +217,8 @@ def _check_fields(found: Mapping[str, Any]) -> None:
     if width % heads:
         raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
     for task, one in found["serving"].items():
-        if task not in KINDS:
-            raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(KINDS)}")
+        if task not in TASKS:
+            raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(TASKS)}")
         _check(f"serving.{task}", one, Range("a table", lambda value: isinstance(value, Mapping)))
         _check_table(f"serving.{task}.", one, SERVING_RANGES)
 
@@ -238,7 +238,7 @@ def _check(name: str, value: Any, range_: Range) -> None:
         raise FieldError(name, f"is {value!r:.60}; give {range_.words}")
 
 
-def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, Serving]:
+def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, Served]:
     """Return what serves each task where a single training stage is loaded as a guide.
 
     Its learner does, where it has one that adapts to the task; fine-tuning else, and for
@@ -252,9 +252,9 @@ def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, S
     way = ARMS[learner or "fine-tuning"].way
     examples = learner if learner and (way.adapts == "all" or way.is_learned) else "fine-tuning"
     users = learner if way.adapts == "head" and way.is_learned else "head-only"
-    methods = {task: users if task == "recommendation" else examples for task in KINDS}
+    methods = {task: users if task == "recommendation" else examples for task in TASKS}
     return {
-        task: Serving(".", method, 1.0 if ARMS[method].way.is_learned else learning_rate, steps)
+        task: Served(".", method, 1.0 if ARMS[method].way.is_learned else learning_rate, steps)
         for task, method in methods.items()
     }
 
@@ -316,7 +316,7 @@ def _built(found: Mapping[str, Any]) -> RunConfig:
         found = {**found, "channels": tuple(channels)}
     _check_fields(found)
     serving = {
-        task: Serving(**{**one, "learning_rate": float(one["learning_rate"])})
+        task: Served(**{**one, "learning_rate": float(one["learning_rate"])})
         for task, one in found["serving"].items()
     }
     return RunConfig(**{**found, "dropout": float(found["dropout"]), "serving": serving})

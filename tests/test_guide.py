@@ -16,7 +16,6 @@ from PIL import Image
 
 import metaguide
 from metaguide import run_config
-from metaguide.answers import History, asked
 from metaguide.data.catalogue import (
     Domain,
     Interaction,
@@ -27,14 +26,17 @@ from metaguide.data.catalogue import (
     read_domain,
     write_domain,
 )
-from metaguide.data.encoding import Lengths, product_rows, question_rows
-from metaguide.data.histories import histories
+from metaguide.data.encoding import Lengths, product_rows
+from metaguide.data.histories import History, histories
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.guide import Adapted, Guide, Serving, _outputs, model_of
+from metaguide.guide import Guide, asked, model_of
 from metaguide.models.guide import init_params, with_slots
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import rule_of, stored
 from metaguide.run_config import RunConfig
+from metaguide.tasks import Adapted, Serving
+from metaguide.tasks.question_answering import question_rows
+from metaguide.tasks.serving import ask
 from metaguide.training.checkpoint import CheckpointError, save
 from metaguide.training.program import compilations
 from metaguide.training.step import init_state
@@ -348,8 +350,8 @@ def saved_as_probe(guide):
 def test_a_run_says_which_arm_serves_what(tokenizer, tmp_path):
     """Faults: a kind is served by the parameters of another arm, or by an arm that is not named."""
     serving = {
-        "classification": run_config.Serving("a", "prototypical", 0.0, 0),
-        "sentiment": run_config.Serving("b", "logistic", 1.0, 0),
+        "classification": run_config.Served("a", "prototypical", 0.0, 0),
+        "sentiment": run_config.Served("b", "logistic", 1.0, 0),
     }
     guide = metaguide.load(
         write_run(tmp_path / "run", tokenizer, serving=serving, seeds={"a": 1, "b": 2})
@@ -369,8 +371,8 @@ def test_a_learned_optimizer_serves(tokenizer, tmp_path):
     """Faults: the optimizer is lost on the way, that of another folder or as it was before its
     training; gradient descent serves in its place; its file is needed where there is none."""
     serving = {
-        "sentiment": run_config.Serving("a", "lstm-head", 1.0, 1),
-        "questions": run_config.Serving("b", "head-only", 1.0, 1),
+        "sentiment": run_config.Served("a", "lstm-head", 1.0, 1),
+        "questions": run_config.Served("b", "head-only", 1.0, 1),
     }
     seeds = {"a": 1, "b": 2}
     run = write_run(tmp_path / "run", tokenizer, serving=serving, seeds=seeds, optimizers=("a",))
@@ -499,10 +501,10 @@ def test_an_answer_that_is_not_finite_is_an_error(name):
         learner = Learner(*(lambda *_, found=outputs: found for _ in Learner._fields))
         adapted = Adapted(learner, {}, {}, ())
         if outputs is good:
-            assert set(_outputs(adapted, {"tokens": np.zeros((2, 4))})) == set(good)
+            assert set(ask(adapted, {"tokens": np.zeros((2, 4))})) == set(good)
             continue
         with pytest.raises(ValueError, match=r"(span scores|logits) are not finite: it diverged"):
-            _outputs(adapted, {"tokens": np.zeros((2, 4))})
+            ask(adapted, {"tokens": np.zeros((2, 4))})
 
 
 def test_support_may_be_picked_by_hand(probe):
@@ -557,7 +559,7 @@ def test_arguments_that_are_wrong_are_one_error_before_anything_compiles(
     probe, arguments, message, monkeypatch
 ):
     """Fault: a wrong argument ends in a raw error, late and deep inside."""
-    monkeypatch.setattr("metaguide.guide.adaptation", None)
+    monkeypatch.setattr("metaguide.tasks.serving.adaptation", None)
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(probe).adapt(**{"domain": ONLY_PRODUCTS, **arguments})
     assert "\n" not in str(error.value)
@@ -619,13 +621,13 @@ def test_the_catalogue_is_encoded_once(guide, monkeypatch):
         read.append(len(products))
         return rows_of(products, *rest)
 
-    monkeypatch.setattr("metaguide.guide.product_rows", counted)
+    monkeypatch.setattr("metaguide.tasks.recommendation.product_rows", counted)
     adapted = guide.adapt(Domain("shop", PRODUCTS), shots=0)
     read.clear()
     known = [product.id for product in PRODUCTS]
     users = [History(str(i), tuple(known[: (5 * i) % 7])) for i in range(20)]
     together = adapted.predict(users)
-    monkeypatch.setattr("metaguide.guide.FLOATS_AT_ONCE", 1)
+    monkeypatch.setattr("metaguide.tasks.recommendation.FLOATS_AT_ONCE", 1)
     apart = adapted.predict(users)
     assert read == [9]
     for user, one, other in zip(users, together, apart, strict=True):
@@ -641,7 +643,7 @@ import resource
 from functools import partial
 import jax
 import numpy as np
-from metaguide.answers import History
+from metaguide.data.histories import History
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Lengths
 from metaguide.data.tokenizer import Tokenizer
@@ -697,7 +699,7 @@ def test_rankings_have_a_top(guide):
 
 def test_a_history_beyond_what_is_read_is_said(guide, monkeypatch):
     """Fault: a long history is cut in silence; what is beyond the cut is recommended again."""
-    monkeypatch.setattr("metaguide.guide.LONGEST_HISTORY", 4)
+    monkeypatch.setattr("metaguide.tasks.recommendation.LONGEST_HISTORY", 4)
     known = tuple(product.id for product in PRODUCTS)
     adapted = guide.adapt(Domain("shop", PRODUCTS), shots=0)
     with pytest.warns(UserWarning, match="1 histories, such as that of user 'u', .*last 4 are"):

@@ -35,6 +35,7 @@ from metaguide.guide import model_of
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, load, mlp, save
+from metaguide.tasks import RECOMMENDATION
 from metaguide.training import checkpoint
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.loop import METRICS, metrics_in
@@ -59,7 +60,7 @@ def make_results(folder):
     raw = {"rank": np.ones((2, 1, 3, 2), int), "mask": np.ones((3, 2), bool)}
     raw["id"] = np.arange(6).reshape(3, 2)
     rows, scores = cells_to_rows(
-        raw, table="t", arm="a", domain="d", task="recommendation", shots=5
+        raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
     )
     return write(rows, scores, folder, command="c", config={"a": 1}, seeds=[0, 1])
 

@@ -26,11 +26,11 @@ BELOW: Mapping[str, frozenset[str]] = {
         "optimizers": "types files inner_loop",
         "learners": "types inner_loop",
         "problems": "types ties data models objectives",
-        "answers": "data",
         "arms": "types inner_loop optimizers learners",
         "training": "types files parallel data objectives inner_loop optimizers learners problems",
         "evaluation": "types files scoring parallel data training",
-        "run_config": "files data arms training",
+        "tasks": "types ties scoring data models objectives optimizers arms training evaluation",
+        "run_config": "files arms tasks training",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""

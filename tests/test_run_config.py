@@ -6,13 +6,13 @@ import json
 import pytest
 
 from metaguide import run_config
-from metaguide.run_config import FieldError, RunConfig, Serving, stage_serving
+from metaguide.run_config import FieldError, RunConfig, Served, stage_serving
 from metaguide.training.checkpoint import CheckpointError
 
 RATE, STEPS = 0.3, 60
 SERVING = {
-    "sentiment": Serving("seed0/multitask", "head-only", 0.1, 3),
-    "questions": Serving("seed0/metatrain-maml", "maml", 0.01, 3),
+    "sentiment": Served("seed0/multitask", "head-only", 0.1, 3),
+    "questions": Served("seed0/metatrain-maml", "maml", 0.01, 3),
 }
 RUN = RunConfig(
     width=8,
@@ -263,4 +263,4 @@ def test_what_cannot_be_read_is_not_written():
     with pytest.raises(FieldError, match="heads is 3; give a divisor of the width, 8"):
         dataclasses.replace(RUN, heads=3)
     with pytest.raises(FieldError, match="serving.sentiment.steps is -1"):
-        dataclasses.replace(RUN, serving={"sentiment": Serving(".", "maml", 0.1, -1)})
+        dataclasses.replace(RUN, serving={"sentiment": Served(".", "maml", 0.1, -1)})

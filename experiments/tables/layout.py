@@ -4,15 +4,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from metaguide.evaluation.baselines import FLOORS
-from metaguide.evaluation.results import TASKS, ResultsError, Row, Scores, difference, key
-
-MAIN = {
-    "classification": ("accuracy", "accuracy_unseen", "macro_f1"),
-    "sentiment": ("accuracy", "macro_f1"),
-    "questions": ("f1", "em", "f1_answerable", "em_answerable", "accuracy_unanswerable"),
-    "recommendation": ("ndcg@10", "hr@10", "mrr"),
-}
-"""The metrics of a task that are shown, the first one foremost."""
+from metaguide.evaluation.results import ResultsError, Row, Scores, difference, key
+from metaguide.tasks import TASKS
 
 LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
 
@@ -65,7 +58,8 @@ def tasks_of(rows: Sequence[Row]) -> list[str]:
 def metrics_of(rows: Sequence[Row], task: str) -> list[str]:
     """The metrics of a task that are shown, the foremost first."""
     found = list(dict.fromkeys(row.metric for row in rows if row.task == task))
-    return [name for name in MAIN.get(task, found) if name in found]
+    shown = TASKS[task].scoring.metrics if task in TASKS else found
+    return [name for name in shown if name in found]
 
 
 def last_steps(rows: Sequence[Row]) -> list[Row]:

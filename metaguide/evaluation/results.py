@@ -13,7 +13,6 @@ import numpy as np
 
 from metaguide.evaluation.rows import (
     FIELDS,
-    TASKS,
     ResultsError,
     Row,
     Scores,
@@ -36,7 +35,6 @@ from metaguide.files import (
 
 __all__ = [
     "FIELDS",
-    "TASKS",
     "Method",
     "Results",
     "ResultsError",

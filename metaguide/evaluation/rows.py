@@ -1,27 +1,56 @@
 """The rows of all tables, and how the raw outcomes of an arm in a cell become rows."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from metaguide.evaluation import metrics
 from metaguide.evaluation.metrics import Interval
 
-TASKS = ("classification", "sentiment", "questions", "recommendation")
-"""The guide's four tasks, by the names they have in every table."""
-
-CUTS = (5, 10, 50)
-"""k of HR@k and NDCG@k."""
-
 Scores = dict[str, dict[str, np.ndarray]]
 """By the key of a row: `score` and `id` [episodes, queries], id -1 where nothing was scored; for
 macro-F1, which no single example has, `predicted` [seeds, episodes, queries] and `target`."""
 
 
+Measures = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By metric, the scores [..., n] of n entries, and which of them count, bool [n]."""
+
+
 class ResultsError(ValueError):
     """A row or a file of results that does not keep to the format."""
+
+
+class Scoring(NamedTuple):
+    """How one type of task is scored.
+
+    Attributes:
+        task: its name in tables.
+        arrays: names of the outcomes that it needs.
+        measures: outcomes by name, arrays [..., n] -> every metric that single entries have.
+        metrics: those that reports show, the foremost one first: rates are chosen by it.
+        once: what counts once where nothing adapts and episodes differ in nothing else: an
+            "example", all queries of a "user", or None where episodes differ.
+    """
+
+    task: str
+    arrays: tuple[str, ...]
+    measures: Callable[[Mapping[str, np.ndarray]], Measures]
+    metrics: tuple[str, ...]
+    once: Literal["example", "user"] | None
+
+    def foremost(self, raw: Mapping[str, np.ndarray]) -> float:
+        """Return the mean of the foremost metric after the last step.
+
+        Args:
+            raw: of one seed, arrays [steps + 1, episodes, queries], as `Problem.judge` gives them.
+        """
+        counted = raw["mask"][-1]
+        last = {name: leaf[-1][counted] for name, leaf in raw.items() if name != "mask"}
+        score, which = self.measures(last)[self.metrics[0]]
+        return float(score[..., which].mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +61,7 @@ class Row:
         table: name of the table.
         arm: the learner, or the floor.
         domain: what it was evaluated on; None where there is none.
-        task: one of TASKS in the guide's tables.
+        task: what was asked.
         shots: examples in the support, per class where there are classes.
         steps: adaptation steps before the score.
         metric: name of the metric.
@@ -112,10 +141,10 @@ def key(row: Row) -> str:
 def cells_to_rows(
     raw: Mapping[str, np.ndarray],
     *,
+    scoring: Scoring,
     table: str,
     arm: str,
     domain: str,
-    task: str,
     shots: int,
     steps: Sequence[int | None] | None = None,
     keep: Literal["last", "all"] = "last",
@@ -124,20 +153,18 @@ def cells_to_rows(
     draws: int = 500,
     seed: int = 0,
 ) -> tuple[list[Row], Scores]:
-    """Rows of one cell, a metric and a step each, out of the raw outcomes of one arm.
+    """Return the rows of one cell, a metric and a step each, out of the raw outcomes of one arm.
 
-    Zero shots count every distinct id once, its first occurrence, in all tasks but
-    classification, where an example meets other classes in each episode. A metric over nothing
+    Zero shots count what recurs over episodes once, as `scoring.once` says. A metric over nothing
     (answerable questions where there are none) has no row.
 
     Args:
         raw: arrays [seeds, steps + 1, episodes, queries]; `mask` (bool), `id` (int) and
             what belongs to the example (`target`, `answerable`) may lack the two leading axes.
-            Classification and sentiment: `predicted`, `target`, ids of classes over all
-            domains. Questions: `em`, `f1`, `answerable`. Recommendation: `rank` (1 = best).
-            `finite` where known: whether the scores behind an outcome are finite; a rank of others
-            is worth 0.
-        table, arm, domain, task, shots: fields of the rows.
+            Beside `scoring.arrays`, `finite` where known: whether the scores behind an outcome
+            are finite.
+        scoring: of the task.
+        table, arm, domain, shots: fields of the rows.
         steps: the number of adaptation steps at each place of the second axis; 0, 1, ... where
             it is not given.
         keep: whether the scores of the last step alone or of all steps are returned.
@@ -151,17 +178,86 @@ def cells_to_rows(
         ResultsError: an array is missing or of the wrong shape, or the ids differ between seeds
             or steps.
     """
-    if task not in TASKS:
-        raise ResultsError(f"task {task!r} is none of {', '.join(TASKS)}")
-    needed = _ARRAYS[task]
+    outcomes = _validated(raw, scoring, shots, f"{scoring.task} of {arm!r} on {domain!r}")
+    seeds, places = outcomes.shape[:2]
+    steps = range(places) if steps is None else steps
+    if len(steps) != places:
+        raise ResultsError(f"{len(steps)} steps are named, the scores have {places}")
+    rows: list[Row] = []
+    scores: Scores = {}
+    for one in _measured(outcomes, scoring, draws, seed):
+        for place in range(places):
+            over_seeds = metrics.seed_interval(one.by_seed[:, place])
+            row = Row(
+                table=table,
+                arm=arm,
+                domain=domain,
+                task=scoring.task,
+                shots=shots,
+                steps=steps[place],
+                metric=one.metric,
+                value=over_seeds.value,
+                ci95=metrics.defined(one.halves[place]),
+                ci95_seeds=over_seeds.half,
+                episodes=len(np.unique(outcomes.episodes)),
+                seeds=seeds,
+                floor=(floor or {}).get(one.metric),
+                published=(published or {}).get(one.metric),
+                diverged=None if outcomes.diverged is None else int(outcomes.diverged[place]),
+            )
+            rows.append(row)
+            if keep == "all" or place == places - 1:
+                scores[key(row)] = one.scores(place)
+    return rows, scores
+
+
+class _Outcomes(NamedTuple):
+    """The outcomes of a cell that count.
+
+    Attributes:
+        flat: by name, arrays [seeds, steps + 1, n] or, of what belongs to the example, [n].
+        ids, episodes: of the n entries.
+        counted: bool [episodes, queries], where the entries stand.
+        shape: [seeds, steps + 1, episodes, queries].
+        once: whether an example is an entry once.
+        diverged: by step, episodes of all seeds with a score that is not finite; None: not known.
+    """
+
+    flat: dict[str, np.ndarray]
+    ids: np.ndarray
+    episodes: np.ndarray
+    counted: np.ndarray
+    shape: tuple[int, ...]
+    once: bool
+    diverged: np.ndarray | None
+
+    def laid_out(self, values: np.ndarray, dtype: type, blank: int | float) -> np.ndarray:
+        """Put entries back where they stand, [..., episodes, queries]."""
+        full = np.full((*values.shape[:-1], *self.shape[2:]), blank, dtype)
+        full[..., self.counted] = values
+        return full
+
+
+class _Measured(NamedTuple):
+    """One metric of a cell: [seeds, steps + 1] values, half-widths, and the scores of a step."""
+
+    metric: str
+    by_seed: np.ndarray
+    halves: np.ndarray
+    scores: Callable[[int], dict[str, np.ndarray]]
+
+
+def _validated(
+    raw: Mapping[str, np.ndarray], scoring: Scoring, shots: int, where: str
+) -> _Outcomes:
+    needed = scoring.arrays
     missing = [name for name in (*needed, "mask", "id") if name not in raw]
     if missing:
-        raise ResultsError(f"{task} of {arm!r} on {domain!r}: raw scores lack {', '.join(missing)}")
+        raise ResultsError(f"{where}: raw scores lack {', '.join(missing)}")
     shape = np.shape(raw[needed[0]])
     if len(shape) != 4:
         raise ResultsError(
-            f"{task} of {arm!r} on {domain!r}: {needed[0]!r} has shape {shape}, "
-            "not [seeds, steps + 1, episodes, queries]"
+            f"{where}: {needed[0]!r} has shape {shape}, not [seeds, steps + 1, episodes, queries]"
         )
     arrays = {}
     for name in (*needed, "mask", "id", *{"unseen", "finite"}.intersection(raw)):
@@ -169,104 +265,71 @@ def cells_to_rows(
             arrays[name] = np.broadcast_to(raw[name], shape)
         except ValueError:
             raise ResultsError(
-                f"{task} of {arm!r} on {domain!r}: {name!r} has shape {np.shape(raw[name])}, "
-                f"{needed[0]!r} has {shape}"
+                f"{where}: {name!r} has shape {np.shape(raw[name])}, {needed[0]!r} has {shape}"
             ) from None
     for name in set(arrays) & {"mask", "id", "target", "answerable", "unseen"}:
         if not (arrays[name] == arrays[name][:1, :1]).all():
             raise ResultsError(
-                f"{task} of {arm!r} on {domain!r}: {name!r} differs between seeds or steps; "
-                "all must be scored on the same episodes"
+                f"{where}: {name!r} differs between seeds or steps; all must be scored on the same "
+                "episodes"
             )
         arrays[name] = arrays[name][0, 0]
-
-    seeds, places, episodes, _ = shape
-    if steps is None:
-        steps = range(places)
-    if len(steps) != places:
-        raise ResultsError(f"{len(steps)} steps are named, the scores have {places}")
     counted = arrays["mask"].astype(bool)
-    example, episode = arrays["id"], np.broadcast_to(np.arange(episodes)[:, None], shape[2:])
-    once = shots == 0 and task != "classification"
+    once = shots == 0 and scoring.once is not None
     if once:
-        counted = counted & _first(example, counted, within_episode=task != "recommendation")
+        counted = counted & _first(arrays["id"], counted, scoring.once == "example")
     if not counted.any():
-        raise ResultsError(
-            f"{task} of {arm!r} on {domain!r}, {shots} shots: all queries are masked"
-        )
-    flat = {name: array[..., counted] for name, array in arrays.items()}
-    ids, of_episode = flat["id"].astype(np.int64), episode[counted]
-
+        raise ResultsError(f"{where}, {shots} shots: all queries are masked")
     diverged = None
     if "finite" in arrays:
         lost = ~arrays["finite"].astype(bool) & counted
-        diverged = lost.any(-1).sum((0, 2))  # by step
+        diverged = lost.any(-1).sum((0, 2))
+    flat = {name: array[..., counted] for name, array in arrays.items()}
+    episodes = np.broadcast_to(np.arange(shape[2])[:, None], shape[2:])[counted]
+    return _Outcomes(flat, flat["id"].astype(np.int64), episodes, counted, shape, once, diverged)
 
-    def row(metric: str, place: int, by_seed: np.ndarray, half: float) -> Row:
-        over_seeds = metrics.seed_interval(by_seed)
-        return Row(
-            table=table,
-            arm=arm,
-            domain=domain,
-            task=task,
-            shots=shots,
-            steps=steps[place],
-            metric=metric,
-            value=over_seeds.value,
-            ci95=metrics.defined(half),
-            ci95_seeds=over_seeds.half,
-            episodes=len(np.unique(of_episode)),
-            seeds=seeds,
-            floor=(floor or {}).get(metric),
-            published=(published or {}).get(metric),
-            diverged=None if diverged is None else int(diverged[place]),
-        )
 
-    def grid(values: np.ndarray, dtype: type, blank: int | float) -> np.ndarray:
-        full = np.full((*values.shape[:-1], *shape[2:]), blank, dtype)
-        full[..., counted] = values
-        return full
+def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> Iterator[_Measured]:
+    """Yield every metric of a cell, macro-F1 last, which no single example has a score of."""
+    flat, ids, (seeds, places) = outcomes.flat, outcomes.ids, outcomes.shape[:2]
+    episodes = None if outcomes.once else outcomes.episodes
+    bootstrap = partial(metrics.bootstrap, ids=ids, episodes=episodes, draws=draws, seed=seed)
 
-    clusters = {"episodes": None if once else of_episode, "draws": draws, "seed": seed}
-    rows: list[Row] = []
-    scores: Scores = {}
-    kept = range(places) if keep == "all" else (places - 1,)
-    measures = {name: m for name, m in _MEASURES[task](flat).items() if m[1].any()}
+    measures = {name: m for name, m in scoring.measures(flat).items() if m[1].any()}
     values = np.stack([np.mean(score, axis=0) for score, _ in measures.values()])
     among = np.stack([np.broadcast_to(a, values.shape[1:]) for _, a in measures.values()])
     counts = among.reshape(-1, len(ids))
-    stacked = metrics.mean_statistic(values.reshape(-1, len(ids)), counts)
-    halves = metrics.bootstrap(stacked, ids, counted=counts, **clusters)
-    halves = halves.reshape(len(measures), places)
+    statistic = metrics.mean_statistic(values.reshape(-1, len(ids)), counts)
+    halves = bootstrap(statistic, counted=counts).reshape(len(measures), places)
     for index, (metric, (score, which)) in enumerate(measures.items()):
-        for place in range(places):
-            by_seed = score[:, place, which].mean(axis=-1)
-            rows.append(row(metric, place, by_seed, float(halves[index, place])))
-            if place in kept:
-                scores[key(rows[-1])] = {
-                    "score": grid(
-                        np.where(which, values[index, place], np.nan), np.float32, np.nan
-                    ),
-                    "id": grid(np.where(which, ids, -1), np.int64, -1),
-                }
-    if "predicted" in flat:
-        predicted, target = flat["predicted"].astype(np.int64), flat["target"].astype(np.int64)
-        statistic = metrics.macro_f1_statistic(predicted.reshape(-1, len(ids)), target)
 
-        def mean_over_seeds(weights: np.ndarray) -> np.ndarray:
-            return statistic(weights).reshape(len(weights), seeds, places).mean(axis=1)
+        def scores(place: int, index: int = index, which: np.ndarray = which):
+            kept = np.where(which, values[index, place], np.nan)
+            return {
+                "score": outcomes.laid_out(kept, np.float32, np.nan),
+                "id": outcomes.laid_out(np.where(which, ids, -1), np.int64, -1),
+            }
 
-        halves = metrics.bootstrap(mean_over_seeds, ids, **clusters)
-        for place in range(places):
-            each = np.array([metrics.macro_f1(p, target) for p in predicted[:, place]])
-            rows.append(row("macro_f1", place, each, float(halves[place])))
-            if place in kept:
-                scores[key(rows[-1])] = {
-                    "predicted": grid(predicted[:, place], np.int32, -1),
-                    "target": grid(target, np.int32, -1),
-                    "id": grid(ids, np.int64, -1),
-                }
-    return rows, scores
+        by_seed = np.stack([score[:, place, which].mean(axis=-1) for place in range(places)], 1)
+        yield _Measured(metric, by_seed, halves[index], scores)
+
+    if "predicted" not in flat:
+        return
+    predicted, target = flat["predicted"].astype(np.int64), flat["target"].astype(np.int64)
+    macro_f1 = metrics.macro_f1_statistic(predicted.reshape(-1, len(ids)), target)
+
+    def mean_over_seeds(weights: np.ndarray) -> np.ndarray:
+        return macro_f1(weights).reshape(len(weights), seeds, places).mean(axis=1)
+
+    def predictions(place: int) -> dict[str, np.ndarray]:
+        return {
+            "predicted": outcomes.laid_out(predicted[:, place], np.int32, -1),
+            "target": outcomes.laid_out(target, np.int32, -1),
+            "id": outcomes.laid_out(ids, np.int64, -1),
+        }
+
+    by_seed = np.array([[metrics.macro_f1(step, target) for step in one] for one in predicted])
+    yield _Measured("macro_f1", by_seed, bootstrap(mean_over_seeds), predictions)
 
 
 def with_floors(rows: Iterable[Row], floors: Collection[str]) -> list[Row]:
@@ -341,53 +404,11 @@ def _first(example: np.ndarray, counted: np.ndarray, within_episode: bool) -> np
     return first
 
 
-_Measures = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def _agreement(flat: Mapping[str, np.ndarray]) -> _Measures:
+def agreement(flat: Mapping[str, np.ndarray]) -> Measures:
+    """Measure how often what is predicted is the target, and how often among unseen classes."""
     right = (flat["predicted"] == flat["target"]).astype(np.float64)
     unseen = flat["unseen"].astype(bool) if "unseen" in flat else np.zeros(right.shape[-1], bool)
     return {
         "accuracy": (right, np.ones(right.shape[-1], bool)),
         "accuracy_unseen": (right, unseen),
     }
-
-
-def _answers(flat: Mapping[str, np.ndarray]) -> _Measures:
-    answerable = flat["answerable"].astype(bool)
-    everything = np.ones_like(answerable)
-    return {
-        "em": (flat["em"], everything),
-        "f1": (flat["f1"], everything),
-        "em_answerable": (flat["em"], answerable),
-        "f1_answerable": (flat["f1"], answerable),
-        "accuracy_unanswerable": (flat["em"], ~answerable),
-    }
-
-
-def _rankings(flat: Mapping[str, np.ndarray]) -> _Measures:
-    ranks = flat["rank"].astype(np.int64)
-    if ranks.min() < 1:
-        raise ResultsError(f"rank {ranks.min()}: the best rank is 1")
-    everything = np.ones(ranks.shape[-1], bool)
-    # Where few compete, the last place would count as a hit of what ranked nothing.
-    ranked = flat["finite"].astype(bool) if "finite" in flat else True
-    hits = {f"hr@{k}": metrics.hit_rate(ranks, k) for k in CUTS}
-    gains = {f"ndcg@{k}": metrics.ndcg(ranks, k) for k in CUTS}
-    measures = hits | gains | {"mrr": metrics.reciprocal_rank(ranks)}
-    return {name: (np.where(ranked, score, 0.0), everything) for name, score in measures.items()}
-
-
-_ARRAYS: dict[str, tuple[str, ...]] = {
-    "classification": ("predicted", "target"),
-    "sentiment": ("predicted", "target"),
-    "questions": ("em", "f1", "answerable"),
-    "recommendation": ("rank",),
-}
-
-_MEASURES: dict[str, Callable[[Mapping[str, np.ndarray]], _Measures]] = {
-    "classification": _agreement,
-    "sentiment": _agreement,
-    "questions": _answers,
-    "recommendation": _rankings,
-}

@@ -1,4 +1,4 @@
-"""Builds every Problem and Family out of models, objectives and data."""
+"""Builds every Problem that is not a guide's out of models, objectives and data."""
 
 from metaguide.problems.few_shot import (
     STATISTICS,
@@ -6,24 +6,5 @@ from metaguide.problems.few_shot import (
     inductive,
     regression,
 )
-from metaguide.problems.guide import (
-    Shape,
-    classification,
-    families,
-    questions,
-    recommendation,
-    sentiment,
-)
 
-__all__ = [
-    "STATISTICS",
-    "Shape",
-    "classification",
-    "classification_of_pictures",
-    "families",
-    "inductive",
-    "questions",
-    "recommendation",
-    "regression",
-    "sentiment",
-]
+__all__ = ["STATISTICS", "classification_of_pictures", "inductive", "regression"]

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from metaguide.evaluation import baselines
 from metaguide.evaluation.results import cells_to_rows
+from metaguide.tasks import QUESTIONS, RECOMMENDATION, SENTIMENT
 
 SOURCE = ["good cheap thing", "bad broken thing", "good solid thing", "bad late thing"]
 
@@ -44,7 +45,12 @@ def test_zero_shot_reads_source_labels_only():
     found = baselines.zero_shot(model, words.transform(texts), np.array([0, 0, 0]), query)
     assert found["predicted"][0, 0][query >= 0].tolist() == [1, 0, 0]
     rows, _ = cells_to_rows(
-        found, table="t", arm="tf-idf zero-shot", domain="d", task="sentiment", shots=0
+        found,
+        table="t",
+        arm="tf-idf zero-shot",
+        domain="d",
+        scoring=SENTIMENT.scoring,
+        shots=0,
     )
     assert [row.value for row in rows if row.metric == "accuracy"] == [pytest.approx(2 / 3)]
 
@@ -87,7 +93,9 @@ def test_few_shot_is_the_full_regression_on_the_support():
 def test_abstaining_is_right_on_what_has_no_answer():
     """Abstaining scored as wrong, or as right everywhere."""
     found = baselines.abstain(np.array([True, False]), np.array([[0, 1, -1]]))
-    rows, _ = cells_to_rows(found, table="t", arm="abstain", domain="d", task="questions", shots=1)
+    rows, _ = cells_to_rows(
+        found, table="t", arm="abstain", domain="d", scoring=QUESTIONS.scoring, shots=1
+    )
     values = {row.metric: row.value for row in rows}
     assert values["em"] == values["f1"] == 0.5
     assert values["f1_answerable"] == 0 and values["accuracy_unanswerable"] == 1
@@ -220,7 +228,9 @@ def test_a_floor_whose_scores_are_not_finite_chooses_nothing():
         assert clean["predicted"][0, 0, 0, :2].tolist() == [1, 0], name
         assert found["predicted"][0, 0, 0, :2].tolist() == [-1, 0], name
         assert found["finite"][0, 0, 0, :2].tolist() == [False, True], name
-        rows, _ = cells_to_rows(found, table="t", arm=name, domain="d", task="sentiment", shots=1)
+        rows, _ = cells_to_rows(
+            found, table="t", arm=name, domain="d", scoring=SENTIMENT.scoring, shots=1
+        )
         assert rows[0].value == 0.5 and rows[0].diverged == 1
     bad = spoiled(names, 1)
     found = baselines.class_names(features, bad, labels, query, np.array([[0, 1]]))
@@ -245,7 +255,12 @@ def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeyp
         found = baselines.content(features, support, query, users, np.array(candidates))
         assert not found["finite"].item() and found["rank"].item() == max(sum(candidates[0]), 2)
         rows, _ = cells_to_rows(
-            found, table="t", arm="content", domain="d", task="recommendation", shots=1
+            found,
+            table="t",
+            arm="content",
+            domain="d",
+            scoring=RECOMMENDATION.scoring,
+            shots=1,
         )
         assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {1}
 

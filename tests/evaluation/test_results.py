@@ -22,6 +22,7 @@ from metaguide.evaluation.results import (
     with_floors,
     write,
 )
+from metaguide.tasks import CLASSIFICATION, QUESTIONS, RECOMMENDATION, SENTIMENT
 
 CELL = {"table": "guide", "arm": "maml", "domain": "phones", "shots": 5}
 HEAD = {"command": "python -m experiments.guide", "config": {"way": 5}, "seeds": [0, 1]}
@@ -44,7 +45,7 @@ def find(rows, metric, steps=None):
 def test_values_are_means_over_seeds_of_pooled_metrics():
     """Masked queries counted, steps and seeds swapped, or macro-F1 averaged over episodes."""
     raw = labelled(np.random.default_rng(0))
-    rows, _ = cells_to_rows(raw, task="classification", **CELL)
+    rows, _ = cells_to_rows(raw, scoring=CLASSIFICATION.scoring, **CELL)
     assert len(rows) == 6
     for place in range(3):
         chosen = raw["predicted"][:, place][:, raw["mask"]]
@@ -63,8 +64,8 @@ def test_padding_never_moves_a_number():
     """What stands in masked places leaking into a value, an interval or a score."""
     raw = labelled(np.random.default_rng(1))
     other = dict(raw, predicted=np.where(raw["mask"], raw["predicted"], 99))
-    one, scores = cells_to_rows(raw, task="sentiment", **CELL)
-    two, _ = cells_to_rows(other, task="sentiment", **CELL)
+    one, scores = cells_to_rows(raw, scoring=SENTIMENT.scoring, **CELL)
+    two, _ = cells_to_rows(other, scoring=SENTIMENT.scoring, **CELL)
     assert one == two
     cell = scores[key(find(one, "accuracy", 2))]
     assert (cell["id"] == np.where(raw["mask"], raw["id"], -1)).all()
@@ -82,10 +83,10 @@ def test_zero_shots_count_an_example_once():
         "id": ids,
     }
     zero = dict(CELL, shots=0)
-    rows, scores = cells_to_rows(raw, task="sentiment", **zero)
+    rows, scores = cells_to_rows(raw, scoring=SENTIMENT.scoring, **zero)
     assert find(rows, "accuracy").value == pytest.approx(2 / 3)
     assert sorted(scores[key(rows[0])]["id"].ravel()) == [-1, 0, 1, 2]
-    rows, _ = cells_to_rows(raw, task="classification", **zero)
+    rows, _ = cells_to_rows(raw, scoring=CLASSIFICATION.scoring, **zero)
     assert find(rows, "accuracy").value == pytest.approx(3 / 4)
 
 
@@ -93,7 +94,7 @@ def test_a_users_queries_all_count_at_zero_shots():
     """All queries of a user but one dropped, since they share the user's id."""
     raw = {"rank": np.array([[[[1, 20], [1, 20], [3, 3]]]]), "mask": np.ones((3, 2), bool)}
     raw["id"] = np.array([[7, 7], [7, 7], [8, 8]])
-    rows, _ = cells_to_rows(raw, task="recommendation", **dict(CELL, shots=0))
+    rows, _ = cells_to_rows(raw, scoring=RECOMMENDATION.scoring, **dict(CELL, shots=0))
     assert find(rows, "hr@10").value == pytest.approx(3 / 4)
     assert find(rows, "mrr").value == pytest.approx((1 + 1 / 20 + 2 / 3) / 4)
 
@@ -107,7 +108,7 @@ def test_answerable_and_unanswerable_apart():
         "mask": np.ones((1, 4), bool),
         "id": np.arange(4)[None],
     }
-    rows, scores = cells_to_rows(raw, task="questions", **CELL)
+    rows, scores = cells_to_rows(raw, scoring=QUESTIONS.scoring, **CELL)
     values = {row.metric: row.value for row in rows}
     assert values == {
         "em": 0.5,
@@ -119,7 +120,7 @@ def test_answerable_and_unanswerable_apart():
     kept = scores[key(find(rows, "f1_answerable"))]["id"]
     assert kept.tolist() == [[0, 1, -1, -1]]
     raw["answerable"] = np.ones((1, 4), bool)
-    rows, _ = cells_to_rows(raw, task="questions", **CELL)
+    rows, _ = cells_to_rows(raw, scoring=QUESTIONS.scoring, **CELL)
     assert "accuracy_unanswerable" not in {row.metric for row in rows}
 
 
@@ -136,9 +137,7 @@ def test_raw_scores_that_cannot_be_right_are_refused():
         (dict(raw, target=raw["target"][:, :2]), "'target' has shape"),
     ):
         with pytest.raises(ResultsError, match=message):
-            cells_to_rows(broken, task="classification", **CELL)
-    with pytest.raises(ResultsError, match="task 'qa'"):
-        cells_to_rows(raw, task="qa", **CELL)
+            cells_to_rows(broken, scoring=CLASSIFICATION.scoring, **CELL)
 
 
 def test_differences_come_from_the_stored_scores():
@@ -146,8 +145,8 @@ def test_differences_come_from_the_stored_scores():
     sign or size."""
     raw = labelled(np.random.default_rng(3))
     right = dict(raw, predicted=np.broadcast_to(raw["target"], raw["predicted"].shape))
-    rows, scores = cells_to_rows(raw, task="classification", keep="all", **CELL)
-    better, best = cells_to_rows(right, task="classification", keep="all", **CELL)
+    rows, scores = cells_to_rows(raw, scoring=CLASSIFICATION.scoring, keep="all", **CELL)
+    better, best = cells_to_rows(right, scoring=CLASSIFICATION.scoring, keep="all", **CELL)
     for metric in ("accuracy", "macro_f1"):
         one, other = find(better, metric, 1), find(rows, metric, 1)
         value, half = difference(best[key(one)], scores[key(other)])
@@ -161,7 +160,7 @@ def test_differences_come_from_the_stored_scores():
 def test_files_give_back_what_was_written(tmp_path):
     """A field, an absent value, a score or an id lost on disk; other names than the issue's."""
     raw = labelled(np.random.default_rng(4))
-    rows, scores = cells_to_rows(raw, task="classification", **dict(CELL, domain="热水器"))
+    rows, scores = cells_to_rows(raw, scoring=CLASSIFICATION.scoring, **dict(CELL, domain="热水器"))
     path = write(rows, scores, tmp_path, **HEAD)
     assert path.name == "results.json"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["episodes.npz", "results.json"]
@@ -181,7 +180,9 @@ def test_files_give_back_what_was_written(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     """A half-written file, a temporary one left behind, or the old results gone."""
-    rows, scores = cells_to_rows(labelled(np.random.default_rng(5)), task="classification", **CELL)
+    rows, scores = cells_to_rows(
+        labelled(np.random.default_rng(5)), scoring=CLASSIFICATION.scoring, **CELL
+    )
     path = write(rows, scores, tmp_path, **HEAD)
     before = path.read_bytes()
     with pytest.raises(ResultsError, match="config of results"):
@@ -252,7 +253,7 @@ def test_episodes_that_diverged_are_counted_and_older_files_have_no_count(tmp_pa
         "finite": finite,
     }
     rows, scores = cells_to_rows(
-        raw, table="t", arm="a", domain="d", task="recommendation", shots=5
+        raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
     )
     assert {row.diverged for row in rows} == {2}
     path = write(rows, scores, tmp_path, command="c", config={}, seeds=[0, 1])
@@ -269,7 +270,9 @@ def test_a_score_that_was_changed_is_noticed(tmp_path):
     """Faults: the checksum covers the names of the arrays alone; results that are copied without
     their scores, or were written with the older checksum, are refused; scores of results that were
     overwritten are taken for those of the new ones."""
-    rows, scores = cells_to_rows(labelled(np.random.default_rng(6)), task="classification", **CELL)
+    rows, scores = cells_to_rows(
+        labelled(np.random.default_rng(6)), scoring=CLASSIFICATION.scoring, **CELL
+    )
     path, beside = write(rows, scores, tmp_path, **HEAD), tmp_path / "episodes.npz"
     with np.load(beside) as arrays:
         flat = {name: arrays[name] for name in arrays.files if "/" in name}

@@ -173,7 +173,7 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     config, world = shop
     assert class_names(world) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
     table = world.families("unseen")["classification"].data
-    tokens = world.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
+    tokens = world.reading.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
     np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
 
 

@@ -41,7 +41,7 @@ def test_every_domain_that_is_not_named_is_a_source(tmp_path):
     world = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
     assert [one.name for one in world.sources] == ["a", "d"]
     assert [one.name for one in world.unseen] == ["b", "c"]
-    tokens = world.tokenizer.encode(["a thing", "c thing"], 8).tokens
+    tokens = world.reading.tokenizer.encode(["a thing", "c thing"], 8).tokens
     assert (tokens[0] != 0).sum() <= (tokens[1] != 0).sum()
     assert (tmp_path / "run" / domain_split.TOKENIZER).exists()
 
@@ -93,10 +93,10 @@ def test_what_other_data_left_in_a_folder_is_made_anew(tmp_path):
     path = tmp_path / "run" / domain_split.TOKENIZER
     domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
     path.write_bytes(marked := path.read_bytes() + b"\n")
-    kept = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run").tokenizer
+    kept = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run").reading.tokenizer
     assert path.read_bytes() == marked
     other = config(tmp_path / "shop", sources=("a",))
-    brought = domain_split.prepare(other, tmp_path / "run", kept).tokenizer
+    brought = domain_split.prepare(other, tmp_path / "run", kept).reading.tokenizer
     assert brought is kept and not path.exists()
     domain_split.prepare(other, tmp_path / "run")
     assert path.read_bytes() not in (marked, marked[:-1])

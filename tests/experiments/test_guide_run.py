@@ -18,6 +18,7 @@ from metaguide import run_config
 from metaguide.arms import Way
 from metaguide.data.catalogue import read_domain
 from metaguide.evaluation import results
+from metaguide.tasks import TASKS
 
 
 def guide(folder):
@@ -56,7 +57,7 @@ def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
     found = results.read(workdir / "results.json")
     raw = json.loads((workdir / "results.json").read_text("utf-8"))["rows"]
     assert all(tuple(row) == results.FIELDS for row in raw)
-    assert {row.task for row in found.rows} == set(results.TASKS)
+    assert {row.task for row in found.rows} == set(TASKS)
     assert {row.domain for row in found.rows} == {"home_appliances", "toys"}
     assert {"scratch", "zero-shot", "fine-tuning", "head-only", "ridge", "prototypical"} <= {
         row.arm for row in found.rows
@@ -67,7 +68,7 @@ def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
         for arm, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
     )
     assert np.array_equal(ours, floor)
-    assert {method["task"] for method in found.methods} == set(results.TASKS)
+    assert {method["task"] for method in found.methods} == set(TASKS)
     assert all(method["seconds"] for method in found.methods)
     assert set(found.classes) == {"home_appliances", "toys"}
     report = (workdir / "report.html").read_text("utf-8")
@@ -93,7 +94,7 @@ def test_the_run_loads_and_serves_by_validation(run):
     """A serving arm that was chosen on the test domains, or a run that cannot be loaded."""
     workdir, _ = run
     config = run_config.read(workdir)
-    assert set(config.serving) == set(results.TASKS) and (config.stage, config.seed) == ("", 0)
+    assert set(config.serving) == set(TASKS) and (config.stage, config.seed) == ("", 0)
     domain = read_domain(workdir / "bazaar" / "toys")
     adapted = metaguide.load(workdir).adapt(domain, shots=1)
     assert len(adapted.predict(domain.products[:2])) == 2

@@ -26,6 +26,7 @@ from metaguide.evaluation.results import (
     with_floors,
     write,
 )
+from metaguide.tasks import CLASSIFICATION, RECOMMENDATION, SENTIMENT
 
 METHODS = (
     {
@@ -66,12 +67,12 @@ def made_up(episodes=6, queries=8):
                 cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": shots}
                 raw = {"mask": np.ones(ids.shape, bool), "id": ids, "target": target}
                 raw["predicted"] = np.where(right, target, 1 - target)
-                more, kept = cells_to_rows(raw, task="sentiment", draws=50, **cell)
+                more, kept = cells_to_rows(raw, scoring=SENTIMENT.scoring, draws=50, **cell)
                 rows += more
                 scores |= kept
                 rank = np.where(right, 1, 40)
                 raw = {"rank": rank, "mask": raw["mask"], "id": ids}
-                more, kept = cells_to_rows(raw, task="recommendation", draws=50, **cell)
+                more, kept = cells_to_rows(raw, scoring=RECOMMENDATION.scoring, draws=50, **cell)
                 rows += more
                 scores |= kept
     head = {"command": "python -m experiments.guide", "config": {"way": 5}, "seeds": (0, 1)}
@@ -331,7 +332,7 @@ def judged(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **mor
             for count in (0,) if arm == "zero-shot" else shots:
                 cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": count}
                 found, kept = cells_to_rows(
-                    outcome, task="sentiment", draws=50, steps=[None], **cell
+                    outcome, scoring=SENTIMENT.scoring, draws=50, steps=[None], **cell
                 )
                 rows += found
                 scores |= kept
@@ -504,8 +505,10 @@ def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
     target = np.array([[0, 0, 2], [2, 2, 0]])
     one, two = np.array([[2, 0, 2], [0, -1, 0]]), np.array([[2, 2, 2], [2, 2, 2]])
     raw = {"mask": mask, "id": ids, "target": target, "predicted": np.stack([one, two])[:, None]}
-    cell = {"table": "t", "arm": "maml", "domain": "kitchen", "task": "classification", "shots": 5}
-    rows, scores = cells_to_rows(raw, steps=[None], draws=20, **cell)
+    cell = {"table": "t", "arm": "maml", "domain": "kitchen", "shots": 5}
+    rows, scores = cells_to_rows(
+        raw, scoring=CLASSIFICATION.scoring, steps=[None], draws=20, **cell
+    )
     classes = {"kitchen": ["blender <b>", "fork", "kettle"]}
     results = Results("x", {}, (0, 1), "", tuple(rows), scores, classes=classes)
     (found,) = confusions(results, "classification", "maml")

@@ -10,23 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review
-from metaguide.data.encoding import Lengths, question_rows
+from metaguide.data.encoding import Lengths
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.evaluation.results import cells_to_rows
 from metaguide.models.guide import Encoding, GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
-from metaguide.problems.guide import (
-    Shape,
-    classification,
-    families,
-    judge_classes,
-    judge_ranks,
-    judge_spans,
-    questions,
-    recommendation,
-    sentiment,
-)
+from metaguide.tasks import RECOMMENDATION, Reading, Shape, families
+from metaguide.tasks.classification import classification
+from metaguide.tasks.problem import judge_classes
+from metaguide.tasks.question_answering import judge_spans, question_rows, questions
+from metaguide.tasks.recommendation import judge_ranks, recommendation
+from metaguide.tasks.sentiment import sentiment
 from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
@@ -341,9 +336,9 @@ def test_no_query_has_its_own_text_in_the_support(tokenizer):
         Question(f"q{i}", "how?", f"it is so {i % 6}", (0, 2) if i < 9 else None) for i in range(12)
     )
     domain = Domain("shop", products, reviews, asked)
-    shape = Shape(way=2, shots=2, queries=20, candidates=None, longest=3)
+    shape = Shape(way=2, shots=2, queries=20, candidates=None)
     with pytest.warns(UserWarning) as warned:
-        made = families(MODEL, (domain,), tokenizer, Lengths(20, 24, 4), shape)
+        made = families(MODEL, (domain,), Reading(tokenizer, Lengths(20, 24, 4), False, 3), shape)
     said = sorted(str(warning.message) for warning in warned)
     assert [message.split(" examples")[0] for message in said] == [
         "domain shop, classification: 30 of 60",
@@ -443,7 +438,9 @@ def test_a_single_candidate_that_is_not_finite_is_the_worst_outcome(bad):
         assert found["rank"].tolist() == [max(many, 2)] * 3 and not found["finite"].any()
         raw = {name: leaf[:, None] for name, leaf in found.items()}
         raw |= {name: raw[name][None, None] for name in ("rank", "finite")}
-        rows, _ = cells_to_rows(raw, table="t", arm="a", domain="d", task="recommendation", shots=1)
+        rows, _ = cells_to_rows(
+            raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=1
+        )
         assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {3}
 
 
@@ -543,7 +540,7 @@ BOOKS = Domain(
     products=tuple(Product(f"b{i}", f"book {i}", category="xyz"[i % 3]) for i in range(6)),
     questions=tuple(Question(f"q{i}", "how?", f"so it is {i}", (0, 2)) for i in range(4)),
 )
-LENGTHS, SHAPE = Lengths(6, 8, 4), Shape(way=3, shots=1, queries=4, candidates=4, longest=3)
+LENGTHS, SHAPE = Lengths(6, 8, 4), Shape(way=3, shots=1, queries=4, candidates=4)
 
 
 @pytest.fixture(scope="module")
@@ -553,8 +550,8 @@ def tokenizer():
 
 def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     """Faults: a domain without questions is drawn for questions; episodes are not of the shape."""
-    model = MODEL.clone(vocabulary=tokenizer.size)
-    made = families(model, (PHONES, BOOKS), tokenizer, LENGTHS, SHAPE)
+    model, reading = MODEL.clone(vocabulary=tokenizer.size), Reading(tokenizer, LENGTHS, False, 3)
+    made = families(model, (PHONES, BOOKS), reading, SHAPE)
     assert {kind: family.domains for kind, family in made.items()} == {
         "classification": ("phones", "books"),
         "sentiment": ("phones",),
@@ -571,15 +568,13 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
         assert query["mask"].shape == (4 if kind in ways else 1,)
         if kind == "recommendation":
             assert context["products"]["tokens"].shape == (4, 6)
-    assert set(families(model, (PHONES, BOOKS), tokenizer, LENGTHS, SHAPE, ["questions"])) == {
-        "questions"
-    }
+    assert set(families(model, (PHONES, BOOKS), reading, SHAPE, ["questions"])) == {"questions"}
 
 
 def test_families_that_cannot_be_are_errors(tokenizer):
     """Fault: an unknown kind is passed over; too large a shape gives wrong episodes."""
-    make = partial(families, MODEL, (PHONES, BOOKS), tokenizer, LENGTHS)
-    with pytest.raises(ValueError, match="unknown kind of task 'ranking'; there are classif"):
+    make = partial(families, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3))
+    with pytest.raises(ValueError, match="unknown task 'ranking'; there are classif"):
         make(SHAPE, ["ranking"])
     with pytest.raises(EpisodeError, match="domain books, classification: 3-way 2-shot"):
         make(SHAPE._replace(shots=2))

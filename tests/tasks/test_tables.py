@@ -14,21 +14,31 @@ from metaguide.data.catalogue import (
     Question,
     Review,
 )
-from metaguide.data.encoding import (
-    KINDS,
-    Lengths,
-    classification_table,
-    question_rows,
-    questions_table,
-    recommendation_table,
-    sentiment_table,
-    unlabelled,
-)
+from metaguide.data.encoding import Lengths, unlabelled
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import CLS, MASK, PAD, SEP, Tokenizer
 from metaguide.scoring import answer_scores
+from metaguide.tasks import TASKS, Reading, classification, question_answering, sentiment
+from metaguide.tasks.labelled import table_of
+from metaguide.tasks.question_answering import question_rows
+from metaguide.tasks.recommendation import recommendation_table
 
 LENGTHS = Lengths(text=32, pair=40, name=6)
+
+
+def classification_table(domains, tokenizer, lengths, images, always=None):
+    reading = Reading(tokenizer, lengths, images, 1)
+    return table_of(classification.LABELLING, domains, reading, always or {}, False)
+
+
+def sentiment_table(domains, tokenizer, lengths):
+    reading = Reading(tokenizer, lengths, False, 1)
+    return table_of(sentiment.LABELLING, domains, reading, {}, False)
+
+
+def questions_table(domains, tokenizer, lengths, longest=None):
+    reading = Reading(tokenizer, lengths, False, longest or 1)
+    return table_of(question_answering.LABELLING, domains, reading, {}, longest is not None)
 
 
 def picture(shade):
@@ -332,7 +342,7 @@ def test_the_scores_of_what_can_be_said_are_those_of_its_text(tokenizer, data, l
 def test_users_come_back_out_of_the_table(tokenizer):
     """Faults: products are out of the order of time, one is there twice (and so both history and
     target), a user with one product is asked about, padding is taken for product 0."""
-    table = recommendation_table(BOTH, tokenizer, LENGTHS, images=True)
+    table = recommendation_table(BOTH, Reading(tokenizer, LENGTHS, True, 1))
     np.testing.assert_array_equal(table["users"], [2, 1])
     np.testing.assert_array_equal(table["catalogue"], [4, 2])
     np.testing.assert_array_equal(table["taken"], [[3, 2], [2, 0]])
@@ -345,14 +355,14 @@ def test_users_come_back_out_of_the_table(tokenizer):
             assert decoded(tokenizer, tokens) == letters(product_text(product))
             has = table["products"]["has_image"][number, row]
             assert has == (product.image is not None)
-    plain = recommendation_table(BOTH, tokenizer, LENGTHS, images=False)
+    plain = recommendation_table(BOTH, Reading(tokenizer, LENGTHS, False, 1))
     assert set(plain["products"]) == {"tokens"}
 
 
 def test_users_without_two_products_leave_an_empty_table(tokenizer):
     """Fault: a domain in which nobody took two products breaks the others."""
     lonely = dataclasses.replace(BOOKS, interactions=BOOKS.interactions[:1])
-    table = recommendation_table((lonely, PHONES), tokenizer, LENGTHS, False)
+    table = recommendation_table((lonely, PHONES), Reading(tokenizer, LENGTHS, False, 1))
     np.testing.assert_array_equal(table["users"], [0, 2])
     np.testing.assert_array_equal(table["taken"][1], [3, 2])
 
@@ -388,7 +398,7 @@ def test_a_kind_of_task_needs_its_own_part():
         "questions": Domain("d", questions=PHONES.questions),
     }
     for kind, domain in only.items():
-        assert [name for name, has in KINDS.items() if has(domain)] == [kind]
+        assert [name for name, task in TASKS.items() if task.has_examples(domain)] == [kind]
     bare = Domain("d", (Product("p", "Aster"),), (Review("r", "so", stars=3.0),))
-    assert not any(has(bare) for has in KINDS.values())
-    assert all(has(PHONES) for has in KINDS.values())
+    assert not any(task.has_examples(bare) for task in TASKS.values())
+    assert all(task.has_examples(PHONES) for task in TASKS.values())

@@ -1,0 +1,217 @@
+"""Which category a product is of, by its text and picture."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from metaguide.data.catalogue import CatalogueError, Domain, Product
+from metaguide.data.encoding import Table, labelled_table, product_rows, stack
+from metaguide.data.repeats import distinct_products
+from metaguide.data.texts import product_text
+from metaguide.evaluation.rows import Scoring, agreement
+from metaguide.models.guide import GuideModel, with_slots
+from metaguide.objectives.tasks import classification_loss
+from metaguide.tasks import labelled
+from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.problem import apply, encode_examples, judge_classes, problem_of
+from metaguide.tasks.serving import Reading, softmax
+from metaguide.tasks.task import Outcome, Task
+from metaguide.types import Batch, Params, Problem
+
+NAME = "classification"
+
+
+class Category(NamedTuple):
+    """Which category a product is of.
+
+    Attributes:
+        category: the most probable one.
+        probabilities: of all categories of the domain, by name.
+    """
+
+    category: str
+    probabilities: Mapping[str, float]
+
+
+def classification(model: GuideModel, way: int) -> Problem:
+    """Return N-way classification of products by text and picture, class names in the context.
+
+    `encoded` holds the examples' vectors and the vectors of the class names; the logits compare
+    the two and add a linear head of N slots.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        # The names go through the encoder as further rows without a picture: one pass, not two.
+        longest = max(batch["tokens"].shape[1], context["names"].shape[1])
+        texts = padded(batch["tokens"], longest), padded(context["names"], longest)
+        rows = {"tokens": jnp.concatenate(texts)}
+        if "image" in batch:
+            blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
+            rows["image"] = jnp.concatenate([batch["image"], blank])
+            rows["has_image"] = jnp.concatenate([batch["has_image"], jnp.zeros((way,), bool)])
+        vector = encode_examples(model, params, rows, key).vector
+        return {"vector": vector[:-way], "names": vector[-way:]}
+
+    def padded(tokens: Array, length: int) -> Array:
+        return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del batch
+        logits = apply(
+            model, params, "classify", encoded["vector"], encoded["names"], context["has_names"]
+        )
+        return {"logits": logits}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        logits = predict(params, encoded, batch, context)["logits"]
+        return classification_loss(logits, batch["label"], batch["mask"])
+
+    return problem_of(model, NAME, encode, loss, predict, judge_classes, way, pictures=True)
+
+
+def categories_of(products: Iterable[Product]) -> tuple[str, ...]:
+    """Return the categories of products, in the order that training and serving number them in."""
+    return tuple(sorted({str(one.category) for one in products if one.category is not None}))
+
+
+def _labelled(domain: Domain, reading: Reading, picked: Sequence[Product] | None) -> Labelled:
+    if picked is None:
+        examples = distinct_products(domain, pictures=reading.images)
+        categories = categories_of(examples)
+    else:
+        examples, categories = picked, categories_of((*domain.products, *picked))
+    labels = np.array([categories.index(str(one.category)) for one in examples], int)
+    return Labelled(examples, labels, categories)
+
+
+def _rows(products: Sequence[Product], reading: Reading, where: str) -> Table:
+    del where
+    rows = product_rows(products, reading.tokenizer, reading.lengths.text)
+    return rows if reading.images else {"tokens": rows["tokens"]}
+
+
+def _table(
+    parts: Mapping[str, Labelled],
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    scored: bool,
+) -> Table:
+    """Return `labelled_table`'s fields, and those of the classes.
+
+    `names` int32 [domains, classes, length] are the tokens of their names, and `priority` bool
+    [domains, classes] says which of them every episode contains.
+    """
+    del scored
+    names, priority = [], []
+    for domain, part in parts.items():
+        forced = always.get(domain, ())
+        unknown = sorted(set(forced) - set(part.classes))
+        if unknown:
+            raise CatalogueError(
+                f"domain {domain}: no product of category {unknown[0]!r}, which every episode "
+                f"should contain; its categories are {', '.join(part.classes)}"
+            )
+        names.append(_names(part.classes, reading))
+        priority.append(np.array([category in forced for category in part.classes]))
+    rows = [_rows(part.examples, reading, domain) for domain, part in parts.items()]
+    return {
+        **labelled_table(rows, [part.labels for part in parts.values()]),
+        "names": stack(names),
+        "priority": stack(priority),
+    }
+
+
+def _names(categories: Sequence[str], reading: Reading) -> np.ndarray:
+    return reading.tokenizer.encode(categories, reading.lengths.name).tokens
+
+
+def _context(categories: tuple[str, ...], reading: Reading) -> dict[str, Any]:
+    return {"names": _names(categories, reading), "has_names": np.ones(len(categories), bool)}
+
+
+def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
+    del reading
+    return classification(model.clone(way=max(classes, model.way)), classes)
+
+
+def _answers(
+    outputs: Mapping[str, np.ndarray],
+    products: Sequence[Product],
+    reading: Reading,
+    categories: tuple[str, ...],
+) -> list[Category]:
+    del products, reading
+    return [
+        Category(
+            categories[int(chance.argmax())],
+            dict(zip(categories, map(float, chance), strict=True)),
+        )
+        for chance in softmax(outputs["logits"])
+    ]
+
+
+def _baselines(
+    sources: Sequence[Domain],
+    domain: Domain,
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    cells: Mapping[int, Any],
+) -> Iterator[Outcome]:
+    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
+
+    products, labels, categories = _labelled(domain, reading, None)
+    tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
+    features = tfidf.transform([product_text(product) for product in products])
+    unseen = np.isin(np.array(categories)[labels], always.get(domain.name, ()))
+
+    for shots, cell in cells.items():
+        query, classes = queried_rows(cell["query"]), cell["context"]["classes"]
+        outcomes = {"majority": baselines.majority(labels, query, classes)}
+        if shots:
+            support = queried_rows(cell["support"])
+            outcomes["tf-idf few-shot"] = baselines.few_shot(features, labels, support, query)
+        else:
+            names = tfidf.transform(categories)
+            outcomes["class names"] = baselines.class_names(features, names, labels, query, classes)
+        for name, raw in outcomes.items():
+            yield name, shots, raw | {"unseen": unseen[raw["id"]]}
+
+
+LABELLING = Labelling(
+    name=NAME,
+    of_domain=_labelled,
+    rows=_rows,
+    table=_table,
+    context=_context,
+    problem=_problem,
+    start=with_slots,
+    described=lambda name: f"category {name!r}",
+    answers=_answers,
+    lacking="no product has a category, so there are none to tell apart; add some",
+    is_ordered=False,
+)
+
+CLASSIFICATION = Task(
+    name=NAME,
+    title="Classification",
+    summary="Which category a product is of.",
+    part="products",
+    asks=Product,
+    has_examples=lambda domain: any(p.category is not None for p in domain.products),
+    problem=_problem,
+    episodes=partial(labelled.episodes, LABELLING),
+    scoring=Scoring(
+        NAME,
+        arrays=("predicted", "target"),
+        measures=agreement,
+        metrics=("accuracy", "accuracy_unseen", "macro_f1"),
+        once=None,
+    ),
+    baselines=_baselines,
+    adapt=partial(labelled.adapt, LABELLING),
+    predict=partial(labelled.predict, LABELLING),
+)

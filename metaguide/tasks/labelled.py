@@ -1,0 +1,187 @@
+"""Tasks whose examples each have a label: how their episodes are built, and how they serve."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metaguide.data.catalogue import Domain
+from metaguide.data.encoding import Table
+from metaguide.data.episodes import check_labelled, labelled_sampler
+from metaguide.models.guide import GuideModel
+from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
+from metaguide.tasks.task import Shape
+from metaguide.types import Family, Params, Problem
+
+
+class Labelled(NamedTuple):
+    """The labelled examples of one domain.
+
+    Attributes:
+        examples: each content once.
+        labels: int [examples], places in `classes`.
+        classes: their names, in the one order that training and serving number them in.
+    """
+
+    examples: Sequence[Any]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Labelling(NamedTuple):
+    """What a task with labels says of its examples; training and serving use the same functions.
+
+    Attributes:
+        name: of the task.
+        of_domain: (domain, reading, picked) -> its labelled examples; `picked` are examples that
+            take the place of the domain's, or None.
+        rows: (examples, reading, domain's name) -> the fields of their rows, without the label.
+        table: (of each domain, its name and labelled examples; reading, always, scored) -> the
+            table of episodes.
+        context: (classes, reading) -> the context of a task in serving.
+        problem: as in `Task`.
+        start: (params, number of classes) -> what adaptation starts from.
+        described: a class's name -> what messages call it.
+        answers: (outputs, examples, reading, classes) -> what `predict` returns.
+        lacking: what is missing where a domain has no class; None where it always has.
+        needs_all: whether adaptation needs examples of every class.
+        is_ordered: whether the slots of an episode keep the order of the classes.
+    """
+
+    name: str
+    of_domain: Callable[[Domain, Reading, Sequence[Any] | None], Labelled]
+    rows: Callable[[Sequence[Any], Reading, str], Table]
+    table: Callable[..., Table]
+    context: Callable[[tuple[str, ...], Reading], dict[str, Any]]
+    problem: Callable[[GuideModel, Reading, int], Problem]
+    start: Callable[[Params, int], Params]
+    described: Callable[[str], str]
+    answers: Callable[..., list[Any]]
+    lacking: str | None = None
+    needs_all: bool = False
+    is_ordered: bool = True
+
+
+def episodes(
+    labelling: Labelling,
+    model: GuideModel,
+    domains: Sequence[Domain],
+    reading: Reading,
+    shape: Shape,
+    always: Mapping[str, Sequence[str]],
+    scored: bool,
+) -> Family:
+    """Return the episodes of a task with labels; `Task.episodes` has the arguments.
+
+    Raises:
+        EpisodeError: a domain has fewer classes or examples than `shape` asks for.
+    """
+    table = table_of(labelling, domains, reading, always, scored)
+    way = table["members"].shape[1] if labelling.is_ordered else shape.way
+    names = tuple(one.name for one in domains)
+    check_labelled(table, names, way, shape.shots, labelling.name)
+    sample = labelled_sampler(way, shape.shots, shape.queries, labelling.is_ordered)
+    return Family(names, table, sample, labelling.problem(model, reading, way))
+
+
+def table_of(
+    labelling: Labelling,
+    domains: Sequence[Domain],
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    scored: bool,
+) -> Table:
+    """Return the table that episodes are drawn from; `Task.episodes` has the arguments."""
+    parts = {one.name: labelling.of_domain(one, reading, None) for one in domains}
+    return labelling.table(parts, reading, always, scored)
+
+
+def adapt(
+    labelling: Labelling,
+    server: Server,
+    domain: Domain,
+    shots: int,
+    rng: np.random.Generator,
+    picked: Sequence[Any] | None,
+) -> tuple[Adapted | None, tuple[str, ...]]:
+    """Adapt to a domain; also say what could not be adapted to. `Task.adapt` has the arguments."""
+    reading, serving = server.reading, server.serving
+    examples, labels, classes = labelling.of_domain(domain, reading, picked)
+    if not classes:
+        return None, (str(labelling.lacking),)
+    context, count = labelling.context(classes, reading), len(classes)
+    rows = _draw(labels, count, shots, rng) if picked is None else np.arange(len(examples))
+    notes = _too_few(
+        labels, [labelling.described(name) for name in classes], 1 if picked else shots
+    )
+    meta = {**serving.meta, "params": labelling.start(serving.meta["params"], count)}
+
+    def learner(adapts: bool):
+        key = labelling.name, count
+        return server.learner(key, lambda: labelling.problem(server.model, reading, count), adapts)
+
+    def unadapted(*more: str) -> tuple[Adapted, tuple[str, ...]]:
+        return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
+
+    as_trained = "it answers as it was trained, without adapting"
+    # Without examples of another class, all would be of the one.
+    one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
+    if not len(rows) or one_sided:
+        if not picked and not shots:
+            return unadapted()
+        return unadapted(*["no examples to adapt to"] * (not len(rows)), as_trained)
+    chosen: list[Any] = [examples[int(row)] for row in rows]
+    support = {
+        **labelling.rows(chosen, reading, domain.name),
+        "label": labels[rows].astype(np.int32),
+        "mask": np.ones(len(rows), bool),
+    }
+    state = learner(True).adapt(meta, support, context)
+    if not is_finite(state):
+        return unadapted(
+            f"adaptation by {serving.arm} diverged (rate {serving.rate:g}, {serving.steps} steps); "
+            + as_trained
+        )
+    ids = tuple(one.id for one in chosen)
+    return Adapted(learner(True), state, context, ids, classes), tuple(notes)
+
+
+def predict(
+    labelling: Labelling,
+    server: Server,
+    adapted: Adapted,
+    examples: Sequence[Any],
+    domain: Domain,
+    shots: int,
+    top: int | None,
+) -> list[Any]:
+    """Answer a batch; `Task.predict` has the arguments.
+
+    Raises:
+        ValueError: an answer is not finite.
+    """
+    del shots, top
+    outputs = ask(adapted, labelling.rows(examples, server.reading, domain.name))
+    return labelling.answers(outputs, examples, server.reading, adapted.classes)
+
+
+def queried_rows(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the rows of an episode's examples in the domain's table, -1 where it is padded."""
+    return np.where(batch["mask"], batch["id"], -1)
+
+
+def _draw(labels: np.ndarray, classes: int, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `shots` rows of each class, or as many as it has."""
+    members = [np.flatnonzero(labels == number) for number in range(classes)]
+    return np.concatenate([rng.permutation(of_class)[:shots] for of_class in members])
+
+
+def _too_few(labels: np.ndarray, classes: Sequence[str], shots: int) -> list[str]:
+    """Say by name which classes have fewer examples than `shots`."""
+    counts = [int((labels == number).sum()) for number in range(len(classes))]
+    wanted = f"{shots} shot{'s' if shots > 1 else ''}"
+    return [
+        f"{name} has {count or 'no'} example{'s' if count != 1 else ''}, fewer than {wanted}"
+        for name, count in zip(classes, counts, strict=True)
+        if count < shots and len(labels)
+    ]

@@ -1,0 +1,82 @@
+"""What the problems of all tasks are built with: one `init`, the shared encoder, a head each."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from metaguide.models.guide import GuideModel, init_params
+from metaguide.ties import highest
+from metaguide.types import Batch, Params, Problem
+
+
+def problem_of(
+    model: GuideModel,
+    name: str,
+    encode: Callable[..., Any],
+    loss: Callable[..., Any],
+    predict: Callable[..., Mapping[str, Array]],
+    judge: Callable[..., Mapping[str, Array]],
+    way: int | None = None,
+    pictures: bool = False,
+) -> Problem:
+    """Return the problem of one task; `init` makes the encoder and all heads.
+
+    Args:
+        model: the guide's.
+        name: of the task, and of its head's parameter group.
+        encode, loss, predict, judge, way: as in `Problem`; what is encoded has a `vector`.
+        pictures: whether its examples may have pictures.
+    """
+    return Problem(
+        init=partial(init_params, model),
+        encode=encode,
+        loss=loss,
+        predict=predict,
+        features=lambda encoded: encoded["vector"],
+        judge=judge,
+        body=("text", "image", "fusion") if model.image and pictures else ("text", "fusion"),
+        head=(name,),
+        target="label",
+        way=way,
+    )
+
+
+def encode_examples(model: GuideModel, params: Params, batch: Mapping[str, Any], key) -> Any:
+    """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
+    return model.apply(
+        {"params": params},
+        batch["tokens"],
+        batch.get("image"),
+        batch.get("has_image"),
+        deterministic=key is None,
+        rngs=None if key is None else {"dropout": key},
+        method="encode",
+    )
+
+
+def apply(model: GuideModel, params: Params, method: str, *args: Any) -> Any:
+    """Call a method of the model with parameters."""
+    return model.apply({"params": params}, *args, method=method)
+
+
+def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return `predicted` and `target` as classes of the domain, `finite`, `mask` and `id`.
+
+    Logits that are not finite predict class -1, which no example is of. Of equal logits one is
+    drawn, so that a constant gets what chance gets. Where a domain mixes unseen classes with source
+    ones, `unseen` marks the queries of the former.
+    """
+    classes, logits = context["classes"], outputs["logits"]
+    unseen = {"unseen": context["unseen"][query["label"]]} if "unseen" in context else {}
+    finite = jnp.isfinite(logits).all(-1)
+    chosen = highest(logits, query["id"])
+    return unseen | {
+        "predicted": jnp.where(finite, classes[chosen], -1),
+        "target": classes[query["label"]],
+        "finite": finite,
+        "mask": query["mask"],
+        "id": query["id"],
+    }

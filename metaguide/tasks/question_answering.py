@@ -1,0 +1,359 @@
+"""Where a text answers a question, or that it does not: extractive question answering."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from metaguide.data.catalogue import CatalogueError, Domain, Question
+from metaguide.data.encoding import Table, labelled_table
+from metaguide.data.repeats import distinct_questions
+from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
+from metaguide.evaluation.rows import Measures, Scoring
+from metaguide.models.guide import GuideModel
+from metaguide.objectives.tasks import span_loss, span_predict
+from metaguide.scoring import answer_scores
+from metaguide.tasks import labelled
+from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.problem import apply, encode_examples, problem_of
+from metaguide.tasks.serving import Reading
+from metaguide.tasks.task import Outcome, Task
+from metaguide.types import Batch, Params, Problem
+
+NAME = "questions"
+
+
+class Answer(NamedTuple):
+    """Where the answer stands in the passage, as characters; both are None where there is none."""
+
+    span: tuple[int, int] | None
+    text: str | None
+
+
+def questions(model: GuideModel, longest: int) -> Problem:
+    """Return extractive question answering: the span of the answer, or none.
+
+    Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
+    tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
+    those that hold the answer weigh one together, and those that do not weigh one. The best answer
+    of all windows is predicted; where the batch has `id`, as when it is judged, one of equals is
+    drawn, "no answer" being one of them, so that constant scores get what chance gets.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        del context
+        tokens = batch["tokens"]
+        encoding = encode_examples(
+            model, params, {"tokens": tokens.reshape(-1, tokens.shape[-1])}, key
+        )
+        vectors = encoding.vector.reshape(len(tokens), -1, encoding.vector.shape[-1])
+        exists = (_windows(tokens)[..., 0] != PAD)[..., None].astype(vectors.dtype)
+        vector = (exists * vectors).sum(1) / jnp.maximum(exists.sum(1), 1)
+        return {"vector": vector, "states": encoding.states.reshape(*tokens.shape, -1)}
+
+    def scores(params: Params, encoded, batch: Batch):
+        states, tokens = encoded["states"], batch["tokens"]
+        flat = states.reshape(-1, *states.shape[-2:]), tokens.reshape(-1, tokens.shape[-1])
+        start, end = apply(model, params, "span_scores", *flat)
+        windows = _windows(tokens)
+        return start.reshape(windows.shape), end.reshape(windows.shape), windows[..., 0] != PAD
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del context
+        start, end, exists = scores(params, encoded, batch)
+        window, first, last = span_predict(start, end, exists, longest, batch.get("id"))
+        finite = (jnp.isfinite(start) & jnp.isfinite(end)).all(-1) | ~exists
+        return {"window": window, "start": first, "end": last, "finite": finite.all(-1)}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        del context
+        start, end, exists = scores(params, encoded, batch)
+        first, last = (batch[name].reshape(exists.shape) for name in ("start", "end"))
+        weights = None
+        if exists.shape[1] > 1:
+            holds, lacks = exists & (first > 0), exists & (first == 0)
+            several = jnp.where(holds, holds.sum(1, keepdims=True), lacks.sum(1, keepdims=True))
+            weights = (1 / jnp.maximum(several, 1).astype(start.dtype)).reshape(-1)
+        length, mask = start.shape[-1], exists & batch["mask"][:, None]
+        flat = start.reshape(-1, length), end.reshape(-1, length), first.ravel(), last.ravel()
+        return span_loss(*flat, mask.ravel(), weights)
+
+    return problem_of(model, NAME, encode, loss, predict, judge_spans)
+
+
+def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return `em` and `f1` of what each answer says, `answerable` and `finite`.
+
+    The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`. Span
+    scores that are not finite say nothing, not that there is no answer: `em` and `f1` are 0.
+    """
+    del context
+    first, last, finite = outputs["start"], outputs["end"], outputs["finite"]
+    answerable = query["start"].reshape(len(first), -1).max(1) > 0
+
+    def score(table: Array) -> Array:
+        table = table.reshape(len(first), -1, *table.shape[-2:])
+        said = table[jnp.arange(len(first)), outputs["window"], first, last - first]
+        worth = jnp.where(first > 0, said.astype(jnp.float32), (~answerable).astype(jnp.float32))
+        return jnp.where(finite, worth, 0)
+
+    return {
+        "em": score(query["em"]),
+        "f1": score(query["f1"]),
+        "answerable": answerable,
+        "finite": finite,
+        "mask": query["mask"],
+        "id": query["id"],
+    }
+
+
+def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list[Question]:
+    """Return the questions of a domain that can be learned from and asked, each once.
+
+    An answer that no window of `length` tokens is sure to hold whole cannot be; such questions are
+    left out with a warning.
+    """
+    questions = distinct_questions(domain)
+    encoded = _pairs(questions, tokenizer, length)
+    kept = [
+        question
+        for row, question in enumerate(questions)
+        if question.answer is None or _token_spans(encoded, row, question, domain.name).any()
+    ]
+    if len(kept) < len(questions):
+        ids = {question.id for question in questions} - {question.id for question in kept}
+        warnings.warn(
+            f"domain {domain.name}: {len(questions) - len(kept)} of {len(questions)} questions are "
+            f"left out, their answers being too long for windows of {length} tokens, such as that "
+            f"of {min(ids)!r}; mark shorter answers",
+            stacklevel=2,
+        )
+    return kept
+
+
+def question_rows(
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    length: int,
+    where: str,
+    longest: int | None = None,
+) -> Table:
+    """Return questions as they are read: beside their passage, or windows of it.
+
+    Args:
+        questions: to encode.
+        tokenizer: what reads the texts.
+        length: tokens of a question with its passage, or a window of it.
+        where: name of the domain, for errors.
+        longest: most tokens of an answer, to have `em` and `f1` too.
+
+    Returns:
+        {"tokens": int32 [questions, windows, length], "start", "end": int32 [questions, windows],
+        "em": bool, "f1": float32 [questions, windows, length, longest]}. `start` and `end`, the
+        last token, are positions in the window's tokens, both 0, the [CLS] token, where the window
+        does not hold the whole answer. `em` and `f1` are the scores of what is said with the tokens
+        from a position on, 1 to `longest` of them; see `metaguide.scoring`. The axis of windows is
+        left out where every passage fits into one.
+
+    Raises:
+        CatalogueError: an answer is blank.
+    """
+    encoded = _pairs(questions, tokenizer, length)
+    spans = np.zeros((*encoded.tokens.shape[:2], 2), np.int32)
+    for row, question in enumerate(questions):
+        if question.answer is not None:
+            spans[row] = _token_spans(encoded, row, question, where)
+    rows: Table = {"tokens": encoded.tokens, "start": spans[..., 0], "end": spans[..., 1]}
+    if longest is not None:
+        rows["em"] = np.zeros((*encoded.tokens.shape, longest), bool)
+        rows["f1"] = np.zeros((*encoded.tokens.shape, longest), np.float32)
+        for row, question in enumerate(questions):
+            if question.answer is not None:
+                _fill_scores(rows["em"][row], rows["f1"][row], encoded.offsets[row], question)
+    if encoded.tokens.shape[1] == 1:
+        rows = {name: leaf[:, 0] for name, leaf in rows.items()}
+    return rows
+
+
+def _labelled(domain: Domain, reading: Reading, picked: Sequence[Question] | None) -> Labelled:
+    whole = domain if picked is None else replace(domain, questions=tuple(picked))
+    kept = question_examples(whole, reading.tokenizer, reading.lengths.pair)
+    return Labelled(kept, np.zeros(len(kept), int), ("the domain",))
+
+
+def _rows(questions: Sequence[Question], reading: Reading, where: str) -> Table:
+    return question_rows(questions, reading.tokenizer, reading.lengths.pair, where)
+
+
+def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored: bool) -> Table:
+    """Return the table of questions: one class, rows of `tokens` and the answer's token span.
+
+    Rows are those of `question_rows`, with what can be said already scored where `scored`. Every
+    row has as many windows as the longest passage of all domains needs; where one will do, the
+    axis of windows is left out.
+    """
+    del always
+    tokenizer, length = reading.tokenizer, reading.lengths.pair
+    longest = reading.longest if scored else None
+    rows = [
+        question_rows(part.examples, tokenizer, length, domain, longest)
+        for domain, part in parts.items()
+    ]
+    if any(table["start"].ndim > 1 for table in rows):
+        rows = [
+            {
+                name: leaf if table["start"].ndim > 1 else leaf[:, None]
+                for name, leaf in table.items()
+            }
+            for table in rows
+        ]
+    return labelled_table(rows, [part.labels for part in parts.values()])
+
+
+def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
+    del classes
+    return questions(model, reading.longest)
+
+
+def _answers(
+    outputs: Mapping[str, np.ndarray],
+    asked: Sequence[Question],
+    reading: Reading,
+    classes: tuple[str, ...],
+) -> list[Answer]:
+    del classes
+    encoded = _pairs(asked, reading.tokenizer, reading.lengths.pair)
+    answers = []
+    for row, one in enumerate(asked):
+        first, last = int(outputs["start"][row]), int(outputs["end"][row])
+        if first == 0:
+            answers.append(Answer(None, None))
+            continue
+        offsets = encoded.offsets[row, int(outputs["window"][row])]
+        span = int(offsets[first, 0]), int(offsets[last, 1])
+        answers.append(Answer(span, one.text[span[0] : span[1]]))
+    return answers
+
+
+def _measures(flat: Mapping[str, np.ndarray]) -> Measures:
+    answerable = flat["answerable"].astype(bool)
+    everything = np.ones_like(answerable)
+    return {
+        "em": (flat["em"], everything),
+        "f1": (flat["f1"], everything),
+        "em_answerable": (flat["em"], answerable),
+        "f1_answerable": (flat["f1"], answerable),
+        "accuracy_unanswerable": (flat["em"], ~answerable),
+    }
+
+
+def _baselines(
+    sources: Sequence[Domain],
+    domain: Domain,
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    cells: Mapping[int, Any],
+) -> Iterator[Outcome]:
+    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
+
+    del always
+    examples = _labelled(domain, reading, None).examples
+    asked = [example.question for example in examples]
+    texts = [example.text for example in examples]
+    golds = [example.golds for example in examples]
+    known = [question for one in sources for question in one.questions]
+    tfidf = baselines.fit_tfidf([text for q in known for text in (q.question, q.text)])
+    answerable = np.array([len(gold) > 0 for gold in golds], bool)
+    for shots, cell in cells.items():
+        query = queried_rows(cell["query"])
+        yield "abstain", shots, baselines.abstain(answerable, query)
+        best = baselines.best_sentence(tfidf, asked, texts, golds, query)
+        yield "best sentence", shots, best
+
+
+def _windows(tokens: Array) -> Array:
+    """Return [examples, windows, length] tokens of examples that may have no axis of windows."""
+    return tokens.reshape(len(tokens), -1, tokens.shape[-1])
+
+
+def _pairs(questions: Sequence[Question], tokenizer: Tokenizer, length: int) -> Encoded:
+    return tokenizer.encode_pairs(
+        [question.question for question in questions],
+        [question.text for question in questions],
+        length,
+    )
+
+
+def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> np.ndarray:
+    """The answer's first and last token in each window, (0, 0) in one that may not hold it all."""
+    assert question.answer is not None
+    first, past = question.answer
+    begins, ends = encoded.offsets[row, ..., 0], encoded.offsets[row, ..., 1]
+    inside = (begins >= 0) & (ends > first) & (begins < past)
+    if not inside.any():
+        raise CatalogueError(
+            f"domain {where}, question {question.id!r}: its answer, characters {first} to {past}, "
+            "is blank; give the characters of the answer, or None for no answer"
+        )
+    spans = np.zeros((len(inside), 2), np.int32)
+    windows = int((encoded.tokens[row, :, 0] != PAD).sum())
+    for window in np.flatnonzero(inside.any(1)):
+        answer, text = np.flatnonzero(inside[window]), np.flatnonzero(begins[window] >= 0)
+        # At the edge between two windows, more of the answer may stand in the other one.
+        cut_before = window > 0 and answer[0] == text[0]
+        cut_behind = window + 1 < windows and answer[-1] == text[-1]
+        if not (cut_before or cut_behind):
+            spans[window] = answer[0], answer[-1]
+    return spans
+
+
+def _fill_scores(em: np.ndarray, f1: np.ndarray, offsets: np.ndarray, question: Question) -> None:
+    """Fill in the scores [windows, length, longest] of every answer that can be said."""
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    for window, first in zip(*np.nonzero(offsets[..., 0] >= 0), strict=True):
+        begin = int(offsets[window, first, 0])
+        for more, (_, end) in enumerate(offsets[window, first : first + em.shape[-1]].tolist()):
+            if end < 0:
+                break
+            if (begin, end) not in found:
+                found[begin, end] = answer_scores(question.text[begin:end], question.golds)
+            em[window, first, more], f1[window, first, more] = found[begin, end]
+
+
+LABELLING = Labelling(
+    name=NAME,
+    of_domain=_labelled,
+    rows=_rows,
+    table=_table,
+    context=lambda classes, reading: {},
+    problem=_problem,
+    start=lambda params, classes: params,
+    described=str,
+    answers=_answers,
+)
+
+QUESTIONS = Task(
+    name=NAME,
+    title="Questions",
+    summary="Where a text answers a question, or that it does not.",
+    part="questions",
+    asks=Question,
+    has_examples=lambda domain: bool(domain.questions),
+    problem=_problem,
+    episodes=partial(labelled.episodes, LABELLING),
+    scoring=Scoring(
+        NAME,
+        arrays=("em", "f1", "answerable"),
+        measures=_measures,
+        metrics=("f1", "em", "f1_answerable", "em_answerable", "accuracy_unanswerable"),
+        once="example",
+    ),
+    baselines=_baselines,
+    adapt=partial(labelled.adapt, LABELLING),
+    predict=partial(labelled.predict, LABELLING),
+)

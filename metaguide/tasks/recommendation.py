@@ -1,0 +1,418 @@
+"""Which product a user takes next, out of the domain's catalogue."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from metaguide.data.catalogue import Domain, Product
+from metaguide.data.encoding import Table, product_rows, stack, stack_rows
+from metaguide.data.episodes import check_users, user_sampler
+from metaguide.data.histories import History, each_once, histories
+from metaguide.data.texts import product_text
+from metaguide.evaluation import metrics
+from metaguide.evaluation.rows import Measures, ResultsError, Scoring
+from metaguide.models.guide import GuideModel
+from metaguide.objectives.tasks import ranking_loss
+from metaguide.tasks.problem import apply, encode_examples, problem_of
+from metaguide.tasks.serving import Adapted, Reading, Server
+from metaguide.tasks.task import Outcome, Shape, Task
+from metaguide.ties import drawn
+from metaguide.training.program import SIZES, in_pieces, padded_size
+from metaguide.training.progress import patience
+from metaguide.types import OUT, Batch, Family, Learner, Params, Problem
+
+NAME = "recommendation"
+
+CUTS = (5, 10, 50)
+"""k of HR@k and NDCG@k."""
+
+HISTORY_SIZES = (16, 64, 256, 1024)
+"""Products that histories are padded to."""
+
+LONGEST_HISTORY = HISTORY_SIZES[-1]
+"""Products of a history that are read, the last ones: older ones have no weight left."""
+
+FLOATS_AT_ONCE = 2**26
+"""Numbers that a ranking holds at a time, 256 MiB of them."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking:
+    """The domain's products for one user, best first, without those the user has.
+
+    Attributes:
+        user: whose it is.
+        scores: float32, of each of `products`, falling; higher is better, and only the order of
+            one user's scores means something.
+        by: "history" where it follows from what the user took, "no history" where the user took
+            nothing: then it is what the guide learned of users in general on the domains it was
+            trained on, the same for all such users. It is not the popularity in this domain.
+        catalogue: ids of all products of the domain.
+        rows: of `products` in the catalogue.
+    """
+
+    user: str
+    scores: np.ndarray
+    by: str
+    catalogue: tuple[str, ...]
+    rows: np.ndarray
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Ids, best first; made when asked, since 10,000 rankings of 10,000 fill the memory."""
+        return tuple(self.catalogue[row] for row in self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in user, products, scores and what it follows from."""
+        if not isinstance(other, Ranking):
+            return NotImplemented
+        return (self.user, self.by, self.products) == (other.user, other.by, other.products) and (
+            np.array_equal(self.scores, other.scores)
+        )
+
+    def __repr__(self) -> str:
+        """The first three products."""
+        first = ", ".join(self.catalogue[row] for row in self.rows[:3])
+        more = ", …" if len(self.rows) > 3 else ""
+        return f"<Ranking of {len(self.rows)} for {self.user!r} by {self.by}: {first}{more}>"
+
+
+def recommendation(model: GuideModel) -> Problem:
+    """Return which product a user takes next: the user's vector over all product vectors.
+
+    The catalogue is encoded once an episode (once for all users of a domain, where only the
+    domain's products reach it), or not at all, where the context has their `vectors`; the user's
+    side is the head.
+    """
+
+    def encode(params: Params, batch: Batch, context, key):
+        if "vectors" in context:
+            vectors = context["vectors"]
+        else:
+            vectors = encode_examples(model, params, context["products"], key).vector
+        return {"products": vectors, "history": vectors[batch["history"]]}
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        # Where many users adapt on products that are encoded already, each has parameters of his
+        # own, and the two ways to the same scores differ in cost.
+        alone = "vectors" in context
+
+        def user(history: Array, mask: Array) -> Array:
+            if alone:
+                return apply(model, params, "user_vector", history, mask)
+            return apply(model, params, "user_vectors", history, mask)[-1]
+
+        users = jax.vmap(user)(encoded["history"], batch["history_mask"])
+        if alone:
+            scores = apply(model, params, "user_scores", users, encoded["products"])
+        else:
+            products = apply(model, params, "product_vectors", encoded["products"])
+            scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+        # What a user already has is not recommended, nor learned not to be.
+        taken = jnp.zeros(scores.shape, bool)
+        rows = jnp.arange(len(scores))[:, None]
+        taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
+        scores = jnp.where(taken, jnp.asarray(OUT, scores.dtype), scores)
+        return {"scores": scores, "candidates": context["candidates"] & ~taken}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        out = predict(params, encoded, batch, context)
+        return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
+
+    return problem_of(model, NAME, encode, loss, predict, judge_ranks, pictures=True)
+
+
+def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+    """Return the `rank` (from 1) of the product taken, and `finite`.
+
+    A product tied with t others gets one of the t + 1 places by a draw. Where the score of a
+    candidate is not finite, the product taken is the last of all, and the second where it is the
+    only one: nothing was ranked first.
+    """
+    del context
+    scores, candidates, item = outputs["scores"], outputs["candidates"], query["item"][:, None]
+    target = jnp.take_along_axis(scores, item, axis=1)
+    others = candidates & (jnp.arange(scores.shape[1]) != item)
+    above, level = (others & (scores > target)).sum(-1), (others & (scores == target)).sum(-1)
+    finite = (jnp.isfinite(scores) | ~candidates).all(-1) & jnp.isfinite(target[:, 0])
+    place = above + drawn(query["id"] + 7919 * query["item"], level + 1)
+    rank = 1 + jnp.where(finite, place, jnp.maximum(others.sum(-1), 1))
+    return {"rank": rank, "finite": finite, "mask": query["mask"], "id": query["id"]}
+
+
+def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
+    """Return the table of users: what they took, in the order of time, and all products.
+
+    A user's history is that of `metaguide.data.histories`. Users with fewer than two products
+    are left out: there is nothing to ask about them.
+
+    Returns:
+        {"products": rows [domains, products, ...], "catalogue": int32 [domains], "items": int32
+        [domains, users, longest], "taken": int32 [domains, users], "users": int32 [domains]}.
+    """
+    products, items, taken = [], [], []
+    for domain in domains:
+        index = {product.id: row for row, product in enumerate(domain.products)}
+        every = histories(domain.interactions)
+        kept = [[index[p] for p in user.products] for user in every if len(user.products) > 1]
+        longest = max(map(len, kept), default=0)
+        padded = [history + [0] * (longest - len(history)) for history in kept]
+        items.append(np.array(padded, np.int32).reshape(len(kept), longest))
+        taken.append(np.array([len(history) for history in kept], np.int32))
+        products.append(_product_rows(domain.products, reading))
+    return {
+        "products": stack_rows(products),
+        "catalogue": np.array([len(domain.products) for domain in domains], np.int32),
+        "items": stack(items),
+        "taken": stack(taken),
+        "users": np.array([len(counts) for counts in taken], np.int32),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The products of a domain, encoded when a user first asks.
+
+    Attributes:
+        server: whose parameters encode them.
+        products: of the domain.
+    """
+
+    server: Server
+    products: Sequence[Product]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the products."""
+        return tuple(product.id for product in self.products)
+
+    @cached_property
+    def rows(self) -> Mapping[str, int]:
+        """Place of each product, by id."""
+        return {one: row for row, one in enumerate(self.ids)}
+
+    @cached_property
+    def context(self) -> Mapping[str, Array]:
+        """What a ranking reads: {"vectors": float32 [products, width], "candidates"}."""
+        model, reading, serving, programs = self.server
+
+        def encode(params: Params, rows: Table) -> dict[str, Array]:
+            return {"vector": encode_examples(model, params, rows, None).vector}
+
+        program = programs.setdefault("catalogue", jax.jit(encode))
+        pieces = []
+        with patience("encoding the products", len(self.products)) as tell:
+            for start in range(0, len(self.products), SIZES[-1]):
+                products = self.products[start : start + SIZES[-1]]
+                rows = _product_rows(products, reading)
+                pieces.append(in_pieces(partial(program, serving.meta["params"]), rows)["vector"])
+                tell(start + len(products))
+        vectors = np.concatenate(pieces)
+        return jax.device_put({"vectors": vectors, "candidates": np.ones(len(vectors), bool)})
+
+
+def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
+    rows = product_rows(products, reading.tokenizer, reading.lengths.text)
+    return rows if reading.images else {"tokens": rows["tokens"]}
+
+
+def _episodes(
+    model: GuideModel,
+    domains: Sequence[Domain],
+    reading: Reading,
+    shape: Shape,
+    always: Mapping[str, Sequence[str]],
+    scored: bool,
+) -> Family:
+    del always, scored
+    names, table = tuple(one.name for one in domains), recommendation_table(domains, reading)
+    check_users(table, names)
+    sample = user_sampler(shape.shots, shape.candidates)
+    return Family(names, table, sample, recommendation(model))
+
+
+def _adapt(
+    server: Server, domain: Domain, shots: int, rng: np.random.Generator, picked: None
+) -> tuple[Adapted | None, tuple[str, ...]]:
+    """Users adapt when they ask; the catalogue is encoded when the first one does."""
+    del rng, picked
+    if not domain.products:
+        return None, ("there are no products to rank; add them",)
+    learner = server.learner((NAME,), lambda: recommendation(server.model), shots > 0, _ranker)
+    return Adapted(learner, server.serving.meta, Catalogue(server, domain.products), ()), ()
+
+
+def _ranker(learner: Learner):
+    """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
+
+    def rank(meta: Params, users, context):
+        def one(user):
+            steps, count = jnp.arange(len(user["history"])), len(user["item"])
+            known = steps < user["taken"]
+            support = {
+                "item": user["item"],
+                "history": jnp.broadcast_to(user["history"], (count, len(steps))),
+                "history_mask": steps < user["before"][:, None],
+                "mask": user["mask"],
+            }
+            state, _ = learner.adapt(meta, support, context, None)
+            query = {"history": user["history"][None], "history_mask": known[None]}
+            return learner.predict(state, query, context)["scores"][0]
+
+        return {"scores": jax.vmap(one)(users)}
+
+    return rank
+
+
+def _predict(
+    server: Server,
+    adapted: Adapted,
+    batch: Sequence[History],
+    domain: Domain,
+    shots: int,
+    top: int | None,
+) -> list[Ranking]:
+    """Rank the domain's products for users, each adapted to the last `shots` products."""
+    catalogue: Catalogue = adapted.context
+    del domain
+    taken = [[catalogue.rows[product] for product in each_once(one.products)] for one in batch]
+    read = [rows[-LONGEST_HISTORY:] for rows in taken]
+    length = padded_size(max(map(len, read)), HISTORY_SIZES)
+    users: dict[str, np.ndarray] = {
+        "history": np.array([rows + [0] * (length - len(rows)) for rows in read], np.int32),
+        "taken": np.array([len(rows) for rows in read], np.int32),
+    }
+    # The last products are what a user adapts to, each asked about with all those before it.
+    count = max(1, shots)
+    first = np.maximum(users["taken"] - shots, 0)[:, None]
+    users["before"] = (first + np.arange(count)).astype(np.int32)
+    users["mask"] = (users["before"] < users["taken"][:, None]) & (shots > 0)
+    places = np.minimum(users["before"], length - 1)
+    users["item"] = np.take_along_axis(users["history"], places, axis=1)
+
+    def ask(rows):
+        return adapted.learner.predict(adapted.state, rows, catalogue.context)
+
+    most = _users_at_once(server, shots, len(catalogue.ids), length)
+    rankings = []
+    for start in range(0, len(batch), most):
+        rows = slice(start, start + most)
+        scores = in_pieces(ask, {name: leaf[rows] for name, leaf in users.items()}, most)["scores"]
+        for one, mine, score in zip(batch[rows], taken[rows], scores, strict=True):
+            if not np.isfinite(score).all():
+                raise ValueError(
+                    f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
+                    "with shots=0, or serve another arm"
+                )
+            free = np.ones(len(score), bool)
+            free[mine] = False
+            order = np.argsort(-score, kind="stable").astype(np.int32)
+            order = order[free[order]][:top].copy()
+            by = "history" if mine else "no history"
+            rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
+    return rankings
+
+
+def _check(adapted: Adapted, batch: Sequence[History], domain: Domain) -> None:
+    catalogue: Catalogue = adapted.context
+    for one in batch:
+        for product in one.products:
+            if product not in catalogue.rows:
+                raise ValueError(
+                    f"user {one.user!r} took product {product!r}, which domain {domain.name} does "
+                    "not have; add it to the products"
+                )
+    long = [one.user for one in batch if len(one.products) > LONGEST_HISTORY]
+    if long:
+        warnings.warn(
+            f"{len(long)} histories, such as that of user {long[0]!r}, have more than "
+            f"{LONGEST_HISTORY} products; the last {LONGEST_HISTORY} are read",
+            stacklevel=3,
+        )
+
+
+def _users_at_once(server: Server, shots: int, products: int, length: int) -> int:
+    """Return how many users fit into the memory that a call may take."""
+    head = sum(leaf.size for leaf in jax.tree.leaves(server.serving.meta["params"][NAME]))
+    # Scores of all products for each shot, the user's own products, and what leads to their
+    # gradient. A learned optimizer remembers some 80 numbers a parameter.
+    floats = 8 * (max(1, shots) + 1) * (products + length * server.model.width)
+    floats += head * (200 if server.serving.rule else 8)
+    return max(1, min(SIZES[-1], FLOATS_AT_ONCE // floats))
+
+
+def _measures(flat: Mapping[str, np.ndarray]) -> Measures:
+    ranks = flat["rank"].astype(np.int64)
+    if ranks.min() < 1:
+        raise ResultsError(f"rank {ranks.min()}: the best rank is 1")
+    everything = np.ones(ranks.shape[-1], bool)
+    # Where few compete, the last place would count as a hit of what ranked nothing.
+    ranked = flat["finite"].astype(bool) if "finite" in flat else True
+    hits = {f"hr@{k}": metrics.hit_rate(ranks, k) for k in CUTS}
+    gains = {f"ndcg@{k}": metrics.ndcg(ranks, k) for k in CUTS}
+    measures = hits | gains | {"mrr": metrics.reciprocal_rank(ranks)}
+    return {name: (np.where(ranked, score, 0.0), everything) for name, score in measures.items()}
+
+
+def _baselines(
+    sources: Sequence[Domain],
+    domain: Domain,
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    cells: Mapping[int, Any],
+) -> Iterator[Outcome]:
+    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
+
+    del reading, always
+    tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
+    features = tfidf.transform([product_text(product) for product in domain.products])
+    index = {product.id: row for row, product in enumerate(domain.products)}
+    # Numbered as in the table: first the users that can be asked about.
+    every = sorted(histories(domain.interactions), key=lambda user: len(user.products) < 2)
+    taken = np.array(
+        [(number, index[p]) for number, user in enumerate(every) for p in user.products]
+    )
+    for shots, cell in cells.items():
+        batch = cell["query"]
+        query, users = batch["item"], batch["id"][:, 0]
+        history, known = batch["history"][:, 0], batch["history_mask"][:, 0]
+        support = np.where(known, history, -1)
+        candidates = np.ones((len(query), len(domain.products)), bool)
+        for row, given in zip(candidates, support, strict=True):
+            row[given[given >= 0]] = False
+        popular = baselines.popularity(taken, query, users, candidates)
+        yield "popularity", shots, popular
+        if shots:
+            yield "content", shots, baselines.content(features, support, query, users, candidates)
+
+
+RECOMMENDATION = Task(
+    name=NAME,
+    title="Recommendation",
+    summary="Which product a user takes next, out of the catalogue.",
+    part="interactions",
+    asks=History,
+    has_examples=lambda domain: bool(domain.interactions),
+    problem=lambda model, reading, classes: recommendation(model),
+    episodes=_episodes,
+    scoring=Scoring(
+        NAME,
+        arrays=("rank",),
+        measures=_measures,
+        metrics=("ndcg@10", "hr@10", "mrr"),
+        once="user",
+    ),
+    baselines=_baselines,
+    adapt=_adapt,
+    predict=_predict,
+    check=_check,
+    size=lambda history: len(history.products),
+    is_ranking=True,
+)

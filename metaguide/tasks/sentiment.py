@@ -1,0 +1,163 @@
+"""What a review thinks of a product: negative or positive, and how many stars."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metaguide.data.catalogue import Domain, Review
+from metaguide.data.encoding import Table, labelled_table
+from metaguide.data.repeats import distinct_reviews
+from metaguide.evaluation.rows import Scoring, agreement
+from metaguide.models.guide import GuideModel
+from metaguide.objectives.tasks import sentiment_loss
+from metaguide.tasks import labelled
+from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.problem import apply, encode_examples, judge_classes, problem_of
+from metaguide.tasks.serving import Reading, softmax
+from metaguide.tasks.task import Outcome, Task
+from metaguide.types import Batch, Params, Problem
+
+NAME = "sentiment"
+
+CLASSES = ("negative", "positive")
+
+
+class Sentiment(NamedTuple):
+    """What a review thinks: "positive" or "negative", how probably positive, and how many stars."""
+
+    sentiment: str
+    positive: float
+    stars: float | None
+
+
+def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
+    """Return whether a review is negative (0) or positive (1), and how many stars it gives."""
+
+    def encode(params: Params, batch: Batch, context, key):
+        del context
+        return {"vector": encode_examples(model, params, batch, key).vector}
+
+    def predict(params: Params, encoded, batch: Batch, context):
+        del batch, context
+        logits, stars = apply(model, params, "sentiment_scores", encoded["vector"])
+        return {"logits": logits, "stars": stars}
+
+    def loss(params: Params, encoded, batch: Batch, context):
+        out = predict(params, encoded, batch, context)
+        return sentiment_loss(
+            out["logits"],
+            out["stars"],
+            batch["label"],
+            batch["stars"],
+            batch["mask"],
+            stars_weight=stars_weight,
+        )
+
+    return problem_of(model, NAME, encode, loss, predict, judge_classes, way=2)
+
+
+def _labelled(domain: Domain, reading: Reading, picked: Sequence[Review] | None) -> Labelled:
+    del reading
+    reviews = distinct_reviews(domain) if picked is None else picked
+    return Labelled(reviews, np.array([review.label for review in reviews], int), CLASSES)
+
+
+def _rows(reviews: Sequence[Review], reading: Reading, where: str) -> Table:
+    """Return `tokens` and `stars` float32, 0 where a review has none."""
+    del where
+    texts = [review.text for review in reviews]
+    return {
+        "tokens": reading.tokenizer.encode(texts, reading.lengths.text).tokens,
+        "stars": np.array([review.stars or 0.0 for review in reviews], np.float32),
+    }
+
+
+def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored: bool) -> Table:
+    del always, scored
+    rows = [_rows(part.examples, reading, domain) for domain, part in parts.items()]
+    return labelled_table(rows, [part.labels for part in parts.values()], len(CLASSES))
+
+
+def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
+    del reading, classes
+    return sentiment(model)
+
+
+def _answers(
+    outputs: Mapping[str, np.ndarray],
+    reviews: Sequence[Review],
+    reading: Reading,
+    classes: tuple[str, ...],
+) -> list[Sentiment]:
+    del reading
+    positive = softmax(outputs["logits"])[:, 1]
+    stars = outputs.get("stars", [None] * len(reviews))
+    return [
+        Sentiment(classes[int(chance > 0.5)], float(chance), None if star is None else float(star))
+        for chance, star in zip(positive, stars, strict=True)
+    ]
+
+
+def _baselines(
+    sources: Sequence[Domain],
+    domain: Domain,
+    reading: Reading,
+    always: Mapping[str, Sequence[str]],
+    cells: Mapping[int, Any],
+) -> Iterator[Outcome]:
+    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
+
+    del always
+    source = [_labelled(one, reading, None) for one in sources]
+    texts = [review.text for part in source for review in part.examples]
+    tfidf = baselines.fit_tfidf(texts)
+    known = np.concatenate([part.labels for part in source])
+    classifier = baselines.fit_source(tfidf.transform(texts), known)
+    reviews, labels, _ = _labelled(domain, reading, None)
+    features = tfidf.transform([review.text for review in reviews])
+    for shots, cell in cells.items():
+        query = queried_rows(cell["query"])
+        yield "majority", shots, baselines.majority(labels, query)
+        zero = baselines.zero_shot(classifier, features, labels, query)
+        yield "tf-idf zero-shot", shots, zero
+        if shots:
+            support = queried_rows(cell["support"])
+            yield "tf-idf few-shot", shots, baselines.few_shot(features, labels, support, query)
+
+
+LABELLING = Labelling(
+    name=NAME,
+    of_domain=_labelled,
+    rows=_rows,
+    table=_table,
+    context=lambda classes, reading: {},
+    problem=_problem,
+    start=lambda params, classes: params,
+    described=lambda name: f"sentiment {name!r}",
+    answers=_answers,
+    needs_all=True,
+)
+
+SENTIMENT = Task(
+    name=NAME,
+    title="Sentiment",
+    summary="Whether a review is content.",
+    part="reviews",
+    asks=Review,
+    has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
+    problem=_problem,
+    episodes=partial(labelled.episodes, LABELLING),
+    scoring=Scoring(
+        NAME,
+        arrays=("predicted", "target"),
+        measures=agreement,
+        metrics=("accuracy", "macro_f1"),
+        once="example",
+    ),
+    baselines=_baselines,
+    adapt=partial(labelled.adapt, LABELLING),
+    predict=partial(labelled.predict, LABELLING),
+    classes=CLASSES,
+)

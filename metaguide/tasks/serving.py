@@ -1,0 +1,151 @@
+"""What a trained guide brings to a task, and what the task makes of it in one domain."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from metaguide.arms import ARMS, Way, adaptation
+from metaguide.data.encoding import Lengths
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.guide import GuideModel
+from metaguide.optimizers import Rule
+from metaguide.training.program import in_pieces
+from metaguide.types import Learner, Params, Problem
+
+
+class Reading(NamedTuple):
+    """What turns texts and pictures into arrays.
+
+    Attributes:
+        tokenizer: of texts.
+        lengths: tokens kept.
+        images: whether pictures are read.
+        longest: most tokens of an answer.
+    """
+
+    tokenizer: Tokenizer
+    lengths: Lengths
+    images: bool
+    longest: int
+
+
+class Serving(NamedTuple):
+    """What serves one task: parameters, and how they adapt.
+
+    Attributes:
+        meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
+        arm: a name in `metaguide.arms.ARMS`.
+        rate: of its gradient descent, or its penalty.
+        steps: of its gradient descent.
+        rule: of the learned optimizer.
+    """
+
+    meta: Params
+    arm: str
+    rate: float
+    steps: int
+    rule: Rule | None = None
+
+    def __repr__(self) -> str:
+        """The arm: parameters are thousands of numbers."""
+        return f"<Serving by {self.arm}, rate {self.rate:g}, {self.steps} steps>"
+
+
+class Adapted(NamedTuple):
+    """One task, adapted to a domain.
+
+    Attributes:
+        learner: whose `predict` reads `state`; it is jitted.
+        state: opaque.
+        context: of the task.
+        chosen: ids of the examples adapted to.
+        classes: names of the classes, where the task has any.
+    """
+
+    learner: Learner
+    state: Any
+    context: Any
+    chosen: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """How many examples it adapted to: the state is thousands of numbers."""
+        return f"<Adapted to {len(self.chosen)} examples>"
+
+
+class Server(NamedTuple):
+    """A guide as one of its tasks sees it.
+
+    Attributes:
+        model: the guide's.
+        reading: how it reads.
+        serving: what serves the task.
+        programs: what has been compiled, by key; it is added to.
+    """
+
+    model: GuideModel
+    reading: Reading
+    serving: Serving
+    programs: dict[Any, Any]
+
+    def learner(
+        self,
+        key: tuple,
+        problem: Callable[[], Problem],
+        adapts: bool,
+        predict: Callable[[Learner], Callable[..., Any]] = lambda learner: learner.predict,
+    ) -> Learner:
+        """Return how the task adapts, jitted: `adapt` is (meta, support, context) -> state.
+
+        Args:
+            key: of the program; two calls with the same one get the same learner.
+            problem: makes what adapts, where the key is new.
+            adapts: False answers from the parameters as they were trained.
+            predict: of the learner, what is compiled in place of its `predict`.
+        """
+        key = (*key, adapts)
+        if key not in self.programs:
+            serving = self.serving
+            way = ARMS[serving.arm].way if adapts else Way("nothing")
+            learner = adaptation(way, problem(), serving.rate, serving.steps, serving.rule)
+            self.programs[key] = learner._replace(
+                adapt=jax.jit(
+                    lambda meta, support, context: learner.adapt(meta, support, context, None)[0]
+                ),
+                predict=jax.jit(predict(learner)),
+            )
+        return self.programs[key]
+
+
+def is_finite(tree: Any) -> bool:
+    """Return whether all numbers of a pytree are finite."""
+    leaves = jax.device_get(jax.tree.leaves(tree))
+    return all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities along the last axis, on the host."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def ask(adapted: Adapted, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what an adapted task predicts of rows, in pieces of a few sizes.
+
+    Raises:
+        ValueError: an output is not finite.
+    """
+    outputs = in_pieces(
+        lambda piece: adapted.learner.predict(adapted.state, piece, adapted.context), rows
+    )
+    for name, leaf in outputs.items():
+        # Of spans only where they stand comes out, and `finite`, whether their scores are.
+        if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):
+            name = "span scores" if name == "finite" else name
+            raise ValueError(
+                f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
+                "another arm"
+            )
+    return outputs

@@ -1,0 +1,75 @@
+"""What a type of task is: everything the guide knows of it, as one value."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metaguide.data.catalogue import Domain
+from metaguide.evaluation.rows import Scoring
+from metaguide.models.guide import GuideModel
+from metaguide.tasks.serving import Adapted, Reading
+from metaguide.types import Family, Problem
+
+Outcome = tuple[str, int, Mapping[str, np.ndarray]]
+"""A baseline's name, the shots it had, and what it is scored by, as `Problem.judge` returns it."""
+
+
+class Shape(NamedTuple):
+    """The static sizes of episodes.
+
+    Attributes:
+        way: classes of a classification episode.
+        shots: the largest number of shots.
+        queries: query examples an episode; recommendation has one.
+        candidates: products that a training episode of recommendation ranks; None for all.
+    """
+
+    way: int
+    shots: int
+    queries: int
+    candidates: int | None
+
+
+class Task(NamedTuple):
+    """One type of task.
+
+    Attributes:
+        name: in configs, tables and checkpoints; the model's head has the same one.
+        title: in reports.
+        summary: what is asked, in a sentence.
+        part: of a domain that it adapts to, a field of `Domain`.
+        asks: the type whose examples ask for it.
+        classes: names of its classes, where every domain has the same ones.
+        has_examples: whether a domain has what it needs.
+        problem: (model, reading, classes) -> Problem, with a slot for each of `classes` classes.
+        episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
+            all have examples; `always`, by domain, are classes that each episode contains, and
+            `scored` says whether answers will be scored.
+        scoring: from outcomes to metrics.
+        baselines: (sources, domain, reading, always, cells) -> outcomes on one held-out domain;
+            `cells`, by shots, are of `metaguide.evaluation.evaluate.drawn`.
+        adapt: (server, domain, shots, rng, picked) -> (adapted or None, notes); `picked` are
+            examples to adapt to in place of a draw, or None.
+        predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is of rankings.
+        check: (adapted, examples, domain) -> None; refuses what cannot be answered.
+        size: of an example; those of like size are asked together. None: all are of one size.
+        is_ranking: whether answers rank something, and so have a top.
+    """
+
+    name: str
+    title: str
+    summary: str
+    part: str
+    asks: type
+    has_examples: Callable[[Domain], bool]
+    problem: Callable[[GuideModel, Reading, int], Problem]
+    episodes: Callable[..., Family]
+    scoring: Scoring
+    baselines: Callable[..., Iterator[Outcome]]
+    adapt: Callable[..., tuple[Adapted | None, tuple[str, ...]]]
+    predict: Callable[..., list[Any]]
+    check: Callable[[Adapted, Sequence[Any], Domain], None] = lambda adapted, examples, domain: None
+    size: Callable[[Any], int] | None = None
+    is_ranking: bool = False
+    classes: tuple[str, ...] = ()
