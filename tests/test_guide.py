@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -340,6 +341,32 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
     same = dataclasses.replace(guide, serving={"classification": Serving(*saved_as_probe(guide))})
     expected, found = (one.adapt(ONLY_PRODUCTS, SHOTS).predict(PRODUCTS) for one in (probe, same))
     assert found == expected
+
+
+@pytest.mark.slow
+def test_a_run_folder_of_before_is_loaded(run, guide, tmp_path):
+    """Fault: a guide that was trained before run folders had a version is lost."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / run_config.FILE).unlink()
+    model = {name: getattr(RUN, name) for name in ("width", "layers", "heads", "dropout", "way")}
+    config = {
+        "model": {**model, "channels": [2, 4], "image": False},
+        "text": {"text": 8, "pair": 16, "name": 4},
+        "episodes": {"longest": 4},
+        "metatrain": {"inner_rate": RATE},
+        "adapt": {"steps": STEPS},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    stage = {"stage": "metatrain", "learner": "maml", "seed": 0}
+    (folder / "stage.json").write_text(json.dumps(stage))
+    loaded = metaguide.load(folder)
+    assert (loaded.model, loaded.lengths, loaded.longest) == (
+        *(guide.model, guide.lengths, guide.longest),
+    )
+    for task, serving in guide.serving.items():
+        assert loaded.serving[task][1:] == serving[1:]
+        jax.tree.map(np.testing.assert_array_equal, loaded.serving[task].meta, serving.meta)
 
 
 def saved_as_probe(guide):
