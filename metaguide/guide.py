@@ -28,6 +28,7 @@ from metaguide.data.encoding import Lengths
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.encoder import transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.run_config import RunConfig
 from metaguide.tasks import (
@@ -40,6 +41,7 @@ from metaguide.tasks import (
     Sentiment,
     Server,
     Serving,
+    guide_model,
 )
 from metaguide.training.checkpoint import CheckpointError, restore_stage
 from metaguide.training.program import SIZES
@@ -266,17 +268,16 @@ def load(run: Path | str) -> Guide:
 
 def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
     """Return the model that a run config describes, for a tokenizer's ids."""
-    return GuideModel(
+    encoder = transformer(
         vocabulary=tokenizer.size,
         width=config.width,
         layers=config.layers,
         heads=config.heads,
         length=max(config.text_tokens, config.pair_tokens),
         dropout=config.dropout,
-        way=config.way,
-        channels=config.channels,
-        image=config.image,
+        channels=config.channels if config.image else (),
     )
+    return guide_model(encoder, config.way)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -23,11 +23,9 @@ MOST_BYTES = 16 * MIB
 STAGES = ("", "pretrain", "multitask", "metatrain")
 """Training stages; "" is a whole guide, whose stages have folders of their own."""
 
-LARGEST_RATE, MOST_STEPS, WIDEST, MOST_LAYERS, MOST_TOKENS, MOST_IDS = (
-    *(1e6, 10_000),
-    *(2**14, 2**8, 2**16, 2**24),
-)
-"""Bounds: what is beyond them is a damaged file, and would fill the memory."""
+LARGEST_RATE, MOST_STEPS = 1e6, 10_000
+WIDEST, MOST_LAYERS, MOST_TOKENS, MOST_IDS = 2**14, 2**8, 2**16, 2**24
+"""Bounds: what is beyond them is a damaged file, and would fill the memory or never end."""
 
 EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING = "config.json", "stage.json", "serving.json"
 """What said the same before there was `FILE`."""
@@ -322,6 +320,24 @@ def _built(found: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{**found, "dropout": float(found["dropout"]), "serving": serving})
 
 
+_EARLIER: Mapping[str, str] = {
+    "width": "model.width",
+    "layers": "model.layers",
+    "heads": "model.heads",
+    "dropout": "model.dropout",
+    "channels": "model.channels",
+    "image": "model.image",
+    "way": "model.way",
+    "text_tokens": "text.text",
+    "pair_tokens": "text.pair",
+    "name_tokens": "text.name",
+    "max_answer_tokens": "episodes.longest",
+    "serving.learning_rate": "metatrain.inner_rate",
+    "serving.steps": "adapt.steps",
+}
+"""Where the fields stood in `EARLIER_CONFIG`."""
+
+
 def _read_earlier(folder: Path) -> RunConfig | None:
     """Read a run folder from before there was `FILE`; None where it is none.
 
@@ -353,24 +369,6 @@ def _read_earlier(folder: Path) -> RunConfig | None:
         raise CheckpointError(
             f"{folder / file}: {name} {error.fault}, or train the run anew"
         ) from error
-
-
-_EARLIER: Mapping[str, str] = {
-    "width": "model.width",
-    "layers": "model.layers",
-    "heads": "model.heads",
-    "dropout": "model.dropout",
-    "channels": "model.channels",
-    "image": "model.image",
-    "way": "model.way",
-    "text_tokens": "text.text",
-    "pair_tokens": "text.pair",
-    "name_tokens": "text.name",
-    "max_answer_tokens": "episodes.longest",
-    "serving.learning_rate": "metatrain.inner_rate",
-    "serving.steps": "adapt.steps",
-}
-"""Where the fields stood in `EARLIER_CONFIG`."""
 
 
 def _at(config: Mapping[str, Any], name: str) -> Any:

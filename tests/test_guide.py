@@ -31,7 +31,8 @@ from metaguide.data.encoding import Lengths, product_rows
 from metaguide.data.histories import History, histories
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide, asked, model_of
-from metaguide.models.guide import init_params, with_slots
+from metaguide.models.guide import init_params
+from metaguide.models.heads import with_slots
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import rule_of, stored
 from metaguide.run_config import RunConfig
@@ -674,12 +675,14 @@ from metaguide.data.histories import History
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Lengths
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.guide import Guide, GuideModel, Serving
+from metaguide.guide import Guide
+from metaguide.models.encoder import transformer
+from metaguide.tasks import Serving, guide_model
 from metaguide.models.guide import init_params
 
 products = tuple(Product(str(i), f"it calls {i % 7}") for i in range(10_000))
 tokenizer = Tokenizer.train([product.title for product in products[:99]], 340)
-model = GuideModel(tokenizer.size, 16, 1, 2, 8, image=False)
+model = guide_model(transformer(tokenizer.size, 16, 1, 2, 8, channels=()))
 shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
 rng = np.random.default_rng(0)
 params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, shapes)

@@ -19,8 +19,9 @@ from metaguide.data.texts import product_text
 from metaguide.evaluation import metrics
 from metaguide.evaluation.rows import Measures, ResultsError, Scoring
 from metaguide.models.guide import GuideModel
+from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
-from metaguide.tasks.problem import apply, encode_examples, problem_of
+from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Adapted, Reading, Server
 from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.ties import drawn
@@ -106,14 +107,14 @@ def recommendation(model: GuideModel) -> Problem:
 
         def user(history: Array, mask: Array) -> Array:
             if alone:
-                return apply(model, params, "user_vector", history, mask)
-            return apply(model, params, "user_vectors", history, mask)[-1]
+                return use_head(model, params, NAME, "user", history, mask)
+            return use_head(model, params, NAME, "users", history, mask)[-1]
 
         users = jax.vmap(user)(encoded["history"], batch["history_mask"])
         if alone:
-            scores = apply(model, params, "user_scores", users, encoded["products"])
+            scores = use_head(model, params, NAME, "scores", users, encoded["products"])
         else:
-            products = apply(model, params, "product_vectors", encoded["products"])
+            products = use_head(model, params, NAME, "products", encoded["products"])
             scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
         # What a user already has is not recommended, nor learned not to be.
         taken = jnp.zeros(scores.shape, bool)
@@ -400,6 +401,7 @@ RECOMMENDATION = Task(
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),
+    head=lambda encoder, way: RecommendationHead(encoder.width, dtype=encoder.dtype),
     problem=lambda model, reading, classes: recommendation(model),
     episodes=_episodes,
     scoring=Scoring(

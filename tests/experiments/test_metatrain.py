@@ -1,5 +1,7 @@
 """Meta-training of learned optimizers: what is trained, what is held, and what it leaves behind."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from experiments.stages import build_stage, random_start, stage_before, start, t
 from metaguide import optimizers, run_config
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, Trained, rule_of
+from metaguide.tasks import guide_model
 
 SETTINGS = {"hidden": 2, "layers": 1, "scale": 10.0}
 RULE = rule_of("lstm", SETTINGS)
@@ -99,7 +102,7 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     stage = pretraining_stage(FrozenConfigDict(config), world)
     assert set(stage.data) == {"masked_language"}
     assert "pretrain: denoising, image_text left out: config.model.image is off" in said(capsys)
-    pictured = world._replace(model=world.model.clone(image=True))
+    pictured = world._replace(model=guide_model(replace(world.model.encoder, channels=(4, 8))))
     config = config.copy_and_resolve_references()
     config.model.image = True
     pretraining_stage(FrozenConfigDict(config), pictured)
