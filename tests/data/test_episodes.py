@@ -334,7 +334,8 @@ def user_tables(draw):
 
 @pytest.mark.parametrize("candidates", [None, SHOTS + 2, 7, 40])
 def test_a_user_episode_is_what_it_says(candidates):
-    """Faults: an example's history holds what came after it; the target is known; the user's own
+    """Faults: an example's history holds what came after it; the target is known; shots are the
+    first products and not those before the target, as a shop knows them; the user's own
     products are not among the candidates, or their positions point at others; padding of the
     catalogue is ranked."""
     shots = SHOTS + 1
@@ -359,12 +360,13 @@ def test_a_user_episode_is_what_it_says(candidates):
 
             count = min(now, len(own) - 1)
             np.testing.assert_array_equal(support["mask"], np.arange(shots) < count)
-            assert list(number[support["item"][:count]]) == own[:count]
+            shown = own[len(own) - 1 - count : -1]
+            assert list(number[support["item"][:count]]) == shown[::-1]
             for t in range(count):
                 before = support["history"][t][support["history_mask"][t]]
-                assert list(number[before]) == own[:t]
+                assert list(number[before]) == shown[: count - 1 - t]
             known = query["history"][0][query["history_mask"][0]]
-            assert list(number[known]) == own[:count]
+            assert list(number[known]) == shown
             assert number[query["item"][0]] == own[-1] and query["mask"].all()
             assert query["item"][0] not in known and context["candidates"][query["item"][0]]
         assert len({user for user, *_ in everyone}) == 1
