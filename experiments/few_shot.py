@@ -17,14 +17,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import (
-    CONFIG,
-    ConfigError,
-    check_config,
-    identity,
-    read_config,
-    write_config,
-)
+from experiments.config_files import ConfigError
+from experiments.run_folder import CONFIG, check_config, identity, read_config, write_config
 from experiments.stages import command_line, train_alone
 from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.evaluation.results import Row, Scores, write

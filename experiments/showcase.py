@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from experiments.domain_split import World
 from experiments.exhibits import (
     Item,
     ProductShown,
@@ -13,7 +14,6 @@ from experiments.exhibits import (
     ReviewShown,
     Showcase,
 )
-from experiments.worlds import World
 from metaguide.data.catalogue import Domain, Product, Question, Review
 from metaguide.data.histories import History, histories
 from metaguide.guide import AdaptedGuide, Guide

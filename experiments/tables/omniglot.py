@@ -17,7 +17,8 @@ import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
+from experiments.config_files import ConfigError
 from experiments.few_shot import (
     Cell,
     arms_asked_for,
@@ -35,10 +36,9 @@ from experiments.few_shot import (
     way_back,
     write_table,
 )
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.processes import in_processes, settings_of
 from experiments.reports.terminal import print_tables
-from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler
@@ -330,4 +330,4 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.tables.omniglot"]._asdict())
+    runner.run(main, **COMMANDS["experiments.tables.omniglot"]._asdict())

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
+from experiments.config_files import ConfigError
 from experiments.few_shot import (
     Cell,
     arms_asked_for,
@@ -30,9 +31,8 @@ from experiments.few_shot import (
     way_back,
     write_table,
 )
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys
@@ -263,4 +263,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.tables.sinusoid"]._asdict())
+    runner.run(main, **COMMANDS["experiments.tables.sinusoid"]._asdict())

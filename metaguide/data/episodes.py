@@ -175,7 +175,7 @@ def user_sampler(shots: int, candidates: int | None = None):
     if candidates is not None and candidates <= shots:
         raise EpisodeError(
             f"recommendation: {candidates} candidates have no room for the {shots + 1} products of "
-            f"a {shots}-shot episode; raise config.episodes.candidates"
+            f"a {shots}-shot episode; raise candidates"
         )
 
     def sample(table: Table, domain, shots_now, key) -> Episode:
@@ -265,7 +265,7 @@ def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int,
             raise EpisodeError(
                 f"domain {name}, {kind}: {way}-way {shots}-shot episodes need {way} classes with "
                 f"at least {shots + 1} examples; it has {enough} (examples by class: "
-                f"{', '.join(map(str, count))}); lower config.episodes.way or config.episodes.shots"
+                f"{', '.join(map(str, count))}); lower way or shots"
             )
 
 
@@ -279,17 +279,15 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     if way < 1 or shots < 0 or queries < 1:
         raise EpisodeError(
             f"{way}-way {shots}-shot episodes with {queries} queries a class: there are some from "
-            f"1 way, 0 shots and 1 query on; raise config.way, config.shot or the arm's queries"
+            f"1 way, 0 shots and 1 query on; raise way, shots or queries"
         )
     classes, drawings = table["character"].shape[1], table["image"].shape[2]
     if classes < way:
-        raise EpisodeError(
-            f"{way}-way episodes need {way} classes; there are {classes}; lower config.way"
-        )
+        raise EpisodeError(f"{way}-way episodes need {way} classes; there are {classes}; lower way")
     if drawings < shots + queries:
         raise EpisodeError(
             f"{shots}-shot episodes with {queries} queries need {shots + queries} drawings of each "
-            f"class; there are {drawings}; lower config.shot, or the arm's train_shots or queries"
+            f"class; there are {drawings}; lower shots or queries"
         )
 
 

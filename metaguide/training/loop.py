@@ -48,7 +48,7 @@ def train(
     log_every: int,
     checkpoint_every: int,
     span: int = 1,
-    mend: str = "",
+    mend: str = "lower its learning rate",
     about: checkpoint.About | Sequence[checkpoint.About] = MappingProxyType({}),
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
@@ -69,11 +69,11 @@ def train(
         workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
             TensorBoard events. For trainings side by side, a folder for each, in the order of the
             state's leading axis: each is as that of a training alone, and goes on as one too.
-        name: the stage's name in messages, which is its section in the config.
+        name: the stage's name in messages.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints.
         span: how many steps a call of `step` takes, as in `make_step`.
-        mend: what to do where training diverges; lower the stage's rate by default.
+        mend: what to do where training diverges.
         about: what checkpoints say of the training, such as its learner, seed and config, so that
             those of another one are refused; for trainings side by side, of each.
         on_log: called with the step and the metrics of each line.
@@ -131,7 +131,7 @@ def train(
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
             by_name = _joined(jax.device_get(metrics), len(workdirs))
-            _check_finite(by_name, last, name, folder, mend or f"lower config.{name}.rate")
+            _check_finite(by_name, last, name, folder, mend)
             for number, write in enumerate(logs):
                 own = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
                 write(last, own, rate())
