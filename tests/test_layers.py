@@ -5,6 +5,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,13 @@ READS_EARLIER_FOLDERS = "metaguide/run_config.py"
 """The module that may name the files of the experiments: run folders once consisted of them."""
 
 
+parsed = cache(ast.parse)
+"""Several tests read every module."""
+
+
 def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
     """Yields (line, dotted name) of all that a module imports, wherever in it that stands."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -166,7 +171,7 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """Yields (line, text) of all that a module may say, which its docstrings are no part of."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     # A text that is a statement of its own: of a module, class or function, or of an assignment.
     docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
