@@ -20,7 +20,7 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
-from metaguide.problems import Shape, families
+from metaguide.problems.guide import Shape, families
 from metaguide.types import Family
 
 TOKENIZER = "tokenizer.json"

@@ -40,7 +40,7 @@ from metaguide.data.tokenizer import Encoded, Tokenizer, TokenizerError
 from metaguide.files import MIB, FileFault, read_json
 from metaguide.models.guide import GuideModel, init_params, with_slots
 from metaguide.optimizers import Rule, stored
-from metaguide.problems import classification, questions, recommendation, sentiment
+from metaguide.problems.guide import classification, questions, recommendation, sentiment
 from metaguide.training.checkpoint import CheckpointError, restore_meta
 from metaguide.training.program import SIZES, in_pieces, padded_size
 from metaguide.training.progress import patience

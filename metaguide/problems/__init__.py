@@ -1,4 +1,7 @@
-"""Builds every Problem and Family out of models, objectives and data."""
+"""Builds every Problem and Family out of models, objectives and data.
+
+`metaguide.problems.guide` has those of the guide, which need the extra `guide`.
+"""
 
 from metaguide.problems.few_shot import (
     STATISTICS,
@@ -6,24 +9,5 @@ from metaguide.problems.few_shot import (
     inductive,
     regression,
 )
-from metaguide.problems.guide import (
-    Shape,
-    classification,
-    families,
-    questions,
-    recommendation,
-    sentiment,
-)
 
-__all__ = [
-    "STATISTICS",
-    "Shape",
-    "classification",
-    "classification_of_pictures",
-    "families",
-    "inductive",
-    "questions",
-    "recommendation",
-    "regression",
-    "sentiment",
-]
+__all__ = ["STATISTICS", "classification_of_pictures", "inductive", "regression"]
