@@ -1,1 +1,1 @@
-"""Tables: how rows are laid out, and the README's copies of them."""
+"""Tables: how rows are laid out, and the copies of them in experiments/results."""
