@@ -1,9 +1,19 @@
-"""Meta-learning for cross-domain knowledge transfer in shopping."""
+"""Meta-learning for cross-domain knowledge transfer in shopping.
 
-from metaguide import optimizers
-from metaguide.data.histories import History
-from metaguide.guide import AdaptedGuide, Guide, load
+`metaguide.load` reads a trained guide and needs `pip install 'metaguide[guide]'`. Learners
+(`metaguide.learners`), the inner loop (`metaguide.inner_loop`) and learned optimizers
+(`metaguide.optimizers`) need the base install alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from metaguide.types import Batch, Episode, Family, Learner, Problem
+
+if TYPE_CHECKING:
+    from metaguide import optimizers
+    from metaguide.data.histories import History
+    from metaguide.guide import AdaptedGuide, Guide, load
 
 __all__ = [
     "AdaptedGuide",
@@ -17,3 +27,34 @@ __all__ = [
     "load",
     "optimizers",
 ]
+
+_LAZY = {
+    "AdaptedGuide": "metaguide.guide",
+    "Guide": "metaguide.guide",
+    "History": "metaguide.data.histories",
+    "load": "metaguide.guide",
+    "optimizers": "metaguide.optimizers",
+}
+"""Where the names are that are imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is heavy, or needs an extra, when it is first used.
+
+    Raises:
+        ImportError: a library of the extra `guide` is missing.
+    """
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __name__:
+            raise
+        raise ImportError(
+            f"metaguide.{name} needs {error.name}, which is not installed:"
+            " run pip install 'metaguide[guide]'"
+        ) from error
+    value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value

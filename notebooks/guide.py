@@ -19,12 +19,12 @@
 # A guide is pre-trained and trained on some shopping domains, then adapts to a domain that it has
 # never seen from a handful of examples. This notebook makes a small one and asks it questions.
 #
-# In Colab: *File > Open notebook*, then *Upload* this file or give the address of the repository
-# under *GitHub*. A few minutes on two CPU cores; a GPU is used where there is one.
+# In Colab: open it by the badge in the README, or by *File > Open notebook*, and say in `source`
+# below where the repository is. A few minutes on two CPU cores; a GPU is used where there is one.
 
 # %% tags=["parameters"]
-# Where pip finds metaguide if it is not installed: a wheel, a clone, or git+https://ADDRESS once
-# the repository has one. Empty: the clone that this notebook is in, or a wheel beside it.
+# Where metaguide is if it is not installed: a clone, or the address of its repository for git.
+# Empty: the clone that this notebook is in.
 source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in about a minute and learns nothing
 workdir = "runs/notebook"  # started again with the same one, training goes on where it stopped
@@ -39,9 +39,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-from packaging.tags import sys_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 
 def is_clone(folder):
     """Whether a folder is a clone of metaguide."""
@@ -52,22 +49,17 @@ def is_clone(folder):
         return False
 
 
-def version_of(wheel):
-    """What wheels are newer by; None of one that pip does not take here."""
-    try:
-        _, version, build, tags = parse_wheel_filename(wheel.name)
-    except InvalidWheelFilename:
-        return None
-    return None if tags.isdisjoint(sys_tags()) else (version, build)
-
-
-if importlib.util.find_spec("metaguide") is None:
-    clones = [folder for folder in ("..", ".") if is_clone(folder)]
-    wheels = sorted(filter(version_of, Path().glob("metaguide-*.whl")), key=version_of)
-    found = source or next(iter([*clones, *map(str, reversed(wheels))]), "")
+if not all(importlib.util.find_spec(name) for name in ("metaguide", "experiments")):
+    places = [source] if source else ["..", "."]
+    found = next(filter(is_clone, [*places, "metaguide-clone"]), "")
+    if source and not found:
+        found = "metaguide-clone"
+        subprocess.run(["git", "clone", "-q", "--depth=1", source, found], check=True)
     if not found:
         raise RuntimeError("metaguide is not installed: say where it is, as `source` above")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", found], check=True)
+    clone = str(Path(found).resolve())
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"{clone}[guide]"], check=True)
+    sys.path.insert(0, clone)
     importlib.invalidate_caches()
 
 # %%

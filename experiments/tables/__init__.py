@@ -1,1 +1,1 @@
-"""The tables of published results, one a module, and the README's copies of them."""
+"""The tables of published results, one a module, and their copies in experiments/results."""

@@ -1,10 +1,11 @@
-"""Rewrite the README's tables from the results that are kept beside it.
+"""Rewrite the tables of experiments/results/README.md, and the README's picture.
 
 `python -m experiments.tables.readme` fills every block that stands between `<!-- table:NAME -->`
-and `<!-- /table:NAME -->` from experiments/results/NAME.json; `--check` changes nothing and fails
-where a block is stale. `<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->`
-shows a part, and a column for each of these numbers of adaptation steps; `across=tasks` makes one
-table whose columns are the tasks.
+and `<!-- /table:NAME -->` from experiments/results/NAME.json, and draws adaptation.svg there;
+`--check` changes nothing and fails where a block or the picture is stale.
+`<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->` shows a part, and a column
+for each of these numbers of adaptation steps; `across=tasks` makes one table whose columns are the
+tasks.
 """
 
 import re
@@ -27,6 +28,7 @@ from experiments.reports.layout import (
     number,
     tasks_of,
 )
+from experiments.tables.pictures import adaptation, described
 from metaguide.evaluation.baselines import FLOORS as GUIDE_FLOORS
 from metaguide.evaluation.results import Results, ResultsError, Row, read
 from metaguide.files import atomic_write
@@ -39,7 +41,11 @@ FLOORS = (*GUIDE_FLOORS, "pretrained", "pixels")
 CHOICES = ("task", "metric", "shots", "steps", "across")
 """What a block may choose by."""
 
-_ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+PICTURED = ("guide_bazaar", "toys", {"classification": "accuracy", "questions": "f1"})
+"""The results, the held-out domain and the metric by task that the README's picture shows."""
+
 _OPEN = re.compile(r"<!-- table:(?P<name>[\w.-]+)(?P<choice>(?: +\w+=[^\s>]+)*) *-->")
 
 
@@ -80,7 +86,7 @@ def markdown(
     steps: str = "",
     across: str = "",
 ) -> str:
-    """The results as Markdown, a table a task: the foremost metric, or the one that is named.
+    """Return the results as Markdown, a table a task: the foremost metric, or the named one.
 
     Args:
         results: of one table.
@@ -104,7 +110,7 @@ def markdown(
         blocks.append(_table(grid(rows, name, shown, floors=FLOORS, steps=counts)))
     blocks.append(
         f"`{results.command}`, {results.made[:10]}, {_seeds(rows)}. {INTERVALS}. Bold: the best"
-        " arm of a column. Italic: floors on the same examples.\n"
+        " method of a column. Italic: baselines on the same examples.\n"
     )
     return "\n".join(blocks)
 
@@ -151,22 +157,34 @@ def _table(table: Grid) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Rewrite or check README.md; the exit status is 1 where a table is stale or broken."""
+    """Rewrite or check the tables and the picture; the exit status is 1 where one is stale."""
     del argv
-    readme = _ROOT / "README.md"
+    readme, picture = RESULTS / "README.md", RESULTS / "adaptation.svg"
+    name, domain, metrics = PICTURED
     try:
         text = readme.read_text("utf-8")
-        filled = fill(text, _ROOT / "experiments" / "results")
+        filled = fill(text, RESULTS)
+        rows = read(RESULTS / f"{name}.json").rows
+        drawn = picture.read_text("utf-8") if picture.is_file() else ""
     except (OSError, ResultsError) as error:
         sys.exit(str(error))
-    if filled == text:
-        print("README.md: its tables are those of experiments/results")
+    stale = [
+        path.name
+        for path, fresh in (
+            (readme, filled == text),
+            (picture, described(rows, domain, metrics, FLOORS) in drawn),
+        )
+        if not fresh
+    ]
+    if not stale:
+        print("experiments/results: README.md and adaptation.svg are those of the results")
         return
     if _CHECK.value:
-        sys.exit("README.md: a table is stale; run python -m experiments.tables.readme")
+        sys.exit(f"{' and '.join(stale)}: stale; run python -m experiments.tables.readme")
     with atomic_write(readme) as file:
         file.write(filled.encode())
-    print("README.md: tables rewritten")
+    adaptation(rows, domain, metrics, FLOORS, picture)
+    print(f"experiments/results: wrote {' and '.join(stale)}")
 
 
 if __name__ == "__main__":

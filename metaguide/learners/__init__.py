@@ -1,4 +1,30 @@
-"""Learners: how a problem is learned to be learned. Each is one short pure function."""
+"""Learners: how a problem is learned to be learned. Each is one short pure function.
+
+A problem is a model and its loss; an episode is one task, a support to adapt to and a query to be
+scored on. The examples of the learners go on from here:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import optax
+>>> from metaguide.data.sinusoid import wave_sampler, waves
+>>> from metaguide.models.mlp import MLP, PixelMLP
+>>> from metaguide.problems import classification_of_pictures, regression
+>>> from metaguide.types import Episode
+>>> key = jax.random.key(0)
+
+Sine waves, and a network of eight units:
+
+>>> problem = regression(MLP((8,)))
+>>> sine = jax.jit(wave_sampler(shots=5, queries=5))(waves(), 0, 5, key)
+
+Pictures of two by two pixels, black ones and white ones, whose features are the pixels:
+
+>>> pictures = classification_of_pictures(PixelMLP(()), way=2, side=2)
+>>> label = jnp.asarray([0, 1, 0, 1])
+>>> image = jnp.stack([jnp.zeros((2, 2, 1)), jnp.ones((2, 2, 1))] * 2)
+>>> batch = {"image": image, "label": label, "mask": label >= 0, "id": jnp.arange(4)}
+>>> shades = Episode(support=batch, query=batch)
+"""
 
 from metaguide.learners.gradient_based import anil, fine_tuning, imaml, joint, maml, meta_sgd
 from metaguide.learners.learned import learned

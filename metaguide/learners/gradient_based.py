@@ -36,6 +36,13 @@ def maml(
         parameters.
 
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning, 2017.
+
+    >>> learner = maml(problem, optax.sgd(0.01), steps=3)
+    >>> meta = learner.init(key)
+    >>> slope = jax.jit(jax.value_and_grad(learner.objective, has_aux=True))
+    >>> (loss, metrics), gradient = slope(meta, sine, key, 0.0)
+    >>> sorted(gradient), sorted(metrics)
+    (['params'], ['mse'])
     """
 
     def adapt(meta, support: Batch, context, key, observe=None):
@@ -68,6 +75,11 @@ def imaml(
         A learner as of `maml`.
 
     Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019.
+
+    >>> learner = imaml(problem, optax.sgd(0.01), steps=20, strength=2.0)
+    >>> loss, metrics = jax.jit(learner.objective)(learner.init(key), sine, key, 0.0)
+    >>> sorted(metrics)
+    ['mse']
     """
     return maml(problem, inner, steps, Implicit(strength, cg_steps, damping))
 
@@ -93,6 +105,12 @@ def anil(
         A learner whose `adapted` is a full set of parameters, the body as it was.
 
     Raghu et al.: Rapid Learning or Feature Reuse? 2020.
+
+    >>> learner = anil(problem, optax.sgd(0.01), steps=1)
+    >>> meta = learner.init(key)
+    >>> adapted, _ = jax.jit(learner.adapt)(meta, sine.support, (), key)
+    >>> bool((adapted["head"]["bias"] != meta["params"]["head"]["bias"]).all())
+    True
     """
 
     def adapt(meta, support: Batch, context, key, observe=None):
@@ -121,6 +139,11 @@ def meta_sgd(
         ValueError: the mode is `Implicit`, under which a rate has no gradient.
 
     Li, Zhou, Chen, Li: Meta-SGD, 2017.
+
+    >>> learner = meta_sgd(problem, 0.01)
+    >>> meta = learner.init(key)
+    >>> print(meta["rule"]["rates"]["head"]["bias"])
+    [0.01]
     """
     check_differentiates_steps(mode, "rate")
 
@@ -148,6 +171,12 @@ def joint(problem: Problem) -> Learner:
 
     Returns:
         A learner whose `adapted` is the parameters as they are: zero-shot.
+
+    >>> learner = joint(problem)
+    >>> meta = learner.init(key)
+    >>> adapted, _ = learner.adapt(meta, sine.support, (), key)
+    >>> bool((adapted["head"]["bias"] == meta["params"]["head"]["bias"]).all())
+    True
     """
     learner = maml(problem, optax.identity(), steps=0)
 
@@ -176,6 +205,12 @@ def fine_tuning(
 
     Returns:
         A learner that trains as `joint` and adapts as `maml` (or, head only, as `anil`) does.
+
+    >>> learner = fine_tuning(problem, optax.adam(0.01), steps=2, head_only=True)
+    >>> meta = learner.init(key)
+    >>> adapted, _ = jax.jit(learner.adapt)(meta, sine.support, (), key)
+    >>> bool((adapted["head"]["bias"] != meta["params"]["head"]["bias"]).all())
+    True
     """
     adapts = anil if head_only else maml
     return adapts(problem, inner, steps, FirstOrder())._replace(objective=joint(problem).objective)

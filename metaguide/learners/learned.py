@@ -49,6 +49,12 @@ def learned(
         ValueError: the mode is `Implicit`, under which a rule has no gradient.
 
     Ravi, Larochelle: Optimization as a Model for Few-Shot Learning, 2017.
+
+    >>> from metaguide.optimizers import lstm
+    >>> rule = lstm(hidden=4)
+    >>> learner = learned(problem, rule.init, rule.transform, steps=1)
+    >>> sorted(learner.init(key))
+    ['params', 'rule']
     """
     check_differentiates_steps(mode, "rule")
 

@@ -56,6 +56,11 @@ def maml_plus_plus(
         ValueError: fewer than one step.
 
     Antoniou, Edwards, Storkey: How to train your MAML, 2019.
+
+    >>> learner = maml_plus_plus(problem, 0.01, steps=2)
+    >>> meta = learner.init(key)
+    >>> meta["rule"]["rates"]["head"]["bias"].shape  # a rate for each step
+    (2,)
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: MAML++ learns a rate for each of 1 or more steps")

@@ -33,6 +33,11 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
         ValueError: the problem has no classes.
 
     Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017.
+
+    >>> learner = prototypical(pictures)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
@@ -61,6 +66,11 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
         ValueError: the problem has no classes.
 
     Vinyals et al.: Matching Networks for One Shot Learning, 2016.
+
+    >>> learner = matching(pictures)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
 
     def unit(features: Features) -> Features:
@@ -112,6 +122,10 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
         ValueError: the problem has no classes.
 
     Sung et al.: Learning to Compare, 2018.
+
+    >>> learner = relation(pictures, width=4, hidden=8)
+    >>> sorted(learner.init(key)["rule"])
+    ['hidden', 'score']
     """
     module = RelationModule(hidden)
 
@@ -147,6 +161,11 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
         ValueError: the problem has no classes, or λ is a number that is not positive.
 
     Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
+
+    >>> learner = ridge(pictures, penalty=1.0)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
     _positive(penalty=penalty)
 
@@ -173,6 +192,11 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
         ValueError: the problem has no classes, or λ or α is not positive.
 
     Bertinetto et al.: Meta-learning with differentiable closed-form solvers, 2019.
+
+    >>> learner = r2d2(pictures)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
     _positive(penalty=penalty, scale=scale)
 
@@ -207,6 +231,11 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
 
     Raises:
         ValueError: the problem has no classes.
+
+    >>> learner = logistic(pictures, penalty=1.0, steps=20)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:

@@ -35,6 +35,11 @@ def proto_maml(
         ValueError: the problem has no classes, or (when it adapts) its head is not linear.
 
     Triantafillou et al.: Meta-Dataset, 2020.
+
+    >>> learner = proto_maml(pictures, optax.sgd(0.01), steps=1)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
     """
     way = classes_of(problem, "Proto-MAML")
 

@@ -41,6 +41,12 @@ def reptile(
         it (the state's leaves in the dtype of the parameters).
 
     Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
+
+    >>> learner = reptile(problem, optax.sgd(0.01), steps=3)
+    >>> meta = learner.init(key)
+    >>> (loss, metrics), gradient = jax.jit(learner.gradient)(meta, sine, key, 0.0)
+    >>> sorted(gradient)
+    ['params']
     """
 
     def moving(params: Params) -> Params:

@@ -1,8 +1,6 @@
 """An encoder as a value: what makes a vector of an example, and a state of a token."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,7 +27,7 @@ class Encoder:
     """What reads examples; `GuideModel` builds on any.
 
     Attributes:
-        text: makes the Linen module of texts. Its call, (tokens int32 [batch, length],
+        text: the Linen module of texts, unbound. Its call, (tokens int32 [batch, length],
             deterministic) -> float [batch, length, width], returns a state a token, and its
             `attend`, states -> float [..., vocabulary], compares states with the embeddings.
         vocabulary: number of token ids.
@@ -39,7 +37,7 @@ class Encoder:
         dtype: of the computation; parameters are float32.
     """
 
-    text: Callable[[], nn.Module]
+    text: nn.Module
     vocabulary: int
     width: int
     length: int
@@ -79,7 +77,7 @@ def transformer(
         channels: of the convolutions on pictures.
         dtype: of the computation.
     """
-    text = partial(TransformerEncoder, vocabulary, width, layers, heads, length, dropout, dtype)
+    text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
     return Encoder(text, vocabulary, width, length, channels, dtype)
 
 

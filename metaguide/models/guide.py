@@ -96,7 +96,7 @@ class GuideModel(nn.Module):
     def setup(self) -> None:
         """Makes the groups."""
         encoder = self.encoder
-        self.text = encoder.text()
+        self.text: Any = encoder.text.clone()
         if encoder.image:
             self.picture = ImageEncoder(
                 encoder.width, encoder.channels, encoder.dtype, name="image"

@@ -1,4 +1,28 @@
-"""Learned optimizers as optax transforms, and the estimators of their gradients."""
+"""Learned optimizers as optax transforms, and the estimators of their gradients.
+
+A rule has `init` (key -> theta) and `transform` (theta -> an optax transform); `pretrained` gives
+one with what it has learned.
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import optax
+>>> from metaguide.optimizers import hyper, lstm, mlp, pretrained
+>>> rule, theta, _ = pretrained()
+>>> optimizer = rule.transform(theta)
+>>> def loss(params):
+...     return jnp.sum(params["w"] ** 2)
+>>> params = {"w": jnp.ones(3)}
+>>> value, gradient = jax.value_and_grad(loss)(params)
+>>> update = jax.jit(optimizer.update)
+>>> updates, state = update(gradient, optimizer.init(params), params, value=value)
+>>> bool(loss(optax.apply_updates(params, updates)) < value)
+True
+
+The examples of this package go on from here, some of them with a function to be minimised:
+
+>>> from metaguide.problems.optimizees import quadratics
+>>> key = jax.random.key(0)
+"""
 
 from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.damped import damped

@@ -62,6 +62,18 @@ def coordinatewise(
     Returns:
         The rule. Its transform raises ValueError for a θ of another rule, and TypeError for a
         gradient that is not of floating point.
+
+    >>> def init(key):
+    ...     return {"log_rate": jnp.log(0.1)}
+    >>> def start(shape, dtype):
+    ...     return ()
+    >>> def update(theta, gradient, memory):
+    ...     return -jnp.exp(theta["log_rate"]) * gradient, memory
+    >>> rule = coordinatewise("learned sgd", init, start, update)
+    >>> optimizer = rule.transform(rule.init(key))
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    >>> print(updates["w"].round(3))
+    [-0.2 -0.2 -0.2]
     """
 
     name = named(kind, settings)

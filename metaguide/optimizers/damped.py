@@ -38,6 +38,11 @@ def damped(
 
     Raises:
         ValueError: `largest` is negative, or not a number.
+
+    >>> optimizer = damped(optax.sgd(0.1), largest=1.0)
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    >>> print(updates["w"].round(3))
+    [-0.2 -0.2 -0.2]
     """
     if not largest >= 0:
         raise ValueError(f"largest is {largest}: a bound on a norm is 0 or more")

@@ -21,6 +21,10 @@ def descent(
         optimizee: what is minimised; its function is drawn with the key.
         optimizer: any optax transform, learned or made by hand.
         steps: how many to take.
+
+    >>> losses = jax.jit(descent(quadratics(dim=2), optax.sgd(0.05), steps=10))((), key)
+    >>> losses.shape, bool(losses[-1] < losses[0])
+    ((11,), True)
     """
     loop = inner_loop(optimizee.loss, optimizer, FirstOrder())
 

@@ -37,6 +37,10 @@ def curriculum(first: int, last: int, truncation: int, until: float = 0.5) -> Ho
 
     Raises:
         ValueError: not 1 ≤ first ≤ last, or `until` is not in (0, 1].
+
+    >>> horizon = curriculum(first=10, last=100, truncation=10)
+    >>> [int(horizon(jnp.asarray(progress))) for progress in (0.0, 0.25, 0.5, 0.9)]
+    [10, 40, 100, 100]
     """
     if not (1 <= first <= last and 0 < until <= 1):
         raise ValueError(
@@ -122,6 +126,15 @@ def truncated(
         The estimator.
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
+
+    >>> rule = lstm(hidden=4)
+    >>> estimator = truncated(rule, quadratics(dim=2), horizon=10, truncation=5)
+    >>> theta = rule.init(key)
+    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> step = jax.jit(estimator.gradient)
+    >>> (loss, metrics), gradient, problem = step(theta, (), problem, key, 0.0)
+    >>> int(problem.age)
+    5
     """
     mode = Unrolled() if curvature else FirstOrder()
     start = _starter(rule.transform, optimizee, 1)
@@ -201,6 +214,14 @@ def imitation(
         The estimator; the loss is L, and `last` that of the inner problem.
 
     Chen et al.: Training Stronger Baselines for Learning to Optimize, 2020.
+
+    >>> rule = lstm(hidden=4)
+    >>> teacher = optax.sgd(0.01, momentum=0.9, nesterov=True)
+    >>> estimator = imitation(rule, quadratics(dim=2), teacher, horizon=10, truncation=5)
+    >>> theta = rule.init(key)
+    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> len(problem.loops)
+    1
     """
 
     def shown(theta: Theta) -> optax.GradientTransformationExtraArgs:
@@ -288,6 +309,13 @@ def evolution(
 
     Vicol, Metz, Sohl-Dickstein: Unbiased Gradient Estimation in Unrolled Computation Graphs with
     Persistent Evolution Strategies, 2021.
+
+    >>> rule = lstm(hidden=4)
+    >>> estimator = evolution(rule, quadratics(dim=2), horizon=10, truncation=5, sigma=0.01)
+    >>> theta = rule.init(key)
+    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> len(problem.loops)  # under θ + ε and under θ − ε
+    2
     """
     drawn = _starter(rule.transform, optimizee, 2 if persistent else 1)
 

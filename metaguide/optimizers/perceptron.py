@@ -82,6 +82,11 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
 
     After Metz et al.: Understanding and correcting pathologies in the training of learned
     optimizers, 2019.
+
+    >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), mlp().transform(mlp().init(key)))
+    >>> updates, _ = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
+    >>> bool((updates["w"] < 0).all())
+    True
     """
 
     def init(key) -> Theta:
@@ -152,6 +157,12 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
         a tensor.
 
     Ha, Dai, Le: HyperNetworks, 2016, of which this is the idea applied to an update rule.
+
+    >>> optimizer = hyper().transform(hyper().init(key))
+    >>> update = jax.jit(optimizer.update)
+    >>> updates, _ = update(gradient, optimizer.init(params), params, value=value)
+    >>> bool((updates["w"] < 0).all())
+    True
     """
     settings = {"hidden": hidden, "inner": inner, "scale": scale}
     name = named("hyper", settings)

@@ -30,6 +30,13 @@ def lstm(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float
         The rule; its state has 2 · hidden · layers numbers a coordinate.
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
+
+    >>> rule = lstm()
+    >>> rule.name
+    'lstm(hidden=20, layers=2, p=10.0, scale=0.1)'
+    >>> state = rule.transform(rule.init(key)).init(params)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(state.memory)) // params["w"].size
+    80
     """
 
     def cell(layer: Theta, x: Array, memory: tuple[Array, Array]) -> tuple[Array, Any]:
@@ -51,6 +58,11 @@ def rnn(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float 
 
     Returns:
         The rule; its state has hidden · layers numbers a coordinate.
+
+    >>> rule = rnn()
+    >>> state = rule.transform(rule.init(key)).init(params)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(state.memory)) // params["w"].size
+    40
     """
 
     def cell(layer: Theta, x: Array, memory: tuple[Array]) -> tuple[Array, Any]:

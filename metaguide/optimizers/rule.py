@@ -131,6 +131,12 @@ def apply_gradients(state: Any, gradients: PyTree, **extra: Any) -> Any:
             `params`, `step` and `replace`.
         gradients: of its parameters.
         **extra: what the optimizer reads beside, such as `value=loss`.
+
+    >>> from flax.training.train_state import TrainState
+    >>> state = TrainState.create(apply_fn=loss, params=params, tx=optimizer)
+    >>> state = jax.jit(apply_gradients)(state, gradient, value=value)
+    >>> int(state.step)
+    1
     """
     transform = optax.with_extra_args_support(state.tx)
     updates, after = transform.update(gradients, state.opt_state, state.params, **extra)

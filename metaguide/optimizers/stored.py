@@ -54,6 +54,9 @@ def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
 
     Raises:
         ValueError: there is no such kind, or it has no such setting.
+
+    >>> rule_of("mlp", {"hidden": 4}).name
+    'mlp(hidden=4, scale=0.01)'
     """
     if kind not in RULES:
         raise ValueError(f"there is no rule {kind!r}; there are {', '.join(RULES)}")
@@ -75,6 +78,15 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
 
     Raises:
         ValueError: θ is of another rule.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from metaguide.optimizers import load
+    >>> rule = mlp(hidden=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder) / "optimizer.npz", rule, rule.init(key), "by hand")
+    ...     print(load(folder).command)
+    by hand
     """
     check_theta(rule.name, rule.init, theta)
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
@@ -98,6 +110,11 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
 
     Raises:
         StoredError: there is none, it is damaged, or of another rule, version or size.
+
+    >>> load("no_such_folder")
+    Traceback (most recent call last):
+        ...
+    metaguide.optimizers.stored.StoredError: no_such_folder: there is no trained optimizer; ...
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -166,6 +183,10 @@ def pretrained(name: str = "hyper") -> Trained:
 
     Raises:
         StoredError: there is none of that name; the message lists those there are.
+
+    >>> rule, theta, command = pretrained()
+    >>> rule.name
+    'hyper(hidden=32, inner=4, scale=0.01)'
     """
     path = SHIPPED / f"{name}.npz"
     if not path.is_file():

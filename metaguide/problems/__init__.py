@@ -1,4 +1,4 @@
-"""Builds every Problem that is not a guide's out of models, objectives and data."""
+"""Build every Problem that is not a guide's out of models, objectives and data."""
 
 from metaguide.problems.few_shot import (
     STATISTICS,

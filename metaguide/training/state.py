@@ -2,8 +2,7 @@
 
 from typing import Any, NamedTuple
 
-import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from metaguide.types import Params
 
@@ -23,6 +22,6 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     params: Params
-    optimizer: optax.OptState
+    optimizer: PyTree
     key: Key[Array, ""]
     carry: dict[str, Any]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,18 @@ def test_the_run_loads_and_serves_by_validation(run):
     domain = read_domain(workdir / "bazaar" / "toys")
     adapted = metaguide.load(workdir).adapt(domain, shots=1)
     assert len(adapted.predict(domain.products[:2])) == 2
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run(run, capsys):
+    """Fault: the first Python that a reader copies fails on the run that the README makes."""
+    workdir, _ = run
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    _, after = text.split("```python\n", 1)
+    code, _, _ = after.partition("```")
+    assert code.count("runs/guide") == 2
+    exec(code.replace("runs/guide", str(workdir)), {})
+    assert "Sentiment(sentiment=" in capsys.readouterr().out
 
 
 def test_ways_of_the_arms_leave_out_rows_that_repeat():
