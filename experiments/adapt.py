@@ -15,8 +15,9 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import settings
 from experiments.launch import COMMANDS
 from experiments.outcomes import digest, kept
+from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.stages import command_line, random_start, start, world_of_stage
+from experiments.stages import random_start, start, world_of_stage
 from experiments.worlds import World
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import FLOORS

@@ -20,7 +20,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from PIL import Image
 
 import metaguide
-from experiments.few_shot import OUTCOME, outcome_of, outcomes_in
+from experiments.cells.outcomes import OUTCOME, outcome_of, outcomes_in
 from experiments.settings import ConfigError, read_config, write_config
 from metaguide.data import mnist, omniglot, online_shopping
 from metaguide.data.catalogue import CatalogueError, read_domain

@@ -16,13 +16,8 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import settings
-from experiments.few_shot import (
-    arms_asked_for,
-    check_cells,
-    outcome_of,
-    outcomes_in,
-    write_table,
-)
+from experiments.cells.config import arms_asked_for
+from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.launch import COMMANDS
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
