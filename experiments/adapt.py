@@ -12,18 +12,18 @@ import jax
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
-from experiments.launch import COMMANDS
+from experiments import run_folder, runner
+from experiments.config_files import ConfigError
+from experiments.domain_split import World
+from experiments.modules import COMMANDS
 from experiments.outcomes import digest, kept
 from experiments.processes import command_line
+from experiments.ranges import faults, positive, several
 from experiments.reports.terminal import print_tables
-from experiments.stages import random_start, start, world_of_stage
-from experiments.worlds import World
+from experiments.stages import random_start, stage_before, start, world_of_stage
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import FLOORS
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
-from metaguide.files import FileFault, read_json
-from metaguide.guide import STAGE
 from metaguide.methods import (
     IN_GUIDE,
     META_TRAINED,
@@ -37,6 +37,7 @@ from metaguide.methods import (
 from metaguide.optimizers import Rule
 from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
+from metaguide.run_config import Served
 from metaguide.tasks import TASKS
 from metaguide.tasks.classification import categories_of
 from metaguide.tasks.task import Outcome
@@ -45,6 +46,9 @@ from metaguide.types import Family, Params
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
+
+GRIDS = ("rates", "adam_rates", "penalties", "rule_factors")
+"""Fields of the config's `adapt`: what validation chooses from."""
 
 OUTCOMES = "outcomes"
 """In the folder of a run: what was judged, so that a comparison that was stopped goes on."""
@@ -92,8 +96,9 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> 
         ConfigError: the config names an arm or a learner that there is not, leaves out an arm
             that another one starts from, or has a grid that is not of positive numbers.
     """
-    for field in ("rates", "adam_rates", "penalties", "rule_factors"):
-        settings.check_positive(f"adapt.{field}", config.adapt[field])
+    grids = {name: config.adapt[name] for name in GRIDS}
+    for fault in faults(grids, dict.fromkeys(GRIDS, several(positive()))):
+        raise ConfigError(f"config.adapt.{fault}")
     section, learners = config.adapt.arms, config.metatrain.learners
     known = {"adapt.arms": (section, IN_GUIDE), "metatrain.learners": (learners, META_TRAINED)}
     for field, (names, among) in known.items():
@@ -101,7 +106,7 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> 
             try:
                 method_named(name, among)
             except UnknownMethod as error:
-                raise settings.ConfigError(f"config.{field}: {error}") from error
+                raise ConfigError(f"config.{field}: {error}") from error
     trained = [arm for arm in section if METHODS[arm].stage != "metatrain" or arm in learners]
     serving = [arm for arm in trained if set(section[arm]).intersection(kinds)]
     started_from = {METHODS[arm].start for arm in serving}
@@ -109,7 +114,7 @@ def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> 
     later = [arm for arm in chosen if METHODS[arm].start in META_TRAINED]
     for arm in later:
         if METHODS[arm].start not in chosen:
-            raise settings.ConfigError(
+            raise ConfigError(
                 f"config.metatrain.learners: {arm} starts from the parameters of "
                 f"{METHODS[arm].start}; add it to them, and to config.adapt.arms"
             )
@@ -156,7 +161,7 @@ class Bench:
             try:
                 learners[way](1.0)
             except ValueError as error:
-                raise settings.ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
+                raise ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
         self.kind, self.family, self.rules = kind, family, rules
         self.data = replicate(family.data, tasks_mesh())
         self.held_out = [one.name for one in world.held_out if one.name in family.domains]
@@ -174,7 +179,7 @@ class Bench:
             "test": episode_keys(config.seed, "test", section.episodes),
         }
         self._folder = folder
-        self._of = digest(settings.identity(config), kind, family.data)
+        self._of = digest(run_folder.identity(config), kind, family.data)
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
         self._took: dict[Any, list[float]] = {}
@@ -263,7 +268,7 @@ def compared(world: World) -> dict[str, Family]:
     mend = "name one that has them in config.data.validation"
     if not found:
         of = lacking or "any task"
-        raise settings.ConfigError(f"no validation domain has examples of {of}; {mend}")
+        raise ConfigError(f"no validation domain has examples of {of}; {mend}")
     if lacking:
         say(f"adapt: {lacking} left out: no validation domain has examples of it; {mend}")
     return found
@@ -459,7 +464,7 @@ def write_comparison(
     )
 
 
-def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Any]:
+def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Served]:
     """Return what serves each kind of task: the arm that did best on the validation domains.
 
     Args:
@@ -469,9 +474,7 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
     """
     return {
         kind: next(
-            {"folder": folders[c.arm], "arm": c.arm, "rate": c.rate, "steps": steps}
-            for c in choices
-            if c.arm in folders
+            Served(folders[c.arm], c.arm, c.rate, steps) for c in choices if c.arm in folders
         )
         for kind, choices in comparison.choices.items()
     }
@@ -479,26 +482,18 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Adapt the parameters of one stage, `init_from`, and those of no training at all."""
-    if not config.init_from:
-        raise settings.ConfigError(
+    before = stage_before(config)
+    if before is None:
+        raise ConfigError(
             "--config.init_from is empty; give the work folder of the stage whose guide adapts"
         )
     world = world_of_stage(config, workdir)
-    path = Path(config.init_from) / STAGE
-    try:
-        learner = read_json(path).get("learner") or ""
-    except (FileNotFoundError, FileFault) as error:
-        raise settings.ConfigError(
-            f"--config.init_from={config.init_from}: {STAGE} cannot be read ({error}); give the "
-            "work folder of a stage that has run"
-        ) from error
-    if learner not in ("", *META_TRAINED):
-        raise settings.ConfigError(f"{path}: there is no learner {learner!r:.40}; train it anew")
-    (meta, rule), nothing = start(config, world, config.seed), random_start(world, config.seed)
+    (meta, rule), nothing = start(config, world, before), random_start(world, config.seed)
+    learner = before.learner
     mine = [learner] if learner else [a for a in IN_GUIDE if METHODS[a].stage == "multitask"]
     metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
     rules = {adaptation_of(learner).by: rule} if rule else {}
-    with settings.claimed(config, workdir):
+    with run_folder.claimed(config, workdir):
         of_kind = benches(config, world, compared(world), metas, workdir, rules)
         comparison = compare(config, world, metas, of_kind)
         write_comparison(comparison, config, world, workdir, [config.seed])
@@ -506,4 +501,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.adapt"]._asdict())
+    runner.run(main, **COMMANDS["experiments.adapt"]._asdict())

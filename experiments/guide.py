@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import run_folder, runner
 from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
-from experiments.launch import COMMANDS
+from experiments.domain_split import World, prepare
 from experiments.metatrain import metatraining_stage
+from experiments.modules import COMMANDS
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
 from experiments.reports.page import write_report
@@ -28,10 +29,9 @@ from experiments.stages import (
     random_start,
     train_stage,
 )
-from experiments.worlds import World, prepare
+from metaguide import run_config
 from metaguide.evaluation import results
-from metaguide.files import write_json
-from metaguide.guide import SERVING, load
+from metaguide.guide import load
 from metaguide.methods import METHODS, adaptation_of
 from metaguide.training.program import beside
 from metaguide.training.progress import say
@@ -97,7 +97,7 @@ def train(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run every stage for every seed, then compare, and write the table and the report."""
-    with settings.claimed(config, workdir):
+    with run_folder.claimed(config, workdir):
         run(config, workdir)
 
 
@@ -134,8 +134,10 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         comparison = compare(config, world, metas, of_kind)
     first = folders[config.seed].name
     served = {arm: f"{first}/{stage}" for arm, (_, stage) in trained.items() if stage}
-    write_json(workdir / SERVING, serving_of(comparison, served, config.adapt.steps))
     path = write_comparison(comparison, config, world, workdir, seeds)
+    # After the results, which are whole whatever validation chose.
+    serving = serving_of(comparison, served, config.adapt.steps)
+    run_config.write(world.run_config(seed=config.seed, serving=serving), workdir)
     shown = showcase(load(workdir), world)
     report = write_report(results.read(path), workdir, shown)
     print_tables(comparison.rows)
@@ -143,4 +145,4 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.guide"]._asdict())
+    runner.run(main, **COMMANDS["experiments.guide"]._asdict())

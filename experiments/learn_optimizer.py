@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import run_folder, runner
 from experiments.cells.config import HARMLESS
+from experiments.config_files import ConfigError
 from experiments.hand_made import HAND_MADE, tuned
-from experiments.launch import COMMANDS
+from experiments.modules import COMMANDS
 from experiments.optimizees import Setting, setting_of, validation_score
 from experiments.processes import command_line
-from experiments.settings import ConfigError
 from experiments.training import Training, schedule_of, train_alone
 from metaguide.files import FileFault, read_json, write_json
 from metaguide.optimizers import (
@@ -140,7 +140,7 @@ def train_rule(
     folder, section = folder_of(workdir, problem, arm, seed), config[problem]
     own, setting = section.train[arm], setting_of(section)
     rule, cell = rule_named(config, arm), cell_config(config, problem, arm)
-    settings.write_config(cell, folder, harmless=HARMLESS)
+    run_folder.write_config(cell, folder, harmless=HARMLESS)
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
         return load(folder, arm)
     data = jax.device_put(setting.data["train"])
@@ -172,7 +172,7 @@ def train_rule(
             on_checkpoint=keep,
         )["rule"]
 
-    identity = settings.identity(cell, harmless=HARMLESS)
+    identity = run_folder.identity(cell, harmless=HARMLESS)
     about = {"problem": problem, "arm": arm, "seed": seed, "config": identity}
     begin, draw = jax.random.split(jax.random.key(seed))
     theta, where = rule.init(begin), f"config.{problem}.train.{arm}"
@@ -274,4 +274,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.learn_optimizer"]._asdict())
+    runner.run(main, **COMMANDS["experiments.learn_optimizer"]._asdict())

@@ -7,12 +7,18 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
-from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
-from experiments.worlds import World
-from metaguide.files import FileFault, read_json
-from metaguide.guide import STAGE
+from experiments import runner
+from experiments.config_files import ConfigError
+from experiments.domain_split import World
+from experiments.modules import COMMANDS
+from experiments.stages import (
+    Stage,
+    build_stage,
+    run_stage,
+    shared_by,
+    stage_before,
+    weighting_of,
+)
 from metaguide.inner_loop import Unrolled
 from metaguide.methods import (
     META_TRAINED,
@@ -23,7 +29,9 @@ from metaguide.methods import (
     method_named,
 )
 from metaguide.optimizers import load, pretrained
+from metaguide.run_config import RunConfig
 from metaguide.training.episodic import episodic
+from metaguide.types import Family
 
 PARTS = ("sources", "validation")
 """Of the domains: where an optimizer may be learned."""
@@ -50,30 +58,9 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     try:
         method = method_named(learner, META_TRAINED)
     except UnknownMethod as error:
-        raise settings.ConfigError(f"config.metatrain.learner: {error}") from error
-    if section.rule_learned_on not in PARTS:
-        known = " and ".join(PARTS)
-        raise settings.ConfigError(
-            f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
-        )
+        raise ConfigError(f"config.metatrain.learner: {error}") from error
+    families = _families(config, world, learner)
     adaptation = adaptation_of(learner)
-    part = section.rule_learned_on if adaptation.is_learned else "sources"
-    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
-    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
-    kinds = config.adapt.arms[learner] if adaptation.is_learned else tuple(families)
-    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
-    if not families:
-        raise settings.ConfigError(
-            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
-        )
-    names = {domain.name for domain in world.sources}
-    for name in section.domain_weights:
-        if name not in names:
-            raise settings.ConfigError(
-                f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
-                f"{', '.join(sorted(names))}"
-            )
-
     trained, by = None, adaptation.by
     if adaptation.is_learned:
         trained = load(section.rule_from[by], by) if section.rule_from[by] else pretrained(by)
@@ -106,7 +93,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
             for kind, family in families.items()
         }
     except ValueError as error:
-        raise settings.ConfigError(f"config.metatrain: {error}") from error
+        raise ConfigError(f"config.metatrain: {error}") from error
     return build_stage(
         config,
         "metatrain",
@@ -119,33 +106,62 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     )
 
 
-def check_start(config: FrozenConfigDict) -> None:
+def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str, Family]:
+    """Return what a learner trains on, by kind of task.
+
+    Raises:
+        ConfigError: nothing is left, an unknown part, or a weight for a domain that is no source.
+    """
+    section, is_learned = config.metatrain, adaptation_of(learner).is_learned
+    if section.rule_learned_on not in PARTS:
+        known = " and ".join(PARTS)
+        raise ConfigError(
+            f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
+        )
+    part = section.rule_learned_on if is_learned else "sources"
+    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
+    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
+    kinds = config.adapt.arms[learner] if is_learned else tuple(families)
+    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
+    if not families:
+        raise ConfigError(
+            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
+        )
+    names = {domain.name for domain in world.sources}
+    for name in section.domain_weights:
+        if name not in names:
+            raise ConfigError(
+                f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
+                f"{', '.join(sorted(names))}"
+            )
+    return families
+
+
+def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
     """Refuse to start where the learner of the config does not.
+
+    Args:
+        config: reads its `metatrain.learner` and `init_from`.
+        before: from `stage_before`.
 
     Raises:
         ConfigError: it starts from another arm, and `init_from` is not the work folder of that one.
     """
-    learner, folder = config.metatrain.learner, config.init_from
-    before = METHODS[learner].start if learner in META_TRAINED else ""
-    if before not in META_TRAINED:
-        return
-    file = Path(folder) / STAGE
-    try:
-        found = read_json(file) if folder else {}
-    except (FileNotFoundError, FileFault):
-        found = {}
-    if found.get("learner") != before:
-        raise settings.ConfigError(
-            f"--config.init_from={folder}: {learner} starts from the parameters of {before}; give "
-            f"the work folder of its meta-training"
+    learner = config.metatrain.learner
+    wanted = METHODS[learner].start if learner in META_TRAINED else ""
+    if wanted in META_TRAINED and (before is None or before.learner != wanted):
+        raise ConfigError(
+            f"--config.init_from={config.init_from}: {learner} starts from the parameters of "
+            f"{wanted}; give the work folder of its meta-training"
         )
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    check_start(config)
-    run_stage(metatraining_stage, config, workdir)
+    before = stage_before(config)
+    check_start(config, before)
+    run_stage(metatraining_stage, config, workdir, before)
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.metatrain"]._asdict())
+    runner.run(main, **COMMANDS["experiments.metatrain"]._asdict())

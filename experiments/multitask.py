@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
-from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, shared_by, weighting_of
-from experiments.worlds import World
+from experiments import runner
+from experiments.config_files import ConfigError
+from experiments.domain_split import World
+from experiments.modules import COMMANDS
+from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
 from metaguide.learners import joint
 from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
@@ -39,7 +40,7 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
     lacking = ", ".join(kind for kind in wanted if kind not in families)
     if not families:
         why = f"no source domain has data of {lacking}" if lacking else "all are 0"
-        raise settings.ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
+        raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
     if lacking:
         say(f"multitask: {lacking} left out: no source domain has data of it")
     shared = shared_by(section.tasks)
@@ -64,8 +65,8 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    run_stage(multitask_stage, config, workdir)
+    run_stage(multitask_stage, config, workdir, stage_before(config))
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.multitask"]._asdict())
+    runner.run(main, **COMMANDS["experiments.multitask"]._asdict())

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 from metaguide.data.mnist import read_pictures
 from metaguide.evaluation.evaluate import episode_keys
 from metaguide.models.conv4 import Conv4

@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
-from experiments.launch import COMMANDS
-from experiments.stages import Stage, build_stage, run_stage, weighting_of
-from experiments.worlds import World
+from experiments import runner
+from experiments.config_files import ConfigError
+from experiments.domain_split import World
+from experiments.modules import COMMANDS
+from experiments.stages import Stage, build_stage, run_stage, stage_before, weighting_of
 from metaguide.data.encoding import unlabelled
 from metaguide.data.tokenizer import MASK
 from metaguide.objectives import pretraining
@@ -61,7 +62,7 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
     why = "the sources have no pictures" if model.image else "config.model.image is off"
     if not used:
         why = f"{why}, and " if wanted else ""
-        raise settings.ConfigError(
+        raise ConfigError(
             f"config.pretrain.weights: {why}no objective is left; give one for texts a weight, "
             "such as --config.pretrain.weights.masked_language=1.0"
         )
@@ -78,8 +79,8 @@ def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run the stage alone."""
-    run_stage(pretraining_stage, config, workdir)
+    run_stage(pretraining_stage, config, workdir, stage_before(config))
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.pretrain"]._asdict())
+    runner.run(main, **COMMANDS["experiments.pretrain"]._asdict())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 from metaguide.training.progress import say
 
 LOG = "log.txt"

@@ -4,14 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import settings
+from experiments import run_folder, runner
+from experiments.config_files import ConfigError
+from experiments.domain_split import prepare
 from experiments.reports.page import write_report
 from experiments.reports.terminal import print_tables
 from experiments.showcase import showcase
-from experiments.worlds import prepare
-from metaguide import load
+from metaguide import load, run_config
 from metaguide.evaluation.results import read
-from metaguide.guide import SERVING
 from metaguide.training.progress import say
 
 
@@ -23,11 +23,11 @@ def main(argv: Sequence[str]) -> None:
         ResultsError: there are no results in the folder.
     """
     if len(argv) != 2 or argv[1].startswith("-"):
-        raise settings.ConfigError("usage: python -m experiments.report RUN, the folder of a run")
+        raise ConfigError("usage: python -m experiments.report RUN, the folder of a run")
     run = Path(argv[1])
     results, shown = read(run), ()
-    if (run / SERVING).exists():
-        shown = showcase(load(run), prepare(settings.read_config(run), run))
+    if run_config.find(run) is not None:
+        shown = showcase(load(run), prepare(run_folder.read_config(run), run))
     path = write_report(results, run, shown)
     print_tables(results.rows)
     say(f"report: {path}")
@@ -36,6 +36,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv)
-    except settings.MENDABLE as error:
+    except runner.MENDABLE as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

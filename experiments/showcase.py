@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from experiments.domain_split import World
 from experiments.exhibits import (
     Item,
     ProductShown,
@@ -13,7 +14,6 @@ from experiments.exhibits import (
     ReviewShown,
     Showcase,
 )
-from experiments.worlds import World
 from metaguide.data.catalogue import Domain, Product, Question, Review
 from metaguide.data.histories import History, histories
 from metaguide.guide import AdaptedGuide, Guide
@@ -114,18 +114,18 @@ def _questions(adapted: AdaptedGuide, rng) -> list[QuestionShown]:
 
 
 def _recommendation(adapted: AdaptedGuide, domain: Domain, rng) -> RecommendationShown:
-    """Show one user: the first products, what is recommended, and the last one, which was taken."""
+    """Show one user: some products, what is recommended, and the next one, which was taken."""
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     user = users[int(rng.integers(len(users)))]
-    first = user.products[: max(1, min(adapted.shots, len(user.products) - 1))]
-    target = user.products[-1]
-    (ranking,) = adapted.predict([History(user.user, first)])
+    *before, target = user.products
+    known = tuple(before[-max(1, adapted.shots) :])
+    (ranking,) = adapted.predict([History(user.user, known)])
     pictured: dict[str, Item] = {
         product.id: {"title": product.title, "image": product.image} for product in domain.products
     }
     return {
         "user": user.user,
-        "history": [pictured[product] for product in first],
+        "history": [pictured[product] for product in known],
         "ranked": [pictured[product] for product in ranking.products[:SHOWN]],
         "target": pictured[target],
         "rank": 1 + ranking.products.index(target),

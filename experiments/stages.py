@@ -9,18 +9,19 @@ import optax
 from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
+from experiments.config_files import ConfigError
+from experiments.domain_split import World, prepare
 from experiments.processes import command_line
-from experiments.settings import ConfigError, check_config, identity, write_config
-from experiments.worlds import TOKENIZER, World, prepare
+from experiments.run_folder import check_config, identity, write_config
+from metaguide import run_config
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.files import write_json
-from metaguide.guide import STAGE, restored
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.optimizers import Rule, Trained, save
 from metaguide.optimizers.stored import FILE
 from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
-from metaguide.training.checkpoint import FOLDER, latest
+from metaguide.run_config import TOKENIZER, RunConfig, stage_serving
+from metaguide.training.checkpoint import FOLDER, CheckpointError, latest, restore_stage
 from metaguide.training.loop import Schedule, train
 from metaguide.training.state import TrainState
 from metaguide.training.step import (
@@ -135,8 +136,14 @@ def train_stage(
         The trained meta-parameters.
     """
     write_config(config, workdir)
-    about = {"stage": stage.name, "learner": stage.learner, "seed": seed}
-    write_json(workdir / STAGE, about)
+    rate, steps = config.metatrain.inner_rate, config.adapt.steps
+    run = world.run_config(
+        stage=stage.name,
+        learner=stage.learner,
+        seed=seed,
+        serving=stage_serving(stage.learner, rate, steps),
+    )
+    run_config.write(run, workdir)
     world.reading.tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
@@ -152,18 +159,28 @@ def train_stage(
         workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
         mend=f"lower config.{stage.name}.rate",
-        about={**about, "config": identity(config)},
+        about={**run.about, "config": identity(config)},
         on_checkpoint=keep_rule,
     )
     return state.params["meta"]
 
 
 def run_stage(
-    build: Callable[[FrozenConfigDict, World], Stage], config: FrozenConfigDict, workdir: Path
+    build: Callable[[FrozenConfigDict, World], Stage],
+    config: FrozenConfigDict,
+    workdir: Path,
+    before: RunConfig | None,
 ) -> None:
-    """Run a stage alone, as its module does: from `init_from`, or from random parameters."""
+    """Run a stage alone, as its module does: from `init_from`, or from random parameters.
+
+    Args:
+        build: (config, world) -> the stage.
+        config: resolved.
+        workdir: of the stage.
+        before: from `stage_before`.
+    """
     world = world_of_stage(config, workdir)
-    meta, _ = start(config, world, config.seed)
+    meta, _ = start(config, world, before)
     stage, meta = build(config, world), {"params": meta["params"]}
     train_stage(stage, meta, config=config, world=world, workdir=workdir, seed=config.seed)
 
@@ -194,13 +211,39 @@ def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> W
     return fixed({name: weights[name] for name in names})
 
 
-def start(config: FrozenConfigDict, world: World, seed: int) -> tuple[Params, Rule | None]:
+def stage_before(config: FrozenConfigDict) -> RunConfig | None:
+    """Read what the stage that `init_from` names says of itself; None where it names none.
+
+    Raises:
+        ConfigError: the folder that it names is not that of a stage.
+    """
+    if not config.init_from:
+        return None
+    try:
+        return run_config.read(Path(config.init_from))
+    except CheckpointError as error:
+        raise ConfigError(
+            f"--config.init_from={config.init_from}: {error}; give the work folder of a stage that "
+            "has run"
+        ) from error
+
+
+def start(
+    config: FrozenConfigDict, world: World, before: RunConfig | None
+) -> tuple[Params, Rule | None]:
     """Return the meta-parameters that a stage run alone starts from: `init_from`, or random.
 
     The rule is that of the learned optimizer among them, where there is one.
+
+    Args:
+        config: reads its `init_from` and `seed`.
+        world: whose model they are of.
+        before: from `stage_before`.
     """
-    meta = random_start(world, seed)
-    return restored(Path(config.init_from), meta) if config.init_from else (meta, None)
+    meta = random_start(world, config.seed)
+    if before is None:
+        return meta, None
+    return restore_stage(Path(config.init_from), meta, before.about)
 
 
 def random_start(world: World, seed: int) -> Params:

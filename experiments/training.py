@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 from metaguide.objectives.weighting import fixed
 from metaguide.parallel import at_hand, replicate
 from metaguide.training.checkpoint import About

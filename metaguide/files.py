@@ -105,7 +105,7 @@ def held(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise FolderHeld(
                 f"{folder}: {file.read(500).strip() or 'another process'} works in it; wait for it "
-                "to end, or give a new --workdir"
+                "to end, or give another folder"
             ) from None
         file.truncate(0)
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaguide import run_config
 from metaguide.data.catalogue import (
     Domain,
     Product,
@@ -26,11 +27,10 @@ from metaguide.data.catalogue import (
 from metaguide.data.encoding import Lengths
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
-from metaguide.data.tokenizer import Tokenizer, TokenizerError
-from metaguide.files import MIB, FileFault, read_json
-from metaguide.methods import adaptation_of
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.encoder import transformer
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.optimizers import Rule, stored
+from metaguide.run_config import RunConfig
 from metaguide.tasks import (
     TASKS,
     Adapted,
@@ -41,20 +41,11 @@ from metaguide.tasks import (
     Sentiment,
     Server,
     Serving,
+    guide_model,
 )
-from metaguide.training.checkpoint import CheckpointError, restore_meta
+from metaguide.training.checkpoint import CheckpointError, restore_stage
 from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
-from metaguide.types import Params
-
-CONFIG, STAGE, SERVING, TOKENIZER = "config.json", "stage.json", "serving.json", "tokenizer.json"
-"""Files of a run: its config; which stage it was; for a whole guide, which arm serves what."""
-
-MOST = 16 * MIB
-"""Bytes of a JSON file of a run."""
-
-LARGEST_RATE, MOST_STEPS = 1e6, 10_000
-"""Bounds of what adapts: what is beyond them is a damaged file."""
 
 Support = Iterable[Product | Review | Question]
 
@@ -244,134 +235,49 @@ def load(run: Path | str) -> Guide:
     Raises:
         CheckpointError: there is no run in the folder, one of its files is not what a run writes,
             or its checkpoint does not fit.
+        TokenizerError: its tokenizer is damaged.
+        StoredError: the file of a learned optimizer is damaged.
     """
     run = Path(run)
-    try:
-        return _loaded(run)
-    except (CheckpointError, stored.StoredError, TokenizerError):
-        raise
-    # What a damaged config or serving.json says is looked up, compared and made a model of.
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    config = run_config.read(run)
+    tokenizer = Tokenizer.load(run / run_config.TOKENIZER)
+    if config.vocabulary not in (None, tokenizer.size):
         raise CheckpointError(
-            f"{run}: {CONFIG}, {STAGE} or {SERVING} in it is not what a run writes ({what}); "
-            "train the run anew, or take those files from a copy"
-        ) from error
-
-
-def _loaded(run: Path) -> Guide:
-    config = _json(run / CONFIG)
-    serving_path = run / SERVING
-    served = (
-        _json(serving_path) if serving_path.exists() else _stage_serving(_json(run / STAGE), config)
-    )
-    for kind, one in served.items():
-        _check_serving(serving_path if serving_path.exists() else run / CONFIG, kind, one)
-    tokenizer = Tokenizer.load(run / TOKENIZER)
+            f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
+            f"with {config.vocabulary}; take the file from a copy of the run"
+        )
     model = model_of(config, tokenizer)
     like = {"params": jax.eval_shape(partial(init_params, model), jax.random.key(0))}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    found = {name: restored(run / name, like) for name in {s["folder"] for s in served.values()}}
-    text, episodes = config["text"], config["episodes"]
+    found = {}
+    for name in {one.folder for one in config.serving.values()}:
+        stage = run_config.find(run / name)
+        found[name] = restore_stage(run / name, like, {} if stage is None else stage.about)
     return Guide(
         model,
         tokenizer,
-        Lengths(text["text"], text["pair"], text["name"]),
-        episodes["longest"],
+        Lengths(config.text_tokens, config.pair_tokens, config.name_tokens),
+        config.max_answer_tokens,
         {
-            kind: Serving(meta, one["arm"], one["rate"], one["steps"], rule)
-            for kind, one in served.items()
-            for meta, rule in [found[one["folder"]]]
+            task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
+            for task, one in config.serving.items()
+            for meta, rule in [found[one.folder]]
         },
     )
 
 
-def restored(folder: Path, like: Params) -> tuple[Params, Rule | None]:
-    """Read what a stage has learned, and which rule its learned optimizer is of, if it has one.
-
-    Args:
-        folder: of the stage.
-        like: {"params": ...} of the same shapes and placement; values are not read.
-
-    Returns:
-        The meta-parameters, and the rule or None.
-
-    Raises:
-        CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
-        StoredError: the file beside it that describes the rule is damaged.
-    """
-    said = _json(folder / STAGE) if (folder / STAGE).exists() else {}
-    of = {
-        name: said[name]
-        for name in ("stage", "learner", "seed")
-        if isinstance(said.get(name), str | int)
-    }
-    if not (folder / stored.FILE).is_file():
-        return restore_meta(folder, like, of), None
-    rule, theta, _ = stored.load(folder)
-    return restore_meta(folder, {**like, "rule": theta}, of), rule
-
-
-def model_of(config: Mapping[str, Any], tokenizer: Tokenizer) -> GuideModel:
-    """Return the model that a resolved config describes."""
-    model = config["model"]
-    return GuideModel(
+def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
+    """Return the model that a run config describes, for a tokenizer's ids."""
+    encoder = transformer(
         vocabulary=tokenizer.size,
-        width=model["width"],
-        layers=model["layers"],
-        heads=model["heads"],
-        length=max(config["text"]["text"], config["text"]["pair"]),
-        dropout=model["dropout"],
-        way=model["way"],
-        channels=tuple(model["channels"]),
-        image=model["image"],
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        length=max(config.text_tokens, config.pair_tokens),
+        dropout=config.dropout,
+        channels=config.channels if config.image else (),
     )
-
-
-def _stage_serving(stage: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Serve every kind of task by fine-tuning the parameters of a single stage."""
-    learner = stage.get("learner") or "fine-tuning"
-    way = adaptation_of(learner)
-    whole = learner if way.adapts == "all" or way.is_learned else "fine-tuning"
-    users = learner if way.adapts == "head" and way.is_learned else "head-only"
-    arms = {kind: users if kind == "recommendation" else whole for kind in TASKS}
-    inner_rate, steps = config["metatrain"]["inner_rate"], config["adapt"]["steps"]
-    return {
-        kind: {
-            "folder": ".",
-            "arm": arm,
-            "rate": 1.0 if adaptation_of(arm).is_learned else inner_rate,
-            "steps": steps,
-        }
-        for kind, arm in arms.items()
-    }
-
-
-def _check_serving(path: Path, kind: str, one: Mapping[str, Any]) -> None:
-    """Refuse a rate or a number of steps that cannot serve, before anything is compiled."""
-    rate, steps = one.get("rate"), one.get("steps")
-    # NaN is not within the bounds either.
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= LARGEST_RATE:
-        raise CheckpointError(
-            f"{path}: {kind}: rate is {rate!r}; give a number from 0 to {LARGEST_RATE:g}, or make "
-            "the file anew by the run"
-        )
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MOST_STEPS:
-        raise CheckpointError(
-            f"{path}: {kind}: steps is {steps!r}; give a whole number from 0 to {MOST_STEPS}, or "
-            "make the file anew by the run"
-        )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path, MOST)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; give the folder of a run of experiments.guide or of a stage"
-        ) from None
-    except FileFault as error:
-        raise CheckpointError(f"{path}: {error}; train the run anew") from error
+    return guide_model(encoder, config.way)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -77,11 +77,11 @@ import matplotlib.pyplot as plt
 import optax
 
 import metaguide
-from experiments import settings
+from experiments import command, process_setup
+from experiments.domain_split import prepare
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
 from experiments.stages import random_start, train_stage
-from experiments.worlds import prepare
 from metaguide import inner_loop
 from metaguide.data.histories import histories
 from metaguide.evaluation.evaluate import episode_keys, evaluator
@@ -98,12 +98,12 @@ from metaguide.learners.gradient_based import whole_loss
 # are held out. A flag overrides a field, as on the command line.
 
 # %%
-config, folder = settings.resolve(
+config, folder = command.resolve(
     ["notebook", f"--config.preset={preset}", f"--workdir={workdir}"],
     default="experiments/configs/guide_bazaar.py",
     workdir=workdir,
 )
-settings.enable_compilation_cache()
+process_setup.enable_compilation_cache()
 world = prepare(config, folder)
 for part in ("sources", "validation", "held_out"):
     print(part, *(domain.name for domain in getattr(world, part)), sep="  ")

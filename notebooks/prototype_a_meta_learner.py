@@ -87,9 +87,9 @@ import numpy as np
 import optax
 from IPython.display import Image
 
-from experiments import settings
+from experiments import command, process_setup
+from experiments.domain_split import prepare
 from experiments.tables.pictures import fits
-from experiments.worlds import prepare
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.evaluation.metrics import mean_interval
@@ -317,12 +317,12 @@ Image(filename=fits(shown, folder / "fits.png"))
 # `modulated` where it says `encoded["vector"]`.
 
 # %%
-config, _ = settings.resolve(
+config, _ = command.resolve(
     ["notebook", f"--config.preset={preset}", "--config.model.layers=1"],
     default="experiments/configs/guide_bazaar.py",
     workdir=workdir,
 )
-settings.enable_compilation_cache()
+process_setup.enable_compilation_cache()
 world = prepare(config, folder)
 
 

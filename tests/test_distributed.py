@@ -18,16 +18,17 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import settings
+from experiments import runner
 from experiments.cells.cell import train_cell
 from experiments.cells.outcomes import OUTCOME
+from experiments.command import resolve
 from experiments.tables import sinusoid
 from metaguide.objectives.weighting import fixed
 from metaguide.parallel import tasks_mesh
 from metaguide.training import checkpoint, loop
 from metaguide.training.step import init_state
 
-ROOT = Path(settings.__file__).resolve().parents[1]
+ROOT = Path(runner.__file__).resolve().parents[1]
 SECONDS = 180  # far more than a start takes on a busy machine
 KILLED, KEPT, STEPS = 6, 4, 12
 FLAGS = (
@@ -41,7 +42,7 @@ CELL = Path("he", "maml", "seed0")
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from experiments import settings, training
+from experiments import runner, training
 from experiments.tables import sinusoid
 
 def stand_still(done, metrics):
@@ -54,7 +55,7 @@ def train(step, state, *args, **kwargs):
     return trained(step, state, *args, **kwargs, on_log=stand_still)
 
 trained, training.train = training.train, train
-settings.run(
+runner.run(
     sinusoid.main, default="experiments/configs/sinusoid.py", workdir="runs", argv=sys.argv
 )
 """
@@ -147,7 +148,7 @@ def printed(folder, index):
 def single_process(folder):
     """Train the same cell on two devices of this process; return its last state."""
     command = ["prog", "--config=experiments/configs/sinusoid.py", *FLAGS]
-    config, _ = settings.resolve(command, default="", workdir="runs")
+    config, _ = resolve(command, default="", workdir="runs")
     cell, mesh = sinusoid.cell_of(config, "maml", "he"), tasks_mesh(jax.devices()[:2])
     train_cell(cell, config, [folder], [0], mesh)
     meta = cell.learner.init(jax.random.key(0))

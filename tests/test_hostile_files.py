@@ -21,7 +21,9 @@ from PIL import Image
 
 import metaguide
 from experiments.cells.outcomes import OUTCOME, outcome_of, outcomes_in
-from experiments.settings import ConfigError, read_config, write_config
+from experiments.config_files import ConfigError
+from experiments.run_folder import read_config, write_config
+from metaguide import run_config
 from metaguide.data import mnist, omniglot, online_shopping
 from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.mnist import MnistError
@@ -107,7 +109,9 @@ def trained_run():
         write_json(folder / "stage.json", {"stage": "metatrain", "learner": "maml", "seed": 0})
         arm = {"folder": ".", "arm": "fine-tuning", "rate": 0.1, "steps": 2}
         write_json(folder / "serving.json", {"sentiment": arm, "questions": arm})
-        model = model_of(CONFIG, tokenizer)
+        config = run_config.read(folder)
+        run_config.write(config, folder)
+        model = model_of(config, tokenizer)
         shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
         meta = {"params": jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)}
         state = init_state(meta, fixed({"o": 1.0}), optax.sgd(0.1), jax.random.key(0))
@@ -120,6 +124,8 @@ def make_run(folder, name):
     for path, content in trained_run().items():
         (folder / "run" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "run" / path).write_bytes(content)
+    if name != run_config.FILE:  # in a folder that was written before there was one
+        (folder / "run" / run_config.FILE).unlink()
     if name == "stage.json":
         (folder / "run" / "serving.json").unlink()
     return folder / "run" / name
@@ -188,6 +194,7 @@ def domain_of(path):
 
 
 READERS = {
+    "run config": (partial(make_run, name=run_config.FILE), load_run, RUN_ERRORS),
     "run's config": (partial(make_run, name="config.json"), load_run, RUN_ERRORS),
     "serving": (partial(make_run, name="serving.json"), load_run, RUN_ERRORS),
     "stage": (partial(make_run, name="stage.json"), load_run, RUN_ERRORS),
@@ -249,7 +256,7 @@ def mutated(content, edits):
     return content
 
 
-SLOW = {"run's config", "run's tokenizer", "serving", "stage", "outcome", "picture"}
+SLOW = {"run config", "run's config", "run's tokenizer", "serving", "stage", "outcome", "picture"}
 """Readers that take tens of milliseconds."""
 
 
@@ -279,7 +286,9 @@ def test_mutated_bytes_are_one_error_or_read(name):
     check_reader(name, change, 8 if name in SLOW else 60)
 
 
-JSON = ("results", "tokenizer", "run's config", "run's tokenizer", "serving", "stage")
+JSON = (
+    *("results", "tokenizer", "run config", "run's config", "run's tokenizer", "serving", "stage"),
+)
 JSON_LINES = ("metrics", *(f"{part}.jsonl" for part in ROWS))
 odd_values = st.sampled_from(
     [

@@ -1,8 +1,11 @@
-"""Imports run downward only, and each outside library stands in its own room."""
+"""Who may know whom: imports run downward, each outside library stands in its own room, and the
+library says nothing of the experiments' command line."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "training": "types files parallel data objectives inner_loop optimizers learners problems",
         "evaluation": "types files scoring parallel data training",
         "tasks": "types ties scoring data models objectives optimizers methods training evaluation",
+        "run_config": "files methods tasks training",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import beside itself."""
@@ -56,9 +60,25 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
 """Rooms that may import these libraries only, beside Python's own."""
 
 
+EXPERIMENTS_OWN: Mapping[str, str] = {
+    r"\bconfig\.(?!json\b)": "a field of a config",
+    r"(?<![\w-])--[a-z]": "a flag",
+    r"\bConfigDict\b": "a ConfigDict",
+    r"(?<!\w)(config|stage|serving)\.json\b": "a file of the experiments",
+}
+"""What no text of the library names but a docstring, with what it is."""
+
+READS_EARLIER_FOLDERS = "metaguide/run_config.py"
+"""The module that may name the files of the experiments: run folders once consisted of them."""
+
+
+parsed = cache(ast.parse)
+"""Several tests read every module."""
+
+
 def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
     """Yields (line, dotted name) of all that a module imports, wherever in it that stands."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -114,31 +134,139 @@ def violations(modules: Mapping[str, str]) -> list[str]:
     return found
 
 
-def test_imports_run_downward() -> None:
-    """Catches an import upward or sideways, and a library outside its room."""
+def circles(modules: Mapping[str, str]) -> list[str]:
+    """Lists the modules that import themselves by way of others, with the first way round.
+
+    Args:
+        modules: sources by path from the root of the repository.
+    """
+    known = {name_of(path): (path, source) for path, source in modules.items()}
+    below = {}
+    for name, (path, source) in known.items():
+        package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+        below[name] = {nearest(one, known) for _, one in imported(source, package)} - {"", name}
+    found = []
+    for name in sorted(known):
+        ways, seen = [[name]], set()
+        for way in ways:  # which grows
+            for one in below[way[-1]] - seen:
+                seen.add(one)
+                ways.append([*way, one])
+        if name in seen:
+            found.append(" -> ".join(next(way for way in ways[1:] if way[-1] == name)))
+    return found
+
+
+def name_of(path: str) -> str:
+    """The dotted name of a module by its path."""
+    return ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__")
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """The module that a dotted name stands for: itself, or what it is a part of; "" for others'."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Yields (line, text) of all that a module may say, which its docstrings are no part of."""
+    tree = parsed(source)
+    # A text that is a statement of its own: of a module, class or function, or of an assignment.
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node not in docstrings:
+                yield node.lineno, node.value
+
+
+def named(modules: Mapping[str, str]) -> list[str]:
+    """Lists where modules of the library name what belongs to the experiments, a line each.
+
+    Args:
+        modules: sources by path from the root of the repository.
+    """
+    found = []
+    for path, source in sorted(modules.items()):
+        for line, text in texts(source) if path.startswith("metaguide/") else ():
+            for pattern, what in EXPERIMENTS_OWN.items():
+                is_allowed = what == "a file of the experiments" and path == READS_EARLIER_FOLDERS
+                if (match := re.search(pattern, text)) and not is_allowed:
+                    said = text[max(0, match.start() - 20) : match.end() + 20]
+                    found.append(f"{path}:{line}: {said!r} names {what}; name an argument")
+    return found
+
+
+def all_modules() -> dict[str, str]:
+    """The sources of both packages, by path from the root of the repository."""
     paths = [path for top in ("metaguide", "experiments") for path in (ROOT / top).rglob("*.py")]
     assert any(path.name == "types.py" for path in paths)
-    sources = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths
-    }
-    found = violations(sources)
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def test_imports_run_downward() -> None:
+    """Catches an import upward or sideways, and a library outside its room."""
+    found = violations(all_modules())
     assert not found, "\n".join(found)
 
 
-def test_rooms_of_experiments_import_one_another_one_way() -> None:
-    """Catches two rooms that import each other: then neither can be read without the other."""
-    # `launch` calls `command` before the module that is run is imported: it is below and above it.
-    rooms: dict[str, set[str]] = {}
-    for path in sorted((ROOT / "experiments").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found = imported(path.read_text(encoding="utf-8"), ".".join(parts[:-1]))
-        named = [name.split(".") for _, name in found]
-        inside = {name[1] for name in named if name[0] == "experiments" and len(name) > 1}
-        rooms.setdefault(parts[1], set()).update(inside - {parts[1]})
-    rooms["launch"].discard("command")
-    while ready := {room for room, below in rooms.items() if not below & rooms.keys()}:
-        rooms = {room: below for room, below in rooms.items() if room not in ready}
-    assert not rooms, f"these import one another, or what does: {sorted(rooms)}"
+def test_no_modules_import_one_another() -> None:
+    """Catches two modules that need one another, even where one hides it in a function."""
+    found = circles(all_modules())
+    assert not found, "\n".join(found)
+
+
+def test_a_circle_is_found() -> None:
+    """Catches a checker that sees no circle, or one of three modules as none, or a line as one."""
+    modules = {
+        "experiments/__init__.py": "from experiments.a import x",
+        "experiments/a.py": "def f():\n    from experiments import b",
+        "experiments/b.py": "from .c import y",
+        "experiments/c.py": "import metaguide.d",
+        "metaguide/d.py": "",
+    }
+    assert circles(modules) == []
+    back = "experiments.{} -> experiments.{} -> experiments.{} -> experiments.{}"
+    found = circles({**modules, "experiments/c.py": "from experiments.a import f"})
+    assert found == [back.format(*names) for names in ("abca", "bcab", "cabc")]
+
+
+def test_the_library_names_no_flag_and_no_config() -> None:
+    """Catches a message of the library that speaks of a command line that its user does not have,
+    and a module that reads what the experiments keep for themselves."""
+    found = named(all_modules())
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "what"),
+    [
+        ("data/a.py", "raise E('lower config.way')", "a field of a config"),
+        ("data/a.py", "raise E(f'{n} classes; lower config.{name}')", "a field of a config"),
+        ("files.py", "raise E('wait, or '\n 'give a new --workdir')", "a flag"),
+        ("files.py", 'def f():\n    """Say."""\n    return "--config.seeds"', "a flag"),
+        ("guide.py", "CONFIG = 'config.json'", "a file of the experiments"),
+        ("guide.py", "read(run / 'serving.json')", "a file of the experiments"),
+        ("guide.py", "raise E('give a ConfigDict')", "a ConfigDict"),
+        ("run_config.py", "raise E('lower config.way')", "a field of a config"),
+    ],
+)
+def test_what_belongs_to_the_experiments_is_found(path: str, source: str, what: str) -> None:
+    """Catches a checker that passes everything, or sees only some ways to write a text."""
+    found = named({f"metaguide/{path}": source})
+    assert found and all(one.startswith(f"metaguide/{path}:") for one in found)
+    assert any(what in one for one in found)
+
+
+def test_what_the_library_may_say_passes() -> None:
+    """Catches a checker that refuses docstrings, names of Python, or what the experiments say."""
+    allowed = {
+        "metaguide/guide.py": '"""Takes no --flag and no config.field."""\nconfig.way = 3',
+        "metaguide/a.py": 'W = 3\n"""Not config.width."""\nraise E("run_config.json - a--b")',
+        "metaguide/run_config.py": "EARLIER = 'config.json'",
+        "experiments/a.py": "raise E('lower config.way, or give a new --workdir')",
+    }
+    assert named(allowed) == []
 
 
 @pytest.mark.parametrize(

@@ -65,20 +65,14 @@ def build_metaguide(shape: Shape) -> Callable[[], Any]:
     import optax
 
     from metaguide.data.tokenizer import MASK
+    from metaguide.models.encoder import transformer
     from metaguide.models.guide import GuideModel, init_params
     from metaguide.objectives.pretraining import masked_language
     from metaguide.objectives.weighting import fixed
     from metaguide.training.step import init_state, make_step
 
-    model = GuideModel(
-        shape.vocabulary,
-        shape.width,
-        shape.layers,
-        shape.heads,
-        shape.length,
-        shape.dropout,
-        image=False,
-    )
+    sizes = shape.vocabulary, shape.width, shape.layers, shape.heads, shape.length
+    model = GuideModel(transformer(*sizes, dropout=shape.dropout, channels=()), heads={})
     objective = masked_language(model, shape.texts, mask_id=MASK, rate=shape.rate)
     gradient = jax.value_and_grad(objective, has_aux=True)
     weighting, optimizer = fixed({"words": 1.0}), optax.adamw(1e-3)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.cells.config import HARMLESS
-from experiments.settings import ConfigError, identity
+from experiments.config_files import ConfigError
+from experiments.run_folder import identity
 from experiments.training import Training, schedule_of, train_alone
 from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.parallel import mesh_for, own_mesh, replicate

@@ -4,7 +4,7 @@ import jax
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 from metaguide.inner_loop import Mixed, Unrolled
 from metaguide.methods import METHODS, Method, Settings, UnknownMethod, method_named
 

@@ -7,15 +7,9 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.cells.config import HARMLESS
+from experiments.config_files import ConfigError
 from experiments.processes import command_line
-from experiments.settings import (
-    CONFIG,
-    ConfigError,
-    check_config,
-    identity,
-    read_config,
-    write_config,
-)
+from experiments.run_folder import CONFIG, check_config, identity, read_config, write_config
 from metaguide.evaluation.results import Row, Scores, write
 from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process

@@ -9,6 +9,7 @@ python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_opti
 
 from ml_collections import ConfigDict
 
+from experiments import sources
 from experiments.compilation import KINDS
 from experiments.ranges import (
     Range,
@@ -56,19 +57,11 @@ RANGES = {
     "log_every": integer(1),
     "checkpoint_every": integer(1),
     "compilation": one_of(*KINDS),
-    "data.world": one_of("bazaar", "catalogue", "online_shopping"),
-    "data.folder": optional(text()),
+    "data.world": one_of(*sources.FIELDS),
     "data.sources": several(text(), least=0),
     "data.held_out": several(text()),
     "data.validation": several(text()),
-    "data.seed": optional(integer(0)),
-    "data.categories": optional(integer(1, 8)),
-    "data.reviews": optional(integer(0)),
-    "data.questions": optional(integer(0)),
-    "data.users": optional(integer(0)),
-    "data.shared": optional(share()),
-    "data.chinese": optional(share()),
-    "data.aside": optional(integer(1)),
+    **{f"data.{name}": optional(one) for of in sources.FIELDS.values() for name, one in of.items()},
     "text.vocabulary": integer(263),  # 261 are reserved
     "text.text": integer(2),
     "text.pair": integer(4),

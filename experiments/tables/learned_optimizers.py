@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
 from experiments.cells.config import arms_asked_for
 from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
+from experiments.config_files import ConfigError
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
-from experiments.launch import COMMANDS
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
+from experiments.modules import COMMANDS
 from experiments.optimizees import judge_cell, log10_of, setting_of
 from experiments.reports.layout import MINUS
 from experiments.reports.terminal import print_tables
-from experiments.settings import ConfigError
 from experiments.tables.pictures import descents
 from metaguide.evaluation.metrics import bootstrap_interval, mean_interval, seed_interval
 from metaguide.evaluation.results import Row, Scores, key
@@ -184,4 +184,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.tables.learned_optimizers"]._asdict())
+    runner.run(main, **COMMANDS["experiments.tables.learned_optimizers"]._asdict())

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
 from experiments.cells.cell import Cell, at_once, judged, train_cell, way_back
 from experiments.cells.config import arms_asked_for, learners_in, method_of, read_by, settings_of
 from experiments.cells.outcomes import (
@@ -28,10 +28,10 @@ from experiments.cells.outcomes import (
     outcomes_in,
     write_table,
 )
-from experiments.launch import COMMANDS
+from experiments.config_files import ConfigError
+from experiments.modules import COMMANDS
 from experiments.processes import flags_of, in_processes
 from experiments.reports.terminal import print_tables
-from experiments.settings import ConfigError
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler
@@ -325,4 +325,4 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.tables.omniglot"]._asdict())
+    runner.run(main, **COMMANDS["experiments.tables.omniglot"]._asdict())

@@ -16,13 +16,13 @@ import numpy as np
 import optax
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import runner
 from experiments.cells.cell import Cell, judged, train_cell, way_back
 from experiments.cells.config import arms_asked_for, method_of, read_by, settings_of
 from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
-from experiments.launch import COMMANDS
+from experiments.config_files import ConfigError
+from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.settings import ConfigError
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys
@@ -256,4 +256,4 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, **COMMANDS["experiments.tables.sinusoid"]._asdict())
+    runner.run(main, **COMMANDS["experiments.tables.sinusoid"]._asdict())

@@ -155,12 +155,12 @@ def balanced_sampler(way: int, shots: int, queries: int):
 def user_sampler(shots: int, candidates: int | None = None):
     """Return a sampler of recommendation episodes: an episode is one user.
 
-    The support is the user's first products in the order of time, the query is the last one. What
-    is known when an example is asked about is its `history`: for the support's example t the t
-    products before it, for the query the whole support.
+    The query asks for the user's last product, and K shots are the K products before it: they are
+    all that is known of the user, and `user_support` makes the support of them. The history of the
+    query is the same K products.
 
     Args:
-        shots: the largest number of first products.
+        shots: the largest number of products before the last.
         candidates: products to rank, drawn at random with those of support and query among them,
             for training; None ranks the domain's whole catalogue.
 
@@ -175,7 +175,7 @@ def user_sampler(shots: int, candidates: int | None = None):
     if candidates is not None and candidates <= shots:
         raise EpisodeError(
             f"recommendation: {candidates} candidates have no room for the {shots + 1} products of "
-            f"a {shots}-shot episode; raise config.episodes.candidates"
+            f"a {shots}-shot episode; raise candidates"
         )
 
     def sample(table: Table, domain, shots_now, key) -> Episode:
@@ -186,35 +186,64 @@ def user_sampler(shots: int, candidates: int | None = None):
         total = table["products"]["tokens"].shape[1]
         exists = jnp.arange(total) < table["catalogue"][domain]
         steps = jnp.arange(shots)
-        known = (steps < shots_now) & (steps < taken - 1)
-        first, last = items[jnp.minimum(steps, len(items) - 1)], items[taken - 1]
+
+        def before_last(count):
+            """Return the `count` products before the last in the order of time, padded behind."""
+            return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
+
+        most, last = jnp.minimum(shots, taken - 1), items[taken - 1]
+        count = jnp.minimum(shots_now, most)
+        history = before_last(count)
         if candidates is not None:
             # The same candidates for every number of shots.
-            named = jnp.where(steps < taken - 1, first, last)
+            named = jnp.where(steps < most, before_last(most), last)
             own = jnp.zeros(total, bool).at[named].set(True).at[last].set(True)
             chance = jnp.where(exists, jax.random.gumbel(candidate_key, (total,)), -jnp.inf)
             rows = jax.lax.top_k(jnp.where(own, jnp.inf, chance), min(candidates, total))[1]
             place = jnp.zeros(total, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
-            first, last, exists = place[first], place[last], exists[rows]
+            history, last, exists = place[history], place[last], exists[rows]
             products = jax.tree.map(lambda leaf: leaf[rows], products)
 
         support = {
-            "item": first,
-            "history": jnp.broadcast_to(first, (shots, shots)),
-            "history_mask": known & (steps < steps[:, None]),
-            "mask": known,
+            **user_support(history, count, shots, shots_now),
             "id": jnp.full((shots,), user),
         }
         query = {
             "item": last[None],
-            "history": first[None],
-            "history_mask": known[None],
+            "history": history[None],
+            "history_mask": (steps < count)[None],
             "mask": jnp.ones((1,), bool),
             "id": user[None],
         }
         return Episode(support, query, {"products": products, "candidates": exists})
 
     return sample
+
+
+def user_support(
+    history: Int[Array, " items"], taken: Int[Array, ""], examples: int, shots: Int[Array, ""] | int
+) -> dict[str, Array]:
+    """Return a user's last products as the examples to adapt to, the latest first.
+
+    Example t asks for the product that has t later ones, and knows all those before it. Training
+    and serving both adapt to these.
+
+    Args:
+        history: products in the order of time, padded behind.
+        taken: how many of them there are.
+        examples: the static number of examples.
+        shots: how many of the examples count.
+
+    Returns:
+        `item` [examples], `history` [examples, items], `history_mask` and `mask`.
+    """
+    place = taken - 1 - jnp.arange(examples)
+    return {
+        "item": history[jnp.maximum(place, 0)],
+        "history": jnp.broadcast_to(history, (examples, len(history))),
+        "history_mask": jnp.arange(len(history)) < place[:, None],
+        "mask": (place >= 0) & (jnp.arange(examples) < shots),
+    }
 
 
 def draw_domain(weights: Float[Array, " domains"], key: Key[Array, ""]) -> Int[Array, ""]:
@@ -236,7 +265,7 @@ def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int,
             raise EpisodeError(
                 f"domain {name}, {kind}: {way}-way {shots}-shot episodes need {way} classes with "
                 f"at least {shots + 1} examples; it has {enough} (examples by class: "
-                f"{', '.join(map(str, count))}); lower config.episodes.way or config.episodes.shots"
+                f"{', '.join(map(str, count))}); lower way or shots"
             )
 
 
@@ -250,17 +279,15 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     if way < 1 or shots < 0 or queries < 1:
         raise EpisodeError(
             f"{way}-way {shots}-shot episodes with {queries} queries a class: there are some from "
-            f"1 way, 0 shots and 1 query on; raise config.way, config.shot or the arm's queries"
+            f"1 way, 0 shots and 1 query on; raise way, shots or queries"
         )
     classes, drawings = table["character"].shape[1], table["image"].shape[2]
     if classes < way:
-        raise EpisodeError(
-            f"{way}-way episodes need {way} classes; there are {classes}; lower config.way"
-        )
+        raise EpisodeError(f"{way}-way episodes need {way} classes; there are {classes}; lower way")
     if drawings < shots + queries:
         raise EpisodeError(
             f"{shots}-shot episodes with {queries} queries need {shots + queries} drawings of each "
-            f"class; there are {drawings}; lower config.shot, or the arm's train_shots or queries"
+            f"class; there are {drawings}; lower shots or queries"
         )
 
 

@@ -24,8 +24,12 @@ Objective = Callable[..., tuple[Array, Mapping[str, Array]]]
 class Guide(Protocol):
     """What the objectives need of a guide's model: a Linen module with the methods they name."""
 
-    vocabulary: int
     apply: Callable[..., Any]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        ...
 
 
 def masked_language(

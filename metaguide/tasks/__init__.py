@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from metaguide.data.catalogue import Domain
+from metaguide.models.encoder import Encoder
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.classification import CLASSIFICATION, Category
 from metaguide.tasks.question_answering import QUESTIONS, Answer
@@ -29,12 +30,23 @@ __all__ = [
     "Shape",
     "Task",
     "families",
+    "guide_model",
 ]
 
 TASKS: Mapping[str, Task] = {
     task.name: task for task in (CLASSIFICATION, SENTIMENT, QUESTIONS, RECOMMENDATION)
 }
 """All types of task by name, in the order of tables."""
+
+
+def guide_model(encoder: Encoder, way: int = 10) -> GuideModel:
+    """Return the model of a guide: an encoder, and a head for each task.
+
+    Args:
+        encoder: such as `metaguide.models.encoder.transformer(vocabulary)`.
+        way: most classes of a classification.
+    """
+    return GuideModel(encoder, {task.name: task.head for task in TASKS.values()}, way)
 
 
 def families(

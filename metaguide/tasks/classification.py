@@ -13,11 +13,12 @@ from metaguide.data.encoding import Table, labelled_table, product_rows, stack
 from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
 from metaguide.evaluation.rows import Scoring, agreement
-from metaguide.models.guide import GuideModel, with_slots
+from metaguide.models.guide import GuideModel
+from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
-from metaguide.tasks.problem import apply, encode_examples, judge_classes, problem_of
+from metaguide.tasks.problem import encode_examples, judge_classes, problem_of, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome, Task
 from metaguide.types import Batch, Params, Problem
@@ -61,9 +62,8 @@ def classification(model: GuideModel, way: int) -> Problem:
 
     def predict(params: Params, encoded, batch: Batch, context):
         del batch
-        logits = apply(
-            model, params, "classify", encoded["vector"], encoded["names"], context["has_names"]
-        )
+        given = encoded["vector"], encoded["names"], context["has_names"]
+        logits = use_head(model, params, NAME, "__call__", *given)
         return {"logits": logits}
 
     def loss(params: Params, encoded, batch: Batch, context):
@@ -202,6 +202,7 @@ CLASSIFICATION = Task(
     part="products",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),
+    head=lambda encoder, way: ClassificationHead(way, encoder.dtype),
     problem=_problem,
     episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(

@@ -37,7 +37,7 @@ def problem_of(
         predict=predict,
         features=lambda encoded: encoded["vector"],
         judge=judge,
-        body=("text", "image", "fusion") if model.image and pictures else ("text", "fusion"),
+        body=model.encoder.groups(pictures),
         head=(name,),
         target="label",
         way=way,
@@ -57,9 +57,9 @@ def encode_examples(model: GuideModel, params: Params, batch: Mapping[str, Any],
     )
 
 
-def apply(model: GuideModel, params: Params, method: str, *args: Any) -> Any:
-    """Call a method of the model with parameters."""
-    return model.apply({"params": params}, *args, method=method)
+def use_head(model: GuideModel, params: Params, task: str, method: str, *args: Any) -> Any:
+    """Call a method of a task's head."""
+    return model.apply({"params": params}, task, method, *args, method="head")
 
 
 def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:

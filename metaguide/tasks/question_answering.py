@@ -16,11 +16,12 @@ from metaguide.data.repeats import distinct_questions
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
 from metaguide.evaluation.rows import Measures, Scoring
 from metaguide.models.guide import GuideModel
+from metaguide.models.heads import QuestionHead
 from metaguide.objectives.tasks import span_loss, span_predict
 from metaguide.scoring import answer_scores
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
-from metaguide.tasks.problem import apply, encode_examples, problem_of
+from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Reading
 from metaguide.tasks.task import Outcome, Task
 from metaguide.types import Batch, Params, Problem
@@ -59,7 +60,7 @@ def questions(model: GuideModel, longest: int) -> Problem:
     def scores(params: Params, encoded, batch: Batch):
         states, tokens = encoded["states"], batch["tokens"]
         flat = states.reshape(-1, *states.shape[-2:]), tokens.reshape(-1, tokens.shape[-1])
-        start, end = apply(model, params, "span_scores", *flat)
+        start, end = use_head(model, params, NAME, "__call__", *flat)
         windows = _windows(tokens)
         return start.reshape(windows.shape), end.reshape(windows.shape), windows[..., 0] != PAD
 
@@ -344,6 +345,7 @@ QUESTIONS = Task(
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),
+    head=lambda encoder, way: QuestionHead(encoder.dtype),
     problem=_problem,
     episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(

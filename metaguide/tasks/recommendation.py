@@ -1,7 +1,7 @@
 """Which product a user takes next, out of the domain's catalogue."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,14 +13,15 @@ from jaxtyping import Array
 
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Table, product_rows, stack, stack_rows
-from metaguide.data.episodes import check_users, user_sampler
+from metaguide.data.episodes import check_users, user_sampler, user_support
 from metaguide.data.histories import History, each_once, histories
 from metaguide.data.texts import product_text
 from metaguide.evaluation import metrics
 from metaguide.evaluation.rows import Measures, ResultsError, Scoring
 from metaguide.models.guide import GuideModel
+from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
-from metaguide.tasks.problem import apply, encode_examples, problem_of
+from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Adapted, Reading, Server
 from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.ties import drawn
@@ -106,14 +107,14 @@ def recommendation(model: GuideModel) -> Problem:
 
         def user(history: Array, mask: Array) -> Array:
             if alone:
-                return apply(model, params, "user_vector", history, mask)
-            return apply(model, params, "user_vectors", history, mask)[-1]
+                return use_head(model, params, NAME, "user", history, mask)
+            return use_head(model, params, NAME, "users", history, mask)[-1]
 
         users = jax.vmap(user)(encoded["history"], batch["history_mask"])
         if alone:
-            scores = apply(model, params, "user_scores", users, encoded["products"])
+            scores = use_head(model, params, NAME, "scores", users, encoded["products"])
         else:
-            products = apply(model, params, "product_vectors", encoded["products"])
+            products = use_head(model, params, NAME, "products", encoded["products"])
             scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
         # What a user already has is not recommended, nor learned not to be.
         taken = jnp.zeros(scores.shape, bool)
@@ -245,25 +246,21 @@ def _adapt(
     del rng, picked
     if not domain.products:
         return None, ("there are no products to rank; add them",)
-    learner = server.learner((NAME,), lambda: recommendation(server.model), shots > 0, _ranker)
+    ranker = partial(_ranker, shots)
+    learner = server.learner((NAME, shots), lambda: recommendation(server.model), shots > 0, ranker)
     return Adapted(learner, server.serving.meta, Catalogue(server, domain.products), ()), ()
 
 
-def _ranker(learner: Learner):
+def _ranker(shots: int, learner: Learner) -> Callable[..., dict[str, Array]]:
     """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
 
     def rank(meta: Params, users, context):
         def one(user):
-            steps, count = jnp.arange(len(user["history"])), len(user["item"])
-            known = steps < user["taken"]
-            support = {
-                "item": user["item"],
-                "history": jnp.broadcast_to(user["history"], (count, len(steps))),
-                "history_mask": steps < user["before"][:, None],
-                "mask": user["mask"],
-            }
+            history, taken = user["history"], user["taken"]
+            support = user_support(history, taken, max(1, shots), shots)
             state, _ = learner.adapt(meta, support, context, None)
-            query = {"history": user["history"][None], "history_mask": known[None]}
+            known = jnp.arange(len(history)) < taken
+            query = {"history": history[None], "history_mask": known[None]}
             return learner.predict(state, query, context)["scores"][0]
 
         return {"scores": jax.vmap(one)(users)}
@@ -289,13 +286,6 @@ def _predict(
         "history": np.array([rows + [0] * (length - len(rows)) for rows in read], np.int32),
         "taken": np.array([len(rows) for rows in read], np.int32),
     }
-    # The last products are what a user adapts to, each asked about with all those before it.
-    count = max(1, shots)
-    first = np.maximum(users["taken"] - shots, 0)[:, None]
-    users["before"] = (first + np.arange(count)).astype(np.int32)
-    users["mask"] = (users["before"] < users["taken"][:, None]) & (shots > 0)
-    places = np.minimum(users["before"], length - 1)
-    users["item"] = np.take_along_axis(users["history"], places, axis=1)
 
     def ask(rows):
         return adapted.learner.predict(adapted.state, rows, catalogue.context)
@@ -400,6 +390,7 @@ RECOMMENDATION = Task(
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),
+    head=lambda encoder, way: RecommendationHead(encoder.width, dtype=encoder.dtype),
     problem=lambda model, reading, classes: recommendation(model),
     episodes=_episodes,
     scoring=Scoring(

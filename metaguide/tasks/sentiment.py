@@ -11,10 +11,11 @@ from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation.rows import Scoring, agreement
 from metaguide.models.guide import GuideModel
+from metaguide.models.heads import SentimentHead
 from metaguide.objectives.tasks import sentiment_loss
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
-from metaguide.tasks.problem import apply, encode_examples, judge_classes, problem_of
+from metaguide.tasks.problem import encode_examples, judge_classes, problem_of, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome, Task
 from metaguide.types import Batch, Params, Problem
@@ -41,7 +42,7 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
 
     def predict(params: Params, encoded, batch: Batch, context):
         del batch, context
-        logits, stars = apply(model, params, "sentiment_scores", encoded["vector"])
+        logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
         return {"logits": logits, "stars": stars}
 
     def loss(params: Params, encoded, batch: Batch, context):
@@ -147,6 +148,7 @@ SENTIMENT = Task(
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
+    head=lambda encoder, way: SentimentHead(encoder.dtype),
     problem=_problem,
     episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(

@@ -7,6 +7,7 @@ import numpy as np
 
 from metaguide.data.catalogue import Domain
 from metaguide.evaluation.rows import Scoring
+from metaguide.models.encoder import Encoder
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading
 from metaguide.types import Family, Problem
@@ -42,6 +43,7 @@ class Task(NamedTuple):
         asks: the type whose examples ask for it.
         classes: names of its classes, where every domain has the same ones.
         has_examples: whether a domain has what it needs.
+        head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
         problem: (model, reading, classes) -> Problem, with a slot for each of `classes` classes.
         episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
             all have examples; `always`, by domain, are classes that each episode contains, and
@@ -63,6 +65,7 @@ class Task(NamedTuple):
     part: str
     asks: type
     has_examples: Callable[[Domain], bool]
+    head: Callable[[Encoder, int], Any]
     problem: Callable[[GuideModel, Reading, int], Problem]
     episodes: Callable[..., Family]
     scoring: Scoring

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from metaguide.optimizers import Rule, stored
 from metaguide.parallel import is_key, place
 from metaguide.training.state import TrainState
 from metaguide.types import Params
@@ -126,6 +127,29 @@ def restore_meta(folder: Path, like: Params, about: About = MappingProxyType({})
     return _restore(folder, part, prefix="params.meta.", about=about)["params"]["meta"]
 
 
+def restore_stage(
+    folder: Path, like: Params, about: About = MappingProxyType({})
+) -> tuple[Params, Rule | None]:
+    """Read what a stage has learned, and the rule of its learned optimizer, if it trained one.
+
+    Args:
+        folder: the stage's work folder.
+        like: {"params": ...} of the same shapes and placement; values are not read.
+        about: as of `restore`.
+
+    Returns:
+        The meta-parameters, and the rule or None.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
+        StoredError: the file beside it that describes the rule is damaged.
+    """
+    if not (folder / stored.FILE).is_file():
+        return restore_meta(folder, like, about), None
+    rule, theta, _ = stored.load(folder)
+    return restore_meta(folder, {**like, "rule": theta}, about), rule
+
+
 def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
     # Orbax sweeps what killed saves left from a thread of its own: only one manager at a time may.
     options = ocp.CheckpointManagerOptions(
@@ -234,7 +258,7 @@ def _check_shapes(
         if here != there:
             raise CheckpointError(
                 f"{folder}: a checkpoint of another model: {name} is {here} in the checkpoint and "
-                f"{there} in this run; use the config it was trained with, or another --workdir"
+                f"{there} in this run; use the settings it was trained with, or another folder"
             )
 
 

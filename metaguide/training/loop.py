@@ -61,7 +61,7 @@ def train(
     workdir: Path | Sequence[Path],
     *,
     name: str,
-    mend: str = "",
+    mend: str = "lower its learning rate",
     about: checkpoint.About | Sequence[checkpoint.About] = MappingProxyType({}),
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
@@ -82,8 +82,8 @@ def train(
         workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
             TensorBoard events. For trainings side by side, a folder for each, in the order of the
             state's leading axis: each is as that of a training alone, and goes on as one too.
-        name: the stage's name in messages, which is its section in the config.
-        mend: what to do where training diverges; lower the stage's rate by default.
+        name: the stage's name in messages.
+        mend: what to do where training diverges.
         about: what checkpoints say of the training, such as its learner, seed and config, so that
             those of another one are refused; for trainings side by side, of each.
         on_log: called with the step and the metrics of each line.
@@ -142,7 +142,7 @@ def train(
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
             by_name = _joined(jax.device_get(metrics), len(workdirs))
-            _check_finite(by_name, last, name, folder, mend or f"lower config.{name}.rate")
+            _check_finite(by_name, last, name, folder, mend)
             for number, write in enumerate(logs):
                 own = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
                 write(last, own, rate())

@@ -298,9 +298,9 @@ def test_a_table_of_too_few_pictures_is_an_error():
     for way, shots, queries in ((0, 1, 1), (2, -1, 1), (2, 1, 0)):
         with pytest.raises(EpisodeError, match="there are some from 1 way, 0 shots and 1 query on"):
             check_balanced(table, way, shots, queries)
-    with pytest.raises(EpisodeError, match="5-way .* need 5 classes; there are 4; .*config.way"):
+    with pytest.raises(EpisodeError, match="5-way .* need 5 classes; there are 4; lower way"):
         check_balanced(table, 5, 2, 5)
-    words = "3-shot .* 5 queries need 8 drawings .* are 7; lower config.shot, or the arm"
+    words = "3-shot .* 5 queries need 8 drawings .* are 7; lower shots or queries"
     with pytest.raises(EpisodeError, match=words):
         check_balanced(table, 4, 3, 5)
 
@@ -334,7 +334,8 @@ def user_tables(draw):
 
 @pytest.mark.parametrize("candidates", [None, SHOTS + 2, 7, 40])
 def test_a_user_episode_is_what_it_says(candidates):
-    """Faults: an example's history holds what came after it; the target is known; the user's own
+    """Faults: an example's history holds what came after it; the target is known; shots are the
+    first products and not those before the target, as a shop knows them; the user's own
     products are not among the candidates, or their positions point at others; padding of the
     catalogue is ranked."""
     shots = SHOTS + 1
@@ -359,12 +360,13 @@ def test_a_user_episode_is_what_it_says(candidates):
 
             count = min(now, len(own) - 1)
             np.testing.assert_array_equal(support["mask"], np.arange(shots) < count)
-            assert list(number[support["item"][:count]]) == own[:count]
+            shown = own[len(own) - 1 - count : -1]
+            assert list(number[support["item"][:count]]) == shown[::-1]
             for t in range(count):
                 before = support["history"][t][support["history_mask"][t]]
-                assert list(number[before]) == own[:t]
+                assert list(number[before]) == shown[: count - 1 - t]
             known = query["history"][0][query["history_mask"][0]]
-            assert list(number[known]) == own[:count]
+            assert list(number[known]) == shown
             assert number[query["item"][0]] == own[-1] and query["mask"].all()
             assert query["item"][0] not in known and context["candidates"][query["item"][0]]
         assert len({user for user, *_ in everyone}) == 1
@@ -410,7 +412,7 @@ def test_errors_name_the_domain_and_the_mend():
     does not say which one or what to do."""
     table = {"count": np.array([[5, 5, 5], [5, 2, 5]])}
     check_labelled(table, ("phones", "books"), 2, 4, "classification")
-    with pytest.raises(EpisodeError, match="books, classification: 3-way 2-shot .*lower config"):
+    with pytest.raises(EpisodeError, match="books, classification: 3-way 2-shot .*lower way or"):
         check_labelled(table, ("phones", "books"), 3, 2, "classification")
     with pytest.raises(EpisodeError, match="phones, sentiment: .* 3 classes with at least 6"):
         check_labelled(table, ("phones", "books"), 3, 5, "sentiment")

@@ -1,9 +1,34 @@
-"""A shop of three domains, on which everything of the guide runs in seconds."""
+"""What several tests of experiments run on: a small config file, and a shop of three domains."""
 
 import pytest
 
 from experiments.configs import guide_bazaar
 from metaguide.data.catalogue import Domain, Product, write_domain
+
+CONFIG = """
+from ml_collections import config_dict
+
+
+def get_config():
+    return config_dict.ConfigDict({
+        "preset": "default",
+        "presets": {"full": {"seeds": 3, "adapt": {"episodes": 600}}, "bad": {"adapt": {"epis": 1}},
+                    "worse": {"adapt": {"episodes": "many"}}},
+        "seeds": 1,
+        "init_from": config_dict.placeholder(str),
+        "adapt": {"episodes": 50, "shots": (0, 1), "rate": 0.1, "curves": True},
+        "pretrain": {"rate": 1e-3, "log_every": 10},
+        "arms": {"zero-shot": 1},
+    })
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A config file of an experiment that there is not, with presets."""
+    path = tmp_path / "small.py"
+    path.write_text(CONFIG)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import worlds
+from experiments import domain_split
 from experiments.adapt import (
+    GRIDS,
     Bench,
     Choice,
     _choose,
     _method,
+    arms_in,
     benches,
     class_names,
     compare,
     compared,
 )
+from experiments.config_files import ConfigError
+from experiments.configs import guide_bazaar
 from experiments.outcomes import digest, kept
-from experiments.settings import ConfigError
 from experiments.stages import random_start
 from metaguide.methods import ALL_BY_SGD, NOTHING, adaptation_of
 from metaguide.optimizers import rnn
@@ -29,7 +32,7 @@ def shop(shop_config):
     """A config of one kind of task, and its world."""
     config, folder = shop_config
     config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1, "shots": (0, 1)})
-    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+    return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
 def with_arms(config, *arms):
@@ -171,3 +174,16 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     table = world.families("unseen")["classification"].data
     tokens = world.reading.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
     np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
+
+
+@pytest.mark.parametrize("field", GRIDS)
+@pytest.mark.parametrize(
+    "grid", ["abc", ("abc",), (), 0.1, (0.1, -1.0), (float("nan"),), (float("inf"),), (True,), (0,)]
+)
+def test_a_grid_that_is_not_of_positive_numbers_is_refused_at_once(field, grid):
+    """Fault: `adapt.rates=abc` is accepted, and fails after the stages have trained."""
+    fields = guide_bazaar.get_config().to_dict()
+    arms_in(FrozenConfigDict(fields))
+    fields["adapt"][field] = grid
+    with pytest.raises(ConfigError, match=rf"config\.adapt\.{field}=.*: give .* positive number"):
+        arms_in(FrozenConfigDict(fields))

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.benchmarks.measure import PRODUCTS, SIDE, System, Timing, Workload, rows
 from experiments.benchmarks.pretrain import Shape, build_metaguide, build_torch, matrix_flops
+from metaguide.models.encoder import transformer
 from metaguide.models.guide import GuideModel
 
 
@@ -29,7 +30,7 @@ def products(jaxpr) -> int:
 def test_operations_are_those_of_the_traced_model():
     """Catches a formula that counts products which the model does not make, or misses some."""
     shape = Shape(width=32, layers=3, heads=4, vocabulary=100, texts=4, length=10)
-    model = GuideModel(100, 32, 3, 4, 10, way=2, image=False)
+    model = GuideModel(transformer(100, 32, 3, 4, 10, channels=()), heads={})
     tokens = jnp.zeros((4, 10), jnp.int32)
 
     def forward(guide):

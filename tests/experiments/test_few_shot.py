@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import command, runner
 from experiments.cells.cell import way_back
 from experiments.cells.config import (
     inner_optimizer,
@@ -24,7 +24,7 @@ from experiments.cells.outcomes import (
     outcome_of,
     outcomes_in,
 )
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 from experiments.tables import omniglot as omniglot_table
 from experiments.tables import sinusoid as sinusoid_table
 from metaguide.data import omniglot
@@ -37,7 +37,7 @@ from metaguide.problems import regression
 
 @cache
 def config_of(name, *flags):
-    return settings.resolve(
+    return command.resolve(
         ["x", *flags], default=f"experiments/configs/{name}.py", workdir="unused"
     )[0]
 
@@ -369,7 +369,7 @@ def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, mess
     """Fault: it ends in a traceback from inside a trace, or in a run of something else."""
     flags = ("--config.preset=tiny", "--config.learner=maml")
     flags = (*flags, flag) if "learner" not in flag else (flags[0], flag)
-    with pytest.raises(settings.MENDABLE, match=message):
+    with pytest.raises(runner.MENDABLE, match=message):
         omniglot_table.main(config_of("omniglot", *flags), tmp_path)
 
 

@@ -12,8 +12,9 @@ from ml_collections.config_dict import FrozenConfigDict
 import metaguide
 from experiments import adapt
 from experiments import guide as end_to_end
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
-from experiments.settings import ConfigError
+from metaguide import run_config
 from metaguide.data.catalogue import read_domain
 from metaguide.evaluation import results
 from metaguide.methods import NOTHING, adaptation_of
@@ -92,8 +93,8 @@ def test_started_again_it_trains_nothing_and_finds_the_same(run):
 def test_the_run_loads_and_serves_by_validation(run):
     """A serving arm that was chosen on the test domains, or a run that cannot be loaded."""
     workdir, _ = run
-    served = json.loads((workdir / "serving.json").read_text("utf-8"))
-    assert set(served) == set(TASKS)
+    config = run_config.read(workdir)
+    assert set(config.serving) == set(TASKS) and (config.stage, config.seed) == ("", 0)
     domain = read_domain(workdir / "bazaar" / "toys")
     adapted = metaguide.load(workdir).adapt(domain, shots=1)
     assert len(adapted.predict(domain.products[:2])) == 2

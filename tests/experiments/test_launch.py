@@ -13,24 +13,24 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from experiments import command, launch, settings
-from experiments.launch import COMMANDS
+from experiments import command, config_files, help_text, launch, runner
+from experiments.config_files import ConfigError
+from experiments.modules import COMMANDS
 from experiments.ranges import range_of
-from experiments.settings import ConfigError
 
-ROOT = Path(settings.__file__).resolve().parents[1]
+ROOT = Path(runner.__file__).resolve().parents[1]
 CONFIGS = [path for path in sorted(ROOT.glob("experiments/configs/**/*.py")) if path.stem[0] != "_"]
 
 
 def own_config(path):
-    return command._config_in(command._module_at(path), path)
+    return config_files.config_in(config_files.module_at(path), path)
 
 
 @cache
 def fields_of(default):
     """The fields of a config file that a command line can set, and what they may hold."""
-    flat = command.flat(own_config(ROOT / default).to_dict())
-    ranges, _ = command._rules_of(command._module_at(ROOT / default))
+    flat = config_files.flat(own_config(ROOT / default).to_dict())
+    ranges, _ = config_files.rules_of(config_files.module_at(ROOT / default))
     return {
         name: value
         for name, value in flat.items()
@@ -126,7 +126,7 @@ def test_the_process_starts_anew_once_and_only_as_a_command(tmp_path, monkeypatc
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_field_has_its_words_in_the_help(path):
     """Fault: a field is listed without a word on it."""
-    about = command.meanings(path)
+    about = help_text.meanings(path)
     fields = [name for name in about if not name.startswith("presets.")]
     assert len(fields) > 40 and not [name for name in fields if not about[name]]
     if path.stem == "guide_bazaar":
@@ -145,14 +145,14 @@ def test_words_of_a_config_that_builds_on_another(tmp_path):
         "    config.seeds = 7  # so many\n"
         "    return config\n"
     )
-    about = command.meanings(path)
+    about = help_text.meanings(path)
     assert about["seeds"] == "so many" and about["model.heads"] == "of attention"
 
 
 def test_help_is_wrapped_to_the_terminal(monkeypatch):
     """Fault: a line is wider than the terminal, though words of it would fit in the next."""
     monkeypatch.setenv("COLUMNS", "80")
-    text = command.describe(["x"], default="experiments/configs/sinusoid.py", workdir="runs/x")
+    text = help_text.describe(["x"], default="experiments/configs/sinusoid.py", workdir="runs/x")
     fields = text.split("their values:\n")[1].splitlines()
     assert len(fields) > 50 and all(len(line) <= 80 for line in fields)
 
@@ -160,7 +160,7 @@ def test_help_is_wrapped_to_the_terminal(monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_field_has_a_range_that_its_values_are_in(path):
     """Faults: a new field is not checked; a preset or a default would be refused."""
-    flat = command.flat(own_config(path).to_dict())
+    flat = config_files.flat(own_config(path).to_dict())
     presets = ["default", *own_config(path).presets]
     modules = [m for m, one in COMMANDS.items() if not refusals(path, one, "default")]
     assert modules
@@ -232,7 +232,7 @@ def is_free(name):
 def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys, monkeypatch):
     """Faults: a negative rate is taken; none, 0 or too many of something ends in a traceback, or
     after a work folder was made."""
-    monkeypatch.setattr(settings, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(runner, "enable_compilation_cache", lambda: None)
     module = data.draw(st.sampled_from(sorted(COMMANDS)))
     fields, ranges = fields_of(COMMANDS[module].default)
     kinds = {name: type(value) for name, value in fields.items() if not is_free(name)}
@@ -251,7 +251,7 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
         raise AssertionError(f"{argv} was accepted")
 
     with pytest.raises(SystemExit) as stop:
-        settings.run(main, **COMMANDS[module]._asdict(), argv=argv)
+        runner.run(main, **COMMANDS[module]._asdict(), argv=argv)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("error: ") and len(said.splitlines()) == 1
     assert f"config.{name}" in said
@@ -336,7 +336,7 @@ def test_names_in_the_ranges_are_those_that_there_are():
     from metaguide.problems.optimizees import VARIANTS
 
     def named(default, field, names):
-        one = range_of(field, command._rules_of(command._module_at(ROOT / default))[0])
+        one = range_of(field, config_files.rules_of(config_files.module_at(ROOT / default))[0])
         assert set(one.words.split("one of ")[-1].split(", ")) == set(names), field
 
     assert set(guide_bazaar.ARMS) == set(IN_GUIDE)

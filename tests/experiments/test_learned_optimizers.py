@@ -13,7 +13,8 @@ import optax
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments import settings
+from experiments import command
+from experiments.config_files import ConfigError
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.learn_optimizer import (
     best_of,
@@ -27,7 +28,6 @@ from experiments.learn_optimizer import (
 from experiments.learn_optimizer import main as learn
 from experiments.optimizees import Setting, judge, log10_of, setting_of
 from experiments.reports.layout import falls_short
-from experiments.settings import ConfigError
 from experiments.tables import learned_optimizers as table
 from metaguide.evaluation.results import read
 from metaguide.optimizers import load, mlp
@@ -46,7 +46,7 @@ TINY = (
 @cache
 def config_of(*flags, name="table"):
     path = f"experiments/configs/learned_optimizers/{name}.py"
-    return settings.resolve(["x", *TINY, *flags], default=path, workdir="unused")[0]
+    return command.resolve(["x", *TINY, *flags], default=path, workdir="unused")[0]
 
 
 def squares(steps=1):

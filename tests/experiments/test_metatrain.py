@@ -1,24 +1,26 @@
 """Meta-training of learned optimizers: what is trained, what is held, and what it leaves behind."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections.config_dict import FrozenConfigDict
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
-from experiments import worlds
+from experiments import domain_split
 from experiments.adapt import arms_in, compared
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
-from experiments.settings import MENDABLE, ConfigError
-from experiments.stages import build_stage, random_start, train_stage
-from metaguide import optimizers
-from metaguide.files import write_json
-from metaguide.guide import STAGE, restored
+from experiments.runner import MENDABLE
+from experiments.stages import build_stage, random_start, stage_before, start, train_stage
+from metaguide import optimizers, run_config
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, Trained, rule_of
+from metaguide.tasks import guide_model
 
 SETTINGS = {"hidden": 2, "layers": 1, "scale": 10.0}
 RULE = rule_of("lstm", SETTINGS)
@@ -66,7 +68,7 @@ def shop(shop_config):
     path = folder / "lstm.npz"
     optimizers.save(path, RULE, RULE.init(jax.random.key(1)), "made by hand")
     config.metatrain.rule_from.lstm = str(path)
-    return config, worlds.prepare(FrozenConfigDict(config), folder / "run")
+    return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
 @pytest.mark.slow
@@ -80,12 +82,17 @@ def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
     trained = train_stage(stage, meta, config=frozen, world=world, workdir=tmp_path, seed=0)
     rule, theta, _ = optimizers.load(tmp_path, "lstm")
     assert rule.name == RULE.name
-    found, of = restored(tmp_path, meta)
+    config = ConfigDict({**config.to_dict(), "init_from": str(tmp_path)})
+    before = stage_before(FrozenConfigDict(config))
+    assert before is not None and (before.stage, before.learner, before.seed) == (
+        *("metatrain", "lstm-head", 0),
+    )
+    found, of = start(FrozenConfigDict(config), world, before)
     assert of is not None and of.name == RULE.name
     for one in (found, {"params": meta["params"], "rule": theta}):
         jax.tree.map(np.testing.assert_array_equal, one, jax.device_get(trained))
-    start = optimizers.load(config.metatrain.rule_from.lstm).theta
-    assert abs(theta["output"] - start["output"]).max() > 1e-5
+    begun = optimizers.load(config.metatrain.rule_from.lstm).theta
+    assert abs(theta["output"] - begun["output"]).max() > 1e-5
 
 
 def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
@@ -95,7 +102,7 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     stage = pretraining_stage(FrozenConfigDict(config), world)
     assert set(stage.data) == {"masked_language"}
     assert "pretrain: denoising, image_text left out: config.model.image is off" in said(capsys)
-    pictured = world._replace(model=world.model.clone(image=True))
+    pictured = world._replace(model=guide_model(replace(world.model.encoder, channels=(4, 8))))
     config = config.copy_and_resolve_references()
     config.model.image = True
     pretraining_stage(FrozenConfigDict(config), pictured)
@@ -120,26 +127,31 @@ def said(capsys):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_an_arm_that_starts_from_another_is_given_that_one(tmp_path):
+def test_an_arm_that_starts_from_another_is_given_that_one(shop, tmp_path):
     """Faults: it starts from the multi-task stage, or from nothing, in silence; an arm that starts
     from the multi-task stage is asked for another."""
+    _, world = shop
     config = guide_bazaar.get_config()
     config.init_from = str(tmp_path)
-    config.metatrain.learner = "maml+lstm"
     message = "init_from=.*: maml.lstm starts from the parameters of maml; give the work folder"
-    for about in (None, {"stage": "multitask", "learner": ""}, {"learner": "anil"}):
-        if about:
-            write_json(tmp_path / STAGE, about)
+
+    def check(name, **said):
+        if said:
+            run_config.write(world.run_config(**said), tmp_path)
+        config.metatrain.learner = name
+        frozen = FrozenConfigDict(config)
+        check_start(frozen, stage_before(frozen))
+
+    with pytest.raises(ConfigError, match=r"init_from=.*run_config.json: no such .* has run"):
+        check("maml+lstm")
+    for said in ({"stage": "multitask"}, {"stage": "metatrain", "learner": "anil"}):
         with pytest.raises(ConfigError, match=message):
-            check_start(FrozenConfigDict(config))
-    config.metatrain.learner = "lstm"
-    check_start(FrozenConfigDict(config))
-    config.metatrain.learner = "maml+lstm"
-    write_json(tmp_path / STAGE, {"stage": "metatrain", "learner": "maml"})
-    check_start(FrozenConfigDict(config))
+            check("maml+lstm", **said)
+    check("lstm")
+    check("maml+lstm", stage="metatrain", learner="maml")
     config.init_from = ""
     with pytest.raises(ConfigError, match=message):
-        check_start(FrozenConfigDict(config))
+        check("maml+lstm")
 
 
 def test_what_cannot_be_started_from_is_one_clear_error(shop):

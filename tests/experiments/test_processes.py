@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from experiments import processes
-from experiments.settings import ConfigError
+from experiments.config_files import ConfigError
 
 PART = """
 import os, sys

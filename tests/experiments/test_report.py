@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import report
+from experiments.config_files import ConfigError
 from experiments.exhibits import exhibit
 from experiments.reports.confusions import confusions
 from experiments.reports.figures import curves, styles
@@ -16,7 +17,6 @@ from experiments.reports.layout import Column, grid, number
 from experiments.reports.page import _seeds, write_report
 from experiments.reports.terminal import print_tables
 from experiments.reports.verdicts import duration, verdict
-from experiments.settings import ConfigError
 from experiments.tables.readme import fill
 from metaguide.evaluation.results import (
     Results,

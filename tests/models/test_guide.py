@@ -5,12 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaguide.models.guide import (
-    GuideModel,
-    RecommendationHead,
-    init_params,
-    unit,
-)
+from metaguide.models.encoder import transformer
+from metaguide.models.guide import init_params
+from metaguide.models.heads import RecommendationHead, unit
+from metaguide.tasks import guide_model
 from metaguide.types import OUT
 
 GROUPS = {
@@ -26,20 +24,26 @@ GROUPS = {
     "recommendation",
 }
 WIDTH, WAY, VOCABULARY = 16, 5, 40
+SIZES = {"vocabulary": VOCABULARY, "width": WIDTH, "layers": 1, "heads": 2, "length": 8}
 TOKENS = jnp.array([[2, 9, 8, 3, 9, 7, 11, 0], [2, 6, 6, 29, 5, 9, 0, 0], [2, 3, 0, 0, 0, 0, 0, 0]])
 
 
 @pytest.fixture(scope="module")
 def guide():
-    model = GuideModel(
-        VOCABULARY, WIDTH, layers=1, heads=2, length=8, way=WAY, channels=(4, 8), dropout=0.2
-    )
+    model = guide_model(transformer(**SIZES, channels=(4, 8), dropout=0.2), WAY)
     return model, init_params(model, jax.random.key(0))
 
 
 def use(guide, *arguments, method, **keywords):
     model, params = guide
     run = functools.partial(model.apply, method=method, **keywords)
+    return jax.jit(run)({"params": params}, *arguments)
+
+
+def head(guide, task, name, *arguments):
+    """Return what a head does; its name is static."""
+    model, params = guide
+    run = functools.partial(model.apply, method=lambda m, *given: m.head(task, name, *given))
     return jax.jit(run)({"params": params}, *arguments)
 
 
@@ -57,7 +61,7 @@ def test_init_covers_every_group(guide):
 @pytest.mark.slow
 def test_a_guide_without_pictures():
     """Catches picture parameters, or picture inputs let through, where there are none."""
-    model = GuideModel(VOCABULARY, WIDTH, layers=1, heads=2, length=8, image=False)
+    model = guide_model(transformer(**SIZES, channels=()))
     params = init_params(model, jax.random.key(0))
     assert set(params) == GROUPS - {"image", "decoder"}
     with pytest.raises(ValueError, match="image=False"):
@@ -147,7 +151,7 @@ def test_contrast_vectors_are_unit_vectors(guide, images):
 def test_no_names_are_uniform_logits(guide):
     """Catches slots that favour a class before any shot, and names used where there are none."""
     vector, names = jax.random.normal(jax.random.key(0), (2, 4, WIDTH))
-    logits = use(guide, vector, names, jnp.zeros(4, bool), method="classify")
+    logits = head(guide, "classification", "__call__", vector, names, jnp.zeros(4, bool))
     np.testing.assert_array_equal(logits, np.zeros((4, 4)))
 
 
@@ -165,7 +169,7 @@ def test_classification_head_is_its_equation(guide):
     head["name"] = {"kernel": jax.random.normal(keys[4], (WIDTH, WIDTH))}
     has_names = jnp.array([True, False, True, True])
     changed = (model, {**params, "classification": head})
-    found = use(changed, vector, names, has_names, method="classify")
+    found = head(changed, "classification", "__call__", vector, names, has_names)
     for i in range(3):
         for c in range(4):
             projected = names[c] @ head["name"]["kernel"]
@@ -181,13 +185,13 @@ def test_too_many_classes(guide):
     """Catches slots silently clamped."""
     names = jnp.ones((WAY + 1, WIDTH))
     with pytest.raises(ValueError, match="6 classes, the guide has slots for 5"):
-        use(guide, names, names, jnp.ones(WAY + 1, bool), method="classify")
+        head(guide, "classification", "__call__", names, names, jnp.ones(WAY + 1, bool))
 
 
 def test_stars_are_between_one_and_five(guide):
     """Catches a regression that leaves the scale."""
     vector = 1000 * jax.random.normal(jax.random.key(0), (20, WIDTH))
-    logits, stars = use(guide, vector, method="sentiment_scores")
+    logits, stars = head(guide, "sentiment", "__call__", vector)
     assert logits.shape == (20, 2) and stars.shape == (20,)
     assert stars.min() >= 1 and stars.max() <= 5 and stars.max() - stars.min() > 3
 
@@ -199,7 +203,7 @@ def test_spans_stay_in_the_text(guide):
     allowed = np.zeros((3, 8), bool)
     allowed[:, 0] = True
     allowed[0, 4:6] = True
-    for scores in use(guide, states, tokens, method="span_scores"):
+    for scores in head(guide, "questions", "__call__", states, tokens):
         np.testing.assert_array_equal(scores != OUT, allowed)
         assert np.abs(scores[allowed]).max() < 100
 
@@ -207,7 +211,7 @@ def test_spans_stay_in_the_text(guide):
 def test_start_and_end_differ(guide):
     """Catches one score used for both ends."""
     states = jax.random.normal(jax.random.key(0), (3, 8, WIDTH))
-    start, end = use(guide, states, TOKENS, method="span_scores")
+    start, end = head(guide, "questions", "__call__", states, TOKENS)
     assert np.abs(start - end).max() > 1e-2
 
 
@@ -220,10 +224,10 @@ def history():
 def test_users_do_not_see_the_future(guide, history):
     """Catches a row that reads a product bought later, or one row too few or too many."""
     vectors, mask = history
-    users = use(guide, vectors, mask, method="user_vectors")
+    users = head(guide, "recommendation", "users", vectors, mask)
     assert users.shape == (7, WIDTH)
     for t in range(6):
-        later = use(guide, vectors.at[t:].set(9.0), mask, method="user_vectors")
+        later = head(guide, "recommendation", "users", vectors.at[t:].set(9.0), mask)
         np.testing.assert_allclose(later[: t + 1], users[: t + 1], atol=1e-6)
         if mask[t]:
             assert np.abs(later[t + 1] - users[t + 1]).max() > 1e-2
@@ -232,8 +236,8 @@ def test_users_do_not_see_the_future(guide, history):
 def test_padding_of_a_history_takes_no_time(guide, history):
     """Catches ages counted in rows instead of purchases, and masked products in the mean."""
     vectors, mask = history
-    padded = use(guide, vectors, mask, method="user_vectors")
-    dense = use(guide, vectors[mask], jnp.ones(4, bool), method="user_vectors")
+    padded = head(guide, "recommendation", "users", vectors, mask)
+    dense = head(guide, "recommendation", "users", vectors[mask], jnp.ones(4, bool))
     rows = np.concatenate([[0], 1 + np.flatnonzero(mask)])
     np.testing.assert_allclose(padded[rows], dense, atol=1e-5)
     np.testing.assert_allclose(padded[3], padded[2], atol=1e-5)
@@ -246,8 +250,8 @@ def test_users_are_the_equation(guide, history):
     vectors, mask = history
     silent = {**head, "out": jax.tree.map(jnp.zeros_like, head["out"])}
     changed = (model, {**params, "recommendation": silent})
-    users = np.asarray(use(changed, vectors, mask, method="user_vectors"))
-    products = np.asarray(use(guide, vectors[mask], method="product_vectors"))
+    users = np.asarray(head(changed, "recommendation", "users", vectors, mask))
+    products = np.asarray(head(guide, "recommendation", "products", vectors[mask]))
     items = np.concatenate([head["start"][None], products])
     rates = np.repeat(np.exp(head["log_rate"]), WIDTH // 4)
     for t, row in enumerate(users[np.concatenate([[0], 1 + np.flatnonzero(mask)])]):
@@ -263,7 +267,9 @@ def test_empty_history_has_a_finite_gradient(guide):
 
     def total(params):
         vectors, mask = jnp.zeros((3, WIDTH)), jnp.zeros(3, bool)
-        return model.apply({"params": params}, vectors, mask, method="user_vectors").sum()
+        return model.apply(
+            {"params": params}, "recommendation", "users", vectors, mask, method="head"
+        ).sum()
 
     gradient = jax.jit(jax.grad(total))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
@@ -294,12 +300,24 @@ def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images)
         vector, states = model.apply({"params": params}, tokens, images, method="encode")
         names = vector[:2]
         logits = model.apply(
-            {"params": params}, vector, names, jnp.ones(2, bool), method="classify"
+            {"params": params},
+            "classification",
+            "__call__",
+            vector,
+            names,
+            jnp.ones(2, bool),
+            method="head",
         )
-        start, end = model.apply({"params": params}, states, tokens, method="span_scores")
-        _, stars = model.apply({"params": params}, vector, method="sentiment_scores")
-        users = model.apply({"params": params}, vector, jnp.ones(3, bool), method="user_vectors")
-        products = model.apply({"params": params}, vector, method="product_vectors")
+        start, end = model.apply(
+            {"params": params}, "questions", "__call__", states, tokens, method="head"
+        )
+        _, stars = model.apply({"params": params}, "sentiment", "__call__", vector, method="head")
+        users = model.apply(
+            {"params": params}, "recommendation", "users", vector, jnp.ones(3, bool), method="head"
+        )
+        products = model.apply(
+            {"params": params}, "recommendation", "products", vector, method="head"
+        )
         return (
             jnp.mean(jax.nn.log_softmax(logits)[:, 0])
             + jnp.mean(jax.nn.log_softmax(start)[:, 0] + jax.nn.log_softmax(end)[:, 0])
@@ -325,18 +343,19 @@ def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images)
 def test_bfloat16_heads(guide, images):
     """Catches a head that mixes float32 into a bfloat16 computation."""
     model, params = guide
-    low = (model.clone(dtype=jnp.bfloat16), params)
+    half = transformer(**SIZES, channels=(4, 8), dtype=jnp.bfloat16)
+    low = (guide_model(half, WAY), params)
     vector, states = use(low, TOKENS, images, method="encode")
     assert vector.dtype == states.dtype == jnp.bfloat16
     ones = jnp.ones(3, bool)
     for found, expected in [
         (
-            use(low, vector, vector, ones, method="classify"),
-            use(guide, *[vector.astype(jnp.float32)] * 2, ones, method="classify"),
+            head(low, "classification", "__call__", vector, vector, ones),
+            head(guide, "classification", "__call__", *[vector.astype(jnp.float32)] * 2, ones),
         ),
         (
-            use(low, vector, ones, method="user_vectors"),
-            use(guide, vector.astype(jnp.float32), ones, method="user_vectors"),
+            head(low, "recommendation", "users", vector, ones),
+            head(guide, "recommendation", "users", vector.astype(jnp.float32), ones),
         ),
     ]:
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.3)

@@ -7,13 +7,16 @@ import optax
 import pytest
 
 from metaguide.data.tokenizer import CLS, MASK
-from metaguide.models.guide import GuideModel, init_params
+from metaguide.models.encoder import transformer
+from metaguide.models.guide import init_params
 from metaguide.objectives.pretraining import denoising, image_text, masked_language, text_text
+from metaguide.tasks import guide_model
 
 ROWS, LENGTH, VOCABULARY = 6, 6, 20
-MODEL = GuideModel(
-    VOCABULARY, width=8, layers=1, heads=2, length=LENGTH, dropout=0.1, way=2, channels=(2, 4)
+ENCODER = partial(
+    transformer, VOCABULARY, width=8, layers=1, heads=2, length=LENGTH, channels=(2, 4)
 )
+MODEL = guide_model(ENCODER(dropout=0.1), way=2)
 OBJECTIVES = {
     "masked language": (
         masked_language(MODEL, 8, mask_id=MASK, rate=0.3),
@@ -145,7 +148,7 @@ def test_denoising_is_of_the_picture_before_it_was_spoiled():
 def test_a_text_is_compared_with_itself_under_another_dropout():
     """Fault: both views have the same dropout, and there is nothing to learn."""
     single = {"tokens": data()["text and text"]["tokens"][:1]}
-    objective = jax.jit(text_text(MODEL.clone(dropout=0.5), 8))
+    objective = jax.jit(text_text(guide_model(ENCODER(dropout=0.5)), 8))
     loss, _ = objective(meta(), single, jax.random.key(0), jnp.zeros(()))
     # All eight rows are one text, so that no row is nearer to its own second view than to others'.
     assert loss > 0.95 * np.log(8)

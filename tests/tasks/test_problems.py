@@ -14,9 +14,10 @@ from metaguide.data.encoding import Lengths
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.evaluation.results import cells_to_rows
-from metaguide.models.guide import Encoding, GuideModel, init_params
+from metaguide.models.encoder import Encoding, transformer
+from metaguide.models.guide import GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
-from metaguide.tasks import RECOMMENDATION, Reading, Shape, families
+from metaguide.tasks import RECOMMENDATION, Reading, Shape, families, guide_model
 from metaguide.tasks.classification import classification
 from metaguide.tasks.problem import judge_classes
 from metaguide.tasks.question_answering import judge_spans, question_rows, questions
@@ -25,9 +26,16 @@ from metaguide.tasks.sentiment import sentiment
 from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
-MODEL = GuideModel(
-    VOCABULARY, width=8, layers=1, heads=2, length=LENGTH, dropout=0.5, way=4, image=False
-)
+
+
+def model_of(vocabulary=VOCABULARY, length=LENGTH, dropout=0.5, channels=()):
+    encoder = transformer(
+        vocabulary, 8, layers=1, heads=2, length=length, dropout=dropout, channels=channels
+    )
+    return guide_model(encoder, way=4)
+
+
+MODEL = model_of()
 PROBLEMS = {
     "classification": partial(classification, way=WAY),
     "sentiment": sentiment,
@@ -174,7 +182,7 @@ def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypa
         assert not seen["tokens"][:BATCH, LENGTH:].any()
         np.testing.assert_array_equal(seen["has_image"], [*batch["has_image"], *[False] * WAY])
         np.testing.assert_array_equal(seen["image"][:BATCH], image)
-    pictured = MODEL.clone(image=True)
+    pictured = model_of(channels=(16, 32, 64))
     assert set(classification(pictured, WAY).body) == {"text", "image", "fusion"}
     assert set(sentiment(pictured).body) == {"text", "fusion"}
 
@@ -277,7 +285,7 @@ def test_spans_are_judged_as_strings(tokenizer, pairs):
 def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
     """Faults: an answer far behind in a long passage is no target, or scored as another window's;
     windows of padding count in the loss; a short passage beside a long one is read otherwise."""
-    model = MODEL.clone(vocabulary=tokenizer.size, length=24, dropout=0.0)
+    model = model_of(vocabulary=tokenizer.size, length=24, dropout=0.0)
     params = drawn(model)
     text = "so it is " * 20 + "phone " + "so it is " * 6
     place = text.index("phone")
@@ -482,7 +490,7 @@ def test_constant_span_scores_get_what_chance_gets(tokenizer):
 @pytest.mark.slow
 def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
     """Fault: a head of zeros, which says nothing, is right wherever there is no answer."""
-    model = MODEL.clone(vocabulary=tokenizer.size, length=12, dropout=0.0)
+    model = model_of(vocabulary=tokenizer.size, length=12, dropout=0.0)
     flat = drawn(model)
     flat = {**flat, "questions": jax.tree.map(jnp.zeros_like, flat["questions"])}
     problem, many = questions(model, longest=3), 400
@@ -550,7 +558,7 @@ def tokenizer():
 
 def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     """Faults: a domain without questions is drawn for questions; episodes are not of the shape."""
-    model, reading = MODEL.clone(vocabulary=tokenizer.size), Reading(tokenizer, LENGTHS, False, 3)
+    model, reading = model_of(vocabulary=tokenizer.size), Reading(tokenizer, LENGTHS, False, 3)
     made = families(model, (PHONES, BOOKS), reading, SHAPE)
     assert {kind: family.domains for kind, family in made.items()} == {
         "classification": ("phones", "books"),

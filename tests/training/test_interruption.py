@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import settings
+from experiments import runner
 from metaguide.objectives.weighting import fixed
 from metaguide.training import checkpoint
 from metaguide.training.interruption import Stopped, stopping_at_once, stopping_between_steps
@@ -93,7 +93,7 @@ def test_a_command_that_a_signal_ends_says_so_and_exits_with_its_code(
 
     argv = ["x", f"--workdir={tmp_path}"]
     with pytest.raises(SystemExit) as ended:
-        settings.run(main, default="experiments/configs/sinusoid.py", workdir="", argv=argv)
+        runner.run(main, default="experiments/configs/sinusoid.py", workdir="", argv=argv)
     assert ended.value.code == code
     said = capsys.readouterr().err
     assert said.startswith(f"stopped by {signal.Signals(number).name}: the same command goes on")

@@ -256,7 +256,7 @@ def test_divergence_names_what_and_keeps_the_last_good(tmp_path, objective, what
     folder = tmp_path / checkpoint.FOLDER
     message = str(error.value)
     assert message.startswith(f"pretrain: {what} is not finite at step 5;")
-    assert str(folder / "3") in message and "lower config.pretrain.rate" in message
+    assert str(folder / "3") in message and "lower its learning rate" in message
     assert checkpoint.latest(folder) == 3
     assert "NaN" not in (tmp_path / loop.METRICS).read_text()
 

@@ -1,11 +1,17 @@
-"""Worlds: which domains play which part, and the errors of a wrong cast."""
+"""Which domains play which part in a run, and the errors of a wrong cast."""
+
+import importlib
+import inspect
+from pathlib import Path
 
 import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
-from experiments import worlds
+from experiments import domain_split, sources
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar, guide_reviews_zh
-from experiments.settings import ConfigError, write_config
+from experiments.run_folder import write_config
+from experiments.sources import online_shopping
 from experiments.stages import world_of_stage
 from metaguide.data.catalogue import Domain, Product, Review, write_domain
 
@@ -32,12 +38,12 @@ def config(folder, **data):
 def test_every_domain_that_is_not_named_is_a_source(tmp_path):
     """A held-out domain among the sources, or a tokenizer that has read one."""
     catalogue(tmp_path / "shop")
-    world = worlds.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    world = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
     assert [one.name for one in world.sources] == ["a", "d"]
     assert [one.name for one in world.unseen] == ["b", "c"]
     tokens = world.reading.tokenizer.encode(["a thing", "c thing"], 8).tokens
     assert (tokens[0] != 0).sum() <= (tokens[1] != 0).sum()
-    assert (tmp_path / "run" / worlds.TOKENIZER).exists()
+    assert (tmp_path / "run" / domain_split.TOKENIZER).exists()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_a_wrong_cast_is_one_clear_error(tmp_path, data, message):
     """Training on what is held out; or a wrong name that is passed over in silence."""
     catalogue(tmp_path / "shop")
     with pytest.raises(ConfigError, match=message):
-        worlds.prepare(config(tmp_path / "shop", **data), tmp_path / "run")
+        domain_split.prepare(config(tmp_path / "shop", **data), tmp_path / "run")
 
 
 def test_near_repeats_are_left_out_of_every_part_where_it_is_asked_for(tmp_path):
@@ -69,30 +75,30 @@ def test_near_repeats_are_left_out_of_every_part_where_it_is_asked_for(tmp_path)
     for name in ("a", "c"):
         write_domain(Domain(name, reviews=reviews), tmp_path / "shop" / name)
     made = ConfigDict(config(tmp_path / "shop"))
-    world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     assert len(world.held_out[0].reviews) == 3
     made.episodes.near = 0.8
     with pytest.warns(UserWarning, match="domain [ac], sentiment: 1 of 3"):
-        world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+        world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     assert [len(one.reviews) for one in world.held_out + world.sources[:1]] == [2, 2]
     made.episodes.near = 0.0
     with pytest.raises(ConfigError, match="config.episodes.near=0.0.*above 0"):
-        worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+        domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
 
 
 def test_what_other_data_left_in_a_folder_is_made_anew(tmp_path):
     """Faults: after a mend of the config the tokenizer is that of the sources before it; or the one
     that a stage before this one brings is trained anew; or nothing is kept between two starts."""
     catalogue(tmp_path / "shop")
-    path = tmp_path / "run" / worlds.TOKENIZER
-    worlds.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    path = tmp_path / "run" / domain_split.TOKENIZER
+    domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
     path.write_bytes(marked := path.read_bytes() + b"\n")
-    kept = worlds.prepare(config(tmp_path / "shop"), tmp_path / "run").tokenizer
+    kept = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run").reading.tokenizer
     assert path.read_bytes() == marked
     other = config(tmp_path / "shop", sources=("a",))
-    brought = worlds.prepare(other, tmp_path / "run", kept).tokenizer
+    brought = domain_split.prepare(other, tmp_path / "run", kept).reading.tokenizer
     assert brought is kept and not path.exists()
-    worlds.prepare(other, tmp_path / "run")
+    domain_split.prepare(other, tmp_path / "run")
     assert path.read_bytes() not in (marked, marked[:-1])
 
 
@@ -104,7 +110,7 @@ def test_a_folder_that_is_refused_keeps_what_it_has(tmp_path):
     world_of_stage(first, tmp_path / "run")
     write_config(first, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
-    path = tmp_path / "run" / "data" / worlds.TOKENIZER
+    path = tmp_path / "run" / "data" / domain_split.TOKENIZER
     path.write_bytes(marked := path.read_bytes() + b"\n")
     with pytest.raises(ConfigError, match="run holds a run with another config: data.sources was"):
         world_of_stage(other, tmp_path / "run")
@@ -115,7 +121,7 @@ def test_real_reviews_without_their_folder(monkeypatch, tmp_path):
     """A traceback where the variable that names the folder is not set."""
     monkeypatch.delenv("METAGUIDE_DATA_DIR", raising=False)
     with pytest.raises(ConfigError, match="METAGUIDE_DATA_DIR is not set"):
-        worlds.prepare(FrozenConfigDict(guide_reviews_zh.get_config()), tmp_path)
+        domain_split.prepare(FrozenConfigDict(guide_reviews_zh.get_config()), tmp_path)
 
 
 def test_chinese_categories_share_no_text_between_stages(monkeypatch, tmp_path):
@@ -130,11 +136,11 @@ def test_chinese_categories_share_no_text_between_stages(monkeypatch, tmp_path):
         for name in ("书籍", "平板", "热水器", "衣服", "蒙牛")
     }
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(worlds, "read_online_shopping", lambda path: reviews)
+    monkeypatch.setattr(online_shopping, "read_online_shopping", lambda path: reviews)
     made = guide_reviews_zh.get_config()
     made.data.aside = 2
     made.text.vocabulary = 300
-    world = worlds.prepare(FrozenConfigDict(made), tmp_path / "run")
+    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     texts = {
         part: {p.title for d in getattr(world, part) for p in d.products}
         for part in ("sources", "validation", "held_out")
@@ -147,3 +153,49 @@ def test_chinese_categories_share_no_text_between_stages(monkeypatch, tmp_path):
     categories = {p.category for d in world.sources for p in d.products}
     assert categories == {"书籍", "平板"}
     assert world.always["unseen categories"] == ("热水器", "衣服")
+
+
+def test_every_source_has_a_module_and_its_fields_have_ranges():
+    """Faults: a source that the command line takes has no module; its module cannot be called."""
+    for name in sources.FIELDS:
+        read = importlib.import_module(f"experiments.sources.{name}").read
+        assert list(inspect.signature(read).parameters) == ["config", "folder"]
+    files = {path.stem for path in Path(str(sources.__file__)).parent.glob("*.py")}
+    assert files - {"__init__", "parts"} == set(sources.FIELDS)
+
+
+def test_the_chinese_categories_to_train_on_may_be_named(monkeypatch, tmp_path):
+    """Fault: the field that names them is taken and not read."""
+    reviews = {
+        name: Domain(name, reviews=(Review(name, name, sentiment="positive"),))
+        for name in ("书籍", "平板", "热水器", "蒙牛")
+    }
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(online_shopping, "read_online_shopping", lambda path: reviews)
+    made = guide_reviews_zh.get_config()
+    made.data.update({"aside": 0, "sources": ("平板",), "held_out": ("热水器",)})
+    parts = sources.read(FrozenConfigDict(made), tmp_path)
+    assert [one.name for one in parts.sources] == ["平板", "source categories"]
+
+
+def test_what_no_episode_can_be_drawn_from_names_the_section(tmp_path):
+    """Fault: the library's error names an argument, and nobody says which field sets it."""
+    catalogue(tmp_path / "shop")
+    made = ConfigDict(config(tmp_path / "shop"))
+    made.episodes.update({"way": 4, "shots": 1})
+    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    with pytest.raises(ConfigError, match="config.episodes: domain a, class.*lower way or shots"):
+        world.families("sources")
+
+
+def test_a_guide_that_could_not_be_loaded_is_refused_before_it_trains(tmp_path):
+    """Fault: a run is trained for hours, and cannot be loaded."""
+    catalogue(tmp_path / "shop")
+    made = ConfigDict(config(tmp_path / "shop"))
+    made.model.heads = 5
+    with pytest.raises(ConfigError, match="config.model.*: heads is 5; give a divisor of the wid"):
+        domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    made.model.heads = 4
+    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    with pytest.raises(ConfigError, match="could not be loaded .*: learner is 'ltsm'; give one of"):
+        world.run_config(stage="metatrain", learner="ltsm")

@@ -1,0 +1,213 @@
+"""The domains of a run by the part they play, and what reads them: the tokenizer, the guide."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import sources
+from experiments.config_files import ConfigError
+from experiments.run_folder import identity
+from experiments.sources import bazaar
+from metaguide.data.catalogue import Domain
+from metaguide.data.encoding import Lengths
+from metaguide.data.episodes import EpisodeError
+from metaguide.data.repeats import without_repeats
+from metaguide.data.texts import product_text
+from metaguide.data.tokenizer import Tokenizer
+from metaguide.files import atomic_write
+from metaguide.guide import model_of
+from metaguide.models.guide import GuideModel
+from metaguide.run_config import TOKENIZER, FieldError, RunConfig
+from metaguide.tasks import Reading, Shape, families
+from metaguide.types import Family
+
+MADE_FROM = "made_from.txt"
+"""Beside the tokenizer and the bazaar: the identity of the fields that they were made from."""
+
+
+class World(NamedTuple):
+    """The domains of a run, by the part they play, and what reads them.
+
+    Attributes:
+        sources: what every stage trains on.
+        validation: what rates and penalties are chosen on.
+        held_out: what no stage sees before the last table.
+        always: by domain, categories that each of its classification episodes contains.
+        model: the guide.
+        reading: how it reads, with a tokenizer that was trained on the sources.
+        shape: sizes of the episodes.
+        guide: what a run folder says of the guide, before any training.
+    """
+
+    sources: tuple[Domain, ...]
+    validation: tuple[Domain, ...]
+    held_out: tuple[Domain, ...]
+    always: Mapping[str, tuple[str, ...]]
+    model: GuideModel
+    reading: Reading
+    shape: Shape
+    guide: RunConfig
+
+    @property
+    def unseen(self) -> tuple[Domain, ...]:
+        """Validation and held-out domains, in one table so that one program evaluates both."""
+        return self.validation + self.held_out
+
+    def run_config(self, **fields: Any) -> RunConfig:
+        """Return what a folder says of the guide that is trained in it.
+
+        Args:
+            fields: stage, learner, seed and serving, as of `RunConfig`.
+
+        Raises:
+            ConfigError: a field holds what could not be read again.
+        """
+        try:
+            return replace(self.guide, **fields)
+        except FieldError as error:
+            raise ConfigError(f"the guide could not be loaded from its folder: {error}") from error
+
+    def families(self, part: str, shots: int | None = None, ranked: int | None = None):
+        """Return the families of one part of the domains, by kind of task.
+
+        Args:
+            part: "sources", "validation", "held_out" or "unseen": whose domains.
+            shots: the largest support; the config's by default.
+            ranked: products that an episode of recommendation ranks; the whole catalogue by
+                default.
+
+        Raises:
+            ConfigError: a domain cannot give such episodes.
+        """
+        shape = self.shape._replace(candidates=ranked)
+        if shots is not None:
+            shape = shape._replace(shots=shots)
+        try:
+            made: dict[str, Family] = families(
+                self.model,
+                getattr(self, part),
+                self.reading,
+                shape,
+                always=self.always,
+                scored=part != "sources",
+            )
+        except EpisodeError as error:
+            raise ConfigError(f"config.episodes: {error}") from error
+        return made
+
+
+def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None = None) -> World:
+    """Read or generate the domains of a config, and train the tokenizer on its sources.
+
+    Args:
+        config: resolved.
+        folder: where a generated catalogue and the tokenizer are kept between stages; what another
+            config left there is made anew.
+        tokenizer: of a guide that was trained before, instead of one of these sources.
+
+    Returns:
+        The world.
+
+    Raises:
+        ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
+        CatalogueError: the data are not as they should be.
+    """
+    _forget_others(config, folder)
+    parts = sources.read(config, folder)
+    if not 0 < config.episodes.near <= 1:
+        raise ConfigError(
+            f"--config.episodes.near={config.episodes.near}: give the share of what texts have in "
+            "common from which they count as one, above 0; 1 for the same texts alone"
+        )
+    read, validation, held_out = (
+        tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
+        for part in (parts.sources, parts.validation, parts.held_out)
+    )
+    if tokenizer is None:
+        tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
+    guide = _guide(config, tokenizer)
+    return World(
+        read,
+        validation,
+        held_out,
+        parts.always,
+        model_of(guide, tokenizer),
+        Reading(
+            tokenizer,
+            Lengths(config.text.text, config.text.pair, config.text.name),
+            config.model.image,
+            config.episodes.longest,
+        ),
+        Shape(
+            config.episodes.way,
+            config.episodes.shots,
+            config.episodes.queries,
+            config.episodes.candidates,
+        ),
+        guide,
+    )
+
+
+def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
+    """Return what a run folder says of the guide that a config describes.
+
+    Raises:
+        ConfigError: a field holds what no guide has.
+    """
+    model, text = config.model, config.text
+    try:
+        return RunConfig(
+            width=model.width,
+            layers=model.layers,
+            heads=model.heads,
+            dropout=model.dropout,
+            channels=tuple(model.channels),
+            image=model.image,
+            way=model.way,
+            text_tokens=text.text,
+            pair_tokens=text.pair,
+            name_tokens=text.name,
+            max_answer_tokens=config.episodes.longest,
+            vocabulary=tokenizer.size,
+        )
+    except FieldError as error:
+        raise ConfigError(f"config.model, config.text or config.episodes: {error}") from error
+
+
+def _forget_others(config: FrozenConfigDict, folder: Path) -> None:
+    """Delete what `prepare` made in a folder for data that are not those of this config."""
+    path = folder / MADE_FROM
+    used = {"data": config.data, "text": config.text, "episodes": config.episodes}
+    of = identity(FrozenConfigDict({**used, "image": config.model.image}))
+    if path.exists() and path.read_text("utf-8", errors="replace") != of:
+        (folder / TOKENIZER).unlink(missing_ok=True)
+        shutil.rmtree(folder / bazaar.FOLDER, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(of.encode())
+
+
+def _tokenizer(path: Path, sources: Sequence[Domain], vocabulary: int) -> Tokenizer:
+    """Read the tokenizer that was trained before, or train it and keep it."""
+    if path.exists():
+        return Tokenizer.load(path)
+    tokenizer = Tokenizer.train(_texts(sources), vocabulary)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def _texts(domains: Iterable[Domain]):
+    for domain in domains:
+        for product in domain.products:
+            yield product_text(product)
+            if product.category is not None:
+                yield product.category
+        for review in domain.reviews:
+            yield review.text
+        for question in domain.questions:
+            yield question.question
+            yield question.text

@@ -1,0 +1,36 @@
+"""The modules that are run from a command line, with their defaults."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """What a module that is run takes where the command line does not say otherwise.
+
+    Attributes:
+        default: the config file.
+        workdir: the work folder.
+    """
+
+    default: str
+    workdir: str
+
+
+_GUIDE = "experiments/configs/guide_bazaar.py"
+_OPTIMIZERS = "experiments/configs/learned_optimizers"
+
+COMMANDS = {
+    "experiments.guide": Command(_GUIDE, "runs/guide"),
+    "experiments.pretrain": Command(_GUIDE, "runs/pretrain"),
+    "experiments.multitask": Command(_GUIDE, "runs/multitask"),
+    "experiments.metatrain": Command(_GUIDE, "runs/metatrain"),
+    "experiments.adapt": Command(_GUIDE, "runs/adapt"),
+    "experiments.learn_optimizer": Command(
+        f"{_OPTIMIZERS}/lstm_quadratic.py", "runs/learn_optimizer"
+    ),
+    "experiments.tables.sinusoid": Command("experiments/configs/sinusoid.py", "runs/sinusoid"),
+    "experiments.tables.omniglot": Command("experiments/configs/omniglot.py", "runs/omniglot"),
+    "experiments.tables.learned_optimizers": Command(
+        f"{_OPTIMIZERS}/table.py", "runs/learned_optimizers"
+    ),
+}
+"""The modules that take a config, by what `python -m` calls them."""

@@ -1,0 +1,144 @@
+"""The folder of a run: the config that it is of, and who works in it."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
+
+from experiments.config_files import ConfigError, flat
+from metaguide.files import FileFault, held, read_json, write_json
+from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
+from metaguide.training.checkpoint import FOLDER
+
+HARMLESS = ("preset", "log_every", "checkpoint_every", "compilation")
+"""Fields that may differ between two runs in one work folder; see `write_config`."""
+
+KEPT = frozenset({"outcome.npz", "results.json"})
+"""Files that a work folder is kept for, beside checkpoints."""
+
+CONFIG = "config.json"
+"""In a work folder: the config of its run."""
+
+
+def write_config(
+    config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
+) -> None:
+    """Claims `workdir` for `config`, whose `config.json` it writes there, atomically.
+
+    All of several processes have to call it; the first one writes.
+
+    Args:
+        config: a resolved config.
+        workdir: made where it is missing.
+        harmless: fields that may have changed since the folder's last run: a dotted name, the
+            name of a section, or the last part of a name.
+
+    Raises:
+        ConfigError: if the folder holds a run under another config; names fields and mend.
+    """
+    check_config(config, workdir, harmless=harmless)
+    if is_first_process():
+        write_json(workdir / CONFIG, config.to_dict())
+
+
+@contextmanager
+def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[None]:
+    """Claims `workdir` for `config`, as `write_config` does, and for this process alone.
+
+    Raises:
+        ConfigError: as of `write_config`.
+        FolderHeld: another process works in the folder.
+    """
+    with held(workdir) if is_first_process() else nullcontext():
+        write_config(config, workdir)
+        yield
+
+
+def check_config(
+    config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
+) -> None:
+    """Refuses a work folder with a run of another config, as `write_config` does.
+
+    A folder in which nothing was finished, no checkpoint and no outcome, is free for any config.
+    """
+    path = workdir / CONFIG
+    new = flat(_through_json(config.to_dict()))
+    old = flat(_read(path)) if path.exists() else new
+    differing = [
+        f"{name} was {_show(old, name)}, is {_show(new, name)}"
+        for name in sorted({*old, *new})
+        if _show(old, name) != _show(new, name) and not _is_among(name, harmless)
+    ]
+    check_agreed(differing, f"{path} is not the same for all processes; {ONE_FOLDER}")
+    if differing and _has_kept(workdir):
+        raise ConfigError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "give a new --workdir, or delete that folder"
+        )
+
+
+def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] = HARMLESS) -> str:
+    """Returns a short name of all that a run depends on: other configs have other ones.
+
+    Args:
+        config: a resolved config.
+        harmless: fields that make no difference, as of `write_config`.
+    """
+    fields = flat(_through_json(config.to_dict()))
+    kept = {name: value for name, value in fields.items() if not _is_among(name, harmless)}
+    return f"{zlib.crc32(json.dumps(kept, sort_keys=True).encode()):08x}"
+
+
+def read_config(workdir: Path) -> FrozenConfigDict:
+    """Returns the config that `write_config` left in `workdir`, sequences as tuples.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        return FrozenConfigDict(_tuples(_read(path)))
+    except (TypeError, ValueError) as error:  # such as a table in a list, which no config has
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
+
+
+def _is_among(name: str, fields: Sequence[str]) -> bool:
+    return any(name == f or name.startswith(f + ".") or name.endswith("." + f) for f in fields)
+
+
+def _has_kept(workdir: Path) -> bool:
+    """Returns whether anything in a work folder would be lost with it, or could be mixed up."""
+    return any(
+        KEPT.intersection(files) or (Path(folder).name == FOLDER and folders)
+        for folder, folders, files in os.walk(workdir)
+    )
+
+
+def _through_json(tree: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(tree))
+
+
+def _show(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the work folder of a run") from None
+    except FileFault as error:
+        raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

@@ -1,0 +1,77 @@
+"""The domains of a run by the part that each plays, as a config names them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.command import ConfigError
+from metaguide.data.catalogue import Domain
+
+
+class Parts(NamedTuple):
+    """The domains of a run, by the part that each plays.
+
+    Attributes:
+        sources: what every stage trains on.
+        validation: what rates and penalties are chosen on.
+        held_out: what no stage sees before the last table.
+        always: by domain, categories that each of its classification episodes contains.
+    """
+
+    sources: tuple[Domain, ...]
+    validation: tuple[Domain, ...]
+    held_out: tuple[Domain, ...]
+    always: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def named(config: FrozenConfigDict, domains: Mapping[str, Domain]) -> Parts:
+    """Return the domains that a config names for each part.
+
+    Args:
+        config: reads `data.sources`, `data.validation` and `data.held_out`; without sources, all
+            domains that are named nowhere are sources.
+        domains: by name, all that there are.
+
+    Raises:
+        ConfigError: a domain is unknown or plays two parts, or a part has none.
+    """
+    parts: dict[str, tuple[str, ...]] = {}
+    for part in ("sources", "validation", "held_out"):
+        names = config.data[part]
+        if not names and part != "sources":
+            raise ConfigError(f"config.data.{part} is empty; name at least one domain")
+        for name in names:
+            if name not in domains:
+                raise ConfigError(
+                    f"config.data.{part} names {name!r}, which the catalogue does not have; it has "
+                    f"{', '.join(domains)}"
+                )
+            for other, taken in parts.items():
+                if name in taken:
+                    raise ConfigError(
+                        f"domain {name!r} is in config.data.{other} and in config.data.{part}; "
+                        "take it out of one of them"
+                    )
+        parts[part] = names
+    apart = {*parts["validation"], *parts["held_out"]}
+    parts["sources"] = parts["sources"] or tuple(name for name in domains if name not in apart)
+    if not parts["sources"]:
+        raise ConfigError("no source domain is left; hold fewer domains out")
+    sources, validation, held_out = (tuple(map(domains.__getitem__, parts[p])) for p in parts)
+    return Parts(sources, validation, held_out)
+
+
+def real_data(file: str) -> Path:
+    """Return where a file of real data lies: in the folder that METAGUIDE_DATA_DIR names.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    root = os.environ.get("METAGUIDE_DATA_DIR", "")
+    if not root:
+        raise ConfigError(f"METAGUIDE_DATA_DIR is not set; set it to the folder with {file}")
+    return Path(root) / file

@@ -1,0 +1,216 @@
+"""The heads of the tasks: what stands on an encoder, and never knows which.
+
+Each has a method `touch`, which uses it once on an encoding, so that `init` makes its parameters.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from metaguide.models.encoder import Encoding
+from metaguide.models.transformer import PAD, SEP, LayerNorm, roles
+from metaguide.types import OUT
+
+LARGEST = 9.0
+"""Of the logarithms that rates and scales are learned as: beyond it e^x times 0 would be NaN."""
+
+
+def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Returns the identity matrix: a projection that starts as none; the key is not read."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
+
+
+def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Returns x / ‖x‖, and 0 with a finite gradient where x is 0."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
+    """Returns where an answer may begin or end: in the text, or at position 0 for none."""
+    text = (roles(tokens) > 0) & (tokens != PAD) & (tokens != SEP)
+    return text | (jnp.arange(tokens.shape[1]) == 0)
+
+
+class ClassificationHead(nn.Module):
+    """logit_c = has_name_c · s · cos(P v, Q n_c) + ⟨v, slot_c⟩ + bias_c.
+
+    Slots and biases start at 0, so that zero shots know the names alone, and all classes are alike
+    where there are none.
+    """
+
+    way: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        vector: Float[Array, "batch width"],
+        names: Float[Array, "way width"],
+        has_names: Bool[Array, "way"],
+    ) -> Float[Array, "batch way"]:
+        """Returns the logits; up to `self.way` classes."""
+        way, width = names.shape
+        if way > self.way:
+            raise ValueError(f"{way} classes, the guide has slots for {self.way}")
+        zeros = nn.initializers.zeros
+        slots = self.param("slots", zeros, (self.way, width), jnp.float32)[:way].astype(self.dtype)
+        bias = self.param("bias", zeros, (self.way,), jnp.float32)[:way].astype(self.dtype)
+        scale = self.param("log_scale", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32)
+        project = functools.partial(
+            nn.Dense, width, use_bias=False, kernel_init=identity, dtype=self.dtype
+        )
+        example = unit(project(name="vector")(vector))
+        name = unit(project(name="name")(names))
+        similarity = jnp.where(has_names, example @ name.T, 0)
+        scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
+        return scale * similarity + vector @ slots.T + bias
+
+    def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
+        """Uses the head once."""
+        del tokens
+        names = encoding.vector[: self.way]
+        self(encoding.vector, names, jnp.ones((names.shape[0],), bool))
+
+
+class SentimentHead(nn.Module):
+    """Linear scores of negative and positive, and stars = 1 + 4 σ(linear)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, vector: Float[Array, "batch width"]
+    ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch"]]:
+        """Returns (logits, stars)."""
+        logits = nn.Dense(2, dtype=self.dtype, name="classes")(vector)
+        stars = nn.Dense(1, dtype=self.dtype, name="stars")(vector)[:, 0]
+        return logits, 1 + 4 * nn.sigmoid(stars)
+
+    def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
+        """Uses the head once."""
+        del tokens
+        self(encoding.vector)
+
+
+class QuestionHead(nn.Module):
+    """Linear scores of where an answer starts and where it ends (Devlin et al. 2019)."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
+    ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
+        """Returns (start, end), `OUT` outside the text; position 0 means no answer."""
+        scores = nn.Dense(2, dtype=self.dtype, name="ends")(states)
+        start, end = jnp.where(answerable(tokens)[..., None], scores, OUT).transpose(2, 0, 1)
+        return start, end
+
+    def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
+        """Uses the head once."""
+        assert encoding.states is not None
+        self(encoding.states, tokens)
+
+
+class RecommendationHead(nn.Module):
+    """A user is a recency-weighted mean of projected products, and a residual MLP of that mean.
+
+    u_t = m_t + MLP(m_t), m_t = Σ_j≤t e^(−r (t − j)) p_j / Σ_j≤t e^(−r (t − j)), p_0 a learned
+    start; each group of channels has its own learned rate r, so that one user has a short and a
+    long memory. Padding takes no time.
+    """
+
+    width: int
+    rates: int = 4
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parameters; the projection of products starts as none."""
+        self.product = nn.Dense(self.width, kernel_init=identity, dtype=self.dtype)
+        self.start = self.param("start", nn.initializers.normal(0.1), (self.width,), jnp.float32)
+        memory = jnp.log(jnp.geomspace(0.02, 1.0, self.rates))
+        self.log_rate = self.param("log_rate", lambda _: memory)
+        self.norm = LayerNorm(self.dtype)
+        self.hidden = nn.Dense(2 * self.width, dtype=self.dtype)
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        self.out = nn.Dense(self.width, kernel_init=small, dtype=self.dtype)
+
+    def products(self, vector: Float[Array, "products width"]) -> Float[Array, "products width"]:
+        """Returns the products as users see them."""
+        return self.product(vector)
+
+    def scores(
+        self, users: Float[Array, "rows width"], vector: Float[Array, "products width"]
+    ) -> Float[Array, "rows products"]:
+        """Returns users · products(vector) / √width, without making the products that users see.
+
+        Where each user has a projection of his own, it is `width` times less work, and no memory.
+        """
+        dense = self.product.variables["params"]
+        kernel, bias = (dense[name].astype(self.dtype) for name in ("kernel", "bias"))
+        scores = (users @ kernel.T) @ vector.T + (users @ bias)[:, None]
+        return scores / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+
+    def users(
+        self,
+        history: Float[Array, "items width"],
+        mask: Bool[Array, "items"],
+        at: slice = slice(None),
+    ) -> Float[Array, "rows width"]:
+        """Returns those `at` of items + 1 rows, row t being the user after the first t products.
+
+        Args:
+            history: vectors of the products of one user, in the order of time.
+            mask: False where `history` is padding, which changes nothing.
+            at: the rows that are returned.
+        """
+        items = jnp.concatenate([self.start[None].astype(self.dtype), self.product(history)])
+        real = jnp.concatenate([jnp.ones((1,), bool), mask])
+        time = jnp.cumsum(real.astype(jnp.int32))
+        rows = jnp.arange(items.shape[0])
+        seen = real[None, :] & (rows[None, :] <= rows[at, None])
+        age = jnp.maximum(time[at, None] - time[None, :], 0).astype(self.dtype)
+        rate = jnp.exp(jnp.minimum(self.log_rate, LARGEST)).astype(self.dtype)
+        weights = jnp.where(seen, jnp.exp(-rate[:, None, None] * age), 0)
+        weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+        grouped = items.reshape(items.shape[0], self.rates, -1)
+        mean = jnp.einsum("rti,irc->trc", weights, grouped).reshape(-1, items.shape[1])
+        return mean + self.out(nn.relu(self.hidden(self.norm(mean))))
+
+    def user(
+        self, history: Float[Array, "items width"], mask: Bool[Array, "items"]
+    ) -> Float[Array, "width"]:
+        """Returns the last row of `users`, in time that does not grow with its square."""
+        return self.users(history, mask, slice(-1, None))[0]
+
+    def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
+        """Uses the head once."""
+        del tokens
+        self.users(encoding.vector, jnp.ones((encoding.vector.shape[0],), bool))
+
+
+def with_slots(params: Mapping[str, Any], way: int) -> Mapping[str, Any]:
+    """Returns the guide's parameters with a slot for each of `way` classes.
+
+    Where the guide has as many they are its own. For more classes, all slots are the mean of the
+    guide's: no class comes before another, and until they adapt the scores are
+    those of the names alone.
+
+    Args:
+        params: of every group.
+        way: number of classes.
+    """
+    head = params["classification"]
+    if way <= len(head["bias"]):
+        return params
+    more = {
+        name: jnp.broadcast_to(head[name].mean(0, keepdims=True), (way, *head[name].shape[1:]))
+        for name in ("slots", "bias")
+    }
+    return {**params, "classification": {**head, **more}}

@@ -1,0 +1,409 @@
+"""What a run folder says of itself, read and written here alone."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from metaguide.files import MIB, FileFault, read_json, write_json
+from metaguide.methods import IN_GUIDE, META_TRAINED, adaptation_of
+from metaguide.tasks import TASKS
+from metaguide.training.checkpoint import About, CheckpointError
+
+FILE, TOKENIZER = "run_config.json", "tokenizer.json"
+"""In a run folder: what it says of itself, and the tokenizer of its guide."""
+
+VERSION = 1
+"""Of the file; it grows when the meaning of a field changes."""
+
+MOST_BYTES = 16 * MIB
+"""Bytes of a file that are read."""
+
+STAGES = ("", "pretrain", "multitask", "metatrain")
+"""Training stages; "" is a whole guide, whose stages have folders of their own."""
+
+LARGEST_RATE, MOST_STEPS = 1e6, 10_000
+WIDEST, MOST_LAYERS, MOST_TOKENS, MOST_IDS = 2**14, 2**8, 2**16, 2**24
+"""Bounds: what is beyond them is a damaged file, and would fill the memory or never end."""
+
+EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING = "config.json", "stage.json", "serving.json"
+"""What said the same before there was `FILE`."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which method serves a task, and how.
+
+    Attributes:
+        folder: of the stage whose parameters it adapts, inside the run folder.
+        method: a name in `metaguide.methods.METHODS`.
+        learning_rate: of its gradient descent; of other methods the penalty, or the factor of a
+            learned optimizer's updates.
+        steps: of its gradient descent.
+    """
+
+    folder: str
+    method: str
+    learning_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run folder says of itself: all that loading its guide needs beside its parameters.
+
+    Attributes:
+        width: of the encoder.
+        layers: of the encoder.
+        heads: of attention; they divide the width.
+        dropout: in pre-training.
+        channels: of the convolutions on pictures.
+        image: whether pictures are read.
+        way: slots of the classification head.
+        text_tokens: tokens kept of a product or a review.
+        pair_tokens: tokens kept of a question with its passage.
+        name_tokens: tokens kept of the name of a class.
+        max_answer_tokens: the longest answer.
+        vocabulary: ids of the tokenizer; None in a folder that was written before they were kept.
+        serving: by task, the method that serves it.
+        stage: one of `STAGES`.
+        learner: of meta-training, a name in `metaguide.methods.META_TRAINED`; "" elsewhere.
+        seed: of the training; None in a folder that does not say it.
+        version: of the file.
+
+    Raises:
+        FieldError: a field is not as above, or beyond the bounds.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    dropout: float
+    channels: tuple[int, ...]
+    image: bool
+    way: int
+    text_tokens: int
+    pair_tokens: int
+    name_tokens: int
+    max_answer_tokens: int
+    vocabulary: int | None = None
+    serving: Mapping[str, Served] = field(default_factory=dict)
+    stage: str = ""
+    learner: str = ""
+    seed: int | None = None
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _check_fields({**vars(self), "serving": {k: vars(one) for k, one in self.serving.items()}})
+
+    @property
+    def about(self) -> About:
+        """What the checkpoints of a stage say of their training; {} for a whole guide."""
+        if not self.stage:
+            return {}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {"stage": self.stage, "learner": self.learner, **seed}
+
+
+class FieldError(ValueError):
+    """A field of a run config is missing, or holds what it may not.
+
+    Attributes:
+        field: its dotted name.
+        fault: what is wrong with it, and the mend.
+    """
+
+    def __init__(self, name: str, fault: str):
+        """Say what is wrong with the field `name`."""
+        super().__init__(f"{name} {fault}")
+        self.field, self.fault = name, fault
+
+
+class Range(NamedTuple):
+    """The values that a field may hold.
+
+    Attributes:
+        words: for "give ...".
+        holds: whether a value is among them.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(least: int, most: int) -> Range:
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return Range(f"a whole number from {least} to {most}", holds)
+
+
+def _number(least: float, most: float) -> Range:
+    def holds(value: Any) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # NaN is not within the bounds either.
+        return is_number and least <= value <= most
+
+    return Range(f"a number from {least:g} to {most:g}", holds)
+
+
+def _among(names: tuple[str, ...]) -> Range:
+    words = f"one of {', '.join(repr(name) for name in names)}"
+    return Range(words, lambda value: isinstance(value, str) and value in names)
+
+
+def _optional(one: Range) -> Range:
+    return Range(f"{one.words}, or nothing", lambda value: value is None or one.holds(value))
+
+
+def _is_inside(value: Any) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or "\0" in value:
+        return False
+    path = PurePosixPath(value)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+_TOKENS = _whole(1, MOST_TOKENS)
+
+RANGES: Mapping[str, Range] = {
+    "width": _whole(1, WIDEST),
+    "layers": _whole(1, MOST_LAYERS),
+    "heads": _whole(1, WIDEST),
+    "dropout": _number(0.0, math.nextafter(1.0, 0.0)),
+    "channels": Range(
+        f"one to five whole numbers from 1 to {WIDEST}",
+        lambda value: (
+            isinstance(value, tuple)
+            and 0 < len(value) <= 5  # 32 pixels halve five times
+            and all(_whole(1, WIDEST).holds(one) for one in value)
+        ),
+    ),
+    "image": Range("true or false", lambda value: isinstance(value, bool)),
+    "way": _whole(1, WIDEST),
+    "text_tokens": _TOKENS,
+    "pair_tokens": _TOKENS,
+    "name_tokens": _TOKENS,
+    "max_answer_tokens": _TOKENS,
+    "vocabulary": _optional(_whole(1, MOST_IDS)),
+    "serving": Range("a table of tasks", lambda value: isinstance(value, Mapping)),
+    "stage": _among(STAGES),
+    "learner": _among(("", *META_TRAINED)),
+    "seed": _optional(_whole(0, 2**63)),
+    "version": _whole(VERSION, VERSION),
+}
+"""What the fields of a `RunConfig` may hold."""
+
+SERVING_RANGES: Mapping[str, Range] = {
+    "folder": Range("the path of a folder inside the run", _is_inside),
+    "method": _among(IN_GUIDE),
+    "learning_rate": _number(0.0, LARGEST_RATE),
+    "steps": _whole(0, MOST_STEPS),
+}
+"""What the fields of a `Served` may hold."""
+
+
+def _check_fields(found: Mapping[str, Any]) -> None:
+    """Check the fields of a `RunConfig`, with tables in place of each `Served`.
+
+    Raises:
+        FieldError: a field is missing, surplus or out of its range.
+    """
+    _check_table("", found, RANGES)
+    width, heads = found["width"], found["heads"]
+    if width % heads:
+        raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
+    for task, one in found["serving"].items():
+        if task not in TASKS:
+            raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(TASKS)}")
+        _check(f"serving.{task}", one, Range("a table", lambda value: isinstance(value, Mapping)))
+        _check_table(f"serving.{task}.", one, SERVING_RANGES)
+
+
+def _check_table(prefix: str, found: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
+    for name in found:
+        if name not in ranges:
+            raise FieldError(f"{prefix}{name:.40}", "is no field of this version; take it out")
+    for name, range_ in ranges.items():
+        if name not in found:
+            raise FieldError(f"{prefix}{name}", "is missing; add it")
+        _check(f"{prefix}{name}", found[name], range_)
+
+
+def _check(name: str, value: Any, range_: Range) -> None:
+    if not range_.holds(value):
+        raise FieldError(name, f"is {value!r:.60}; give {range_.words}")
+
+
+def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, Served]:
+    """Return what serves each task where a single training stage is loaded as a guide.
+
+    Its learner does, where it has one that adapts to the task; fine-tuning else, and for
+    recommendation the head alone.
+
+    Args:
+        learner: of meta-training; "" for another stage.
+        learning_rate: of gradient descent. A learned optimizer makes its own steps.
+        steps: of gradient descent.
+    """
+    way = adaptation_of(learner or "fine-tuning")
+    examples = learner if learner and (way.adapts == "all" or way.is_learned) else "fine-tuning"
+    users = learner if way.adapts == "head" and way.is_learned else "head-only"
+    methods = {task: users if task == "recommendation" else examples for task in TASKS}
+    return {
+        task: Served(".", method, 1.0 if adaptation_of(method).is_learned else learning_rate, steps)
+        for task, method in methods.items()
+    }
+
+
+def write(config: RunConfig, folder: Path) -> None:
+    """Write what a run folder says of itself, whole or not at all.
+
+    Args:
+        config: what to write.
+        folder: made where it is missing.
+    """
+    write_json(folder / FILE, {"version": config.version, **asdict(config)})
+
+
+def read(folder: Path) -> RunConfig:
+    """Read what a run folder says of itself.
+
+    Raises:
+        CheckpointError: it says nothing, or a file in it is damaged; names the file and the field.
+    """
+    found = find(folder)
+    if found is not None:
+        return found
+    absent = EARLIER_STAGE if _json(folder / EARLIER_CONFIG) is not None else FILE
+    raise CheckpointError(
+        f"{folder / absent}: no such file; give the folder of a trained guide or of a stage"
+    )
+
+
+def find(folder: Path) -> RunConfig | None:
+    """Read what a folder says of itself; None where it says nothing.
+
+    Raises:
+        CheckpointError: a file in it is damaged; names the file and the field.
+    """
+    path = folder / FILE
+    found = _json(path)
+    if found is None:
+        return _read_earlier(folder)
+    version = found.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(
+            f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
+        )
+    try:
+        return _built(found)
+    except FieldError as error:
+        raise CheckpointError(f"{path}: {error}, or train the run anew") from error
+
+
+def _built(found: Mapping[str, Any]) -> RunConfig:
+    """Make a config of JSON.
+
+    Raises:
+        FieldError: a field is missing, surplus or out of its range.
+    """
+    channels = found.get("channels")
+    if isinstance(channels, list):
+        found = {**found, "channels": tuple(channels)}
+    _check_fields(found)
+    serving = {
+        task: Served(**{**one, "learning_rate": float(one["learning_rate"])})
+        for task, one in found["serving"].items()
+    }
+    return RunConfig(**{**found, "dropout": float(found["dropout"]), "serving": serving})
+
+
+_EARLIER: Mapping[str, str] = {
+    "width": "model.width",
+    "layers": "model.layers",
+    "heads": "model.heads",
+    "dropout": "model.dropout",
+    "channels": "model.channels",
+    "image": "model.image",
+    "way": "model.way",
+    "text_tokens": "text.text",
+    "pair_tokens": "text.pair",
+    "name_tokens": "text.name",
+    "max_answer_tokens": "episodes.longest",
+    "serving.learning_rate": "metatrain.inner_rate",
+    "serving.steps": "adapt.steps",
+}
+"""Where the fields stood in `EARLIER_CONFIG`."""
+
+
+def _read_earlier(folder: Path) -> RunConfig | None:
+    """Read a run folder from before there was `FILE`; None where it is none.
+
+    The config of an experiment stood in it, and beside it either what a stage was, or which method
+    served what.
+    """
+    config, stage, serving = (
+        _json(folder / name) for name in (EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING)
+    )
+    if config is None or (stage is None and serving is None):
+        return None
+    said = stage or {}
+    found: dict[str, Any] = {name: said.get(name) or "" for name in ("stage", "learner")}
+    found |= {"seed": said.get("seed"), "vocabulary": None, "version": VERSION}
+    try:
+        found |= {name: _at(config, name) for name in _EARLIER if "." not in name}
+        if serving is None:
+            _check("learner", found["learner"], RANGES["learner"])
+            rate, steps = (_at(config, f"serving.{name}") for name in ("learning_rate", "steps"))
+            _check("serving.learning_rate", rate, SERVING_RANGES["learning_rate"])
+            _check("serving.steps", steps, SERVING_RANGES["steps"])
+            made = stage_serving(found["learner"], float(rate), steps)
+            found["serving"] = {task: asdict(one) for task, one in made.items()}
+        else:
+            found["serving"] = {task: _renamed(one) for task, one in serving.items()}
+        return _built(found)
+    except FieldError as error:
+        file, name = _earlier_place(error.field, of_stage=serving is None)
+        raise CheckpointError(
+            f"{folder / file}: {name} {error.fault}, or train the run anew"
+        ) from error
+
+
+def _at(config: Mapping[str, Any], name: str) -> Any:
+    found: Any = config
+    for part in _EARLIER[name].split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            raise FieldError(name, "is missing; add it")
+        found = found[part]
+    return found
+
+
+def _renamed(one: Any) -> Any:
+    names = {"arm": "method", "rate": "learning_rate"}
+    is_table = isinstance(one, Mapping)
+    return {names.get(name, name): value for name, value in one.items()} if is_table else one
+
+
+def _earlier_place(name: str, of_stage: bool) -> tuple[str, str]:
+    """Return the earlier file that a field stood in, and its name there."""
+    if name in _EARLIER:
+        return EARLIER_CONFIG, _EARLIER[name]
+    first, *rest = name.split(".")
+    if first != "serving":
+        return EARLIER_STAGE, name
+    if of_stage:
+        return EARLIER_CONFIG, _EARLIER[f"serving.{rest[-1]}"]
+    names = {"method": "arm", "learning_rate": "rate"}
+    return EARLIER_SERVING, ": ".join(names.get(part, part) for part in rest) or "it"
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file; None where there is none."""
+    try:
+        return read_json(path, MOST_BYTES)
+    except FileNotFoundError:
+        return None
+    except FileFault as error:
+        raise CheckpointError(f"{path}: {error}; train the run anew") from error

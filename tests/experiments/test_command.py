@@ -1,0 +1,88 @@
+"""A command line becomes a config: the file, a preset, what is given, and the errors of each."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import command, config_files
+from experiments.config_files import ConfigError
+
+
+def resolve(file, *flags):
+    return command.resolve(["prog", f"--config={file}", *flags], default="", workdir="runs/x")
+
+
+def test_file_preset_and_overrides_in_their_order(file):
+    """Fault: the preset overwrites what the user wrote on the command line, wherever it stands."""
+    config, workdir = resolve(file)
+    assert (config.seeds, config.adapt.episodes, workdir) == (1, 50, Path("runs/x-small"))
+    config, _ = resolve(file, "--config.preset=full")
+    assert (config.seeds, config.adapt.episodes, config.adapt.rate) == (3, 600, 0.1)
+    config, workdir = resolve(
+        file, "--config.adapt.episodes=7", "--config.preset=full", "--workdir=w"
+    )
+    assert (config.seeds, config.adapt.episodes, workdir) == (3, 7, Path("w"))
+    assert "presets" not in config
+
+
+def test_forms_of_a_flag(file):
+    """Faults: a value in the next word, a single dash, a tuple, a switch or a placeholder is
+    refused, or parsed as text."""
+    config, _ = resolve(
+        file,
+        *["--config.adapt.rate", "1", "-config.seeds=2", "--config.adapt.shots=(0, 5, 10)"],
+        *["--noconfig.adapt.curves", "--config.init_from=runs/a"],
+    )
+    assert (config.seeds, config.adapt.shots, config.adapt.curves) == (2, (0, 5, 10), False)
+    assert config.init_from == "runs/a"
+    assert isinstance(config.adapt.rate, float) and config.adapt.rate == 1.0
+
+
+def test_resolved_config_cannot_change(file):
+    """Fault: an experiment changes its own settings after they are written down."""
+    config, _ = resolve(file)
+    with pytest.raises(AttributeError):
+        config.seeds = 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.adapt.episode=3", r"--config\.adapt\.episode: .*small\.py .*adapt\.episodes"),
+        ("--config.episodes=3", r"did you mean adapt\.episodes\?"),
+        ("--config.rate=3", r"did you mean adapt\.rate or pretrain\.rate\?"),
+        ("--config.arms.zero-shot=3", r"config\.arms\.zero-shot: set it in a config file"),
+        ("--config.zzz=3", r"no such field; it has adapt\.curves, .*pretrain\.rate, seeds"),
+        ("--config.adapt=3", r"--config\.adapt is a section"),
+        ("--config.adapt.episodes=many", r"config\.adapt\.episodes=many: .*int"),
+        ("--config.adapt.rate=fast", r"config\.adapt\.rate=fast: .*float"),
+        ("--config.preset=ful", r"--config\.preset=ful: .*there are bad, default, full, worse"),
+        ("--config.preset=bad", r"preset 'bad': there is no field adapt\.epis; .*adapt\.episodes"),
+        ("--config.preset=worse", r"preset 'worse': adapt\.episodes='many': .*int"),
+        ("--workdirs=x", r"Unknown command line flag 'workdirs'. Did you mean: workdir"),
+        ("--cpu_device=2", r"Unknown command line flag 'cpu_device'. Did you mean: cpu_devices"),
+        ("--processes=two", r"--processes=two"),
+        ("more", r"unexpected argument 'more'"),
+        ("--config=nowhere.py", r"--config=nowhere\.py: no such file; there are "),
+    ],
+)
+def test_wrong_flag_is_named_with_its_mend(file, flag, words):
+    """Fault: a misspelt setting is ignored, or answered by the library's traceback."""
+    with pytest.raises(ConfigError, match=words):
+        resolve(file, flag)
+
+
+@pytest.mark.parametrize("text", ["def get_config(:", "x = 1", "def get_config(): return {}"])
+def test_broken_config_file_is_named(tmp_path, text):
+    """Fault: an error in a user's config file does not say which file it is."""
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="broken.py"):
+        resolve(path)
+
+
+def test_config_file_is_found_from_any_folder(file, tmp_path, monkeypatch):
+    """Fault: the defaults are found only where the repository is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert config_files.find_config("small.py").samefile(file)
+    assert config_files.find_config("experiments/command.py").samefile(command.__file__)
