@@ -17,15 +17,10 @@ from experiments.config_files import ConfigError
 from experiments.domain_split import World
 from experiments.modules import COMMANDS
 from experiments.outcomes import digest, kept
+from experiments.processes import command_line
 from experiments.ranges import faults, positive, several
 from experiments.reports.terminal import print_tables
-from experiments.stages import (
-    command_line,
-    random_start,
-    stage_before,
-    start,
-    world_of_stage,
-)
+from experiments.stages import random_start, stage_before, start, world_of_stage
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import FLOORS
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator

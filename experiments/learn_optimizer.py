@@ -18,12 +18,13 @@ import optax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
+from experiments.cells.config import HARMLESS
 from experiments.config_files import ConfigError
-from experiments.few_shot import HARMLESS
 from experiments.hand_made import HAND_MADE, tuned
 from experiments.modules import COMMANDS
 from experiments.optimizees import Setting, setting_of, validation_score
-from experiments.stages import command_line, train_alone
+from experiments.processes import command_line
+from experiments.training import Training, schedule_of, train_alone
 from metaguide.files import FileFault, read_json, write_json
 from metaguide.optimizers import (
     Estimator,
@@ -149,24 +150,25 @@ def train_rule(
         many = particles(estimator, own.tasks, mesh)
         warm_up = own.meta_steps // 20
         rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, warm_up, own.meta_steps)
-        return train_alone(
+        training = Training(
             "optimizee",
             many,
             {"rule": theta},
             data,
             optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate)),
-            own,
-            steps=own.meta_steps,
-            key=key,
+            key,
+            carry=many.start({"rule": theta}, data, key),
+        )
+        return train_alone(
+            training,
+            schedule_of(own, where, own.meta_steps, own.span, "validate_every"),
+            folder,
             mesh=mesh,
             parallel=config.parallel,
-            workdir=folder,
             name=f"{problem}/{arm} seed {seed}, {own.estimator}",
             where=where,
             mend=f"lower {where}.rate",
             about={**about, "part": where},
-            checkpoints="validate_every",
-            carry=many.start({"rule": theta}, data, key),
             on_checkpoint=keep,
         )["rule"]
 

@@ -1,4 +1,4 @@
-"""One experiment as several processes side by side on one device, each with a part of the work."""
+"""The command that is running, and several of it side by side on one device, a part for each."""
 
 import os
 import shlex
@@ -14,7 +14,14 @@ LOG = "log.txt"
 """In the folder of a part: what its process printed."""
 
 
-def settings_of(**fields: object) -> tuple[str, ...]:
+def command_line() -> str:
+    """Return the command that is running, as one would type it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name if module else Path(sys.argv[0]).name
+    return shlex.join(["python", "-m", name, *sys.argv[1:]])
+
+
+def flags_of(**fields: object) -> tuple[str, ...]:
     """Return the flags that set these fields of the config."""
     return tuple(f"--config.{name}={value}" for name, value in fields.items())
 

@@ -1,20 +1,17 @@
 """What pre-training, multi-task training and meta-training share: one stage, one folder."""
 
-import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
 from experiments.domain_split import World, prepare
+from experiments.processes import command_line
 from experiments.run_folder import check_config, identity, write_config
 from metaguide import run_config
 from metaguide.data.tokenizer import Tokenizer
@@ -24,11 +21,10 @@ from metaguide.optimizers import Rule, Trained, save
 from metaguide.optimizers.stored import FILE
 from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
 from metaguide.run_config import TOKENIZER, RunConfig, stage_serving
-from metaguide.training.checkpoint import FOLDER, About, CheckpointError, latest, restore_stage
-from metaguide.training.loop import train
+from metaguide.training.checkpoint import FOLDER, CheckpointError, latest, restore_stage
+from metaguide.training.loop import Schedule, train
 from metaguide.training.state import TrainState
 from metaguide.training.step import (
-    Carrying,
     CompiledStep,
     Gradient,
     ScannedStep,
@@ -159,113 +155,14 @@ def train_stage(
         stage.step,
         stage.init(meta, seed),
         stage.data,
-        steps=stage.steps,
-        workdir=workdir,
+        Schedule(stage.steps, config.log_every, config.checkpoint_every),
+        workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
         mend=f"lower config.{stage.name}.rate",
         about={**run.about, "config": identity(config)},
         on_checkpoint=keep_rule,
     )
     return state.params["meta"]
-
-
-def train_alone(
-    objective: str,
-    gradient: Gradient | Carrying,
-    meta: Params | Sequence[Params],
-    data: Any,
-    optimizer: optax.GradientTransformation,
-    own: FrozenConfigDict,
-    *,
-    steps: int,
-    key: Key[Array, "*trainings"],
-    mesh: Mesh,
-    parallel: str,
-    workdir: Path | Sequence[Path],
-    name: str,
-    where: str,
-    mend: str,
-    about: About | Sequence[About],
-    checkpoints: str = "checkpoint_every",
-    carry: Any = None,
-    on_checkpoint: Callable[[TrainState], None] | None = None,
-) -> Params:
-    """Train on one objective in a folder of its own, or go on where it stopped.
-
-    Several trainings go side by side in one program where `meta`, `key` and `workdir` are as many.
-
-    Args:
-        objective: its name in the metrics.
-        gradient: of it.
-        meta: what is learned, as it starts; of several trainings a list.
-        data: what the gradient reads.
-        optimizer: over the meta-parameters.
-        own: reads `span`, steps a call, `log_every`, and the field that `checkpoints` names.
-        steps: how many in all.
-        key: of the training, or of each.
-        mesh: of the devices that share the tasks.
-        parallel: "jit" or "pmap".
-        workdir: of this training alone, or of each.
-        name: in messages.
-        where: the section `own` stands in, for messages.
-        mend: what to do where training diverges.
-        about: what checkpoints say of this training, or of each, as of `loop.train`.
-        checkpoints: the field that says how many steps are between two of them.
-        carry: what a `Carrying` gradient starts with.
-        on_checkpoint: as of `train`.
-
-    Returns:
-        The meta-parameters, whole on each device of this process, with a leading axis of the
-        trainings where there are several.
-
-    Raises:
-        ConfigError: steps that calls do not divide, or another way of going parallel.
-    """
-    seeds = None if isinstance(workdir, Path) else len(workdir)
-    for field in ("log_every", checkpoints):
-        if own[field] % own.span:
-            raise ConfigError(
-                f"{where}.{field} is {own[field]}: make it a multiple of {where}.span, "
-                f"{own.span} steps a call"
-            )
-    weighting = fixed({objective: 1.0})
-    try:
-        step = make_step(
-            {objective: gradient},
-            weighting,
-            optimizer,
-            steps,
-            mesh=mesh,
-            parallel=parallel,
-            span=own.span,
-            seeds=seeds,
-        )
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    carried = {objective: carry} if isinstance(gradient, Carrying) else None
-    if seeds is None:
-        begun = init_state(meta, weighting, optimizer, key, carried)
-    else:
-        pairs = zip(meta, key, strict=True)
-        each = [init_state(one, weighting, optimizer, own_key, carried) for one, own_key in pairs]
-        begun = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    state = train(
-        step,
-        replicate(begun, mesh),
-        replicate({objective: data}, mesh),
-        steps=steps,
-        workdir=workdir,
-        name=name,
-        log_every=own.log_every,
-        checkpoint_every=own[checkpoints],
-        span=own.span,
-        mend=mend,
-        about=about,
-        on_checkpoint=on_checkpoint,
-    )
-    return at_hand(state.params["meta"])
 
 
 def run_stage(
@@ -374,10 +271,3 @@ def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
             )
         tokenizer = Tokenizer.load(before)
     return prepare(config, workdir / "data", tokenizer)
-
-
-def command_line() -> str:
-    """Return the command that is running, as one would type it."""
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    name = module.name if module else Path(sys.argv[0]).name
-    return shlex.join(["python", "-m", name, *sys.argv[1:]])

@@ -19,8 +19,9 @@ import optax
 import pytest
 
 from experiments import runner
+from experiments.cells.cell import train_cell
+from experiments.cells.outcomes import OUTCOME
 from experiments.command import resolve
-from experiments.few_shot import OUTCOME, train_cell
 from experiments.tables import sinusoid
 from metaguide.objectives.weighting import fixed
 from metaguide.parallel import tasks_mesh
@@ -41,7 +42,7 @@ CELL = Path("he", "maml", "seed0")
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from experiments import runner, stages
+from experiments import runner, training
 from experiments.tables import sinusoid
 
 def stand_still(done, metrics):
@@ -53,7 +54,7 @@ def train(step, state, *args, **kwargs):
     Path(os.environ["DEVICES"]).write_text(str(len(state.step.sharding.device_set)))
     return trained(step, state, *args, **kwargs, on_log=stand_still)
 
-trained, stages.train = stages.train, train
+trained, training.train = training.train, train
 runner.run(
     sinusoid.main, default="experiments/configs/sinusoid.py", workdir="runs", argv=sys.argv
 )

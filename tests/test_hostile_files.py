@@ -20,8 +20,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from PIL import Image
 
 import metaguide
+from experiments.cells.outcomes import OUTCOME, outcome_of, outcomes_in
 from experiments.config_files import ConfigError
-from experiments.few_shot import OUTCOME, outcome_of, outcomes_in
 from experiments.run_folder import read_config, write_config
 from metaguide import run_config
 from metaguide.data import mnist, omniglot, online_shopping

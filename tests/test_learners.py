@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -19,12 +20,10 @@ from metaguide.learners import (
     logistic,
     maml,
     maml_plus_plus,
-    matching,
     meta_sgd,
     proto_maml,
     prototypical,
     r2d2,
-    relation,
     reptile,
     ridge,
 )
@@ -32,6 +31,7 @@ from metaguide.learners.gradient_based import learned_rates
 from metaguide.learners.maml_plus_plus import step_weights
 from metaguide.learners.on_features import prototypes, standardised
 from metaguide.learners.reptile import minibatches
+from metaguide.methods import METHODS, Settings
 from metaguide.optimizers import lstm
 from metaguide.types import Episode, Problem
 
@@ -40,26 +40,35 @@ SUPPORT, QUERY = 2 * WAY, 9
 SGD = optax.sgd(0.5)
 RULE = lstm(4, 1, p=None, scale=10.0)  # at a gradient of 0 it stays where it is
 
+SETTINGS = Settings(steps=3, learning_rate=0.5, penalty=0.5, features=WIDTH, hidden=8)
+GIVEN = {
+    "imaml": replace(SETTINGS, steps=25, inner=optax.sgd(0.35), strength=2.0, cg_steps=20),
+    "matching": replace(SETTINGS, temperature=0.2),
+}
+"""What some methods are built with, in place of `SETTINGS`."""
+
+
+def built(name):
+    """problem -> the learner that a method is trained as, or with nothing to train adapts by."""
+    method = METHODS[name]
+    build = method.train if method.stage == "metatrain" else method.at_test
+    return lambda problem: build(problem, GIVEN.get(name, SETTINGS))
+
+
+def is_one_of_its_own(method):
+    """Whether no other method has the same learner: Adam for SGD is the same, and each rule is."""
+    adaptation = method.adaptation
+    if adaptation is not None and (adaptation.is_learned or adaptation.by == "adam"):
+        return False
+    return method.stage != "random"
+
+
 LEARNERS = {
-    "maml": lambda p: maml(p, SGD, 3),
-    "first order": lambda p: maml(p, SGD, 3, FirstOrder()),
-    "anil": lambda p: anil(p, SGD, 3),
-    "fine-tuning": lambda p: fine_tuning(p, SGD, 3),
-    "head-only": lambda p: fine_tuning(p, SGD, 3, head_only=True),
-    "joint": joint,
-    "prototypical": prototypical,
-    "ridge": lambda p: ridge(p, 0.5),
-    "logistic": lambda p: logistic(p, 0.5),
-    "implicit": lambda p: imaml(p, optax.sgd(0.35), 25, strength=2.0, cg_steps=20),
-    "meta-sgd": lambda p: meta_sgd(p, 0.5, 3),
+    **{name: built(name) for name, method in METHODS.items() if is_one_of_its_own(method)},
+    # With what the methods of this name leave at its default, so that it is tested too.
     "maml++": lambda p: maml_plus_plus(
         p, 0.5, 3, multi_step_until=0.5, second_order_from=0.0, per_step=is_bias
     ),
-    "reptile": lambda p: reptile(p, SGD, 3),
-    "proto-maml": lambda p: proto_maml(p, SGD, 3),
-    "matching": lambda p: matching(p, 0.2),
-    "relation": lambda p: relation(p, WIDTH, hidden=8),
-    "r2d2": lambda p: r2d2(p, 0.5),
     "learned": lambda p: learned(p, RULE.init, RULE.transform, 3, Unrolled()),
 }
 ON_FEATURES = ("prototypical", "ridge", "logistic", "matching", "relation", "r2d2")
@@ -218,7 +227,7 @@ def test_compiled_side_by_side_is_eager_one_by_one(name):
     together = compiled(name).use(start(name), tasks())
     for index in (0, TASKS - 1):
         # A scan of no steps cannot be run without compilation, and many steps take long.
-        with jax.disable_jit(name not in ("joint", "implicit")):
+        with jax.disable_jit(name not in ("zero-shot", "imaml")):
             alone = use(compiled(name).learner)(start(name), task(index))
         near(at(index, together), alone, rtol=1e-4)
 
@@ -263,7 +272,7 @@ def test_masked_support_has_no_influence(name):
         np.asarray(compiled(name).use(meta, episodes)["outputs"]["logits"])
         for episodes in (some, tasks())
     )
-    assert (abs(whole - part).max() > 1e-3) == (name != "joint")
+    assert (abs(whole - part).max() > 1e-3) == (name != "zero-shot")
 
 
 @every
@@ -289,7 +298,7 @@ def test_objective_gradient_against_finite_differences(name):
         slope = jax.jit(value_and_slope(learner))
         _, gradient = slope(meta, episodes)
         assert gradient["params"]["body"]["w"].dtype == np.float64
-        if name == "first order":
+        if name == "first-order":
             expected = jax.jit(jax.vmap(after_adaptation(learner), (None, 0)))(meta, episodes)
             expected = jax.tree.map(lambda leaf: leaf.mean(0), expected)
             near(gradient["params"], expected, rtol=1e-9, atol=1e-12)
@@ -348,7 +357,7 @@ def test_meta_training_learns(name):
         fine_tuning(PROBLEM, SGD, 0, head_only=True),
         joint(PROBLEM),
     ],
-    ids=["maml", "implicit", "meta-sgd", "reptile", "anil", "fine-tuning", "head-only", "joint"],
+    ids=["maml", "imaml", "meta-sgd", "reptile", "anil", "fine-tuning", "head-only", "zero-shot"],
 )
 def test_no_step_is_no_adaptation(learner):
     """Fault: what adapts by no step is not the meta-parameters to the bit."""
@@ -373,10 +382,10 @@ def test_joint_training_reads_support_and_query():
                 for name in support
             }
             expected.append(zero.loss(start()["params"], rows, ())[0])
-        near(compiled("joint").slope(start(), episodes)[0], np.mean(expected))
+        near(compiled("zero-shot").slope(start(), episodes)[0], np.mean(expected))
 
 
-@pytest.mark.parametrize("name", ["maml", "first order", "fine-tuning", "meta-sgd", "reptile"])
+@pytest.mark.parametrize("name", ["maml", "first-order", "fine-tuning", "meta-sgd", "reptile"])
 def test_adapting_all_is_gradient_descent_on_the_support(name):
     """Faults: a step reads the query, a group of body or head is held, one that the problem does
     not read is moved, or the rate is not the one given."""
@@ -780,4 +789,4 @@ def test_reptile_keeps_the_optimizers_state_across_tasks():
 def test_classifiers_on_features_need_classes(learner):
     """Fault: a problem without classes fails in the middle of a trace, or not at all."""
     with pytest.raises(ValueError, match="needs a problem with classes"):
-        LEARNERS[learner](problem_of(way=None))
+        METHODS[learner].at_test(problem_of(way=None), SETTINGS)

@@ -10,6 +10,7 @@ import scipy.special
 
 from metaguide import learners
 from metaguide.learners.on_features import standardised
+from metaguide.methods import METHODS, Settings
 from metaguide.types import Problem
 
 
@@ -76,19 +77,20 @@ def test_a_small_penalty_has_a_solution(penalty):
 
 
 METRIC = {
-    "prototypical": lambda p: learners.prototypical(p, 1.0),
-    "matching": lambda p: learners.matching(p, 1.0),
-    "tiny temperature": lambda p: learners.matching(p, 1e-12),
-    "tiny temperature of prototypes": lambda p: learners.prototypical(p, 1e-8),
-    "relation": lambda p: learners.relation(p, 32),
-    "proto-maml": lambda p: learners.proto_maml(p, optax.sgd(0.0), 0),
+    "prototypical": ("prototypical", Settings(temperature=1.0)),
+    "matching": ("matching", Settings(temperature=1.0)),
+    "tiny temperature": ("matching", Settings(temperature=1e-12)),
+    "tiny temperature of prototypes": ("prototypical", Settings(temperature=1e-8)),
+    "relation": ("relation", Settings(features=32)),
+    "proto-maml": ("proto-maml", Settings(learning_rate=0.0, steps=0)),
 }
 
 
 def fitted(name, problem, support):
-    if name == "proto-maml":
+    method, settings = METRIC[name]
+    if method == "proto-maml":
         problem = classification_of_rows(problem)
-    learner = METRIC[name](problem)
+    learner = METHODS[method].train(problem, settings)
     meta = learner.init(jax.random.key(0))
     adapted, _ = learner.adapt(meta, support, (), None)
     return learner, adapted

@@ -69,7 +69,7 @@ def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "
     import jax.numpy as jnp
     import optax
 
-    from experiments.few_shot import mode_named
+    from experiments.cells.config import mode_named
     from metaguide.learners import maml
     from metaguide.models.conv4 import Conv4
     from metaguide.models.mlp import MLP

@@ -22,7 +22,7 @@ from experiments.ranges import (
     text,
 )
 
-LEARNERS = ("maml", "first-order", "anil", "reptile", "prototypical", "ridge")
+LEARNERS = ("maml", "first-order", "anil", "reptile", "prototypical", "r2d2")
 MORE_LEARNERS = ("maml++", "imaml", "meta-sgd", "proto-maml", "matching", "relation")
 
 RANGES = {
@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
             "steps": 20_000,
             "reptile": {"way5": {"steps": 20_000}, "way20": {"steps": 20_000}},
             "prototypical": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
-            "ridge": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
+            "r2d2": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
             "matching": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
             "relation": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
             "maml++": {"way5": {"steps": 10_000}, "way20": {"steps": 10_000}},
@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
             "maml++": {"way5": {"steps": 2, "inner_steps": 2}},
             "imaml": {"way5": {"steps": 2, "inner_steps": 4}},
             "prototypical": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
-            "ridge": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
+            "r2d2": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
             "matching": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
             "relation": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
         },
@@ -229,12 +229,12 @@ def get_config() -> ConfigDict:
         "steps": 20_000,  # of training
     }
     config.prototypical = {"way5": dict(prototypical), "way20": dict(prototypical)}
-    ridge = {k: v for k, v in prototypical.items() if k != "temperature"}
-    ridge |= {
+    r2d2 = {k: v for k, v in prototypical.items() if k != "temperature"}
+    r2d2 |= {
         "penalty": 1.0,  # λ of the ridge regression, as it starts
         "scale": 1.0,  # of its answers, as it starts
     }
-    config.ridge = {"way5": dict(ridge), "way20": dict(ridge)}
+    config.r2d2 = {"way5": dict(r2d2), "way20": dict(r2d2)}
 
     # 100 epochs of 500 steps, the first tenth with the multi-step loss.
     plus_plus = {

@@ -16,14 +16,9 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
+from experiments.cells.config import arms_asked_for
+from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.config_files import ConfigError
-from experiments.few_shot import (
-    arms_asked_for,
-    check_cells,
-    outcome_of,
-    outcomes_in,
-    write_table,
-)
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
 from experiments.modules import COMMANDS

@@ -18,26 +18,19 @@ import optax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
-from experiments.config_files import ConfigError
-from experiments.few_shot import (
-    Cell,
-    arms_asked_for,
-    at_once,
+from experiments.cells.cell import Cell, at_once, judged, train_cell, way_back
+from experiments.cells.config import arms_asked_for, learners_in, method_of, read_by, settings_of
+from experiments.cells.outcomes import (
     check_cells,
     is_finished,
-    judged,
     keep_outcome,
-    learner_named,
-    learners_in,
     outcome_of,
     outcomes_in,
-    read_by,
-    train_cell,
-    way_back,
     write_table,
 )
+from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.processes import in_processes, settings_of
+from experiments.processes import flags_of, in_processes
 from experiments.reports.terminal import print_tables
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
@@ -144,7 +137,8 @@ def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> 
     statistics = statistics_in_training(config)
     problem = problem_of(config, own.network, train_way, statistics)
     family = family_of(tables["train"], problem, train_way, shots, queries, statistics)
-    learner = learner_named(arm, problem, own, own.get("inner_steps", 0), config.channels)
+    given = settings_of(arm, own, own.get("inner_steps", 0), config.channels)
+    learner = method_of(arm).train(problem, given)
     steps = own.get("steps", config.steps)
     optimizer = optax.adam(rate_of(config, own))
     if arm == "reptile":
@@ -196,9 +190,10 @@ def correct(config: FrozenConfigDict, family: Family, arm, own, metas, shot: int
     """Return of each of the metas what it is judged by, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
+    given = settings_of(arm, at_test, steps, config.channels)
     return judged(
         family,
-        lambda rate: learner_named(arm, family.problem, at_test, steps, config.channels),
+        lambda rate: method_of(arm).at_test(family.problem, given),
         metas,
         shots=shot,
         seed=config.seed,
@@ -308,7 +303,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     if config.processes > 1:
         cells = [(f"{w}w{s}s/{arm}", w, s, arm) for w, s in tasks for arm in arms]
         in_processes(
-            {name: settings_of(way=w, shot=s, learner=arm) for name, w, s, arm in cells},
+            {name: flags_of(way=w, shot=s, learner=arm) for name, w, s, arm in cells},
             workdir,
             config.processes,
         )

@@ -17,20 +17,10 @@ import optax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
+from experiments.cells.cell import Cell, judged, train_cell, way_back
+from experiments.cells.config import arms_asked_for, method_of, read_by, settings_of
+from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.config_files import ConfigError
-from experiments.few_shot import (
-    Cell,
-    arms_asked_for,
-    check_cells,
-    judged,
-    learner_named,
-    outcome_of,
-    outcomes_in,
-    read_by,
-    train_cell,
-    way_back,
-    write_table,
-)
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
 from experiments.tables.pictures import fits, learning_curves
@@ -38,7 +28,7 @@ from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys
 from metaguide.evaluation.metrics import mean_interval, seed_interval
 from metaguide.evaluation.results import Row, Scores, key
-from metaguide.learners import fine_tuning, joint
+from metaguide.methods import METHODS, Settings
 from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
@@ -50,6 +40,9 @@ PUBLISHED = {
     ("pretrained", 5): {1: 2.41, 5: 2.23, 10: 2.19},
 }
 """MSE by arm and shots after a number of steps; Finn et al. 2017."""
+
+PRETRAINED = METHODS["fine-tuning"]
+"""The method of the arm "pretrained"."""
 
 FITS = ("fit_support", "fit_query", "fit_predicted")
 """Arrays of an outcome that the picture of fits shows."""
@@ -75,9 +68,9 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
     shots = own.get("train_shots", config.train_shots)
     family = Family(("waves",), waves(), wave_sampler(shots, config.train_shots), problem)
     if arm == "pretrained":
-        learner = joint(problem)
+        learner = PRETRAINED.train(problem, Settings())
     else:
-        learner = learner_named(arm, problem, own, own.inner_steps)
+        learner = method_of(arm).train(problem, settings_of(arm, own, own.inner_steps))
     steps, optimizer = own.get("steps", config.steps), optax.adam(config.rate)
     if arm == "reptile":
         optimizer = way_back(own.outer_rate, steps)
@@ -89,8 +82,8 @@ def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) 
     own = config[arm]
     steps = own.get("test_steps", config.test_steps)
     if arm == "pretrained":
-        return fine_tuning(problem, optax.sgd(rate), steps)
-    return learner_named(arm, problem, own, steps)
+        return PRETRAINED.at_test(problem, Settings(steps=steps, learning_rate=rate))
+    return method_of(arm).at_test(problem, settings_of(arm, own, steps))
 
 
 def steps_shown(config: FrozenConfigDict, arm: str) -> tuple[int, ...]:

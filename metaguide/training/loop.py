@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,23 +37,36 @@ class TrainingDiverged(ValueError):
     """A loss or the gradient is not finite."""
 
 
+class Schedule(NamedTuple):
+    """How long a stage trains, and how often it logs and saves.
+
+    Attributes:
+        steps: of the stage in all.
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints.
+        span: steps that one call of the step takes, as in `make_step`; it divides the others.
+    """
+
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    span: int = 1
+
+
 def train(
     step: Step,
     state: TrainState,
     data: Mapping[str, Any],
-    *,
-    steps: int,
+    schedule: Schedule,
     workdir: Path | Sequence[Path],
+    *,
     name: str,
-    log_every: int,
-    checkpoint_every: int,
-    span: int = 1,
     mend: str = "lower its learning rate",
     about: checkpoint.About | Sequence[checkpoint.About] = MappingProxyType({}),
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
-    """Takes steps until `steps` are done, going on from the newest checkpoint in `workdir`.
+    """Take the steps of a schedule, going on from the newest checkpoint in `workdir`.
 
     All of several processes have to call it, with a `workdir` that all see; the first one logs.
 
@@ -65,14 +78,11 @@ def train(
         step: from `make_step`; donates its state.
         state: the state to start from where `workdir` has no checkpoint.
         data: device arrays by objective, an argument of each step.
-        steps: how many steps the stage has in all.
+        schedule: how many steps there are, and how often metrics and states are kept.
         workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
             TensorBoard events. For trainings side by side, a folder for each, in the order of the
             state's leading axis: each is as that of a training alone, and goes on as one too.
         name: the stage's name in messages.
-        log_every: steps between two lines of metrics.
-        checkpoint_every: steps between two checkpoints.
-        span: how many steps a call of `step` takes, as in `make_step`.
         mend: what to do where training diverges.
         about: what checkpoints say of the training, such as its learner, seed and config, so that
             those of another one are refused; for trainings side by side, of each.
@@ -81,7 +91,7 @@ def train(
             same state where the run is killed in between.
 
     Returns:
-        The state after `steps` steps.
+        The state after the last step.
 
     Raises:
         Stopped: if a signal asked the process to end, after the state was saved.
@@ -92,6 +102,7 @@ def train(
         DeviceError: if processes see different checkpoints in `workdir`.
         ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
     """
+    steps, log_every, checkpoint_every, span = schedule
     for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
         if count < 1 or count % span:
             raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")

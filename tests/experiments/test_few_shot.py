@@ -9,23 +9,28 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import command, runner
-from experiments.config_files import ConfigError
-from experiments.few_shot import (
+from experiments.cells.cell import way_back
+from experiments.cells.config import (
+    inner_optimizer,
+    learners_in,
+    method_of,
+    read_by,
+    settings_of,
+)
+from experiments.cells.outcomes import (
     OUTCOME,
     check_cells,
-    inner_optimizer,
     keep_outcome,
-    learner_named,
-    learners_in,
     outcome_of,
     outcomes_in,
-    read_by,
-    way_back,
 )
+from experiments.config_files import ConfigError
 from experiments.tables import omniglot as omniglot_table
 from experiments.tables import sinusoid as sinusoid_table
 from metaguide.data import omniglot
 from metaguide.evaluation.results import read
+from metaguide.inner_loop import Unrolled
+from metaguide.methods import Settings
 from metaguide.models.mlp import MLP
 from metaguide.problems import regression
 
@@ -42,37 +47,34 @@ def test_every_learner_of_the_configs_is_built():
     problem = regression(MLP((4,)))._replace(way=3)
     for name in config_of("sinusoid").learners:
         if name != "pretrained":
-            learner_named(name, problem, config_of("sinusoid")[name], 2)
+            given = settings_of(name, config_of("sinusoid")[name], 2)
+            method_of(name).train(problem, given)
     for name in learners_in(config_of("omniglot")):
         for way in (5, 20):
             own = omniglot_table.own_section(config_of("omniglot"), name, way)
-            learner_named(name, problem, own, 2, width=4)
+            method_of(name).train(problem, settings_of(name, own, 2, features=4))
+
+
+def test_what_a_method_needs_comes_out_of_its_section():
+    """Faults: a field of the config is not passed on, or one that the method does not need is,
+    such as the mode that ANIL's section shares with MAML's."""
+    own = FrozenConfigDict({"inner_rate": 0.3, "mode": "remat", "batch": 3, "hidden": 9})
+    found = settings_of("maml", own, 4, features=7)
+    assert found == Settings(steps=4, learning_rate=0.3, mode=Unrolled(remat=True), features=7)
+    assert settings_of("anil", own, 4) == Settings(steps=4, learning_rate=0.3)
+    assert settings_of("relation", own, 0, 7) == Settings(steps=0, hidden=9, features=7)
 
 
 def test_wrong_names_are_one_clear_error():
     """Fault: a slip of the flag ends in a KeyError, or in the default."""
-    problem = regression(MLP((4,)))
-    with pytest.raises(ConfigError, match="no learner 'mam'; there are maml, first-order"):
-        learner_named("mam", problem, FrozenConfigDict(), 1)
+    with pytest.raises(ConfigError, match="no method 'mam'; there are maml, first-order"):
+        settings_of("mam", FrozenConfigDict(), 1)
     with pytest.raises(ConfigError, match=r"config.reptile: .*inner"):
-        learner_named("reptile", problem, FrozenConfigDict({"batch": 3}), 1)
-    with pytest.raises(ConfigError, match="config.ridge: lacks scale"):
-        learner_named("ridge", problem, FrozenConfigDict({"penalty": 1.0}), 1)
+        settings_of("reptile", FrozenConfigDict({"batch": 3}), 1)
+    with pytest.raises(ConfigError, match="config.r2d2: lacks scale"):
+        settings_of("r2d2", FrozenConfigDict({"penalty": 1.0}), 1)
     with pytest.raises(ConfigError, match="inner is 'adma'; there are sgd, adam, annealed"):
         inner_optimizer(FrozenConfigDict({"inner": "adma"}))
-
-
-def test_a_learners_own_attribute_error_is_not_a_config_error(monkeypatch):
-    """Fault: a slip in a learner's code is reported as a fault of the config."""
-
-    def broken(*_):
-        raise AttributeError("'NoneType' object has no attribute 'way'")
-
-    monkeypatch.setattr("experiments.few_shot.prototypical", broken)
-    with pytest.raises(AttributeError, match="NoneType"):
-        learner_named(
-            "prototypical", regression(MLP((4,))), FrozenConfigDict({"temperature": 1.0}), 1
-        )
 
 
 def test_the_way_back_ends_at_the_start():
@@ -329,7 +331,7 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
     """Faults: an arm cannot be trained or judged, the two kinds of statistics are one, the floor is
     not asked the same queries, a metric learner trained at more ways is asked at as many."""
     flags = ("--config.preset=tiny", "--config.test_episodes=8")
-    # One of each kind; the waves have imaml, and `learner_named` is tested on all.
+    # One of each kind; the waves have imaml, and all are built in a test above.
     arms = ("maml", "maml++", "reptile", "prototypical", "relation")
     for arm in arms:
         omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={arm}"), tmp_path)

@@ -321,10 +321,10 @@ def test_values_where_nothing_has_a_meaning_are_taken(module, flag):
 
 def test_names_in_the_ranges_are_those_that_there_are():
     """Fault: a learner or an arm that was added is refused on the command line."""
+    from experiments.cells.config import IN_TABLES
     from experiments.configs import guide_bazaar, omniglot
     from experiments.configs import sinusoid as sinusoid_config
     from experiments.configs.learned_optimizers import table
-    from experiments.few_shot import _FIELDS
     from experiments.hand_made import HAND_MADE
     from experiments.optimizees import ACTIVATIONS
     from experiments.tables.omniglot import NO_NORM, PRECISIONS
@@ -353,4 +353,4 @@ def test_names_in_the_ranges_are_those_that_there_are():
     named(optimizers, "mnist.activation", ACTIVATIONS)
     named(optimizers, "quadratic.variant", VARIANTS)
     learners = {*omniglot.LEARNERS, *omniglot.MORE_LEARNERS, *sinusoid_config.LEARNERS}
-    assert learners == {*_FIELDS, "pretrained"}
+    assert learners == {*IN_TABLES, "pretrained"}

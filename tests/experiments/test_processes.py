@@ -29,7 +29,7 @@ def command(tmp_path, monkeypatch):
 def test_parts_run_apart_with_flags_and_a_share_of_the_memory(command):
     """Faults: a part does the work of another, starts processes of its own, writes into another
     folder, or takes the whole of the device's memory."""
-    parts = {f"5w{shot}s/maml": processes.settings_of(way=5, shot=shot) for shot in (1, 5, 10)}
+    parts = {f"5w{shot}s/maml": processes.flags_of(way=5, shot=shot) for shot in (1, 5, 10)}
     processes.in_processes(parts, command, 2)
     for shot in (1, 5, 10):
         log = (command / f"5w{shot}s" / "maml" / processes.LOG).read_text().splitlines()
@@ -42,7 +42,7 @@ def test_parts_run_apart_with_flags_and_a_share_of_the_memory(command):
 
 def test_a_part_that_fails_is_named_and_the_others_are_done(command):
     """Faults: one failure ends all, or passes for success; its reason is lost."""
-    parts = {f"{way}w1s/maml": processes.settings_of(way=way) for way in (20, 5)}
+    parts = {f"{way}w1s/maml": processes.flags_of(way=way) for way in (20, 5)}
     with pytest.raises(ConfigError, match=r"1 of 2 parts failed: 20w1s/maml \(it is too hot\)"):
         processes.in_processes(parts, command, 1)
     assert "share" in (command / "5w1s" / "maml" / processes.LOG).read_text()

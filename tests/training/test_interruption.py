@@ -15,7 +15,7 @@ from experiments import runner
 from metaguide.objectives.weighting import fixed
 from metaguide.training import checkpoint
 from metaguide.training.interruption import Stopped, stopping_at_once, stopping_between_steps
-from metaguide.training.loop import train
+from metaguide.training.loop import Schedule, train
 from metaguide.training.step import init_state, make_step
 
 STEPS = 9
@@ -38,11 +38,9 @@ def go(workdir, number=None, at=0):
         make_step(gradients, WEIGHTS, OPTIMIZER, STEPS),
         init_state({"w": jnp.ones(4)}, WEIGHTS, OPTIMIZER, jax.random.key(5)),
         {"near": jnp.arange(16.0)},
-        steps=STEPS,
-        workdir=workdir,
+        Schedule(STEPS, 2, 100),
+        workdir,
         name="pretrain",
-        log_every=2,
-        checkpoint_every=100,
         on_log=on_log,
     )
 

@@ -18,7 +18,7 @@ from metaguide.files import FolderHeld, held
 from metaguide.objectives.weighting import uncertainty
 from metaguide.training import checkpoint, loop, progress
 from metaguide.training.checkpoint import CheckpointError
-from metaguide.training.loop import TrainingDiverged, train
+from metaguide.training.loop import Schedule, TrainingDiverged, train
 from metaguide.training.step import init_state, make_step
 
 STEPS = 6
@@ -54,11 +54,9 @@ def go(workdir, step, state, data, *, steps=STEPS, on_log=None):
         step,
         state,
         data,
-        steps=steps,
-        workdir=workdir,
+        Schedule(steps, 2, 3),
+        workdir,
         name="pretrain",
-        log_every=2,
-        checkpoint_every=3,
         on_log=on_log,
     )
 
@@ -309,12 +307,9 @@ def test_several_steps_a_call_write_the_lines_of_single_steps(tmp_path):
             many,
             stage()[1],
             data,
-            steps=STEPS,
-            workdir=workdir,
+            Schedule(STEPS, 3, 3, span=3),
+            workdir,
             name="pretrain",
-            log_every=3,
-            checkpoint_every=3,
-            span=3,
             on_log=on_log,
         )
 
@@ -339,12 +334,9 @@ def test_lines_between_calls_are_an_error(tmp_path):
             step,
             state,
             data,
-            steps=STEPS,
-            workdir=tmp_path,
+            Schedule(STEPS, 2, 3, span=3),
+            tmp_path,
             name="pretrain",
-            log_every=2,
-            checkpoint_every=3,
-            span=3,
         )
     assert not list(tmp_path.iterdir())
 
@@ -363,11 +355,9 @@ def side_by_side(folders, on_log=None, objective=noisy):
         step,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
         data,
-        steps=STEPS,
-        workdir=folders,
+        Schedule(STEPS, 2, 3),
+        folders,
         name="pretrain",
-        log_every=2,
-        checkpoint_every=3,
         about=[{"number": number} for number in range(len(folders))],
         on_log=on_log,
     )
@@ -389,11 +379,9 @@ def test_trainings_side_by_side_keep_folders_of_their_own(tmp_path):
             stage()[0],
             stage()[1]._replace(key=jax.random.split(jax.random.key(5), 2)[number]),
             stage()[2],
-            steps=STEPS,
-            workdir=tmp_path / f"alone{number}",
+            Schedule(STEPS, 2, 3),
+            tmp_path / f"alone{number}",
             name="pretrain",
-            log_every=2,
-            checkpoint_every=3,
         )
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),

@@ -13,7 +13,7 @@ from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.estimators import evolution, truncated
 from metaguide.optimizers.recurrent import rnn
 from metaguide.parallel import replicate, tasks_mesh
-from metaguide.training.loop import train
+from metaguide.training.loop import Schedule, train
 from metaguide.training.particles import particles
 from metaguide.training.step import init_state, make_step
 from metaguide.types import Optimizee
@@ -169,11 +169,9 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path):
             step,
             state,
             {"r": ()},
-            steps=steps,
-            workdir=folder,
+            Schedule(steps, 2, 2),
+            folder,
             name="r",
-            log_every=2,
-            checkpoint_every=2,
         )
 
     whole = run(tmp_path / "whole", STEPS)

@@ -1,0 +1,189 @@
+"""One cell of a few-shot table: meta-train a learner on one family, and test it."""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.cells.config import HARMLESS
+from experiments.config_files import ConfigError
+from experiments.run_folder import identity
+from experiments.training import Training, schedule_of, train_alone
+from metaguide.evaluation.evaluate import episode_keys, evaluator
+from metaguide.parallel import mesh_for, own_mesh, replicate
+from metaguide.training.episodic import episodic
+from metaguide.training.progress import say
+from metaguide.types import Family, Learner, Params
+
+
+class Cell(NamedTuple):
+    """What is trained and judged, apart from its seed.
+
+    Attributes:
+        name: of its folder, such as "5w1s/maml".
+        family: what it is trained on.
+        learner: as it is trained.
+        optimizer: the outer one, over the meta-parameters.
+        steps: of meta-training.
+        tasks: episodes a step.
+        shots: of the support in training.
+    """
+
+    name: str
+    family: Family
+    learner: Learner
+    optimizer: optax.GradientTransformation
+    steps: int
+    tasks: int
+    shots: int
+
+
+def way_back(rate: float, steps: int) -> optax.GradientTransformation:
+    """Return Reptile's outer optimizer: a share of the way, from `rate` to 0 over the steps.
+
+    The inner optimizer's state, "rule", goes all the way to its mean over tasks.
+    """
+
+    schedule = optax.linear_schedule(rate, 0.0, steps)
+    rules: dict[Hashable, Any] = {"params": optax.sgd(schedule), "rule": optax.sgd(1.0)}
+
+    def labels(tree: Params) -> Params:
+        return jax.tree.map_with_path(
+            lambda path, _: "rule" if "['rule']" in jax.tree_util.keystr(path) else "params", tree
+        )
+
+    return optax.partition(rules, labels)
+
+
+def train_cell(
+    cell: Cell,
+    config: FrozenConfigDict,
+    workdirs: Sequence[Path],
+    seeds: Sequence[int],
+    mesh: Mesh | None = None,
+) -> list[Params]:
+    """Meta-train seeds of a cell side by side, each in its folder, or go on where they stopped.
+
+    Args:
+        cell: what to train.
+        config: reads `tasks_per_chunk`, `parallel`, `span`, `log_every` and `checkpoint_every`.
+        workdirs: the cell's folder for each seed.
+        seeds: of initial parameters and episodes.
+        mesh: of the devices that share the tasks; by default as many as divide them.
+
+    Returns:
+        The meta-parameters of each seed, whole on each device of this process.
+
+    Raises:
+        ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
+            another way of going parallel.
+    """
+    mesh = mesh_for(cell.tasks) if mesh is None else mesh
+    if mesh.size < jax.device_count():
+        used = f"{mesh.size} of {jax.device_count()} devices"
+        say(f"{cell.name}: {cell.tasks} tasks a step, on {used}")
+    try:
+        gradient = episodic(
+            cell.family,
+            cell.learner,
+            tasks=cell.tasks,
+            shots=(cell.shots,),
+            tasks_per_chunk=config.tasks_per_chunk or None,
+            mesh=mesh,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config: {error}") from error
+    span = config.span or best_span(cell.steps, config.log_every, config.checkpoint_every)
+    keys = [jax.random.key(1000 + seed) for seed in seeds]
+    metas = [cell.learner.init(jax.random.key(seed)) for seed in seeds]
+    of = {"cell": cell.name, "config": identity(config, harmless=HARMLESS)}
+    abouts = [{**of, "seed": seed} for seed in seeds]
+    alone = len(seeds) == 1
+    training = Training(
+        "episodes",
+        gradient,
+        metas[0] if alone else metas,
+        cell.family.data,
+        cell.optimizer,
+        keys[0] if alone else jnp.stack(keys),
+    )
+    trained = train_alone(
+        training,
+        schedule_of(config, "config", cell.steps, span),
+        workdirs[0] if alone else workdirs,
+        mesh=mesh,
+        parallel=config.parallel,
+        name=f"{cell.name} seed {', '.join(map(str, seeds))}",
+        where="config",
+        mend="lower config.rate, or the inner_rate of the learner",
+        about=abouts[0] if alone else abouts,
+    )
+    if alone:
+        return [trained]
+    return [jax.tree.map(lambda leaf: leaf[i], trained) for i in range(len(seeds))]
+
+
+def best_span(*counts: int) -> int:
+    """Return how many steps a call of the program takes best: on an accelerator up to 50.
+
+    A step there takes about as long as calling it does. On a CPU a call costs nothing beside it.
+
+    Args:
+        counts: of steps, in all and between what is done besides; the span divides each.
+    """
+    return 1 if jax.default_backend() == "cpu" else math.gcd(50, *counts)
+
+
+def at_once(config: FrozenConfigDict) -> int:
+    """Return how many seeds of a cell one program trains: on an accelerator all of them.
+
+    One small training leaves most of an accelerator idle, and a CPU nothing.
+    """
+    return config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.seeds)
+
+
+def judged(
+    family: Family,
+    learner_of: Callable[[Any], Learner],
+    metas: Sequence[Params],
+    *,
+    shots: int,
+    seed: int,
+    split: str,
+    episodes: int,
+    chunk: int,
+    rates: tuple[float, ...] = (0.0,),
+) -> list[dict[str, np.ndarray]]:
+    """Return what the problem's `judge` says of saved episodes.
+
+    All is one program, compiled once.
+
+    Args:
+        family: what is asked; the episodes are a function of seed, split and number alone.
+        learner_of: rate -> the learner that adapts.
+        metas: what was learned, by one seed or several.
+        shots: of the support.
+        seed: of the episodes, the same for all arms.
+        split: "validation" or "test".
+        episodes: how many.
+        chunk: episodes side by side on all devices of this process.
+        rates: what the learner is built with.
+
+    Returns:
+        Arrays [observations, episodes, queries] by name: for each of the metas, for each rate.
+    """
+    mesh = own_mesh()
+    run = evaluator(family, {"learner": learner_of}, min(chunk, episodes), mesh).run
+    keys, (metas, data) = episode_keys(seed, split, episodes), replicate((metas, family.data), mesh)
+    return [
+        run(meta, data, 0, shots, keys, {"learner": rate})["learner"]
+        for meta in metas
+        for rate in rates
+    ]

@@ -1,0 +1,112 @@
+"""What a cell reads of its table's config, and what the command line asks for."""
+
+import jax
+import optax
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.config_files import ConfigError
+from metaguide.inner_loop import Mixed, Unrolled
+from metaguide.methods import METHODS, Method, Settings, UnknownMethod, method_named
+
+HARMLESS = (
+    *("way", "shot", "ways", "shots", "learner", "learners", "more_learners", "initialisers"),
+    *("seeds", "seeds_at_once", "processes", "preset", "parallel", "log_every"),
+    *("checkpoint_every", "shown_steps", "test_chunk"),
+)
+"""Fields on which no cell depends but by its folder's name."""
+
+
+IN_TABLES = tuple(name for name, method in METHODS.items() if method.needs)
+"""Names of the methods that few-shot tables have."""
+
+
+def method_of(name: str) -> Method:
+    """Return a method of the few-shot tables.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return method_named(name, IN_TABLES)
+    except UnknownMethod as error:
+        raise ConfigError(str(error)) from error
+
+
+def settings_of(name: str, section: FrozenConfigDict, steps: int, features: int = 0) -> Settings:
+    """Return what a method is built with: what it needs, out of its section of the config.
+
+    Args:
+        name: of the method.
+        section: its section, or the part of it for a number of ways.
+        steps: inner steps, of training or of the test.
+        features: width of the problem's features.
+
+    Raises:
+        ConfigError: there is no such method, or the section lacks a field that it needs.
+    """
+    needs = method_of(name).needs
+    fields = {"learning_rate": ("inner_rate",), "inner": ("inner", "inner_rate")}
+    wanted = [field for need in needs for field in fields.get(need, (need,))]
+    if lacking := [field for field in wanted if field not in section]:
+        raise ConfigError(f"config.{name}: lacks {', '.join(lacking)}; give it there")
+    built = {
+        "learning_rate": lambda: section.inner_rate,
+        "inner": lambda: inner_optimizer(section),
+        "mode": lambda: mode_named(section.mode),
+    }
+    given = {need: built[need]() if need in built else section[need] for need in needs}
+    return Settings(steps=steps, features=features, **given)
+
+
+def mode_named(name: str) -> Unrolled | Mixed:
+    """Return a way to differentiate an inner loop exactly, by its name in a config."""
+    # On a GPU five steps a pass took a third less time than one, and on a CPU nothing less.
+    mixed = Mixed(unroll=1 if jax.default_backend() == "cpu" else 5)
+    modes = {"unrolled": Unrolled(), "remat": Unrolled(remat=True), "mixed": mixed}
+    if name not in modes:
+        raise ConfigError(f"mode is {name!r}; there are {', '.join(modes)}")
+    return modes[name]
+
+
+def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
+    """Return the inner rule of a section.
+
+    "sgd"; "adam" without momentum, as Reptile's; or "annealed", Adam whose rate falls to 0 over
+    `inner_steps`, so that it ends close to a minimum of any curvature.
+    """
+
+    def annealed() -> optax.GradientTransformation:
+        rate = optax.cosine_decay_schedule(own.inner_rate, own.inner_steps)
+        return optax.adam(rate, b2=0.9)
+
+    rules = {
+        "sgd": lambda: optax.sgd(own.inner_rate),
+        "adam": lambda: optax.adam(own.inner_rate, b1=0.0),
+        "annealed": annealed,
+    }
+    if own.inner not in rules:
+        raise ConfigError(f"inner is {own.inner!r}; there are {', '.join(rules)}")
+    return rules[own.inner]()
+
+
+def read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
+    """Return what an arm depends on: the plain fields, and no learner's section but its own."""
+    fields = config.to_dict().items()
+    return FrozenConfigDict({k: v for k, v in fields if k == arm or not isinstance(v, dict)})
+
+
+def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return all arms that have a section: `learners`, and `more_learners`, which are asked for."""
+    return tuple(dict.fromkeys((*config.learners, *config.get("more_learners", ()))))
+
+
+def arms_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return the arm that a command line names, or all arms of the table.
+
+    Raises:
+        ConfigError: there is no such arm.
+    """
+    if config.learner and config.learner not in learners_in(config):
+        known = ", ".join(learners_in(config))
+        raise ConfigError(f"config.learner: there is no {config.learner!r}; there are {known}")
+    return (config.learner,) if config.learner else tuple(config.learners)
