@@ -96,12 +96,11 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
     """Train one seed of an arm and return its squared errors, an array for each number of shots."""
     cell = cell_of(config, arm, initialiser)
     (meta,) = train_cell(cell, config, [folder], [seed])
-    problem, found = cell.family.problem, {}
+    problem, found, rate = cell.family.problem, {}, 0.0
     for shots in config.test_shots:
         family = Family(("waves",), waves(), wave_sampler(shots, shots), problem)
         learner_of = partial(learner_at_test, config, arm, problem)
         ask = partial(judged, family, learner_of, [meta], shots=shots, seed=config.seed, chunk=100)
-        rate = 0.0
         if arm == "pretrained":
             rate = best_rate(config, ask)
             found[f"rate{shots}"] = np.asarray(rate)
