@@ -42,7 +42,7 @@ from metaguide.tasks import TASKS
 from metaguide.tasks.classification import categories_of
 from metaguide.tasks.task import Outcome
 from metaguide.training.progress import progress, say
-from metaguide.types import Family, Params
+from metaguide.types import Params, TaskDistribution
 
 TUNED_AT = 5
 """Shots that rates are chosen at."""
@@ -130,8 +130,8 @@ class Bench:
 
     Attributes:
         kind: of task.
-        family: of the domains that no stage trains on.
-        data: of the family, on the devices.
+        distribution: of the domains that no stage trains on.
+        data: of the distribution, on the devices.
         held_out: those of its domains that are held out.
         validation: those that rates are chosen on.
     """
@@ -141,7 +141,7 @@ class Bench:
         config: FrozenConfigDict,
         world: World,
         kind: str,
-        family: Family,
+        distribution: TaskDistribution,
         arms: Collection[str],
         rules: Mapping[str, Rule],
         folder: Path,
@@ -154,7 +154,9 @@ class Bench:
         used = {arm: adaptation_of(arm) for arm in arms if kind in section.arms[arm]}
         ways = {NOTHING, *used.values()}
         learners = {
-            way: partial(way.tuned_to, family.problem, steps=section.steps, rule=rules.get(way.by))
+            way: partial(
+                way.tuned_to, distribution.problem, steps=section.steps, rule=rules.get(way.by)
+            )
             for way in ways
         }
         for arm, way in used.items():
@@ -162,15 +164,15 @@ class Bench:
                 learners[way](1.0)
             except ValueError as error:
                 raise ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
-        self.kind, self.family, self.rules = kind, family, rules
-        self.data = replicate(family.data, tasks_mesh())
-        self.held_out = [one.name for one in world.held_out if one.name in family.domains]
-        self.validation = [one.name for one in world.validation if one.name in family.domains]
+        self.kind, self.distribution, self.rules = kind, distribution, rules
+        self.data = replicate(distribution.data, tasks_mesh())
+        self.held_out = [one.name for one in world.held_out if one.name in distribution.domains]
+        self.validation = [one.name for one in world.validation if one.name in distribution.domains]
         alone = {way for way in ways if way.adapts == "all" or way.is_learned}
         self._ways = {way: frozenset({way} if way in alone else ways - alone) for way in ways}
         self._evaluators = {
             together: evaluator(
-                family, {way: learners[way] for way in together}, section.chunk[kind]
+                distribution, {way: learners[way] for way in together}, section.chunk[kind]
             )
             for together in set(self._ways.values())
         }
@@ -179,7 +181,7 @@ class Bench:
             "test": episode_keys(config.seed, "test", section.episodes),
         }
         self._folder = folder
-        self._of = digest(run_folder.identity(config), kind, family.data)
+        self._of = digest(run_folder.identity(config), kind, distribution.data)
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
         self._took: dict[Any, list[float]] = {}
@@ -211,7 +213,7 @@ class Bench:
                 self._names[whose] = digest(read)
             asked = domain, shots, split, sorted(given.items())
             path = self._folder / f"{digest(self._of, self._names[whose], repr(asked))}.npz"
-            number, keys = self.family.domains.index(domain), self._keys[split]
+            number, keys = self.distribution.domains.index(domain), self._keys[split]
             run = self._evaluators[together].run
             self._known[key], seconds = kept(
                 path, together, lambda: run(read, self.data, number, shots, keys, given)
@@ -225,11 +227,11 @@ class Bench:
 
         Args:
             world: whose sources the vocabularies and classifiers are fitted on.
-            domain: one of the family's.
+            domain: one of the distribution's.
             shots: of the cells.
         """
-        number, keys = self.family.domains.index(domain), self._keys["test"]
-        cells = {k: drawn(self.family, self.data, number, k, keys) for k in sorted(shots)}
+        number, keys = self.distribution.domains.index(domain), self._keys["test"]
+        cells = {k: drawn(self.distribution, self.data, number, k, keys) for k in sorted(shots)}
         held_out = next(one for one in world.held_out if one.name == domain)
         of_task = TASKS[self.kind].baselines
         return of_task(world.sources, held_out, world.reading, world.always, cells)
@@ -253,7 +255,7 @@ class Bench:
         return float(np.median(took)) if took else None
 
 
-def compared(world: World) -> dict[str, Family]:
+def compared(world: World) -> dict[str, TaskDistribution]:
     """Return the domains that no stage trains on, by kind of task that arms are compared on.
 
     A kind without a validation domain is left out, with a line: nothing could choose its rates.
@@ -261,10 +263,10 @@ def compared(world: World) -> dict[str, Family]:
     Raises:
         ConfigError: no kind is left.
     """
-    families = world.families("unseen")
+    distributions = world.task_distributions("unseen")
     names = {one.name for one in world.validation}
-    found = {kind: one for kind, one in families.items() if names.intersection(one.domains)}
-    lacking = ", ".join(kind for kind in families if kind not in found)
+    found = {kind: one for kind, one in distributions.items() if names.intersection(one.domains)}
+    lacking = ", ".join(kind for kind in distributions if kind not in found)
     mend = "name one that has them in config.data.validation"
     if not found:
         of = lacking or "any task"
@@ -277,7 +279,7 @@ def compared(world: World) -> dict[str, Family]:
 def benches(
     config: FrozenConfigDict,
     world: World,
-    families: Mapping[str, Family],
+    distributions: Mapping[str, TaskDistribution],
     arms: Collection[str],
     folder: Path,
     rules: Mapping[str, Rule] | None = None,
@@ -287,7 +289,7 @@ def benches(
     Args:
         config: reads its `adapt` and `seed`.
         world: whose held-out and validation domains are used.
-        families: from `compared`.
+        distributions: from `compared`.
         arms: that are compared.
         folder: of the run; outcomes are kept in it.
         rules: of the learned optimizers among them, by kind.
@@ -296,8 +298,8 @@ def benches(
         ConfigError: a kind of task has not all of what an arm needs.
     """
     return {
-        kind: Bench(config, world, kind, family, arms, rules or {}, folder / OUTCOMES)
-        for kind, family in families.items()
+        kind: Bench(config, world, kind, distribution, arms, rules or {}, folder / OUTCOMES)
+        for kind, distribution in distributions.items()
     }
 
 

@@ -22,8 +22,8 @@ from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
-from metaguide.tasks import Reading, Shape, families
-from metaguide.types import Family
+from metaguide.tasks import Reading, Shape
+from metaguide.types import TaskDistribution
 
 MADE_FROM = "made_from.txt"
 """Beside the tokenizer and the bazaar: the identity of the fields that they were made from."""
@@ -71,8 +71,8 @@ class World(NamedTuple):
         except FieldError as error:
             raise ConfigError(f"the guide could not be loaded from its folder: {error}") from error
 
-    def families(self, part: str, shots: int | None = None, ranked: int | None = None):
-        """Return the families of one part of the domains, by kind of task.
+    def task_distributions(self, part: str, shots: int | None = None, ranked: int | None = None):
+        """Return the distributions of one part of the domains, by kind of task.
 
         Args:
             part: "sources", "validation", "held_out" or "unseen": whose domains.
@@ -87,7 +87,7 @@ class World(NamedTuple):
         if shots is not None:
             shape = shape._replace(shots=shots)
         try:
-            made: dict[str, Family] = families(
+            made: dict[str, TaskDistribution] = task_distributions(
                 self.model,
                 getattr(self, part),
                 self.reading,

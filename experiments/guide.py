@@ -113,11 +113,11 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    families = compared(world)
-    arms = arms_in(config, families)
+    distributions = compared(world)
+    arms = arms_in(config, distributions)
     stages = stages_of(config, world, arms)
     rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}
-    of_kind = benches(config, world, families, arms, workdir, rules)
+    of_kind = benches(config, world, distributions, arms, workdir, rules)
     like = random_start(world, config.seed)
     unfinished = [
         name

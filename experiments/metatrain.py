@@ -31,14 +31,14 @@ from metaguide.methods import (
 from metaguide.optimizers import load, pretrained
 from metaguide.run_config import RunConfig
 from metaguide.training.episodic import episodic
-from metaguide.types import Family
+from metaguide.types import TaskDistribution
 
 PARTS = ("sources", "validation")
 """Of the domains: where an optimizer may be learned."""
 
 
 def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
-    """Build the training of one learner on the weighted mixture of families and domains.
+    """Build the training of one learner on the weighted mixture of distributions and domains.
 
     Args:
         config: reads its `metatrain`.
@@ -59,7 +59,7 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         method = method_named(learner, META_TRAINED)
     except UnknownMethod as error:
         raise ConfigError(f"config.metatrain.learner: {error}") from error
-    families = _families(config, world, learner)
+    distributions = _families(config, world, learner)
     adaptation = adaptation_of(learner)
     trained, by = None, adaptation.by
     if adaptation.is_learned:
@@ -76,21 +76,24 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         )
 
     learners = {
-        kind: method.train(family.problem, settings_on(kind)) for kind, family in families.items()
+        kind: method.train(distribution.problem, settings_on(kind))
+        for kind, distribution in distributions.items()
     }
     shared = shared_by(section.tasks)
     try:
         gradients = {
             kind: episodic(
-                family,
+                distribution,
                 learners[kind],
                 tasks=section.tasks,
                 shots=section.shots,
-                weights=tuple(section.domain_weights.get(name, 1.0) for name in family.domains),
+                weights=tuple(
+                    section.domain_weights.get(name, 1.0) for name in distribution.domains
+                ),
                 tasks_per_chunk=section.tasks_per_chunk or None,
                 mesh=shared,
             )
-            for kind, family in families.items()
+            for kind, distribution in distributions.items()
         }
     except ValueError as error:
         raise ConfigError(f"config.metatrain: {error}") from error
@@ -98,15 +101,15 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
         config,
         "metatrain",
         gradients,
-        {kind: family.data for kind, family in families.items()},
-        weighting_of("fixed", section.weights, list(families)),
+        {kind: distribution.data for kind, distribution in distributions.items()},
+        weighting_of("fixed", section.weights, list(distributions)),
         learner,
         shared,
         trained,
     )
 
 
-def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str, Family]:
+def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str, TaskDistribution]:
     """Return what a learner trains on, by kind of task.
 
     Raises:
@@ -119,11 +122,15 @@ def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str,
             f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
         )
     part = section.rule_learned_on if is_learned else "sources"
-    families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
+    distributions = world.task_distributions(
+        part, shots=max(section.shots), ranked=world.shape.candidates
+    )
     # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
-    kinds = config.adapt.arms[learner] if is_learned else tuple(families)
-    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
-    if not families:
+    kinds = config.adapt.arms[learner] if is_learned else tuple(distributions)
+    distributions = {
+        k: one for k, one in distributions.items() if section.weights[k] > 0 and k in kinds
+    }
+    if not distributions:
         raise ConfigError(
             f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
         )
@@ -134,7 +141,7 @@ def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str,
                 f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
                 f"{', '.join(sorted(names))}"
             )
-    return families
+    return distributions
 
 
 def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:

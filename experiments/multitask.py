@@ -34,11 +34,13 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
         ConfigError: no kind of task is left.
     """
     section = config.multitask
-    families = world.families("sources", shots=max(section.shots), ranked=world.shape.candidates)
+    distributions = world.task_distributions(
+        "sources", shots=max(section.shots), ranked=world.shape.candidates
+    )
     wanted = [kind for kind, weight in section.weights.items() if weight > 0]
-    families = {kind: one for kind, one in families.items() if kind in wanted}
-    lacking = ", ".join(kind for kind in wanted if kind not in families)
-    if not families:
+    distributions = {kind: one for kind, one in distributions.items() if kind in wanted}
+    lacking = ", ".join(kind for kind in wanted if kind not in distributions)
+    if not distributions:
         why = f"no source domain has data of {lacking}" if lacking else "all are 0"
         raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
     if lacking:
@@ -49,16 +51,16 @@ def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
         "multitask",
         {
             kind: episodic(
-                family,
-                joint(family.problem),
+                distribution,
+                joint(distribution.problem),
                 tasks=section.tasks,
                 shots=section.shots,
                 mesh=shared,
             )
-            for kind, family in families.items()
+            for kind, distribution in distributions.items()
         },
-        {kind: family.data for kind, family in families.items()},
-        weighting_of(section.weighting, section.weights, list(families)),
+        {kind: distribution.data for kind, distribution in distributions.items()},
+        weighting_of(section.weighting, section.weights, list(distributions)),
         shared=shared,
     )
 

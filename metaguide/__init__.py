@@ -8,7 +8,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from metaguide.types import Batch, Episode, Family, Learner, Problem
+from metaguide.types import Batch, Episode, Learner, Problem, TaskDistribution
 
 if TYPE_CHECKING:
     from metaguide import optimizers
@@ -19,11 +19,11 @@ __all__ = [
     "AdaptedGuide",
     "Batch",
     "Episode",
-    "Family",
     "Guide",
     "History",
     "Learner",
     "Problem",
+    "TaskDistribution",
     "load",
     "optimizers",
 ]

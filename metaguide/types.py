@@ -1,4 +1,4 @@
-"""The words that everyone speaks: episode, problem, learner, family, optimizee.
+"""The words that everyone speaks: episode, problem, learner, distribution, optimizee.
 
 A domain is a source of episodes. A problem is a model in two parts and a loss. A learner turns
 the support of an episode into an adapted problem. Training differentiates through that.
@@ -100,7 +100,7 @@ class Learner(NamedTuple):
     gradient: Callable[..., tuple[tuple[Array, Metrics], Params]] | None = None
 
 
-class Family(NamedTuple):
+class TaskDistribution(NamedTuple):
     """One kind of task in one shape. Its domains are drawn inside, so one program serves them all.
 
     Attributes:

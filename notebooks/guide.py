@@ -210,14 +210,14 @@ def pulled_back(problem, rate, steps, strength):
 # from the trained parameters and, for fine-tuning, from random ones.
 
 # %%
-family = world.families("held_out")["sentiment"]
+distribution = world.task_distributions("held_out")["sentiment"]
 steps = config.adapt.steps
 learners = {
-    "fine-tuning": partial(fine_tuning, family.problem, steps=steps),
-    "pulled back": partial(pulled_back, family.problem, steps=steps, strength=0.1),
+    "fine-tuning": partial(fine_tuning, distribution.problem, steps=steps),
+    "pulled back": partial(pulled_back, distribution.problem, steps=steps, strength=0.1),
 }
 evaluate = evaluator(
-    family,
+    distribution,
     {
         "fine-tuning": lambda rate: learners["fine-tuning"](optax.sgd(rate)),
         "pulled back": lambda rate: learners["pulled back"](rate),
@@ -226,9 +226,11 @@ evaluate = evaluator(
 )
 keys = episode_keys(config.seed, "test", config.adapt.episodes)
 rates = {name: 0.1 for name in learners}
-number = family.domains.index(domain.name)
-curves = evaluate.run(trained, family.data, number, 5, keys, rates)
-curves["from scratch"] = evaluate.run(start, family.data, number, 5, keys, rates)["fine-tuning"]
+number = distribution.domains.index(domain.name)
+curves = evaluate.run(trained, distribution.data, number, 5, keys, rates)
+curves["from scratch"] = evaluate.run(start, distribution.data, number, 5, keys, rates)[
+    "fine-tuning"
+]
 
 # %%
 for name, raw in curves.items():

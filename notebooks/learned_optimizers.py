@@ -92,7 +92,7 @@ from metaguide.problems.optimizees import quadratics
 from metaguide.training.episodic import episodic
 from metaguide.training.particles import particles
 from metaguide.training.step import init_state, make_step
-from metaguide.types import Family
+from metaguide.types import TaskDistribution
 
 tiny = preset == "tiny"
 
@@ -391,7 +391,7 @@ plt.show()
 
 # %%
 problem = regression(MLP((40, 40), initialiser="lecun"), INITIALISERS["lecun"])
-sines = Family(("waves",), waves(), wave_sampler(10, 10), problem)
+sines = TaskDistribution(("waves",), waves(), wave_sampler(10, 10), problem)
 data = jax.device_put(sines.data)
 learners = {
     "MAML": maml(problem, optax.sgd(0.01), steps=5),

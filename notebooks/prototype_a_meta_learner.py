@@ -94,7 +94,7 @@ from metaguide.objectives.weighting import fixed
 from metaguide.problems import regression
 from metaguide.training.episodic import episodic
 from metaguide.training.step import init_state, make_step
-from metaguide.types import Family
+from metaguide.types import TaskDistribution
 
 # %% [markdown]
 # ## The learner
@@ -173,24 +173,24 @@ def modulated(problem, width, size):
 
 
 # %%
-def meta_trained(family, learner, optimizer, *, steps, tasks, shots, span, chunk=None):
+def meta_trained(distribution, learner, optimizer, *, steps, tasks, shots, span, chunk=None):
     """Return what the learner has learned after `steps` steps of `tasks` episodes each."""
     weighting = fixed({"episodes": 1.0})
-    gradient = episodic(family, learner, tasks=tasks, shots=(shots,), tasks_per_chunk=chunk)
+    gradient = episodic(distribution, learner, tasks=tasks, shots=(shots,), tasks_per_chunk=chunk)
     step = make_step({"episodes": gradient}, weighting, optimizer, steps, span=span)
     state = init_state(learner.init(jax.random.key(0)), weighting, optimizer, jax.random.key(1))
-    data = {"episodes": jax.device_put(family.data)}
+    data = {"episodes": jax.device_put(distribution.data)}
     for _ in range(steps // span):
         state, metrics = step(state, data)
     assert np.isfinite(metrics["loss"]).all(), "training has diverged"
     return state.params["meta"]
 
 
-def tested(family, learner, meta, score, *, shots, episodes, chunk):
+def tested(distribution, learner, meta, score, *, shots, episodes, chunk):
     """Return the mean score of each episode of each domain, [steps + 1, episodes]."""
-    run = evaluator(family, {"": lambda rate: learner}, chunk).run
-    keys, data = episode_keys(0, "test", episodes), jax.device_put(family.data)
-    domains = range(len(family.domains))
+    run = evaluator(distribution, {"": lambda rate: learner}, chunk).run
+    keys, data = episode_keys(0, "test", episodes), jax.device_put(distribution.data)
+    domains = range(len(distribution.domains))
     judged = [run(meta, data, domain, shots, keys, {"": 0.0})[""] for domain in domains]
     return np.concatenate([score(one).mean(-1) for one in judged], axis=1)
 
@@ -200,7 +200,7 @@ def compared(train, test, arms, score, training, testing, steps):
     metas, scores = {}, {}
     for name, (problem, learner_of, inner_steps) in arms.items():
         begun = time.perf_counter()
-        own, other = (family._replace(problem=problem) for family in (train, test))
+        own, other = (distribution._replace(problem=problem) for distribution in (train, test))
         metas[name] = meta_trained(own, learner_of(inner_steps), **training)
         trained = time.perf_counter()
         scores[name] = tested(other, learner_of(steps), metas[name], score, **testing)
@@ -244,7 +244,7 @@ sine_arms = {
     "ANIL": (problem, partial(anil, problem, optax.sgd(0.01)), 1),
     "CAVIA": (in_context, partial(cavia, in_context, optax.sgd(1.0)), 1),
 }
-sines = Family(("waves",), waves(), wave_sampler(10, 10), problem)
+sines = TaskDistribution(("waves",), waves(), wave_sampler(10, 10), problem)
 sine_metas, sine_scores = compared(
     sines,
     sines._replace(sample=wave_sampler(10, 100)),
@@ -305,7 +305,7 @@ Image(filename=fits(shown, folder / "fits.png"))
 # of a search than they: the number of its context parameters, its inner steps and the initial size
 # of Γ and B too. With those a tenth as large it does not leave chance in this many steps.
 #
-# Any other family with classes serves as well; for Omniglot take the pictures from
+# Any other distribution with classes serves as well; for Omniglot take the pictures from
 # `metaguide.data.omniglot`, `classification_of_pictures` as the problem, and `encoded` in
 # `modulated` where it says `encoded["vector"]`.
 
@@ -319,13 +319,15 @@ process_setup.enable_compilation_cache()
 world = prepare(config, folder)
 
 
-def without_names(family):
-    """The family with its classes unnamed."""
-    return family._replace(data={**family.data, "names": np.zeros_like(family.data["names"])})
+def without_names(distribution):
+    """The distribution with its classes unnamed."""
+    return distribution._replace(
+        data={**distribution.data, "names": np.zeros_like(distribution.data["names"])}
+    )
 
 
 train, test = (
-    without_names(world.families(part, shots=5)["classification"])
+    without_names(world.task_distributions(part, shots=5)["classification"])
     for part in ("sources", "held_out")
 )
 problem = train.problem

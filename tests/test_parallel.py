@@ -27,7 +27,7 @@ from metaguide.parallel import (
     use_cpu_devices,
 )
 from metaguide.training.episodic import episodic
-from metaguide.types import Episode, Family, Problem
+from metaguide.types import Episode, Problem, TaskDistribution
 
 TASKS, INPUTS, WIDTH = 8, 3, 6
 
@@ -59,7 +59,7 @@ def sample(data, domain, shots, key):
     return Episode({"x": x[:5], "y": y[:5]}, {"x": x[5:], "y": y[5:]})
 
 
-FAMILY = Family(("noise",), {}, sample, REGRESSION)
+FAMILY = TaskDistribution(("noise",), {}, sample, REGRESSION)
 LEARNER = maml(REGRESSION, optax.sgd(0.1), 3)
 
 

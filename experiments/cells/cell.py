@@ -1,4 +1,4 @@
-"""One cell of a few-shot table: meta-train a learner on one family, and test it."""
+"""One cell of a few-shot table: meta-train a learner on one distribution, and test it."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -20,7 +20,7 @@ from metaguide.evaluation.evaluate import episode_keys, evaluator
 from metaguide.parallel import mesh_for, own_mesh, replicate
 from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
-from metaguide.types import Family, Learner, Params
+from metaguide.types import Learner, Params, TaskDistribution
 
 
 class Cell(NamedTuple):
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
     Attributes:
         name: of its folder, such as "5w1s/maml".
-        family: what it is trained on.
+        distribution: what it is trained on.
         learner: as it is trained.
         optimizer: the outer one, over the meta-parameters.
         steps: of meta-training.
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     """
 
     name: str
-    family: Family
+    distribution: TaskDistribution
     learner: Learner
     optimizer: optax.GradientTransformation
     steps: int
@@ -91,7 +91,7 @@ def train_cell(
         say(f"{cell.name}: {cell.tasks} tasks a step, on {used}")
     try:
         gradient = episodic(
-            cell.family,
+            cell.distribution,
             cell.learner,
             tasks=cell.tasks,
             shots=(cell.shots,),
@@ -110,7 +110,7 @@ def train_cell(
         "episodes",
         gradient,
         metas[0] if alone else metas,
-        cell.family.data,
+        cell.distribution.data,
         cell.optimizer,
         keys[0] if alone else jnp.stack(keys),
     )
@@ -150,7 +150,7 @@ def at_once(config: FrozenConfigDict) -> int:
 
 
 def judged(
-    family: Family,
+    distribution: TaskDistribution,
     learner_of: Callable[[Any], Learner],
     metas: Sequence[Params],
     *,
@@ -166,7 +166,7 @@ def judged(
     All is one program, compiled once.
 
     Args:
-        family: what is asked; the episodes are a function of seed, split and number alone.
+        distribution: what is asked; the episodes are a function of seed, split and number alone.
         learner_of: rate -> the learner that adapts.
         metas: what was learned, by one seed or several.
         shots: of the support.
@@ -180,8 +180,11 @@ def judged(
         Arrays [observations, episodes, queries] by name: for each of the metas, for each rate.
     """
     mesh = own_mesh()
-    run = evaluator(family, {"learner": learner_of}, min(chunk, episodes), mesh).run
-    keys, (metas, data) = episode_keys(seed, split, episodes), replicate((metas, family.data), mesh)
+    run = evaluator(distribution, {"learner": learner_of}, min(chunk, episodes), mesh).run
+    keys, (metas, data) = (
+        episode_keys(seed, split, episodes),
+        replicate((metas, distribution.data), mesh),
+    )
     return [
         run(meta, data, 0, shots, keys, {"learner": rate})["learner"]
         for meta in metas

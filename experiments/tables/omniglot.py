@@ -42,7 +42,7 @@ from metaguide.models.conv4 import CONVOLUTIONS, Conv4
 from metaguide.parallel import is_first_process
 from metaguide.problems import STATISTICS, classification_of_pictures, inductive
 from metaguide.training.progress import say
-from metaguide.types import Family, Problem
+from metaguide.types import Problem, TaskDistribution
 
 PUBLISHED = {
     "maml": {"5w1s": 0.987, "5w5s": 0.999, "20w1s": 0.958, "20w5s": 0.989},
@@ -126,7 +126,7 @@ def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, que
     """Build the episodes of one split, whose sampler refuses too few classes or drawings."""
     sample = balanced_sampler(way, shots, queries)
     sample = sample if statistics == "transductive" else inductive(sample)
-    return Family(("omniglot",), table, sample, problem)
+    return TaskDistribution(("omniglot",), table, sample, problem)
 
 
 def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> Cell:
@@ -136,7 +136,7 @@ def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> 
     queries = own.get("queries", shot)
     statistics = statistics_in_training(config)
     problem = problem_of(config, own.network, train_way, statistics)
-    family = family_of(tables["train"], problem, train_way, shots, queries, statistics)
+    distribution = family_of(tables["train"], problem, train_way, shots, queries, statistics)
     given = settings_of(arm, own, own.get("inner_steps", 0), config.channels)
     learner = method_of(arm).train(problem, given)
     steps = own.get("steps", config.steps)
@@ -144,7 +144,7 @@ def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> 
     if arm == "reptile":
         optimizer = way_back(own.outer_rate, steps)
     tasks = own.get("tasks", config.tasks)
-    return Cell(f"{way}w{shot}s/{arm}", family, learner, optimizer, steps, tasks, shots)
+    return Cell(f"{way}w{shot}s/{arm}", distribution, learner, optimizer, steps, tasks, shots)
 
 
 def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
@@ -172,11 +172,11 @@ def compute(
     found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
     for metric, statistics in zip(METRICS, ("transductive", alone), strict=True):
         problem = problem_of(config, own.network, way, statistics)
-        family = family_of(
+        distribution = family_of(
             tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
         )
         for outcome, judged_ in zip(
-            found, correct(config, family, arm, own, metas, shot), strict=True
+            found, correct(config, distribution, arm, own, metas, shot), strict=True
         ):
             outcome |= _named(metric, judged_)
     return found
@@ -186,14 +186,14 @@ def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {metric: found["correct"], f"{metric}{FINITE}": found["finite"]}
 
 
-def correct(config: FrozenConfigDict, family: Family, arm, own, metas, shot: int):
+def correct(config: FrozenConfigDict, distribution: TaskDistribution, arm, own, metas, shot: int):
     """Return of each of the metas what it is judged by, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
     given = settings_of(arm, at_test, steps, config.channels)
     return judged(
-        family,
-        lambda rate: method_of(arm).at_test(family.problem, given),
+        distribution,
+        lambda rate: method_of(arm).at_test(distribution.problem, given),
         metas,
         shots=shot,
         seed=config.seed,
@@ -210,9 +210,9 @@ def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, 
         init=lambda key: {"head": {}},
         encode=lambda params, batch, context, key: batch["image"].reshape(len(batch["image"]), -1),
     )
-    family = family_of(table, problem, way, shot, shot, "transductive")
+    distribution = family_of(table, problem, way, shot, shot, "transductive")
     (found,) = judged(
-        family,
+        distribution,
         lambda rate: prototypical(problem, 1.0),
         [{"params": {}}],
         shots=shot,

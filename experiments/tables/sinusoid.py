@@ -33,7 +33,7 @@ from metaguide.models.mlp import INITIALISERS, MLP
 from metaguide.parallel import is_first_process
 from metaguide.problems import regression
 from metaguide.training.progress import say
-from metaguide.types import Family, Learner, Params, Problem
+from metaguide.types import Learner, Params, Problem, TaskDistribution
 
 PUBLISHED = {
     ("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35},
@@ -66,7 +66,9 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
     """Build the meta-training of an arm."""
     own, problem = config[arm], problem_of(config, initialiser)
     shots = own.get("train_shots", config.train_shots)
-    family = Family(("waves",), waves(), wave_sampler(shots, config.train_shots), problem)
+    distribution = TaskDistribution(
+        ("waves",), waves(), wave_sampler(shots, config.train_shots), problem
+    )
     if arm == "pretrained":
         learner = PRETRAINED.train(problem, Settings())
     else:
@@ -74,7 +76,9 @@ def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
     steps, optimizer = own.get("steps", config.steps), optax.adam(config.rate)
     if arm == "reptile":
         optimizer = way_back(own.outer_rate, steps)
-    return Cell(f"{initialiser}/{arm}", family, learner, optimizer, steps, config.tasks, shots)
+    return Cell(
+        f"{initialiser}/{arm}", distribution, learner, optimizer, steps, config.tasks, shots
+    )
 
 
 def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
@@ -96,11 +100,13 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
     """Train one seed of an arm and return its squared errors, an array for each number of shots."""
     cell = cell_of(config, arm, initialiser)
     (meta,) = train_cell(cell, config, [folder], [seed])
-    problem, found, rate = cell.family.problem, {}, 0.0
+    problem, found, rate = cell.distribution.problem, {}, 0.0
     for shots in config.test_shots:
-        family = Family(("waves",), waves(), wave_sampler(shots, shots), problem)
+        distribution = TaskDistribution(("waves",), waves(), wave_sampler(shots, shots), problem)
         learner_of = partial(learner_at_test, config, arm, problem)
-        ask = partial(judged, family, learner_of, [meta], shots=shots, seed=config.seed, chunk=100)
+        ask = partial(
+            judged, distribution, learner_of, [meta], shots=shots, seed=config.seed, chunk=100
+        )
         if arm == "pretrained":
             rate = best_rate(config, ask)
             found[f"rate{shots}"] = np.asarray(rate)

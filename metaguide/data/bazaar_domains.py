@@ -92,7 +92,7 @@ books; volume; 书籍; paper, leather, plastic; Quill, Foxley, Harrow, Lumière
 # comic; manga, graphic tale; speech bubbles, panels, superheroes; 漫画; 连环画; 分镜, 对白
 # atlas; map book, gazetteer; maps, borders, contour lines; 地图册; 图志; 等高线, 国界
 # dictionary; lexicon, wordbook; headwords, pronunciation, synonyms; 词典; 字典; 词条, 注音
-# biography; memoir, life story; family photos, letters, timeline; 传记; 回忆录; 年表, 书信
+# biography; memoir, life story; distribution photos, letters, timeline; 传记; 回忆录; 年表, 书信
 # poetry; verse, sonnets; stanzas, rhymes, haiku; 诗集; 诗选; 韵脚, 绝句
 + gripping, witty, moving, insightful, lyrical, absorbing, clever, readable;
   精彩, 感动, 深刻, 风趣, 耐读, 细致

@@ -140,7 +140,7 @@ FILLERS: Pair = {
         "I have used it for two weeks.",
         "My second {n} from this shop.",
         "My {n} came last month.",
-        "My family uses it every day.",
+        "My distribution uses it every day.",
     ),
     "zh": (
         "给姐姐买的。",

@@ -81,7 +81,7 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
 
         chance = jnp.where(there & ~taken, jax.random.gumbel(query_key, members.shape), -jnp.inf)
         best, place = jax.lax.top_k(chance.reshape(-1), min(queries, members.size))
-        # A family may have fewer examples in all than the queries asked for.
+        # A distribution may have fewer examples in all than the queries asked for.
         lacking = (0, queries - len(place))
         place = jnp.pad(place, lacking)
         query = _batch(

@@ -13,14 +13,14 @@ from jaxtyping import Array, Key
 from metaguide.data.episodes import episode_key
 from metaguide.parallel import at_hand, own_mesh, side_by_side, split_tasks
 from metaguide.training.program import Program
-from metaguide.types import Episode, Family, Learner
+from metaguide.types import Episode, Learner, TaskDistribution
 
 ADAPTATION = 2**31 - 1
 """Folded into an episode's key for what a learner draws: no part of it that a sampler takes."""
 
 
 class Evaluator(NamedTuple):
-    """The adaptation of several learners to the domains of one family, as one program.
+    """The adaptation of several learners to the domains of one distribution, as one program.
 
     Attributes:
         compile: (meta, data) -> None; compiles ahead of the first run, in any thread.
@@ -39,19 +39,19 @@ def episode_keys(seed: int, split: str, episodes: int) -> Key[Array, " episodes"
 
 
 def evaluator(
-    family: Family,
+    distribution: TaskDistribution,
     learners_of: Mapping[Any, Callable[[Array], Learner]],
     chunk: int,
     mesh: Mesh | None = None,
 ) -> Evaluator:
-    """Make the evaluation of several learners on one family, side by side.
+    """Make the evaluation of several learners on one distribution, side by side.
 
     Domain, shots, rates and meta-parameters are arguments, so that one program serves all arms
     that adapt in these ways, from whatever parameters. What the learners have in common, such as
     encoding the episode, is computed once for all of them.
 
     Args:
-        family: where episodes come from.
+        distribution: where episodes come from.
         learners_of: by way of adapting (all of one type, that can be sorted), rate -> learner, the
             rate being what is tuned.
         chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
@@ -69,13 +69,13 @@ def evaluator(
         learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
 
         def one(key):
-            episode = family.sample(data, domain, shots, key)
+            episode = distribution.sample(data, domain, shots, key)
             own_key = jax.random.fold_in(key, ADAPTATION)
 
             def outcome(learner: Learner):
                 def observe(adapted):
                     outputs = learner.predict(adapted, episode.query, episode.context)
-                    return family.problem.judge(outputs, episode.query, episode.context)
+                    return distribution.problem.judge(outputs, episode.query, episode.context)
 
                 return learner.adapt(meta, episode.support, episode.context, own_key, observe)[1]
 
@@ -119,12 +119,16 @@ def evaluator(
 
 
 def drawn(
-    family: Family, data: Any, domain: int, shots: int, keys: Key[Array, " episodes"]
+    distribution: TaskDistribution,
+    data: Any,
+    domain: int,
+    shots: int,
+    keys: Key[Array, " episodes"],
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return which examples the episodes consist of, for floors that are not compiled.
 
     Args:
-        family: where episodes come from.
+        distribution: where episodes come from.
         data: its data.
         domain: number of the domain.
         shots: number of shots.
@@ -135,12 +139,12 @@ def drawn(
         a leading axis of episodes; token rows, pictures and catalogues are left out.
     """
     numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-    return jax.device_get(_small_fields(family.sample, at_hand(data), *numbers, keys))
+    return jax.device_get(_small_fields(distribution.sample, at_hand(data), *numbers, keys))
 
 
 @partial(jax.jit, static_argnums=0)
 def _small_fields(sample: Callable[..., Episode], data: Any, domain, shots, keys):
-    """Draw the episodes; compiled once a family, since domain and shots are arguments."""
+    """Draw the episodes; compiled once a distribution, since domain and shots are arguments."""
     fields = ("id", "label", "class", "mask", "item", "history", "history_mask")
 
     def one(key):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from metaguide.types import Batch, Episode, Family, Optimizee, Params, Problem
+from metaguide.types import Batch, Episode, Optimizee, Params, Problem, TaskDistribution
 
 VARIANTS = ("paper", "released")
 
@@ -91,22 +91,24 @@ def minibatches_of(problem: Problem, size: int) -> Optimizee:
     return Optimizee(draw, batch, loss)
 
 
-def adaptation_of(family: Family, shots: tuple[int, ...], head_only: bool = False) -> Optimizee:
+def adaptation_of(
+    distribution: TaskDistribution, shots: tuple[int, ...], head_only: bool = False
+) -> Optimizee:
     """Build the adaptation of given parameters to a few examples of a domain.
 
     An episode is drawn anew at each of its steps, always the same one: what an estimator carries
     from step to step is a key, and not a catalogue.
 
     Args:
-        family: whose domains are drawn alike.
+        distribution: whose domains are drawn alike.
         shots: an episode's number of shots is drawn from these.
         head_only: hold the body, and adapt the head alone.
 
     Returns:
-        An optimizee whose data are {"episodes": the family's data, "params": where every adaptation
-        starts}, and whose examples are the support, at every step.
+        An optimizee whose data are {"episodes": the distribution's data, "params": where every
+        adaptation starts}, and whose examples are the support, at every step.
     """
-    problem = family.problem
+    problem = distribution.problem
     groups = problem.head if head_only else problem.body + problem.head
 
     def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
@@ -114,9 +116,9 @@ def adaptation_of(family: Family, shots: tuple[int, ...], head_only: bool = Fals
 
     def batch(data: Any, task: Key[Array, ""], step) -> tuple[Episode, Params]:
         of_domain, of_shots, of_episode = jax.random.split(task, 3)
-        domain = jax.random.randint(of_domain, (), 0, len(family.domains))
+        domain = jax.random.randint(of_domain, (), 0, len(distribution.domains))
         count = jax.random.choice(of_shots, jnp.asarray(shots, jnp.int32))
-        return family.sample(data["episodes"], domain, count, of_episode), data["params"]
+        return distribution.sample(data["episodes"], domain, count, of_episode), data["params"]
 
     def loss(params: Params, batch: tuple[Episode, Params]) -> tuple[Array, Any]:
         (support, _, context), start = batch

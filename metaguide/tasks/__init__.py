@@ -11,7 +11,7 @@ from metaguide.tasks.recommendation import RECOMMENDATION, Ranking
 from metaguide.tasks.sentiment import SENTIMENT, Sentiment
 from metaguide.tasks.serving import Adapted, Reading, Server, Serving
 from metaguide.tasks.task import Shape, Task
-from metaguide.types import Family
+from metaguide.types import TaskDistribution
 
 __all__ = [
     "CLASSIFICATION",
@@ -29,8 +29,8 @@ __all__ = [
     "Serving",
     "Shape",
     "Task",
-    "families",
     "guide_model",
+    "task_distributions",
 ]
 
 TASKS: Mapping[str, Task] = {
@@ -49,7 +49,7 @@ def guide_model(encoder: Encoder, way: int = 10) -> GuideModel:
     return GuideModel(encoder, {task.name: task.head for task in TASKS.values()}, way)
 
 
-def families(
+def task_distributions(
     model: GuideModel,
     domains: Sequence[Domain],
     reading: Reading,
@@ -57,7 +57,7 @@ def families(
     tasks: Sequence[str] = tuple(TASKS),
     always: Mapping[str, Sequence[str]] | None = None,
     scored: bool = True,
-) -> dict[str, Family]:
+) -> dict[str, TaskDistribution]:
     """Build the episodes of every task that at least one of the domains has examples of.
 
     Args:
@@ -79,7 +79,7 @@ def families(
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
         raise ValueError(f"unknown task {unknown[0]!r}; there are {', '.join(TASKS)}")
-    made: dict[str, Family] = {}
+    made: dict[str, TaskDistribution] = {}
     for task in map(TASKS.__getitem__, tasks):
         having = [domain for domain in domains if task.has_examples(domain)]
         if having:

@@ -11,7 +11,7 @@ from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape
-from metaguide.types import Family, Params, Problem
+from metaguide.types import Params, Problem, TaskDistribution
 
 
 class Labelled(NamedTuple):
@@ -70,7 +70,7 @@ def episodes(
     shape: Shape,
     always: Mapping[str, Sequence[str]],
     scored: bool,
-) -> Family:
+) -> TaskDistribution:
     """Return the episodes of a task with labels; `Task.episodes` has the arguments.
 
     Raises:
@@ -81,7 +81,7 @@ def episodes(
     names = tuple(one.name for one in domains)
     check_labelled(table, names, way, shape.shots, labelling.name)
     sample = labelled_sampler(way, shape.shots, shape.queries, labelling.is_ordered)
-    return Family(names, table, sample, labelling.problem(model, reading, way))
+    return TaskDistribution(names, table, sample, labelling.problem(model, reading, way))
 
 
 def table_of(

@@ -27,7 +27,7 @@ from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.ties import drawn
 from metaguide.training.program import SIZES, in_pieces, padded_size
 from metaguide.training.progress import patience
-from metaguide.types import OUT, Batch, Family, Learner, Params, Problem
+from metaguide.types import OUT, Batch, Learner, Params, Problem, TaskDistribution
 
 NAME = "recommendation"
 
@@ -231,12 +231,12 @@ def _episodes(
     shape: Shape,
     always: Mapping[str, Sequence[str]],
     scored: bool,
-) -> Family:
+) -> TaskDistribution:
     del always, scored
     names, table = tuple(one.name for one in domains), recommendation_table(domains, reading)
     check_users(table, names)
     sample = user_sampler(shape.shots, shape.candidates)
-    return Family(names, table, sample, recommendation(model))
+    return TaskDistribution(names, table, sample, recommendation(model))
 
 
 def _adapt(

@@ -10,7 +10,7 @@ from metaguide.evaluation.rows import Scoring
 from metaguide.models.encoder import Encoder
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading
-from metaguide.types import Family, Problem
+from metaguide.types import Problem, TaskDistribution
 
 Outcome = tuple[str, int, Mapping[str, np.ndarray]]
 """A baseline's name, the shots it had, and what it is scored by, as `Problem.judge` returns it."""
@@ -67,7 +67,7 @@ class Task(NamedTuple):
     has_examples: Callable[[Domain], bool]
     head: Callable[[Encoder, int], Any]
     problem: Callable[[GuideModel, Reading, int], Problem]
-    episodes: Callable[..., Family]
+    episodes: Callable[..., TaskDistribution]
     scoring: Scoring
     baselines: Callable[..., Iterator[Outcome]]
     adapt: Callable[..., tuple[Adapted | None, tuple[str, ...]]]

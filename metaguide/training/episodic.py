@@ -17,11 +17,11 @@ from jaxtyping import PyTree
 from metaguide.data.episodes import draw_domain
 from metaguide.parallel import mean_over_devices, own_share
 from metaguide.training.step import Gradient
-from metaguide.types import Episode, Family, Learner
+from metaguide.types import Episode, Learner, TaskDistribution
 
 
 def episodic(
-    family: Family,
+    distribution: TaskDistribution,
     learner: Learner,
     *,
     tasks: int,
@@ -37,14 +37,14 @@ def episodic(
     devices and chunks there are.
 
     An episode is drawn inside the function that is mapped over tasks, so that what belongs to the
-    family and not to a task, such as a catalogue, is never copied a task.
+    distribution and not to a task, such as a catalogue, is never copied a task.
 
     Args:
-        family: where episodes come from; its data reach the objective as an argument.
-        learner: whose objective, or gradient; built on the family's problem.
+        distribution: where episodes come from; its data reach the objective as an argument.
+        learner: whose objective, or gradient; built on the distribution's problem.
         tasks: episodes a step.
         shots: an episode's number of shots is drawn from these.
-        weights: of the family's domains; equal by default.
+        weights: of the distribution's domains; equal by default.
         tasks_per_chunk: tasks that a device maps over at once, chunk after chunk, which bounds
             memory whatever `tasks` is; all by default.
         mesh: of the devices that share the tasks; None where one has them all.
@@ -56,11 +56,11 @@ def episodic(
         ValueError: weights that do not fit the domains, are negative or all 0; tasks that devices
             and chunks do not divide, or are not positive.
     """
-    chance = jnp.asarray(weights or (1.0,) * len(family.domains), jnp.float32)
-    if chance.shape != (len(family.domains),) or chance.min() < 0 or chance.sum() <= 0:
+    chance = jnp.asarray(weights or (1.0,) * len(distribution.domains), jnp.float32)
+    if chance.shape != (len(distribution.domains),) or chance.min() < 0 or chance.sum() <= 0:
         raise ValueError(
-            f"{len(family.domains)} domains ({', '.join(family.domains)}) need as many weights, "
-            f"none negative and not all 0; got {weights}"
+            f"{len(distribution.domains)} domains ({', '.join(distribution.domains)}) need as many "
+            f"weights, none negative and not all 0; got {weights}"
         )
     choices = jnp.asarray(shots, jnp.int32)
 
@@ -69,7 +69,7 @@ def episodic(
         # A draw among one costs a small problem a tenth of its step.
         domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
         drawn = choices[0] if len(choices) == 1 else jax.random.choice(shots_key, choices)
-        episode = family.sample(data, domain, drawn, episode_key)
+        episode = distribution.sample(data, domain, drawn, episode_key)
         return _of(learner)(meta, episode, learner_key, progress)
 
     mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)

@@ -8,7 +8,7 @@ from metaguide.data.episodes import episode_key, labelled_sampler
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.learners import fine_tuning, joint, maml, ridge
 from metaguide.parallel import tasks_mesh
-from metaguide.types import Family, Problem
+from metaguide.types import Problem, TaskDistribution
 
 WAY, SHOTS, QUERIES, EPISODES, STEPS, RATE = 2, 3, 5, 5, 2, 0.3
 
@@ -44,7 +44,7 @@ PROBLEM = Problem(
 
 
 @pytest.fixture(scope="module")
-def family():
+def distribution():
     rng = np.random.default_rng(0)
     members = np.arange(24, dtype=np.int32).reshape(1, 4, 6).repeat(2, axis=0)
     data = {
@@ -53,7 +53,7 @@ def family():
         "count": np.array([[6, 4, 5, 6], [4, 4, 4, 4]], np.int32),
     }
     data = jax.tree.map(jnp.asarray, data)
-    return Family(("a", "b"), data, labelled_sampler(WAY, SHOTS, QUERIES), PROBLEM)
+    return TaskDistribution(("a", "b"), data, labelled_sampler(WAY, SHOTS, QUERIES), PROBLEM)
 
 
 @pytest.fixture(scope="module")
@@ -81,32 +81,32 @@ def at(rate):
 
 
 @pytest.fixture(scope="module")
-def traced(family):
+def traced(distribution):
     traces = []
 
     def counted(rate):
         traces.append(rate)
         return WAYS["maml"](rate)
 
-    return evaluator(family, {**WAYS, "maml": counted}, chunk=2), traces
+    return evaluator(distribution, {**WAYS, "maml": counted}, chunk=2), traces
 
 
 @pytest.fixture(scope="module")
-def sample(family):
-    return jax.jit(family.sample)
+def sample(distribution):
+    return jax.jit(distribution.sample)
 
 
 @pytest.mark.slow
-def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
+def test_evaluation_is_the_plain_loop(distribution, meta, keys, traced, sample):
     """Faults: episodes are mixed up or left out, an observation is of another step, the filling of
     the last chunk is counted, domain, shots or rate do not arrive. Also: a program for each domain,
     each number of shots, each rate."""
     evaluate, traces = traced
     for domain, shots, rate in ((0, 3, RATE), (1, 1, 0.1), (0, 0, RATE)):
-        found = evaluate.run(meta, family.data, domain, shots, keys, at(rate))["maml"]
+        found = evaluate.run(meta, distribution.data, domain, shots, keys, at(rate))["maml"]
         assert found["logits"].shape == (STEPS + 1, EPISODES, QUERIES, WAY)
         for index in range(EPISODES):
-            episode = sample(family.data, domain, shots, episode_key(0, "test", index))
+            episode = sample(distribution.data, domain, shots, episode_key(0, "test", index))
             x, label, mask = (np.asarray(episode.support[name]) for name in ("x", "label", "mask"))
             w, v = (np.asarray(meta["params"][group]["w"]) for group in ("body", "head"))
             for step in range(STEPS + 1):
@@ -128,24 +128,24 @@ def test_evaluation_is_the_plain_loop(family, meta, keys, traced, sample):
 
 
 @pytest.mark.slow
-def test_chunks_change_nothing(family, meta, keys, traced):
+def test_chunks_change_nothing(distribution, meta, keys, traced):
     """Fault: what is evaluated side by side (episodes in a program, programs in threads, episodes
     on devices, learners) changes score or order."""
-    expected = traced[0].run(meta, family.data, 0, 3, keys, at(RATE))["maml"]
+    expected = traced[0].run(meta, distribution.data, 0, 3, keys, at(RATE))["maml"]
     one = tasks_mesh(jax.devices()[:1])
-    alone = evaluator(family, {"maml": WAYS["maml"]}, chunk=2, mesh=one)
-    found = alone.run(meta, family.data, 0, 3, keys, {"maml": RATE})["maml"]
+    alone = evaluator(distribution, {"maml": WAYS["maml"]}, chunk=2, mesh=one)
+    found = alone.run(meta, distribution.data, 0, 3, keys, {"maml": RATE})["maml"]
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name].shape == expected[name].shape
         np.testing.assert_allclose(found[name], expected[name], 1e-5, 1e-6)
 
 
-def test_arms_are_judged_on_the_same_examples(family, meta, keys, traced):
+def test_arms_are_judged_on_the_same_examples(distribution, meta, keys, traced):
     """Fault: an arm, or a floor, has episodes of its own, so that their difference is luck."""
-    examples = drawn(family, family.data, 0, 2, keys)
+    examples = drawn(distribution, distribution.data, 0, 2, keys)
     steps = {"maml": STEPS + 1, "ridge": 1, "none": 1, "head": 2}
-    arms = traced[0].run(meta, family.data, 0, 2, keys, at(RATE))
+    arms = traced[0].run(meta, distribution.data, 0, 2, keys, at(RATE))
     assert {way: len(found["id"]) for way, found in arms.items()} == steps
     np.testing.assert_array_equal(arms["none"]["logits"][0], arms["maml"]["logits"][0])
     assert abs(arms["ridge"]["logits"][0] - arms["head"]["logits"][1]).max() > 1e-3
@@ -155,13 +155,13 @@ def test_arms_are_judged_on_the_same_examples(family, meta, keys, traced):
             np.testing.assert_array_equal(mask, examples["query"]["mask"])
 
 
-def test_drawn_says_what_the_episodes_consist_of(family, keys, sample):
+def test_drawn_says_what_the_episodes_consist_of(distribution, keys, sample):
     """Faults: the floors fit other supports than the arms, or whole tables are copied out."""
-    found = drawn(family, family.data, 1, 2, keys)
+    found = drawn(distribution, distribution.data, 1, 2, keys)
     assert set(found["query"]) == set(found["support"]) == {"id", "label", "mask"}
     assert found["context"]["classes"].shape == (EPISODES, WAY)
     for index in range(EPISODES):
-        episode = sample(family.data, 1, 2, episode_key(0, "test", index))
+        episode = sample(distribution.data, 1, 2, episode_key(0, "test", index))
         for part in ("support", "query"):
             for name, leaf in found[part].items():
                 np.testing.assert_array_equal(leaf[index], getattr(episode, part)[name])

@@ -116,10 +116,18 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
 def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
     """Fault: a probe on questions, which have no classes, is a traceback after all training."""
     config, world = shop
-    family = world.families("unseen")["classification"]
-    family = family._replace(problem=family.problem._replace(way=None))
+    distribution = world.task_distributions("unseen")["classification"]
+    distribution = distribution._replace(problem=distribution.problem._replace(way=None))
     with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
-        Bench(with_arms(config, "ridge"), world, "classification", family, ("ridge",), {}, tmp_path)
+        Bench(
+            with_arms(config, "ridge"),
+            world,
+            "classification",
+            distribution,
+            ("ridge",),
+            {},
+            tmp_path,
+        )
 
 
 def test_a_rate_that_diverges_is_not_chosen():
@@ -171,7 +179,7 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     """Fault: a confusion is told with the name of another class."""
     config, world = shop
     assert class_names(world) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
-    table = world.families("unseen")["classification"].data
+    table = world.task_distributions("unseen")["classification"].data
     tokens = world.reading.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
     np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
 

@@ -185,7 +185,7 @@ def test_what_no_episode_can_be_drawn_from_names_the_section(tmp_path):
     made.episodes.update({"way": 4, "shots": 1})
     world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     with pytest.raises(ConfigError, match="config.episodes: domain a, class.*lower way or shots"):
-        world.families("sources")
+        world.task_distributions("sources")
 
 
 def test_a_guide_that_could_not_be_loaded_is_refused_before_it_trains(tmp_path):

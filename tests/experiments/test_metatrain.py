@@ -193,8 +193,10 @@ def test_an_optimizer_that_holds_its_start_learns_on_the_domains_that_are_named(
         other.metatrain.rule_learned_on = part
         for learner, expected in (("lstm", part), ("maml", "sources")):
             stage = metatraining_stage(FrozenConfigDict(other), world, learner)
-            family = world.families(expected, **given)["classification"]
-            jax.tree.map(np.testing.assert_array_equal, stage.data["classification"], family.data)
+            distribution = world.task_distributions(expected, **given)["classification"]
+            jax.tree.map(
+                np.testing.assert_array_equal, stage.data["classification"], distribution.data
+            )
     other.metatrain.rule_learned_on = "held_out"
     with pytest.raises(ConfigError, match="rule_learned_on='held_out': there are sources and val"):
         metatraining_stage(FrozenConfigDict(other), world, "lstm")

@@ -10,7 +10,7 @@ from metaguide.models.mlp import MLP, PixelMLP
 from metaguide.optimizers import mlp, truncated
 from metaguide.problems import classification_of_pictures, regression
 from metaguide.problems.optimizees import adaptation_of, minibatches_of, quadratics
-from metaguide.types import Family
+from metaguide.types import TaskDistribution
 
 
 @pytest.mark.slow
@@ -60,10 +60,10 @@ def test_an_adaptation_is_one_support_from_one_start(head_only):
     from; an adaptation starts elsewhere, or moves the body that is held; the held body is not that
     of the data; an estimator cannot carry it from window to window."""
     problem = regression(MLP((5,)))
-    family = Family(("waves",), waves(), wave_sampler(shots=3, queries=4), problem)
-    optimizee = adaptation_of(family, (2,), head_only)
+    distribution = TaskDistribution(("waves",), waves(), wave_sampler(shots=3, queries=4), problem)
+    optimizee = adaptation_of(distribution, (2,), head_only)
     start = problem.init(jax.random.key(0))
-    data = {"episodes": family.data, "params": start}
+    data = {"episodes": distribution.data, "params": start}
     params, task = optimizee.draw(data, jax.random.key(1))
     groups = problem.head if head_only else problem.body + problem.head
     assert set(params) == set(groups) and all(params[name] is start[name] for name in groups)

@@ -17,7 +17,7 @@ from metaguide.evaluation.results import cells_to_rows
 from metaguide.models.encoder import Encoding, transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
-from metaguide.tasks import RECOMMENDATION, Reading, Shape, families, guide_model
+from metaguide.tasks import RECOMMENDATION, Reading, Shape, guide_model, task_distributions
 from metaguide.tasks.classification import classification
 from metaguide.tasks.problem import judge_classes
 from metaguide.tasks.question_answering import judge_spans, question_rows, questions
@@ -346,16 +346,18 @@ def test_no_query_has_its_own_text_in_the_support(tokenizer):
     domain = Domain("shop", products, reviews, asked)
     shape = Shape(way=2, shots=2, queries=20, candidates=None)
     with pytest.warns(UserWarning) as warned:
-        made = families(MODEL, (domain,), Reading(tokenizer, Lengths(20, 24, 4), False, 3), shape)
+        made = task_distributions(
+            MODEL, (domain,), Reading(tokenizer, Lengths(20, 24, 4), False, 3), shape
+        )
     said = sorted(str(warning.message) for warning in warned)
     assert [message.split(" examples")[0] for message in said] == [
         "domain shop, classification: 30 of 60",
         "domain shop, questions: 6 of 12",
         "domain shop, sentiment: 30 of 60",
     ]
-    for family in made.values():
-        data = jax.tree.map(jnp.asarray, family.data)
-        sample = jax.jit(partial(family.sample, data, 0, 2))
+    for distribution in made.values():
+        data = jax.tree.map(jnp.asarray, distribution.data)
+        sample = jax.jit(partial(distribution.sample, data, 0, 2))
         for seed in range(10):
             episode = sample(jax.random.key(seed))
             support, query = (
@@ -559,29 +561,31 @@ def tokenizer():
 def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     """Faults: a domain without questions is drawn for questions; episodes are not of the shape."""
     model, reading = model_of(vocabulary=tokenizer.size), Reading(tokenizer, LENGTHS, False, 3)
-    made = families(model, (PHONES, BOOKS), reading, SHAPE)
-    assert {kind: family.domains for kind, family in made.items()} == {
+    made = task_distributions(model, (PHONES, BOOKS), reading, SHAPE)
+    assert {kind: distribution.domains for kind, distribution in made.items()} == {
         "classification": ("phones", "books"),
         "sentiment": ("phones",),
         "questions": ("books",),
         "recommendation": ("phones",),
     }
     ways = {"classification": 3, "sentiment": 2, "questions": 1}
-    for kind, family in made.items():
-        data = jax.tree.map(jnp.asarray, family.data)
-        sampled = partial(family.sample, data, 0, 1, jax.random.key(0))
+    for kind, distribution in made.items():
+        data = jax.tree.map(jnp.asarray, distribution.data)
+        sampled = partial(distribution.sample, data, 0, 1, jax.random.key(0))
         support, query, context = jax.eval_shape(sampled)
-        assert family.problem.way == {**ways, "questions": None}.get(kind)
+        assert distribution.problem.way == {**ways, "questions": None}.get(kind)
         assert support["mask"].shape == (ways.get(kind, 1),)
         assert query["mask"].shape == (4 if kind in ways else 1,)
         if kind == "recommendation":
             assert context["products"]["tokens"].shape == (4, 6)
-    assert set(families(model, (PHONES, BOOKS), reading, SHAPE, ["questions"])) == {"questions"}
+    assert set(task_distributions(model, (PHONES, BOOKS), reading, SHAPE, ["questions"])) == {
+        "questions"
+    }
 
 
 def test_families_that_cannot_be_are_errors(tokenizer):
     """Fault: an unknown kind is passed over; too large a shape gives wrong episodes."""
-    make = partial(families, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3))
+    make = partial(distributions, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3))
     with pytest.raises(ValueError, match="unknown task 'ranking'; there are classif"):
         make(SHAPE, ["ranking"])
     with pytest.raises(EpisodeError, match="domain books, classification: 3-way 2-shot"):

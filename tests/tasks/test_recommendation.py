@@ -15,7 +15,7 @@ from metaguide.guide import Guide
 from metaguide.methods import adaptation_of
 from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
-from metaguide.tasks import Reading, Serving, Shape, families, guide_model
+from metaguide.tasks import Reading, Serving, Shape, guide_model
 
 PRODUCTS = tuple(Product(f"p{i}", f"a {'red' if i % 2 else 'blue'} thing {i}") for i in range(8))
 USER = tuple(f"p{i}" for i in (6, 1, 3, 0, 5, 2))
@@ -37,10 +37,14 @@ def test_a_user_is_served_as_training_adapts(shots):
     meta = {"params": jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)}
 
     reading, shape = Reading(tokenizer, lengths, False, 4), Shape(2, max(1, shots), 1, None)
-    family = families(model, (domain,), reading, shape, ["recommendation"])["recommendation"]
-    episode = family.sample(jax.tree.map(jnp.asarray, family.data), 0, shots, jax.random.key(1))
+    distribution = task_distributions(model, (domain,), reading, shape, ["recommendation"])[
+        "recommendation"
+    ]
+    episode = distribution.sample(
+        jax.tree.map(jnp.asarray, distribution.data), 0, shots, jax.random.key(1)
+    )
     adaptation = adaptation_of("head-only" if shots else "zero-shot")
-    learner = adaptation.tuned_to(family.problem, 0.1, 2)
+    learner = adaptation.tuned_to(distribution.problem, 0.1, 2)
     state, _ = learner.adapt(meta, episode.support, episode.context, None)
     outputs = learner.predict(state, episode.query, episode.context)
     trained = np.where(outputs["candidates"][0], outputs["scores"][0], -np.inf)

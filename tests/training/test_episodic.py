@@ -7,7 +7,7 @@ import pytest
 from metaguide.learners import maml
 from metaguide.parallel import on_each_device, tasks_mesh
 from metaguide.training.episodic import episodic
-from metaguide.types import Episode, Family, Learner, Problem
+from metaguide.types import Episode, Learner, Problem, TaskDistribution
 
 
 def sample(data, domain, shots, key):
@@ -32,7 +32,7 @@ PROBLEM = Problem(
     head=("head",),
     target="y",
 )
-FAMILY = Family(("a", "b", "c"), {"slope": jnp.asarray([3.0, 5.0, 7.0])}, sample, PROBLEM)
+FAMILY = TaskDistribution(("a", "b", "c"), {"slope": jnp.asarray([3.0, 5.0, 7.0])}, sample, PROBLEM)
 META = {"params": {"head": {"w": jnp.ones(())}}}
 
 
