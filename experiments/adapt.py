@@ -14,7 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
 from experiments.config_files import ConfigError
-from experiments.domain_split import World
+from experiments.domain_split import DomainSplit
 from experiments.modules import COMMANDS
 from experiments.outcomes import digest, kept
 from experiments.processes import command_line
@@ -139,7 +139,7 @@ class Bench:
     def __init__(
         self,
         config: FrozenConfigDict,
-        world: World,
+        world: DomainSplit,
         kind: str,
         distribution: TaskDistribution,
         arms: Collection[str],
@@ -222,7 +222,9 @@ class Bench:
             self._took.setdefault((id(meta), together, split), []).append(each)
         return self._known[key][way]
 
-    def baselines(self, world: World, domain: str, shots: Collection[int]) -> Iterator[Outcome]:
+    def baselines(
+        self, world: DomainSplit, domain: str, shots: Collection[int]
+    ) -> Iterator[Outcome]:
         """Yield every baseline on one held-out domain, on the very examples of the arms' cells.
 
         Args:
@@ -255,7 +257,7 @@ class Bench:
         return float(np.median(took)) if took else None
 
 
-def compared(world: World) -> dict[str, TaskDistribution]:
+def compared(world: DomainSplit) -> dict[str, TaskDistribution]:
     """Return the domains that no stage trains on, by kind of task that arms are compared on.
 
     A kind without a validation domain is left out, with a line: nothing could choose its rates.
@@ -278,7 +280,7 @@ def compared(world: World) -> dict[str, TaskDistribution]:
 
 def benches(
     config: FrozenConfigDict,
-    world: World,
+    world: DomainSplit,
     distributions: Mapping[str, TaskDistribution],
     arms: Collection[str],
     folder: Path,
@@ -305,7 +307,7 @@ def benches(
 
 def compare(
     config: FrozenConfigDict,
-    world: World,
+    world: DomainSplit,
     metas: Mapping[str, Sequence[Params]],
     of_kind: Mapping[str, Bench],
 ) -> Comparison:
@@ -440,7 +442,7 @@ def _steps(way: Adaptation) -> list[int | None] | None:
     return {"nothing": [0], "features": [None]}.get(way.adapts)
 
 
-def class_names(world: World) -> dict[str, list[str]]:
+def class_names(world: DomainSplit) -> dict[str, list[str]]:
     """Return the categories of each held-out domain, as classification numbers them."""
     found = {one.name: categories_of(one.products) for one in world.held_out}
     return {name: list(categories) for name, categories in found.items() if categories}
@@ -449,7 +451,7 @@ def class_names(world: World) -> dict[str, list[str]]:
 def write_comparison(
     comparison: Comparison,
     config: FrozenConfigDict,
-    world: World,
+    world: DomainSplit,
     workdir: Path,
     seeds: Sequence[int],
 ) -> Path:

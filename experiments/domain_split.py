@@ -29,7 +29,7 @@ MADE_FROM = "made_from.txt"
 """Beside the tokenizer and the bazaar: the identity of the fields that they were made from."""
 
 
-class World(NamedTuple):
+class DomainSplit(NamedTuple):
     """The domains of a run, by the part they play, and what reads them.
 
     Attributes:
@@ -100,7 +100,9 @@ class World(NamedTuple):
         return made
 
 
-def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None = None) -> World:
+def prepare(
+    config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None = None
+) -> DomainSplit:
     """Read or generate the domains of a config, and train the tokenizer on its sources.
 
     Args:
@@ -130,7 +132,7 @@ def prepare(config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None 
     if tokenizer is None:
         tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
     guide = _guide(config, tokenizer)
-    return World(
+    return DomainSplit(
         read,
         validation,
         held_out,

@@ -14,7 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
 from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
-from experiments.domain_split import World, prepare
+from experiments.domain_split import DomainSplit, prepare
 from experiments.metatrain import metatraining_stage
 from experiments.modules import COMMANDS
 from experiments.multitask import multitask_stage
@@ -38,7 +38,9 @@ from metaguide.training.progress import say
 from metaguide.types import Params
 
 
-def stages_of(config: FrozenConfigDict, world: World, arms: Sequence[str]) -> dict[str, Stage]:
+def stages_of(
+    config: FrozenConfigDict, world: DomainSplit, arms: Sequence[str]
+) -> dict[str, Stage]:
     """Build all training stages of these arms, in the order they run in, by name of the folder."""
     return {
         "pretrain": pretraining_stage(config, world),
@@ -53,7 +55,7 @@ def stages_of(config: FrozenConfigDict, world: World, arms: Sequence[str]) -> di
 
 def train(
     config: FrozenConfigDict,
-    world: World,
+    world: DomainSplit,
     arms: Sequence[str],
     stages: dict[str, Stage],
     folders: Mapping[int, Path],

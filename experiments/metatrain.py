@@ -9,7 +9,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.config_files import ConfigError
-from experiments.domain_split import World
+from experiments.domain_split import DomainSplit
 from experiments.modules import COMMANDS
 from experiments.stages import (
     Stage,
@@ -37,7 +37,7 @@ PARTS = ("sources", "validation")
 """Of the domains: where an optimizer may be learned."""
 
 
-def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = "") -> Stage:
+def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: str = "") -> Stage:
     """Build the training of one learner on the weighted mixture of distributions and domains.
 
     Args:
@@ -109,7 +109,9 @@ def metatraining_stage(config: FrozenConfigDict, world: World, learner: str = ""
     )
 
 
-def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str, TaskDistribution]:
+def _families(
+    config: FrozenConfigDict, world: DomainSplit, learner: str
+) -> dict[str, TaskDistribution]:
     """Return what a learner trains on, by kind of task.
 
     Raises:

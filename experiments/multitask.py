@@ -9,7 +9,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.config_files import ConfigError
-from experiments.domain_split import World
+from experiments.domain_split import DomainSplit
 from experiments.modules import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
 from metaguide.learners import joint
@@ -17,7 +17,7 @@ from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
 
 
-def multitask_stage(config: FrozenConfigDict, world: World) -> Stage:
+def multitask_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
     """Build the joint training of encoder and heads, batches balanced over domains and tasks.
 
     A batch is a number of episodes of every kind, of domains drawn evenly, whose support and query

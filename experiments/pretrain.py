@@ -10,7 +10,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.config_files import ConfigError
-from experiments.domain_split import World
+from experiments.domain_split import DomainSplit
 from experiments.modules import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, stage_before, weighting_of
 from metaguide.data.encoding import unlabelled
@@ -19,7 +19,7 @@ from metaguide.objectives import pretraining
 from metaguide.training.progress import say
 
 
-def pretraining_stage(config: FrozenConfigDict, world: World) -> Stage:
+def pretraining_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
     """Build J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
 
     Objectives that need pictures are left out, with a line, where there are none.

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from experiments.domain_split import World
+from experiments.domain_split import DomainSplit
 from experiments.exhibits import (
     Item,
     ProductShown,
@@ -25,7 +25,7 @@ SHOWN = 8
 """Products and reviews shown a domain."""
 
 
-def showcase(guide: Guide, world: World, shots: int = 5, seed: int = 0) -> list[Showcase]:
+def showcase(guide: Guide, world: DomainSplit, shots: int = 5, seed: int = 0) -> list[Showcase]:
     """Adapt to every held-out domain and ask about examples that were not adapted to.
 
     Args:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from experiments.domain_split import World, prepare
+from experiments.domain_split import DomainSplit, prepare
 from experiments.processes import command_line
 from experiments.run_folder import check_config, identity, write_config
 from metaguide import run_config
@@ -116,7 +116,7 @@ def train_stage(
     meta: Params,
     *,
     config: FrozenConfigDict,
-    world: World,
+    world: DomainSplit,
     workdir: Path,
     seed: int,
 ) -> Params:
@@ -166,7 +166,7 @@ def train_stage(
 
 
 def run_stage(
-    build: Callable[[FrozenConfigDict, World], Stage],
+    build: Callable[[FrozenConfigDict, DomainSplit], Stage],
     config: FrozenConfigDict,
     workdir: Path,
     before: RunConfig | None,
@@ -229,7 +229,7 @@ def stage_before(config: FrozenConfigDict) -> RunConfig | None:
 
 
 def start(
-    config: FrozenConfigDict, world: World, before: RunConfig | None
+    config: FrozenConfigDict, world: DomainSplit, before: RunConfig | None
 ) -> tuple[Params, Rule | None]:
     """Return the meta-parameters that a stage run alone starts from: `init_from`, or random.
 
@@ -246,14 +246,14 @@ def start(
     return restore_stage(Path(config.init_from), meta, before.about)
 
 
-def random_start(world: World, seed: int) -> Params:
+def random_start(world: DomainSplit, seed: int) -> Params:
     """Return fresh meta-parameters, another set for each seed."""
     meta = {"params": init_params(world.model, jax.random.key(1000 + seed))}
     # Placed as training leaves it, so that no program is compiled twice for where its input lies.
     return replicate(meta, tasks_mesh())
 
 
-def world_of_stage(config: FrozenConfigDict, workdir: Path) -> World:
+def world_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
     """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from.
 
     Raises:
