@@ -33,7 +33,7 @@ from metaguide import run_config
 from metaguide.evaluation import results
 from metaguide.guide import load
 from metaguide.methods import METHODS, adaptation_of
-from metaguide.training.program import beside
+from metaguide.training.program import in_background
 from metaguide.training.progress import say
 from metaguide.types import Params
 
@@ -130,7 +130,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     training = (partial(compile_stage, stages[name], like) for name in unfinished)
     # Where all is trained, much is judged as well, and is read; the rest compiles in its turn.
     judging = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
-    with beside(chain(training, judging)):
+    with in_background(chain(training, judging)):
         trained = train(config, world, arms, stages, folders)
         metas = {arm: metas for arm, (metas, _) in trained.items()}
         comparison = compare(config, world, metas, of_kind)

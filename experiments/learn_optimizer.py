@@ -40,7 +40,7 @@ from metaguide.optimizers import (
 )
 from metaguide.optimizers.rule import Theta
 from metaguide.optimizers.stored import FILE
-from metaguide.parallel import at_hand, is_first_process, mesh_for
+from metaguide.parallel import is_first_process, mesh_for, to_local
 from metaguide.training.checkpoint import FOLDER, latest
 from metaguide.training.particles import particles
 from metaguide.training.progress import say
@@ -190,7 +190,7 @@ def keeper(
     path, score_of = folder / SCORES, validation_score(cell, setting, rule.transform)
 
     def keep(state: TrainState) -> None:
-        theta = at_hand(state.params["meta"]["rule"])
+        theta = to_local(state.params["meta"]["rule"])
         score = score_of(theta)
         scores = scores_in(path) if path.exists() else {}
         scores[str(int(state.step))] = score

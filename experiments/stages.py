@@ -19,7 +19,7 @@ from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.optimizers import Rule, Trained, save
 from metaguide.optimizers.stored import FILE
-from metaguide.parallel import at_hand, is_first_process, replicate, tasks_mesh
+from metaguide.parallel import is_first_process, replicate, tasks_mesh, to_local
 from metaguide.run_config import TOKENIZER, RunConfig, stage_serving
 from metaguide.training.checkpoint import FOLDER, CheckpointError, latest, restore_stage
 from metaguide.training.loop import Schedule, train
@@ -148,7 +148,7 @@ def train_stage(
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():
-            theta = at_hand(state.params["meta"]["rule"])
+            theta = to_local(state.params["meta"]["rule"])
             save(workdir / FILE, stage.rule, theta, command_line())
 
     state = train(

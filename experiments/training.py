@@ -13,7 +13,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
 from metaguide.objectives.weighting import fixed
-from metaguide.parallel import at_hand, replicate
+from metaguide.parallel import replicate, to_local
 from metaguide.training.checkpoint import About
 from metaguide.training.loop import Schedule, train
 from metaguide.training.state import TrainState
@@ -144,4 +144,4 @@ def train_alone(
         about=about,
         on_checkpoint=on_checkpoint,
     )
-    return at_hand(state.params["meta"])
+    return to_local(state.params["meta"])

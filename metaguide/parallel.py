@@ -172,7 +172,7 @@ def mesh_for(tasks: int) -> Mesh:
     return tasks_mesh(devices if jax.process_count() > 1 else devices[:count])
 
 
-def own_mesh() -> Mesh:
+def local_mesh() -> Mesh:
     """Return a mesh over this process's devices, for what every process does alike by itself."""
     return tasks_mesh(jax.local_devices())
 
@@ -320,12 +320,12 @@ def is_global(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def at_hand(tree: PyTree) -> PyTree:
+def to_local(tree: PyTree) -> PyTree:
     """Return arrays that are whole on every device as arrays of this process's devices alone.
 
     Programs of one process cannot take those that lie on devices of others. Nothing is copied.
     """
-    whole = NamedSharding(own_mesh(), PartitionSpec())
+    whole = NamedSharding(local_mesh(), PartitionSpec())
 
     def own(leaf):
         if not is_global(leaf):

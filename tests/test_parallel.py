@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 from metaguide.learners import maml, reptile
 from metaguide.parallel import (
     DeviceError,
-    at_hand,
     check_agreed,
     connect,
     mean_over_devices,
@@ -24,6 +23,7 @@ from metaguide.parallel import (
     side_by_side,
     split_tasks,
     tasks_mesh,
+    to_local,
     use_cpu_devices,
 )
 from metaguide.training.episodic import episodic
@@ -199,7 +199,7 @@ def test_alone_a_process_agrees_and_has_all_at_hand():
     """Fault: a single process waits for others, or copies its arrays."""
     check_agreed(object(), "nobody to differ from")
     tree = replicate({"w": jnp.arange(5.0), "key": jax.random.key(0)}, tasks_mesh())
-    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (at_hand(tree), tree)), strict=True))
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (to_local(tree), tree)), strict=True))
 
 
 @pytest.mark.parametrize(("processes", "index"), [(2, 2), (2, -1), (0, 0)])

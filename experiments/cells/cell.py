@@ -17,7 +17,7 @@ from experiments.config_files import ConfigError
 from experiments.run_folder import identity
 from experiments.training import Training, schedule_of, train_alone
 from metaguide.evaluation.evaluate import episode_keys, evaluator
-from metaguide.parallel import mesh_for, own_mesh, replicate
+from metaguide.parallel import local_mesh, mesh_for, replicate
 from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
 from metaguide.types import Learner, Params, TaskDistribution
@@ -179,7 +179,7 @@ def judged(
     Returns:
         Arrays [observations, episodes, queries] by name: for each of the metas, for each rate.
     """
-    mesh = own_mesh()
+    mesh = local_mesh()
     run = evaluator(distribution, {"learner": learner_of}, min(chunk, episodes), mesh).run
     keys, (metas, data) = (
         episode_keys(seed, split, episodes),

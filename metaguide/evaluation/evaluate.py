@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from metaguide.data.episodes import episode_key
-from metaguide.parallel import at_hand, own_mesh, side_by_side, split_tasks
+from metaguide.parallel import local_mesh, side_by_side, split_tasks, to_local
 from metaguide.training.program import Program
 from metaguide.types import Episode, Learner, TaskDistribution
 
@@ -62,7 +62,7 @@ def evaluator(
     Returns:
         The evaluation.
     """
-    mesh = own_mesh() if mesh is None else mesh
+    mesh = local_mesh() if mesh is None else mesh
     chunk = -(-chunk // mesh.size) * mesh.size
 
     def adapt_and_judge(meta, data, domain, shots, keys, rates):
@@ -92,7 +92,7 @@ def evaluator(
 
     def compile(meta: Any, data: Any) -> None:
         keys = episode_keys(0, "test", chunk)
-        meta, data = at_hand((meta, data))
+        meta, data = to_local((meta, data))
         program.compile(*arguments(meta, data, 0, 0, keys, dict.fromkeys(learners_of, 0.0)))
 
     def run(
@@ -103,7 +103,7 @@ def evaluator(
         keys: Key[Array, " episodes"],
         rates: Mapping[Any, float],
     ) -> dict[Any, dict[str, np.ndarray]]:
-        meta, data = at_hand((meta, data))
+        meta, data = to_local((meta, data))
 
         def of_chunk(first: int):
             # The last chunk is filled up, so that every call has the shape that was compiled.
@@ -139,7 +139,7 @@ def drawn(
         a leading axis of episodes; token rows, pictures and catalogues are left out.
     """
     numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-    return jax.device_get(_small_fields(distribution.sample, at_hand(data), *numbers, keys))
+    return jax.device_get(_small_fields(distribution.sample, to_local(data), *numbers, keys))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -110,7 +110,7 @@ def compilations(function: Any) -> int:
 
 
 @contextmanager
-def beside(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
+def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
     """Run jobs one after another in a thread of their own, beside the body of a `with`.
 
     Meant for compiling what is needed later. A job that fails is left to the body, which meets

@@ -14,7 +14,6 @@ from metaguide.training.program import (
     SIZES,
     Once,
     Program,
-    beside,
     compilations,
     compile_all,
     has_room,
@@ -113,7 +112,7 @@ def test_jobs_run_in_order_beside_the_body_and_end_with_it():
         first.set()
         go.wait(5)
 
-    with pytest.raises(KeyError), beside([fails, waits, lambda: done.append("dropped")]):
+    with pytest.raises(KeyError), in_background([fails, waits, lambda: done.append("dropped")]):
         assert first.wait(5)
         raise KeyError
     go.set()
@@ -127,12 +126,12 @@ def test_nothing_is_compiled_ahead_where_a_process_has_few_maps_left():
     held, done = [], []
     while has_room():  # neighbours of two kinds, which do not become one map
         held += [mmap(-1, PAGESIZE, prot=PROT_READ | PROT_WRITE * (i % 2)) for i in range(12_000)]
-    with beside([lambda: done.append("a job")]):
+    with in_background([lambda: done.append("a job")]):
         time.sleep(0.2)
     for one in held:
         one.close()
     assert has_room() and not done
-    with beside([lambda: done.append("a job")]):
+    with in_background([lambda: done.append("a job")]):
         time.sleep(0.2)
     assert done
 
