@@ -22,7 +22,7 @@ from metaguide.files import atomic_write
 from metaguide.guide import model_of
 from metaguide.models.guide import GuideModel
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
-from metaguide.tasks import Reading, Shape
+from metaguide.tasks import Reading, Shape, task_distributions
 from metaguide.types import TaskDistribution
 
 MADE_FROM = "made_from.txt"
