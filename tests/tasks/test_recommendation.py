@@ -15,7 +15,7 @@ from metaguide.guide import Guide
 from metaguide.methods import adaptation_of
 from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
-from metaguide.tasks import Reading, Serving, Shape, guide_model
+from metaguide.tasks import Reading, Serving, Shape, guide_model, task_distributions
 
 PRODUCTS = tuple(Product(f"p{i}", f"a {'red' if i % 2 else 'blue'} thing {i}") for i in range(8))
 USER = tuple(f"p{i}" for i in (6, 1, 3, 0, 5, 2))
