@@ -1,4 +1,4 @@
-"""Adaptation to held-out domains: every arm on the same episodes, beside the floors.
+"""Adaptation to held-out domains: every arm on the same episodes, beside the baselines.
 
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
@@ -22,7 +22,7 @@ from experiments.ranges import faults, positive, several
 from experiments.reports.terminal import print_tables
 from experiments.stages import random_start, stage_before, start, world_of_stage
 from metaguide.evaluation import results
-from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.methods import (
     IN_GUIDE,
@@ -315,7 +315,7 @@ def compare(
 
     Args:
         config: reads its `adapt`, `table` and `seed`.
-        world: whose held-out domains' floors are recomputed.
+        world: whose held-out domains' baselines are recomputed.
         metas: by arm, its meta-parameters, one for each training seed; arms that start from the
             same ones hold the same objects.
         of_kind: from `benches`.
@@ -366,11 +366,11 @@ def compare(
                     add(raw, arm, domain, kind, shots, _steps(way))
                 show(done := done + 1, f"{kind}, {arm}")
             for domain in bench.held_out:
-                for floor, shots, raw in bench.baselines(world, domain, section.shots):
-                    add(raw, floor, domain, kind, shots, [None])
-            show(done := done + 1, f"{kind}, floors")
+                for baseline, shots, raw in bench.baselines(world, domain, section.shots):
+                    add(raw, baseline, domain, kind, shots, [None])
+            show(done := done + 1, f"{kind}, baselines")
             methods += [_method(config, bench, one, metas[one.arm]) for one in choices[kind]]
-    return Comparison(results.with_floors(rows, FLOORS), scores, choices, methods)
+    return Comparison(results.with_baselines(rows, BASELINES), scores, choices, methods)
 
 
 def _method(

@@ -101,7 +101,7 @@ def test_tables_and_picture_are_those_of_the_results():
     name, domain, metrics = readme.PICTURED
     rows = read(readme.RESULTS / f"{name}.json").rows
     drawn = (readme.RESULTS / "adaptation.svg").read_text("utf-8")
-    assert described(rows, domain, metrics, readme.FLOORS) in drawn
+    assert described(rows, domain, metrics, readme.BASELINES) in drawn
 
 
 @pytest.mark.slow

@@ -37,11 +37,11 @@ Style = tuple[str, tuple[float, ...]]
 """Colour and dashes; no dashes: a full line."""
 
 
-def styles(arms: Sequence[str], floors: Sequence[str]) -> dict[str, Style]:
-    """A colour for each arm and a dash for each floor, the same in all figures of a page."""
+def styles(arms: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
+    """A colour for each arm and a dash for each baseline, the same in all figures of a page."""
     of_arms = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(arms)}
-    of_floors = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(floors)}
-    return {**of_arms, **of_floors}
+    of_baselines = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(baselines)}
+    return {**of_arms, **of_baselines}
 
 
 def swatch(style: Style) -> str:
@@ -65,7 +65,7 @@ def curves(
     Args:
         rows: all steps of one task and metric.
         domain: whose rows are drawn.
-        style: of every arm and floor; one without steps is a level line.
+        style: of every arm and baseline; one without steps is a level line.
         label: what the figure shows, for readers that do not see it.
 
     Returns:
@@ -110,19 +110,19 @@ def _panel(axes: Axes, rows: Sequence[Row], count: int, style: Mapping[str, Styl
 
 
 def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str) -> str:
-    """The arms and floors of one domain after the last step, side by side at each number of shots.
+    """The arms and baselines of one domain after the last step, side by side by number of shots.
 
     Args:
         grid: one task and metric.
         domain: whose columns are drawn.
-        style: of every arm and floor.
+        style: of every arm and baseline.
         label: what the figure shows, for readers that do not see it.
 
     Returns:
         SVG.
     """
     columns = [column for column in grid.columns if column.domain == domain]
-    names = [*grid.arms, *grid.floors]
+    names = [*grid.arms, *grid.baselines]
     width = 0.84 / len(names)
     with matplotlib.rc_context(_settings(label)):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
@@ -139,7 +139,7 @@ def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str)
                     width * 0.9,
                     yerr=cell.row.ci95,
                     color=style[name][0],
-                    alpha=0.5 if name in grid.floors else 1.0,
+                    alpha=0.5 if name in grid.baselines else 1.0,
                     error_kw={"elinewidth": 0.9, "ecolor": _INK},
                 )
         axes.set_xticks(range(len(columns)), [_tick(column) for column in columns])

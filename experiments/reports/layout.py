@@ -1,9 +1,9 @@
-"""How rows become a table: arms down, domains and shots across, floors below the arms."""
+"""How rows become a table: arms down, domains and shots across, baselines below the arms."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import ResultsError, Row, Scores, difference, key
 from metaguide.tasks import TASKS
 
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
 
     Attributes:
         row: the row it shows.
-        best: whether no arm of the column is better; floors are not arms.
+        best: whether no arm of the column is better; baselines are not arms.
         against_scratch: (difference, half-width) to the arm from scratch in the same column,
             paired over examples, where this arm is worse: negative transfer. The half-width is
             None where no scores of single examples are stored.
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
     metric: str
     columns: tuple[Column, ...]
     arms: tuple[str, ...]
-    floors: tuple[str, ...]
+    baselines: tuple[str, ...]
     cells: dict[tuple[str, Column], Cell]
 
 
@@ -79,7 +79,7 @@ def grid(
     *,
     scores: Scores | None = None,
     scratch: str | None = None,
-    floors: Collection[str] = FLOORS,
+    baselines: Collection[str] = BASELINES,
     steps: Collection[int] = (),
 ) -> Grid:
     """Lay out the rows of one task and metric.
@@ -89,7 +89,7 @@ def grid(
         task, metric: what is shown.
         scores: of single examples, for the differences to the arm from scratch.
         scratch: name of the arm from scratch; None marks no negative transfer.
-        floors: names of the arms that are floors.
+        baselines: names of the arms that are baselines.
         steps: numbers of adaptation steps, a column each; the last step alone where none is given.
 
     Raises:
@@ -111,7 +111,7 @@ def grid(
         key=lambda c: (c.domain or "", -1 if c.shots is None else c.shots, c.steps or 0),
     )
     names = list(dict.fromkeys(row.arm for row in chosen))
-    arms = tuple(name for name in names if name not in floors)
+    arms = tuple(name for name in names if name not in baselines)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     cells = {}
     for (arm, column), row in by_cell.items():
@@ -127,7 +127,7 @@ def grid(
                 paired = difference(ours, theirs)
                 against = (paired.value, paired.half)
         cells[arm, column] = Cell(row, best, against)
-    known = tuple(name for name in names if name in floors)
+    known = tuple(name for name in names if name in baselines)
     return Grid(task, metric, tuple(columns), arms, known, cells)
 
 

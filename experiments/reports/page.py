@@ -24,7 +24,7 @@ from experiments.reports.layout import (
 )
 from experiments.reports.stylesheet import CSS
 from experiments.reports.verdicts import Verdict, duration, verdict
-from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import Method, Results
 from metaguide.files import atomic_write
 from metaguide.tasks import TASKS
@@ -36,7 +36,7 @@ def write_report(
     showcase: Showcase | Sequence[Showcase] | None = None,
     *,
     scratch: str | None = "scratch",
-    floors: Collection[str] = FLOORS,
+    baselines: Collection[str] = BASELINES,
 ) -> Path:
     """Write `folder/report.html`, whole or not at all: one file that opens from disk.
 
@@ -45,7 +45,7 @@ def write_report(
         folder: made where it does not exist.
         showcase: the guide at work on a held-out domain, or on several.
         scratch: the arm from scratch; one below it at the same shots is negative transfer.
-        floors: names of the arms that are floors.
+        baselines: names of the arms that are baselines.
 
     Returns:
         The path of the report.
@@ -56,8 +56,8 @@ def write_report(
     shown = [showcase] if isinstance(showcase, Mapping) else list(showcase or ())
     tasks = tasks_of(results.rows)
     arms = list(dict.fromkeys(row.arm for row in results.rows))
-    style = styles([a for a in arms if a not in floors], [a for a in arms if a in floors])
-    verdicts = [verdict(results, task, scratch=scratch, floors=floors) for task in tasks]
+    style = styles([a for a in arms if a not in baselines], [a for a in arms if a in baselines])
+    verdicts = [verdict(results, task, scratch=scratch, baselines=baselines) for task in tasks]
     links = [("verdict", "Verdict"), *((task, _title(task)) for task in tasks)]
     if shown:
         links.insert(1, ("guide", "The guide at work"))
@@ -67,7 +67,7 @@ def write_report(
     if shown:
         pages = "".join(exhibit(one) for one in shown)
         body.append(f'<section id="guide"><p class="soft">The guide at work</p>{pages}</section>')
-    body += [_task(results, one, style, scratch, floors) for one in verdicts]
+    body += [_task(results, one, style, scratch, baselines) for one in verdicts]
     body += ["</main>", _footer(results)]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -147,16 +147,16 @@ def _task(
     concluded: Verdict,
     style: Mapping[str, Any],
     scratch: str | None,
-    floors: Collection[str],
+    baselines: Collection[str],
 ) -> str:
     task = concluded.task
     rows, shown = results.rows, metrics_of(results.rows, task)
     laid = [
-        grid(rows, task, metric, scores=results.scores, scratch=scratch, floors=floors)
+        grid(rows, task, metric, scores=results.scores, scratch=scratch, baselines=baselines)
         for metric in shown
     ]
     first = laid[0]
-    names = [*first.arms, *first.floors]
+    names = [*first.arms, *first.baselines]
     mine = {name: style[name] for name in style if name in names}
     parts = [f'<section id="{escape(task)}"><h2>{escape(_title(task))}</h2>']
     parts.append(f'<p class="soft">{escape(TASKS[task].summary if task in TASKS else "")}</p>')
@@ -300,10 +300,10 @@ def _table(laid: Grid) -> str:
     edge = {column: ' class="start"' if column in starts else "" for column in laid.columns}
     under = "".join(f"<th{edge[c]}>{escape(shots_name(c.shots))}</th>" for c in laid.columns)
     lines = []
-    for arm in (*laid.arms, *laid.floors):
-        kind = "floor" if arm in laid.floors else ""
-        if laid.floors and arm == laid.floors[0]:
-            kind += " first-floor"
+    for arm in (*laid.arms, *laid.baselines):
+        kind = "baseline" if arm in laid.baselines else ""
+        if laid.baselines and arm == laid.baselines[0]:
+            kind += " first-baseline"
         cells = "".join(
             _cell(laid.cells.get((arm, column)), column in starts, laid.metric)
             for column in laid.columns
@@ -327,8 +327,8 @@ def _cell(cell: Cell | None, start: bool, metric: str) -> str:
     value = number(row.value)
     parts.append(f"<strong>{value}</strong>" if cell.best else value)
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    if row.floor is not None and sign * (row.value - row.floor) < 0:
-        parts.append('<abbr title="below the best floor of this column">†</abbr>')
+    if row.baseline is not None and sign * (row.value - row.baseline) < 0:
+        parts.append('<abbr title="below the best baseline of this column">†</abbr>')
     if said := interval_name(row):
         parts.append(f"<small>{said}</small>")
     if said := diverged_name(row):
@@ -357,7 +357,8 @@ def _notes(laid: Grid, scratch: str | None) -> str:
     sure = sum(map(_sure, worse))
     text = (
         f"{INTERVALS}. "
-        "Bold: the best arm of a column. Italic: floors on the same examples; † below the best one."
+        "Bold: the best arm of a column. Italic: baselines on the same examples; "
+        "† below the best one."
     )
     if scratch in laid.arms:
         text += (

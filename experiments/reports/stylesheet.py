@@ -66,7 +66,7 @@ thead tr:last-child th { border-bottom: 1px solid var(--line); }
 th.name { position: sticky; left: 0; background: var(--card); text-align: left; font-weight: 500;
   box-shadow: 1px 0 0 var(--line); }
 td.start, th.start { border-left: 1px solid var(--line); }
-tbody tr.first-floor th, tbody tr.first-floor td { border-top: 1px solid var(--line); }
+tbody tr.first-baseline th, tbody tr.first-baseline td { border-top: 1px solid var(--line); }
 td.same { font-weight: 650; }
 #guide h2 { margin-top: 2.2rem; }
 #guide > p:first-child + h2 { margin-top: 0; }
@@ -79,7 +79,7 @@ td.same { font-weight: 650; }
 .conclusion ul { margin: .5rem 0 0; padding-left: 1.1rem; font-size: .9rem; }
 .confusions { margin: 0; padding-left: 1.2rem; font-size: .9rem; }
 .tally { color: var(--soft); font-size: .86rem; font-weight: 400; margin-left: .4rem; }
-tr.floor th.name, tr.floor td { color: var(--soft); font-style: italic; }
+tr.baseline th.name, tr.baseline td { color: var(--soft); font-style: italic; }
 td small { display: block; color: var(--soft); font-size: .76rem; font-style: normal; }
 td abbr { color: var(--warn); text-decoration: none; margin-left: .1em; cursor: help; }
 td strong { font-weight: 750; color: var(--accent); }

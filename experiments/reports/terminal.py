@@ -18,7 +18,7 @@ from experiments.reports.layout import (
     number,
     tasks_of,
 )
-from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import Row
 
 
@@ -26,7 +26,7 @@ def print_tables(
     rows: Sequence[Row],
     *,
     scratch: str | None = "scratch",
-    floors: Collection[str] = FLOORS,
+    baselines: Collection[str] = BASELINES,
     console: Console | None = None,
     metric: str | None = None,
     steps: Collection[int] = (),
@@ -34,12 +34,12 @@ def print_tables(
     """Print a table a task: domains and arms down, shots across.
 
     Bold: the best arm. Red, with an arrow: below the arm from scratch; without: a difference that
-    is not below 0. Italic: floors.
+    is not below 0. Italic: baselines.
 
     Args:
         rows: of one table, of any tasks, metrics and steps.
         scratch: the arm from scratch.
-        floors: names of the arms that are floors.
+        baselines: names of the arms that are baselines.
         console: where to.
         metric: which one; the foremost of each task by default.
         steps: numbers of adaptation steps, a column each; the last step alone by default.
@@ -47,28 +47,32 @@ def print_tables(
     console = console or Console()
     for task in tasks_of(rows):
         shown = metric or metrics_of(rows, task)[0]
-        laid = grid(rows, task, shown, scratch=scratch, floors=floors, steps=steps)
+        laid = grid(rows, task, shown, scratch=scratch, baselines=baselines, steps=steps)
         across = list(dict.fromkeys(column[1:] for column in laid.columns))
         over = "± 95% over seeds (over examples)"
         table = Table(title=f"{task}: {shown}, {over}", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge = (0, 1, 0, 0), False
-        table.add_column("arm", no_wrap=True)
+        table.add_column("method", no_wrap=True)
         for kind in across:
-            table.add_column(column_name(*kind), justify="right", no_wrap=True)
+            # In a narrow terminal an interval stands below its number, and nothing is cut short.
+            table.add_column(column_name(*kind), justify="right", overflow="fold")
         for domain in dict.fromkeys(column.domain for column in laid.columns):
             mine = {column[1:]: column for column in laid.columns if column.domain == domain}
             table.add_section()
             table.add_row(Text(domain or "", "bold underline"))
-            for arm in (*laid.arms, *laid.floors):
+            for arm in (*laid.arms, *laid.baselines):
                 cells = [laid.cells.get((arm, mine[k])) if k in mine else None for k in across]
                 if any(cells):
-                    is_floor = arm in laid.floors
-                    name = Text(f"  {arm}", "italic dim" if is_floor else "")
-                    table.add_row(name, *(_rich(cell, is_floor) for cell in cells))
-        console.print(table)
+                    is_baseline = arm in laid.baselines
+                    name = Text(f"  {arm}", "italic dim" if is_baseline else "")
+                    table.add_row(name, *(_rich(cell, is_baseline) for cell in cells))
+        # A log has no width.
+        whole = console.measure(table, options=console.options.update(width=10_000)).maximum
+        width = None if console.is_terminal else max(console.width, whole)
+        console.print(table, width=width, crop=False)
 
 
-def _rich(cell: Cell | None, is_floor: bool) -> Text:
+def _rich(cell: Cell | None, is_baseline: bool) -> Text:
     if cell is None:
         return Text("")
     text = " ".join(filter(None, (number(cell.row.value), interval_name(cell.row))))
@@ -78,4 +82,4 @@ def _rich(cell: Cell | None, is_floor: bool) -> Text:
         return Text(f"▼ {text}", "red")
     if falls_short(cell.row):
         return Text(text, "red")
-    return Text(text, "bold" if cell.best else "italic dim" if is_floor else "")
+    return Text(text, "bold" if cell.best else "italic dim" if is_baseline else "")

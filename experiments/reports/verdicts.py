@@ -17,7 +17,7 @@ from experiments.reports.layout import (
     number,
     shots_name,
 )
-from metaguide.evaluation.baselines import FLOORS
+from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.metrics import Interval
 from metaguide.evaluation.results import Method, Results, Row, difference, key
 
@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         task: the task.
-        arm: the arm that is judged; None where floors alone were scored.
-        warning: what must be said first: the arm is below the best floor; empty where it is not.
+        arm: the arm that is judged; None where baselines alone were scored.
+        warning: what must be said first: the arm is below the best baseline; empty where it is not.
         use: the sentence that says what to use.
         more: sentences on its scores, what it beats and does not beat, and what it costs.
     """
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """A floor or a baseline on one domain, and the chosen arm's lead over it.
+    """A baseline or a baseline on one domain, and the chosen arm's lead over it.
 
     Attributes:
         row: of the rival.
@@ -70,7 +70,7 @@ def verdict(
     task: str,
     *,
     scratch: str | None = "scratch",
-    floors: Collection[str] = FLOORS,
+    baselines: Collection[str] = BASELINES,
 ) -> Verdict:
     """Conclude on one task.
 
@@ -78,7 +78,7 @@ def verdict(
         results: rows of one table, with the scores of their examples and what validation chose.
         task: one that has rows.
         scratch: the arm from scratch, which a method is held against and which does not serve.
-        floors: names of the arms that are floors.
+        baselines: names of the arms that are baselines.
 
     Returns:
         The verdict.
@@ -89,17 +89,17 @@ def verdict(
     metric = metrics_of(results.rows, task)[0]
     rows = [r for r in last_steps(results.rows) if (r.task, r.metric) == (task, metric)]
     domains = list(dict.fromkeys(row.domain for row in rows))
-    if all(row.arm in floors for row in rows):
-        return _of_floors(rows, domains)
-    arm, by_validation = choose(results.methods, rows, scratch, floors)
-    own, rivals = _held_against(results, rows, arm, scratch, floors)
-    best = {domain: _best_floor(found, floors) for domain, found in rivals.items()}
+    if all(row.arm in baselines for row in rows):
+        return _of_baselines(rows, domains)
+    arm, by_validation = choose(results.methods, rows, scratch, baselines)
+    own, rivals = _held_against(results, rows, arm, scratch, baselines)
+    best = {domain: _best_baseline(found, baselines) for domain, found in rivals.items()}
     best = {domain: rival for domain, rival in best.items() if rival is not None}
-    others = [one for one in dict.fromkeys(row.arm for row in rows) if one not in floors]
+    others = [one for one in dict.fromkeys(row.arm for row in rows) if one not in baselines]
     above, any_above = [], False
     for other in others if best and not any(one.beaten for one in best.values()) else ():
-        for domain, against in _held_against(results, rows, other, scratch, floors)[1].items():
-            rival = _best_floor(against, floors)
+        for domain, against in _held_against(results, rows, other, scratch, baselines)[1].items():
+            rival = _best_baseline(against, baselines)
             any_above |= rival is not None and rival.lead.value > 0
             above += [(domain, other)] if rival and rival.beaten else []
     use = _use(arm, own, best, any_above, bool(above))
@@ -111,7 +111,7 @@ def verdict(
         _scored(arm, own),
         _missing(domains, own),
         *_comparisons(rivals),
-        "" if best else "There is no floor to hold it against.",
+        "" if best else "There is no baseline to hold it against.",
         *_diverged(own, method),
         _cost(method, list(methods.values())),
     ]
@@ -123,7 +123,7 @@ def choose(
     methods: Sequence[Method],
     rows: Sequence[Row],
     scratch: str | None,
-    floors: Collection[str],
+    baselines: Collection[str],
 ) -> tuple[str, bool]:
     """Return the arm that is to be used, and whether validation chose it.
 
@@ -134,9 +134,9 @@ def choose(
         methods: of all tasks, as a file of results has them.
         rows: of one task and metric, each after its last step.
         scratch: the arm from scratch.
-        floors: names of the arms that are floors.
+        baselines: names of the arms that are baselines.
     """
-    arms = list(dict.fromkeys(row.arm for row in rows if row.arm not in floors))
+    arms = list(dict.fromkeys(row.arm for row in rows if row.arm not in baselines))
     serving = [arm for arm in arms if arm != scratch] or arms
     recorded = [m for m in methods if m["task"] == rows[0].task and m["arm"] in serving]
     if recorded:
@@ -178,7 +178,7 @@ def _held_against(
     rows: Sequence[Row],
     arm: str,
     scratch: str | None,
-    floors: Collection[str],
+    baselines: Collection[str],
 ) -> tuple[dict[str | None, Row], dict[str | None, list[Rival]]]:
     """Return by domain the row of an arm that the verdict is on, and what it is held against."""
     domains = dict.fromkeys(row.domain for row in rows if row.arm == arm)
@@ -187,25 +187,25 @@ def _held_against(
     rivals = {
         domain: [
             Rival(other, _lead(results, row, other))
-            for other in _rivals(rows, row, scratch, floors)
+            for other in _rivals(rows, row, scratch, baselines)
         ]
         for domain, row in own.items()
     }
     return own, rivals
 
 
-def _best_floor(rivals: Sequence[Rival], floors: Collection[str]) -> Rival | None:
-    known = [rival for rival in rivals if rival.row.arm in floors]
+def _best_baseline(rivals: Sequence[Rival], baselines: Collection[str]) -> Rival | None:
+    known = [rival for rival in rivals if rival.row.arm in baselines]
     return min(known, key=lambda rival: rival.lead.value, default=None)
 
 
 def _rivals(
-    rows: Sequence[Row], row: Row, scratch: str | None, floors: Collection[str]
+    rows: Sequence[Row], row: Row, scratch: str | None, baselines: Collection[str]
 ) -> list[Row]:
-    """Return what a row is held against: floors, scratch and zero-shot, the latter at 0 shots."""
+    """Return what a row is held against: baselines, scratch and, at 0 shots, zero-shot."""
     others = [one for one in rows if one.domain == row.domain and one.arm != row.arm]
     same = [one for one in others if one.shots == row.shots]
-    found = [one for one in same if one.arm in floors]
+    found = [one for one in same if one.arm in baselines]
     found += [one for one in same if one.arm == scratch]
     zero = [one for one in others if one.arm == ZERO_SHOT]
     here = [one for one in zero if one.shots == row.shots]
@@ -235,7 +235,7 @@ def _lead(results: Results, row: Row, other: Row) -> Interval:
 # ------------------------------------------------------------------------------ sentences
 
 
-def _of_floors(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict:
+def _of_baselines(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict:
     sign = -1 if rows[0].metric in LOWER_IS_BETTER else 1
     best = {}
     for domain in domains:
@@ -243,7 +243,7 @@ def _of_floors(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict:
         there = [row for name in names if (row := _headline(rows, name, domain)) is not None]
         best[domain] = max(there, key=lambda row: sign * row.value)
     said = _by_domain({domain: row.arm for domain, row in best.items()})
-    use = f"Floors alone were scored here; the best is {said}."
+    use = f"Baselines alone were scored here; the best is {said}."
     return Verdict(rows[0].task, None, "", use, (_scored("the best", best),))
 
 
@@ -260,7 +260,7 @@ def _warning(
         if rival.lead.value < 0
     ]
     who = f"Validation chose {arm}, but it" if by_validation else arm
-    return f"{who} is below the best floor: {_and(parts)}." if parts else ""
+    return f"{who} is below the best baseline: {_and(parts)}." if parts else ""
 
 
 def _use(
@@ -270,27 +270,27 @@ def _use(
     any_above: bool,
     others_above: bool,
 ) -> str:
-    """Say what to use: the chosen arm where it is above the best floor, and the floor elsewhere."""
-    floors = {domain: rival.row.arm for domain, rival in best.items() if not rival.beaten}
-    if not floors:
+    """Say what to use: the chosen arm where it is above the best baseline, else the baseline."""
+    baselines = {domain: rival.row.arm for domain, rival in best.items() if not rival.beaten}
+    if not baselines:
         return f"Use {arm}."
-    if len(floors) < len(own):
-        rest = [domain for domain in own if domain not in floors]
-        return f"Use {arm}{_on(rest)}, and {_by_domain(floors, every=False)}."
-    named = _by_domain(floors)
+    if len(baselines) < len(own):
+        rest = [domain for domain in own if domain not in baselines]
+        return f"Use {arm}{_on(rest)}, and {_by_domain(baselines, every=False)}."
+    named = _by_domain(baselines)
     if others_above:
         return f"Use {named}: {arm} is not above it."
     shown = "is shown to be above" if any_above else "is above"
-    if len(set(floors.values())) == 1:
+    if len(set(baselines.values())) == 1:
         return f"No method {shown} {named}; use that."
-    return f"No method {shown} the best floor; use {named}."
+    return f"No method {shown} the best baseline; use {named}."
 
 
 def _above(others: Sequence[tuple[str | None, str]]) -> str:
     if not others:
         return ""
     said = _and([f"{arm}{_on([domain])}" for domain, arm in others])
-    return f"Above the best floor is {said}, but the held-out domains alone say so."
+    return f"Above the best baseline is {said}, but the held-out domains alone say so."
 
 
 def _why(arm: str, methods: Sequence[Method]) -> str:

@@ -67,11 +67,11 @@ NO_NORM = "none"
 PRECISIONS = ("default", "tensorfloat32", "float32")
 """Of matrix products in float32: what JAX takes by default, or one of those that a GPU has."""
 
-FLOOR = "pixels"
+BASELINE = "pixels"
 """The nearest mean of the support's raw pictures, which learns nothing."""
 
 METRICS = ("accuracy", "accuracy_inductive")
-"""With what queries say about one another, and without; the floor has the first one alone."""
+"""With what queries say about one another, and without; the baseline has the first one alone."""
 
 FINITE = "_finite"
 """Behind the name of a metric, in an outcome: whether the scores of each query are finite."""
@@ -203,7 +203,7 @@ def correct(config: FrozenConfigDict, distribution: TaskDistribution, arm, own, 
     )
 
 
-def floor_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, np.ndarray]:
+def baseline_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, np.ndarray]:
     """Return what the nearest mean picture is judged by, bool [1, episodes, queries]."""
     problem = problem_of(config, "stride", way, "transductive")
     problem = problem._replace(
@@ -231,14 +231,14 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     for way in config.ways:
         for shot in config.shots:
             task = f"{way}w{shot}s"
-            floor = outcomes_in(workdir, f"{task}/{FLOOR}", 1, METRICS[:1])
-            for arm in (*learners_in(config), FLOOR):
-                needed = METRICS[:1] if arm == FLOOR else METRICS
+            baseline = outcomes_in(workdir, f"{task}/{BASELINE}", 1, METRICS[:1])
+            for arm in (*learners_in(config), BASELINE):
+                needed = METRICS[:1] if arm == BASELINE else METRICS
                 found = outcomes_in(workdir, f"{task}/{arm}", config.seeds, needed)
                 for metric in needed if found else ():
                     # Outcomes from before it was kept have none.
                     right, finite = found[metric], found.get(f"{metric}{FINITE}")
-                    cell = _row(config, arm, task, shot, metric, right, finite, floor)
+                    cell = _row(config, arm, task, shot, metric, right, finite, baseline)
                     rows.append(cell)
                     last = right[:, -1].mean(0, dtype=np.float64).astype(np.float32)
                     ids = np.arange(last.size, dtype=np.int64).reshape(last.shape)
@@ -246,7 +246,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     return rows, scores
 
 
-def _row(config, arm, task, shot, metric, right, finite, floor) -> Row:
+def _row(config, arm, task, shot, metric, right, finite, baseline) -> Row:
     """Row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
     lost = None if finite is None else int((~finite[:, -1]).any(-1).sum())
     by_episode = right[:, -1].mean(-1, dtype=np.float64)
@@ -265,7 +265,9 @@ def _row(config, arm, task, shot, metric, right, finite, floor) -> Row:
         ci95_seeds=over_seeds.half,
         episodes=by_episode.shape[1],
         seeds=len(right),
-        floor=float(floor["accuracy"][:, -1].mean()) if floor and arm != FLOOR else None,
+        baseline=float(baseline["accuracy"][:, -1].mean())
+        if baseline and arm != BASELINE
+        else None,
         published=published.get(arm, {}).get(task),
         diverged=lost,
     )
@@ -309,16 +311,18 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         )
     tables = cache(lambda: read(config))
     for way, shot in tasks:
-        folder = workdir / f"{way}w{shot}s" / FLOOR / "seed0"
-        floor = partial(lambda way, shot: floor_of(config, tables()["test"], way, shot), way, shot)
-        outcome_of(folder, read_by(config, FLOOR), floor)
+        folder = workdir / f"{way}w{shot}s" / BASELINE / "seed0"
+        baseline = partial(
+            lambda way, shot: baseline_of(config, tables()["test"], way, shot), way, shot
+        )
+        outcome_of(folder, read_by(config, BASELINE), baseline)
         for arm in arms:
             finish_cell(config, workdir, tables, arm, way, shot)
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
     path = write_table(config, workdir, rows, scores)
-    print_tables(rows, floors=(FLOOR,))
+    print_tables(rows, baselines=(BASELINE,))
     tasks = [f"{way}w{shot}s" for way in config.ways for shot in config.shots]
     panels = {task: [f"{task}/{arm}" for arm in learners_in(config)] for task in tasks}
     say(f"omniglot: {path}, {learning_curves(workdir, panels, config.seeds)}")

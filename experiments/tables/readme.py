@@ -29,14 +29,14 @@ from experiments.reports.layout import (
     tasks_of,
 )
 from experiments.tables.pictures import adaptation, described
-from metaguide.evaluation.baselines import FLOORS as GUIDE_FLOORS
+from metaguide.evaluation.baselines import BASELINES as GUIDE_FLOORS
 from metaguide.evaluation.results import Results, ResultsError, Row, read
 from metaguide.files import atomic_write
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
-FLOORS = (*GUIDE_FLOORS, "pretrained", "pixels")
-"""The arms of all tables that are floors."""
+BASELINES = (*GUIDE_FLOORS, "pretrained", "pixels")
+"""The arms of all tables that are baselines."""
 
 CHOICES = ("task", "metric", "shots", "steps", "across")
 """What a block may choose by."""
@@ -107,7 +107,7 @@ def markdown(
     counts, blocks = _numbers("steps", steps), []
     for name in [task] if task else tasks_of(rows):
         shown = metric or next(iter(metrics_of(rows, name)), "")
-        blocks.append(_table(grid(rows, name, shown, floors=FLOORS, steps=counts)))
+        blocks.append(_table(grid(rows, name, shown, baselines=BASELINES, steps=counts)))
     blocks.append(
         f"`{results.command}`, {results.made[:10]}, {_seeds(rows)}. {INTERVALS}. Bold: the best"
         " method of a column. Italic: baselines on the same examples.\n"
@@ -117,7 +117,7 @@ def markdown(
 
 def _seeds(rows: Sequence[Row]) -> str:
     """Return how many seeds the arms have, which may not be trained alike far."""
-    counts = sorted({row.seeds or 1 for row in rows if row.arm not in FLOORS})
+    counts = sorted({row.seeds or 1 for row in rows if row.arm not in BASELINES})
     least, most = counts[0], counts[-1]
     return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least} to {most} seeds"
 
@@ -134,7 +134,7 @@ def _table(table: Grid) -> str:
     heads = [" ".join(filter(None, (c.domain, column_name(*c[1:])))) for c in table.columns]
     lines = [f"| {table.task}, {table.metric} | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
-    for arm in (*table.arms, *table.floors):
+    for arm in (*table.arms, *table.baselines):
         shown = []
         for column in table.columns:
             cell = table.cells.get((arm, column))
@@ -151,7 +151,7 @@ def _table(table: Grid) -> str:
             if published and cell.row.published is not None:
                 text += f" (published {number(cell.row.published)})"
             shown.append(text)
-        name = f"*{arm}*" if arm in table.floors else arm
+        name = f"*{arm}*" if arm in table.baselines else arm
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> None:
         path.name
         for path, fresh in (
             (readme, filled == text),
-            (picture, described(rows, domain, metrics, FLOORS) in drawn),
+            (picture, described(rows, domain, metrics, BASELINES) in drawn),
         )
         if not fresh
     ]
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{' and '.join(stale)}: stale; run python -m experiments.tables.readme")
     with atomic_write(readme) as file:
         file.write(filled.encode())
-    adaptation(rows, domain, metrics, FLOORS, picture)
+    adaptation(rows, domain, metrics, BASELINES, picture)
     print(f"experiments/results: wrote {' and '.join(stale)}")
 
 

@@ -158,16 +158,16 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     scores: Scores = {}
     needed = [f"mse{shots}" for shots in config.test_shots]
     for initialiser in config.initialisers:
-        floors = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds, needed)
+        baselines = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds, needed)
         for arm in config.learners:
             found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds, needed)
             for shots in config.test_shots if found else ():
                 for steps in steps_shown(config, arm):
                     errors = found[f"mse{shots}"][:, steps].astype(np.float64)
-                    floor = None
-                    if floors and steps <= config.test_steps:
-                        floor = floors[f"mse{shots}"][:, steps].mean(dtype=np.float64)
-                    cell = _cell_rows(config, arm, initialiser, shots, steps, errors, floor)
+                    baseline = None
+                    if baselines and steps <= config.test_steps:
+                        baseline = baselines[f"mse{shots}"][:, steps].mean(dtype=np.float64)
+                    cell = _cell_rows(config, arm, initialiser, shots, steps, errors, baseline)
                     rows += cell
                     mean = errors.mean(0)
                     ids = np.arange(len(mean), dtype=np.int64)
@@ -179,10 +179,12 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     return rows, scores
 
 
-def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Row]:
+def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list[Row]:
     """Rows of errors [seeds, tasks]: their mean where it is finite, median and share diverged."""
 
-    def row(metric: str, by_seed: np.ndarray, over_tasks=None, floor=None, published=None) -> Row:
+    def row(
+        metric: str, by_seed: np.ndarray, over_tasks=None, baseline=None, published=None
+    ) -> Row:
         over_seeds = seed_interval(by_seed)
         return Row(
             table=config.table,
@@ -197,7 +199,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
             ci95_seeds=over_seeds.half,
             episodes=errors.shape[1],
             seeds=len(errors),
-            floor=floor,
+            baseline=baseline,
             published=published,
             diverged=int((~np.isfinite(errors)).sum()),
         )
@@ -210,7 +212,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, floor) -> list[Ro
                 "mse",
                 means,
                 mean_interval(errors.mean(0)).half,
-                float(floor) if floor is not None and np.isfinite(floor) else None,
+                float(baseline) if baseline is not None and np.isfinite(baseline) else None,
                 PUBLISHED.get((arm, shots), {}).get(steps),
             )
         )
@@ -244,8 +246,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         for shots in config.test_shots:
             shown = [row for row in rows if row.shots == shots]
             if any(row.metric == metric for row in shown):
-                floors, steps = ("pretrained",), config.shown_steps
-                print_tables(shown, floors=floors, metric=metric, steps=steps)
+                baselines, steps = ("pretrained",), config.shown_steps
+                print_tables(shown, baselines=baselines, metric=metric, steps=steps)
     arms = {
         f"{initialiser}: {arm}": {name: leaf[0] for name, leaf in found.items()}
         for initialiser in config.initialisers

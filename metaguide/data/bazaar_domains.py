@@ -33,7 +33,7 @@ home_appliances; appliance; 家电; steel, plastic, glass; Kelvo, Ranik, Hausber
 # washing machine; laundry unit, washer; spin drum, soap drawer, door seal; 洗衣机; 滚筒机;
   脱水桶, 洗涤盒
 # refrigerator; fridge, cooler; freezer drawer, egg rack, crisper; 冰箱; 冷柜; 冷冻室, 蛋架
-# vacuum cleaner; hoover, sweeper; dust bag, hose, floor brush; 吸尘器; 除尘机; 尘袋, 软管
+# vacuum cleaner; hoover, sweeper; dust bag, hose, baseline brush; 吸尘器; 除尘机; 尘袋, 软管
 # water heater; boiler, geyser; hot tank, relief valve, anode; 热水器; 电锅炉; 水箱, 泄压阀
 # microwave oven; microwave, reheater; turntable, grill rack, defrost mode; 微波炉; 光波炉;
   转盘, 解冻档
@@ -137,7 +137,7 @@ furniture; piece; 家具; wood, leather, steel; Lagom, Brikko, Ashford, Villanov
 # dining table; dinner table, trestle; extension leaf, six places, tabletop; 餐桌; 饭台;
   转台, 桌面
 # office chair; swivel chair, recliner; castors, lumbar pad, gas lift; 办公椅; 转椅; 滚轮, 腰托
-# floor lamp; torchiere, uplighter; shade, foot switch, bulb; 落地灯; 立灯; 灯罩, 脚踏
+# baseline lamp; torchiere, uplighter; shade, foot switch, bulb; 落地灯; 立灯; 灯罩, 脚踏
 + sturdy, comfy, balanced, spacious, polished, firm, smooth, stable;
   稳固, 宽敞, 平整, 牢靠, 厚实, 华贵
 - wobbly, creaky, crooked, splintered, saggy, cramped, chipped, lopsided;
@@ -205,7 +205,7 @@ sports; gear; 运动装备; steel, plastic, leather; Kickit, Runna, Apexon, Olym
 # tent; bivouac, shelter; pegs, guy ropes, rain fly; 帐篷; 营帐; 地钉, 防风绳
 # skis; snowblades, ski set; bindings, waxed base, carving edges; 滑雪板; 双板; 固定器, 板刃
 # dumbbell; weights, kettlebell; hex heads, knurled bar, weight plates; 哑铃; 杠铃; 配重片, 握杆
-# yoga mat; gym mat, floor pad; alignment lines, carry strap, rolled foam; 瑜伽垫; 健身垫;
+# yoga mat; gym mat, baseline pad; alignment lines, carry strap, rolled foam; 瑜伽垫; 健身垫;
   体位线, 捆带
 # helmet; headgear, hard shell; chin strap, vents, visor peak; 头盔; 护具; 下巴带, 通风孔
 + grippy, lightweight, bouncy, waterproof, agile, supportive, springy, nimble;

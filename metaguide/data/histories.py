@@ -25,6 +25,6 @@ def histories(interactions: Sequence[Interaction]) -> list[History]:
 def each_once(products: Iterable[str]) -> tuple[str, ...]:
     """Return products in the order of time, one that comes again at its first time alone.
 
-    This is what a history means wherever one is read: in training, in serving and in the floors.
+    This is what a history means wherever one is read: in training, in serving and in the baselines.
     """
     return tuple(dict.fromkeys(products))

@@ -1,7 +1,7 @@
-"""Floors by scikit-learn, on the very same examples as the arms.
+"""Baselines by scikit-learn, on the very same examples as the arms.
 
 An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
-floor returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
+baseline returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
 
 Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite
@@ -28,7 +28,7 @@ Raw = dict[str, np.ndarray]
 Rows = Int[np.ndarray, "episodes _"]
 """Rows in a domain's table, -1 where an episode is padded."""
 
-FLOORS = (
+BASELINES = (
     "majority",
     "class names",
     "tf-idf zero-shot",
@@ -38,7 +38,7 @@ FLOORS = (
     "popularity",
     "content",
 )
-"""The names that the floors have as arms of a table."""
+"""The names that the baselines have as arms of a table."""
 
 _WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 

@@ -125,7 +125,7 @@ def drawn(
     shots: int,
     keys: Key[Array, " episodes"],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return which examples the episodes consist of, for floors that are not compiled.
+    """Return which examples the episodes consist of, for baselines that are not compiled.
 
     Args:
         distribution: where episodes come from.

@@ -20,7 +20,7 @@ from metaguide.evaluation.rows import (
     check,
     difference,
     key,
-    with_floors,
+    with_baselines,
 )
 from metaguide.files import (
     MIB,
@@ -45,7 +45,7 @@ __all__ = [
     "difference",
     "key",
     "read",
-    "with_floors",
+    "with_baselines",
     "write",
 ]
 
@@ -54,6 +54,9 @@ MOST = 1024 * MIB
 """Bytes of a file of results, or of all scores beside it."""
 
 _LARGEST = float(np.finfo(np.float64).max)
+
+EARLIER_NAMES: Mapping[str, str] = {"floor": "baseline"}
+"""What fields of rows were called in files of before; `read` reads those on."""
 
 _ANEW = "write it anew by the command that made it"
 
@@ -227,6 +230,7 @@ def read(path: Path) -> Results:
         if not isinstance(fields_, dict):
             raise ResultsError(f"{path}: row {number}: {fields_!r:.80} is no row; {_ANEW}")
         try:
+            fields_ = {EARLIER_NAMES.get(name, name): value for name, value in fields_.items()}
             check(fields_)
             rows.append(Row(**fields_))
         except ResultsError as error:

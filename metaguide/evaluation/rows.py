@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         table: name of the table.
-        arm: the learner, or the floor.
+        arm: the learner, or the baseline.
         domain: what it was evaluated on; None where there is none.
         task: what was asked.
         shots: examples in the support, per class where there are classes.
@@ -70,7 +70,7 @@ class Row:
         ci95_seeds: half-width of the 95% t interval over training seeds.
         episodes: how many episodes were scored.
         seeds: how many training seeds.
-        floor: best floor on the same examples.
+        baseline: best baseline on the same examples.
         published: the value in print.
         diverged: of the episodes of all seeds, how many had a score that was not finite, or past
             what its table takes for that; None where that was not counted.
@@ -88,7 +88,7 @@ class Row:
     ci95_seeds: int | float | None = None
     episodes: int | None = None
     seeds: int | None = None
-    floor: int | float | None = None
+    baseline: int | float | None = None
     published: int | float | None = None
     diverged: int | None = None
 
@@ -119,7 +119,7 @@ def check(row: Mapping[str, Any]) -> None:
         count = row.get(name)
         if count is not None and (type(count) is not int or count < 0):
             raise ResultsError(f"field {name!r}: {count!r} is not a count; give an int >= 0")
-    for name in ("value", "ci95", "ci95_seeds", "floor", "published"):
+    for name in ("value", "ci95", "ci95_seeds", "baseline", "published"):
         number = row[name]
         if number is None and name != "value":
             continue
@@ -148,7 +148,7 @@ def cells_to_rows(
     shots: int,
     steps: Sequence[int | None] | None = None,
     keep: Literal["last", "all"] = "last",
-    floor: Mapping[str, int | float] | None = None,
+    baseline: Mapping[str, int | float] | None = None,
     published: Mapping[str, int | float] | None = None,
     draws: int = 500,
     seed: int = 0,
@@ -168,7 +168,7 @@ def cells_to_rows(
         steps: the number of adaptation steps at each place of the second axis; 0, 1, ... where
             it is not given.
         keep: whether the scores of the last step alone or of all steps are returned.
-        floor, published: values by metric.
+        baseline, published: values by metric.
         draws, seed: of the bootstrap.
 
     Returns:
@@ -201,7 +201,7 @@ def cells_to_rows(
                 ci95_seeds=over_seeds.half,
                 episodes=len(np.unique(outcomes.episodes)),
                 seeds=seeds,
-                floor=(floor or {}).get(one.metric),
+                baseline=(baseline or {}).get(one.metric),
                 published=(published or {}).get(one.metric),
                 diverged=None if outcomes.diverged is None else int(outcomes.diverged[place]),
             )
@@ -332,24 +332,27 @@ def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> I
     yield _Measured("macro_f1", by_seed, bootstrap(mean_over_seeds), predictions)
 
 
-def with_floors(rows: Iterable[Row], floors: Collection[str]) -> list[Row]:
-    """The rows with `floor` set to the best floor arm's value in the same cell.
+def with_baselines(rows: Iterable[Row], baselines: Collection[str]) -> list[Row]:
+    """The rows with `baseline` set to the best baseline arm's value in the same cell.
 
     Args:
-        rows: of arms and floors, in any order; the floors' own rows stay as they are.
-        floors: names of the arms that are floors.
+        rows: of arms and baselines, in any order; the baselines' own rows stay as they are.
+        baselines: names of the arms that are baselines.
     """
     rows = list(rows)
     best: dict[tuple, float] = {}
     for row in rows:
-        if row.arm in floors:
+        if row.arm in baselines:
             cell = (row.table, row.domain, row.task, row.shots, row.metric)
             best[cell] = max(row.value, best.get(cell, -np.inf))
     return [
         row
-        if row.arm in floors
+        if row.arm in baselines
         else replace(
-            row, floor=best.get((row.table, row.domain, row.task, row.shots, row.metric), row.floor)
+            row,
+            baseline=best.get(
+                (row.table, row.domain, row.task, row.shots, row.metric), row.baseline
+            ),
         )
         for row in rows
     ]

@@ -244,7 +244,7 @@ def episodes(shots: int) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_categories_are_neither_plain_nor_hidden() -> None:
-    """Would catch a floor at the ceiling or at chance (0.2) in text, pictures or names."""
+    """Would catch a baseline at the ceiling or at chance (0.2) in text, pictures or names."""
     one, five = episodes(1), episodes(5)
     assert 0.3 < one["text"] < five["text"] - 0.1
     assert 0.4 < five["text"] < 0.85
@@ -287,7 +287,7 @@ def test_the_best_sentence_is_a_poor_answer() -> None:
     assert 0.3 < max(best) < 0.6
 
 
-def test_recommendation_floors_beat_chance_and_leave_room() -> None:
+def test_recommendation_baselines_beat_chance_and_leave_room() -> None:
     """Would catch users without taste, products without popularity, or either at the ceiling."""
     hits: dict[str, list[bool]] = {"popular": [], "content": []}
     for domain in world().values():

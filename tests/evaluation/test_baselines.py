@@ -1,4 +1,4 @@
-"""Floors against answers known by hand, and through the same rows as the arms."""
+"""Baselines against answers known by hand, and through the same rows as the arms."""
 
 import numpy as np
 import pytest
@@ -208,7 +208,7 @@ def spoiled(features, row):
     return sparse.csr_array(dense)
 
 
-def test_a_floor_whose_scores_are_not_finite_chooses_nothing():
+def test_a_baseline_whose_scores_are_not_finite_chooses_nothing():
     """Faults: the NaN is sorted last and so is the nearest; a similarity that is not finite is a
     rank of 1; nothing is counted; one broken row spoils the others."""
     words = baselines.fit_tfidf(SOURCE)
@@ -266,7 +266,7 @@ def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeyp
 
 
 @pytest.mark.slow
-def test_a_floor_whose_scores_are_constant_gets_what_chance_gets():
+def test_a_baseline_whose_scores_are_constant_gets_what_chance_gets():
     """Faults: the first class, sentence or product is taken, which may always be the right one, or
     never."""
     words, many = baselines.fit_tfidf(SOURCE), 2000
@@ -287,7 +287,7 @@ def test_a_floor_whose_scores_are_constant_gets_what_chance_gets():
     assert 0.2 < np.mean(found["rank"] == 1) < 0.3
 
 
-def test_a_floor_with_one_candidate_takes_it():
+def test_a_baseline_with_one_candidate_takes_it():
     """Fault: with nothing to choose from there is no answer, or a draw among none."""
     words = baselines.fit_tfidf(SOURCE)
     features, labels, query = words.transform(SOURCE), np.array([1, 0, 1, 0]), np.array([[0]])

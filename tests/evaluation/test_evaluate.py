@@ -142,7 +142,7 @@ def test_chunks_change_nothing(distribution, meta, keys, traced):
 
 
 def test_arms_are_judged_on_the_same_examples(distribution, meta, keys, traced):
-    """Fault: an arm, or a floor, has episodes of its own, so that their difference is luck."""
+    """Fault: an arm, or a baseline, has episodes of its own, so that their difference is luck."""
     examples = drawn(distribution, distribution.data, 0, 2, keys)
     steps = {"maml": STEPS + 1, "ridge": 1, "none": 1, "head": 2}
     arms = traced[0].run(meta, distribution.data, 0, 2, keys, at(RATE))
@@ -156,7 +156,7 @@ def test_arms_are_judged_on_the_same_examples(distribution, meta, keys, traced):
 
 
 def test_drawn_says_what_the_episodes_consist_of(distribution, keys, sample):
-    """Faults: the floors fit other supports than the arms, or whole tables are copied out."""
+    """Faults: the baselines fit other supports than the arms, or whole tables are copied out."""
     found = drawn(distribution, distribution.data, 1, 2, keys)
     assert set(found["query"]) == set(found["support"]) == {"id", "label", "mask"}
     assert found["context"]["classes"].shape == (EPISODES, WAY)

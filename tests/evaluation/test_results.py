@@ -19,7 +19,7 @@ from metaguide.evaluation.results import (
     difference,
     key,
     read,
-    with_floors,
+    with_baselines,
     write,
 )
 from metaguide.tasks import CLASSIFICATION, QUESTIONS, RECOMMENDATION, SENTIMENT
@@ -226,15 +226,15 @@ def test_broken_files_are_named(tmp_path):
         read(tmp_path)
 
 
-def test_floors_stand_beside_the_arms_of_their_cell():
-    """A floor of another cell, or the worst floor, beside an arm."""
+def test_baselines_stand_beside_the_arms_of_their_cell():
+    """A baseline of another cell, or the worst baseline, beside an arm."""
 
     def row(arm, shots, value):
         return Row(table="t", arm=arm, task="x", metric="m", shots=shots, value=value)
 
     rows = [row("maml", 1, 0.9), row("majority", 1, 0.5), row("tf-idf", 1, 0.6)]
     rows += [row("maml", 5, 0.9), row("majority", 5, 0.4)]
-    found = [r.floor for r in with_floors(rows, {"majority", "tf-idf"})]
+    found = [r.baseline for r in with_baselines(rows, {"majority", "tf-idf"})]
     assert found == [0.6, None, None, 0.4, None]
 
 

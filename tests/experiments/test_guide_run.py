@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
-    """A row without its fields, an arm on other examples than its floor, or no report."""
+    """A row without its fields, an arm on other examples than its baseline, or no report."""
     workdir, said = run
     assert "1 seed(s), 4 episodes a cell" in said
     found = results.read(workdir / "results.json")
@@ -64,11 +64,11 @@ def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
         row.arm for row in found.rows
     }
     cell = "bazaar/{}/toys/sentiment/5/{}/accuracy"
-    ours, floor = (
+    ours, baseline = (
         found.scores[cell.format(arm, steps)]["id"]
         for arm, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
     )
-    assert np.array_equal(ours, floor)
+    assert np.array_equal(ours, baseline)
     assert {method["task"] for method in found.methods} == set(TASKS)
     assert all(method["seconds"] for method in found.methods)
     assert set(found.classes) == {"home_appliances", "toys"}

@@ -24,7 +24,7 @@ from metaguide.evaluation.results import (
     Row,
     cells_to_rows,
     read,
-    with_floors,
+    with_baselines,
     write,
 )
 from metaguide.tasks import CLASSIFICATION, RECOMMENDATION, SENTIMENT
@@ -51,18 +51,18 @@ METHODS = (
 
 DOMAINS, SHOTS = ("phones", "热水器"), (0, 5)
 SKILL = {"scratch": 0.5, "maml": 0.9, "fine-tuning": 0.2, "majority": 0.6}
-FLOOR = ("majority",)
+BASELINE = ("majority",)
 
 
 def made_up(episodes=6, queries=8):
-    """Outcomes of three arms and a floor; fine-tuning is worse than from scratch."""
+    """Outcomes of three arms and a baseline; fine-tuning is worse than from scratch."""
     rng = np.random.default_rng(0)
     rows, scores = [], {}
     ids = np.stack([rng.permutation(60)[:queries] for _ in range(episodes)])
     for arm, skill in SKILL.items():
         for domain in DOMAINS:
             for shots in SHOTS:
-                places = 3 if shots and arm not in FLOOR else 1
+                places = 3 if shots and arm not in BASELINE else 1
                 target = np.broadcast_to(ids % 2, (2, places, *ids.shape))
                 right = rng.random(target.shape) < skill
                 cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": shots}
@@ -77,7 +77,9 @@ def made_up(episodes=6, queries=8):
                 rows += more
                 scores |= kept
     head = {"command": "python -m experiments.guide", "config": {"way": 5}, "seeds": (0, 1)}
-    return Results(rows=tuple(with_floors(rows, FLOOR)), scores=scores, made="2026-01-02", **head)
+    return Results(
+        rows=tuple(with_baselines(rows, BASELINE)), scores=scores, made="2026-01-02", **head
+    )
 
 
 def showcase():
@@ -252,10 +254,10 @@ def test_negative_transfer_is_shown_with_its_paired_difference(outcomes, page):
     assert "▼ −" in page and 'class="negative"' in page
 
 
-def test_tables_show_the_last_step_and_the_floors_apart(outcomes):
-    """The first step or the best step in the table; a floor called the best arm."""
+def test_tables_show_the_last_step_and_the_baselines_apart(outcomes):
+    """The first step or the best step in the table; a baseline called the best arm."""
     laid = grid(outcomes.rows, "recommendation", "hr@10")
-    assert laid.floors == FLOOR and "majority" not in laid.arms
+    assert laid.baselines == BASELINE and "majority" not in laid.arms
     assert {cell.row.steps for (_, c), cell in laid.cells.items() if c.shots == 5} == {0, 2}
     assert laid.cells["maml", Column("phones", 5)].row.steps == 2
     assert not any(laid.cells["majority", column].best for column in laid.columns)
@@ -338,10 +340,10 @@ def judged(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **mor
                 rows += found
                 scores |= kept
     head = {"command": "x", "config": {}, "seeds": (0,), "made": "2026-01-02"}
-    return Results(rows=tuple(with_floors(rows, FLOORS)), scores=scores, **head, **more)
+    return Results(rows=tuple(with_baselines(rows, BASELINES)), scores=scores, **head, **more)
 
 
-FLOORS = ("majority", "tf-idf")
+BASELINES = ("majority", "tf-idf")
 
 
 def chosen(**scores):
@@ -361,17 +363,17 @@ def chosen(**scores):
 
 def concluded(results):
     """The verdict, and the sentences that it goes on with as one text."""
-    found = verdict(results, "sentiment", floors=FLOORS)
+    found = verdict(results, "sentiment", baselines=BASELINES)
     return found, " ".join(found.more)
 
 
-def test_a_method_above_all_floors_is_recommended_with_what_it_beats_and_costs():
+def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_costs():
     """Faults: the reader has to find the best arm in the tables; an arm that the held-out domains
     like better takes the place of validation's choice; scratch, which does not serve, is chosen."""
     skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.3, "zero-shot": 0.6}
     methods = chosen(scratch=(0.99, 0.001), maml=(0.8, 0.021), ridge=(0.7, 0.004))
-    floors = {"majority": 0.5, "tf-idf": 0.6}
-    found, more = concluded(judged(skills | floors, methods=methods))
+    baselines = {"majority": 0.5, "tf-idf": 0.6}
+    found, more = concluded(judged(skills | baselines, methods=methods))
     assert (found.arm, found.warning, found.use) == ("maml", "", "Use maml.")
     why = "Validation chose maml, tuned to 0.1, with accuracy .800 on its domains"
     assert f"{why}, behind scratch, which does not serve." in more
@@ -381,7 +383,7 @@ def test_a_method_above_all_floors_is_recommended_with_what_it_beats_and_costs()
     assert "no proof" not in more
 
 
-def test_a_method_that_is_no_better_than_a_floor_beyond_the_interval_is_not_recommended():
+def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_recommended():
     """Fault: a lead within the interval, or a tie, that reads as a success."""
     skills = {"maml": 0.52, "majority": 0.5}
     found, more = concluded(judged(skills, methods=chosen(maml=(0.9, 0.02))))
@@ -393,29 +395,29 @@ def test_a_method_that_is_no_better_than_a_floor_beyond_the_interval_is_not_reco
     assert found.use == "No method is above majority; use that." and found.warning == ""
 
 
-def test_validations_choice_below_the_best_floor_is_said_first(tmp_path):
-    """Fault: the reader is told to use what a floor without training beats."""
+def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
+    """Fault: the reader is told to use what a baseline without training beats."""
     skills = {"maml": 0.3, "ridge": 0.25, "majority": 0.6, "tf-idf": 0.5}
     results = judged(skills, methods=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
     found, more = concluded(results)
     assert found.arm == "ridge"
     assert found.warning == (
-        "Validation chose ridge, but it is below the best floor: .250 against .600 of majority on "
-        "toys."
+        "Validation chose ridge, but it is below the best baseline: .250 against .600 of majority "
+        "on toys."
     )
     assert found.use == "No method is above majority; use that."
     assert "It is below majority and tf-idf on toys." in more
     assert "ridge costs 10 ms an episode; no method costs less." in more
-    page = write_report(results, tmp_path, floors=FLOORS).read_text("utf-8")
+    page = write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8")
     assert page.index(found.warning) < page.index(found.use) < page.index("It is below majority")
-    # An arm that is above the floor, but was not chosen, is no advice: the test domains chose it.
+    # An arm above the baseline that was not chosen is no advice: the test domains chose it.
     better = judged(skills | {"maml": 0.95}, methods=results.methods)
     found, more = concluded(better)
     assert found.use == "Use majority: ridge is not above it."
-    assert "Above the best floor is maml on toys, but the held-out domains alone say so." in more
+    assert "Above the best baseline is maml on toys, but the held-out domains alone say so." in more
 
 
-def test_domains_on_which_a_floor_is_as_good_are_told_apart():
+def test_domains_on_which_a_baseline_is_as_good_are_told_apart():
     """Fault: one domain stands for all."""
     skills = {"maml": 0.9, "majority": 0.5, ("majority", "books"): 0.99}
     found, more = concluded(judged(skills, ("toys", "books"), methods=chosen(maml=(0.9, None))))
@@ -432,7 +434,7 @@ def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp
     assert (found.arm, found.use) == ("ridge", "Use ridge.")
     assert "What validation chose is not recorded here" in more and "flatters" in more
     assert "cost" not in more
-    page = write_report(judged(skills), tmp_path, floors=FLOORS).read_text("utf-8")
+    page = write_report(judged(skills), tmp_path, baselines=BASELINES).read_text("utf-8")
     assert "What validation chose, and what it costs" not in page
     # Without the scores of single examples either, the values decide, and that is said.
     found, more = concluded(judged(skills)._replace(scores={}))
@@ -462,13 +464,15 @@ def test_a_single_episode_of_one_seed_has_no_interval_and_proves_nothing():
     assert "The accuracy of maml is .900 on toys at 5 shots." in more
 
 
-def test_floors_alone_have_a_verdict(tmp_path):
+def test_baselines_alone_have_a_verdict(tmp_path):
     """Fault: a table without any method ends the report."""
     results = judged({"majority": 0.5, "tf-idf": 0.7})
     found, _ = concluded(results)
     assert found.arm is None
-    assert found.use == "Floors alone were scored here; the best is tf-idf."
-    assert "best is tf-idf" in write_report(results, tmp_path, floors=FLOORS).read_text("utf-8")
+    assert found.use == "Baselines alone were scored here; the best is tf-idf."
+    assert "best is tf-idf" in write_report(results, tmp_path, baselines=BASELINES).read_text(
+        "utf-8"
+    )
 
 
 def test_zero_shot_is_paired_on_the_examples_that_both_have():
@@ -484,12 +488,12 @@ def test_zero_shot_is_paired_on_the_examples_that_both_have():
 
 
 def test_an_error_is_better_where_it_is_lower(tmp_path):
-    """Fault: the arm with the largest error is recommended; a table without floors has no end."""
+    """Fault: the arm with the largest error is recommended; without baselines there is no end."""
     results = Results("x", {}, (0,), "", tuple(rows_of_waves()), {})
-    found = verdict(results, "sinusoid", floors=("pretrained",))
+    found = verdict(results, "sinusoid", baselines=("pretrained",))
     assert (found.arm, found.use, found.warning) == ("maml", "Use maml.", "")
-    found = verdict(results, "sinusoid", floors=())
-    assert found.use == "Use maml." and "no floor to hold it against" in " ".join(found.more)
+    found = verdict(results, "sinusoid", baselines=())
+    assert found.use == "Use maml." and "no baseline to hold it against" in " ".join(found.more)
 
 
 def test_a_duration_has_two_digits_and_its_unit():
@@ -548,7 +552,7 @@ def test_names_are_escaped_wherever_the_report_says_them(tmp_path):
     results = judged(skills, (evil,), methods=chosen(**{evil: (0.9, 0.01)}))
     results = results._replace(seeds=(), classes={evil: [evil, evil]})
     parser = Strict()
-    parser.feed(page := write_report(results, tmp_path, floors=FLOORS).read_text("utf-8"))
+    parser.feed(page := write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8"))
     assert parser.open == [] and "<script" not in page
     assert evil in "".join(parser.text)
 
@@ -560,6 +564,21 @@ def test_terminal_tables_hold_every_arm(outcomes):
     text = console.export_text()
     for word in (*SKILL, *DOMAINS, "sentiment: accuracy", "recommendation: ndcg@10", "▼"):
         assert word in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_narrow_terminal_tables_lose_no_digit(outcomes, terminal):
+    """Fault: where a table is wider than the terminal, or than a log's 80 columns, its numbers and
+    intervals end in "…"."""
+    console = Console(width=60, record=True, file=io.StringIO(), force_terminal=terminal)
+    print_tables(outcomes.rows, console=console)
+    text = console.export_text()
+    assert "…" not in text
+    shown = [row for row in outcomes.rows if row.metric == "accuracy" and row.task == "sentiment"]
+    last = max(row.steps or 0 for row in shown)
+    for row in shown:
+        if (row.steps or 0) == last:
+            assert number(row.value) in text
 
 
 def test_readme_blocks_follow_the_results(outcomes, tmp_path):
@@ -586,7 +605,7 @@ def test_readme_blocks_follow_the_results(outcomes, tmp_path):
 
 
 def rows_of_waves():
-    """An arm and a floor at 5 and 10 points after 1 and 10 steps; error = points + steps / 100."""
+    """An arm and a baseline at 5 and 10 points after 1 and 10 steps: points + steps / 100."""
     return [
         Row(
             table="waves",
@@ -606,8 +625,8 @@ def rows_of_waves():
 
 
 def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
-    """Faults: the last step alone is shown, other shots are, a floor counts as an arm, the value in
-    print stands by another number."""
+    """Faults: the last step alone is shown, other shots are, a baseline counts as an arm, the value
+    in print stands by another number."""
     write(rows_of_waves(), {}, tmp_path, name="waves", command="x", config={}, seeds=[0])
     block = "<!-- table:waves metric=mse {} -->\n<!-- /table:waves -->"
     filled = fill(block.format("shots=5 steps=1,10"), tmp_path)
@@ -627,7 +646,7 @@ def test_a_difference_that_is_not_below_0_says_so(tmp_path):
     fields = {"table": "t", "domain": "10-dim", "task": "quadratic", "shots": None, "steps": 100}
     fields |= {"metric": "lstm_minus", "ci95_seeds": None, "episodes": 9, "seeds": 5}
     rows = [
-        Row(arm=arm, value=value, ci95=half, floor=None, published=None, **fields)
+        Row(arm=arm, value=value, ci95=half, baseline=None, published=None, **fields)
         for arm, value, half in (("sgd", -2.0, 0.3), ("adam", -0.2, 0.3), ("adamw", 1.0, 0.3))
     ]
     write(rows, {}, tmp_path, name="t", command="x", config={}, seeds=[0])
