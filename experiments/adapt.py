@@ -51,7 +51,7 @@ GRIDS = ("rates", "adam_rates", "penalties", "rule_factors")
 """Fields of the config's `adapt`: what validation chooses from."""
 
 OUTCOMES = "outcomes"
-"""In the folder of a run: what was judged, so that a comparison that was stopped goes on."""
+"""In the folder of a run: what was scored, so that a comparison that was stopped goes on."""
 
 
 class Choice(NamedTuple):
@@ -202,7 +202,7 @@ class Bench:
         split: str,
         rates: Mapping[Adaptation, float],
     ):
-        """Return what an arm that adapts in this way is judged by; see `Evaluator.run`."""
+        """Return what an arm that adapts in this way is scored by; see `Evaluator.run`."""
         together = self._ways[way]
         given = {one: float(rates.get(one, 1.0)) for one in together}
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
@@ -361,8 +361,8 @@ def compare(
                     way = _way(arm, kind, shots)
                     if way is None:
                         continue
-                    judged = [bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]]
-                    raw = jax.tree.map(lambda *seeds: np.stack(seeds), *judged)
+                    scored = [bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]]
+                    raw = jax.tree.map(lambda *seeds: np.stack(seeds), *scored)
                     add(raw, arm, domain, kind, shots, _steps(way))
                 show(done := done + 1, f"{kind}, {arm}")
             for domain in bench.held_out:

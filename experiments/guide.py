@@ -128,9 +128,9 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     ]
     # Generators, which keep no hold of a stage that `train` is done with.
     training = (partial(compile_stage, stages[name], like) for name in unfinished)
-    # Where all is trained, much is judged as well, and is read; the rest compiles in its turn.
-    judging = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
-    with in_background(chain(training, judging)):
+    # Where all is trained, much is scored as well, and is read; the rest compiles in its turn.
+    scoring = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
+    with in_background(chain(training, scoring)):
         trained = train(config, world, arms, stages, folders)
         metas = {arm: metas for arm, (metas, _) in trained.items()}
         comparison = compare(config, world, metas, of_kind)

@@ -186,7 +186,7 @@ def train_rule(
 def keeper(
     cell: FrozenConfigDict, setting: Setting, rule: Rule, folder: Path
 ) -> Callable[[TrainState], None]:
-    """Build what judges each checkpoint on the validation problems and keeps the best one."""
+    """Build what scores each checkpoint on the validation problems and keeps the best one."""
     path, score_of = folder / SCORES, validation_score(cell, setting, rule.transform)
 
     def keep(state: TrainState) -> None:
@@ -233,8 +233,8 @@ def cell_config(
     if transfer and transfer not in transfers:
         raise ConfigError(f"config.{problem}.transfer: there is no {transfer!r}")
     setting = section | transfers.get(transfer, {})
-    judged = ("seed", "least", "cap", "validation_problems", "test_problems")
-    cell = {name: setting.pop(name, config[name]) for name in judged}
+    scored = ("seed", "least", "cap", "validation_problems", "test_problems")
+    cell = {name: setting.pop(name, config[name]) for name in scored}
     cell["setting"] = setting
     if arm in HAND_MADE:
         return FrozenConfigDict(cell | {"rates": config.rates})

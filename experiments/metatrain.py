@@ -127,7 +127,7 @@ def _families(
     distributions = world.task_distributions(
         part, shots=max(section.shots), ranked=world.shape.candidates
     )
-    # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
+    # What holds its initialisation forgets nothing: its optimizer learns what it is scored on.
     kinds = config.adapt.arms[learner] if is_learned else tuple(distributions)
     distributions = {
         k: one for k, one in distributions.items() if section.weights[k] > 0 and k in kinds

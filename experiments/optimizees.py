@@ -1,4 +1,4 @@
-"""What a learned optimizer is trained and judged on, out of a config; and how it is judged."""
+"""What a learned optimizer is trained and scored on, out of a config; and how it is scored."""
 
 import functools
 import os
@@ -97,7 +97,7 @@ def _pictures(folder: Path | None, name: str) -> dict[str, dict[str, np.ndarray]
     }
 
 
-def judge(
+def score(
     setting: Setting,
     optimizer_of: Callable[[Any], optax.GradientTransformation],
     split: str,
@@ -127,19 +127,19 @@ def judge(
     return lambda made_of: np.asarray(losses(made_of, data, keys))
 
 
-def judge_cell(
+def score_cell(
     cell: FrozenConfigDict,
     setting: Setting,
     optimizer_of: Callable[[Any], optax.GradientTransformation],
     split: str,
 ) -> Callable[[Any], Float[np.ndarray, "problems losses"]]:
-    """Build `judge` for a cell of a table.
+    """Build `score` for a cell of a table.
 
     Args:
         cell: reads `seed`, `validation_problems` or `test_problems`, and `setting.chunk`.
-        setting, optimizer_of, split: as of `judge`.
+        setting, optimizer_of, split: as of `score`.
     """
-    return judge(
+    return score(
         setting,
         optimizer_of,
         split,
@@ -159,10 +159,10 @@ def validation_score(
     Learned optimizers are chosen by it and hand-made ones tuned.
 
     Args:
-        cell: reads `least`, `cap`, and what `judge_cell` reads.
-        setting, optimizer_of: as of `judge`.
+        cell: reads `least`, `cap`, and what `score_cell` reads.
+        setting, optimizer_of: as of `score`.
     """
-    losses = judge_cell(cell, setting, optimizer_of, "validation")
+    losses = score_cell(cell, setting, optimizer_of, "validation")
     return lambda made_of: float(log10_of(losses(made_of)[:, -1], cell.least, cell.cap).mean())
 
 

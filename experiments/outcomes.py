@@ -1,4 +1,4 @@
-"""Outcomes on disk: what was judged is not judged again by a command that is started anew."""
+"""Outcomes on disk: what was scored is not scored again by a command that is started anew."""
 
 import hashlib
 import time
@@ -39,16 +39,16 @@ def digest(*parts: Any) -> str:
 
 
 def kept(
-    path: Path, ways: Collection[Adaptation], judge: Callable[[], Outcome]
+    path: Path, ways: Collection[Adaptation], score: Callable[[], Outcome]
 ) -> tuple[Outcome, float]:
-    """Return an outcome, read from its file or judged and kept there, and the seconds it took.
+    """Return an outcome, read from its file or scored and kept there, and the seconds it took.
 
-    A file that is damaged is judged anew, and replaced.
+    A file that is damaged is scored anew, and replaced.
 
     Args:
         path: of the file, named for all that the outcome depends on.
         ways: whose outcomes it holds.
-        judge: what there is no such file of.
+        score: what there is no such file of.
     """
     try:
         found: dict[Adaptation, dict[str, np.ndarray]] = defaultdict(dict)
@@ -64,9 +64,9 @@ def kept(
     except FileNotFoundError:
         pass
     except (FileFault, LookupError, TypeError, ValueError) as error:
-        say(f"{path}: judged anew ({error})")
+        say(f"{path}: scored anew ({error})")
     begun = time.perf_counter()
-    outcome = judge()
+    outcome = score()
     seconds = time.perf_counter() - begun
     if is_first_process():
         arrays = {

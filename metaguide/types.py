@@ -29,7 +29,7 @@ class Episode(NamedTuple):
     Attributes:
         support: the labelled examples to adapt to, padded to the largest number of shots of the
             run and masked, in an order that makes one shot a prefix of five, five of ten.
-        query: the examples to be judged on; the same for every number of shots.
+        query: the examples to be scored on; the same for every number of shots.
         context: what belongs to the task and not to an example: tokens of the class names, the
             catalogue that a recommendation ranks.
     """
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
         loss: (params, encoded, batch, context) -> (scalar, metrics).
         predict: (params, encoded, batch, context) -> dict of arrays, leading axis examples.
         features: (encoded) -> [examples, width] array, for metric learners and probes.
-        judge: (outputs, query, context) -> dict of arrays, leading axis examples: what the metrics
+        score: (outputs, query, context) -> dict of arrays, leading axis examples: what the metrics
             of this kind of task are computed from.
         body: names of the parameter groups that `encode` reads.
         head: names of the parameter groups that `loss` and `predict` read beside `encoded`.
@@ -66,7 +66,7 @@ class Problem(NamedTuple):
     loss: Callable[..., tuple[Array, Metrics]]
     predict: Callable[..., Mapping[str, Array]]
     features: Callable[..., Array]
-    judge: Callable[..., Mapping[str, Array]]
+    score: Callable[..., Mapping[str, Array]]
     body: tuple[str, ...]
     head: tuple[str, ...]
     target: str

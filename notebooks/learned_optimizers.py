@@ -236,14 +236,14 @@ perceptrons = {
 }
 
 # %% [markdown]
-# All are judged on the same fresh functions. SGD (without momentum and with .9) and Adam get the
+# All are scored on the same fresh functions. SGD (without momentum and with .9) and Adam get the
 # best of 13 rates on validation functions, for either horizon by itself.
 
 # %%
 problems = 8 if tiny else 100
 
 
-def judged(optimizer_of, made_of):
+def scored(optimizer_of, made_of):
     """Return log10 of the losses [optimizers, problems, steps + 1] by split.
 
     Args:
@@ -270,7 +270,7 @@ def judged(optimizer_of, made_of):
 def tested(rule, thetas):
     """Return the losses on test functions of a rule with each θ, by its name."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *thetas.values())
-    return dict(zip(thetas, judged(rule.transform, stacked)["test"], strict=True))
+    return dict(zip(thetas, scored(rule.transform, stacked)["test"], strict=True))
 
 
 rates = np.float32([10 ** (third / 3) for third in range(-9, 4)])
@@ -280,7 +280,7 @@ for name, optimizer_of, tries in (
     ("Adam", optax.adam, rates),
 ):
     made_of = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tries)
-    found = judged(optimizer_of, made_of)
+    found = scored(optimizer_of, made_of)
     for horizon in (short, long):
         best = found["validation"][:, :, horizon].mean(1).argmin()
         tuned[f"{name}, for {horizon} steps"] = found["test"][best]
@@ -339,7 +339,7 @@ def momentum():
 
 
 # %% [markdown]
-# The same code trains and judges it, by truncated windows on long descents too. What it has learned
+# The same code trains and scores it, by truncated windows on long descents too. What it has learned
 # are two numbers that one can look at.
 
 # %%

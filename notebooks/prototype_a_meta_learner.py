@@ -165,7 +165,7 @@ def modulated(problem, width, size):
 # %% [markdown]
 # That is all of it: 29 lines with their docstrings, blank lines not counted.
 #
-# ## Training and judging
+# ## Training and scoring
 #
 # The same two functions serve every learner on both benchmarks. `span` steps are one call of the
 # compiled program. Test episodes depend on the seed and their number alone: all learners get the
@@ -191,8 +191,8 @@ def tested(distribution, learner, meta, score, *, shots, episodes, chunk):
     run = evaluator(distribution, {"": lambda rate: learner}, chunk).run
     keys, data = episode_keys(0, "test", episodes), jax.device_put(distribution.data)
     domains = range(len(distribution.domains))
-    judged = [run(meta, data, domain, shots, keys, {"": 0.0})[""] for domain in domains]
-    return np.concatenate([score(one).mean(-1) for one in judged], axis=1)
+    scored = [run(meta, data, domain, shots, keys, {"": 0.0})[""] for domain in domains]
+    return np.concatenate([score(one).mean(-1) for one in scored], axis=1)
 
 
 def compared(train, test, arms, score, training, testing, steps):
@@ -249,7 +249,7 @@ sine_metas, sine_scores = compared(
     sines,
     sines._replace(sample=wave_sampler(10, 100)),
     sine_arms,
-    lambda judged: judged["squared_error"],
+    lambda scored: scored["squared_error"],
     training={
         "optimizer": optax.adam(1e-3),
         "steps": 200 if reduced else 10_000,
@@ -342,7 +342,7 @@ _, scores = compared(
     train,
     test,
     arms,
-    lambda judged: judged["predicted"] == judged["target"],
+    lambda scored: scored["predicted"] == scored["target"],
     training={
         # Over one vector, which compiles faster than a kernel for each of a hundred leaves.
         "optimizer": optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))),

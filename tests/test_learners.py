@@ -104,7 +104,7 @@ def problem_of(body=True, way=WAY):
         loss=loss,
         predict=predict,
         features=lambda encoded: encoded,
-        judge=lambda outputs, query, context: outputs,
+        score=lambda outputs, query, context: outputs,
         body=("body",),
         head=("head",),
         target="label",

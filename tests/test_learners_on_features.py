@@ -22,7 +22,7 @@ def on_rows(way, shots, width=32, scale=1.0):
         loss=lambda *_: (jnp.zeros(()), {}),
         predict=lambda *_: {},
         features=lambda encoded: encoded,
-        judge=lambda *_: {},
+        score=lambda *_: {},
         body=(),
         head=(),
         target="label",

@@ -24,7 +24,7 @@ from metaguide.types import Learner, Params, TaskDistribution
 
 
 class Cell(NamedTuple):
-    """What is trained and judged, apart from its seed.
+    """What is trained and scored, apart from its seed.
 
     Attributes:
         name: of its folder, such as "5w1s/maml".
@@ -149,7 +149,7 @@ def at_once(config: FrozenConfigDict) -> int:
     return config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.seeds)
 
 
-def judged(
+def scored(
     distribution: TaskDistribution,
     learner_of: Callable[[Any], Learner],
     metas: Sequence[Params],
@@ -161,7 +161,7 @@ def judged(
     chunk: int,
     rates: tuple[float, ...] = (0.0,),
 ) -> list[dict[str, np.ndarray]]:
-    """Return what the problem's `judge` says of saved episodes.
+    """Return what the problem's `score` says of saved episodes.
 
     All is one program, compiled once.
 

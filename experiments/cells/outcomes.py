@@ -31,7 +31,7 @@ def outcome_of(
     Args:
         folder: of the cell and seed.
         config: what the cell depends on; it must be what it was in this folder.
-        compute: trains and judges.
+        compute: trains and scores.
     """
     if not is_finished(folder, config):
         found = dict(compute())
@@ -78,7 +78,7 @@ def _outcome_in(folder: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarra
         return {}
     except FileFault as error:
         raise ConfigError(
-            f"{path}: {error}; delete this file, and the cell is judged anew"
+            f"{path}: {error}; delete this file, and the cell is scored anew"
         ) from error
 
 
@@ -144,7 +144,7 @@ def outcomes_in(
                 raise ConfigError(
                     f"{folder / OUTCOME}: its {name!r} is of shape {list(one[name].shape)}, and "
                     f"another seed's of {list(first[name].shape)}; delete this file, and the cell "
-                    "is judged anew"
+                    "is scored anew"
                 )
     return {name: np.stack([one[name] for one in found.values()]) for name in names}
 

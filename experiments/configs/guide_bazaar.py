@@ -285,7 +285,7 @@ def get_config() -> ConfigDict:
         # recommendation encodes the catalogue once a program. On a GPU, all of them.
         "chunk": {"classification": 1, "sentiment": 1, "questions": 1, "recommendation": 25},
         # Tuned for each arm and kind of task on the validation domains, with as many values each.
-        "validation_episodes": 10,  # by which each of these is judged
+        "validation_episodes": 10,  # by which each of these is scored
         "rates": SGD_RATES,  # of gradient descent, tuned on validation
         "adam_rates": ADAM_RATES,  # of Adam, tuned on validation
         # Of a learned optimizer's updates, tuned on validation: it serves all kinds of task, and

@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         task: the task.
-        arm: the arm that is judged; None where baselines alone were scored.
+        arm: the arm that is scored; None where baselines alone were scored.
         warning: what must be said first: the arm is below the best baseline; empty where it is not.
         use: the sentence that says what to use.
         more: sentences on its scores, what it beats and does not beat, and what it costs.

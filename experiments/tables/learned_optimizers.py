@@ -3,7 +3,7 @@
 METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.learned_optimizers
 python -m experiments.tables.learned_optimizers --config.problem=quadratic --config.learner=lstm
 
-Trains and judges what is not finished in the work folder, then writes the whole table:
+Trains and scores what is not finished in the work folder, then writes the whole table:
 `results.json`, and a picture of the losses on the way down. Hand-made optimizers are tuned anew in
 each setting; learned ones are as they were trained.
 """
@@ -22,7 +22,7 @@ from experiments.config_files import ConfigError
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
 from experiments.learn_optimizer import TRAINED, cell_config, rule_named, train_rule
 from experiments.modules import COMMANDS
-from experiments.optimizees import judge_cell, log10_of, setting_of
+from experiments.optimizees import log10_of, score_cell, setting_of
 from experiments.reports.layout import MINUS
 from experiments.reports.terminal import print_tables
 from experiments.tables.pictures import descents
@@ -52,7 +52,7 @@ def computing(
     optimizer_of = (
         scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
     )
-    losses = judge_cell(cell, setting, optimizer_of, "test")
+    losses = score_cell(cell, setting, optimizer_of, "test")
 
     def compute(seed: int) -> dict[str, np.ndarray]:
         if arm not in HAND_MADE:
@@ -142,7 +142,7 @@ def half_of(apart: np.ndarray) -> float | None:
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train, tune and judge what is asked for and not finished, then write the table."""
+    """Train, tune and score what is asked for and not finished, then write the table."""
     arms = arms_asked_for(config)
     if config.problem and config.problem not in config.problems:
         known = ", ".join(config.problems)

@@ -2,7 +2,7 @@
 
 python -m experiments.tables.omniglot --config.way=5 --config.shot=1 --config.learner=maml
 
-Trains and judges what is asked for and not finished in the work folder, then writes the table of
+Trains and scores what is asked for and not finished in the work folder, then writes the table of
 all that is: `results.json`, and a picture of the learning curves.
 """
 
@@ -18,7 +18,7 @@ import optax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
-from experiments.cells.cell import Cell, at_once, judged, train_cell, way_back
+from experiments.cells.cell import Cell, at_once, scored, train_cell, way_back
 from experiments.cells.config import arms_asked_for, learners_in, method_of, read_by, settings_of
 from experiments.cells.outcomes import (
     check_cells,
@@ -58,7 +58,7 @@ PUBLISHED_INDUCTIVE = {
     "reptile": {"5w1s": 0.9539, "5w5s": 0.9890, "20w1s": 0.8814, "20w5s": 0.9665},
     "prototypical": {"5w1s": 0.988, "5w5s": 0.997, "20w1s": 0.960, "20w5s": 0.989},
 }
-"""The same without what queries say about one another. Prototypical networks were judged by
+"""The same without what queries say about one another. Prototypical networks were scored by
 averages over training, which nothing here keeps; ours take the support's statistics."""
 
 NO_NORM = "none"
@@ -187,11 +187,11 @@ def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def correct(config: FrozenConfigDict, distribution: TaskDistribution, arm, own, metas, shot: int):
-    """Return of each of the metas what it is judged by, bool [steps, episodes, queries]."""
+    """Return of each of the metas what it is scored by, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
     given = settings_of(arm, at_test, steps, config.channels)
-    return judged(
+    return scored(
         distribution,
         lambda rate: method_of(arm).at_test(distribution.problem, given),
         metas,
@@ -204,14 +204,14 @@ def correct(config: FrozenConfigDict, distribution: TaskDistribution, arm, own, 
 
 
 def baseline_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, np.ndarray]:
-    """Return what the nearest mean picture is judged by, bool [1, episodes, queries]."""
+    """Return what the nearest mean picture is scored by, bool [1, episodes, queries]."""
     problem = problem_of(config, "stride", way, "transductive")
     problem = problem._replace(
         init=lambda key: {"head": {}},
         encode=lambda params, batch, context, key: batch["image"].reshape(len(batch["image"]), -1),
     )
     distribution = family_of(table, problem, way, shot, shot, "transductive")
-    (found,) = judged(
+    (found,) = scored(
         distribution,
         lambda rate: prototypical(problem, 1.0),
         [{"params": {}}],
@@ -274,7 +274,7 @@ def _row(config, arm, task, shot, metric, right, finite, baseline) -> Row:
 
 
 def finish_cell(config: FrozenConfigDict, workdir: Path, tables, arm: str, way: int, shot: int):
-    """Train and judge the seeds of a cell that are not finished, as many at once as is fast."""
+    """Train and score the seeds of a cell that are not finished, as many at once as is fast."""
     folders = [workdir / f"{way}w{shot}s" / arm / f"seed{seed}" for seed in range(config.seeds)]
     todo = [n for n, folder in enumerate(folders) if not is_finished(folder, read_by(config, arm))]
     for first in range(0, len(todo), size := at_once(config)):
@@ -286,7 +286,7 @@ def finish_cell(config: FrozenConfigDict, workdir: Path, tables, arm: str, way: 
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train and judge what is asked for and not finished, then write the table."""
+    """Train and score what is asked for and not finished, then write the table."""
     if config.precision not in PRECISIONS:
         raise ConfigError(
             f"config.precision is {config.precision!r}; there are {', '.join(PRECISIONS)}"

@@ -3,7 +3,7 @@
 python -m experiments.tables.sinusoid
 python -m experiments.tables.sinusoid --config.learner=maml --config.seeds=1
 
-Trains and judges what is not finished in the work folder, then writes the whole table:
+Trains and scores what is not finished in the work folder, then writes the whole table:
 `results.json`, and pictures of learning curves and of fits before and after adaptation.
 """
 
@@ -17,7 +17,7 @@ import optax
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
-from experiments.cells.cell import Cell, judged, train_cell, way_back
+from experiments.cells.cell import Cell, scored, train_cell, way_back
 from experiments.cells.config import arms_asked_for, method_of, read_by, settings_of
 from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.config_files import ConfigError
@@ -105,7 +105,7 @@ def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, fol
         distribution = TaskDistribution(("waves",), waves(), wave_sampler(shots, shots), problem)
         learner_of = partial(learner_at_test, config, arm, problem)
         ask = partial(
-            judged, distribution, learner_of, [meta], shots=shots, seed=config.seed, chunk=100
+            scored, distribution, learner_of, [meta], shots=shots, seed=config.seed, chunk=100
         )
         if arm == "pretrained":
             rate = best_rate(config, ask)
@@ -224,7 +224,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train and judge what is asked for and not finished, then write the table."""
+    """Train and score what is asked for and not finished, then write the table."""
     arms = arms_asked_for(config)
     if max(config.shown_steps) > config.test_steps:
         raise ConfigError(

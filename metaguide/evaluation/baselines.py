@@ -1,7 +1,7 @@
 """Baselines by scikit-learn, on the very same examples as the arms.
 
 An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
-baseline returns what an arm is judged by, arrays [1, 1, episodes, queries]: one seed, no steps.
+baseline returns what an arm is scored by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
 
 Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite

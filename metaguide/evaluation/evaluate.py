@@ -1,4 +1,4 @@
-"""Adaptation to held-out domains, judged on the same saved episodes for every learner."""
+"""Adaptation to held-out domains, scored on the same saved episodes for every learner."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ class Evaluator(NamedTuple):
     Attributes:
         compile: (meta, data) -> None; compiles ahead of the first run, in any thread.
         run: (meta, data, domain, shots, keys [episodes], rates by way) -> by way, what the
-            problem's `judge` returns, each numpy [observations, episodes, queries]; the
+            problem's `score` returns, each numpy [observations, episodes, queries]; the
             observations are before the first step and after each one.
     """
 
@@ -65,7 +65,7 @@ def evaluator(
     mesh = local_mesh() if mesh is None else mesh
     chunk = -(-chunk // mesh.size) * mesh.size
 
-    def adapt_and_judge(meta, data, domain, shots, keys, rates):
+    def adapt_and_score(meta, data, domain, shots, keys, rates):
         learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
 
         def one(key):
@@ -75,7 +75,7 @@ def evaluator(
             def outcome(learner: Learner):
                 def observe(adapted):
                     outputs = learner.predict(adapted, episode.query, episode.context)
-                    return distribution.problem.judge(outputs, episode.query, episode.context)
+                    return distribution.problem.score(outputs, episode.query, episode.context)
 
                 return learner.adapt(meta, episode.support, episode.context, own_key, observe)[1]
 
@@ -83,7 +83,7 @@ def evaluator(
 
         return jax.vmap(one, out_axes=1)(split_tasks(keys, mesh))
 
-    program = Program(adapt_and_judge)
+    program = Program(adapt_and_score)
 
     def arguments(meta, data, domain: int, shots: int, keys, rates: Mapping[Any, float]):
         numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)

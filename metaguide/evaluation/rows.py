@@ -45,7 +45,7 @@ class Scoring(NamedTuple):
         """Return the mean of the foremost metric after the last step.
 
         Args:
-            raw: of one seed, arrays [steps + 1, episodes, queries], as `Problem.judge` gives them.
+            raw: of one seed, arrays [steps + 1, episodes, queries], as `Problem.score` gives them.
         """
         counted = raw["mask"][-1]
         last = {name: leaf[-1][counted] for name, leaf in raw.items() if name != "mask"}

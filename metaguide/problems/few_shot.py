@@ -27,7 +27,7 @@ def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> P
         initialiser: of the head's kernel; normal with variance 2 / width by default.
 
     Returns:
-        A problem whose batches hold `x`, `y` [points, 1] and `mask`; it judges by
+        A problem whose batches hold `x`, `y` [points, 1] and `mask`; it scores by
         `squared_error`.
     """
     features, init = _parts(model, jnp.zeros((1, 1)), 1, initialiser or _HE)
@@ -46,12 +46,12 @@ def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> P
         mean = masked_mean(error, batch["mask"])
         return mean, {"mse": mean}
 
-    def judge(outputs, query: Batch, context) -> dict[str, Array]:
+    def score(outputs, query: Batch, context) -> dict[str, Array]:
         del context
         error = jnp.square(outputs["y"] - query["y"])[:, 0]
         return {"squared_error": error, "mask": query["mask"], "id": query["id"]}
 
-    return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "y")
+    return Problem(init, encode, loss, predict, _same, score, ("body",), ("head",), "y")
 
 
 def classification_of_pictures(
@@ -73,7 +73,7 @@ def classification_of_pictures(
         side: of the pictures, pixels.
 
     Returns:
-        A problem whose batches hold `image`, `label` and `mask`; it judges by `correct`, where one
+        A problem whose batches hold `image`, `label` and `mask`; it scores by `correct`, where one
         of equal logits is drawn by the query's `id`.
 
     Raises:
@@ -108,7 +108,7 @@ def classification_of_pictures(
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    def judge(outputs, query: Batch, context) -> dict[str, Array]:
+    def score(outputs, query: Batch, context) -> dict[str, Array]:
         del context
         logits = outputs["logits"]
         chosen = highest(logits, query["id"]).astype(query["label"].dtype)
@@ -116,7 +116,7 @@ def classification_of_pictures(
         right = {"correct": (chosen == query["label"]) & finite, "finite": finite}
         return right | {"mask": query["mask"], "id": query["id"]}
 
-    return Problem(init, encode, loss, predict, _same, judge, ("body",), ("head",), "label", way)
+    return Problem(init, encode, loss, predict, _same, score, ("body",), ("head",), "label", way)
 
 
 def inductive(sample: Callable[..., Episode]) -> Callable[..., Episode]:

@@ -18,7 +18,7 @@ from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
-from metaguide.tasks.problem import encode_examples, judge_classes, problem_of, use_head
+from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome, Task
 from metaguide.types import Batch, Params, Problem
@@ -70,7 +70,7 @@ def classification(model: GuideModel, way: int) -> Problem:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    return problem_of(model, NAME, encode, loss, predict, judge_classes, way, pictures=True)
+    return problem_of(model, NAME, encode, loss, predict, score_classes, way, pictures=True)
 
 
 def categories_of(products: Iterable[Product]) -> tuple[str, ...]:

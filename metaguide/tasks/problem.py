@@ -18,7 +18,7 @@ def problem_of(
     encode: Callable[..., Any],
     loss: Callable[..., Any],
     predict: Callable[..., Mapping[str, Array]],
-    judge: Callable[..., Mapping[str, Array]],
+    score: Callable[..., Mapping[str, Array]],
     way: int | None = None,
     pictures: bool = False,
 ) -> Problem:
@@ -27,7 +27,7 @@ def problem_of(
     Args:
         model: the guide's.
         name: of the task, and of its head's parameter group.
-        encode, loss, predict, judge, way: as in `Problem`; what is encoded has a `vector`.
+        encode, loss, predict, score, way: as in `Problem`; what is encoded has a `vector`.
         pictures: whether its examples may have pictures.
     """
     return Problem(
@@ -36,7 +36,7 @@ def problem_of(
         loss=loss,
         predict=predict,
         features=lambda encoded: encoded["vector"],
-        judge=judge,
+        score=score,
         body=model.encoder.groups(pictures),
         head=(name,),
         target="label",
@@ -62,7 +62,7 @@ def use_head(model: GuideModel, params: Params, task: str, method: str, *args: A
     return model.apply({"params": params}, task, method, *args, method="head")
 
 
-def judge_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
     """Return `predicted` and `target` as classes of the domain, `finite`, `mask` and `id`.
 
     Logits that are not finite predict class -1, which no example is of. Of equal logits one is

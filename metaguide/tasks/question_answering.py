@@ -42,7 +42,7 @@ def questions(model: GuideModel, longest: int) -> Problem:
     Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
     tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
     those that hold the answer weigh one together, and those that do not weigh one. The best answer
-    of all windows is predicted; where the batch has `id`, as when it is judged, one of equals is
+    of all windows is predicted; where the batch has `id`, as when it is scored, one of equals is
     drawn, "no answer" being one of them, so that constant scores get what chance gets.
     """
 
@@ -84,10 +84,10 @@ def questions(model: GuideModel, longest: int) -> Problem:
         flat = start.reshape(-1, length), end.reshape(-1, length), first.ravel(), last.ravel()
         return span_loss(*flat, mask.ravel(), weights)
 
-    return problem_of(model, NAME, encode, loss, predict, judge_spans)
+    return problem_of(model, NAME, encode, loss, predict, score_spans)
 
 
-def judge_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
     """Return `em` and `f1` of what each answer says, `answerable` and `finite`.
 
     The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`. Span

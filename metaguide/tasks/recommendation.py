@@ -127,10 +127,10 @@ def recommendation(model: GuideModel) -> Problem:
         out = predict(params, encoded, batch, context)
         return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
 
-    return problem_of(model, NAME, encode, loss, predict, judge_ranks, pictures=True)
+    return problem_of(model, NAME, encode, loss, predict, score_ranks, pictures=True)
 
 
-def judge_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
     """Return the `rank` (from 1) of the product taken, and `finite`.
 
     A product tied with t others gets one of the t + 1 places by a draw. Where the score of a

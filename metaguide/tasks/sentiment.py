@@ -15,7 +15,7 @@ from metaguide.models.heads import SentimentHead
 from metaguide.objectives.tasks import sentiment_loss
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
-from metaguide.tasks.problem import encode_examples, judge_classes, problem_of, use_head
+from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome, Task
 from metaguide.types import Batch, Params, Problem
@@ -56,7 +56,7 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
             stars_weight=stars_weight,
         )
 
-    return problem_of(model, NAME, encode, loss, predict, judge_classes, way=2)
+    return problem_of(model, NAME, encode, loss, predict, score_classes, way=2)
 
 
 def _labelled(domain: Domain, reading: Reading, picked: Sequence[Review] | None) -> Labelled:

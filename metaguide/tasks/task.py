@@ -13,7 +13,7 @@ from metaguide.tasks.serving import Adapted, Reading
 from metaguide.types import Problem, TaskDistribution
 
 Outcome = tuple[str, int, Mapping[str, np.ndarray]]
-"""A baseline's name, the shots it had, and what it is scored by, as `Problem.judge` returns it."""
+"""A baseline's name, the shots it had, and what it is scored by, as `Problem.score` returns it."""
 
 
 class Shape(NamedTuple):

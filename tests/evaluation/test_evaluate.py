@@ -20,7 +20,7 @@ def loss(params, encoded, batch, context):
     return jnp.where(batch["mask"], each, 0).sum() / count, {}
 
 
-def judge(outputs, query, context):
+def score(outputs, query, context):
     return {
         "logits": outputs["logits"],
         "target": context["classes"][query["label"]],
@@ -35,7 +35,7 @@ PROBLEM = Problem(
     loss=loss,
     predict=lambda params, encoded, batch, context: {"logits": encoded @ params["head"]["w"]},
     features=lambda encoded: encoded,
-    judge=judge,
+    score=score,
     body=("body",),
     head=("head",),
     target="label",
@@ -120,7 +120,7 @@ def test_evaluation_is_the_plain_loop(distribution, meta, keys, traced, sample):
                     w - rate * x.T @ ((error @ v.T) * (1 - hidden**2)),
                     v - rate * hidden.T @ error,
                 )
-            expected = judge({"logits": 0}, episode.query, episode.context)
+            expected = score({"logits": 0}, episode.query, episode.context)
             for name in ("target", "mask", "id"):
                 for step in range(STEPS + 1):
                     np.testing.assert_array_equal(found[name][step, index], expected[name])

@@ -45,7 +45,7 @@ def with_arms(config, *arms):
 @pytest.mark.slow
 def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
     """Faults: without shots only the ways are laid out that arms adapt in with shots; an arm with a
-    learned optimizer is judged on examples of its own, another optimizer than its own adapts it, or
+    learned optimizer is scored on examples of its own, another optimizer than its own adapts it, or
     the outcome of another one is taken for its own; an arm that holds the parameters of multi-task
     training has a row without shots."""
     config, world = shop
@@ -73,19 +73,19 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, 
 
 
 def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
-    """Faults: a finished comparison is judged anew; a damaged file, or that of another outcome put
+    """Faults: a finished comparison is scored anew; a damaged file, or that of another outcome put
     in its place, is an error or another result; what an outcome depends on is not in its name."""
     ways = (NOTHING, ALL_BY_SGD)
     outcome = {
         way: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)} for n, way in enumerate(ways)
     }
-    judged = []
+    scored = []
 
     def again(path):
-        found, seconds = kept(path, ways, lambda: judged.append(path) or outcome)
+        found, seconds = kept(path, ways, lambda: scored.append(path) or outcome)
         assert seconds >= 0
         jax.tree.map(np.testing.assert_array_equal, dict(found), outcome)
-        return len(judged)
+        return len(scored)
 
     one, other = tmp_path / "kept" / "one.npz", tmp_path / "kept" / "other.npz"
     assert again(one) == again(one) == 1
@@ -101,7 +101,7 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
     ):
         one.write_bytes(damage(one.read_bytes()))
         assert again(one) == again(one) == 3 + number
-    assert capsys.readouterr().out.count("one.npz: judged anew (") == 5
+    assert capsys.readouterr().out.count("one.npz: scored anew (") == 5
     names = {
         digest("a", {"w": np.ones(2)}),
         digest("a", {"w": np.ones((1, 2))}),

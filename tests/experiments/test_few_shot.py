@@ -146,7 +146,7 @@ def test_a_damaged_outcome_is_one_line(tmp_path, damage):
                 "other": other.read_bytes(),
             }[damage]
         )
-    words = f"{cell}: .*; delete this file, and the cell is judged anew"
+    words = f"{cell}: .*; delete this file, and the cell is scored anew"
     with pytest.raises(ConfigError, match=words):
         outcomes_in(tmp_path, "5w1s/a", 1)
     with pytest.raises(ConfigError, match=words):
@@ -212,7 +212,7 @@ def test_an_outcome_of_something_else_is_one_clear_error(tmp_path, how):
     is of another cell, table or config; a pipe hangs."""
     path = an_outcome(tmp_path)
     SPOILT[how](path)
-    with pytest.raises(ConfigError, match="delete this file, and the cell is judged") as error:
+    with pytest.raises(ConfigError, match="delete this file, and the cell is scored") as error:
         outcomes_in(tmp_path, "5w1s/a", 1, ["mse5"])
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
@@ -273,7 +273,7 @@ def test_medians_and_steps_that_are_no_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_waves_runs(tmp_path, capsys):
-    """Faults: an arm cannot be trained or judged; the table is not collected from several commands;
+    """Faults: an arm cannot be trained or scored; the table is not collected from several commands;
     a second start trains again; a picture is not drawn."""
     flags = ("--config.preset=tiny", "--config.initialisers=('truncated',)", "--config.seeds=1")
     for arm in ("maml", "reptile", "imaml", "pretrained"):
@@ -328,7 +328,7 @@ def test_rows_of_characters_count_what_diverged(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_omniglot_runs(tmp_path, drawn):
-    """Faults: an arm cannot be trained or judged, the two kinds of statistics are one, the baseline
+    """Faults: an arm cannot be trained or scored, the two kinds of statistics are one, the baseline
     is not asked the same queries, a metric learner trained at more ways is asked at as many."""
     flags = ("--config.preset=tiny", "--config.test_episodes=8")
     # One of each kind; the waves have imaml, and all are built in a test above.
@@ -375,7 +375,7 @@ def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, mess
 
 @pytest.mark.slow
 def test_seeds_at_once_are_those_alone(tmp_path, drawn):
-    """Faults: seeds trained in one program get another one's start or episodes, or are judged with
+    """Faults: seeds trained in one program get another one's start or episodes, or are scored with
     another one's parameters; learners that are named twice are rows twice."""
     flags = ["--config.preset=tiny", "--config.seeds=2", "--config.learner=maml"]
     flags += [

@@ -26,7 +26,7 @@ from experiments.learn_optimizer import (
     train_rule,
 )
 from experiments.learn_optimizer import main as learn
-from experiments.optimizees import Setting, judge, log10_of, setting_of
+from experiments.optimizees import Setting, log10_of, score, setting_of
 from experiments.reports.layout import falls_short
 from experiments.tables import learned_optimizers as table
 from metaguide.evaluation.results import read
@@ -71,7 +71,7 @@ def test_the_best_rate_and_schedule_are_taken():
     )
     assert tuned(config, squares(), "sgd") == (0.5, "constant", -9.0)
     # The second step of the cosine has half the rate: x ← x (1 − 2 · .5) (1 − 2 · .25).
-    found = judge(squares(2), scheduled("sgd", 2), "test", seed=0, problems=1, chunk=1)
+    found = score(squares(2), scheduled("sgd", 2), "test", seed=0, problems=1, chunk=1)
     np.testing.assert_allclose(found(made_of(0.25, "cosine")), [[16, 4, 2.25]])
     np.testing.assert_allclose(found(made_of(0.25, "constant")), [[16, 4, 1]])
 
@@ -87,7 +87,7 @@ def test_a_constant_schedule_is_optax_at_that_rate(arm):
         "adamw": optax.adamw(0.1),
     }[arm]
     of_rate = scheduled(arm, 5)
-    ask = partial(judge, squares(5), split="test", seed=0, problems=1, chunk=1)
+    ask = partial(score, squares(5), split="test", seed=0, problems=1, chunk=1)
     found = ask(of_rate)(made_of(0.1, "constant"))
     np.testing.assert_allclose(found, ask(lambda _: expected)(0), rtol=1e-5)
 
@@ -144,7 +144,7 @@ def test_every_model_learns_its_pictures(changes, monkeypatch):
     monkeypatch.setattr("experiments.optimizees._pictures", lambda root, name: splits)
     section = config_of().mnist.to_dict() | changes | {"horizon": 20, "batch": 20}
     setting = setting_of(FrozenConfigDict(section))
-    losses = judge(setting, lambda rate: optax.adam(rate), "test", seed=0, problems=1, chunk=1)(
+    losses = score(setting, lambda rate: optax.adam(rate), "test", seed=0, problems=1, chunk=1)(
         0.03
     )
     np.testing.assert_allclose(losses[0, 0], np.log(10), rtol=1e-4)
@@ -207,7 +207,7 @@ def test_the_full_estimator_is_one_window():
 @pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path):
     """Faults: the last one is, or that of another step; scores of a run before are forgotten; a
-    finished run is trained or judged again; the command or the rule is not kept."""
+    finished run is trained or scored again; the command or the rule is not kept."""
     config = config_of("--config.quadratic.train.mlp.log_every=4")
     trained = train_rule(config, "quadratic", "mlp", 0, tmp_path)
     folder = folder_of(tmp_path, "quadratic", "mlp", 0)
@@ -218,7 +218,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     last = restore_meta(folder / FOLDER, {"rule": trained.theta})["rule"]
     same = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), trained.theta, last))
     assert all(same) == (step == 4)
-    losses = judge(
+    losses = score(
         setting_of(config.quadratic),
         trained.rule.transform,
         "validation",
@@ -238,7 +238,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.slow
 def test_a_lesson_comes_first(tmp_path):
-    """Faults: training begins at random after its lesson, the lesson's checkpoints are judged, its
+    """Faults: training begins at random after its lesson, the lesson's checkpoints are scored, its
     setting is the training's own, or it is taken again."""
     config = config_of().to_dict()
     own = config["quadratic"]["train"]["mlp"]
@@ -271,7 +271,7 @@ def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):
 
 
 def test_a_cell_depends_on_its_own_arm_alone():
-    """Faults: another arm's rate makes a cell unfinished; its own does not; a transfer is judged
+    """Faults: another arm's rate makes a cell unfinished; its own does not; a transfer is scored
     as in training; a hand-made arm depends on a rule's training."""
     config = config_of()
     other = config_of("--config.quadratic.train.lstm.rate=1.0", "--config.rules.lstm.hidden=1")
@@ -355,7 +355,7 @@ def test_rows_of_finished_cells(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_runs_and_is_taken_up_again(tmp_path, capsys):
-    """Faults: an arm cannot be trained or judged on a problem, a number is missing, a second start
+    """Faults: an arm cannot be trained or scored on a problem, a number is missing, a second start
     computes again, cells of another config are mixed."""
     arms = ("lstm", "rnn", "hyper", "mlp", "sgd", "adam")
     config = config_of().to_dict() | {"problems": ("quadratic",), "learners": arms}

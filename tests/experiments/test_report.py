@@ -316,7 +316,7 @@ def test_right_answers_are_counted_and_wrong_ones_stay_shown():
     assert drawn.count('class="card question"') == 4
 
 
-def judged(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **more):
+def scored(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **more):
     """Sentiment of arms that are right in shares of the same examples; by arm, or (arm, domain)."""
     rows, scores = [], {}
     ids = np.random.default_rng(0).permutation(episodes * queries).reshape(episodes, queries)
@@ -373,7 +373,7 @@ def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_cost
     skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.3, "zero-shot": 0.6}
     methods = chosen(scratch=(0.99, 0.001), maml=(0.8, 0.021), ridge=(0.7, 0.004))
     baselines = {"majority": 0.5, "tf-idf": 0.6}
-    found, more = concluded(judged(skills | baselines, methods=methods))
+    found, more = concluded(scored(skills | baselines, methods=methods))
     assert (found.arm, found.warning, found.use) == ("maml", "", "Use maml.")
     why = "Validation chose maml, tuned to 0.1, with accuracy .800 on its domains"
     assert f"{why}, behind scratch, which does not serve." in more
@@ -386,11 +386,11 @@ def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_cost
 def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_recommended():
     """Fault: a lead within the interval, or a tie, that reads as a success."""
     skills = {"maml": 0.52, "majority": 0.5}
-    found, more = concluded(judged(skills, methods=chosen(maml=(0.9, 0.02))))
+    found, more = concluded(scored(skills, methods=chosen(maml=(0.9, 0.02))))
     assert found.use == "No method is shown to be above majority; use that."
     assert found.warning == ""
     assert "No difference is shown to majority on toys." in more and "It beats" not in more
-    tie = judged({"maml": 0.5, "majority": 0.5})
+    tie = scored({"maml": 0.5, "majority": 0.5})
     found, _ = concluded(tie)
     assert found.use == "No method is above majority; use that." and found.warning == ""
 
@@ -398,7 +398,7 @@ def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_r
 def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
     """Fault: the reader is told to use what a baseline without training beats."""
     skills = {"maml": 0.3, "ridge": 0.25, "majority": 0.6, "tf-idf": 0.5}
-    results = judged(skills, methods=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
+    results = scored(skills, methods=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
     found, more = concluded(results)
     assert found.arm == "ridge"
     assert found.warning == (
@@ -411,7 +411,7 @@ def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
     page = write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8")
     assert page.index(found.warning) < page.index(found.use) < page.index("It is below majority")
     # An arm above the baseline that was not chosen is no advice: the test domains chose it.
-    better = judged(skills | {"maml": 0.95}, methods=results.methods)
+    better = scored(skills | {"maml": 0.95}, methods=results.methods)
     found, more = concluded(better)
     assert found.use == "Use majority: ridge is not above it."
     assert "Above the best baseline is maml on toys, but the held-out domains alone say so." in more
@@ -420,7 +420,7 @@ def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
 def test_domains_on_which_a_baseline_is_as_good_are_told_apart():
     """Fault: one domain stands for all."""
     skills = {"maml": 0.9, "majority": 0.5, ("majority", "books"): 0.99}
-    found, more = concluded(judged(skills, ("toys", "books"), methods=chosen(maml=(0.9, None))))
+    found, more = concluded(scored(skills, ("toys", "books"), methods=chosen(maml=(0.9, None))))
     assert found.use == "Use maml on toys, and majority on books."
     assert "It beats majority on toys." in more and "It is below majority on books." in more
     assert "What maml costs was not measured: its outcomes are of an earlier run." in more
@@ -430,14 +430,14 @@ def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp
     """Faults: no report of older results; the best arm on the held-out domains passes for what
     validation chose; costs that nobody measured."""
     skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.99, "majority": 0.5}
-    found, more = concluded(judged(skills))
+    found, more = concluded(scored(skills))
     assert (found.arm, found.use) == ("ridge", "Use ridge.")
     assert "What validation chose is not recorded here" in more and "flatters" in more
     assert "cost" not in more
-    page = write_report(judged(skills), tmp_path, baselines=BASELINES).read_text("utf-8")
+    page = write_report(scored(skills), tmp_path, baselines=BASELINES).read_text("utf-8")
     assert "What validation chose, and what it costs" not in page
     # Without the scores of single examples either, the values decide, and that is said.
-    found, more = concluded(judged(skills)._replace(scores={}))
+    found, more = concluded(scored(skills)._replace(scores={}))
     assert found.use == "Use ridge."
     assert "It scores above majority on toys." in more and "It beats" not in more
     assert "no proof" in more
@@ -446,27 +446,27 @@ def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp
 def test_an_arm_that_diverged_says_so_and_comes_after_those_that_did_not():
     """Faults: what is not finite goes unsaid in the verdict; a diverged arm is called the best."""
     skills = {"maml": 0.9, "ridge": 0.8, "majority": 0.5}
-    found, _ = concluded(judged(skills, lost={"maml": 1}))
+    found, _ = concluded(scored(skills, lost={"maml": 1}))
     assert found.arm == "ridge"
     methods = chosen(maml=(0.9, 0.02), ridge=(0.7, 0.01))
     methods[0]["diverged"] = 0.25
-    found, _ = concluded(judged(skills, methods=methods))
+    found, _ = concluded(scored(skills, methods=methods))
     assert found.arm == "ridge"
-    found, more = concluded(judged(skills, lost={"maml": 1}, methods=methods[:1]))
+    found, more = concluded(scored(skills, lost={"maml": 1}, methods=methods[:1]))
     assert found.arm == "maml" and "1 of 20 episodes diverged on toys." in more
     assert "25% of its validation outcomes were not finite." in more
 
 
 def test_a_single_episode_of_one_seed_has_no_interval_and_proves_nothing():
     """Fault: a difference without an interval counts as one beyond it, or ends the report."""
-    found, more = concluded(judged({"maml": 0.9, "majority": 0.5}, episodes=1))
+    found, more = concluded(scored({"maml": 0.9, "majority": 0.5}, episodes=1))
     assert "It scores above majority on toys." in more and "no proof" in more
     assert "The accuracy of maml is .900 on toys at 5 shots." in more
 
 
 def test_baselines_alone_have_a_verdict(tmp_path):
     """Fault: a table without any method ends the report."""
-    results = judged({"majority": 0.5, "tf-idf": 0.7})
+    results = scored({"majority": 0.5, "tf-idf": 0.7})
     found, _ = concluded(results)
     assert found.arm is None
     assert found.use == "Baselines alone were scored here; the best is tf-idf."
@@ -477,7 +477,7 @@ def test_baselines_alone_have_a_verdict(tmp_path):
 
 def test_zero_shot_is_paired_on_the_examples_that_both_have():
     """Fault: examples that count once without shots are paired with others, or not at all."""
-    results = judged({"maml": 0.9, "zero-shot": 0.6, "majority": 0.5})
+    results = scored({"maml": 0.9, "zero-shot": 0.6, "majority": 0.5})
     # As in a table where examples recur: without shots the later ones are left out.
     for name, cell in results.scores.items():
         if "/zero-shot/" in name and "score" in cell:
@@ -527,7 +527,7 @@ def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
     (nameless,) = confusions(results._replace(classes={}), "classification", "maml")
     assert nameless.names == ("class 0", "class 2")
     assert confusions(results, "questions", "maml") == []
-    assert confusions(judged({"maml": 0.5}), "sentiment", "maml")[0].names == (
+    assert confusions(scored({"maml": 0.5}), "sentiment", "maml")[0].names == (
         "negative",
         "positive",
     )
@@ -549,7 +549,7 @@ def test_names_are_escaped_wherever_the_report_says_them(tmp_path):
     """Fault: the name of an arm, a domain or a class is read as HTML."""
     evil = "<script>&\"'"
     skills = {evil: 0.4, "zero-shot": 0.3, "majority": 0.6, "tf-idf": 0.5}
-    results = judged(skills, (evil,), methods=chosen(**{evil: (0.9, 0.01)}))
+    results = scored(skills, (evil,), methods=chosen(**{evil: (0.9, 0.01)}))
     results = results._replace(seeds=(), classes={evil: [evil, evil]})
     parser = Strict()
     parser.feed(page := write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8"))

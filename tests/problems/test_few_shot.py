@@ -118,7 +118,7 @@ def test_judged_right_is_the_highest_logit():
     problem = of_pictures()
     query = {name: leaf[:2] for name, leaf in episode().query.items()}
     query["label"] = jnp.asarray([2, 0], jnp.int32)
-    found = problem.judge({"logits": jnp.asarray([[0.0, 1, 2], [0, 1, 2]])}, query, ())
+    found = problem.score({"logits": jnp.asarray([[0.0, 1, 2], [0, 1, 2]])}, query, ())
     np.testing.assert_array_equal(found["correct"], [True, False])
 
 
@@ -190,7 +190,7 @@ def test_regression_counts_masked_points_for_nothing():
     loss, metrics = problem.loss(own, encoded, batch, ())
     expected = np.mean([(predicted[0, 0] - 1) ** 2, (predicted[1, 0] - 2) ** 2])
     np.testing.assert_allclose([loss, metrics["mse"]], expected, rtol=1e-6)
-    errors = problem.judge({"y": predicted}, batch, ())["squared_error"]
+    errors = problem.score({"y": predicted}, batch, ())["squared_error"]
     np.testing.assert_allclose(errors, (predicted - batch["y"])[:, 0] ** 2, rtol=1e-6)
 
 
@@ -198,13 +198,13 @@ def test_regression_counts_masked_points_for_nothing():
 def test_pictures_judged_by_constant_nan_and_single_logits():
     """Faults: equal logits are always the first class, which a class-ordered batch may hold most
     of; NaN is the first class; one class is none."""
-    many, judge = 3000, of_pictures().judge
+    many, score = 3000, of_pictures().score
     query = {"label": jnp.zeros(many, jnp.int32), "mask": jnp.ones(many, bool)}
     query["id"] = jnp.arange(many)
-    found = judge({"logits": jnp.zeros((many, WAY))}, query, ())
+    found = score({"logits": jnp.zeros((many, WAY))}, query, ())
     assert 0.3 < found["correct"].mean() < 0.37 and found["finite"].all()
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
-        found = judge({"logits": jnp.zeros((many, WAY)).at[:9, 0].set(bad)}, query, ())
+        found = score({"logits": jnp.zeros((many, WAY)).at[:9, 0].set(bad)}, query, ())
         assert not found["correct"][:9].any() and not found["finite"][:9].any()
         assert found["finite"][9:].all()
-    assert judge({"logits": jnp.zeros((many, 1))}, query, ())["correct"].all()
+    assert score({"logits": jnp.zeros((many, 1))}, query, ())["correct"].all()

@@ -19,9 +19,9 @@ from metaguide.models.guide import GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
 from metaguide.tasks import RECOMMENDATION, Reading, Shape, guide_model, task_distributions
 from metaguide.tasks.classification import classification
-from metaguide.tasks.problem import judge_classes
-from metaguide.tasks.question_answering import judge_spans, question_rows, questions
-from metaguide.tasks.recommendation import judge_ranks, recommendation
+from metaguide.tasks.problem import score_classes
+from metaguide.tasks.question_answering import question_rows, questions, score_spans
+from metaguide.tasks.recommendation import recommendation, score_ranks
 from metaguide.tasks.sentiment import sentiment
 from metaguide.types import OUT
 
@@ -234,7 +234,7 @@ def test_classes_are_judged_as_the_domain_numbers_them():
     """Fault: slots of two episodes, which mean different classes, are compared with each other."""
     batch, context = task("classification")
     logits = jnp.asarray(np.eye(WAY)[[1, 1, 2, 0, 1, 2]])
-    found = judge_classes({"logits": logits}, batch, context)
+    found = score_classes({"logits": logits}, batch, context)
     assert found["predicted"].tolist() == [0, 0, 2, 4, 0, 2]
     assert found["target"].tolist() == [4, 0, 2, 4, 0, 2]
     assert found["mask"].tolist() == batch["mask"].tolist()
@@ -265,9 +265,9 @@ def test_spans_are_judged_as_strings(tokenizer, pairs):
     outputs = {"window": np.zeros(4, int), "start": said[:, 0], "end": said[:, 1]}
     outputs["finite"] = np.ones(4, bool)
     given = jax.tree.map(jnp.asarray, ({**outputs, "finite": np.zeros(4, bool)}, query))
-    lost = judge_spans(*given, {})
+    lost = score_spans(*given, {})
     assert not lost["em"].any() and not lost["f1"].any()  # not even where there is no answer
-    found = jax.device_get(jax.jit(judge_spans)(*jax.tree.map(jnp.asarray, (outputs, query)), {}))
+    found = jax.device_get(jax.jit(score_spans)(*jax.tree.map(jnp.asarray, (outputs, query)), {}))
     for row, (said, right) in enumerate(pairs):
         said, right = (" ".join(WORDS[a : b + 1]).split() for a, b in (said, right))
         assert found["em"][row] == (said == right)
@@ -304,7 +304,7 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
         said = {"window": (window, 0), "start": (at, 0), "end": (rows["end"][0, window], 0)}
         outputs = {name: jnp.asarray(np.array(values)) for name, values in said.items()}
         outputs["finite"] = jnp.ones(2, bool)
-        found = problem.judge(outputs, batch, {})
+        found = problem.score(outputs, batch, {})
         assert found["em"].tolist() == found["f1"].tolist() == [1, 0]
         assert found["answerable"].tolist() == [True, True]
     encoded = jax.jit(problem.encode)(params, batch, {}, None)
@@ -380,7 +380,7 @@ def test_ranks_are_those_of_a_sorted_list(seed, levels):
     item = rng.integers(0, 6, 5).astype(np.int32)
     candidates = rng.random((5, 6)) < 0.7
     query = {"item": item, "mask": np.ones(5, bool), "id": np.arange(5)}
-    found = jax.jit(judge_ranks)(
+    found = jax.jit(score_ranks)(
         jax.tree.map(jnp.asarray, {"scores": scores, "candidates": candidates}),
         jax.tree.map(jnp.asarray, query),
         {},
@@ -398,7 +398,7 @@ def ranked(scores, item, **changes):
     outputs = {"scores": scores, "candidates": np.ones(scores.shape, bool)} | changes
     query = {"item": item, "mask": np.ones(rows, bool), "id": np.arange(rows)}
     given = jax.tree.map(jnp.asarray, (outputs, query))
-    return jax.device_get(jax.jit(judge_ranks)(*given, {}))
+    return jax.device_get(jax.jit(score_ranks)(*given, {}))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -427,7 +427,7 @@ def test_constant_scores_get_what_chance_gets():
     logits = jnp.zeros((rows, 5))
     query = {"label": jnp.zeros(rows, jnp.int32), "mask": jnp.ones(rows, bool)}
     context = {"classes": jnp.arange(5)}
-    chosen = judge_classes({"logits": logits}, query | {"id": jnp.arange(rows)}, context)
+    chosen = score_classes({"logits": logits}, query | {"id": jnp.arange(rows)}, context)
     counts = np.bincount(chosen["predicted"], minlength=5)
     assert counts.min() > 700 and counts.max() < 900  # 800 each
 
@@ -436,7 +436,7 @@ def test_a_single_candidate_is_ranked_first_and_a_single_class_is_right():
     """Fault: with nothing to choose from there is no rank, or a draw among none."""
     assert ranked(np.zeros((3, 1), np.float32), np.zeros(3, int))["rank"].tolist() == [1, 1, 1]
     query = {"label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool), "id": jnp.arange(2)}
-    found = judge_classes({"logits": jnp.zeros((2, 1))}, query, {"classes": jnp.asarray([9])})
+    found = score_classes({"logits": jnp.zeros((2, 1))}, query, {"classes": jnp.asarray([9])})
     assert found["predicted"].tolist() == [9, 9]
 
 
@@ -455,7 +455,7 @@ def test_a_single_candidate_that_is_not_finite_is_the_worst_outcome(bad):
 
 
 def asked_for_spans(tokenizer, start, end, questions_=None):
-    """What `questions` answers and is judged by, where the model's span scores are given."""
+    """What `questions` answers and is scored by, where the model's span scores are given."""
     asked = questions_ or [Question("q", "", "b c d", None)] * len(start)
     rows = question_rows(asked, tokenizer, 12, "d", longest=3)
     many = len(asked)
@@ -467,7 +467,7 @@ def asked_for_spans(tokenizer, start, end, questions_=None):
     said = dict(zip(("window", "start", "end"),
                     span_predict(start, end, exists, 3, query["id"]), strict=True))  # fmt: skip
     said["finite"] = (jnp.isfinite(start) & jnp.isfinite(end)).all((1, 2))
-    return said, jax.device_get(judge_spans(said, query, {}))
+    return said, jax.device_get(score_spans(said, query, {}))
 
 
 @pytest.mark.slow
@@ -477,12 +477,12 @@ def test_constant_span_scores_get_what_chance_gets(tokenizer):
     # [CLS], [SEP] of the empty question, three words, [SEP]: text is at 2, 3 and 4.
     scores = np.full((many, 12), OUT)
     scores[:, [0, 2, 3, 4]] = 0.5
-    said, judged = asked_for_spans(tokenizer, scores, scores)
+    said, scored = asked_for_spans(tokenizer, scores, scores)
     found = Counter(zip(*(np.asarray(said[name]).tolist() for name in ("start", "end")),
                         strict=True))  # fmt: skip
     assert set(found) == {(0, 0), (2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (4, 4)}
     assert all(330 < count < 530 for count in found.values())  # 429 each
-    assert 0.11 < judged["em"].mean() < 0.18 and judged["finite"].all()
+    assert 0.11 < scored["em"].mean() < 0.18 and scored["finite"].all()
     # Only what is level is drawn: two spans here, and the one behind them never.
     scores[:, 0], scores[:, 4] = -3, -3
     said, _ = asked_for_spans(tokenizer, scores, scores)
@@ -500,9 +500,9 @@ def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
     query = {**rows, "mask": np.ones(many, bool), "id": np.arange(many)}
     query = jax.tree.map(jnp.asarray, query)
     outputs = problem.predict(flat, problem.encode(flat, query, {}, None), query, {})
-    judged = problem.judge(outputs, query, {})
-    assert 0.05 < judged["em"].mean() < 0.25 and judged["finite"].all()
-    # Where nobody judges, as when a guide serves, it has no answer.
+    scored = problem.score(outputs, query, {})
+    assert 0.05 < scored["em"].mean() < 0.25 and scored["finite"].all()
+    # Where nobody scores, as when a guide serves, it has no answer.
     del query["id"]
     outputs = problem.predict(flat, problem.encode(flat, query, {}, None), query, {})
     assert not outputs["start"].any()
@@ -515,9 +515,9 @@ def test_span_scores_that_are_not_finite_answer_nothing(tokenizer, bad):
     scores = np.zeros((3, 12))
     scores[0] = bad
     scores[1, 0] = bad
-    said, judged = asked_for_spans(tokenizer, scores, np.zeros((3, 12)))
-    assert judged["finite"].tolist() == [False, False, True]
-    assert judged["em"][:2].tolist() == judged["f1"][:2].tolist() == [0, 0]
+    said, scored = asked_for_spans(tokenizer, scores, np.zeros((3, 12)))
+    assert scored["finite"].tolist() == [False, False, True]
+    assert scored["em"][:2].tolist() == scored["f1"][:2].tolist() == [0, 0]
 
 
 def test_a_single_span_is_answered_where_it_scores_higher(tokenizer):
@@ -525,8 +525,8 @@ def test_a_single_span_is_answered_where_it_scores_higher(tokenizer):
     one = [Question(str(row), "", "b", (0, 1)) for row in range(3)]
     scores = np.full((3, 12), OUT)
     scores[:, 2], scores[:, 0] = 1, [0, 2, 0]
-    said, judged = asked_for_spans(tokenizer, scores, scores, one)
-    assert judged["em"].tolist() == [1, 0, 1] and np.asarray(said["start"]).tolist() == [2, 0, 2]
+    said, scored = asked_for_spans(tokenizer, scores, scores, one)
+    assert scored["em"].tolist() == [1, 0, 1] and np.asarray(said["start"]).tolist() == [2, 0, 2]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -534,7 +534,7 @@ def test_logits_that_are_not_finite_are_of_no_class(bad):
     """Fault: the place of the first NaN is taken for a class, which may be the right one."""
     logits = jnp.asarray([[bad, bad], [0.0, bad], [1.0, 0.0]], jnp.float32)
     query = {"label": jnp.zeros(3, jnp.int32), "mask": jnp.ones(3, bool), "id": jnp.arange(3)}
-    found = judge_classes({"logits": logits}, query, {"classes": jnp.asarray([4, 7])})
+    found = score_classes({"logits": logits}, query, {"classes": jnp.asarray([4, 7])})
     assert found["predicted"].tolist() == [-1, -1, 4]
     assert found["finite"].tolist() == [False, False, True]
 

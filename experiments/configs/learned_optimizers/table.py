@@ -109,7 +109,7 @@ def training(meta_steps: int, rate: float, tasks: int, **more: Any) -> dict[str,
         "clip": 1.0,  # of the norm of the meta-gradient
         "span": 1,  # meta-steps a call of the program
         "log_every": meta_steps // 20,  # meta-steps between two lines of metrics
-        "validate_every": meta_steps // 20,  # meta-steps between two checkpoints, each judged
+        "validate_every": meta_steps // 20,  # meta-steps between two checkpoints, each scored
     } | more
 
 
@@ -174,14 +174,14 @@ def get_config() -> ConfigDict:
         "dim": 10,  # of the quadratics
         "variant": "paper",  # of the quadratics: paper or released
         "horizon": 100,  # steps that an optimizer takes
-        "chunk": 128,  # problems side by side where an optimizer is judged
+        "chunk": 128,  # problems side by side where an optimizer is scored
         "train": {
             "lstm": training(4000, 3e-3, 128, span=50),
             "rnn": training(4000, 3e-3, 128, span=50),
             "hyper": training(4000, 3e-3, 128, span=50),
             "mlp": training(4000, 3e-3, 128, span=50),
         },
-        # What is other than in training, where the trained rules are judged too.
+        # What is other than in training, where the trained rules are scored too.
         "transfer": {
             "longer": {"horizon": 200},
             "longest": {"horizon": 1000},
