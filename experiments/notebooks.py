@@ -5,6 +5,7 @@ outputs and pictures. `--only=guide` chooses. Paths, times and what a machine sa
 left out, so that a run elsewhere changes the results alone.
 """
 
+import argparse
 import base64
 import copy
 import io
@@ -16,14 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
-from absl import app, flags
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
 from metaguide.files import atomic_write
-
-_ONLY = flags.DEFINE_list("only", [], "Names of the notebooks to run; all by default.")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,15 +114,17 @@ def _anonymous(text: str, folder: Path) -> str:
     return _TIME.sub("… ", text)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Run the notebooks and write them back."""
-    del argv
+    parser = argparse.ArgumentParser(description="Run the notebooks and keep their outputs.")
+    parser.add_argument("--only", default="", help="names of notebooks, with commas between them")
+    only = [name for name in parser.parse_args().only.split(",") if name]
     paths = {path.stem: path for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
-    if unknown := set(_ONLY.value) - set(paths):
+    if unknown := set(only) - set(paths):
         sys.exit(f"--only={min(unknown)}: there are {', '.join(paths)}")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     env.pop("MPLBACKEND", None)
-    for name in _ONLY.value or paths:
+    for name in only or paths:
         with tempfile.TemporaryDirectory() as folder:
             notebook = nbformat.read(paths[name], as_version=4)
             found = executed(notebook, "default", Path(folder), env)
@@ -134,4 +134,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -246,14 +246,14 @@ def test_padding_of_a_history_takes_no_time(guide, history):
 def test_users_are_the_equation(guide, history):
     """Catches weights that grow with age, or groups of channels that share a rate."""
     model, params = guide
-    head = params["recommendation"]
+    mine = params["recommendation"]
     vectors, mask = history
-    silent = {**head, "out": jax.tree.map(jnp.zeros_like, head["out"])}
+    silent = {**mine, "out": jax.tree.map(jnp.zeros_like, mine["out"])}
     changed = (model, {**params, "recommendation": silent})
     users = np.asarray(head(changed, "recommendation", "users", vectors, mask))
     products = np.asarray(head(guide, "recommendation", "products", vectors[mask]))
-    items = np.concatenate([head["start"][None], products])
-    rates = np.repeat(np.exp(head["log_rate"]), WIDTH // 4)
+    items = np.concatenate([mine["start"][None], products])
+    rates = np.repeat(np.exp(mine["log_rate"]), WIDTH // 4)
     for t, row in enumerate(users[np.concatenate([[0], 1 + np.flatnonzero(mask)])]):
         weights = np.exp(-np.arange(t, -1, -1)[:, None] * rates)
         np.testing.assert_allclose(

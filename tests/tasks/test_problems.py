@@ -585,7 +585,9 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
 
 def test_families_that_cannot_be_are_errors(tokenizer):
     """Fault: an unknown kind is passed over; too large a shape gives wrong episodes."""
-    make = partial(distributions, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3))
+    make = partial(
+        task_distributions, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3)
+    )
     with pytest.raises(ValueError, match="unknown task 'ranking'; there are classif"):
         make(SHAPE, ["ranking"])
     with pytest.raises(EpisodeError, match="domain books, classification: 3-way 2-shot"):
