@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metaguide.data.catalogue import CatalogueError, Domain, Product
+from metaguide.data.catalogue import CatalogueError, Domain, Product, checked_example
 from metaguide.data.encoding import Table, labelled_table, product_rows, stack
 from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
@@ -215,4 +215,6 @@ CLASSIFICATION = Task(
     baselines=_baselines,
     adapt=partial(labelled.adapt, LABELLING),
     predict=partial(labelled.predict, LABELLING),
+    checked=checked_example,
+    picked=partial(labelled.picked, "products", "category", "category"),
 )

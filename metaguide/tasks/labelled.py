@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.data.catalogue import Domain
+from metaguide.data.catalogue import Domain, checked_part
 from metaguide.data.encoding import Table
 from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.models.guide import GuideModel
@@ -163,6 +163,26 @@ def predict(
     del shots, top
     outputs = ask(adapted, labelling.rows(examples, server.reading, domain.name))
     return labelling.answers(outputs, examples, server.reading, adapted.classes)
+
+
+def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[Any, ...]:
+    """Check examples that were picked by hand to adapt to.
+
+    Args:
+        part: of a domain that they could stand in, such as "reviews".
+        label: the field of an example that has its label.
+        what: a message calls it.
+        examples: of one type.
+
+    Raises:
+        CatalogueError: a field is not as it would be read.
+        ValueError: an example has no label.
+    """
+    checked = checked_part("support", part, examples)
+    for one in checked:
+        if getattr(one, label) is None:
+            raise ValueError(f"support: {one.id!r} has no {what} to adapt to; add it")
+    return checked
 
 
 def queried_rows(batch: Mapping[str, np.ndarray]) -> np.ndarray:

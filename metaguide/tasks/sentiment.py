@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.data.catalogue import Domain, Review
+from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation.rows import Scoring, agreement
@@ -161,5 +161,7 @@ SENTIMENT = Task(
     baselines=_baselines,
     adapt=partial(labelled.adapt, LABELLING),
     predict=partial(labelled.predict, LABELLING),
+    checked=checked_example,
+    picked=partial(labelled.picked, "reviews", "label", "sentiment or stars but 3"),
     classes=CLASSES,
 )
