@@ -122,7 +122,9 @@ def _families(config: FrozenConfigDict, world: World, learner: str) -> dict[str,
     families = world.families(part, shots=max(section.shots), ranked=world.shape.candidates)
     # What holds its initialisation forgets nothing: its optimizer learns what it is judged on.
     kinds = config.adapt.arms[learner] if is_learned else tuple(families)
-    families = {k: one for k, one in families.items() if section.weights[k] > 0 and k in kinds}
+    families = {
+        k: one for k, one in families.items() if k in kinds and section.weights.get(k, 0) > 0
+    }
     if not families:
         raise ConfigError(
             f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
