@@ -336,12 +336,9 @@ LABELLING = Labelling(
     name=NAME,
     of_domain=_labelled,
     rows=_rows,
-    table=_table,
-    context=lambda classes, reading: {},
     problem=_problem,
-    start=lambda params, classes: params,
-    described=str,
     answers=_answers,
+    table=_table,
 )
 
 QUESTIONS = Task(
