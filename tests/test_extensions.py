@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
@@ -101,7 +100,8 @@ def test_a_task_is_a_file_and_a_line(monkeypatch):
     guide = Guide(model, tokenizer, LENGTHS, 4, {task.name: Serving(meta, "head-only", 0.1, 2)})
     adapted = guide.adapt(lamps, shots=2)
     asked = [description(colour, f"a {colour} a") for colour in ("green", "red", "blue")]
-    assert [one.colour for one in adapted.predict(asked)] == ["green", "red", "blue"]
+    found: Any = adapted.predict(asked)
+    assert [one.colour for one in found] == ["green", "red", "blue"]
     assert len(adapted.adapted[task.name].chosen) == 6
     picked = [description(f"my {c}", f"a {c} b", c) for c in ("red", "green", "blue")]
     by_hand = guide.adapt(lamps, support=picked).adapted[task.name]
@@ -138,10 +138,11 @@ def test_a_source_is_a_file_and_an_entry(monkeypatch, tmp_path):
     example("a source", vars(module))
     found = re.search(rf'`("{name}": .*?)`', PAPER.read_text("utf-8"))
     assert found is not None
-    config = ConfigDict({"data": {"world": name, "folder": str(tmp_path), "sources": ()}})
-    config.data.update({"validation": ("books",), "held_out": ("toys",)})
+    data = {"world": name, "folder": str(tmp_path)}
+    data |= {"sources": (), "validation": ("books",), "held_out": ("toys",)}
+    config = FrozenConfigDict({"data": data})
     with pytest.raises(ConfigError, match="world=reviews_csv: no such world"):
-        sources.read(FrozenConfigDict(config), tmp_path)
+        sources.read(config, tmp_path)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for field, ranges in eval(f"{{{found[1]}}}", {"text": text}).items():
         monkeypatch.setitem(sources.FIELDS, field, ranges)  # pyright: ignore
@@ -149,12 +150,12 @@ def test_a_source_is_a_file_and_an_entry(monkeypatch, tmp_path):
     table = tmp_path / "reviews.csv"
     lines = ["domain,text,stars", 'toys,"It broke, at once.",1', "books,Fine,5", "phones,好,4.5"]
     table.write_text("\n".join(lines), "utf-8")
-    parts = sources.read(FrozenConfigDict(config), tmp_path)
+    parts = sources.read(config, tmp_path)
     assert parts.held_out == (Domain("toys", reviews=(Review("r1", "It broke, at once.", 1.0),)),)
     assert [one.name for one in (*parts.sources, *parts.validation)] == ["phones", "books"]
     table.write_text("\n".join([*lines, "phones,So so,7"]), "utf-8")
     with pytest.raises(CatalogueError, match=r"domain phones: reviews\[1\]: field 'stars'"):
-        sources.read(FrozenConfigDict(config), tmp_path)
+        sources.read(config, tmp_path)
 
 
 @pytest.mark.slow
@@ -174,9 +175,9 @@ def test_an_encoder_is_a_file():
     family = families(model, [domain], reading, shape, ["sentiment"])["sentiment"]
     params = init_params(model, jax.random.key(0))
     tokens = jnp.asarray(tokenizer.encode(["good", "bad"], 12).tokens)
-    encoding = model.apply({"params": params}, tokens, method="encode")
+    encoding: Any = model.apply({"params": params}, tokens, method="encode")
     assert encoding.vector.shape == (2, 8) and encoding.states.shape == (2, 12, 8)
-    logits = model.apply({"params": params}, encoding.states, method="language_logits")
+    logits: Any = model.apply({"params": params}, encoding.states, method="language_logits")
     assert logits.shape == (2, 12, tokenizer.size)
 
     episode = family.sample(jax.tree.map(jnp.asarray, family.data), 0, 2, jax.random.key(1))
@@ -221,8 +222,8 @@ def test_a_method_is_an_entry(monkeypatch):
         for one in (test, method.at_test(problem, Settings(steps=2, learning_rate=0.01)))
     ]
     jax.tree.map(np.testing.assert_array_equal, *both)
-    section = guide_bazaar.get_config().adapt
-    assert _grid(FrozenConfigDict(section), method.adaptation) == section.rates
+    rates = guide_bazaar.get_config().adapt.rates
+    assert _grid(FrozenConfigDict({"rates": rates}), method.adaptation) == rates
 
 
 @pytest.mark.slow
