@@ -35,7 +35,6 @@ from metaguide.methods import (
     method_named,
 )
 from metaguide.optimizers import Rule
-from metaguide.optimizers.stored import RULES
 from metaguide.parallel import replicate, tasks_mesh
 from metaguide.run_config import Served
 from metaguide.tasks import TASKS
@@ -412,13 +411,10 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
 def _grid(section: FrozenConfigDict, way: Adaptation) -> tuple[float, ...]:
     """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
-    by_field = {
-        "rates": ("sgd",),
-        "adam_rates": ("adam",),
-        "penalties": ("ridge", "logistic"),
-        "rule_factors": tuple(RULES),
-    }
-    return next((section[field] for field, by in by_field.items() if way.by in by), ())
+    if not way.tuned:
+        return ()
+    grids = {"learning_rate": "rates", "penalty": "penalties", "factor": "rule_factors"}
+    return section["adam_rates" if way.by == "adam" else grids[way.tuned]]
 
 
 def _way(name: str, kind: str, shots: int) -> Adaptation | None:

@@ -130,7 +130,7 @@ def _families(
     # What holds its initialisation forgets nothing: its optimizer learns what it is scored on.
     kinds = config.adapt.arms[learner] if is_learned else tuple(distributions)
     distributions = {
-        k: one for k, one in distributions.items() if section.weights[k] > 0 and k in kinds
+        k: one for k, one in distributions.items() if k in kinds and section.weights.get(k, 0) > 0
     }
     if not distributions:
         raise ConfigError(

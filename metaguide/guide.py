@@ -20,8 +20,6 @@ from metaguide.data.catalogue import (
     Question,
     Review,
     checked_domain,
-    checked_example,
-    checked_part,
     read_domain,
 )
 from metaguide.data.encoding import Lengths
@@ -48,9 +46,6 @@ from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
 
 Support = Iterable[Product | Review | Question]
-
-ASKED: Mapping[type, str] = {task.asks: name for name, task in TASKS.items()}
-"""Which task an example asks for, by its type."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,6 +172,8 @@ class AdaptedGuide:
     def predict(self, batch: Iterable[Question]) -> list[Answer]: ...
     @overload
     def predict(self, batch: Iterable[History], top: int | None = None) -> list[Ranking]: ...
+    @overload
+    def predict(self, batch: Iterable[Any], top: int | None = None) -> list[Any]: ...
     def predict(self, batch, top=None):
         """Predict for a batch of one type, of any size.
 
@@ -196,7 +193,7 @@ class AdaptedGuide:
         examples = asked(batch)
         if not examples:
             return []
-        name = ASKED[type(examples[0])]
+        name = _asking()[type(examples[0])]
         if name not in self.adapted:
             reason = "; ".join(self.notes.get(name, ()))
             raise ValueError(f"domain {self.domain.name} has no answers of {name}: {reason}")
@@ -282,25 +279,33 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
 
 def _picked(support: Any) -> dict[str, list[Any]]:
     """Return examples that were picked by hand, checked, by their kind of task."""
+    asking = {made: name for made, name in _asking().items() if TASKS[name].picked is not None}
+    *some, last = (_several(made).lower() for made in asking)
+    known = f"{', '.join(some)} and {last}"
     if isinstance(support, str | bytes | Mapping) or not isinstance(support, Iterable):
-        raise ValueError(
-            f"support is {reprlib.repr(support)}; give a list of products, reviews and questions"
-        )
+        raise ValueError(f"support is {reprlib.repr(support)}; give a list of {known}")
     picked: dict[str, list[Any]] = {}
     for one in support:
-        kind = ASKED.get(type(one))
-        if kind is None or kind == "recommendation":
-            raise ValueError(
-                f"support holds a {type(one).__name__}; give products, reviews and questions"
-            )
-        picked.setdefault(kind, []).append(one)
-    checked = {k: list(checked_part("support", TASKS[k].part, rows)) for k, rows in picked.items()}
-    for kind, label in (("classification", "category"), ("sentiment", "label")):
-        for one in checked.get(kind, ()):
-            if getattr(one, label) is None:
-                what = "category" if kind == "classification" else "sentiment or stars but 3"
-                raise ValueError(f"support: {one.id!r} has no {what} to adapt to; add it")
+        if type(one) not in asking:
+            raise ValueError(f"support holds a {type(one).__name__}; give {known}")
+        picked.setdefault(asking[type(one)], []).append(one)
+    checked: dict[str, list[Any]] = {}
+    for name, examples in picked.items():
+        check = TASKS[name].picked
+        assert check is not None
+        checked[name] = list(check(examples))
     return checked
+
+
+def _asking() -> dict[type, str]:
+    """Return which task an example asks for, by its type."""
+    return {task.asks: name for name, task in TASKS.items()}
+
+
+def _several(made: type) -> str:
+    """Return what messages call several examples of a type."""
+    name = made.__name__
+    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -320,7 +325,8 @@ def asked(batch: Any) -> list[Any]:
     """Return what a batch asks about, checked, with pictures as the reader makes them.
 
     Args:
-        batch: any iterable of products, reviews, questions or histories of one type.
+        batch: any iterable of products, reviews, questions or histories, or of what else a task
+            asks about, of one type.
 
     Returns:
         The examples without their labels.
@@ -328,31 +334,17 @@ def asked(batch: Any) -> list[Any]:
     Raises:
         ValueError: it is no such iterable, or a field of an example cannot be read.
     """
-    if isinstance(batch, (*ASKED, str, bytes, Mapping)) or not isinstance(batch, Iterable):
+    asking = _asking()
+    if isinstance(batch, (*asking, str, bytes, Mapping)) or not isinstance(batch, Iterable):
         raise ValueError(
             f"a batch is a list, such as predict([product]); got one {type(batch).__name__}"
         )
     examples = list(batch)
     types = {type(one) for one in examples}
-    if len(types) > 1 or not types <= set(ASKED):
+    if len(types) > 1 or not types <= set(asking):
         names = ", ".join(sorted(one.__name__ for one in types))
-        raise ValueError(
-            f"a batch holds Products, Reviews, Questions or Histories of one type; got {names}"
-        )
+        *some, last = map(_several, asking)
+        raise ValueError(f"a batch holds {', '.join(some)} or {last} of one type; got {names}")
     return [
-        _checked_history(f"batch[{row}]", one)
-        if isinstance(one, History)
-        else checked_example(f"batch[{row}]", one)
-        for row, one in enumerate(examples)
+        TASKS[asking[type(one)]].checked(f"batch[{row}]", one) for row, one in enumerate(examples)
     ]
-
-
-def _checked_history(where: str, history: History) -> History:
-    products = history.products
-    if isinstance(products, str | bytes | Mapping) or not isinstance(products, Iterable):
-        raise ValueError(f"{where}: products is {reprlib.repr(products)}; give a tuple of ids")
-    products = tuple(products)
-    for one in (history.user, *products):
-        if not isinstance(one, str):
-            raise ValueError(f"{where}: {reprlib.repr(one)} is no id; users and products are texts")
-    return History(history.user, products)

@@ -587,7 +587,7 @@ def test_arguments_that_are_wrong_are_one_error_before_anything_compiles(
     probe, arguments, message, monkeypatch
 ):
     """Fault: a wrong argument ends in a raw error, late and deep inside."""
-    monkeypatch.setattr("metaguide.tasks.serving.adaptation", None)
+    monkeypatch.setattr("metaguide.tasks.serving.adaptation_of", None)
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(probe).adapt(**{"domain": ONLY_PRODUCTS, **arguments})
     assert "\n" not in str(error.value)

@@ -34,7 +34,8 @@ PENALTIES = (0.3, 3.0, 30.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
 ADAPTED = ("classification", "sentiment", "questions")
 CLASSES = ("classification", "sentiment")
-ALL = ("classification", "sentiment", "questions", "recommendation")
+ALL = (*ADAPTED, "recommendation")
+"""The tasks that a guide is trained on; a new one goes into `ADAPTED`."""
 
 
 ARMS = (
@@ -283,7 +284,7 @@ def get_config() -> ConfigDict:
         "steps": 3,  # of gradient descent at test
         # Episodes side by side in a program. One is fastest on a CPU, which runs a program a core;
         # recommendation encodes the catalogue once a program. On a GPU, all of them.
-        "chunk": {"classification": 1, "sentiment": 1, "questions": 1, "recommendation": 25},
+        "chunk": {kind: 25 if kind == "recommendation" else 1 for kind in ALL},
         # Tuned for each arm and kind of task on the validation domains, with as many values each.
         "validation_episodes": 10,  # by which each of these is scored
         "rates": SGD_RATES,  # of gradient descent, tuned on validation

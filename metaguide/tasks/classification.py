@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metaguide.data.catalogue import CatalogueError, Domain, Product
+from metaguide.data.catalogue import CatalogueError, Domain, Product, checked_example
 from metaguide.data.encoding import Table, labelled_table, product_rows, stack
 from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
@@ -185,12 +185,12 @@ LABELLING = Labelling(
     name=NAME,
     of_domain=_labelled,
     rows=_rows,
+    problem=_problem,
+    answers=_answers,
     table=_table,
     context=_context,
-    problem=_problem,
     start=with_slots,
     described=lambda name: f"category {name!r}",
-    answers=_answers,
     lacking="no product has a category, so there are none to tell apart; add some",
     is_ordered=False,
 )
@@ -215,4 +215,6 @@ CLASSIFICATION = Task(
     baselines=_baselines,
     adapt=partial(labelled.adapt, LABELLING),
     predict=partial(labelled.predict, LABELLING),
+    checked=checked_example,
+    picked=partial(labelled.picked, "products", "category", "category"),
 )

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.data.catalogue import Domain
-from metaguide.data.encoding import Table
+from metaguide.data.catalogue import Domain, checked_part
+from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
@@ -36,13 +36,14 @@ class Labelling(NamedTuple):
         of_domain: (domain, reading, picked) -> its labelled examples; `picked` are examples that
             take the place of the domain's, or None.
         rows: (examples, reading, domain's name) -> the fields of their rows, without the label.
-        table: (of each domain, its name and labelled examples; reading, always, scored) -> the
-            table of episodes.
-        context: (classes, reading) -> the context of a task in serving.
         problem: as in `Task`.
+        answers: (outputs, examples, reading, classes) -> what `predict` returns.
+        table: (of each domain, its name and labelled examples; reading, always, scored) -> the
+            table of episodes; by default their rows and labels, of classes that are the same in
+            every domain.
+        context: (classes, reading) -> the context of a task in serving.
         start: (params, number of classes) -> what adaptation starts from.
         described: a class's name -> what messages call it.
-        answers: (outputs, examples, reading, classes) -> what `predict` returns.
         lacking: what is missing where a domain has no class; None where it always has.
         needs_all: whether adaptation needs examples of every class.
         is_ordered: whether the slots of an episode keep the order of the classes.
@@ -51,12 +52,12 @@ class Labelling(NamedTuple):
     name: str
     of_domain: Callable[[Domain, Reading, Sequence[Any] | None], Labelled]
     rows: Callable[[Sequence[Any], Reading, str], Table]
-    table: Callable[..., Table]
-    context: Callable[[tuple[str, ...], Reading], dict[str, Any]]
     problem: Callable[[GuideModel, Reading, int], Problem]
-    start: Callable[[Params, int], Params]
-    described: Callable[[str], str]
     answers: Callable[..., list[Any]]
+    table: Callable[..., Table] | None = None
+    context: Callable[[tuple[str, ...], Reading], dict[str, Any]] = lambda classes, reading: {}
+    start: Callable[[Params, int], Params] = lambda params, classes: params
+    described: Callable[[str], str] = str
     lacking: str | None = None
     needs_all: bool = False
     is_ordered: bool = True
@@ -93,7 +94,11 @@ def table_of(
 ) -> Table:
     """Return the table that episodes are drawn from; `Task.episodes` has the arguments."""
     parts = {one.name: labelling.of_domain(one, reading, None) for one in domains}
-    return labelling.table(parts, reading, always, scored)
+    if labelling.table is not None:
+        return labelling.table(parts, reading, always, scored)
+    rows = [labelling.rows(part.examples, reading, name) for name, part in parts.items()]
+    *_, last = parts.values()
+    return labelled_table(rows, [part.labels for part in parts.values()], len(last.classes))
 
 
 def adapt(
@@ -163,6 +168,26 @@ def predict(
     del shots, top
     outputs = ask(adapted, labelling.rows(examples, server.reading, domain.name))
     return labelling.answers(outputs, examples, server.reading, adapted.classes)
+
+
+def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[Any, ...]:
+    """Check examples that were picked by hand to adapt to.
+
+    Args:
+        part: of a domain that they could stand in, such as "reviews".
+        label: the field of an example that has its label.
+        what: a message calls it.
+        examples: of one type.
+
+    Raises:
+        CatalogueError: a field is not as it would be read.
+        ValueError: an example has no label.
+    """
+    checked = checked_part("support", part, examples)
+    for one in checked:
+        if getattr(one, label) is None:
+            raise ValueError(f"support: {one.id!r} has no {what} to adapt to; add it")
+    return checked
 
 
 def queried_rows(batch: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metaguide.data.catalogue import CatalogueError, Domain, Question
+from metaguide.data.catalogue import (
+    CatalogueError,
+    Domain,
+    Question,
+    checked_example,
+    checked_part,
+)
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_questions
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
@@ -330,12 +336,9 @@ LABELLING = Labelling(
     name=NAME,
     of_domain=_labelled,
     rows=_rows,
-    table=_table,
-    context=lambda classes, reading: {},
     problem=_problem,
-    start=lambda params, classes: params,
-    described=str,
     answers=_answers,
+    table=_table,
 )
 
 QUESTIONS = Task(
@@ -358,4 +361,6 @@ QUESTIONS = Task(
     baselines=_baselines,
     adapt=partial(labelled.adapt, LABELLING),
     predict=partial(labelled.predict, LABELLING),
+    checked=checked_example,
+    picked=partial(checked_part, "support", "questions"),
 )

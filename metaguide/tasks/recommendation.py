@@ -1,7 +1,8 @@
 """Which product a user takes next, out of the domain's catalogue."""
 
+import reprlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -328,6 +329,17 @@ def _check(adapted: Adapted, batch: Sequence[History], domain: Domain) -> None:
         )
 
 
+def _checked(where: str, history: History) -> History:
+    products = history.products
+    if isinstance(products, str | bytes | Mapping) or not isinstance(products, Iterable):
+        raise ValueError(f"{where}: products is {reprlib.repr(products)}; give a tuple of ids")
+    products = tuple(products)
+    for one in (history.user, *products):
+        if not isinstance(one, str):
+            raise ValueError(f"{where}: {reprlib.repr(one)} is no id; users and products are texts")
+    return History(history.user, products)
+
+
 def _users_at_once(server: Server, shots: int, products: int, length: int) -> int:
     """Return how many users fit into the memory that a call may take."""
     head = sum(leaf.size for leaf in jax.tree.leaves(server.serving.meta["params"][NAME]))
@@ -403,6 +415,8 @@ RECOMMENDATION = Task(
     baselines=_baselines,
     adapt=_adapt,
     predict=_predict,
+    checked=_checked,
+    picked=None,
     check=_check,
     size=lambda history: len(history.products),
     is_ranking=True,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaguide.data.catalogue import Domain, Review
-from metaguide.data.encoding import Table, labelled_table
+from metaguide.data.catalogue import Domain, Review, checked_example
+from metaguide.data.encoding import Table
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation.rows import Scoring, agreement
 from metaguide.models.guide import GuideModel
@@ -75,12 +75,6 @@ def _rows(reviews: Sequence[Review], reading: Reading, where: str) -> Table:
     }
 
 
-def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored: bool) -> Table:
-    del always, scored
-    rows = [_rows(part.examples, reading, domain) for domain, part in parts.items()]
-    return labelled_table(rows, [part.labels for part in parts.values()], len(CLASSES))
-
-
 def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
     del reading, classes
     return sentiment(model)
@@ -132,12 +126,9 @@ LABELLING = Labelling(
     name=NAME,
     of_domain=_labelled,
     rows=_rows,
-    table=_table,
-    context=lambda classes, reading: {},
     problem=_problem,
-    start=lambda params, classes: params,
-    described=lambda name: f"sentiment {name!r}",
     answers=_answers,
+    described=lambda name: f"sentiment {name!r}",
     needs_all=True,
 )
 
@@ -161,5 +152,7 @@ SENTIMENT = Task(
     baselines=_baselines,
     adapt=partial(labelled.adapt, LABELLING),
     predict=partial(labelled.predict, LABELLING),
+    checked=checked_example,
+    picked=partial(labelled.picked, "reviews", "label", "sentiment or stars but 3"),
     classes=CLASSES,
 )

@@ -54,6 +54,10 @@ class Task(NamedTuple):
         adapt: (server, domain, shots, rng, picked) -> (adapted or None, notes); `picked` are
             examples to adapt to in place of a draw, or None.
         predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is of rankings.
+        checked: (where, example) -> the example as `predict` reads it, without its label; `where`
+            is for messages.
+        picked: examples to adapt to -> the same, checked, each with its label; None where the task
+            does not adapt to examples of its domain.
         check: (adapted, examples, domain) -> None; refuses what cannot be answered.
         size: of an example; those of like size are asked together. None: all are of one size.
         is_ranking: whether answers rank something, and so have a top.
@@ -72,6 +76,8 @@ class Task(NamedTuple):
     baselines: Callable[..., Iterator[Outcome]]
     adapt: Callable[..., tuple[Adapted | None, tuple[str, ...]]]
     predict: Callable[..., list[Any]]
+    checked: Callable[[str, Any], Any] = lambda where, example: example
+    picked: Callable[[Sequence[Any]], Sequence[Any]] | None = lambda examples: examples
     check: Callable[[Adapted, Sequence[Any], Domain], None] = lambda adapted, examples, domain: None
     size: Callable[[Any], int] | None = None
     is_ranking: bool = False
