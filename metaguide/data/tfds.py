@@ -103,7 +103,7 @@ def _check_network(data_set: DataSet, where: str) -> None:
     try:
         urllib.request.urlopen(request, timeout=20).close()
     except OSError as error:
-        # An answer that is an error, or a certificate unknown to Python alone, is its to score.
+        # An answer that is an error, or a certificate unknown to Python alone, is its to judge.
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
             raise data_set.error(

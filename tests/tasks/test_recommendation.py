@@ -45,8 +45,13 @@ def test_a_user_is_served_as_training_adapts(shots):
     )
     adaptation = adaptation_of("head-only" if shots else "zero-shot")
     learner = adaptation.tuned_to(distribution.problem, 0.1, 2)
-    state, _ = learner.adapt(meta, episode.support, episode.context, None)
-    outputs = learner.predict(state, episode.query, episode.context)
+
+    @jax.jit
+    def asked(meta, episode):
+        state, _ = learner.adapt(meta, episode.support, episode.context, None)
+        return learner.predict(state, episode.query, episode.context)
+
+    outputs = asked(meta, episode)
     trained = np.where(outputs["candidates"][0], outputs["scores"][0], -np.inf)
 
     serving = {"recommendation": Serving(meta, "head-only", 0.1, 2)}

@@ -17,6 +17,7 @@ from metaguide.training.program import (
     compilations,
     compile_all,
     has_room,
+    in_background,
     in_pieces,
 )
 
