@@ -64,7 +64,7 @@ def refuse(error: Exception, flags: str = "") -> NoReturn:
 def resolve(
     argv: Sequence[str], *, default: str, workdir: str, late: bool = False
 ) -> tuple[FrozenConfigDict, Path]:
-    """Reads a command line: the file's values, the preset's over them, explicit ones over both.
+    """Read a command line: the file's values, the preset's over them, explicit ones over both.
 
     A config file has `preset`, the name of the preset in use, and `presets`, overrides by name of
     the preset; `"default"` needs no entry there. Overrides are nested or dotted.
@@ -114,7 +114,7 @@ def resolve(
 
 
 def device_flags() -> flags.FlagValues:
-    """Returns the flags of devices and processes, without values."""
+    """Return the flags of devices and processes, without values."""
     values = flags.FlagValues()
     for name, help in {
         "cpu_devices": "devices that JAX makes of the CPU",
@@ -135,7 +135,7 @@ def _workdir(workdir: str, config: Path, default: str) -> Path:
 
 
 def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Range]) -> None:
-    """Raises a ConfigError where a config has not the fields that an experiment reads."""
+    """Raise a ConfigError where a config has not the fields that an experiment reads."""
     missing = lacking(fields, ranges)
     if not missing:
         return
@@ -151,7 +151,7 @@ def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Rang
 
 
 def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:
-    """Raises a ConfigError for the first `--config.name` that is not a field, with the nearest."""
+    """Raise a ConfigError for the first `--config.name` that is not a field, with the nearest."""
     fields = [name for name in flat(config.to_dict()) if not name.startswith("presets.")]
     sections = {name.rsplit(".", depth)[0] for name in fields for depth in range(1, 5)}
     for word in argv[1:]:
@@ -178,7 +178,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _preset(config: ConfigDict, path: Path) -> Mapping[str, Any]:
-    """Returns the overrides of the preset in use, by dotted name."""
+    """Return the overrides of the preset in use, by dotted name."""
     fields = config.to_dict()
     name, presets = fields.get("preset", "default"), fields.get("presets", {})
     if name not in presets and name != "default":

@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 
 def find_config(name: str) -> Path:
-    """Returns the config file `name`: beside the current folder, or in the installed package.
+    """Return the config file `name`: beside the current folder, or in the installed package.
 
     Args:
         name: a path, relative to the current folder or to the folder that holds `experiments`.
@@ -35,7 +35,7 @@ def find_config(name: str) -> Path:
 
 
 def split_config_flag(argv: Sequence[str], default: str) -> tuple[Path, list[str]]:
-    """Returns the path that `--config` gives (the last one wins), and `argv` without it."""
+    """Return the path that `--config` gives (the last one wins), and `argv` without it."""
     given, rest = default, list(argv[:1])
     words = iter(argv[1:])
     for word in words:
@@ -104,7 +104,7 @@ def built_on(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a tree's leaves by dotted name; an empty section is a leaf."""
+    """Return a tree's leaves by dotted name; an empty section is a leaf."""
     leaves = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

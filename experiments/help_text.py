@@ -41,7 +41,7 @@ COLUMN = 40
 
 
 def describe(argv: Sequence[str], *, default: str, workdir: str, module: str = "") -> str:
-    """Returns the help text of a command line: the flags, and all fields of its config file.
+    """Return the help text of a command line: the flags, and all fields of its config file.
 
     Args:
         argv: program name, then the command line.
@@ -85,7 +85,7 @@ def _line(field: str, meaning: str, width: int) -> str:
 
 
 def meanings(path: Path) -> dict[str, str]:
-    """Returns what each field of a config file means, by its dotted name; "" where nobody says.
+    """Return what each field of a config file means, by its dotted name; "" where nobody says.
 
     The comments in the file, and in the config files that it builds on, are where it stands: at the
     end of the line of a field or on the lines above it. What is said of a section goes for its

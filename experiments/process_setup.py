@@ -13,7 +13,7 @@ from metaguide.parallel import AUTO, connect, use_cpu_devices
 
 
 def set_up_devices(argv: Sequence[str]) -> None:
-    """Does what a command line asks for of devices and processes, before JAX is asked for one.
+    """Do what a command line asks for of devices and processes, before JAX is asked for one.
 
     Args:
         argv: the whole command line, which `resolve` has found right.
@@ -48,7 +48,7 @@ def collect_seldom() -> None:
 
 
 def enable_compilation_cache() -> Path:
-    """Keeps compiled programs on disk, so that the next start of the same run need not compile.
+    """Keep compiled programs on disk, so that the next start of the same run need not compile.
 
     Returns:
         The folder: `JAX_COMPILATION_CACHE_DIR`, or `metaguide/xla` in the user's cache folder.

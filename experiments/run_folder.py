@@ -28,7 +28,7 @@ CONFIG = "config.json"
 def write_config(
     config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
 ) -> None:
-    """Claims `workdir` for `config`, whose `config.json` it writes there, atomically.
+    """Claim `workdir` for `config`, whose `config.json` it writes there, atomically.
 
     All of several processes have to call it; the first one writes.
 
@@ -48,7 +48,7 @@ def write_config(
 
 @contextmanager
 def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[None]:
-    """Claims `workdir` for `config`, as `write_config` does, and for this process alone.
+    """Claim `workdir` for `config`, as `write_config` does, and for this process alone.
 
     Raises:
         ConfigError: as of `write_config`.
@@ -62,7 +62,7 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
 def check_config(
     config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
 ) -> None:
-    """Refuses a work folder with a run of another config, as `write_config` does.
+    """Refuse a work folder with a run of another config, as `write_config` does.
 
     A folder in which nothing was finished, no checkpoint and no outcome, is free for any config.
     """
@@ -83,7 +83,7 @@ def check_config(
 
 
 def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] = HARMLESS) -> str:
-    """Returns a short name of all that a run depends on: other configs have other ones.
+    """Return a short name of all that a run depends on: other configs have other ones.
 
     Args:
         config: a resolved config.
@@ -95,7 +95,7 @@ def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] =
 
 
 def read_config(workdir: Path) -> FrozenConfigDict:
-    """Returns the config that `write_config` left in `workdir`, sequences as tuples.
+    """Return the config that `write_config` left in `workdir`, sequences as tuples.
 
     Raises:
         ConfigError: if there is none, or it is damaged.
@@ -114,7 +114,7 @@ def _is_among(name: str, fields: Sequence[str]) -> bool:
 
 
 def _has_kept(workdir: Path) -> bool:
-    """Returns whether anything in a work folder would be lost with it, or could be mixed up."""
+    """Return whether anything in a work folder would be lost with it, or could be mixed up."""
     return any(
         KEPT.intersection(files) or (Path(folder).name == FOLDER and folders)
         for folder, folders, files in os.walk(workdir)

@@ -62,7 +62,7 @@ def run(
     workdir: str,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Runs an experiment module: `main(config, workdir)` under the command line's settings.
+    """Run an experiment module: `main(config, workdir)` under the command line's settings.
 
     An error that the user can mend (`MENDABLE`) is one line on stderr and exit code 2; every other
     one keeps its traceback.
@@ -110,7 +110,7 @@ def run(
 
 
 def _of_the_system(error: OSError) -> str:
-    """Returns what the system refused, where, and that nothing is lost by it, in one line."""
+    """Return what the system refused, where, and that nothing is lost by it, in one line."""
     where = " -> ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
     return (
         f"{where + ': ' if where else ''}{(error.strerror or str(error)).lower()}; free space, "

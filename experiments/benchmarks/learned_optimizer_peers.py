@@ -38,7 +38,7 @@ class Lstm(nn.Module):
             self.cells.append(cell)
 
     def forward(self, gradient: Tensor, memory: list) -> tuple[Tensor, list]:
-        """Returns the updates [coordinates] of gradients [coordinates], and the memory."""
+        """Return the updates [coordinates] of gradients [coordinates], and the memory."""
         size = gradient.abs()
         large = size >= math.exp(-self.p)
         logarithm = torch.where(large, size.log() / self.p, -1.0)
@@ -52,7 +52,7 @@ class Lstm(nn.Module):
         return self.scale * (x @ self.output), after
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Returns the gradients by the names of θ, in JAX's layout."""
+        """Return the gradients by the names of θ, in JAX's layout."""
         grads = {name: cast("Tensor", one.grad) for name, one in self.named_parameters()}
         found = {"output": grads["output"]}
         for i in range(len(self.cells)):

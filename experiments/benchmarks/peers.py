@@ -35,7 +35,7 @@ class Net(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the outputs with the parameters that the module has at the time."""
+        """Return the outputs with the parameters that the module has at the time."""
         return self.apply_to(cast("Params", self._parameters), x)
 
 

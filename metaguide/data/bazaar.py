@@ -34,7 +34,7 @@ __all__ = ["BazaarSettings", "generate"]
 
 
 def generate(settings: BazaarSettings) -> dict[str, Domain]:
-    """Generates the world.
+    """Generate the world.
 
     Args:
         settings: the knobs; the world is a pure function of them.

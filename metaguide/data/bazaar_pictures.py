@@ -180,7 +180,7 @@ def _textures() -> dict[str, np.ndarray]:
 def render(
     category: str, colour: str, material: str, noise: float, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "32 32 3"]:
-    """Draws one product.
+    """Draw one product.
 
     Args:
         category: gives the silhouette.

@@ -39,12 +39,12 @@ _SYLLABLES = {
 
 
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """Returns one of `choices`, each as likely as the others."""
+    """Return one of `choices`, each as likely as the others."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def own_sentiment(words: Vocabulary, language: str, number: int, count: int) -> Sides:
-    """Returns `count` words of praise and of blame that only the domain of that number has."""
+    """Return `count` words of praise and of blame that only the domain of that number has."""
     praise, blame = words.positive[language], words.negative[language]
     return (
         praise[:count] + _invented(language, 2 * number, count - len(praise)),
@@ -73,7 +73,7 @@ def product_text(
     settings: BazaarSettings,
     rng: np.random.Generator,
 ) -> tuple[str, str, str]:
-    """Composes the text of a product.
+    """Compose the text of a product.
 
     Args:
         words: the domain's own.
@@ -130,7 +130,7 @@ def review_text(
     settings: BazaarSettings,
     rng: np.random.Generator,
 ) -> str:
-    """Composes a review.
+    """Compose a review.
 
     Args:
         words: the domain's own.
@@ -216,7 +216,7 @@ def question_text(
     settings: BazaarSettings,
     rng: np.random.Generator,
 ) -> tuple[str, str, tuple[int, int] | None]:
-    """Composes a question and the passage that it is asked of.
+    """Compose a question and the passage that it is asked of.
 
     Args:
         words: the domain's own.

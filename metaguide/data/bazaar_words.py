@@ -367,6 +367,6 @@ def _vocabulary(block: str) -> Vocabulary:
 
 @cache
 def vocabularies() -> Mapping[str, Vocabulary]:
-    """Returns the private words of every domain by its name, in a fixed order."""
+    """Return the private words of every domain by its name, in a fixed order."""
     blocks = (_vocabulary(block) for block in DOMAINS.strip().split("\n\n"))
     return {block.name: block for block in blocks}

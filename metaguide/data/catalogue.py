@@ -127,7 +127,7 @@ MOST = 64 * MIB
 
 
 def as_picture(where: str, image: np.ndarray) -> np.ndarray:
-    """Returns a picture as the reader makes it: uint8 [32, 32, 3].
+    """Return a picture as the reader makes it: uint8 [32, 32, 3].
 
     Args:
         where: for messages.
@@ -243,7 +243,7 @@ _FILES = ("products.jsonl", "reviews.jsonl", "questions.jsonl", "interactions.js
 
 
 def read_catalogue(root: Path) -> dict[str, Domain]:
-    """Reads every domain of a catalogue.
+    """Read every domain of a catalogue.
 
     Args:
         root: a folder with one folder for each domain.
@@ -272,7 +272,7 @@ def read_catalogue(root: Path) -> dict[str, Domain]:
 
 
 def read_domain(folder: Path) -> Domain:
-    """Reads one domain.
+    """Read one domain.
 
     Args:
         folder: its files; the name of the folder is the name of the domain.
@@ -318,7 +318,7 @@ def read_domain(folder: Path) -> Domain:
 
 
 def checked_domain(domain: Domain) -> Domain:
-    """Checks a domain that was made in Python, as the reader checks one on disk.
+    """Check a domain that was made in Python, as the reader checks one on disk.
 
     Args:
         domain: its parts are any iterables; pictures are of any size, reviews need no label, and
@@ -338,7 +338,7 @@ def checked_domain(domain: Domain) -> Domain:
 
 
 def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
-    """Checks one part of a domain, such as its reviews; see `checked_domain`.
+    """Check one part of a domain, such as its reviews; see `checked_domain`.
 
     Args:
         where: for messages.
@@ -372,7 +372,7 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
 
 
 def checked_example(where: str, example: Any) -> Any:
-    """Checks what a prediction reads of a product, a review or a question; labels are left out.
+    """Check what a prediction reads of a product, a review or a question; labels are left out.
 
     Args:
         where: for messages.
@@ -401,7 +401,7 @@ def checked_example(where: str, example: Any) -> Any:
 
 
 def write_domain(domain: Domain, folder: Path) -> None:
-    """Writes one domain, whole or not at all, in the place of an older one.
+    """Write one domain, whole or not at all, in the place of an older one.
 
     Args:
         domain: what to write; pictures are uint8 [32, 32, 3].

@@ -237,7 +237,7 @@ def _archive(folder: Path | None) -> Path | None:
 
 
 def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Yields each member whose name matches, in the order of the names, with its content."""
+    """Yield each member whose name matches, in the order of the names, with its content."""
     where = str(path)
     try:
         if path.is_dir():

@@ -36,7 +36,7 @@ class Dropped(NamedTuple):
 
 
 def read_online_shopping(path: Path) -> dict[str, Domain]:
-    """Reads the reviews, each text once.
+    """Read the reviews, each text once.
 
     The format has no count: a CSV that was cut at the end of a line is a whole one of fewer reviews
     (in a zip its checksum would tell). Where there are fewer than in the file as published, a
@@ -56,7 +56,7 @@ def read_online_shopping(path: Path) -> dict[str, Domain]:
 
 
 def parse_online_shopping(path: Path) -> dict[str, Domain]:
-    """Reads all rows as they are, byte order marks removed; else like `read_online_shopping`."""
+    """Read all rows as they are, byte order marks removed; else like `read_online_shopping`."""
     try:
         text = _content(path).decode()
     except UnicodeDecodeError as error:
@@ -105,7 +105,7 @@ def parse_online_shopping(path: Path) -> dict[str, Domain]:
 
 
 def drop_repeats(domains: Mapping[str, Domain]) -> tuple[dict[str, Domain], Dropped]:
-    """Keeps the first of all reviews that are the same by `normalised`, over all domains.
+    """Keep the first of all reviews that are the same by `normalised`, over all domains.
 
     A text that stood in two domains, or twice in one, could be learned from and tested on.
 

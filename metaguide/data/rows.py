@@ -142,7 +142,7 @@ def checked_rows(
     products: Set[str] | None = None,
     labelled: bool = True,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Checks rows one by one and against one another.
+    """Check rows one by one and against one another.
 
     Args:
         rows: (place, parsed JSON) of each, the place being for messages.
@@ -260,7 +260,7 @@ def _further_attributes(
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields (place, parsed JSON) of every line that is not blank.
+    """Yield (place, parsed JSON) of every line that is not blank.
 
     Raises:
         CatalogueError: the file cannot be read, or a line is not JSON in UTF-8.

@@ -91,7 +91,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
-        """Learns a vocabulary; the same texts, in whatever order, give the same one.
+        """Learn a vocabulary; the same texts, in whatever order, give the same one.
 
         Args:
             texts: the texts of the source domains.
@@ -128,7 +128,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             TokenizerError: the file is missing, damaged, or another kind of tokenizer.
@@ -153,7 +153,7 @@ class Tokenizer:
         return cls(core)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
+        """Write the tokenizer as JSON of the `tokenizers` library, whole or not at all."""
         path = Path(path)
         with atomic_write(path) as file:
             file.write(self._core.to_str(pretty=True).encode())
@@ -164,7 +164,7 @@ class Tokenizer:
         return len(self._bytes)
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
-        """Encodes texts as `[CLS] text`, cut and padded to `length` tokens.
+        """Encode texts as `[CLS] text`, cut and padded to `length` tokens.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -184,7 +184,7 @@ class Tokenizer:
         return encoded
 
     def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
-        """Encodes pairs as `[CLS] question [SEP] text`, in as many windows as the text needs.
+        """Encode pairs as `[CLS] question [SEP] text`, in as many windows as the text needs.
 
         A question keeps its first `length // 3` tokens. A text that does not fit beside it is read
         in windows of `length` tokens, each with the question; a window begins half of a window's
@@ -258,7 +258,7 @@ class Tokenizer:
     def decode(
         self, tokens: Iterable[SupportsInt], words: Iterable[SupportsInt] | None = None
     ) -> str:
-        """Spells tokens out for a reader: lower case, blanks between words that need them.
+        """Spell tokens out for a reader: lower case, blanks between words that need them.
 
         Args:
             tokens: ids of one text; `PAD`, `CLS` and `SEP` are left out.

@@ -27,7 +27,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch {self.width}"]:
-        """Returns a vector a picture; `image` in [0, 1]."""
+        """Return a vector a picture; `image` in [0, 1]."""
         x = image.astype(self.dtype) * 2 - 1
         for i, features in enumerate(self.channels):
             x = nn.relu(PatchConvolution(features, dtype=self.dtype, name=f"convolution_{i}")(x))
@@ -47,7 +47,7 @@ class ImageDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, vector: Float[Array, "batch width"]) -> Float[Array, "batch 32 32 3"]:
-        """Returns float32 pictures in [0, 1]."""
+        """Return float32 pictures in [0, 1]."""
         side = SIDE >> len(self.channels)
         outputs = (*reversed(self.channels[:-1]), 3)
         x = nn.Dense(side * side * self.channels[-1], dtype=self.dtype, name="dense")(vector)
@@ -70,10 +70,10 @@ class Autoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the two halves."""
+        """Make the two halves."""
         self.encoder = ImageEncoder(self.width, self.channels, self.dtype)
         self.decoder = ImageDecoder(self.channels, self.dtype)
 
     def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch 32 32 3"]:
-        """Returns the pictures rebuilt, float32 in [0, 1]; `image` in [0, 1]."""
+        """Return the pictures rebuilt, float32 in [0, 1]; `image` in [0, 1]."""
         return self.decoder(self.encoder(image))

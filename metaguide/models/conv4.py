@@ -17,14 +17,14 @@ CONVOLUTIONS = ("patches", "xla")
 
 
 def widened(dtype: Any) -> Any:
-    """Returns float32, or `dtype` where that is wider."""
+    """Return float32, or `dtype` where that is wider."""
     return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32
 
 
 def halved(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch rows columns channels"]:
-    """Returns the maxima of 2 × 2 positions, without an odd last row or column.
+    """Return the maxima of 2 × 2 positions, without an odd last row or column.
 
     Of two equal ones the first is taken, as `nn.max_pool` does; the gradient of that is a scatter,
     on a CPU nearly three times as slow. That of `jnp.max` divides by how many positions equal the
@@ -44,7 +44,7 @@ def mean_of_rows(
     values: Float[Array, "batch height width channels"],
     reference: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, " channels"]:
-    """Returns the mean of each channel over the positions of the marked examples, 0 for none."""
+    """Return the mean of each channel over the positions of the marked examples, 0 for none."""
     if reference is None:
         return jnp.mean(values, (0, 1, 2))
     marked = reference[:, None, None, None]
@@ -57,7 +57,7 @@ def moments(
     x: Float[Array, "batch height width channels"],
     reference: Bool[Array, " batch"] | None = None,
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-    """Returns the mean and the biased variance of each channel.
+    """Return the mean and the biased variance of each channel.
 
     Args:
         x: in a dtype wide enough for sums over all positions.
@@ -72,7 +72,7 @@ def moments_of_product(
     kernel: Float[Array, "taps channels"],
     reference: Bool[Array, " batch"] | None = None,
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-    """Returns `moments(rows @ kernel, reference)` without the product: mᵀ K and diag(Kᵀ C K).
+    """Return `moments(rows @ kernel, reference)` without the product: mᵀ K and diag(Kᵀ C K).
 
     m and C are mean and covariance of the rows. Where a row has fewer taps than the product has
     channels, they are the smaller thing to sum, and for pictures they do not depend on parameters.
@@ -103,7 +103,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, mean: Float[Array, " channels"], variance: Float[Array, " channels"]
     ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-        """Returns (slope, shift), by which x · slope + shift is x normalised."""
+        """Return (slope, shift), by which x · slope + shift is x normalised."""
         scale = self.param("scale", nn.initializers.ones, mean.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, mean.shape, jnp.float32)
         scale, bias = scale.astype(mean.dtype), bias.astype(mean.dtype)
@@ -126,7 +126,7 @@ class Layer(nn.Module):
         x: Float[Array, "batch height width channels"],
         reference: Bool[Array, " batch"] | None,
     ) -> Float[Array, "batch rows columns features"]:
-        """Returns the features, rows = ⌊height / 2⌋ by max, ⌈height / 2⌉ otherwise."""
+        """Return the features, rows = ⌊height / 2⌋ by max, ⌈height / 2⌉ otherwise."""
         convolution = PatchConvolution(
             self.channels,
             stride=1 if self.pooling == "max" else 2,
@@ -187,7 +187,7 @@ class Conv4(nn.Module):
         images: Float[Array, "batch height width channels"],
         reference: Bool[Array, " batch"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """Returns the features of each image.
+        """Return the features of each image.
 
         Args:
             images: any number of channels.

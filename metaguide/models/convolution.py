@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 def patches(
     x: Float[Array, "batch height width channels"], kernel: int, stride: int
 ) -> Float[Array, "batch rows columns taps"]:
-    """Returns the kernel × kernel neighbourhood of each output position, padded as "SAME".
+    """Return the kernel × kernel neighbourhood of each output position, padded as "SAME".
 
     Args:
         x: images.
@@ -49,7 +49,7 @@ def patches(
 def product(
     rows: Float[Array, "*batch taps"], kernel: Float[Array, "taps features"]
 ) -> Float[Array, "*batch features"]:
-    """Returns rows · K, so that a CPU computes its gradient for K as gᵀ · rows, not rowsᵀ · g.
+    """Return rows · K, so that a CPU computes its gradient for K as gᵀ · rows, not rowsᵀ · g.
 
     A CPU forms Aᵀ · B from a transposed copy of A, and g is the narrower of the two where there are
     more taps than features. JAX writes gᵀ · rows and a transposition, which XLA would fold back
@@ -73,7 +73,7 @@ def convolve(
     side: int,
     stride: int,
 ) -> Float[Array, "batch rows columns features"]:
-    """Returns patches(x) · K by the convolution of XLA, the fast one on accelerators.
+    """Return patches(x) · K by the convolution of XLA, the fast one on accelerators.
 
     Args:
         x: images.
@@ -101,7 +101,7 @@ class Taps(nn.Module):
     def __call__(
         self, taps: int
     ) -> tuple[Float[Array, "taps features"], Float[Array, " features"] | None]:
-        """Returns the kernel, and the bias or None."""
+        """Return the kernel, and the bias or None."""
         shape = (taps, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         if not self.use_bias:
@@ -135,7 +135,7 @@ class PatchConvolution(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"], affine: Affine | None = None
     ) -> Float[Array, "batch rows columns features"]:
-        """Returns the convolved images, rows = ceil(height / stride).
+        """Return the convolved images, rows = ceil(height / stride).
 
         Args:
             x: images.
@@ -174,7 +174,7 @@ class PatchTranspose(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns features"]:
-        """Returns images of twice the height and width."""
+        """Return images of twice the height and width."""
         batch, height, width, _ = x.shape
         x = PatchConvolution(4 * self.features, self.kernel, 1, self.dtype, name="convolution")(x)
         x = x.reshape(batch, height, width, 2, 2, self.features)

@@ -84,7 +84,7 @@ def transformer(
 def mean_state(
     states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
 ) -> Float[Array, "batch width"]:
-    """Returns the mean of the states of what is not padding, 0 where all is."""
+    """Return the mean of the states of what is not padding, 0 where all is."""
     mask = (tokens != PAD).astype(states.dtype)
     total = jnp.einsum("bl,blw->bw", mask, states)
     return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
@@ -93,5 +93,5 @@ def mean_state(
 def pixels(
     image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"],
 ) -> Float[Array, "batch 32 32 3"]:
-    """Returns pictures as floats in [0, 1]."""
+    """Return pictures as floats in [0, 1]."""
     return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image

@@ -26,13 +26,13 @@ class LanguageHead(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the transform and the bias."""
+        """Make the transform and the bias."""
         self.norm = LayerNorm(self.dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,), jnp.float32)
 
     @nn.compact
     def __call__(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Returns what is compared with the embeddings."""
+        """Return what is compared with the embeddings."""
         dense = nn.Dense(states.shape[-1], dtype=self.dtype, name="transform")
         return self.norm(nn.relu(dense(states)))
 
@@ -45,7 +45,7 @@ class Contrast(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the projections; the temperature starts at 0.07 (Radford et al. 2021)."""
+        """Make the projections; the temperature starts at 0.07 (Radford et al. 2021)."""
         self.text_projection = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
         if self.image:
             self.image_projection = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
@@ -53,15 +53,15 @@ class Contrast(nn.Module):
         self.log_temperature = self.param("log_temperature", start, (), jnp.float32)
 
     def text(self, vector: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
-        """Returns unit vectors of texts."""
+        """Return unit vectors of texts."""
         return unit(self.text_projection(vector))
 
     def picture(self, vector: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
-        """Returns unit vectors of pictures."""
+        """Return unit vectors of pictures."""
         return unit(self.image_projection(vector))
 
     def temperature(self) -> Float[Array, ""]:
-        """Returns the temperature, at least 0.01."""
+        """Return the temperature, at least 0.01."""
         return jnp.exp(jnp.maximum(self.log_temperature, jnp.log(0.01)))
 
 
@@ -94,7 +94,7 @@ class GuideModel(nn.Module):
         return self.encoder.image
 
     def setup(self) -> None:
-        """Makes the groups."""
+        """Make the groups."""
         encoder = self.encoder
         self.text: Any = encoder.text.clone()
         if encoder.image:
@@ -113,7 +113,7 @@ class GuideModel(nn.Module):
         tokens: Int[Array, "batch length"],
         image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"] | None = None,
     ) -> Encoding:
-        """Returns the encoding, having used every group once, so that `init` makes them all."""
+        """Return the encoding, having used every group once, so that `init` makes them all."""
         encoding = self.encode(tokens, image)
         assert encoding.states is not None
         self.language_logits(encoding.states[:, :1])
@@ -127,25 +127,25 @@ class GuideModel(nn.Module):
         return encoding
 
     def head(self, task: str, method: str, *args: Any) -> Any:
-        """Returns what a method of a task's head does."""
+        """Return what a method of a task's head does."""
         return getattr(getattr(self, task), method)(*args)
 
     def text_states(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch length {self.width}"]:
-        """Returns the state of every token, as in `TransformerEncoder`."""
+        """Return the state of every token, as in `TransformerEncoder`."""
         return self.text(tokens, deterministic=deterministic)
 
     def text_vector(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch {self.width}"]:
-        """Returns the mean of the states of what is not padding."""
+        """Return the mean of the states of what is not padding."""
         return mean_state(self.text(tokens, deterministic=deterministic), tokens)
 
     def image_vector(
         self, image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"]
     ) -> Float[Array, "batch {self.width}"]:
-        """Returns the picture's vector; `image` float in [0, 1] or uint8 in [0, 255]."""
+        """Return the picture's vector; `image` float in [0, 1] or uint8 in [0, 255]."""
         return self.picture(pixels(image))
 
     def encode(
@@ -156,7 +156,7 @@ class GuideModel(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Encoding:
-        """Returns LayerNorm(mean of the vectors of what there is of text and picture), and states.
+        """Return LayerNorm(mean of the vectors of what there is of text and picture), and states.
 
         Args:
             tokens: int32 ids, 0 = padding, or None for pictures alone.
@@ -183,7 +183,7 @@ class GuideModel(nn.Module):
     def language_logits(
         self, states: Float[Array, "*batch width"]
     ) -> Float[Array, "*batch {self.vocabulary}"]:
-        """Returns the masked language model's logits, tied to the embedding."""
+        """Return the masked language model's logits, tied to the embedding."""
         bias = self.language.bias.astype(self.encoder.dtype)
         return self.text.attend(self.language(states)) + bias
 
@@ -193,29 +193,29 @@ class GuideModel(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch 32 32 3"]:
-        """Returns the autoencoder's pictures, float32 in [0, 1]; there is no dropout in it."""
+        """Return the autoencoder's pictures, float32 in [0, 1]; there is no dropout in it."""
         del deterministic
         return self.decoder(self.image_vector(image))
 
     def contrast_text(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch {self.width}"]:
-        """Returns unit vectors of texts in the space of the contrastive loss."""
+        """Return unit vectors of texts in the space of the contrastive loss."""
         return self.contrast.text(self.text_vector(tokens, deterministic=deterministic))
 
     def contrast_image(
         self, image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"]
     ) -> Float[Array, "batch {self.width}"]:
-        """Returns unit vectors of pictures in the space of the contrastive loss."""
+        """Return unit vectors of pictures in the space of the contrastive loss."""
         return self.contrast.picture(self.image_vector(image))
 
     def temperature(self) -> Float[Array, ""]:
-        """Returns the temperature of the contrastive loss, at least 0.01."""
+        """Return the temperature of the contrastive loss, at least 0.01."""
         return self.contrast.temperature()
 
 
 def init_params(model: GuideModel, key: Key[Array, ""]) -> dict[str, Any]:
-    """Returns the parameters of every group, float32.
+    """Return the parameters of every group, float32.
 
     Args:
         model: the guide.

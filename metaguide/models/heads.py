@@ -21,18 +21,18 @@ LARGEST = 9.0
 
 
 def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Returns the identity matrix: a projection that starts as none; the key is not read."""
+    """Return the identity matrix: a projection that starts as none; the key is not read."""
     del key
     return jnp.eye(*shape, dtype=dtype)
 
 
 def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Returns x / ‖x‖, and 0 with a finite gradient where x is 0."""
+    """Return x / ‖x‖, and 0 with a finite gradient where x is 0."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
-    """Returns where an answer may begin or end: in the text, or at position 0 for none."""
+    """Return where an answer may begin or end: in the text, or at position 0 for none."""
     text = (roles(tokens) > 0) & (tokens != PAD) & (tokens != SEP)
     return text | (jnp.arange(tokens.shape[1]) == 0)
 
@@ -54,7 +54,7 @@ class ClassificationHead(nn.Module):
         names: Float[Array, "way width"],
         has_names: Bool[Array, "way"],
     ) -> Float[Array, "batch way"]:
-        """Returns the logits; up to `self.way` classes."""
+        """Return the logits; up to `self.way` classes."""
         way, width = names.shape
         if way > self.way:
             raise ValueError(f"{way} classes, the guide has slots for {self.way}")
@@ -72,7 +72,7 @@ class ClassificationHead(nn.Module):
         return scale * similarity + vector @ slots.T + bias
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
-        """Uses the head once."""
+        """Use the head once."""
         del tokens
         names = encoding.vector[: self.way]
         self(encoding.vector, names, jnp.ones((names.shape[0],), bool))
@@ -87,13 +87,13 @@ class SentimentHead(nn.Module):
     def __call__(
         self, vector: Float[Array, "batch width"]
     ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch"]]:
-        """Returns (logits, stars)."""
+        """Return (logits, stars)."""
         logits = nn.Dense(2, dtype=self.dtype, name="classes")(vector)
         stars = nn.Dense(1, dtype=self.dtype, name="stars")(vector)[:, 0]
         return logits, 1 + 4 * nn.sigmoid(stars)
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
-        """Uses the head once."""
+        """Use the head once."""
         del tokens
         self(encoding.vector)
 
@@ -107,13 +107,13 @@ class QuestionHead(nn.Module):
     def __call__(
         self, states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
-        """Returns (start, end), `OUT` outside the text; position 0 means no answer."""
+        """Return (start, end), `OUT` outside the text; position 0 means no answer."""
         scores = nn.Dense(2, dtype=self.dtype, name="ends")(states)
         start, end = jnp.where(answerable(tokens)[..., None], scores, OUT).transpose(2, 0, 1)
         return start, end
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
-        """Uses the head once."""
+        """Use the head once."""
         assert encoding.states is not None
         self(encoding.states, tokens)
 
@@ -131,7 +131,7 @@ class RecommendationHead(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the parameters; the projection of products starts as none."""
+        """Make the parameters; the projection of products starts as none."""
         self.product = nn.Dense(self.width, kernel_init=identity, dtype=self.dtype)
         self.start = self.param("start", nn.initializers.normal(0.1), (self.width,), jnp.float32)
         memory = jnp.log(jnp.geomspace(0.02, 1.0, self.rates))
@@ -142,13 +142,13 @@ class RecommendationHead(nn.Module):
         self.out = nn.Dense(self.width, kernel_init=small, dtype=self.dtype)
 
     def products(self, vector: Float[Array, "products width"]) -> Float[Array, "products width"]:
-        """Returns the products as users see them."""
+        """Return the products as users see them."""
         return self.product(vector)
 
     def scores(
         self, users: Float[Array, "rows width"], vector: Float[Array, "products width"]
     ) -> Float[Array, "rows products"]:
-        """Returns users · products(vector) / √width, without making the products that users see.
+        """Return users · products(vector) / √width, without making the products that users see.
 
         Where each user has a projection of his own, it is `width` times less work, and no memory.
         """
@@ -163,7 +163,7 @@ class RecommendationHead(nn.Module):
         mask: Bool[Array, "items"],
         at: slice = slice(None),
     ) -> Float[Array, "rows width"]:
-        """Returns those `at` of items + 1 rows, row t being the user after the first t products.
+        """Return those `at` of items + 1 rows, row t being the user after the first t products.
 
         Args:
             history: vectors of the products of one user, in the order of time.
@@ -186,17 +186,17 @@ class RecommendationHead(nn.Module):
     def user(
         self, history: Float[Array, "items width"], mask: Bool[Array, "items"]
     ) -> Float[Array, "width"]:
-        """Returns the last row of `users`, in time that does not grow with its square."""
+        """Return the last row of `users`, in time that does not grow with its square."""
         return self.users(history, mask, slice(-1, None))[0]
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
-        """Uses the head once."""
+        """Use the head once."""
         del tokens
         self.users(encoding.vector, jnp.ones((encoding.vector.shape[0],), bool))
 
 
 def with_slots(params: Mapping[str, Any], way: int) -> Mapping[str, Any]:
-    """Returns the guide's parameters with a slot for each of `way` classes.
+    """Return the guide's parameters with a slot for each of `way` classes.
 
     Where the guide has as many they are its own. For more classes, all slots are the mean of the
     guide's: no class comes before another, and until they adapt the scores are

@@ -32,7 +32,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch width"]:
-        """Returns the last layer's units."""
+        """Return the last layer's units."""
         for number, width in enumerate(self.widths):
             dense = nn.Dense(
                 width,
@@ -59,7 +59,7 @@ class PixelMLP(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"], reference: Any = None
     ) -> Float[Array, "batch features"]:
-        """Returns the last layer's units; `reference`, for batch norms, is not read."""
+        """Return the last layer's units; `reference`, for batch norms, is not read."""
         del reference
         mlp = MLP(self.widths, self.activation, self.initialiser, name="mlp")
         return mlp(images.reshape(len(images), -1))

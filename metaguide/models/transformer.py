@@ -15,7 +15,7 @@ PAD, SEP, SPECIALS = 0, 3, 5
 
 
 def hashed_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Returns 32 pseudo-random bits an element: a 32-bit integer hash of (position, seed).
+    """Return 32 pseudo-random bits an element: a 32-bit integer hash of (position, seed).
 
     The seed is two words of `jax.random.bits(key)`, the hash is MurmurHash3's finaliser with the
     second word mixed in between its multiplications. Good enough to drop units, not to sample
@@ -34,7 +34,7 @@ def hashed_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, ".
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""]) -> Float[Array, "..."]:
-    """Returns x / (1 - rate) where a unit is kept and 0 where it is dropped.
+    """Return x / (1 - rate) where a unit is kept and 0 where it is dropped.
 
     Args:
         x: any array.
@@ -52,7 +52,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
-        """Returns x itself where deterministic or where the rate is 0."""
+        """Return x itself where deterministic or where the rate is 0."""
         if deterministic or self.rate == 0:
             return x
         return dropout(x, self.rate, self.make_rng("dropout"))
@@ -71,7 +71,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Returns x normalised."""
+        """Return x normalised."""
         wide = x.dtype if x.dtype.itemsize > 4 else jnp.float32
         x = x.astype(wide)
         mean = jnp.mean(x, axis=-1, keepdims=True)
@@ -88,7 +88,7 @@ class LayerNorm(nn.Module):
 def product(
     x: Float[Array, "*batch width"], kernel: Float[Array, "width features"]
 ) -> Float[Array, "*batch features"]:
-    """Returns x · kernel; its gradient for the kernel transposes the narrower of two operands.
+    """Return x · kernel; its gradient for the kernel transposes the narrower of two operands.
 
     On a CPU, xᵀ · g is computed from a transposed copy of its first operand. JAX's own rule puts g
     there, which is three and four times as wide as x before Q, K, V and before the hidden units.
@@ -120,7 +120,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch features"]:
-        """Returns the affine map of the last axis."""
+        """Return the affine map of the last axis."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x = x.astype(self.dtype)
@@ -143,7 +143,7 @@ class SelfAttention(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Returns each position's mixture of the positions where `mask` is True.
+        """Return each position's mixture of the positions where `mask` is True.
 
         Args:
             x: the states.
@@ -180,7 +180,7 @@ class TransformerLayer(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Returns the next states; `mask` as in `SelfAttention`."""
+        """Return the next states; `mask` as in `SelfAttention`."""
         width = x.shape[-1]
         drop = Dropout(self.dropout)
         attend = SelfAttention(
@@ -200,7 +200,7 @@ class TransformerLayer(nn.Module):
 
 
 def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
-    """Returns what each token is: 0 up to the first separator, 1 after it, 2 an exact match.
+    """Return what each token is: 0 up to the first separator, 1 after it, 2 an exact match.
 
     An exact match is a word after the separator that stands before it too, the feature of Chen et
     al. 2017 (DrQA). A text without separator has role 0 throughout.
@@ -238,7 +238,7 @@ class TransformerEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the parameters; the branches start small, by 1/√(2 layers) (GPT-2)."""
+        """Make the parameters; the branches start small, by 1/√(2 layers) (GPT-2)."""
         normal = nn.initializers.normal
         self.embedding = self.param(
             "embedding", normal(self.width**-0.5), (self.vocabulary, self.width), jnp.float32
@@ -260,7 +260,7 @@ class TransformerEncoder(nn.Module):
     def __call__(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch length {self.width}"]:
-        """Returns the state of every token; those of padding mean nothing and touch no other.
+        """Return the state of every token; those of padding mean nothing and touch no other.
 
         Args:
             tokens: int32 ids, 0 = padding, at most `self.length` a row.
@@ -282,5 +282,5 @@ class TransformerEncoder(nn.Module):
         return self.norm(x)
 
     def attend(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
-        """Returns the product of states with every token's embedding, the tied logits."""
+        """Return the product of states with every token's embedding, the tied logits."""
         return states @ self.embedding.astype(self.dtype).T

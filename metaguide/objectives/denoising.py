@@ -16,7 +16,7 @@ def corrupt(
     sigma: float | Float[Array, ""],
     occlusion: int,
 ) -> Float[Array, "batch height width channels"]:
-    """Adds Gaussian noise and blackens one square of each picture (Vincent et al. 2008).
+    """Add Gaussian noise and blackens one square of each picture (Vincent et al. 2008).
 
     x̃ = hole ⊙ clip(x + sigma · ε, 0, 1), with ε ~ N(0, I) and the square wholly inside the picture.
 

@@ -36,7 +36,7 @@ def mask_words(
     specials: int = 5,
     variant: Literal["mask", "80-10-10"] = "mask",
 ) -> tuple[Int[Array, "batch length"], Bool[Array, "batch length"]]:
-    """Hides whole words of each text (Devlin et al. 2019, with whole-word masking).
+    """Hide whole words of each text (Devlin et al. 2019, with whole-word masking).
 
     Of a text with n words, max(1, round(rate · n)) words are drawn without replacement, and all
     tokens of a drawn word are chosen; a text without words has none. Static shapes: runs in `jit`.
@@ -88,7 +88,7 @@ def mask_words(
 
 
 def gather_chosen(chosen: Bool[Array, "batch length"], limit: int) -> Gathered:
-    """Lists the chosen positions, so that logits are computed for them alone.
+    """List the chosen positions, so that logits are computed for them alone.
 
     `limit` is static. It should leave slack over the expected number, `rate · batch · length`:
     of the chosen positions, in row order, those past the limit are dropped and counted.

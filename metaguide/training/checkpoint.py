@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -> None:
-    """Writes `state` as the checkpoint of its step, atomically, and keeps the last two.
+    """Write `state` as the checkpoint of its step, atomically, and keeps the last two.
 
     A checkpoint of that step that is there already is replaced.
 
@@ -63,7 +63,7 @@ def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -
 
 
 def latest(folder: Path) -> int | None:
-    """Returns the step of the newest checkpoint in `folder`; None where there is none.
+    """Return the step of the newest checkpoint in `folder`; None where there is none.
 
     Raises:
         CheckpointError: if `folder` is no folder, or the system does not let it be read.
@@ -87,7 +87,7 @@ def restore(
     step: int | None = None,
     about: About = MappingProxyType({}),
 ) -> TrainState:
-    """Reads a checkpoint.
+    """Read a checkpoint.
 
     Args:
         folder: the folder of checkpoints.
@@ -107,7 +107,7 @@ def restore(
 
 
 def restore_meta(folder: Path, like: Params, about: About = MappingProxyType({})) -> Params:
-    """Reads what a stage has learned from its newest checkpoint, whatever its optimizer was.
+    """Read what a stage has learned from its newest checkpoint, whatever its optimizer was.
 
     Args:
         folder: the stage's work folder, or the folder of checkpoints in it.
@@ -164,7 +164,7 @@ def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
 
 
 def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | None = None) -> Any:
-    """Reads the part of a checkpoint that `like` describes, whose leaves have `prefix`."""
+    """Read the part of a checkpoint that `like` describes, whose leaves have `prefix`."""
     step = latest(folder) if step is None else step
     if step is None:
         raise CheckpointError(
@@ -208,7 +208,7 @@ def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | 
 
 
 def _read_through(folder: Path) -> None:
-    """Reads every byte once, one after the other.
+    """Read every byte once, one after the other.
 
     Orbax reads all arrays at the same time, and where one fails it leaves the others to print
     their tracebacks from threads of their own.
@@ -227,7 +227,7 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _check_about(folder: Path, stored: About, wanted: About) -> None:
-    """Raises a CheckpointError where a checkpoint says that it is of another training."""
+    """Raise a CheckpointError where a checkpoint says that it is of another training."""
     other = [
         f"{name} is {stored[name]!r} in the checkpoint and {value!r} in this run"
         for name, value in wanted.items()
@@ -250,7 +250,7 @@ def _damaged(folder: Path, step: int, error: Exception) -> CheckpointError:
 def _check_shapes(
     folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
 ) -> None:
-    """Raises a CheckpointError at the first leaf that only one side has, or that differs."""
+    """Raise a CheckpointError at the first leaf that only one side has, or that differs."""
     stored = {name: leaf for name, leaf in stored.items() if name.startswith(prefix)}
     # What the model is made of first: the optimizer's state only mirrors it.
     for name in sorted([*wanted, *stored], key=lambda name: not name.startswith("params.")):

@@ -215,7 +215,7 @@ def _resumed(
 def _times(
     workdir: Path, start: int, reached: Callable[[], tuple[int, float, float]]
 ) -> Iterator[None]:
-    """Adds this start of the stage to `times.jsonl` when it ends, in whatever way it does."""
+    """Add this start of the stage to `times.jsonl` when it ends, in whatever way it does."""
     begun, path = time.perf_counter(), workdir / TIMES
     if path.exists() and not path.is_file():  # told at the end, all would have been trained
         raise checkpoint.CheckpointError(f"{path}: it is no regular file; move it away")
@@ -258,7 +258,7 @@ def _joined(metrics: Sequence[Mapping[str, np.ndarray]], trainings: int) -> dict
 def _check_finite(
     metrics: Mapping[str, np.ndarray], last: int, name: str, folder: Path, mend: str
 ) -> None:
-    """Raises a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
+    """Raise a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
     losses = sorted(key for key in metrics if key.endswith("/loss"))
     wrong = {key: ~np.isfinite(metrics[key]) for key in (*losses, "loss", "gradient_norm")}
     steps = np.any(list(wrong.values()), axis=(0, 2))
@@ -279,7 +279,7 @@ def _check_finite(
 
 
 def metrics_in(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics of a stage, up to the first one that is not whole.
+    """Return the lines of metrics of a stage, up to the first one that is not whole.
 
     Args:
         workdir: of the stage.
@@ -312,7 +312,7 @@ def metrics_in(workdir: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
-    """Opens the logs of a stage, without what stands in them after the step `start`.
+    """Open the logs of a stage, without what stands in them after the step `start`.
 
     Of several processes the first one writes.
     """

@@ -45,7 +45,7 @@ def init_state(
     key: Key[Array, ""],
     carry: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step, in buffers of its own (the step donates them).
+    """Return the state before the first step, in buffers of its own (the step donates them).
 
     Args:
         meta: what is learned.
@@ -179,7 +179,7 @@ def make_step(
     span: int = 1,
     seeds: int | None = None,
 ) -> CompiledStep | ScannedStep:
-    """Builds the compiled step that minimises all objectives together.
+    """Build the compiled step that minimises all objectives together.
 
     Args:
         gradients: of what to minimise, by name of the objective; what one of them carries is in
