@@ -213,8 +213,8 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     folder = folder_of(tmp_path, "quadratic", "mlp", 0)
     scores = json.loads((folder / "validation.json").read_text("utf-8"))
     assert list(scores) == ["2", "4"]
-    step, score = best_of(folder)
-    assert score == min(scores.values()) and scores[str(step)] == score
+    step, least = best_of(folder)
+    assert least == min(scores.values()) and scores[str(step)] == least
     last = restore_meta(folder / FOLDER, {"rule": trained.theta})["rule"]
     same = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), trained.theta, last))
     assert all(same) == (step == 4)
@@ -226,7 +226,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
         problems=config.validation_problems,
         chunk=2,
     )(trained.theta)[:, -1]
-    np.testing.assert_allclose(log10_of(losses, config.least, config.cap).mean(), score, rtol=1e-4)
+    np.testing.assert_allclose(log10_of(losses, config.least, config.cap).mean(), least, rtol=1e-4)
     before = (folder / "validation.json").stat().st_mtime_ns
     jax.tree.map(
         np.testing.assert_array_equal,
