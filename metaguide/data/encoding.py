@@ -60,9 +60,13 @@ def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> 
     return table
 
 
-def product_rows(products: Sequence[Product], tokenizer: Tokenizer, length: int) -> Table:
-    """Return {"tokens"} of products, and {"image", "has_image"} where any of them has a picture."""
+def product_rows(
+    products: Sequence[Product], tokenizer: Tokenizer, length: int, images: bool = True
+) -> Table:
+    """Return {"tokens"} of products, and with `images` their {"image", "has_image"}."""
     rows: Table = {"tokens": tokenizer.encode([product_text(p) for p in products], length).tokens}
+    if not images:
+        return rows
     rows["has_image"] = np.array([p.image is not None for p in products])
     blank = np.zeros((IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
     rows["image"] = np.stack([blank if p.image is None else p.image for p in products])

@@ -12,6 +12,7 @@ from metaguide.data.catalogue import CatalogueError, Domain, Product, checked_ex
 from metaguide.data.encoding import Table, labelled_table, product_rows, stack
 from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
+from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import ClassificationHead, with_slots
@@ -90,8 +91,7 @@ def _labelled(domain: Domain, reading: Reading, picked: Sequence[Product] | None
 
 def _rows(products: Sequence[Product], reading: Reading, where: str) -> Table:
     del where
-    rows = product_rows(products, reading.tokenizer, reading.lengths.text)
-    return rows if reading.images else {"tokens": rows["tokens"]}
+    return product_rows(products, reading.tokenizer, reading.lengths.text, reading.images)
 
 
 def _table(
@@ -161,8 +161,6 @@ def _baselines(
     always: Mapping[str, Sequence[str]],
     cells: Mapping[int, Any],
 ) -> Iterator[Outcome]:
-    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
-
     products, labels, categories = _labelled(domain, reading, None)
     tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
     features = tfidf.transform([product_text(product) for product in products])

@@ -20,6 +20,7 @@ from metaguide.data.catalogue import (
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_questions
 from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
+from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Measures, Scoring
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import QuestionHead
@@ -266,8 +267,6 @@ def _baselines(
     always: Mapping[str, Sequence[str]],
     cells: Mapping[int, Any],
 ) -> Iterator[Outcome]:
-    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
-
     del always
     examples = _labelled(domain, reading, None).examples
     asked = [example.question for example in examples]

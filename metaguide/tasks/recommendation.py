@@ -17,7 +17,7 @@ from metaguide.data.encoding import Table, product_rows, stack, stack_rows
 from metaguide.data.episodes import check_users, user_sampler, user_support
 from metaguide.data.histories import History, each_once, histories
 from metaguide.data.texts import product_text
-from metaguide.evaluation import metrics
+from metaguide.evaluation import baselines, metrics
 from metaguide.evaluation.rows import Measures, ResultsError, Scoring
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import RecommendationHead
@@ -221,8 +221,7 @@ class Catalogue:
 
 
 def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
-    rows = product_rows(products, reading.tokenizer, reading.lengths.text)
-    return rows if reading.images else {"tokens": rows["tokens"]}
+    return product_rows(products, reading.tokenizer, reading.lengths.text, reading.images)
 
 
 def _episodes(
@@ -370,8 +369,6 @@ def _baselines(
     always: Mapping[str, Sequence[str]],
     cells: Mapping[int, Any],
 ) -> Iterator[Outcome]:
-    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
-
     del reading, always
     tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
     features = tfidf.transform([product_text(product) for product in domain.products])

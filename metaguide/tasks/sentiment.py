@@ -9,6 +9,7 @@ import numpy as np
 from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table
 from metaguide.data.repeats import distinct_reviews
+from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import SentimentHead
@@ -102,8 +103,6 @@ def _baselines(
     always: Mapping[str, Sequence[str]],
     cells: Mapping[int, Any],
 ) -> Iterator[Outcome]:
-    from metaguide.evaluation import baselines  # scikit-learn takes a second to import
-
     del always
     source = [_labelled(one, reading, None) for one in sources]
     texts = [review.text for part in source for review in part.examples]
