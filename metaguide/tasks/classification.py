@@ -18,10 +18,10 @@ from metaguide.models.guide import GuideModel
 from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
 from metaguide.tasks import labelled
-from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
-from metaguide.tasks.task import Outcome, Task
+from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Params, Problem
 
 NAME = "classification"
@@ -193,16 +193,14 @@ LABELLING = Labelling(
     is_ordered=False,
 )
 
-CLASSIFICATION = Task(
-    name=NAME,
+CLASSIFICATION = labelled_task(
+    LABELLING,
     title="Classification",
     summary="Which category a product is of.",
     part="products",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),
     head=lambda encoder, way: ClassificationHead(way, encoder.dtype),
-    problem=_problem,
-    episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(
         NAME,
         arrays=("predicted", "target"),
@@ -211,8 +209,6 @@ CLASSIFICATION = Task(
         once=None,
     ),
     baselines=_baselines,
-    adapt=partial(labelled.adapt, LABELLING),
-    predict=partial(labelled.predict, LABELLING),
     checked=checked_example,
     picked=partial(labelled.picked, "products", "category", "category"),
 )

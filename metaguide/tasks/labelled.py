@@ -1,6 +1,7 @@
 """Tasks whose examples each have a label: how their episodes are built, and how they serve."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
-from metaguide.tasks.task import Shape
+from metaguide.tasks.task import Shape, Task
 from metaguide.types import Params, Problem, TaskDistribution
 
 
@@ -36,7 +37,7 @@ class Labelling(NamedTuple):
         of_domain: (domain, reading, picked) -> its labelled examples; `picked` are examples that
             take the place of the domain's, or None.
         rows: (examples, reading, domain's name) -> the fields of their rows, without the label.
-        problem: as in `Task`.
+        problem: (model, reading, classes) -> Problem, with a slot for each of `classes` classes.
         answers: (outputs, examples, reading, classes) -> what `predict` returns.
         table: (of each domain, its name and labelled examples; reading, always, scored) -> the
             table of episodes; by default their rows and labels, of classes that are the same in
@@ -61,6 +62,17 @@ class Labelling(NamedTuple):
     lacking: str | None = None
     needs_all: bool = False
     is_ordered: bool = True
+
+
+def labelled_task(labelling: Labelling, **fields: Any) -> Task:
+    """Return the task of a labelling; `fields` are those of `Task` that it does not say."""
+    return Task(
+        name=labelling.name,
+        episodes=partial(episodes, labelling),
+        adapt=partial(adapt, labelling),
+        predict=partial(predict, labelling),
+        **fields,
+    )
 
 
 def episodes(

@@ -26,11 +26,10 @@ from metaguide.models.guide import GuideModel
 from metaguide.models.heads import QuestionHead
 from metaguide.objectives.tasks import span_loss, span_predict
 from metaguide.scoring import answer_scores
-from metaguide.tasks import labelled
-from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Reading
-from metaguide.tasks.task import Outcome, Task
+from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Params, Problem
 
 NAME = "questions"
@@ -340,16 +339,14 @@ LABELLING = Labelling(
     table=_table,
 )
 
-QUESTIONS = Task(
-    name=NAME,
+QUESTIONS = labelled_task(
+    LABELLING,
     title="Questions",
     summary="Where a text answers a question, or that it does not.",
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),
     head=lambda encoder, way: QuestionHead(encoder.dtype),
-    problem=_problem,
-    episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(
         NAME,
         arrays=("em", "f1", "answerable"),
@@ -358,8 +355,6 @@ QUESTIONS = Task(
         once="example",
     ),
     baselines=_baselines,
-    adapt=partial(labelled.adapt, LABELLING),
-    predict=partial(labelled.predict, LABELLING),
     checked=checked_example,
     picked=partial(checked_part, "support", "questions"),
 )

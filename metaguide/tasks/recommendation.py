@@ -400,7 +400,6 @@ RECOMMENDATION = Task(
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),
     head=lambda encoder, way: RecommendationHead(encoder.width, dtype=encoder.dtype),
-    problem=lambda model, reading, classes: recommendation(model),
     episodes=_episodes,
     scoring=Scoring(
         NAME,

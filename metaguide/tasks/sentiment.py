@@ -15,10 +15,10 @@ from metaguide.models.guide import GuideModel
 from metaguide.models.heads import SentimentHead
 from metaguide.objectives.tasks import sentiment_loss
 from metaguide.tasks import labelled
-from metaguide.tasks.labelled import Labelled, Labelling, queried_rows
+from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
-from metaguide.tasks.task import Outcome, Task
+from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Params, Problem
 
 NAME = "sentiment"
@@ -131,16 +131,14 @@ LABELLING = Labelling(
     needs_all=True,
 )
 
-SENTIMENT = Task(
-    name=NAME,
+SENTIMENT = labelled_task(
+    LABELLING,
     title="Sentiment",
     summary="Whether a review is content.",
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
     head=lambda encoder, way: SentimentHead(encoder.dtype),
-    problem=_problem,
-    episodes=partial(labelled.episodes, LABELLING),
     scoring=Scoring(
         NAME,
         arrays=("predicted", "target"),
@@ -149,8 +147,6 @@ SENTIMENT = Task(
         once="example",
     ),
     baselines=_baselines,
-    adapt=partial(labelled.adapt, LABELLING),
-    predict=partial(labelled.predict, LABELLING),
     checked=checked_example,
     picked=partial(labelled.picked, "reviews", "label", "sentiment or stars but 3"),
     classes=CLASSES,

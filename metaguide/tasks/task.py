@@ -8,9 +8,8 @@ import numpy as np
 from metaguide.data.catalogue import Domain
 from metaguide.evaluation.rows import Scoring
 from metaguide.models.encoder import Encoder
-from metaguide.models.guide import GuideModel
-from metaguide.tasks.serving import Adapted, Reading
-from metaguide.types import Problem, TaskDistribution
+from metaguide.tasks.serving import Adapted
+from metaguide.types import TaskDistribution
 
 Outcome = tuple[str, int, Mapping[str, np.ndarray]]
 """A baseline's name, the shots it had, and what it is scored by, as `Problem.score` returns it."""
@@ -44,7 +43,6 @@ class Task(NamedTuple):
         classes: names of its classes, where every domain has the same ones.
         has_examples: whether a domain has what it needs.
         head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
-        problem: (model, reading, classes) -> Problem, with a slot for each of `classes` classes.
         episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
             all have examples; `always`, by domain, are classes that each episode contains, and
             `scored` says whether answers will be scored.
@@ -70,7 +68,6 @@ class Task(NamedTuple):
     asks: type
     has_examples: Callable[[Domain], bool]
     head: Callable[[Encoder, int], Any]
-    problem: Callable[[GuideModel, Reading, int], Problem]
     episodes: Callable[..., TaskDistribution]
     scoring: Scoring
     baselines: Callable[..., Iterator[Outcome]]
