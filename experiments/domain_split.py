@@ -13,13 +13,12 @@ from experiments.config_files import ConfigError
 from experiments.run_folder import identity
 from experiments.sources import bazaar
 from metaguide.data.catalogue import Domain
-from metaguide.data.encoding import Lengths
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
-from metaguide.guide import model_of
+from metaguide.guide import model_of, reading_of
 from metaguide.models.guide import GuideModel
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
@@ -112,7 +111,7 @@ def prepare(
         tokenizer: of a guide that was trained before, instead of one of these sources.
 
     Returns:
-        The world.
+        The domains, and what reads them.
 
     Raises:
         ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
@@ -138,12 +137,7 @@ def prepare(
         held_out,
         parts.always,
         model_of(guide, tokenizer),
-        Reading(
-            tokenizer,
-            Lengths(config.text.text, config.text.pair, config.text.name),
-            config.model.image,
-            config.episodes.longest,
-        ),
+        reading_of(guide, tokenizer),
         Shape(
             config.episodes.way,
             config.episodes.shots,

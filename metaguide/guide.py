@@ -250,11 +250,12 @@ def load(run: Path | str) -> Guide:
     for name in {one.folder for one in config.serving.values()}:
         stage = run_config.find(run / name)
         found[name] = restore_stage(run / name, like, {} if stage is None else stage.about)
+    reading = reading_of(config, tokenizer)
     return Guide(
         model,
         tokenizer,
-        Lengths(config.text_tokens, config.pair_tokens, config.name_tokens),
-        config.max_answer_tokens,
+        reading.lengths,
+        reading.longest,
         {
             task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
             for task, one in config.serving.items()
@@ -275,6 +276,12 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
         channels=config.channels if config.image else (),
     )
     return guide_model(encoder, config.way)
+
+
+def reading_of(config: RunConfig, tokenizer: Tokenizer) -> Reading:
+    """Return how the guide reads that a run config describes, with its tokenizer."""
+    lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
+    return Reading(tokenizer, lengths, config.image, config.max_answer_tokens)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
 from experiments.adapt import _grid
-from experiments.command import ConfigError
+from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.ranges import text
 from metaguide.data.catalogue import CatalogueError, Domain, Product, Review

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.command import ConfigError
+from experiments.config_files import ConfigError
 from experiments.ranges import Range, integer, share, text
 
 if TYPE_CHECKING:  # a config file imports this module, and is read before anything heavy is

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.command import ConfigError
+from experiments.config_files import ConfigError
 from metaguide.data.catalogue import Domain
 
 
