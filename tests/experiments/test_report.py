@@ -570,7 +570,7 @@ def test_terminal_tables_hold_every_arm(outcomes):
 def test_narrow_terminal_tables_lose_no_digit(outcomes, terminal):
     """Fault: where a table is wider than the terminal, or than a log's 80 columns, its numbers and
     intervals end in "…"."""
-    console = Console(width=60, record=True, file=io.StringIO(), force_terminal=terminal)
+    console = Console(width=40, record=True, file=io.StringIO(), force_terminal=terminal)
     print_tables(outcomes.rows, console=console)
     text = console.export_text()
     assert "…" not in text
