@@ -29,13 +29,13 @@ from experiments.reports.layout import (
     tasks_of,
 )
 from experiments.tables.pictures import adaptation, described
-from metaguide.evaluation.baselines import BASELINES as GUIDE_FLOORS
+from metaguide.evaluation.baselines import BASELINES as OF_THE_GUIDE
 from metaguide.evaluation.results import Results, ResultsError, Row, read
 from metaguide.files import atomic_write
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
-BASELINES = (*GUIDE_FLOORS, "pretrained", "pixels")
+BASELINES = (*OF_THE_GUIDE, "pretrained", "pixels")
 """The arms of all tables that are baselines."""
 
 CHOICES = ("task", "metric", "shots", "steps", "across")
