@@ -205,13 +205,13 @@ def _mixed_value_and_grad(loss: Loss) -> Callable[[PyTree, Any], tuple[Array, Py
             return found
 
         @jax.custom_vjp
-        def of(params: PyTree, floats: list[Array], others: list[Array]):
+        def of(params: PyTree, floats: list[Array], others: list[Array]) -> tuple[Array, PyTree]:
             return jax.value_and_grad(value)(params, floats, others)
 
-        def forward(*arguments: Any):
+        def forward(*arguments: Any) -> tuple[tuple[Array, PyTree], tuple[Any, ...]]:
             return of(*arguments), arguments
 
-        def backward(arguments: Any, cotangent: tuple[Array, PyTree]):
+        def backward(arguments: Any, cotangent: tuple[Array, PyTree]) -> tuple[Any, ...]:
             params, floats, others = arguments
             weight, direction = cotangent
             gradients, products = jax.jvp(
@@ -393,7 +393,9 @@ def differentiable(
     alone = all(leaf.size == 1 for leaf in leaves)
     shapes = [leaf.shape for leaf in leaves]
 
-    def probe(shapes: list[tuple[int, ...]], among: Callable[[int], bool] = lambda i: True):
+    def probe(
+        shapes: list[tuple[int, ...]], among: Callable[[int], bool] = lambda i: True
+    ) -> PyTree:
         """One 1 in each of these leaves, zeros elsewhere; zeros alone where leaves are scalars."""
         of = zip(shapes, leaves, strict=True)
         filled = [np.zeros(int(np.prod(shape)), leaf.dtype) for shape, leaf in of]
@@ -453,7 +455,9 @@ PROBED_STEPS = 8
 def _still_at_nothing(rule: optax.GradientTransformationExtraArgs) -> Any:
     """Return a rule whose updates have the derivative 0 where all gradients are 0."""
 
-    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any):
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
         nothing = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(updates)]))
         # What is not chosen is differentiated as well: it must not be the NaN that is avoided.
         some = jax.tree.map(lambda leaf: jnp.where(nothing, jnp.ones_like(leaf), leaf), updates)

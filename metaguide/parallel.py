@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 TASKS = "tasks"
 """The name of the one axis."""
@@ -217,7 +217,7 @@ def on_each_device(
         )
         return jax.jit(mapped, donate_argnums=donate)
 
-    def numbered(*args):
+    def numbered(*args: Any) -> Any:
         # pmap needs an argument to map over.
         each = jax.pmap(
             lambda number, *args: function(*args),
@@ -241,7 +241,7 @@ def own_share(tree: PyTree, mesh: Mesh | None) -> PyTree:
         return tree
     number = jax.lax.axis_index(TASKS)
 
-    def part(leaf):
+    def part(leaf: Array) -> Array:
         if len(leaf) % mesh.size:
             raise ValueError(f"{len(leaf)} tasks do not divide over {mesh.size} devices")
         return leaf.reshape(mesh.size, len(leaf) // mesh.size, *leaf.shape[1:])[number]
@@ -259,7 +259,7 @@ def whole_of_shares(tree: PyTree, mesh: Mesh | None) -> PyTree:
     if mesh is None or mesh.size == 1:
         return tree
 
-    def joined(leaf):
+    def joined(leaf: Array) -> Array:
         if is_key(leaf):
             data = jax.lax.all_gather(jax.random.key_data(leaf), TASKS, tiled=True)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -283,7 +283,7 @@ def split_tasks(tree: PyTree, mesh: Mesh) -> PyTree:
     """
     count = mesh.shape[TASKS]
 
-    def split(leaf):
+    def split(leaf: Array) -> Array:
         spec = PartitionSpec(TASKS) if leaf.shape[0] % count == 0 else PartitionSpec()
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
@@ -327,7 +327,7 @@ def to_local(tree: PyTree) -> PyTree:
     """
     whole = NamedSharding(local_mesh(), PartitionSpec())
 
-    def own(leaf):
+    def own(leaf: Any) -> Any:
         if not is_global(leaf):
             return leaf
         if is_key(leaf):

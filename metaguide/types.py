@@ -5,9 +5,9 @@ the support of an episode into an adapted problem. Training differentiates throu
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 Batch = Mapping[str, Array]
 """Arrays with a leading axis of examples; `mask` (bool) where padded, `id` = row in its table."""
@@ -17,6 +17,15 @@ Params = Any
 
 Metrics = Mapping[str, Array]
 """Scalars by name."""
+
+Progress = Float[Array, ""] | float
+"""How far meta-training has come, in [0, 1]."""
+
+Step = int | Int[Array, ""]
+"""The number of a step, from 0: traced inside a compiled loop, a plain number outside."""
+
+Observe = Callable[[Any], Any]
+"""What maps the state of an adaptation to a pytree: adapted -> observation."""
 
 OUT = -1e30
 """The score of what cannot be chosen. It is below any that a model gives, so that no probability is
@@ -37,6 +46,168 @@ class Episode(NamedTuple):
     support: Batch
     query: Batch
     context: Any = ()
+
+
+@runtime_checkable
+class InitFn(Protocol):
+    """How parameters start."""
+
+    def __call__(self, key: Key[Array, ""], /) -> Params:
+        """Return the parameters that are drawn with a key."""
+        ...
+
+
+@runtime_checkable
+class EncodeFn(Protocol):
+    """The body of a problem."""
+
+    def __call__(
+        self, params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None, /
+    ) -> Any:
+        """Return the encoded examples, any pytree; `key` is None where dropout is off."""
+        ...
+
+
+@runtime_checkable
+class EncodedLossFn(Protocol):
+    """The loss of a problem, after its body."""
+
+    def __call__(
+        self, params: Params, encoded: Any, batch: Batch, context: Any, /
+    ) -> tuple[Array, Metrics]:
+        """Return (scalar, metrics)."""
+        ...
+
+
+@runtime_checkable
+class EncodedPredictFn(Protocol):
+    """The head of a problem."""
+
+    def __call__(
+        self, params: Params, encoded: Any, batch: Batch, context: Any, /
+    ) -> Mapping[str, Array]:
+        """Return arrays by name, leading axis examples."""
+        ...
+
+
+@runtime_checkable
+class FeaturesFn(Protocol):
+    """What metric learners and probes read of an encoding."""
+
+    def __call__(self, encoded: Any, /) -> Array:
+        """Return an array [examples, width]."""
+        ...
+
+
+@runtime_checkable
+class ScoreFn(Protocol):
+    """What the metrics of a kind of task are computed from."""
+
+    def __call__(
+        self, outputs: Mapping[str, Array], query: Batch, context: Any, /
+    ) -> Mapping[str, Array]:
+        """Return arrays by name, leading axis examples, of what `predict` returned."""
+        ...
+
+
+@runtime_checkable
+class AdaptFn(Protocol):
+    """How a learner adapts to a support."""
+
+    def __call__(
+        self,
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        /,
+        observe: Observe | None = None,
+    ) -> tuple[Any, Any]:
+        """Return (adapted, observations).
+
+        `key` may be None where the learner draws nothing, as in serving. `observe` maps `adapted`
+        to a pytree and is called at step 0 and after each step; the observations are stacked on a
+        leading axis, and None without it.
+        """
+        ...
+
+
+@runtime_checkable
+class AdaptedLossFn(Protocol):
+    """The loss of what has been adapted."""
+
+    def __call__(self, adapted: Any, query: Batch, context: Any, /) -> tuple[Array, Metrics]:
+        """Return (scalar, metrics)."""
+        ...
+
+
+@runtime_checkable
+class AdaptedPredictFn(Protocol):
+    """What has been adapted says of a query."""
+
+    def __call__(self, adapted: Any, query: Batch, context: Any, /) -> Mapping[str, Array]:
+        """Return arrays by name, leading axis examples."""
+        ...
+
+
+@runtime_checkable
+class ObjectiveFn(Protocol):
+    """What meta-training minimises, of one episode."""
+
+    def __call__(
+        self, meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress, /
+    ) -> tuple[Array, Metrics]:
+        """Return (scalar, metrics); `key` may be None where the learner draws nothing."""
+        ...
+
+
+@runtime_checkable
+class GradientFn(Protocol):
+    """A meta-gradient of its own, of one episode."""
+
+    def __call__(
+        self, meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress, /
+    ) -> tuple[tuple[Array, Metrics], Params]:
+        """Return ((scalar, metrics), meta-gradient); `key` as of `ObjectiveFn`."""
+        ...
+
+
+@runtime_checkable
+class SampleFn(Protocol):
+    """What draws episodes: pure, with static shapes."""
+
+    def __call__(
+        self, data: Any, domain: ArrayLike, shots: ArrayLike, key: Key[Array, ""], /
+    ) -> Episode:
+        """Return the episode of `shots` in the domain of this number that the key draws."""
+        ...
+
+
+@runtime_checkable
+class DrawFn(Protocol):
+    """What draws a function to be minimised."""
+
+    def __call__(self, data: Any, key: Key[Array, ""], /) -> tuple[Params, Any]:
+        """Return (initial parameters, task)."""
+        ...
+
+
+@runtime_checkable
+class StepBatchFn(Protocol):
+    """The examples that a step of a descent sees."""
+
+    def __call__(self, data: Any, task: Any, step: Step, /) -> Any:
+        """Return the examples, any pytree."""
+        ...
+
+
+@runtime_checkable
+class StepLossFn(Protocol):
+    """The function that a descent minimises."""
+
+    def __call__(self, params: Params, batch: Any, /) -> tuple[Array, Any]:
+        """Return (scalar, auxiliary output)."""
+        ...
 
 
 class Problem(NamedTuple):
@@ -61,12 +232,12 @@ class Problem(NamedTuple):
         way: static number of classes; None where there are no classes.
     """
 
-    init: Callable[..., Params]
-    encode: Callable[..., Any]
-    loss: Callable[..., tuple[Array, Metrics]]
-    predict: Callable[..., Mapping[str, Array]]
-    features: Callable[..., Array]
-    score: Callable[..., Mapping[str, Array]]
+    init: InitFn
+    encode: EncodeFn
+    loss: EncodedLossFn
+    predict: EncodedPredictFn
+    features: FeaturesFn
+    score: ScoreFn
     body: tuple[str, ...]
     head: tuple[str, ...]
     target: str
@@ -92,12 +263,12 @@ class Learner(NamedTuple):
             not that of `objective` (Reptile); None where it is.
     """
 
-    init: Callable[..., Params]
-    adapt: Callable[..., tuple[Any, Any]]
-    loss: Callable[..., tuple[Array, Metrics]]
-    predict: Callable[..., Mapping[str, Array]]
-    objective: Callable[..., tuple[Array, Metrics]]
-    gradient: Callable[..., tuple[tuple[Array, Metrics], Params]] | None = None
+    init: InitFn
+    adapt: AdaptFn
+    loss: AdaptedLossFn
+    predict: AdaptedPredictFn
+    objective: ObjectiveFn
+    gradient: GradientFn | None = None
 
 
 class TaskDistribution(NamedTuple):
@@ -113,7 +284,7 @@ class TaskDistribution(NamedTuple):
 
     domains: tuple[str, ...]
     data: Any
-    sample: Callable[..., Episode]
+    sample: SampleFn
     problem: Problem
 
 
@@ -127,6 +298,6 @@ class Optimizee(NamedTuple):
         loss: (parameters, batch) -> (scalar, auxiliary output).
     """
 
-    draw: Callable[..., tuple[Params, Any]]
-    batch: Callable[..., Any]
-    loss: Callable[..., tuple[Array, Any]]
+    draw: DrawFn
+    batch: StepBatchFn
+    loss: StepLossFn

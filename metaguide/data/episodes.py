@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8
 
-from metaguide.types import Episode
+from metaguide.types import Episode, SampleFn
 
 Table = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ def episode_key(seed: int, split: str, index: int | Int[Array, ""]) -> Key[Array
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
 
 
-def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
+def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) -> SampleFn:
     """Return a sampler of N-way K-shot episodes from a labelled table.
 
     The support is balanced over the classes; the query is drawn from all other examples of the
@@ -55,7 +55,9 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
         `unseen` (bool, the classes that every episode contains).
     """
 
-    def sample(table: Table, domain, shots_now, key) -> Episode:
+    def sample(
+        table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
+    ) -> Episode:
         class_key, order_key, support_key, query_key = jax.random.split(key, 4)
         count = table["count"][domain]
         chance = jax.random.gumbel(class_key, count.shape)
@@ -102,7 +104,7 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False):
     return sample
 
 
-def balanced_sampler(way: int, shots: int, queries: int):
+def balanced_sampler(way: int, shots: int, queries: int) -> SampleFn:
     """Return a sampler of N-way K-shot episodes of pictures whose support and query are balanced.
 
     A class is a character under a quarter turn. Every class has the same number of drawings, and
@@ -123,7 +125,9 @@ def balanced_sampler(way: int, shots: int, queries: int):
         It raises as `check_balanced` does.
     """
 
-    def sample(table: Table, domain, shots_now, key) -> Episode:
+    def sample(
+        table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
+    ) -> Episode:
         check_balanced(table, way, shots, queries)
         class_key, turn_key, drawing_key = jax.random.split(key, 3)
         drawings = table["image"].shape[2]
@@ -135,7 +139,9 @@ def balanced_sampler(way: int, shots: int, queries: int):
         chance = jax.random.uniform(drawing_key, (way, drawings))
         drawing = jax.lax.top_k(chance, shots + queries)[1].T.astype(jnp.int32)
 
-        def batch(drawing, mask):
+        def batch(
+            drawing: Int[Array, "examples way"], mask: Bool[Array, " examples"]
+        ) -> dict[str, Array]:
             # Bytes are turned, and only those of the drawings that the episode holds.
             image = _turned(table["image"][domain, character, drawing], turns)
             return {
@@ -152,7 +158,7 @@ def balanced_sampler(way: int, shots: int, queries: int):
     return sample
 
 
-def user_sampler(shots: int, candidates: int | None = None):
+def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
     """Return a sampler of recommendation episodes: an episode is one user.
 
     The query asks for the user's last product, and K shots are the K products before it: they are
@@ -178,7 +184,9 @@ def user_sampler(shots: int, candidates: int | None = None):
             f"a {shots}-shot episode; raise candidates"
         )
 
-    def sample(table: Table, domain, shots_now, key) -> Episode:
+    def sample(
+        table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
+    ) -> Episode:
         user_key, candidate_key = jax.random.split(key)
         user = jax.random.randint(user_key, (), 0, table["users"][domain])
         items, taken = table["items"][domain, user], table["taken"][domain, user]
@@ -187,7 +195,7 @@ def user_sampler(shots: int, candidates: int | None = None):
         exists = jnp.arange(total) < table["catalogue"][domain]
         steps = jnp.arange(shots)
 
-        def before_last(count):
+        def before_last(count: Int[Array, ""]) -> Int[Array, " items"]:
             """Return the `count` products before the last in the order of time, padded behind."""
             return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
 
@@ -221,7 +229,7 @@ def user_sampler(shots: int, candidates: int | None = None):
 
 
 def user_support(
-    history: Int[Array, " items"], taken: Int[Array, ""], examples: int, shots: Int[Array, ""] | int
+    history: Int[Array, " items"], taken: Int[Array, ""], examples: int, shots: ArrayLike
 ) -> dict[str, Array]:
     """Return a user's last products as the examples to adapt to, the latest first.
 
@@ -305,12 +313,20 @@ def check_users(table: Table, domains: tuple[str, ...]) -> None:
             )
 
 
-def _batch(table: Table, domain, rows, label, mask) -> dict[str, Array]:
+def _batch(
+    table: Table,
+    domain: ArrayLike,
+    rows: Int[Array, " examples"],
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+) -> dict[str, Array]:
     fields = {name: leaf[domain, rows] for name, leaf in table["rows"].items()}
     return {**fields, "label": label, "mask": mask, "id": rows}
 
 
-def _turned(image, turns):
+def _turned(
+    image: UInt8[Array, "... way size size"], turns: Int[Array, " way"]
+) -> UInt8[Array, "... way size size"]:
     """Return [..., way, size, size] pictures, those of each class turned as by `numpy.rot90`."""
     turns = turns[:, None, None]
     image = jnp.where(turns % 2 == 1, image.swapaxes(-1, -2), image)

@@ -1,10 +1,14 @@
 """Sine waves as regression tasks: y = A sin(x − φ), each task with its amplitude and phase."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
 
-from metaguide.types import Episode
+from metaguide.types import Episode, SampleFn
 
 
 def waves(
@@ -27,7 +31,7 @@ def waves(
     }
 
 
-def wave_sampler(shots: int, queries: int, reach: float = 5.0):
+def wave_sampler(shots: int, queries: int, reach: float = 5.0) -> SampleFn:
     """Return a sampler of waves seen at points x ∈ [−reach, reach].
 
     Args:
@@ -41,13 +45,15 @@ def wave_sampler(shots: int, queries: int, reach: float = 5.0):
         a support of fewer shots.
     """
 
-    def sample(table, domain, shots_now, key) -> Episode:
+    def sample(
+        table: Mapping[str, Any], domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
+    ) -> Episode:
         # One draw for all: several would take longer than the inner step that they are for.
         share = jax.random.uniform(key, (2 + shots + queries, 1))
         ranges = jnp.stack([table["amplitude"][domain], table["phase"][domain]])
         amplitude, phase = ranges[:, :1] + share[:2] * (ranges[:, 1:] - ranges[:, :1])
 
-        def points(share, known):
+        def points(share: Float[Array, "points 1"], known: ArrayLike) -> dict[str, Array]:
             x = reach * (2.0 * share - 1.0)
             number = jnp.arange(len(share), dtype=jnp.int32)
             y = amplitude * jnp.sin(x - phase)

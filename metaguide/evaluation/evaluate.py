@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from metaguide.data.episodes import episode_key
 from metaguide.parallel import local_mesh, side_by_side, split_tasks, to_local
 from metaguide.training.program import Program
-from metaguide.types import Episode, Learner, TaskDistribution
+from metaguide.types import Learner, Params, SampleFn, TaskDistribution
 
 ADAPTATION = 2**31 - 1
 """Folded into an episode's key for what a learner draws: no part of it that a sampler takes."""
@@ -65,15 +65,22 @@ def evaluator(
     mesh = local_mesh() if mesh is None else mesh
     chunk = -(-chunk // mesh.size) * mesh.size
 
-    def adapt_and_score(meta, data, domain, shots, keys, rates):
+    def adapt_and_score(
+        meta: Params,
+        data: Any,
+        domain: ArrayLike,
+        shots: ArrayLike,
+        keys: Key[Array, " episodes"],
+        rates: Mapping[Any, Array],
+    ) -> dict[Any, Mapping[str, Array]]:
         learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
 
-        def one(key):
+        def one(key: Key[Array, ""]) -> dict[Any, Mapping[str, Array]]:
             episode = distribution.sample(data, domain, shots, key)
             own_key = jax.random.fold_in(key, ADAPTATION)
 
-            def outcome(learner: Learner):
-                def observe(adapted):
+            def outcome(learner: Learner) -> Mapping[str, Array]:
+                def observe(adapted: Any) -> Mapping[str, Array]:
                     outputs = learner.predict(adapted, episode.query, episode.context)
                     return distribution.problem.score(outputs, episode.query, episode.context)
 
@@ -85,7 +92,14 @@ def evaluator(
 
     program = Program(adapt_and_score)
 
-    def arguments(meta, data, domain: int, shots: int, keys, rates: Mapping[Any, float]):
+    def arguments(
+        meta: Params,
+        data: Any,
+        domain: int,
+        shots: int,
+        keys: Key[Array, " episodes"],
+        rates: Mapping[Any, float],
+    ) -> tuple[Any, ...]:
         numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
         given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
         return meta, data, *numbers, keys, given
@@ -105,7 +119,7 @@ def evaluator(
     ) -> dict[Any, dict[str, np.ndarray]]:
         meta, data = to_local((meta, data))
 
-        def of_chunk(first: int):
+        def of_chunk(first: int) -> dict[Any, dict[str, np.ndarray]]:
             # The last chunk is filled up, so that every call has the shape that was compiled.
             index = np.minimum(np.arange(first, first + chunk), len(keys) - 1)
             given = arguments(meta, data, domain, shots, keys[index], rates)
@@ -143,11 +157,17 @@ def drawn(
 
 
 @partial(jax.jit, static_argnums=0)
-def _small_fields(sample: Callable[..., Episode], data: Any, domain, shots, keys):
+def _small_fields(
+    sample: SampleFn,
+    data: Any,
+    domain: ArrayLike,
+    shots: ArrayLike,
+    keys: Key[Array, " episodes"],
+) -> dict[str, dict[str, Array]]:
     """Draw the episodes; compiled once a distribution, since domain and shots are arguments."""
     fields = ("id", "label", "class", "mask", "item", "history", "history_mask")
 
-    def one(key):
+    def one(key: Key[Array, ""]) -> dict[str, dict[str, Array]]:
         episode = sample(data, domain, shots, key)
         return {
             "support": {name: episode.support[name] for name in fields if name in episode.support},

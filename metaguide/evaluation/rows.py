@@ -303,7 +303,9 @@ def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> I
     halves = bootstrap(statistic, counted=counts).reshape(len(measures), places)
     for index, (metric, (score, which)) in enumerate(measures.items()):
 
-        def scores(place: int, index: int = index, which: np.ndarray = which):
+        def scores(
+            place: int, index: int = index, which: np.ndarray = which
+        ) -> dict[str, np.ndarray]:
             kept = np.where(which, values[index, place], np.nan)
             return {
                 "score": outcomes.laid_out(kept, np.float32, np.nan),

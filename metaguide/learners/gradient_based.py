@@ -1,17 +1,28 @@
 """Learners that adapt by gradient steps on the support, all on the one inner loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key, PyTree
 
 from metaguide import inner_loop
 from metaguide.inner_loop import FirstOrder, Implicit, Loss, Mode, Unrolled
-from metaguide.types import Batch, Episode, Learner, Metrics, Params, Problem
+from metaguide.types import (
+    AdaptFn,
+    Batch,
+    Episode,
+    InitFn,
+    Learner,
+    Metrics,
+    Observe,
+    Params,
+    Problem,
+    Progress,
+)
 
 
 def maml(
@@ -45,7 +56,13 @@ def maml(
     (['params'], ['mse'])
     """
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         del key
         params, loss = meta["params"], support_loss(problem, meta["params"], context)
         return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)
@@ -113,7 +130,13 @@ def anil(
     True
     """
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         del key
         params, loss = meta["params"], head_loss(problem, meta["params"], support, context)
         return descend(loss, inner, mode, params, problem.head, support, steps, observe)
@@ -147,12 +170,18 @@ def meta_sgd(
     """
     check_differentiates_steps(mode, "rate")
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
         rates = optax.tree.full_like({name: params[name] for name in adapting(problem)}, rate)
         return {"params": params, "rule": {"rates": rates}}
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         del key
         params, loss = meta["params"], support_loss(problem, meta["params"], context)
         rule = learned_rates(lambda step: meta["rule"]["rates"])
@@ -180,7 +209,9 @@ def joint(problem: Problem) -> Learner:
     """
     learner = maml(problem, optax.identity(), steps=0)
 
-    def objective(meta, episode: Episode, key, progress) -> tuple[Array, Metrics]:
+    def objective(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         support, query = episode.support, episode.query
         both = {name: jnp.concatenate([support[name], query[name]]) for name in support}
@@ -221,17 +252,19 @@ def adapting(problem: Problem) -> tuple[str, ...]:
     return problem.body + problem.head
 
 
-def whole_loss(problem: Problem, params: Params, batch: Batch, context, key):
+def whole_loss(
+    problem: Problem, params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
+) -> tuple[Array, Metrics]:
     """Return the loss of body and head together, as (scalar, metrics)."""
     return problem.loss(params, problem.encode(params, batch, context, key), batch, context)
 
 
-def support_loss(problem: Problem, params: Params, context) -> Loss:
+def support_loss(problem: Problem, params: Params, context: Any) -> Loss:
     """Return the loss as a function of (some parameter groups, batch); `params` has the others."""
     return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
 
 
-def head_loss(problem: Problem, params: Params, support: Batch, context) -> Loss:
+def head_loss(problem: Problem, params: Params, support: Batch, context: Any) -> Loss:
     """Return the loss as a function of (the head's groups, the support), which is encoded once."""
     encoded = problem.encode(params, support, context, None)
     return lambda head, batch: problem.loss({**params, **head}, encoded, batch, context)
@@ -245,7 +278,7 @@ def descend(
     groups: tuple[str, ...],
     support: Batch,
     steps: int,
-    observe: Callable[[Params], Any] | None = None,
+    observe: Observe | None = None,
 ) -> tuple[Params, Any]:
     """Adapt some parameter groups to the support and hold the others.
 
@@ -283,7 +316,9 @@ def learned_rates(
         rates: step -> α, like the gradient in structure, and in shape up to broadcasting.
     """
 
-    def update(updates, state, params=None):
+    def update(
+        updates: PyTree, state: Any, params: Params | None = None
+    ) -> tuple[PyTree, Int[Array, ""]]:
         del params
         now = rates(state)
         chex.assert_trees_all_equal_structs(now, updates)
@@ -292,7 +327,7 @@ def learned_rates(
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
 
-def completed(problem: Problem, adapt: Callable, init: Callable | None = None) -> Learner:
+def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> Learner:
     """Complete a learner whose `adapted` is a full set of the problem's parameters.
 
     Args:
@@ -301,19 +336,21 @@ def completed(problem: Problem, adapt: Callable, init: Callable | None = None) -
         init: key -> meta-parameters; the problem's parameters alone by default.
     """
 
-    def loss(adapted: Params, query: Batch, context):
+    def loss(adapted: Params, query: Batch, context: Any) -> tuple[Array, Metrics]:
         return whole_loss(problem, adapted, query, context, None)
 
-    def predict(adapted: Params, query: Batch, context):
+    def predict(adapted: Params, query: Batch, context: Any) -> Mapping[str, Array]:
         encoded = problem.encode(adapted, query, context, None)
         return problem.predict(adapted, encoded, query, context)
 
-    def objective(meta, episode: Episode, key, progress):
+    def objective(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         adapted, _ = adapt(meta, episode.support, episode.context, key)
         return loss(adapted, episode.query, episode.context)
 
-    def params_alone(key) -> Params:
+    def params_alone(key: Key[Array, ""]) -> Params:
         return {"params": problem.init(key)}
 
     return Learner(init or params_alone, adapt, loss, predict, objective)

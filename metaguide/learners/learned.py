@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array, Key
 
 from metaguide.inner_loop import FirstOrder, Mode
 from metaguide.learners.gradient_based import (
@@ -15,7 +16,7 @@ from metaguide.learners.gradient_based import (
     head_loss,
     support_loss,
 )
-from metaguide.types import Batch, Learner, Params, Problem
+from metaguide.types import Batch, Learner, Observe, Params, Problem
 
 
 def learned(
@@ -58,11 +59,17 @@ def learned(
     """
     check_differentiates_steps(mode, "rule")
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         key, rule_key = jax.random.split(key)
         return {"params": problem.init(key), "rule": init_rule(rule_key)}
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         del key
         params = jax.lax.stop_gradient(meta["params"]) if hold_start else meta["params"]
         inner = rule(meta["rule"])

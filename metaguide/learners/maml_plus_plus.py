@@ -1,15 +1,27 @@
 """MAML++: multi-step loss, rates by layer and step, annealed order, normalisation by step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from metaguide import inner_loop
 from metaguide.inner_loop import FirstOrder, Mixed, Mode, Unrolled
 from metaguide.learners.gradient_based import adapting, completed, learned_rates, whole_loss
-from metaguide.types import Batch, Episode, Learner, Params, Problem
+from metaguide.types import (
+    AdaptFn,
+    Batch,
+    Episode,
+    Learner,
+    Metrics,
+    ObjectiveFn,
+    Observe,
+    Params,
+    Problem,
+    Progress,
+)
 
 
 def is_normalisation(name: str) -> bool:
@@ -65,7 +77,7 @@ def maml_plus_plus(
     if steps < 1:
         raise ValueError(f"steps is {steps}: MAML++ learns a rate for each of 1 or more steps")
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
         moving = {name: params[name] for name in adapting(problem)}
         rates = jax.tree.map(lambda leaf: jnp.full((steps,), rate, leaf.dtype), moving)
@@ -77,12 +89,18 @@ def maml_plus_plus(
         }
         return {"params": params, "rule": {"rates": rates, "per_step": own}}
 
-    def adapts(order: Mode):
-        def adapt(meta, support: Batch, context, key, observe=None):
+    def adapts(order: Mode) -> AdaptFn:
+        def adapt(
+            meta: Params,
+            support: Batch,
+            context: Any,
+            key: Key[Array, ""] | None,
+            observe: Observe | None = None,
+        ) -> tuple[Params, Any]:
             del key
             params, rule = meta["params"], meta["rule"]
 
-            def at(groups: Params, step) -> Params:
+            def at(groups: Params, step: ArrayLike) -> Params:
                 """The full set of parameters, with the values that a step has of its own."""
                 return jax.tree.map_with_path(
                     lambda path, leaf: (
@@ -93,7 +111,7 @@ def maml_plus_plus(
                     {**params, **groups},
                 )
 
-            def after(groups: Params, taken) -> Params:
+            def after(groups: Params, taken: ArrayLike) -> Params:
                 return at(groups, jnp.maximum(taken - 1, 0))
 
             adapted, seen = inner_loop.adapt(
@@ -109,10 +127,12 @@ def maml_plus_plus(
 
         return adapt
 
-    def objective_of(order: Mode, multi_step: bool):
+    def objective_of(order: Mode, multi_step: bool) -> ObjectiveFn:
         learner = completed(problem, adapts(order), init)
 
-        def objective(meta, episode: Episode, key, progress):
+        def objective(
+            meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+        ) -> tuple[Array, Metrics]:
             _, (losses, metrics) = learner.adapt(
                 meta,
                 episode.support,
@@ -126,7 +146,7 @@ def maml_plus_plus(
 
         return objective if multi_step else learner.objective
 
-    def by_order(multi_step: bool):
+    def by_order(multi_step: bool) -> ObjectiveFn:
         first, second = (objective_of(order, multi_step) for order in (FirstOrder(), mode))
         return _until(second_order_from, first, second)
 
@@ -135,7 +155,7 @@ def maml_plus_plus(
     return learner._replace(objective=objective)
 
 
-def step_weights(steps: int, progress: Float[Array, ""]) -> Float[Array, " steps"]:
+def step_weights(steps: int, progress: Progress) -> Float[Array, " steps"]:
     """Return the weights of the query's losses after each inner step, annealed to the last.
 
     w_t = max(1 − progress, .03) / steps for all but the last, which has the rest of 1.
@@ -148,7 +168,7 @@ def step_weights(steps: int, progress: Float[Array, ""]) -> Float[Array, " steps
     return jnp.full((steps,), early).at[-1].set(1.0 - (steps - 1) * early)
 
 
-def _until(share: float, before: Callable, after: Callable) -> Callable:
+def _until(share: float, before: ObjectiveFn, after: ObjectiveFn) -> ObjectiveFn:
     """Return the objective that is `before` while progress < share; where that is never, no cond.
 
     A branch not taken is not computed, so first-order steps cost what first order costs.
@@ -156,11 +176,13 @@ def _until(share: float, before: Callable, after: Callable) -> Callable:
     if share <= 0:
         return after
 
-    def objective(meta, episode: Episode, key, progress):
+    def objective(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[Array, Metrics]:
         return jax.lax.cond(progress < share, before, after, meta, episode, key, progress)
 
     return objective
 
 
-def _name(path) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from metaguide.types import Batch, Episode, Learner, Params, Problem
+from metaguide.types import Batch, Episode, Learner, Metrics, Observe, Params, Problem, Progress
 
 Features = Float[Array, "examples width"]
 
@@ -129,7 +130,7 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
     """
     module = RelationModule(hidden)
 
-    def init(key, dtype) -> Params:
+    def init(key: Key[Array, ""], dtype: DTypeLike) -> Params:
         return module.init(key, jnp.zeros((2 * width,), dtype))["params"]
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
@@ -200,7 +201,7 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
     """
     _positive(penalty=penalty, scale=scale)
 
-    def init(key, dtype) -> Params:
+    def init(key: Key[Array, ""], dtype: DTypeLike) -> Params:
         del key
         start = {"log_penalty": penalty, "log_scale": scale}
         return {name: jnp.log(jnp.asarray(value, dtype)) for name, value in start.items()}
@@ -245,7 +246,9 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
         gram = x @ x.T
         bound = jax.scipy.linalg.cho_factor(_positive_definite(0.5 * gram, penalty))
 
-        def step(carry, _):
+        def step(
+            carry: tuple[Array, Array, Array], _: None
+        ) -> tuple[tuple[Array, Array, Array], None]:
             now, before, since = carry
             ahead = now + (since / (since + 3.0)) * (now - before)
             error = weight * (jax.nn.softmax(gram @ ahead) - y)
@@ -374,7 +377,7 @@ def _on_features(
     way = classes_of(problem, "a classifier on features")
     loss_of = each_loss or optax.softmax_cross_entropy_with_integer_labels
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         if init_rule is None:
             return {"params": problem.init(key)}
         key, rule_key = jax.random.split(key)
@@ -382,10 +385,16 @@ def _on_features(
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return {"params": params, "rule": init_rule(rule_key, dtype)}
 
-    def features(params, batch: Batch, context) -> Array:
+    def features(params: Params, batch: Batch, context: Any) -> Array:
         return problem.features(problem.encode(params, batch, context, None))
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Any, Any]:
         del key
         known = features(meta["params"], support, context)
         fitted = fit(meta.get("rule"), known, support[problem.target], support["mask"], way)
@@ -394,12 +403,12 @@ def _on_features(
         seen = None if observe is None else jax.tree.map(lambda a: a[None], observe(adapted))
         return adapted, seen
 
-    def predict(adapted, query: Batch, context):
+    def predict(adapted: Any, query: Batch, context: Any) -> dict[str, Array]:
         meta, fitted = adapted
         logits = score(meta.get("rule"), features(meta["params"], query, context), fitted)
         return {"logits": logits}
 
-    def loss(adapted, query: Batch, context):
+    def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(adapted, query, context)["logits"]
         label, mask = query[problem.target], query["mask"]
         # A loss is the difference of logits: where they are large, all their digits would be lost.
@@ -410,7 +419,9 @@ def _on_features(
         accuracy = hit.sum().astype(each.dtype) / count
         return jnp.where(mask, each, 0.0).sum() / count, {"accuracy": accuracy}
 
-    def objective(meta, episode: Episode, key, progress):
+    def objective(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         adapted, _ = adapt(meta, episode.support, episode.context, key)
         return loss(adapted, episode.query, episode.context)

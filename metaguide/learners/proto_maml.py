@@ -1,13 +1,16 @@
 """Proto-MAML: MAML whose linear head starts at the support's prototypes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Key
 
 from metaguide.inner_loop import Mode, Unrolled
 from metaguide.learners.gradient_based import adapting, completed, descend, support_loss
 from metaguide.learners.on_features import absent, classes_of, prototypes
-from metaguide.types import Batch, Learner, Problem
+from metaguide.types import Batch, Learner, Observe, Params, Problem
 
 
 def proto_maml(
@@ -43,7 +46,13 @@ def proto_maml(
     """
     way = classes_of(problem, "Proto-MAML")
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         del key
         params = meta["params"]
         features = problem.features(problem.encode(params, support, context, None))

@@ -1,15 +1,16 @@
 """Reptile: move the initialisation towards where training on a task leads."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
 from metaguide.inner_loop import Carry, FirstOrder, inner_loop, run
 from metaguide.learners.gradient_based import adapting, completed, support_loss
-from metaguide.types import Batch, Episode, Learner, Params, Problem
+from metaguide.types import Batch, Episode, Learner, Metrics, Observe, Params, Problem, Progress
 
 
 def reptile(
@@ -52,14 +53,21 @@ def reptile(
     def moving(params: Params) -> Params:
         return {name: params[name] for name in adapting(problem)}
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
         if not keep_state:
             return {"params": params}
         state, dtype = inner.init(moving(params)), jnp.result_type(*jax.tree.leaves(params))
         return {"params": params, "rule": optax.tree.cast(state, dtype)}
 
-    def train(meta, support: Batch, context, key, count: int, observe=None):
+    def train(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        count: int,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any, Any]:
         params = meta["params"]
         loop = inner_loop(support_loss(problem, params, context), inner, FirstOrder())
         carry = loop.start(moving(params))
@@ -81,14 +89,22 @@ def reptile(
         )
         return merged(carry), carry.optimizer, seen
 
-    def adapt(meta, support: Batch, context, key, observe=None):
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Params, Any]:
         count = steps if test_steps is None else test_steps
         adapted, _, seen = train(meta, support, context, key, count, observe)
         return adapted, seen
 
     learner = completed(problem, adapt, init)
 
-    def gradient(meta, episode: Episode, key, progress):
+    def gradient(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Params]:
         del progress
         adapted, state, _ = train(meta, episode.support, episode.context, key, steps)
         now = {"params": adapted} | ({"rule": state} if keep_state else {})
@@ -98,7 +114,9 @@ def reptile(
     return learner._replace(gradient=gradient)
 
 
-def minibatches(support: Batch, size: int | None, key) -> Callable[[Int[Array, ""]], Batch]:
+def minibatches(
+    support: Batch, size: int | None, key: Key[Array, ""] | None
+) -> Callable[[Int[Array, ""]], Batch]:
     """Return step -> `size` rows of the support: its unmasked rows in a new order every epoch.
 
     Batches go on from one epoch to the next, and a support smaller than a batch comes more than
@@ -107,10 +125,15 @@ def minibatches(support: Batch, size: int | None, key) -> Callable[[Int[Array, "
     Args:
         support: a batch with a `mask`.
         size: rows a step; None for the support as it is.
-        key: of the orders.
+        key: of the orders; None where `size` is.
+
+    Raises:
+        ValueError: there is a size and no key.
     """
     if size is None:
         return lambda step: support
+    if key is None:
+        raise ValueError(f"batches of {size} rows are drawn: give a key, not None")
     mask = support["mask"]
     count = jnp.maximum(mask.sum(), 1).astype(jnp.int32)
 

@@ -16,6 +16,7 @@ from metaguide.objectives.masked_language import (
     mask_words,
     masked_language_loss,
 )
+from metaguide.types import Batch, Metrics, Params, Progress
 
 Objective = Callable[..., tuple[Array, Mapping[str, Array]]]
 
@@ -58,7 +59,9 @@ def masked_language(
     Devlin et al.: BERT, 2019.
     """
 
-    def objective(meta, data, key, progress):
+    def objective(
+        meta: Params, data: Batch, key: Key[Array, ""], progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         params = meta["params"]
         row_key, mask_key, dropout_key = jax.random.split(key, 3)
@@ -104,7 +107,9 @@ def denoising(model: Guide, batch: int, *, sigma: float, occlusion: int) -> Obje
     Vincent et al.: Extracting and composing robust features with denoising autoencoders, 2008.
     """
 
-    def objective(meta, data, key, progress):
+    def objective(
+        meta: Params, data: Batch, key: Key[Array, ""], progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         params = meta["params"]
         row_key, noise_key = jax.random.split(key)
@@ -121,7 +126,9 @@ def image_text(model: Guide, batch: int) -> Objective:
     Radford et al.: Learning transferable visual models from natural language supervision, 2021.
     """
 
-    def objective(meta, data, key, progress):
+    def objective(
+        meta: Params, data: Batch, key: Key[Array, ""], progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         params = meta["params"]
         row_key, dropout_key = jax.random.split(key)
@@ -139,7 +146,9 @@ def text_text(model: Guide, batch: int) -> Objective:
     Gao, Yao, Chen: SimCSE, 2021.
     """
 
-    def objective(meta, data, key, progress):
+    def objective(
+        meta: Params, data: Batch, key: Key[Array, ""], progress: Progress
+    ) -> tuple[Array, Metrics]:
         del progress
         params = meta["params"]
         row_key, one, two = jax.random.split(key, 3)
@@ -151,7 +160,7 @@ def text_text(model: Guide, batch: int) -> Objective:
     return objective
 
 
-def _contrast(model: Guide, params, a: Array, b: Array):
+def _contrast(model: Guide, params: Params, a: Array, b: Array) -> tuple[Array, Metrics]:
     temperature = _apply(model, params, method="temperature")
     return info_nce(a, b, temperature, jax.numpy.ones(len(a), bool))
 
@@ -162,7 +171,7 @@ def _draw(data: Mapping[str, Any], batch: int, key: Key[Array, ""]) -> dict[str,
     return {name: leaf[rows] for name, leaf in data.items()}
 
 
-def _texts(model: Guide, params, tokens: Array, key: Key[Array, ""]) -> Any:
+def _texts(model: Guide, params: Params, tokens: Array, key: Key[Array, ""]) -> Any:
     return model.apply(
         {"params": params},
         tokens,
@@ -172,5 +181,5 @@ def _texts(model: Guide, params, tokens: Array, key: Key[Array, ""]) -> Any:
     )
 
 
-def _apply(model: Guide, params, *args, method: str) -> Any:
+def _apply(model: Guide, params: Params, *args: Any, method: str) -> Any:
     return model.apply({"params": params}, *args, method=method)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from metaguide.optimizers.features import Flat
@@ -86,11 +87,13 @@ def coordinatewise(
             check_gradients(name, params)
             return State(start(_chunks(_size(params)), dtype), jnp.zeros((), jnp.int32))
 
-        def step(updates: PyTree, state: Any, params: PyTree | None = None, **extra):
+        def step(
+            updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+        ) -> tuple[PyTree, State]:
             del params, extra
             check_gradients(name, updates)
 
-            def of_chunk(item):
+            def of_chunk(item: tuple[Flat, PyTree]) -> tuple[Flat, PyTree]:
                 gradient, before = item
                 finite = jnp.isfinite(gradient)
                 moved, memory = update(theta, jnp.where(finite, gradient, 0), before)
@@ -179,7 +182,7 @@ def _whole(chunks: Float[Array, "chunks *units width"]) -> Float[Array, "*units 
     return along.reshape(*along.shape[:-2], chunks.shape[0] * chunks.shape[-1])
 
 
-def _in_chunks(tree: PyTree, dtype) -> Float[Array, "chunks width"]:
+def _in_chunks(tree: PyTree, dtype: DTypeLike) -> Float[Array, "chunks width"]:
     """Return all coordinates of a tree."""
     leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
     return _cut(jnp.concatenate(leaves) if leaves else jnp.zeros((0,), dtype))

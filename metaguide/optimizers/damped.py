@@ -60,7 +60,9 @@ def damped(
 
     bounded.defvjp(lambda tree: (tree, None), backward)
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any):
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, Any]:
         if "value" in extra:
             extra["value"] = bounded(extra["value"])
         return optimizer.update(each(bounded)(updates), state, params, **extra)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from metaguide.inner_loop import Carry, FirstOrder, InnerLoop, inner_loop, run
 from metaguide.types import Optimizee
@@ -58,7 +58,7 @@ def window(
         Where it stands then, and what was observed, such as the losses [steps + 1] of `descent`.
     """
 
-    def batch(step):
+    def batch(step: Int[Array, "*problems"]) -> Any:
         return optimizee.batch(data, task, step)
 
     def observed(carry: Carry) -> Any:

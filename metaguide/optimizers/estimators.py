@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from metaguide.inner_loop import Carry, FirstOrder, Unrolled, inner_loop
 from metaguide.optimizers.damped import damped
 from metaguide.optimizers.descent import window
 from metaguide.optimizers.rule import Joint, Rule, Theta
-from metaguide.types import Metrics, Optimizee
+from metaguide.types import Metrics, Optimizee, Progress
 
-Horizon = int | Callable[[Float[Array, ""]], Int[Array, ""]]
+Horizon = int | Callable[[Progress], Int[Array, ""]]
 """Steps of an inner problem, or progress of meta-training in [0, 1) -> steps: a curriculum."""
 
 
@@ -48,7 +48,7 @@ def curriculum(first: int, last: int, truncation: int, until: float = 0.5) -> Ho
             f"and 0 < until <= 1"
         )
 
-    def horizon(progress: Float[Array, ""]) -> Int[Array, ""]:
+    def horizon(progress: Progress) -> Int[Array, ""]:
         share = jnp.minimum(progress / until, 1.0)
         windows = jnp.ceil(first * (last / first) ** share / truncation - 1e-3)
         return truncation * windows.astype(jnp.int32)
@@ -143,7 +143,14 @@ def truncated(
         each = _mean(of, losses, largest)
         return each.sum(), each
 
-    def through(optimizee: Optimizee, place: int, bound, theta, data, particle: Particle):
+    def through(
+        optimizee: Optimizee,
+        place: int,
+        bound: Callable[..., optax.GradientTransformation],
+        theta: Theta,
+        data: Any,
+        particle: Particle,
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         """Return what `gradient` does, for a particle that has steps to go; or for many as one.
 
         `place` is that of the losses in what the loss function returns.
@@ -153,7 +160,7 @@ def truncated(
         def seen(_: Carry, found: tuple[Array, Any]) -> Array:
             return found[place]
 
-        def unroll(theta):
+        def unroll(theta: Theta) -> tuple[Array, Carry]:
             optimizer = bound(rule.transform(theta), curvature)
             loop = inner_loop(optimizee.loss, optimizer, mode)._replace(remat=remat)
             carry, losses = window(optimizee, loop, data, particle.task, begun, truncation, seen)
@@ -169,12 +176,21 @@ def truncated(
         particle = _aged(particle, (carry,), truncation, bad)
         return (value, _metrics(losses, bad, largest)), slope, particle
 
-    def gradient(theta, data, particle: Particle, key, progress):
+    def gradient(
+        theta: Theta, data: Any, particle: Particle, key: Key[Array, ""], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         particle = _renewed(start, horizon, theta, data, particle, key, progress)
         return through(optimizee, 0, damped, theta, data, particle)
 
-    def many(joint: Joint, theta, data, particles: Particle, keys, progress):
-        def renewed(particle, key):
+    def many(
+        joint: Joint,
+        theta: Theta,
+        data: Any,
+        particles: Particle,
+        keys: Key[Array, " problems"],
+        progress: Progress,
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
+        def renewed(particle: Particle, key: Key[Array, ""]) -> Particle:
             return _renewed(start, horizon, theta, data, particle, key, progress)
 
         particles = jax.vmap(renewed)(particles, keys)
@@ -232,7 +248,9 @@ def imitation(
 
     start = _starter(shown, optimizee, 1)
 
-    def gradient(theta, data, particle: Particle, key, progress):
+    def gradient(
+        theta: Theta, data: Any, particle: Particle, key: Key[Array, ""], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         particle = _renewed(start, horizon, theta, data, particle, key, progress)
         (begun,) = particle.loops
 
@@ -270,7 +288,9 @@ def _shown(
         none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
         return _Shown(teacher.init(params), pupil.init(params), none)
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any):
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, _Shown]:
         shown, its = teacher.update(updates, state.teacher, params, **extra)
         tried, own = pupil.update(updates, state.pupil, params, **extra)
         missed = optax.tree.norm(optax.tree.sub(tried, shown), squared=True)
@@ -319,17 +339,19 @@ def evolution(
     """
     drawn = _starter(rule.transform, optimizee, 2 if persistent else 1)
 
-    def start(theta, data, key, age):
+    def start(theta: Theta, data: Any, key: Key[Array, ""], age: ArrayLike) -> Particle:
         particle = drawn(theta, data, key, age)
         memory = jax.tree.map(jnp.zeros_like, theta) if persistent else ()
         return particle._replace(memory=memory)
 
-    def gradient(theta, data, particle: Particle, key, progress):
+    def gradient(
+        theta: Theta, data: Any, particle: Particle, key: Key[Array, ""], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         draw_key, noise_key = jax.random.split(key)
         particle = _renewed(start, horizon, theta, data, particle, draw_key, progress)
         noise = optax.tree.scale(sigma, optax.tree.random_like(noise_key, theta))
 
-        def losses_of(sign: float, carry: Carry):
+        def losses_of(sign: float, carry: Carry) -> tuple[Carry, Array]:
             moved = rule.transform(optax.tree.add_scale(theta, sign, noise))
             loop = inner_loop(optimizee.loss, moved)
             carry, losses = window(optimizee, loop, data, particle.task, carry, truncation)
@@ -376,7 +398,7 @@ def _starter(
 ) -> Callable[..., Particle]:
     """Return (theta, data, key, age) -> a particle of `count` loops on one new task."""
 
-    def start(theta: Theta, data: Any, key, age) -> Particle:
+    def start(theta: Theta, data: Any, key: Key[Array, ""], age: ArrayLike) -> Particle:
         params, task = optimizee.draw(data, key)
         loop = inner_loop(optimizee.loss, transform(theta)).start(params)
         return Particle(task, (loop,) * count, jnp.asarray(age, jnp.int32))
@@ -385,7 +407,13 @@ def _starter(
 
 
 def _renewed(
-    start: Callable[..., Particle], horizon: Horizon, theta, data, particle: Particle, key, progress
+    start: Callable[..., Particle],
+    horizon: Horizon,
+    theta: Theta,
+    data: Any,
+    particle: Particle,
+    key: Key[Array, ""],
+    progress: Progress,
 ) -> Particle:
     """Return the particle, or a new one where it has come to its horizon."""
     end = horizon(progress) if callable(horizon) else horizon

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 SMALL = 1e-16
@@ -60,7 +61,7 @@ def corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:
     return mean / (1 - jnp.asarray(decay, mean.dtype) ** step.astype(mean.dtype))
 
 
-def step_waves(step: Int[Array, ""], dtype=jnp.float32) -> Float[Array, " periods"]:
+def step_waves(step: Int[Array, ""], dtype: DTypeLike = jnp.float32) -> Float[Array, " periods"]:
     """Return tanh(t / s − 1) for s = 1, 3, 10, …, 10⁵: how far training has come, at any horizon.
 
     Metz et al.: Understanding and correcting pathologies in the training of learned optimizers,

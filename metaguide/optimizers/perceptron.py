@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from metaguide.optimizers.features import (
     DECAYS,
@@ -89,7 +90,7 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
     True
     """
 
-    def init(key) -> Theta:
+    def init(key: Key[Array, ""]) -> Theta:
         one, two = jax.random.split(key)
         waves = step_waves(jnp.zeros((), jnp.int32)).size
         return _network(one, hidden) | {"step": 0.1 * jax.random.normal(two, (waves, hidden))}
@@ -106,7 +107,9 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
             tensors = [_nothing_yet(leaf, dtype) for leaf in jax.tree.leaves(params)]
             return MlpState(jnp.zeros((), jnp.int32), tensors, jnp.zeros((), jnp.int32))
 
-        def update(updates: PyTree, state: Any, params=None, **extra):
+        def update(
+            updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
+        ) -> tuple[PyTree, MlpState]:
             del params, extra
             check_gradients(name, updates)
             step = state.step + 1
@@ -167,7 +170,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
     settings = {"hidden": hidden, "inner": inner, "scale": scale}
     name = named("hyper", settings)
 
-    def init(key) -> Theta:
+    def init(key: Key[Array, ""]) -> Theta:
         one, two, three = jax.random.split(key, 3)
         base = _network(one, inner) | {"rate": jnp.zeros(())}
         reads = tensor_statistics(jnp.ones(2), jnp.ones(2), [jnp.ones(2)] * len(DECAYS)).size
@@ -193,7 +196,14 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
             losses, none = jnp.zeros((len(DECAYS),), dtype), jnp.zeros((), jnp.int32)
             return HyperState(jnp.zeros((), jnp.int32), losses, tensors, none)
 
-        def update(updates: PyTree, state: Any, params=None, *, value=None, **extra):
+        def update(
+            updates: PyTree,
+            state: Any,
+            params: PyTree | None = None,
+            *,
+            value: ArrayLike | None = None,
+            **extra: Any,
+        ) -> tuple[PyTree, HyperState]:
             del extra
             check_gradients(name, updates)
             if params is None:
@@ -233,7 +243,7 @@ def _widened(theta: Theta) -> tuple[Theta, Any]:
     return optax.tree.cast(theta, dtype), dtype
 
 
-def _nothing_yet(tensor: ArrayLike, dtype) -> History:
+def _nothing_yet(tensor: ArrayLike, dtype: DTypeLike) -> History:
     """Return the history of a tensor that has had no gradient."""
     size = jnp.size(tensor)
     return History(tuple(jnp.zeros(size, dtype) for _ in DECAYS), jnp.zeros(size, dtype))
@@ -272,7 +282,7 @@ def _each(
     return jax.tree.unflatten(structure, moves), after
 
 
-def _network(key, hidden: int) -> Theta:
+def _network(key: Key[Array, ""], hidden: int) -> Theta:
     """Return the weights of a coordinate's network, which starts close to Adam."""
     one, two = jax.random.split(key)
     output = {"kernel": 0.01 * jax.random.normal(two, (hidden, 2)), "bias": jnp.zeros((2,))}
@@ -305,7 +315,9 @@ def _bounded(gradient: Flat) -> Flat:
 
 
 @jax.custom_jvp
-def _dense(kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Flat]):
+def _dense(
+    kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Flat]
+) -> list[Any]:
     """Return kernelᵀ x + bias, a list of as many as there are outputs.
 
     Sums of rows, not a product of matrices: XLA makes one loop of them and all that is around them,
@@ -319,7 +331,9 @@ def _dense(kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"
 
 
 @_dense.defjvp
-def _dense_jvp(primals, tangents):
+def _dense_jvp(
+    primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[list[Flat], list[Flat]]:
     (kernel, bias, x), (to_kernel, to_bias, to_x) = primals, tangents
     x, to_x = jnp.stack(x), jnp.stack(to_x)
     value = kernel.T @ x + bias[:, None]

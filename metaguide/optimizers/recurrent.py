@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key, PyTree
 
 from metaguide.optimizers.coordinatewise import coordinatewise
 from metaguide.optimizers.features import Flat, log_and_sign
@@ -90,7 +91,7 @@ def _recurrent(
     """Make the rule of a stack of recurrent cells with `numbers` memories of `hidden` units."""
     inputs = 1 if p is None else 2
 
-    def init(key) -> Theta:
+    def init(key: Key[Array, ""]) -> Theta:
         *keys, last = jax.random.split(key, layers + 1)
         sizes = [inputs] + [hidden] * (layers - 1)
         theta = {
@@ -99,12 +100,12 @@ def _recurrent(
         }
         return theta | {"output": 0.01 * jax.random.normal(last, (hidden,))}
 
-    def start(shape: tuple[int, int], dtype) -> PyTree:
+    def start(shape: tuple[int, int], dtype: DTypeLike) -> PyTree:
         chunks, width = shape
         one = functools.partial(jnp.zeros, (chunks, hidden, width), dtype)
         return [tuple(one() for _ in range(numbers)) for _ in range(layers)]
 
-    def update(theta: Theta, gradient: Flat, memory: Sequence[Any]):
+    def update(theta: Theta, gradient: Flat, memory: Sequence[Any]) -> tuple[Flat, list[Any]]:
         x = gradient[None] if p is None else log_and_sign(gradient, p)
         after = []
         for i in range(layers):

@@ -3,16 +3,16 @@
 A problem is a body (the network) and a linear head {"kernel", "bias"} on its features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from metaguide.objectives.tasks import classification_loss, masked_mean
 from metaguide.ties import highest
-from metaguide.types import Batch, Episode, Params, Problem
+from metaguide.types import Batch, Episode, InitFn, Metrics, Params, Problem, SampleFn
 
 STATISTICS = ("transductive", "support", "one-query")
 """Whose mean and variance batch norm takes on queries: those of all queries at hand; those of the
@@ -32,21 +32,21 @@ def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> P
     """
     features, init = _parts(model, jnp.zeros((1, 1)), 1, initialiser or _HE)
 
-    def encode(params: Params, batch: Batch, context, key) -> Array:
+    def encode(params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None) -> Array:
         del context, key
         return features(params, batch["x"])
 
-    def predict(params: Params, encoded: Array, batch: Batch, context) -> dict[str, Array]:
+    def predict(params: Params, encoded: Array, batch: Batch, context: Any) -> dict[str, Array]:
         del batch, context
         return {"y": linear(params["head"], encoded)}
 
-    def loss(params: Params, encoded: Array, batch: Batch, context):
+    def loss(params: Params, encoded: Array, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         outputs = predict(params, encoded, batch, context)
         error = jnp.square(outputs["y"] - batch["y"])[:, 0]
         mean = masked_mean(error, batch["mask"])
         return mean, {"mse": mean}
 
-    def score(outputs, query: Batch, context) -> dict[str, Array]:
+    def score(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
         del context
         error = jnp.square(outputs["y"] - query["y"])[:, 0]
         return {"squared_error": error, "mask": query["mask"], "id": query["id"]}
@@ -83,7 +83,7 @@ def classification_of_pictures(
         raise ValueError(f"statistics is {statistics!r}, not one of {', '.join(STATISTICS)}")
     features, init = _parts(model, jnp.zeros((1, side, side, 1)), way, jax.nn.initializers.zeros)
 
-    def encode(params: Params, batch: Batch, context, key) -> Array:
+    def encode(params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None) -> Array:
         del context, key
         images = batch["image"]
         if statistics == "transductive" or "reference" not in batch:
@@ -100,15 +100,15 @@ def classification_of_pictures(
 
         return jax.vmap(one)(images)
 
-    def predict(params: Params, encoded: Array, batch: Batch, context) -> dict[str, Array]:
+    def predict(params: Params, encoded: Array, batch: Batch, context: Any) -> dict[str, Array]:
         del batch, context
         return {"logits": linear(params["head"], encoded)}
 
-    def loss(params: Params, encoded: Array, batch: Batch, context):
+    def loss(params: Params, encoded: Array, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    def score(outputs, query: Batch, context) -> dict[str, Array]:
+    def score(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
         del context
         logits = outputs["logits"]
         chosen = highest(logits, query["id"]).astype(query["label"].dtype)
@@ -119,7 +119,7 @@ def classification_of_pictures(
     return Problem(init, encode, loss, predict, _same, score, ("body",), ("head",), "label", way)
 
 
-def inductive(sample: Callable[..., Episode]) -> Callable[..., Episode]:
+def inductive(sample: SampleFn) -> SampleFn:
     """Return a sampler whose queries carry the support's pictures, for their statistics.
 
     Args:
@@ -129,7 +129,7 @@ def inductive(sample: Callable[..., Episode]) -> Callable[..., Episode]:
         The same episodes, with `reference` and `reference_mask` in the query.
     """
 
-    def with_reference(*args) -> Episode:
+    def with_reference(*args: Any) -> Episode:
         episode = sample(*args)
         support = episode.support
         own = {"reference": support["image"], "reference_mask": support["mask"]}
@@ -150,13 +150,15 @@ def _same(encoded: Array) -> Array:
     return encoded
 
 
-def _parts(model: Any, example: Array, outputs: int, initialiser: Callable[..., Array]):
+def _parts(
+    model: Any, example: Array, outputs: int, initialiser: Callable[..., Array]
+) -> tuple[Callable[..., Array], InitFn]:
     """Return (params, *inputs) -> features, and key -> {"body", "head"}."""
 
     def features(params: Params, *inputs: Any) -> Array:
         return model.apply({"params": params["body"]}, *inputs)  # type: ignore[return-value]
 
-    def init(key) -> Params:
+    def init(key: Key[Array, ""]) -> Params:
         body_key, head_key = jax.random.split(key)
         body = model.init(body_key, example).get("params", {})
         width = jax.eval_shape(lambda: model.apply({"params": body}, example)).shape[-1]

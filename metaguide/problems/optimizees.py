@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from metaguide.types import Batch, Episode, Optimizee, Params, Problem, TaskDistribution
+from metaguide.types import Batch, Episode, Optimizee, Params, Problem, Step, TaskDistribution
 
 VARIANTS = ("paper", "released")
 
@@ -74,7 +74,7 @@ def minibatches_of(problem: Problem, size: int) -> Optimizee:
         one, two = jax.random.split(key)
         return problem.init(one), two
 
-    def batch(data: Batch, task: Key[Array, ""], step) -> Batch:
+    def batch(data: Batch, task: Key[Array, ""], step: Step) -> Batch:
         count = len(next(iter(data.values())))
         rows = jax.random.randint(jax.random.fold_in(task, step), (size,), 0, count)
         taken = {name: leaf[rows] for name, leaf in data.items()}
@@ -114,7 +114,7 @@ def adaptation_of(
     def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
         return {name: data["params"][name] for name in groups}, key
 
-    def batch(data: Any, task: Key[Array, ""], step) -> tuple[Episode, Params]:
+    def batch(data: Any, task: Key[Array, ""], step: Step) -> tuple[Episode, Params]:
         of_domain, of_shots, of_episode = jax.random.split(task, 3)
         domain = jax.random.randint(of_domain, (), 0, len(distribution.domains))
         count = jax.random.choice(of_shots, jnp.asarray(shots, jnp.int32))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import CatalogueError, Domain, Product, checked_example
 from metaguide.data.encoding import Table, labelled_table, product_rows, stack
@@ -22,7 +22,7 @@ from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome
-from metaguide.types import Batch, Params, Problem
+from metaguide.types import Batch, Metrics, Params, Problem
 
 NAME = "classification"
 
@@ -46,7 +46,9 @@ def classification(model: GuideModel, way: int) -> Problem:
     the two and add a linear head of N slots.
     """
 
-    def encode(params: Params, batch: Batch, context, key):
+    def encode(
+        params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
+    ) -> dict[str, Array]:
         # The names go through the encoder as further rows without a picture: one pass, not two.
         longest = max(batch["tokens"].shape[1], context["names"].shape[1])
         texts = padded(batch["tokens"], longest), padded(context["names"], longest)
@@ -61,13 +63,13 @@ def classification(model: GuideModel, way: int) -> Problem:
     def padded(tokens: Array, length: int) -> Array:
         return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
-    def predict(params: Params, encoded, batch: Batch, context):
+    def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del batch
         given = encoded["vector"], encoded["names"], context["has_names"]
         logits = use_head(model, params, NAME, "__call__", *given)
         return {"logits": logits}
 
-    def loss(params: Params, encoded, batch: Batch, context):
+    def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 

@@ -12,7 +12,7 @@ from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape, Task
-from metaguide.types import Params, Problem, TaskDistribution
+from metaguide.types import Learner, Params, Problem, TaskDistribution
 
 
 class Labelled(NamedTuple):
@@ -133,7 +133,7 @@ def adapt(
     )
     meta = {**serving.meta, "params": labelling.start(serving.meta["params"], count)}
 
-    def learner(adapts: bool):
+    def learner(adapts: bool) -> Learner:
         key = labelling.name, count
         return server.learner(key, lambda: labelling.problem(server.model, reading, count), adapts)
 
@@ -153,7 +153,7 @@ def adapt(
         "label": labels[rows].astype(np.int32),
         "mask": np.ones(len(rows), bool),
     }
-    state = learner(True).adapt(meta, support, context)
+    state, _ = learner(True).adapt(meta, support, context, None)
     if not is_finite(state):
         return unadapted(
             f"adaptation by {serving.arm} diverged (rate {serving.rate:g}, {serving.steps} steps); "

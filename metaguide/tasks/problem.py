@@ -1,24 +1,32 @@
 """What the problems of all tasks are built with: one `init`, the shared encoder, a head each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.ties import highest
-from metaguide.types import Batch, Params, Problem
+from metaguide.types import (
+    Batch,
+    EncodedLossFn,
+    EncodedPredictFn,
+    EncodeFn,
+    Params,
+    Problem,
+    ScoreFn,
+)
 
 
 def problem_of(
     model: GuideModel,
     name: str,
-    encode: Callable[..., Any],
-    loss: Callable[..., Any],
-    predict: Callable[..., Mapping[str, Array]],
-    score: Callable[..., Mapping[str, Array]],
+    encode: EncodeFn,
+    loss: EncodedLossFn,
+    predict: EncodedPredictFn,
+    score: ScoreFn,
     way: int | None = None,
     pictures: bool = False,
 ) -> Problem:
@@ -44,7 +52,9 @@ def problem_of(
     )
 
 
-def encode_examples(model: GuideModel, params: Params, batch: Mapping[str, Any], key) -> Any:
+def encode_examples(
+    model: GuideModel, params: Params, batch: Mapping[str, Any], key: Key[Array, ""] | None
+) -> Any:
     """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
     return model.apply(
         {"params": params},
@@ -62,7 +72,7 @@ def use_head(model: GuideModel, params: Params, task: str, method: str, *args: A
     return model.apply({"params": params}, task, method, *args, method="head")
 
 
-def score_classes(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_classes(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
     """Return `predicted` and `target` as classes of the domain, `finite`, `mask` and `id`.
 
     Logits that are not finite predict class -1, which no example is of. Of equal logits one is

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import (
     CatalogueError,
@@ -30,7 +30,7 @@ from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Reading
 from metaguide.tasks.task import Outcome
-from metaguide.types import Batch, Params, Problem
+from metaguide.types import Batch, Metrics, Params, Problem
 
 NAME = "questions"
 
@@ -52,7 +52,9 @@ def questions(model: GuideModel, longest: int) -> Problem:
     drawn, "no answer" being one of them, so that constant scores get what chance gets.
     """
 
-    def encode(params: Params, batch: Batch, context, key):
+    def encode(
+        params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
+    ) -> dict[str, Array]:
         del context
         tokens = batch["tokens"]
         encoding = encode_examples(
@@ -63,21 +65,21 @@ def questions(model: GuideModel, longest: int) -> Problem:
         vector = (exists * vectors).sum(1) / jnp.maximum(exists.sum(1), 1)
         return {"vector": vector, "states": encoding.states.reshape(*tokens.shape, -1)}
 
-    def scores(params: Params, encoded, batch: Batch):
+    def scores(params: Params, encoded: Any, batch: Batch) -> tuple[Array, Array, Array]:
         states, tokens = encoded["states"], batch["tokens"]
         flat = states.reshape(-1, *states.shape[-2:]), tokens.reshape(-1, tokens.shape[-1])
         start, end = use_head(model, params, NAME, "__call__", *flat)
         windows = _windows(tokens)
         return start.reshape(windows.shape), end.reshape(windows.shape), windows[..., 0] != PAD
 
-    def predict(params: Params, encoded, batch: Batch, context):
+    def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del context
         start, end, exists = scores(params, encoded, batch)
         window, first, last = span_predict(start, end, exists, longest, batch.get("id"))
         finite = (jnp.isfinite(start) & jnp.isfinite(end)).all(-1) | ~exists
         return {"window": window, "start": first, "end": last, "finite": finite.all(-1)}
 
-    def loss(params: Params, encoded, batch: Batch, context):
+    def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         del context
         start, end, exists = scores(params, encoded, batch)
         first, last = (batch[name].reshape(exists.shape) for name in ("start", "end"))
@@ -93,7 +95,7 @@ def questions(model: GuideModel, longest: int) -> Problem:
     return problem_of(model, NAME, encode, loss, predict, score_spans)
 
 
-def score_spans(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_spans(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
     """Return `em` and `f1` of what each answer says, `answerable` and `finite`.
 
     The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`. Span

@@ -2,7 +2,7 @@
 
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Table, product_rows, stack, stack_rows
@@ -28,7 +28,16 @@ from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.ties import drawn
 from metaguide.training.program import SIZES, in_pieces, padded_size
 from metaguide.training.progress import patience
-from metaguide.types import OUT, Batch, Learner, Params, Problem, TaskDistribution
+from metaguide.types import (
+    OUT,
+    AdaptedPredictFn,
+    Batch,
+    Learner,
+    Metrics,
+    Params,
+    Problem,
+    TaskDistribution,
+)
 
 NAME = "recommendation"
 
@@ -94,14 +103,16 @@ def recommendation(model: GuideModel) -> Problem:
     side is the head.
     """
 
-    def encode(params: Params, batch: Batch, context, key):
+    def encode(
+        params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
+    ) -> dict[str, Array]:
         if "vectors" in context:
             vectors = context["vectors"]
         else:
             vectors = encode_examples(model, params, context["products"], key).vector
         return {"products": vectors, "history": vectors[batch["history"]]}
 
-    def predict(params: Params, encoded, batch: Batch, context):
+    def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         # Where many users adapt on products that are encoded already, each has parameters of his
         # own, and the two ways to the same scores differ in cost.
         alone = "vectors" in context
@@ -124,14 +135,14 @@ def recommendation(model: GuideModel) -> Problem:
         scores = jnp.where(taken, jnp.asarray(OUT, scores.dtype), scores)
         return {"scores": scores, "candidates": context["candidates"] & ~taken}
 
-    def loss(params: Params, encoded, batch: Batch, context):
+    def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         out = predict(params, encoded, batch, context)
         return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
 
     return problem_of(model, NAME, encode, loss, predict, score_ranks, pictures=True)
 
 
-def score_ranks(outputs: Mapping[str, Array], query: Batch, context) -> dict[str, Array]:
+def score_ranks(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
     """Return the `rank` (from 1) of the product taken, and `finite`.
 
     A product tied with t others gets one of the t + 1 places by a draw. Where the score of a
@@ -251,11 +262,11 @@ def _adapt(
     return Adapted(learner, server.serving.meta, Catalogue(server, domain.products), ()), ()
 
 
-def _ranker(shots: int, learner: Learner) -> Callable[..., dict[str, Array]]:
+def _ranker(shots: int, learner: Learner) -> AdaptedPredictFn:
     """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
 
-    def rank(meta: Params, users, context):
-        def one(user):
+    def rank(meta: Params, users: Batch, context: Any) -> dict[str, Array]:
+        def one(user: Batch) -> Array:
             history, taken = user["history"], user["taken"]
             support = user_support(history, taken, max(1, shots), shots)
             state, _ = learner.adapt(meta, support, context, None)
@@ -287,7 +298,7 @@ def _predict(
         "taken": np.array([len(rows) for rows in read], np.int32),
     }
 
-    def ask(rows):
+    def ask(rows: Any) -> Mapping[str, Array]:
         return adapted.learner.predict(adapted.state, rows, catalogue.context)
 
     most = _users_at_once(server, shots, len(catalogue.ids), length)

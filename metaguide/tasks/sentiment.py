@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table
@@ -19,7 +20,7 @@ from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome
-from metaguide.types import Batch, Params, Problem
+from metaguide.types import Batch, Metrics, Params, Problem
 
 NAME = "sentiment"
 
@@ -37,16 +38,18 @@ class Sentiment(NamedTuple):
 def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
     """Return whether a review is negative (0) or positive (1), and how many stars it gives."""
 
-    def encode(params: Params, batch: Batch, context, key):
+    def encode(
+        params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
+    ) -> dict[str, Array]:
         del context
         return {"vector": encode_examples(model, params, batch, key).vector}
 
-    def predict(params: Params, encoded, batch: Batch, context):
+    def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del batch, context
         logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
         return {"logits": logits, "stars": stars}
 
-    def loss(params: Params, encoded, batch: Batch, context):
+    def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
         out = predict(params, encoded, batch, context)
         return sentiment_loss(
             out["logits"],

@@ -12,7 +12,7 @@ from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
 from metaguide.training.program import in_pieces
-from metaguide.types import Learner, Params, Problem
+from metaguide.types import AdaptedPredictFn, Learner, Params, Problem
 
 
 class Reading(NamedTuple):
@@ -95,9 +95,9 @@ class Server(NamedTuple):
         key: tuple,
         problem: Callable[[], Problem],
         adapts: bool,
-        predict: Callable[[Learner], Callable[..., Any]] = lambda learner: learner.predict,
+        predict: Callable[[Learner], AdaptedPredictFn] = lambda learner: learner.predict,
     ) -> Learner:
-        """Return how the task adapts, jitted: `adapt` is (meta, support, context) -> state.
+        """Return how the task adapts, jitted.
 
         Args:
             key: of the program; two calls with the same one get the same learner.
@@ -111,9 +111,7 @@ class Server(NamedTuple):
             adaptation = adaptation_of(serving.arm) if adapts else NOTHING
             learner = adaptation.tuned_to(problem(), serving.rate, serving.steps, serving.rule)
             self.programs[key] = learner._replace(
-                adapt=jax.jit(
-                    lambda meta, support, context: learner.adapt(meta, support, context, None)[0]
-                ),
+                adapt=jax.jit(learner.adapt),
                 predict=jax.jit(predict(learner)),
             )
         return self.programs[key]

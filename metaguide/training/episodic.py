@@ -12,12 +12,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from metaguide.data.episodes import draw_domain
 from metaguide.parallel import mean_over_devices, own_share
 from metaguide.training.step import Gradient
-from metaguide.types import Episode, Learner, TaskDistribution
+from metaguide.types import (
+    Episode,
+    GradientFn,
+    Learner,
+    Metrics,
+    ObjectiveFn,
+    Params,
+    Progress,
+    TaskDistribution,
+)
 
 
 def episodic(
@@ -64,7 +73,7 @@ def episodic(
         )
     choices = jnp.asarray(shots, jnp.int32)
 
-    def one(meta, data, key, progress):
+    def one(meta: Params, data: Any, key: Key[Array, ""], progress: Progress) -> tuple[Any, Any]:
         domain_key, shots_key, episode_key, learner_key = jax.random.split(key, 4)
         # A draw among one costs a small problem a tenth of its step.
         domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
@@ -74,7 +83,9 @@ def episodic(
 
     mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
 
-    def gradient(meta, data, key, progress):
+    def gradient(
+        meta: Params, data: Any, key: Key[Array, ""], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Params]:
         return mean(meta, data, jax.random.split(key, tasks), progress)
 
     return gradient
@@ -102,25 +113,33 @@ def on_episodes(
         ValueError: tasks that devices and chunks do not divide, or are not positive.
     """
 
-    def one(meta, data, item, progress):
+    def one(
+        meta: Params, data: Any, item: tuple[Episode, Key[Array, ""]], progress: Progress
+    ) -> tuple[Any, Any]:
         episode, key = item
         return _of(learner)(meta, episode, key, progress)
 
     mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
 
-    def gradient(meta, data: Episode, key, progress):
+    def gradient(
+        meta: Params, data: Episode, key: Key[Array, ""], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Params]:
         return mean(meta, (), (data, jax.random.split(key, tasks)), progress)
 
     return gradient
 
 
-def _of(learner: Learner) -> Callable[..., Any]:
+def _of(learner: Learner) -> ObjectiveFn | GradientFn:
     """Return what a task contributes: the objective, or the gradient where that is its own."""
     return learner.gradient or learner.objective
 
 
 def _over_tasks(
-    one: Callable[..., Any], learner: Learner, tasks: int, tasks_per_chunk: int | None, mesh
+    one: Callable[..., Any],
+    learner: Learner,
+    tasks: int,
+    tasks_per_chunk: int | None,
+    mesh: Mesh | None,
 ) -> Callable[[PyTree, PyTree, PyTree, Any], Any]:
     """Return (meta, data, items, progress) -> the mean over items of the learner's gradient.
 
@@ -136,25 +155,29 @@ def _over_tasks(
             f"of {devices} devices; make tasks a positive multiple of {max(size, 1) * devices}"
         )
 
-    def mean_of(items, meta, data, progress):
+    def mean_of(items: PyTree, meta: Params, data: Any, progress: Progress) -> tuple[Any, Any]:
         if size == 1:  # a batch of one costs its tracing, and kernels that are slower
             return one(meta, data, jax.tree.map(lambda leaf: leaf[0], items), progress)
         mapped = jax.vmap(one, in_axes=(None, None, 0, None))(meta, data, items, progress)
         return jax.tree.map(lambda leaf: leaf.mean(0), mapped)
 
-    def of_chunk(meta, data, items, progress):
+    def of_chunk(
+        meta: Params, data: Any, items: PyTree, progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Params]:
         if learner.gradient is not None:
             return mean_of(items, meta, data, progress)
         objective = functools.partial(mean_of, items)
         return jax.value_and_grad(objective, has_aux=True)(meta, data, progress)
 
-    def mean(meta, data, items, progress):
+    def mean(
+        meta: Params, data: Any, items: PyTree, progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Params]:
         items = own_share(items, mesh)
         if share == size:
             return mean_over_devices(of_chunk(meta, data, items, progress), mesh)
         items = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), items)
 
-        def add(total, items):
+        def add(total: Params, items: PyTree) -> tuple[Params, tuple[Array, Metrics]]:
             values, slope = of_chunk(meta, data, items, progress)
             return jax.tree.map(jnp.add, total, slope), values
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
-from metaguide.optimizers.estimators import Estimator
+from metaguide.optimizers.estimators import Estimator, Particle
+from metaguide.optimizers.rule import Theta
 from metaguide.parallel import mean_over_devices, own_share, whole_of_shares
 from metaguide.training.step import Carrying
+from metaguide.types import Metrics, Params, Progress
 
 
 def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Carrying:
@@ -32,11 +35,13 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
             f"{tasks} inner problems do not divide over {devices} devices; make tasks a multiple"
         )
 
-    def each(*given):
+    def each(*given: Any) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         seen, slopes, carry = jax.vmap(estimator.gradient, (None, None, 0, 0, None))(*given)
         return seen, jax.tree.map(lambda leaf: leaf.mean(0), slopes), carry
 
-    def alone(theta, data, carry, keys, progress):
+    def alone(
+        theta: Theta, data: Any, carry: Particle, keys: Key[Array, " problems"], progress: Progress
+    ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
         given = jax.tree.map(itemgetter(0), (carry, keys))
         seen, slope, carry = estimator.gradient(theta, data, *given, progress)
         seen, carry = jax.tree.map(lambda leaf: leaf[None], (seen, carry))
@@ -45,12 +50,14 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
     # A batch of one takes longer than what it is a batch of.
     many = alone if tasks == devices else estimator.many or each
 
-    def start(meta, data, key) -> Any:
+    def start(meta: Params, data: Any, key: Key[Array, ""]) -> Any:
         # They do not all end in the same step.
         keys, ages = jax.random.split(key, tasks), estimator.ages(tasks)
         return jax.vmap(estimator.start, (None, None, 0, 0))(meta["rule"], data, keys, ages)
 
-    def gradient(meta, data, key, progress, carry):
+    def gradient(
+        meta: Params, data: Any, key: Key[Array, ""], progress: Progress, carry: Particle
+    ) -> tuple[tuple[Array, Metrics], Params, Particle]:
         keys = jax.random.split(key, tasks)
         keys, carry = own_share((keys, carry), mesh)
         seen, slope, carry = many(meta["rule"], data, carry, keys, progress)

@@ -1,7 +1,7 @@
 """One training step over several objectives: J(θ) = Σ λₜ Jₜ(θ), compiled once for a stage."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -94,7 +94,9 @@ class CompiledStep:
         self.compile(state, data)
         return _step(self._gradients, self._update, state, data)
 
-    def _calls(self, state: TrainState, data: Mapping[str, Any]):
+    def _calls(
+        self, state: TrainState, data: Mapping[str, Any]
+    ) -> Iterator[tuple[Any, tuple[Any, ...]]]:
         meta = state.params["meta"]
         for name, gradient in self._gradients.items():
             carry = state.carry.get(name, ())
@@ -124,8 +126,10 @@ class ScannedStep:
     ):
         """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
 
-        def steps(state: TrainState, data: Mapping[str, Any]):
-            def one(state: TrainState, _: None):
+        def steps(
+            state: TrainState, data: Mapping[str, Any]
+        ) -> tuple[TrainState, dict[str, Array]]:
+            def one(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
                 return _step(gradients, update, state, data)
 
             return jax.lax.scan(one, state, length=span)
@@ -211,8 +215,10 @@ def make_step(
             f"{total} steps do not divide into calls of {span}; make steps a multiple of it"
         )
 
-    def at_step(index: int, gradient: Gradient | Carrying):
-        def program(meta: Params, data: Any, key: Array, done: Array, carry: Any):
+    def at_step(index: int, gradient: Gradient | Carrying) -> Callable[..., Any]:
+        def program(
+            meta: Params, data: Any, key: Array, done: Array, carry: Any
+        ) -> tuple[tuple[Array, Metrics], Params, Any]:
             key = jax.random.fold_in(jax.random.fold_in(key, done), index)
             given = (meta, data, key, done.astype(jnp.float32) / total)
             if isinstance(gradient, Carrying):
@@ -221,7 +227,9 @@ def make_step(
 
         return program
 
-    def update(state: TrainState, losses: Mapping[str, Array], gradients: Mapping[str, Params]):
+    def update(
+        state: TrainState, losses: Mapping[str, Array], gradients: Mapping[str, Params]
+    ) -> tuple[TrainState, dict[str, Array]]:
         loss, (weights, shares) = jax.value_and_grad(weighting.combine, argnums=(0, 1))(
             state.params["weighting"], losses
         )
@@ -254,7 +262,9 @@ def _for_seeds(program: Callable[..., Any]) -> Callable[..., Any]:
     """Return an objective's program for trainings side by side, which share data and step."""
     mapped = jax.vmap(program, (0, None, 0, None, 0))
 
-    def side_by_side(meta: Params, data: Any, key: Array, done: Array, carry: Any):
+    def side_by_side(
+        meta: Params, data: Any, key: Array, done: Array, carry: Any
+    ) -> tuple[tuple[Array, Metrics], Params, Any]:
         # One number of steps for all: mapped over, a branch on it would compute both its sides.
         return mapped(meta, data, key, done[0], carry)
 
