@@ -98,14 +98,15 @@ def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict 
 
     Args:
         workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/ARM/seedN`.
-        config_of: (group, arm) -> what the cell depends on; None where it has no part in the table.
+        config_of: (group, method) -> what the cell depends on; None where it has no part in the
+            table.
 
     Raises:
         ConfigError: names a cell's folder, the fields and the mend.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
-        _, group, arm, _ = folder.parts[-4:]
-        if (cell := config_of(group, arm)) is not None:
+        _, group, method, _ = folder.parts[-4:]
+        if (cell := config_of(group, method)) is not None:
             check_config(cell, folder, harmless=HARMLESS)
 
 

@@ -114,7 +114,7 @@ def test_two_way_interval_covers_both_sources():
 
 
 def test_pairing_takes_out_what_two_arms_share():
-    """Two arms compared as if they had seen different examples."""
+    """Two methods compared as if they had seen different examples."""
     rng = np.random.default_rng(5)
     hard = rng.normal(size=200)
     a, b = hard + 0.1 + 0.05 * rng.normal(size=200), hard

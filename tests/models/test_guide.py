@@ -163,20 +163,20 @@ def test_classification_head_is_its_equation(guide):
     vector, names = (
         jax.random.normal(k, (n, WIDTH)) for k, n in zip(keys[:2], (3, 4), strict=True)
     )
-    head = dict(params["classification"])
-    head["slots"] = jax.random.normal(keys[2], (WAY, WIDTH))
-    head["bias"] = jax.random.normal(keys[3], (WAY,))
-    head["name"] = {"kernel": jax.random.normal(keys[4], (WIDTH, WIDTH))}
+    mine = dict(params["classification"])
+    mine["slots"] = jax.random.normal(keys[2], (WAY, WIDTH))
+    mine["bias"] = jax.random.normal(keys[3], (WAY,))
+    mine["name"] = {"kernel": jax.random.normal(keys[4], (WIDTH, WIDTH))}
     has_names = jnp.array([True, False, True, True])
-    changed = (model, {**params, "classification": head})
+    changed = (model, {**params, "classification": mine})
     found = head(changed, "classification", "__call__", vector, names, has_names)
     for i in range(3):
         for c in range(4):
-            projected = names[c] @ head["name"]["kernel"]
+            projected = names[c] @ mine["name"]["kernel"]
             cosine = vector[i] @ projected
             cosine /= np.linalg.norm(vector[i]) * np.linalg.norm(projected)
             expected = (
-                10 * cosine * float(has_names[c]) + vector[i] @ head["slots"][c] + head["bias"][c]
+                10 * cosine * float(has_names[c]) + vector[i] @ mine["slots"][c] + mine["bias"][c]
             )
             np.testing.assert_allclose(found[i, c], expected, rtol=1e-4, atol=1e-4)
 
