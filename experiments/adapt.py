@@ -1,4 +1,4 @@
-"""Adaptation to held-out domains: every arm on the same episodes, beside the baselines.
+"""Adaptation to held-out domains: every method on the same episodes, beside the baselines.
 
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
@@ -54,77 +54,83 @@ OUTCOMES = "outcomes"
 
 
 class Choice(NamedTuple):
-    """What validation chose for one arm on one kind of task, and how well it did there.
+    """What validation chose for one method on one kind of task, and how well it did there.
 
     `diverged` is the share of its validation outcomes that were not finite: 0, where any rate has
     none.
     """
 
-    arm: str
+    method: str
     rate: float
     score: float
     diverged: float = 0.0
 
 
 class Comparison(NamedTuple):
-    """All arms on all held-out domains.
+    """All methods on all held-out domains.
 
     Attributes:
         rows: of the table.
         scores: of the episodes behind them.
-        choices: by kind of task, the arms with what validation chose, the best one first.
-        methods: the same as a file of results has it, with what each arm costs.
+        choices: by kind of task, the methods with what validation chose, the best one first.
+        tunings: the same as a file of results has it, with what each method costs.
     """
 
     rows: list[results.Row]
     scores: results.Scores
     choices: dict[str, list[Choice]]
-    methods: list[results.Method]
+    tunings: list[results.Tuning]
 
 
-def arms_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
-    """Return the arms of a run: those with a kind of task, and of the meta-trained the learners.
+def methods_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
+    """Return the methods of a run: those with a kind of task, and of the meta-trained the learners.
 
-    What starts from another arm comes after it.
+    What starts from another method comes after it.
 
     Args:
         config: reads its `adapt` and `metatrain`.
-        kinds: of task that are compared; an arm that serves none of them is left out.
+        kinds: of task that are compared; a method that serves none of them is left out.
 
     Raises:
-        ConfigError: the config names an arm or a learner that there is not, leaves out an arm
+        ConfigError: the config names a method or a learner that there is not, leaves out a method
             that another one starts from, or has a grid that is not of positive numbers.
     """
     grids = {name: config.adapt[name] for name in GRIDS}
     for fault in faults(grids, dict.fromkeys(GRIDS, several(positive()))):
         raise ConfigError(f"config.adapt.{fault}")
-    section, learners = config.adapt.arms, config.metatrain.learners
-    known = {"adapt.arms": (section, IN_GUIDE), "metatrain.learners": (learners, META_TRAINED)}
+    section, learners = config.adapt.methods, config.metatrain.learners
+    known = {"adapt.methods": (section, IN_GUIDE), "metatrain.learners": (learners, META_TRAINED)}
     for field, (names, among) in known.items():
         for name in names:
             try:
                 method_named(name, among)
             except UnknownMethod as error:
                 raise ConfigError(f"config.{field}: {error}") from error
-    trained = [arm for arm in section if METHODS[arm].stage != "metatrain" or arm in learners]
-    serving = [arm for arm in trained if set(section[arm]).intersection(kinds)]
-    started_from = {METHODS[arm].start for arm in serving}
-    chosen = [arm for arm in trained if arm in serving or (section[arm] and arm in started_from)]
-    later = [arm for arm in chosen if METHODS[arm].start in META_TRAINED]
-    for arm in later:
-        if METHODS[arm].start not in chosen:
+    trained = [
+        method for method in section if METHODS[method].stage != "metatrain" or method in learners
+    ]
+    serving = [method for method in trained if set(section[method]).intersection(kinds)]
+    started_from = {METHODS[method].start for method in serving}
+    chosen = [
+        method
+        for method in trained
+        if method in serving or (section[method] and method in started_from)
+    ]
+    later = [method for method in chosen if METHODS[method].start in META_TRAINED]
+    for method in later:
+        if METHODS[method].start not in chosen:
             raise ConfigError(
-                f"config.metatrain.learners: {arm} starts from the parameters of "
-                f"{METHODS[arm].start}; add it to them, and to config.adapt.arms"
+                f"config.metatrain.learners: {method} starts from the parameters of "
+                f"{METHODS[method].start}; add it to them, and to config.adapt.methods"
             )
-    return (*(arm for arm in chosen if arm not in later), *later)
+    return (*(method for method in chosen if method not in later), *later)
 
 
 class Bench:
     """The compiled evaluations of one kind of task, each outcome computed once.
 
-    A program serves all arms that adapt in the same way. All ways that hold the encoder, and cost
-    next to nothing beside it, are one program, but for those of learned optimizers, whose
+    A program serves all methods that adapt in the same way. All ways that hold the encoder, and
+    cost next to nothing beside it, are one program, but for those of learned optimizers, whose
     parameters are an argument of it.
 
     Attributes:
@@ -141,16 +147,18 @@ class Bench:
         world: DomainSplit,
         kind: str,
         distribution: TaskDistribution,
-        arms: Collection[str],
+        methods: Collection[str],
         rules: Mapping[str, Rule],
         folder: Path,
     ):
-        """Lay out what these arms need; `rules` by kind, for those with a learned optimizer.
+        """Lay out what these methods need; `rules` by kind, for those with a learned optimizer.
 
         Outcomes are kept in `folder`, where a run that is started anew finds them.
         """
         section = config.adapt
-        used = {arm: adaptation_of(arm) for arm in arms if kind in section.arms[arm]}
+        used = {
+            method: adaptation_of(method) for method in methods if kind in section.methods[method]
+        }
         ways = {NOTHING, *used.values()}
         learners = {
             way: partial(
@@ -158,11 +166,11 @@ class Bench:
             )
             for way in ways
         }
-        for arm, way in used.items():
+        for method, way in used.items():
             try:
                 learners[way](1.0)
             except ValueError as error:
-                raise ConfigError(f"config.adapt.arms.{arm}, {kind}: {error}") from error
+                raise ConfigError(f"config.adapt.methods.{method}, {kind}: {error}") from error
         self.kind, self.distribution, self.rules = kind, distribution, rules
         self.data = replicate(distribution.data, tasks_mesh())
         self.held_out = [one.name for one in world.held_out if one.name in distribution.domains]
@@ -201,7 +209,7 @@ class Bench:
         split: str,
         rates: Mapping[Adaptation, float],
     ):
-        """Return what an arm that adapts in this way is scored by; see `Evaluator.run`."""
+        """Return what a method that adapts in this way is scored by; see `Evaluator.run`."""
         together = self._ways[way]
         given = {one: float(rates.get(one, 1.0)) for one in together}
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
@@ -224,7 +232,7 @@ class Bench:
     def baselines(
         self, world: DomainSplit, domain: str, shots: Collection[int]
     ) -> Iterator[Outcome]:
-        """Yield every baseline on one held-out domain, on the very examples of the arms' cells.
+        """Yield every baseline on one held-out domain, on the very examples of the methods' cells.
 
         Args:
             world: whose sources the vocabularies and classifiers are fitted on.
@@ -246,7 +254,7 @@ class Bench:
 
         Args:
             metas: of each training seed, the objects that the bench was called with.
-            way: that the arm adapts in.
+            way: that the method adapts in.
 
         Returns:
             Seconds; None where this bench was asked for no such outcome.
@@ -257,7 +265,7 @@ class Bench:
 
 
 def compared(world: DomainSplit) -> dict[str, TaskDistribution]:
-    """Return the domains that no stage trains on, by kind of task that arms are compared on.
+    """Return the domains that no stage trains on, by kind of task that methods are compared on.
 
     A kind without a validation domain is left out, with a line: nothing could choose its rates.
 
@@ -281,7 +289,7 @@ def benches(
     config: FrozenConfigDict,
     world: DomainSplit,
     distributions: Mapping[str, TaskDistribution],
-    arms: Collection[str],
+    methods: Collection[str],
     folder: Path,
     rules: Mapping[str, Rule] | None = None,
 ) -> dict[str, Bench]:
@@ -291,15 +299,15 @@ def benches(
         config: reads its `adapt` and `seed`.
         world: whose held-out and validation domains are used.
         distributions: from `compared`.
-        arms: that are compared.
+        methods: that are compared.
         folder: of the run; outcomes are kept in it.
         rules: of the learned optimizers among them, by kind.
 
     Raises:
-        ConfigError: a kind of task has not all of what an arm needs.
+        ConfigError: a kind of task has not all of what a method needs.
     """
     return {
-        kind: Bench(config, world, kind, distribution, arms, rules or {}, folder / OUTCOMES)
+        kind: Bench(config, world, kind, distribution, methods, rules or {}, folder / OUTCOMES)
         for kind, distribution in distributions.items()
     }
 
@@ -310,13 +318,13 @@ def compare(
     metas: Mapping[str, Sequence[Params]],
     of_kind: Mapping[str, Bench],
 ) -> Comparison:
-    """Adapt every arm to every held-out domain, rates chosen on the validation domains.
+    """Adapt every method to every held-out domain, rates chosen on the validation domains.
 
     Args:
         config: reads its `adapt`, `table` and `seed`.
         world: whose held-out domains' baselines are recomputed.
-        metas: by arm, its meta-parameters, one for each training seed; arms that start from the
-            same ones hold the same objects.
+        metas: by method, its meta-parameters, one for each training seed; methods that start from
+            the same ones hold the same objects.
         of_kind: from `benches`.
 
     Returns:
@@ -326,14 +334,14 @@ def compare(
     rows: list[results.Row] = []
     scores: results.Scores = {}
     choices: dict[str, list[Choice]] = {}
-    methods: list[results.Method] = []
+    tunings: list[results.Tuning] = []
 
-    def add(raw, arm: str, domain: str, kind: str, shots: int, steps) -> None:
+    def add(raw, method: str, domain: str, kind: str, shots: int, steps) -> None:
         more, own = results.cells_to_rows(
             raw,
             scoring=TASKS[kind].scoring,
             table=config.table,
-            arm=arm,
+            method=method,
             domain=domain,
             shots=shots,
             steps=steps,
@@ -342,44 +350,52 @@ def compare(
         scores.update(own)
 
     cells = {
-        kind: [arm for arm in section.arms if kind in section.arms[arm] and arm in metas]
+        kind: [
+            method
+            for method in section.methods
+            if kind in section.methods[method] and method in metas
+        ]
         for kind in of_kind
     }
-    total, done = sum(len(arms) + 1 for arms in cells.values()), 0
-    with progress("adapt", total, unit="arm") as show:
+    total, done = sum(len(methods) + 1 for methods in cells.values()), 0
+    with progress("adapt", total, unit="method") as show:
         for kind, bench in of_kind.items():
-            chosen = {arm: _choose(config, arm, bench, metas[arm]) for arm in cells[kind]}
+            chosen = {
+                method: _choose(config, method, bench, metas[method]) for method in cells[kind]
+            }
             choices[kind] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
-            for arm in cells[kind]:
+            for method in cells[kind]:
                 rates = {
                     adaptation_of(other): chosen[other].rate
                     for other in cells[kind]
-                    if metas[other][0] is metas[arm][0]
+                    if metas[other][0] is metas[method][0]
                 }
                 for domain, shots in [(d, k) for d in bench.held_out for k in section.shots]:
-                    way = _way(arm, kind, shots)
+                    way = _way(method, kind, shots)
                     if way is None:
                         continue
-                    scored = [bench(meta, way, domain, shots, "test", rates) for meta in metas[arm]]
+                    scored = [
+                        bench(meta, way, domain, shots, "test", rates) for meta in metas[method]
+                    ]
                     raw = jax.tree.map(lambda *seeds: np.stack(seeds), *scored)
-                    add(raw, arm, domain, kind, shots, _steps(way))
-                show(done := done + 1, f"{kind}, {arm}")
+                    add(raw, method, domain, kind, shots, _steps(way))
+                show(done := done + 1, f"{kind}, {method}")
             for domain in bench.held_out:
                 for baseline, shots, raw in bench.baselines(world, domain, section.shots):
                     add(raw, baseline, domain, kind, shots, [None])
             show(done := done + 1, f"{kind}, baselines")
-            methods += [_method(config, bench, one, metas[one.arm]) for one in choices[kind]]
-    return Comparison(results.with_baselines(rows, BASELINES), scores, choices, methods)
+            tunings += [_tuning(config, bench, one, metas[one.method]) for one in choices[kind]]
+    return Comparison(results.with_baselines(rows, BASELINES), scores, choices, tunings)
 
 
-def _method(
+def _tuning(
     config: FrozenConfigDict, bench: Bench, choice: Choice, metas: Sequence[Params]
-) -> results.Method:
-    """Return a choice as a file of results has it, with the cost of its arm."""
-    way = adaptation_of(choice.arm)
+) -> results.Tuning:
+    """Return a choice as a file of results has it, with the cost of its method."""
+    way = adaptation_of(choice.method)
     return {
         "task": bench.kind,
-        "arm": choice.arm,
+        "method": choice.method,
         "rate": choice.rate if _grid(config.adapt, way) else None,
         "tuned_by": {"metric": TASKS[bench.kind].scoring.metrics[0], "score": choice.score},
         "diverged": choice.diverged,
@@ -388,7 +404,7 @@ def _method(
 
 
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
-    """Choose the rate of one arm by its mean score over validation domains and seeds.
+    """Choose the rate of one method by its mean score over validation domains and seeds.
 
     A rate with an outcome that is not finite comes after all that have none.
     """
@@ -418,11 +434,11 @@ def _grid(section: FrozenConfigDict, way: Adaptation) -> tuple[float, ...]:
 
 
 def _way(name: str, kind: str, shots: int) -> Adaptation | None:
-    """Return how an arm adapts in a cell; None where the row would repeat another one.
+    """Return how a method adapts in a cell; None where the row would repeat another one.
 
-    Without shots nothing adapts, and arms that start from the same parameters are one row, such as
-    zero-shot. More shots change nothing for zero-shot, but where they are a user's products, which
-    are read without adaptation.
+    Without shots nothing adapts, and methods that start from the same parameters are one row, such
+    as zero-shot. More shots change nothing for zero-shot, but where they are a user's products,
+    which are read without adaptation.
     """
     method, adaptation = METHODS[name], adaptation_of(name)
     if name == "zero-shot":
@@ -459,22 +475,24 @@ def write_comparison(
         command=command_line(),
         config=config.to_dict(),
         seeds=seeds,
-        methods=comparison.methods,
+        tunings=comparison.tunings,
         classes=class_names(world),
     )
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Served]:
-    """Return what serves each kind of task: the arm that did best on the validation domains.
+    """Return what serves each kind of task: the method that did best on the validation domains.
 
     Args:
         comparison: from `compare`.
-        folders: by arm, the folder of its checkpoint; arms without one do not serve.
+        folders: by method, the folder of its checkpoint; methods without one do not serve.
         steps: of gradient descent.
     """
     return {
         kind: next(
-            Served(folders[c.arm], c.arm, c.rate, steps) for c in choices if c.arm in folders
+            Served(folders[c.method], c.method, c.rate, steps)
+            for c in choices
+            if c.method in folders
         )
         for kind, choices in comparison.choices.items()
     }
@@ -491,7 +509,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     (meta, rule), nothing = start(config, world, before), random_start(world, config.seed)
     learner = before.learner
     mine = [learner] if learner else [a for a in IN_GUIDE if METHODS[a].stage == "multitask"]
-    metas = {"scratch": [nothing], **{arm: [meta] for arm in mine}}
+    metas = {"scratch": [nothing], **{method: [meta] for method in mine}}
     rules = {adaptation_of(learner).by: rule} if rule else {}
     with run_folder.claimed(config, workdir):
         of_kind = benches(config, world, compared(world), metas, workdir, rules)

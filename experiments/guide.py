@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
-from experiments.adapt import arms_in, benches, compare, compared, serving_of, write_comparison
+from experiments.adapt import benches, compare, compared, methods_in, serving_of, write_comparison
 from experiments.domain_split import DomainSplit, prepare
 from experiments.metatrain import metatraining_stage
 from experiments.modules import COMMANDS
@@ -39,16 +39,16 @@ from metaguide.types import Params
 
 
 def stages_of(
-    config: FrozenConfigDict, world: DomainSplit, arms: Sequence[str]
+    config: FrozenConfigDict, world: DomainSplit, methods: Sequence[str]
 ) -> dict[str, Stage]:
-    """Build all training stages of these arms, in the order they run in, by name of the folder."""
+    """Build all training stages of these methods by name of the folder, in the order they run."""
     return {
         "pretrain": pretraining_stage(config, world),
         "multitask": multitask_stage(config, world),
         **{
-            f"metatrain-{arm}": metatraining_stage(config, world, arm)
-            for arm in arms
-            if METHODS[arm].stage == "metatrain"
+            f"metatrain-{method}": metatraining_stage(config, world, method)
+            for method in methods
+            if METHODS[method].stage == "metatrain"
         },
     }
 
@@ -56,7 +56,7 @@ def stages_of(
 def train(
     config: FrozenConfigDict,
     world: DomainSplit,
-    arms: Sequence[str],
+    methods: Sequence[str],
     stages: dict[str, Stage],
     folders: Mapping[int, Path],
 ) -> dict[str, tuple[list[Params], str]]:
@@ -65,14 +65,14 @@ def train(
     Args:
         config: resolved.
         world: what is trained on.
-        arms: from `arms_in`.
+        methods: from `methods_in`.
         stages: from `stages_of`; one that is done is taken out, and its programs with it: what
-            Linux lets a process map, which all programs of many arms would exceed, is for those to
-            come.
+            Linux lets a process map, which all programs of many methods would exceed, is for those
+            to come.
         folders: by seed, where every stage gets a folder.
 
     Returns:
-        By arm, (meta-parameters of each seed, the stage that they are of or "").
+        By method, (meta-parameters of each seed, the stage that they are of or "").
     """
 
     def run_stage(name: str, metas: list[Params]) -> list[Params]:
@@ -85,15 +85,15 @@ def train(
     nothing = [random_start(world, seed) for seed in folders]
     together = run_stage("multitask", run_stage("pretrain", nothing))
     trained = {}
-    for arm in arms:
-        if METHODS[arm].stage == "random":
-            trained[arm] = nothing, ""
-        elif METHODS[arm].stage == "multitask":
-            trained[arm] = together, "multitask"
+    for method in methods:
+        if METHODS[method].stage == "random":
+            trained[method] = nothing, ""
+        elif METHODS[method].stage == "multitask":
+            trained[method] = together, "multitask"
         else:
-            name, before = f"metatrain-{arm}", METHODS[arm].start
+            name, before = f"metatrain-{method}", METHODS[method].start
             metas = together if before == "multitask" else trained[before][0]
-            trained[arm] = run_stage(name, metas), name
+            trained[method] = run_stage(name, metas), name
     return trained
 
 
@@ -116,10 +116,10 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
     distributions = compared(world)
-    arms = arms_in(config, distributions)
-    stages = stages_of(config, world, arms)
+    methods = methods_in(config, distributions)
+    stages = stages_of(config, world, methods)
     rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}
-    of_kind = benches(config, world, distributions, arms, workdir, rules)
+    of_kind = benches(config, world, distributions, methods, workdir, rules)
     like = random_start(world, config.seed)
     unfinished = [
         name
@@ -131,11 +131,11 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     # Where all is trained, much is scored as well, and is read; the rest compiles in its turn.
     scoring = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
     with in_background(chain(training, scoring)):
-        trained = train(config, world, arms, stages, folders)
-        metas = {arm: metas for arm, (metas, _) in trained.items()}
+        trained = train(config, world, methods, stages, folders)
+        metas = {method: metas for method, (metas, _) in trained.items()}
         comparison = compare(config, world, metas, of_kind)
     first = folders[config.seed].name
-    served = {arm: f"{first}/{stage}" for arm, (_, stage) in trained.items() if stage}
+    served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
     path = write_comparison(comparison, config, world, workdir, seeds)
     # After the results, which are whole whatever validation chose.
     serving = serving_of(comparison, served, config.adapt.steps)

@@ -17,7 +17,7 @@ HAND_MADE: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
 }
-"""Rate or schedule -> optimizer, by the name of the arm."""
+"""Rate or schedule -> optimizer, by the name of the method."""
 
 SCHEDULES = ("constant", "cosine")
 """The rate, or the rate times (1 + cos(π t / horizon)) / 2 at step t."""
@@ -31,8 +31,8 @@ class Choice(NamedTuple):
     score: float
 
 
-def scheduled(arm: str, horizon: int) -> Callable[[Any], optax.GradientTransformation]:
-    """Build: (rate, share of the cosine in it, 0 or 1) -> the optimizer of an arm."""
+def scheduled(method: str, horizon: int) -> Callable[[Any], optax.GradientTransformation]:
+    """Build: (rate, share of the cosine in it, 0 or 1) -> the optimizer of a method."""
 
     def optimizer(made_of: tuple[Any, Any]) -> optax.GradientTransformation:
         rate, falls = made_of
@@ -40,20 +40,20 @@ def scheduled(arm: str, horizon: int) -> Callable[[Any], optax.GradientTransform
         def schedule(step):
             return rate * (1 - falls / 2 * (1 - jnp.cos(jnp.pi * step / horizon)))
 
-        return HAND_MADE[arm](schedule)
+        return HAND_MADE[method](schedule)
 
     return optimizer
 
 
-def tuned(cell: FrozenConfigDict, setting: Setting, arm: str) -> Choice:
+def tuned(cell: FrozenConfigDict, setting: Setting, method: str) -> Choice:
     """Return the rate and the schedule with the least mean log10 loss on validation problems.
 
     Args:
         cell: reads `rates`, and what `validation_score` reads.
         setting: what is minimised.
-        arm: a name of `HAND_MADE`.
+        method: a name of `HAND_MADE`.
     """
-    score_of = validation_score(cell, setting, scheduled(arm, setting.horizon))
+    score_of = validation_score(cell, setting, scheduled(method, setting.horizon))
     tried = [
         Choice(rate, schedule, score_of(made_of(rate, schedule)))
         for schedule in SCHEDULES

@@ -62,12 +62,12 @@ OBJECTIVES: Mapping[str, Callable[[Any], Any]] = {
 """What is minimised, a mean over an inner problem's steps, by name."""
 
 
-def rule_named(config: FrozenConfigDict, arm: str) -> Rule:
-    """Return the rule of an arm; a wrong setting in the config is an error."""
+def rule_named(config: FrozenConfigDict, method: str) -> Rule:
+    """Return the rule of a method; a wrong setting in the config is an error."""
     try:
-        return rule_of(arm, config.rules[arm].to_dict())
+        return rule_of(method, config.rules[method].to_dict())
     except ValueError as error:
-        raise ConfigError(f"config.rules.{arm}: {error}") from error
+        raise ConfigError(f"config.rules.{method}: {error}") from error
 
 
 def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimator:
@@ -119,14 +119,14 @@ def _teacher_of(own: FrozenConfigDict) -> optax.GradientTransformation:
 
 
 def train_rule(
-    config: FrozenConfigDict, problem: str, arm: str, seed: int, workdir: Path
+    config: FrozenConfigDict, problem: str, method: str, seed: int, workdir: Path
 ) -> Trained:
     """Meta-train a rule, or go on where it stopped, and keep the best of its checkpoints.
 
     Args:
         config: reads `rules`, the section of the problem, and the fields of validation.
         problem: what it is trained on, a name of `config.problems`.
-        arm: the kind of rule.
+        method: the kind of rule.
         seed: of its initial parameters and its inner problems.
         workdir: of all; this seed's folder in it is `folder_of` them.
 
@@ -137,12 +137,12 @@ def train_rule(
         ConfigError: a setting of the rule or of its training is wrong, or the folder holds a run
             with another config.
     """
-    folder, section = folder_of(workdir, problem, arm, seed), config[problem]
-    own, setting = section.train[arm], setting_of(section)
-    rule, cell = rule_named(config, arm), cell_config(config, problem, arm)
+    folder, section = folder_of(workdir, problem, method, seed), config[problem]
+    own, setting = section.train[method], setting_of(section)
+    rule, cell = rule_named(config, method), cell_config(config, problem, method)
     run_folder.write_config(cell, folder, harmless=HARMLESS)
     if (latest(folder / FOLDER) or 0) >= own.meta_steps:
-        return load(folder, arm)
+        return load(folder, method)
     data = jax.device_put(setting.data["train"])
 
     def trained(own: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
@@ -165,7 +165,7 @@ def train_rule(
             folder,
             mesh=mesh,
             parallel=config.parallel,
-            name=f"{problem}/{arm} seed {seed}, {own.estimator}",
+            name=f"{problem}/{method} seed {seed}, {own.estimator}",
             where=where,
             mend=f"lower {where}.rate",
             about={**about, "part": where},
@@ -173,14 +173,14 @@ def train_rule(
         )["rule"]
 
     identity = run_folder.identity(cell, harmless=HARMLESS)
-    about = {"problem": problem, "arm": arm, "seed": seed, "config": identity}
+    about = {"problem": problem, "method": method, "seed": seed, "config": identity}
     begin, draw = jax.random.split(jax.random.key(seed))
-    theta, where = rule.init(begin), f"config.{problem}.train.{arm}"
+    theta, where = rule.init(begin), f"config.{problem}.train.{method}"
     if own.lesson:
         first = jax.random.fold_in(draw, 0)
         theta = trained(own.lesson, theta, first, folder / LESSON, f"{where}.lesson")
     trained(own, theta, draw, folder, where, keeper(cell, setting, rule, folder))
-    return load(folder, arm)
+    return load(folder, method)
 
 
 def keeper(
@@ -221,9 +221,9 @@ def scores_in(path: Path) -> dict[str, float]:
 
 
 def cell_config(
-    config: FrozenConfigDict, problem: str, arm: str, transfer: str = ""
+    config: FrozenConfigDict, problem: str, method: str, transfer: str = ""
 ) -> FrozenConfigDict:
-    """Return what an arm's outcome on a problem, or on a transfer of it, depends on.
+    """Return what a method's outcome on a problem, or on a transfer of it, depends on.
 
     Raises:
         ConfigError: the problem has no such transfer.
@@ -236,15 +236,15 @@ def cell_config(
     scored = ("seed", "least", "cap", "validation_problems", "test_problems")
     cell = {name: setting.pop(name, config[name]) for name in scored}
     cell["setting"] = setting
-    if arm in HAND_MADE:
+    if method in HAND_MADE:
         return FrozenConfigDict(cell | {"rates": config.rates})
-    rule = {"rule": config.rules[arm], "trained_on": section, "train": train[arm]}
+    rule = {"rule": config.rules[method], "trained_on": section, "train": train[method]}
     return FrozenConfigDict(cell | rule)
 
 
-def folder_of(workdir: Path, problem: str, arm: str, seed: int) -> Path:
+def folder_of(workdir: Path, problem: str, method: str, seed: int) -> Path:
     """Return the folder of a trained rule."""
-    return workdir / f"{problem}-{TRAINED}" / arm / f"seed{seed}"
+    return workdir / f"{problem}-{TRAINED}" / method / f"seed{seed}"
 
 
 def best_of(folder: Path) -> tuple[int, float]:
@@ -256,20 +256,20 @@ def best_of(folder: Path) -> tuple[int, float]:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train the rule that the config names, and say how it does beside what is made by hand."""
-    arm, problem = config.learner, config.problem
+    method, problem = config.learner, config.problem
     for field, known in (("learner", tuple(config.rules)), ("problem", config.problems)):
         if config[field] not in known:
             named = ", ".join(known)
             raise ConfigError(f"config.{field}: there is no {config[field]!r}; there are {named}")
     setting = setting_of(config[problem])
     for seed in range(config.seeds):
-        train_rule(config, problem, arm, seed, workdir)
-        step, score = best_of(folder_of(workdir, problem, arm, seed))
-        say(f"{arm} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
+        train_rule(config, problem, method, seed, workdir)
+        step, score = best_of(folder_of(workdir, problem, method, seed))
+        say(f"{method} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
     for name in HAND_MADE:
         choice = tuned(cell_config(config, problem, name), setting, name)
         say(f"{name}: {choice.score:.3f}, tuned there: rate {choice.rate:.2g}, {choice.schedule}")
-    folder = folder_of(workdir, problem, arm, 0)
+    folder = folder_of(workdir, problem, method, 0)
     say(f"learn_optimizer: rule, theta, _ = metaguide.optimizers.load('{folder}')")
 
 

@@ -128,13 +128,13 @@ def _families(
         part, shots=max(section.shots), ranked=world.shape.candidates
     )
     # What holds its initialisation forgets nothing: its optimizer learns what it is scored on.
-    kinds = config.adapt.arms[learner] if is_learned else tuple(distributions)
+    kinds = config.adapt.methods[learner] if is_learned else tuple(distributions)
     distributions = {
         k: one for k, one in distributions.items() if k in kinds and section.weights.get(k, 0) > 0
     }
     if not distributions:
         raise ConfigError(
-            f"config.metatrain.weights and config.adapt.arms leave {learner} no kind of task"
+            f"config.metatrain.weights and config.adapt.methods leave {learner} no kind of task"
         )
     names = {domain.name for domain in world.sources}
     for name in section.domain_weights:
@@ -154,7 +154,8 @@ def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
         before: from `stage_before`.
 
     Raises:
-        ConfigError: it starts from another arm, and `init_from` is not the work folder of that one.
+        ConfigError: it starts from another method, and `init_from` is not the work folder of that
+            one.
     """
     learner = config.metatrain.learner
     wanted = METHODS[learner].start if learner in META_TRAINED else ""

@@ -43,10 +43,10 @@ def showcase(guide: Guide, world: DomainSplit, shots: int = 5, seed: int = 0) ->
         adapted = guide.adapt(domain, shots, seed)
         # Without examples of a kind the guide answers too, but there is nothing to ask about.
         kinds = [kind for kind in adapted.adapted if TASKS[kind].has_examples(domain)]
-        arms = ", ".join(f"{kind}: {guide.serving[kind].arm}" for kind in kinds)
+        methods = ", ".join(f"{kind}: {guide.serving[kind].method}" for kind in kinds)
         exhibit: Showcase = {
             "domain": domain.name,
-            "note": f"{shots} shots; what did best on the validation domains serves: {arms}",
+            "note": f"{shots} shots; what did best on the validation domains serves: {methods}",
         }
         rng = np.random.default_rng(seed)
         if "classification" in kinds:

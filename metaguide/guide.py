@@ -61,9 +61,9 @@ class Guide:
     """What has been compiled: another domain of the same sizes does not compile anew."""
 
     def __repr__(self) -> str:
-        """Which arm serves which kind of task."""
-        arms = ", ".join(f"{kind} by {one.arm}" for kind, one in self.serving.items())
-        return f"<Guide: {arms or 'serves nothing'}>"
+        """Which method serves which kind of task."""
+        methods = ", ".join(f"{kind} by {one.method}" for kind, one in self.serving.items())
+        return f"<Guide: {methods or 'serves nothing'}>"
 
     @overload
     def adapt(
@@ -223,7 +223,7 @@ def load(run: Path | str) -> Guide:
     """Load a trained guide.
 
     Args:
-        run: the folder of `experiments.guide`, whose arms serve the kinds of task they did best
+        run: the folder of `experiments.guide`, whose methods serve the kinds of task they did best
             on in validation; or the work folder of a single stage.
 
     Returns:

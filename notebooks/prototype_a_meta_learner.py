@@ -195,10 +195,10 @@ def tested(distribution, learner, meta, score, *, shots, episodes, chunk):
     return np.concatenate([score(one).mean(-1) for one in scored], axis=1)
 
 
-def compared(train, test, arms, score, training, testing, steps):
-    """Train and test all arms; return what they learned and their scores, by name."""
+def compared(train, test, methods, score, training, testing, steps):
+    """Train and test all methods; return what they learned and their scores, by name."""
     metas, scores = {}, {}
-    for name, (problem, learner_of, inner_steps) in arms.items():
+    for name, (problem, learner_of, inner_steps) in methods.items():
         begun = time.perf_counter()
         own, other = (distribution._replace(problem=problem) for distribution in (train, test))
         metas[name] = meta_trained(own, learner_of(inner_steps), **training)
@@ -228,7 +228,7 @@ def report(scores, steps, baseline="CAVIA"):
 # ## Benchmark 1: sine waves
 #
 # A task is a wave y = A sin(x − φ), of which 10 points are known. The networks have two layers of
-# 40 units, CAVIA's 4 context parameters beside x. An arm is a problem, a learner for a number of
+# 40 units, CAVIA's 4 context parameters beside x. A method is a problem, a learner for a number of
 # inner steps, and that number in training. At test all take up to 10 steps.
 #
 # The inner rates of CAVIA and MAML are those of their papers. ANIL's is the best of .01, .03 and .1
@@ -239,7 +239,7 @@ def report(scores, steps, baseline="CAVIA"):
 reduced = preset == "tiny"
 problem = regression(MLP((40, 40), initialiser="lecun"), INITIALISERS["lecun"])
 in_context = beside_input(problem, MLP((40, 40), initialiser="lecun"), size=4)
-sine_arms = {
+sine_methods = {
     "MAML": (problem, partial(maml, problem, optax.sgd(0.01)), 1),
     "ANIL": (problem, partial(anil, problem, optax.sgd(0.01)), 1),
     "CAVIA": (in_context, partial(cavia, in_context, optax.sgd(1.0)), 1),
@@ -248,7 +248,7 @@ sines = TaskDistribution(("waves",), waves(), wave_sampler(10, 10), problem)
 sine_metas, sine_scores = compared(
     sines,
     sines._replace(sample=wave_sampler(10, 100)),
-    sine_arms,
+    sine_methods,
     lambda scored: scored["squared_error"],
     training={
         "optimizer": optax.adam(1e-3),
@@ -289,7 +289,7 @@ def fits_of(learner, meta):
 
 folder = Path(workdir)
 folder.mkdir(parents=True, exist_ok=True)
-shown = {name: fits_of(sine_arms[name][1](10), sine_metas[name]) for name in ("MAML", "CAVIA")}
+shown = {name: fits_of(sine_methods[name][1](10), sine_metas[name]) for name in ("MAML", "CAVIA")}
 Image(filename=fits(shown, folder / "fits.png"))
 
 # %% [markdown]
@@ -332,7 +332,7 @@ train, test = (
 )
 problem = train.problem
 in_context = modulated(problem, config.model.width, size=100)
-arms = {
+methods = {
     "MAML": (problem, partial(maml, problem, optax.sgd(0.1)), 1),
     "ANIL": (problem, partial(anil, problem, optax.sgd(0.3)), 5),
     "CAVIA": (in_context, partial(cavia, in_context, optax.sgd(1.0)), 2),
@@ -341,7 +341,7 @@ arms = {
 _, scores = compared(
     train,
     test,
-    arms,
+    methods,
     lambda scored: scored["predicted"] == scored["target"],
     training={
         # Over one vector, which compiles faster than a kernel for each of a hundred leaves.

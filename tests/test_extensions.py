@@ -118,18 +118,18 @@ def test_a_task_is_a_file_and_a_line(monkeypatch):
     raw = evaluator(distribution, learners, chunk=2).run(
         meta, distribution.data, 0, 2, keys, {"joint": 1.0}
     )
-    arms = {"joint": {name: leaf[None] for name, leaf in raw["joint"].items()}}
+    methods = {"joint": {name: leaf[None] for name, leaf in raw["joint"].items()}}
     cells = {2: drawn(distribution, distribution.data, 0, 2, keys)}
     for name, shots, outcome in task.baselines([furniture], lamps, reading, {}, cells):
         assert shots == 2
-        arms[name] = outcome
+        methods[name] = outcome
     values = {}
-    for arm, outcome in arms.items():
-        cell = {"table": "t", "arm": arm, "domain": "lamps", "shots": 2}
+    for method, outcome in methods.items():
+        cell = {"table": "t", "method": method, "domain": "lamps", "shots": 2}
         rows, _ = cells_to_rows(outcome, scoring=task.scoring, **cell)
-        values |= {(arm, row.metric): row.value for row in rows}
+        values |= {(method, row.metric): row.value for row in rows}
     assert set(values) == {
-        (arm, metric) for arm in ("joint", "majority") for metric in ("accuracy", "macro_f1")
+        (method, metric) for method in ("joint", "majority") for metric in ("accuracy", "macro_f1")
     }
     assert values["joint", "accuracy"] == 1 > values["majority", "accuracy"]
 

@@ -154,8 +154,8 @@ def guide(run):
 
 @pytest.fixture(scope="module")
 def adapted(guide):
-    # Another arm, and one gradient through the encoder less to compile.
-    sentiment = guide.serving["sentiment"]._replace(arm="head-only")
+    # Another method, and one gradient through the encoder less to compile.
+    sentiment = guide.serving["sentiment"]._replace(method="head-only")
     serving = {**guide.serving, "sentiment": sentiment}
     return dataclasses.replace(guide, serving=serving).adapt(DOMAIN, shots=SHOTS)
 
@@ -331,7 +331,7 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
         for kind in ("classification", "sentiment", "questions", "recommendation"):
             serving = loaded.serving[kind]
             assert serving[2:] == (RATE, STEPS, None)
-            assert serving.arm == ("head-only" if kind == "recommendation" else "maml")
+            assert serving.method == ("head-only" if kind == "recommendation" else "maml")
             saved = probe.serving["classification"].meta
             jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
         assert (loaded.model, loaded.lengths, loaded.longest) == (
@@ -375,8 +375,8 @@ def saved_as_probe(guide):
 
 
 @pytest.mark.slow
-def test_a_run_says_which_arm_serves_what(tokenizer, tmp_path):
-    """Faults: a kind is served by the parameters of another arm, or by an arm that is not named."""
+def test_a_run_says_which_method_serves_what(tokenizer, tmp_path):
+    """Faults: a kind is served by the parameters of another method, or by one that is not named."""
     serving = {
         "classification": run_config.Served("a", "prototypical", 0.0, 0),
         "sentiment": run_config.Served("b", "logistic", 1.0, 0),
@@ -422,7 +422,7 @@ def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
     """Faults: the folder of a stage is served by gradient descent, though it learned to descend;
     the updates that it learned are multiplied by the rate of gradient descent."""
     guide = metaguide.load(write_run(tmp_path / "lstm", tokenizer, optimizers=(".",)))
-    assert {serving.arm for serving in guide.serving.values()} == {"lstm-head"}
+    assert {serving.method for serving in guide.serving.values()} == {"lstm-head"}
     assert guide.serving["recommendation"].rule is not None
     assert {serving.rate for serving in guide.serving.values()} == {1.0}
 
@@ -455,7 +455,7 @@ def test_more_categories_than_slots_are_told_apart(probe, guide):
         for name, verb in more.items()
         for i in range(3)
     )
-    serving = {"classification": probe.serving["classification"]._replace(arm="prototypical")}
+    serving = {"classification": probe.serving["classification"]._replace(method="prototypical")}
     prototypes = dataclasses.replace(probe, serving=serving)
     found = prototypes.adapt(Domain("shop", products), shots=3).predict(products)
     assert [one.category for one in found] == [product.category for product in products]
@@ -508,11 +508,11 @@ def test_what_has_no_examples_answers_as_it_was_trained(guide):
 def test_what_diverges_answers_as_it_was_trained(probe):
     """Fault: probabilities are NaN where a rate is too large for the domain."""
     learnt = probe.serving["classification"]
-    wild = {"classification": learnt._replace(arm="head-only", rate=3e38, steps=9)}
+    wild = {"classification": learnt._replace(method="head-only", rate=3e38, steps=9)}
     with pytest.warns(UserWarning, match=r"head-only diverged \(rate 3e\+38, 9 steps\)"):
         adapted = dataclasses.replace(probe, serving=wild).adapt(ONLY_PRODUCTS, shots=1)
     assert adapted.predict(PRODUCTS) == probe.adapt(ONLY_PRODUCTS, shots=0).predict(PRODUCTS)
-    users = {"recommendation": learnt._replace(arm="head-only", rate=3e38, steps=9)}
+    users = {"recommendation": learnt._replace(method="head-only", rate=3e38, steps=9)}
     adapted = dataclasses.replace(probe, serving=users).adapt(ONLY_PRODUCTS, shots=1)
     with pytest.raises(
         ValueError, match="the scores of user 'u' are not finite: adaptation diverg"

@@ -60,7 +60,7 @@ def make_results(folder):
     raw = {"rank": np.ones((2, 1, 3, 2), int), "mask": np.ones((3, 2), bool)}
     raw["id"] = np.arange(6).reshape(3, 2)
     rows, scores = cells_to_rows(
-        raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
+        raw, table="t", method="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
     )
     return write(rows, scores, folder, command="c", config={"a": 1}, seeds=[0, 1])
 
@@ -107,8 +107,8 @@ def trained_run():
         tokenizer.save(folder / "tokenizer.json")
         write_json(folder / "config.json", CONFIG)
         write_json(folder / "stage.json", {"stage": "metatrain", "learner": "maml", "seed": 0})
-        arm = {"folder": ".", "arm": "fine-tuning", "rate": 0.1, "steps": 2}
-        write_json(folder / "serving.json", {"sentiment": arm, "questions": arm})
+        method = {"folder": ".", "arm": "fine-tuning", "rate": 0.1, "steps": 2}
+        write_json(folder / "serving.json", {"sentiment": method, "questions": method})
         config = run_config.read(folder)
         run_config.write(config, folder)
         model = model_of(config, tokenizer)

@@ -93,7 +93,7 @@ def moved(learner, episode):
         (PROTOTYPES, "a classifier on features"),
     ],
 )
-def test_an_arm_adapts_what_it_says(way, expected, episode):
+def test_a_method_adapts_what_it_says(way, expected, episode):
     """Fault: two ways to adapt are mixed up."""
     # From zero, the head has to move before the body can.
     assert moved(way.tuned_to(problem(), RATE, 2, RULE), episode) == expected
@@ -193,8 +193,8 @@ def test_the_rate_may_be_traced(way, episode):
         ("maml+lstm", "recommendation", {"head"}),
     ],
 )
-def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
-    """Faults: an arm is meta-trained in another way than it is named for, or prototypes are asked
+def test_meta_training_adapts_as_the_method_does(name, kind, expected, episode):
+    """Faults: a method is meta-trained in another way than it is named for, or prototypes are asked
     to answer questions."""
     way = None if kind in ("questions", "recommendation") else WAY
     learner = METHODS[name].train(problem(way), settings(hold_body=kind == "recommendation"))
@@ -203,7 +203,7 @@ def test_meta_training_adapts_as_the_arm_does(name, kind, expected, episode):
 
 @pytest.mark.parametrize("name", ["lstm", "lstm-head", "maml+lstm"])
 def test_an_optimizer_is_learned_and_its_start_is_held(name, episode):
-    """Faults: the parameters that an arm starts from are trained too, so that the guide needs no
+    """Faults: the parameters that a method starts from are trained too, so that the guide needs no
     update and the optimizer learns to make none; or the optimizer is not learned."""
     learner = METHODS[name].train(problem(), settings())
 
@@ -216,7 +216,7 @@ def test_an_optimizer_is_learned_and_its_start_is_held(name, episode):
 
 
 def test_an_optimizer_has_to_be_given():
-    """Fault: an arm of a learned optimizer is gradient descent in silence."""
+    """Fault: a method of a learned optimizer is gradient descent in silence."""
     with pytest.raises(ValueError, match="a learned optimizer, lstm, makes the steps"):
         METHODS["maml+lstm"].train(problem(), settings(rule=None))
     with pytest.raises(ValueError, match="a learned optimizer, hyper, makes the steps"):

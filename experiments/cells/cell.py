@@ -170,7 +170,7 @@ def scored(
         learner_of: rate -> the learner that adapts.
         metas: what was learned, by one seed or several.
         shots: of the support.
-        seed: of the episodes, the same for all arms.
+        seed: of the episodes, the same for all methods.
         split: "validation" or "test".
         episodes: how many.
         chunk: episodes side by side on all devices of this process.

@@ -89,22 +89,22 @@ def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
     return rules[own.inner]()
 
 
-def read_by(config: FrozenConfigDict, arm: str) -> FrozenConfigDict:
-    """Return what an arm depends on: the plain fields, and no learner's section but its own."""
+def read_by(config: FrozenConfigDict, method: str) -> FrozenConfigDict:
+    """Return what a method depends on: the plain fields, and no learner's section but its own."""
     fields = config.to_dict().items()
-    return FrozenConfigDict({k: v for k, v in fields if k == arm or not isinstance(v, dict)})
+    return FrozenConfigDict({k: v for k, v in fields if k == method or not isinstance(v, dict)})
 
 
 def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
-    """Return all arms that have a section: `learners`, and `more_learners`, which are asked for."""
+    """Return all methods with a section: `learners`, and `more_learners`, asked for by name."""
     return tuple(dict.fromkeys((*config.learners, *config.get("more_learners", ()))))
 
 
-def arms_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
-    """Return the arm that a command line names, or all arms of the table.
+def methods_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
+    """Return the method that a command line names, or all methods of the table.
 
     Raises:
-        ConfigError: there is no such arm.
+        ConfigError: there is no such method.
     """
     if config.learner and config.learner not in learners_in(config):
         known = ", ".join(learners_in(config))

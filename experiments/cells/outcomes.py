@@ -83,7 +83,7 @@ def _outcome_in(folder: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarra
 
 
 def _names_of(folder: Path) -> tuple[str, ...]:
-    """Return what the outcome of a cell and seed is called: "GROUP/ARM/seedN, config ID".
+    """Return what the outcome of a cell and seed is called: "GROUP/METHOD/seedN, config ID".
 
     Outcomes of some days are called by the first part of it alone.
     """
@@ -97,15 +97,16 @@ def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict 
     """Refuse a work folder that has cells of another config: one table would mix the two.
 
     Args:
-        workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/ARM/seedN`.
-        config_of: (group, arm) -> what the cell depends on; None where it has no part in the table.
+        workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/METHOD/seedN`.
+        config_of: (group, method) -> what the cell depends on; None where it has no part in the
+            table.
 
     Raises:
         ConfigError: names a cell's folder, the fields and the mend.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
-        _, group, arm, _ = folder.parts[-4:]
-        if (cell := config_of(group, arm)) is not None:
+        _, group, method, _ = folder.parts[-4:]
+        if (cell := config_of(group, method)) is not None:
             check_config(cell, folder, harmless=HARMLESS)
 
 

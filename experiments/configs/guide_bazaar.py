@@ -38,17 +38,17 @@ ALL = (*ADAPTED, "recommendation")
 """The tasks that a guide is trained on; a new one goes into `ADAPTED`."""
 
 
-ARMS = (
+METHODS = (
     *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
     *("ridge", "logistic"),
     *("maml", "first-order", "anil", "prototypical"),
     *("rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
 )
-LEARNERS = ARMS[8:]
-"""The arms that are meta-trained."""
+LEARNERS = METHODS[8:]
+"""The methods that are meta-trained."""
 
 _KINDS = one_of(*ALL)
-_NO_ARM = Range(f"the name of an arm, {', '.join(ARMS)}", lambda value: False, late=True)
+_NO_METHOD = Range(f"the name of a method, {', '.join(METHODS)}", lambda value: False, late=True)
 
 RANGES = {
     "table": text(),
@@ -123,8 +123,8 @@ RANGES = {
     "adapt.adam_rates": several(positive()),
     "adapt.rule_factors": several(positive()),
     "adapt.penalties": several(positive()),
-    **{f"adapt.arms.{arm}": optional(several(_KINDS, least=0)) for arm in ARMS},
-    "adapt.arms.*": _NO_ARM,
+    **{f"adapt.methods.{method}": optional(several(_KINDS, least=0)) for method in METHODS},
+    "adapt.methods.*": _NO_METHOD,
 }
 """What the fields may hold of every config that is read by a module of the guide."""
 
@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
                 "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
             },
             "adapt": {
-                "arms": {
+                "methods": {
                     "fine-tuning-adam": ADAPTED,
                     "head-only-adam": ALL,
                     "scratch": (),
@@ -285,7 +285,8 @@ def get_config() -> ConfigDict:
         # Episodes side by side in a program. One is fastest on a CPU, which runs a program a core;
         # recommendation encodes the catalogue once a program. On a GPU, all of them.
         "chunk": {kind: 25 if kind == "recommendation" else 1 for kind in ALL},
-        # Tuned for each arm and kind of task on the validation domains, with as many values each.
+        # Tuned for each method and kind of task on the validation domains, with as many values
+        # each.
         "validation_episodes": 10,  # by which each of these is scored
         "rates": SGD_RATES,  # of gradient descent, tuned on validation
         "adam_rates": ADAM_RATES,  # of Adam, tuned on validation
@@ -293,8 +294,8 @@ def get_config() -> ConfigDict:
         # makes steps as small as the one that bears least.
         "rule_factors": RULE_FACTORS,
         "penalties": PENALTIES,  # of ridge and logistic regression, tuned on validation
-        # Which kinds of task an arm serves; () leaves it out.
-        "arms": {
+        # Which kinds of task a method serves; () leaves it out.
+        "methods": {
             "scratch": ADAPTED,
             "zero-shot": ALL,
             "fine-tuning": ADAPTED,

@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
     # turns being classes.
     config.split = "maml"
     # Whose mean and variance batch norm takes on queries in training; see metaguide.problems. Each
-    # arm is scored by transductive statistics (`accuracy`) and without (`accuracy_inductive`).
+    # method is scored by transductive statistics (`accuracy`) and without (`accuracy_inductive`).
     # "none" is a network without batch norm.
     config.statistics = "transductive"
     config.channels = 64  # of each convolution

@@ -11,7 +11,7 @@ from metaguide.tasks import TASKS
 
 
 class Confusions(NamedTuple):
-    """The predictions of one arm on one domain, over all episodes and training seeds.
+    """The predictions of one method on one domain, over all episodes and training seeds.
 
     Attributes:
         domain: the domain.
@@ -52,13 +52,13 @@ class Confusions(NamedTuple):
         ]
 
 
-def confusions(results: Results, task: str, arm: str) -> list[Confusions]:
-    """Count what an arm takes for what on each domain, at the most shots that it has there.
+def confusions(results: Results, task: str, method: str) -> list[Confusions]:
+    """Count what a method takes for what on each domain, at the most shots that it has there.
 
     Args:
         results: with the predictions behind macro-F1, and the names of classes if any.
         task: whose predictions are classes; others have no confusions.
-        arm: whose predictions they are.
+        method: whose predictions they are.
 
     Returns:
         An entry for each domain with stored predictions, in the order of the rows.
@@ -67,7 +67,8 @@ def confusions(results: Results, task: str, arm: str) -> list[Confusions]:
     rows = [
         row
         for row in last_steps(results.rows)
-        if (row.task, row.arm, row.metric) == (task, arm, "macro_f1") and key(row) in results.scores
+        if (row.task, row.method, row.metric) == (task, method, "macro_f1")
+        and key(row) in results.scores
     ]
     fixed = TASKS[task].classes if task in TASKS else ()
     for row in sorted(rows, key=lambda row: row.shots or 0):

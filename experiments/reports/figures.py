@@ -1,6 +1,6 @@
 """The report's plots, as SVG that takes its font and its ink from the page around it.
 
-Only numbers and names of metrics are drawn: domains and arms, whose names may need glyphs that
+Only numbers and names of metrics are drawn: domains and methods, whose names may need glyphs that
 no installed font has, stand in captions and legends, which the browser sets.
 """
 
@@ -37,15 +37,15 @@ Style = tuple[str, tuple[float, ...]]
 """Colour and dashes; no dashes: a full line."""
 
 
-def styles(arms: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
-    """A colour for each arm and a dash for each baseline, the same in all figures of a page."""
-    of_arms = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(arms)}
+def styles(methods: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
+    """A colour for each method and a dash for each baseline, the same in all figures of a page."""
+    of_methods = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(methods)}
     of_baselines = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(baselines)}
-    return {**of_arms, **of_baselines}
+    return {**of_methods, **of_baselines}
 
 
 def swatch(style: Style) -> str:
-    """A short line in the style of an arm, for a legend: SVG."""
+    """A short line in the style of a method, for a legend: SVG."""
     colour, dashes = style
     drawn = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in dashes)}"' if dashes else ""
     return (
@@ -65,11 +65,11 @@ def curves(
     Args:
         rows: all steps of one task and metric.
         domain: whose rows are drawn.
-        style: of every arm and baseline; one without steps is a level line.
+        style: of every method and baseline; one without steps is a level line.
         label: what the figure shows, for readers that do not see it.
 
     Returns:
-        SVGs; none where no arm takes a step.
+        SVGs; none where no method takes a step.
     """
     mine = [row for row in rows if row.domain == domain and row.shots]
     shots = sorted({row.shots for row in mine if row.shots and row.steps})
@@ -88,8 +88,8 @@ def curves(
 
 def _panel(axes: Axes, rows: Sequence[Row], count: int, style: Mapping[str, Style]) -> Axes:
     last = max(row.steps or 0 for row in rows if row.shots == count)
-    for arm, (colour, dashes) in style.items():
-        line = [row for row in rows if (row.shots, row.arm) == (count, arm)]
+    for method, (colour, dashes) in style.items():
+        line = [row for row in rows if (row.shots, row.method) == (count, method)]
         line.sort(key=lambda row: row.steps or 0)
         if not line:
             continue
@@ -110,19 +110,19 @@ def _panel(axes: Axes, rows: Sequence[Row], count: int, style: Mapping[str, Styl
 
 
 def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str) -> str:
-    """The arms and baselines of one domain after the last step, side by side by number of shots.
+    """The methods and baselines of one domain after the last step, side by side by number of shots.
 
     Args:
         grid: one task and metric.
         domain: whose columns are drawn.
-        style: of every arm and baseline.
+        style: of every method and baseline.
         label: what the figure shows, for readers that do not see it.
 
     Returns:
         SVG.
     """
     columns = [column for column in grid.columns if column.domain == domain]
-    names = [*grid.arms, *grid.baselines]
+    names = [*grid.methods, *grid.baselines]
     width = 0.84 / len(names)
     with matplotlib.rc_context(_settings(label)):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")

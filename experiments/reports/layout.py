@@ -1,4 +1,4 @@
-"""How rows become a table: arms down, domains and shots across, baselines below the arms."""
+"""How rows become a table: methods down, domains and shots across, baselines below the methods."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from metaguide.tasks import TASKS
 LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
 
 MINUS = "_minus"
-"""Ends the name of a metric that is the loss of an arm, whose name begins it, minus that of the
-row's arm, paired: what is not below 0 with its whole interval is no success."""
+"""Ends the name of a metric that is the loss of a method, whose name begins it, minus that of the
+row's method, paired: what is not below 0 with its whole interval is no success."""
 
 
 class Column(NamedTuple):
@@ -27,9 +27,9 @@ class Cell(NamedTuple):
 
     Attributes:
         row: the row it shows.
-        best: whether no arm of the column is better; baselines are not arms.
-        against_scratch: (difference, half-width) to the arm from scratch in the same column,
-            paired over examples, where this arm is worse: negative transfer. The half-width is
+        best: whether no method of the column is better; baselines are not methods.
+        against_scratch: (difference, half-width) to the method from scratch in the same column,
+            paired over examples, where this method is worse: negative transfer. The half-width is
             None where no scores of single examples are stored.
     """
 
@@ -39,12 +39,12 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """One table of one task and metric; `cells` by (arm, column), absent where there is none."""
+    """One table of one task and metric; `cells` by (method, column), absent where there is none."""
 
     task: str
     metric: str
     columns: tuple[Column, ...]
-    arms: tuple[str, ...]
+    methods: tuple[str, ...]
     baselines: tuple[str, ...]
     cells: dict[tuple[str, Column], Cell]
 
@@ -63,10 +63,10 @@ def metrics_of(rows: Sequence[Row], task: str) -> list[str]:
 
 
 def last_steps(rows: Sequence[Row]) -> list[Row]:
-    """Of each arm, domain, task, shots and metric the row after the most steps."""
+    """Of each method, domain, task, shots and metric the row after the most steps."""
     last: dict[tuple, Row] = {}
     for row in rows:
-        cell = (row.table, row.arm, row.domain, row.task, row.shots, row.metric)
+        cell = (row.table, row.method, row.domain, row.task, row.shots, row.metric)
         if cell not in last or (row.steps or 0) >= (last[cell].steps or 0):
             last[cell] = row
     return list(last.values())
@@ -87,13 +87,13 @@ def grid(
     Args:
         rows: of any tasks, metrics and steps.
         task, metric: what is shown.
-        scores: of single examples, for the differences to the arm from scratch.
-        scratch: name of the arm from scratch; None marks no negative transfer.
-        baselines: names of the arms that are baselines.
+        scores: of single examples, for the differences to the method from scratch.
+        scratch: name of the method from scratch; None marks no negative transfer.
+        baselines: names of the methods that are baselines.
         steps: numbers of adaptation steps, a column each; the last step alone where none is given.
 
     Raises:
-        ResultsError: there is no such row, two rows fall into one cell, or two arms in a column
+        ResultsError: there is no such row, two rows fall into one cell, or two methods in a column
             were scored on different examples.
     """
     among = [row for row in rows if row.steps in steps] if steps else last_steps(rows)
@@ -102,7 +102,7 @@ def grid(
         raise ResultsError(f"there are no rows of {task}, {metric}")
     by_cell: dict[tuple[str, Column], Row] = {}
     for row in chosen:
-        place = (row.arm, Column(row.domain, row.shots, row.steps if steps else None))
+        place = (row.method, Column(row.domain, row.shots, row.steps if steps else None))
         if place in by_cell:
             raise ResultsError(f"two tables have {key(row)}; lay out one table at a time")
         by_cell[place] = row
@@ -110,25 +110,25 @@ def grid(
         {column for _, column in by_cell},
         key=lambda c: (c.domain or "", -1 if c.shots is None else c.shots, c.steps or 0),
     )
-    names = list(dict.fromkeys(row.arm for row in chosen))
-    arms = tuple(name for name in names if name not in baselines)
+    names = list(dict.fromkeys(row.method for row in chosen))
+    methods = tuple(name for name in names if name not in baselines)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     cells = {}
-    for (arm, column), row in by_cell.items():
-        rivals = [by_cell[a, column].value for a in arms if (a, column) in by_cell]
-        rated = arm in arms and not metric.endswith(MINUS) and not row.diverged
+    for (method, column), row in by_cell.items():
+        rivals = [by_cell[a, column].value for a in methods if (a, column) in by_cell]
+        rated = method in methods and not metric.endswith(MINUS) and not row.diverged
         best = rated and sign * row.value >= max(sign * value for value in rivals)
         against = None
-        base = by_cell.get((scratch, column)) if scratch and arm in arms else None
-        if base is not None and arm != scratch and sign * (row.value - base.value) < 0:
+        base = by_cell.get((scratch, column)) if scratch and method in methods else None
+        if base is not None and method != scratch and sign * (row.value - base.value) < 0:
             ours, theirs = ((scores or {}).get(key(r)) for r in (row, base))
             against = (row.value - base.value, None)
             if ours is not None and theirs is not None:
                 paired = difference(ours, theirs)
                 against = (paired.value, paired.half)
-        cells[arm, column] = Cell(row, best, against)
+        cells[method, column] = Cell(row, best, against)
     known = tuple(name for name in names if name in baselines)
-    return Grid(task, metric, tuple(columns), arms, known, cells)
+    return Grid(task, metric, tuple(columns), methods, known, cells)
 
 
 def falls_short(row: Row) -> bool:

@@ -25,7 +25,7 @@ from experiments.reports.layout import (
 from experiments.reports.stylesheet import CSS
 from experiments.reports.verdicts import Verdict, duration, verdict
 from metaguide.evaluation.baselines import BASELINES
-from metaguide.evaluation.results import Method, Results
+from metaguide.evaluation.results import Results, Tuning
 from metaguide.files import atomic_write
 from metaguide.tasks import TASKS
 
@@ -44,19 +44,21 @@ def write_report(
         results: rows of one table with the scores of their examples.
         folder: made where it does not exist.
         showcase: the guide at work on a held-out domain, or on several.
-        scratch: the arm from scratch; one below it at the same shots is negative transfer.
-        baselines: names of the arms that are baselines.
+        scratch: the method from scratch; one below it at the same shots is negative transfer.
+        baselines: names of the methods that are baselines.
 
     Returns:
         The path of the report.
 
     Raises:
-        ResultsError: the rows are of several tables, or two arms were scored on other examples.
+        ResultsError: the rows are of several tables, or two methods were scored on other examples.
     """
     shown = [showcase] if isinstance(showcase, Mapping) else list(showcase or ())
     tasks = tasks_of(results.rows)
-    arms = list(dict.fromkeys(row.arm for row in results.rows))
-    style = styles([a for a in arms if a not in baselines], [a for a in arms if a in baselines])
+    methods = list(dict.fromkeys(row.method for row in results.rows))
+    style = styles(
+        [a for a in methods if a not in baselines], [a for a in methods if a in baselines]
+    )
     verdicts = [verdict(results, task, scratch=scratch, baselines=baselines) for task in tasks]
     links = [("verdict", "Verdict"), *((task, _title(task)) for task in tasks)]
     if shown:
@@ -156,7 +158,7 @@ def _task(
         for metric in shown
     ]
     first = laid[0]
-    names = [*first.arms, *first.baselines]
+    names = [*first.methods, *first.baselines]
     mine = {name: style[name] for name in style if name in names}
     parts = [f'<section id="{escape(task)}"><h2>{escape(_title(task))}</h2>']
     parts.append(f'<p class="soft">{escape(TASKS[task].summary if task in TASKS else "")}</p>')
@@ -164,9 +166,11 @@ def _task(
     parts.append(_notes(first, scratch))
     for other in laid[1:]:
         parts.append(f"<details><summary>{escape(other.metric)}</summary>{_table(other)}</details>")
-    parts.append(_methods([one for one in results.methods if one["task"] == task], concluded.arm))
-    if concluded.arm is not None:
-        parts.append(_confusions(confusions(results, task, concluded.arm), concluded.arm))
+    parts.append(
+        _tunings([one for one in results.tunings if one["task"] == task], concluded.method)
+    )
+    if concluded.method is not None:
+        parts.append(_confusions(confusions(results, task, concluded.method), concluded.method))
     legend = "".join(f"<li>{swatch(mine[name])}{escape(name)}</li>" for name in mine)
     parts.append(f'<h3>By domain and shots</h3><ul class="legend">{legend}</ul>')
     parts.append('<div class="figures">')
@@ -190,17 +194,17 @@ def _figure(domain: str | None, what: str, drawn: str, wide: bool) -> str:
     return f"<figure{kind}><figcaption>{caption}</figcaption>{drawn}</figure>"
 
 
-def _methods(methods: Sequence[Method], chosen: str | None) -> str:
-    """What validation chose for each arm, the best one first, and what an episode costs."""
-    if not methods:
+def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
+    """What validation chose for each method, the best one first, and what an episode costs."""
+    if not tunings:
         return ""
-    heads = ["tuned to", f"{methods[0]['tuned_by']['metric']} there", "an episode"]
-    lost = any(one["diverged"] for one in methods)
+    heads = ["tuned to", f"{tunings[0]['tuned_by']['metric']} there", "an episode"]
+    lost = any(one["diverged"] for one in tunings)
     heads += ["not finite there"] if lost else []
     lines = []
-    for one in methods:
-        name = escape(one["arm"])
-        name = f"<strong>{name}</strong>" if one["arm"] == chosen else name
+    for one in tunings:
+        name = escape(one["method"])
+        name = f"<strong>{name}</strong>" if one["method"] == chosen else name
         cells = [
             "–" if one["rate"] is None else f"{one['rate']:g}",
             number(one["tuned_by"]["score"]),
@@ -213,16 +217,16 @@ def _methods(methods: Sequence[Method], chosen: str | None) -> str:
             + "</tr>"
         )
     note = (
-        "The rate, penalty or factor of each arm, and its score, on the validation domains; what "
+        "The rate, penalty or factor of each method and its score on the validation domains; what "
         "serves is the best one that has a checkpoint. The time is that of adapting to a test "
-        "episode and answering it, in this run on its machine, compilation left out; arms that "
+        "episode and answering it, in this run on its machine, compilation left out; methods that "
         "are computed together have the same. – : nothing to tune, or not measured."
     )
     return (
         "<h3>What validation chose, and what it costs</h3>"
         + _scrolled(
             "what validation chose",
-            '<thead><tr><th class="name">arm</th>'
+            '<thead><tr><th class="name">method</th>'
             + "".join(f"<th>{escape(head)}</th>" for head in heads)
             + f"</tr></thead><tbody>{''.join(lines)}</tbody>",
         )
@@ -233,8 +237,8 @@ def _methods(methods: Sequence[Method], chosen: str | None) -> str:
 _MOST_CONFUSIONS = 5
 
 
-def _confusions(found: Sequence[Confusions], arm: str) -> str:
-    """The most frequent confusions of an arm in words, and all of them as a matrix."""
+def _confusions(found: Sequence[Confusions], method: str) -> str:
+    """The most frequent confusions of a method in words, and all of them as a matrix."""
     parts = []
     for one in found:
         listed = "".join(
@@ -251,7 +255,7 @@ def _confusions(found: Sequence[Confusions], arm: str) -> str:
     if not parts:
         return ""
     return (
-        f"<h3>What {escape(arm)} takes for what</h3>"
+        f"<h3>What {escape(method)} takes for what</h3>"
         f'<div class="conclusions">{"".join(parts)}</div>'
         '<p class="small soft">Over all episodes and training seeds; an example counts in each.</p>'
     )
@@ -300,21 +304,21 @@ def _table(laid: Grid) -> str:
     edge = {column: ' class="start"' if column in starts else "" for column in laid.columns}
     under = "".join(f"<th{edge[c]}>{escape(shots_name(c.shots))}</th>" for c in laid.columns)
     lines = []
-    for arm in (*laid.arms, *laid.baselines):
-        kind = "baseline" if arm in laid.baselines else ""
-        if laid.baselines and arm == laid.baselines[0]:
+    for method in (*laid.methods, *laid.baselines):
+        kind = "baseline" if method in laid.baselines else ""
+        if laid.baselines and method == laid.baselines[0]:
             kind += " first-baseline"
         cells = "".join(
-            _cell(laid.cells.get((arm, column)), column in starts, laid.metric)
+            _cell(laid.cells.get((method, column)), column in starts, laid.metric)
             for column in laid.columns
         )
         lines.append(
-            f'<tr class="{kind}"><th class="name" scope="row">{escape(arm)}</th>{cells}</tr>'
+            f'<tr class="{kind}"><th class="name" scope="row">{escape(method)}</th>{cells}</tr>'
         )
     return _scrolled(
         f"{laid.task}: {laid.metric}",
         f'<thead><tr><th class="name"></th>{head}</tr>'
-        f'<tr><th class="name">arm</th>{under}</tr></thead>'
+        f'<tr><th class="name">method</th>{under}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody>",
     )
 
@@ -357,10 +361,10 @@ def _notes(laid: Grid, scratch: str | None) -> str:
     sure = sum(map(_sure, worse))
     text = (
         f"{INTERVALS}. "
-        "Bold: the best arm of a column. Italic: baselines on the same examples; "
+        "Bold: the best method of a column. Italic: baselines on the same examples; "
         "† below the best one."
     )
-    if scratch in laid.arms:
+    if scratch in laid.methods:
         text += (
             f" ▼ negative transfer: below {scratch} at the same shots, with the paired difference; "
             f"{len(worse)} cells, {sure} of them beyond the interval (shaded)."

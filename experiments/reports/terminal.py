@@ -31,15 +31,15 @@ def print_tables(
     metric: str | None = None,
     steps: Collection[int] = (),
 ) -> None:
-    """Print a table a task: domains and arms down, shots across.
+    """Print a table a task: domains and methods down, shots across.
 
-    Bold: the best arm. Red, with an arrow: below the arm from scratch; without: a difference that
-    is not below 0. Italic: baselines.
+    Bold: the best method. Red, with an arrow: below the method from scratch; without: a difference
+    that is not below 0. Italic: baselines.
 
     Args:
         rows: of one table, of any tasks, metrics and steps.
-        scratch: the arm from scratch.
-        baselines: names of the arms that are baselines.
+        scratch: the method from scratch.
+        baselines: names of the methods that are baselines.
         console: where to.
         metric: which one; the foremost of each task by default.
         steps: numbers of adaptation steps, a column each; the last step alone by default.
@@ -60,11 +60,11 @@ def print_tables(
             mine = {column[1:]: column for column in laid.columns if column.domain == domain}
             table.add_section()
             table.add_row(Text(domain or "", "bold underline"))
-            for arm in (*laid.arms, *laid.baselines):
-                cells = [laid.cells.get((arm, mine[k])) if k in mine else None for k in across]
+            for method in (*laid.methods, *laid.baselines):
+                cells = [laid.cells.get((method, mine[k])) if k in mine else None for k in across]
                 if any(cells):
-                    is_baseline = arm in laid.baselines
-                    name = Text(f"  {arm}", "italic dim" if is_baseline else "")
+                    is_baseline = method in laid.baselines
+                    name = Text(f"  {method}", "italic dim" if is_baseline else "")
                     table.add_row(name, *(_rich(cell, is_baseline) for cell in cells))
         # A log has no width.
         whole = console.measure(table, options=console.options.update(width=10_000)).maximum

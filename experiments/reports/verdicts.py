@@ -19,13 +19,13 @@ from experiments.reports.layout import (
 )
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.metrics import Interval
-from metaguide.evaluation.results import Method, Results, Row, difference, key
+from metaguide.evaluation.results import Results, Row, Tuning, difference, key
 
 HEADLINE = 5
 """Shots that the verdict is at, where there are such rows."""
 
 ZERO_SHOT = "zero-shot"
-"""The arm that a method is held against although it has rows without shots alone."""
+"""The method that a method is held against although it has rows without shots alone."""
 
 
 class Verdict(NamedTuple):
@@ -33,25 +33,26 @@ class Verdict(NamedTuple):
 
     Attributes:
         task: the task.
-        arm: the arm that is scored; None where baselines alone were scored.
-        warning: what must be said first: the arm is below the best baseline; empty where it is not.
+        method: the method that is scored; None where baselines alone were scored.
+        warning: what must be said first: the method is below the best baseline; empty where it is
+            not.
         use: the sentence that says what to use.
         more: sentences on its scores, what it beats and does not beat, and what it costs.
     """
 
     task: str
-    arm: str | None
+    method: str | None
     warning: str
     use: str
     more: tuple[str, ...]
 
 
 class Rival(NamedTuple):
-    """A baseline or a baseline on one domain, and the chosen arm's lead over it.
+    """A baseline or a baseline on one domain, and the chosen method's lead over it.
 
     Attributes:
         row: of the rival.
-        lead: how much better the chosen arm is, whatever the metric, with the half-width of the
+        lead: how much better the chosen method is, whatever the metric, with the half-width of the
             paired 95% interval; that is None where no scores of single examples are stored, or
             there are too few.
     """
@@ -61,7 +62,7 @@ class Rival(NamedTuple):
 
     @property
     def beaten(self) -> bool:
-        """Whether the arm is better beyond the interval, or at all where there is none."""
+        """Whether the method is better beyond the interval, or at all where there is none."""
         return self.lead.value > (self.lead.half or 0)
 
 
@@ -77,112 +78,112 @@ def verdict(
     Args:
         results: rows of one table, with the scores of their examples and what validation chose.
         task: one that has rows.
-        scratch: the arm from scratch, which a method is held against and which does not serve.
-        baselines: names of the arms that are baselines.
+        scratch: the method from scratch, which a method is held against and which does not serve.
+        baselines: names of the methods that are baselines.
 
     Returns:
         The verdict.
 
     Raises:
-        ResultsError: two arms were scored on other examples at the same shots.
+        ResultsError: two methods were scored on other examples at the same shots.
     """
     metric = metrics_of(results.rows, task)[0]
     rows = [r for r in last_steps(results.rows) if (r.task, r.metric) == (task, metric)]
     domains = list(dict.fromkeys(row.domain for row in rows))
-    if all(row.arm in baselines for row in rows):
+    if all(row.method in baselines for row in rows):
         return _of_baselines(rows, domains)
-    arm, by_validation = choose(results.methods, rows, scratch, baselines)
-    own, rivals = _held_against(results, rows, arm, scratch, baselines)
+    method, by_validation = choose(results.tunings, rows, scratch, baselines)
+    own, rivals = _held_against(results, rows, method, scratch, baselines)
     best = {domain: _best_baseline(found, baselines) for domain, found in rivals.items()}
     best = {domain: rival for domain, rival in best.items() if rival is not None}
-    others = [one for one in dict.fromkeys(row.arm for row in rows) if one not in baselines]
+    others = [one for one in dict.fromkeys(row.method for row in rows) if one not in baselines]
     above, any_above = [], False
     for other in others if best and not any(one.beaten for one in best.values()) else ():
         for domain, against in _held_against(results, rows, other, scratch, baselines)[1].items():
             rival = _best_baseline(against, baselines)
             any_above |= rival is not None and rival.lead.value > 0
             above += [(domain, other)] if rival and rival.beaten else []
-    use = _use(arm, own, best, any_above, bool(above))
-    methods = {one["arm"]: one for one in results.methods if one["task"] == task}
-    method = methods.get(arm)
+    use = _use(method, own, best, any_above, bool(above))
+    tunings = {one["method"]: one for one in results.tunings if one["task"] == task}
+    tuning = tunings.get(method)
     more = [
         _above(above),
-        _why(arm, list(methods.values()) if by_validation else []),
-        _scored(arm, own),
+        _why(method, list(tunings.values()) if by_validation else []),
+        _scored(method, own),
         _missing(domains, own),
         *_comparisons(rivals),
         "" if best else "There is no baseline to hold it against.",
-        *_diverged(own, method),
-        _cost(method, list(methods.values())),
+        *_diverged(own, tuning),
+        _cost(tuning, list(tunings.values())),
     ]
-    warning = _warning(arm, own, best, by_validation)
-    return Verdict(task, arm, warning, use, tuple(filter(None, more)))
+    warning = _warning(method, own, best, by_validation)
+    return Verdict(task, method, warning, use, tuple(filter(None, more)))
 
 
 def choose(
-    methods: Sequence[Method],
+    tunings: Sequence[Tuning],
     rows: Sequence[Row],
     scratch: str | None,
     baselines: Collection[str],
 ) -> tuple[str, bool]:
-    """Return the arm that is to be used, and whether validation chose it.
+    """Return the method that is to be used, and whether validation chose it.
 
     Without a record of validation it is the best one on the held-out domains, at the most shots.
-    The arm from scratch is chosen where there is no other.
+    The method from scratch is chosen where there is no other.
 
     Args:
-        methods: of all tasks, as a file of results has them.
+        tunings: of all tasks, as a file of results has them.
         rows: of one task and metric, each after its last step.
-        scratch: the arm from scratch.
-        baselines: names of the arms that are baselines.
+        scratch: the method from scratch.
+        baselines: names of the methods that are baselines.
     """
-    arms = list(dict.fromkeys(row.arm for row in rows if row.arm not in baselines))
-    serving = [arm for arm in arms if arm != scratch] or arms
-    recorded = [m for m in methods if m["task"] == rows[0].task and m["arm"] in serving]
+    methods = list(dict.fromkeys(row.method for row in rows if row.method not in baselines))
+    serving = [method for method in methods if method != scratch] or methods
+    recorded = [m for m in tunings if m["task"] == rows[0].task and m["method"] in serving]
     if recorded:
-        return min(recorded, key=_by_score)["arm"], True
+        return min(recorded, key=_by_score)["method"], True
     sign = 1 if rows[0].metric in LOWER_IS_BETTER else -1
     domains = list(dict.fromkeys(row.domain for row in rows))
 
-    def rank(arm: str) -> tuple[int, bool, float]:
-        found = [row for d in domains if (row := _most_shots(rows, arm, d)) is not None]
+    def rank(method: str) -> tuple[int, bool, float]:
+        found = [row for d in domains if (row := _most_shots(rows, method, d)) is not None]
         lost = any(row.diverged for row in found)
         return -len(found), lost, sign * float(np.mean([row.value for row in found]))
 
     return min(serving, key=rank), False
 
 
-def _by_score(method: Method) -> tuple[float, float]:
+def _by_score(tuning: Tuning) -> tuple[float, float]:
     """Sort by what validation prefers: what diverged last, then the best score first."""
-    metric, score = method["tuned_by"]["metric"], method["tuned_by"]["score"]
-    return method["diverged"], score if metric in LOWER_IS_BETTER else -score
+    metric, score = tuning["tuned_by"]["metric"], tuning["tuned_by"]["score"]
+    return tuning["diverged"], score if metric in LOWER_IS_BETTER else -score
 
 
 # ------------------------------------------------------------------------------ rows
 
 
-def _most_shots(rows: Sequence[Row], arm: str, domain: str | None) -> Row | None:
-    mine = [row for row in rows if (row.arm, row.domain) == (arm, domain)]
+def _most_shots(rows: Sequence[Row], method: str, domain: str | None) -> Row | None:
+    mine = [row for row in rows if (row.method, row.domain) == (method, domain)]
     return max(mine, key=lambda row: row.shots or 0, default=None)
 
 
-def _headline(rows: Sequence[Row], arm: str, domain: str | None) -> Row | None:
+def _headline(rows: Sequence[Row], method: str, domain: str | None) -> Row | None:
     """Return the row at HEADLINE shots, or at the most that there are."""
-    mine = [row for row in rows if (row.arm, row.domain) == (arm, domain)]
+    mine = [row for row in rows if (row.method, row.domain) == (method, domain)]
     at = next((row for row in mine if row.shots == HEADLINE), None)
-    return at or _most_shots(rows, arm, domain)
+    return at or _most_shots(rows, method, domain)
 
 
 def _held_against(
     results: Results,
     rows: Sequence[Row],
-    arm: str,
+    method: str,
     scratch: str | None,
     baselines: Collection[str],
 ) -> tuple[dict[str | None, Row], dict[str | None, list[Rival]]]:
-    """Return by domain the row of an arm that the verdict is on, and what it is held against."""
-    domains = dict.fromkeys(row.domain for row in rows if row.arm == arm)
-    own = {domain: _headline(rows, arm, domain) for domain in domains}
+    """Return by domain the row of a method that the verdict is on, and what it is held against."""
+    domains = dict.fromkeys(row.domain for row in rows if row.method == method)
+    own = {domain: _headline(rows, method, domain) for domain in domains}
     own = {domain: row for domain, row in own.items() if row is not None}
     rivals = {
         domain: [
@@ -195,7 +196,7 @@ def _held_against(
 
 
 def _best_baseline(rivals: Sequence[Rival], baselines: Collection[str]) -> Rival | None:
-    known = [rival for rival in rivals if rival.row.arm in baselines]
+    known = [rival for rival in rivals if rival.row.method in baselines]
     return min(known, key=lambda rival: rival.lead.value, default=None)
 
 
@@ -203,11 +204,11 @@ def _rivals(
     rows: Sequence[Row], row: Row, scratch: str | None, baselines: Collection[str]
 ) -> list[Row]:
     """Return what a row is held against: baselines, scratch and, at 0 shots, zero-shot."""
-    others = [one for one in rows if one.domain == row.domain and one.arm != row.arm]
+    others = [one for one in rows if one.domain == row.domain and one.method != row.method]
     same = [one for one in others if one.shots == row.shots]
-    found = [one for one in same if one.arm in baselines]
-    found += [one for one in same if one.arm == scratch]
-    zero = [one for one in others if one.arm == ZERO_SHOT]
+    found = [one for one in same if one.method in baselines]
+    found += [one for one in same if one.method == scratch]
+    zero = [one for one in others if one.method == ZERO_SHOT]
     here = [one for one in zero if one.shots == row.shots]
     return found + (here or [one for one in zero if one.shots == 0])
 
@@ -239,47 +240,47 @@ def _of_baselines(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict
     sign = -1 if rows[0].metric in LOWER_IS_BETTER else 1
     best = {}
     for domain in domains:
-        names = dict.fromkeys(row.arm for row in rows if row.domain == domain)
+        names = dict.fromkeys(row.method for row in rows if row.domain == domain)
         there = [row for name in names if (row := _headline(rows, name, domain)) is not None]
         best[domain] = max(there, key=lambda row: sign * row.value)
-    said = _by_domain({domain: row.arm for domain, row in best.items()})
+    said = _by_domain({domain: row.method for domain, row in best.items()})
     use = f"Baselines alone were scored here; the best is {said}."
     return Verdict(rows[0].task, None, "", use, (_scored("the best", best),))
 
 
 def _warning(
-    arm: str,
+    method: str,
     own: Mapping[str | None, Row],
     best: Mapping[str | None, Rival],
     by_validation: bool,
 ) -> str:
     parts = [
-        f"{number(own[domain].value)} against {number(rival.row.value)} of {rival.row.arm}"
+        f"{number(own[domain].value)} against {number(rival.row.value)} of {rival.row.method}"
         f"{_on([domain])}"
         for domain, rival in best.items()
         if rival.lead.value < 0
     ]
-    who = f"Validation chose {arm}, but it" if by_validation else arm
+    who = f"Validation chose {method}, but it" if by_validation else method
     return f"{who} is below the best baseline: {_and(parts)}." if parts else ""
 
 
 def _use(
-    arm: str,
+    method: str,
     own: Mapping[str | None, Row],
     best: Mapping[str | None, Rival],
     any_above: bool,
     others_above: bool,
 ) -> str:
-    """Say what to use: the chosen arm where it is above the best baseline, else the baseline."""
-    baselines = {domain: rival.row.arm for domain, rival in best.items() if not rival.beaten}
+    """Say what to use: the chosen method where it is above the best baseline, else the baseline."""
+    baselines = {domain: rival.row.method for domain, rival in best.items() if not rival.beaten}
     if not baselines:
-        return f"Use {arm}."
+        return f"Use {method}."
     if len(baselines) < len(own):
         rest = [domain for domain in own if domain not in baselines]
-        return f"Use {arm}{_on(rest)}, and {_by_domain(baselines, every=False)}."
+        return f"Use {method}{_on(rest)}, and {_by_domain(baselines, every=False)}."
     named = _by_domain(baselines)
     if others_above:
-        return f"Use {named}: {arm} is not above it."
+        return f"Use {named}: {method} is not above it."
     shown = "is shown to be above" if any_above else "is above"
     if len(set(baselines.values())) == 1:
         return f"No method {shown} {named}; use that."
@@ -289,26 +290,26 @@ def _use(
 def _above(others: Sequence[tuple[str | None, str]]) -> str:
     if not others:
         return ""
-    said = _and([f"{arm}{_on([domain])}" for domain, arm in others])
+    said = _and([f"{method}{_on([domain])}" for domain, method in others])
     return f"Above the best baseline is {said}, but the held-out domains alone say so."
 
 
-def _why(arm: str, methods: Sequence[Method]) -> str:
-    mine = next((one for one in methods if one["arm"] == arm), None)
+def _why(method: str, tunings: Sequence[Tuning]) -> str:
+    mine = next((one for one in tunings if one["method"] == method), None)
     if mine is None:
         return (
-            f"What validation chose is not recorded here: {arm} is what did best on the held-out "
+            f"What validation chose is not recorded here: {method} did best on the held-out "
             "domains themselves, which flatters it."
         )
     metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
     rate = "" if mine["rate"] is None else f", tuned to {mine['rate']:g},"
-    said = f"Validation chose {arm}{rate} with {metric} {number(score)} on its domains"
+    said = f"Validation chose {method}{rate} with {metric} {number(score)} on its domains"
     # What starts from nothing has no checkpoint to serve, however well it does.
-    ahead = [one["arm"] for one in methods if _by_score(one) < _by_score(mine)]
+    ahead = [one["method"] for one in tunings if _by_score(one) < _by_score(mine)]
     return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
 
 
-def _scored(arm: str, own: Mapping[str | None, Row]) -> str:
+def _scored(method: str, own: Mapping[str | None, Row]) -> str:
     parts: dict[int | None, list[str]] = {}
     for domain, row in own.items():
         half = interval_name(row)
@@ -319,7 +320,7 @@ def _scored(arm: str, own: Mapping[str | None, Row]) -> str:
         f"{_and(said)}{'' if shots is None else f' at {shots_name(shots)}'}"
         for shots, said in parts.items()
     ]
-    return f"The {metric} of {arm} is {'; '.join(at)}."
+    return f"The {metric} of {method} is {'; '.join(at)}."
 
 
 def _missing(domains: Sequence[str | None], own: Mapping[str | None, Row]) -> str:
@@ -342,7 +343,7 @@ def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
         places: dict[str, list[str | None]] = {}
         for domain, rival in flat:
             if holds(*rival.lead):
-                places.setdefault(rival.row.arm, []).append(domain)
+                places.setdefault(rival.row.method, []).append(domain)
         together: dict[tuple[str | None, ...], list[str]] = {}
         for name, where in places.items():
             together.setdefault(tuple(where), []).append(name)
@@ -357,22 +358,24 @@ def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
     return said
 
 
-def _diverged(own: Mapping[str | None, Row], method: Method | None) -> list[str]:
+def _diverged(own: Mapping[str | None, Row], tuning: Tuning | None) -> list[str]:
     said = [f"{diverged_name(row)}{_on([d])}." for d, row in own.items() if diverged_name(row)]
-    if method is not None and method["diverged"]:
-        said.append(f"{method['diverged']:.0%} of its validation outcomes were not finite.")
+    if tuning is not None and tuning["diverged"]:
+        said.append(f"{tuning['diverged']:.0%} of its validation outcomes were not finite.")
     return said
 
 
-def _cost(method: Method | None, methods: Sequence[Method]) -> str:
-    if method is None:
+def _cost(tuning: Tuning | None, tunings: Sequence[Tuning]) -> str:
+    if tuning is None:
         return ""
-    if method["seconds"] is None:
-        return f"What {method['arm']} costs was not measured: its outcomes are of an earlier run."
-    known = {m["arm"]: m["seconds"] for m in methods if m["seconds"] is not None}
-    cheapest = min(known, key=lambda arm: known[arm])
-    said = f"{method['arm']} costs {duration(method['seconds'])} an episode"
-    if method["seconds"] <= known[cheapest]:
+    if tuning["seconds"] is None:
+        return (
+            f"What {tuning['method']} costs was not measured: its outcomes are of an earlier run."
+        )
+    known = {m["method"]: m["seconds"] for m in tunings if m["seconds"] is not None}
+    cheapest = min(known, key=lambda method: known[method])
+    said = f"{tuning['method']} costs {duration(tuning['seconds'])} an episode"
+    if tuning["seconds"] <= known[cheapest]:
         return f"{said}; no method costs less."
     return f"{said}; {cheapest}, the cheapest, {duration(known[cheapest])}."
 

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
-from experiments.cells.config import arms_asked_for
+from experiments.cells.config import methods_asked_for
 from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.config_files import ConfigError
 from experiments.hand_made import HAND_MADE, made_of, scheduled, tuned
@@ -45,19 +45,21 @@ def groups_of(config: FrozenConfigDict) -> dict[str, tuple[str, str]]:
 
 
 def computing(
-    config: FrozenConfigDict, problem: str, arm: str, cell: FrozenConfigDict, workdir: Path
+    config: FrozenConfigDict, problem: str, method: str, cell: FrozenConfigDict, workdir: Path
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Build: seed -> the losses on the test problems of what is trained, or tuned, for them."""
     setting = setting_of(cell.setting)
     optimizer_of = (
-        scheduled(arm, setting.horizon) if arm in HAND_MADE else rule_named(config, arm).transform
+        scheduled(method, setting.horizon)
+        if method in HAND_MADE
+        else rule_named(config, method).transform
     )
     losses = score_cell(cell, setting, optimizer_of, "test")
 
     def compute(seed: int) -> dict[str, np.ndarray]:
-        if arm not in HAND_MADE:
-            return {"loss": losses(train_rule(config, problem, arm, seed, workdir).theta)}
-        choice = tuned(cell, setting, arm)
+        if method not in HAND_MADE:
+            return {"loss": losses(train_rule(config, problem, method, seed, workdir).theta)}
+        choice = tuned(cell, setting, method)
         return {
             "loss": losses(made_of(choice.rate, choice.schedule)),
             "rate": np.asarray(choice.rate),
@@ -67,18 +69,25 @@ def computing(
     return compute
 
 
-def seeds_of(config: FrozenConfigDict, arm: str) -> int:
-    """Return how many seeds an arm has: nothing is drawn in what is made by hand."""
-    return 1 if arm in HAND_MADE else config.seeds
+def seeds_of(config: FrozenConfigDict, method: str) -> int:
+    """Return how many seeds a method has: nothing is drawn in what is made by hand."""
+    return 1 if method in HAND_MADE else config.seeds
 
 
 def logarithms_in(config: FrozenConfigDict, workdir: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return log10 of all losses [seeds, problems, steps + 1] of finished cells, by group, arm."""
+    """Return log10 of the losses of finished cells by group and method.
+
+    Each is [seeds, problems, steps + 1].
+    """
     return {
         group: {
-            arm: log10_of(cell["loss"], config.least, config.cap)
-            for arm in config.learners
-            if (cell := outcomes_in(workdir, f"{group}/{arm}", seeds_of(config, arm), ("loss",)))
+            method: log10_of(cell["loss"], config.least, config.cap)
+            for method in config.learners
+            if (
+                cell := outcomes_in(
+                    workdir, f"{group}/{method}", seeds_of(config, method), ("loss",)
+                )
+            )
         }
         for group in groups_of(config)
     }
@@ -98,14 +107,14 @@ def rows_of(
     for group, (problem, transfer) in groups_of(config).items():
         section = config[problem].to_dict()
         section |= section["transfer"].get(transfer, {})
-        last = {arm: values[..., -1] for arm, values in logarithms[group].items()}
+        last = {method: values[..., -1] for method, values in logarithms[group].items()}
         worst = np.log10(config.cap)  # stands for what is larger, or no number
 
-        def row(arm: str, metric: str, values: np.ndarray, half: float | None, lost) -> Row:
+        def row(method: str, metric: str, values: np.ndarray, half: float | None, lost) -> Row:
             over_seeds = seed_interval(values.mean(1))
             return Row(
                 table=config.table,
-                arm=arm,
+                method=method,
                 domain=section["domain"],
                 task=problem,
                 steps=section["horizon"],
@@ -118,18 +127,18 @@ def rows_of(
                 diverged=int(lost.sum()),
             )
 
-        for arm, values in last.items():
+        for method, values in last.items():
             mean, lost = values.mean(0), values >= worst
-            main = row(arm, METRIC, values, mean_interval(mean).half, lost)
+            main = row(method, METRIC, values, mean_interval(mean).half, lost)
             score = {"score": mean[:, None].astype(np.float32), "id": np.arange(len(mean))[:, None]}
-            no_lower = values >= logarithms[group][arm][..., 0]
-            rows += [main, row(arm, "no_lower", no_lower, None, lost)]
+            no_lower = values >= logarithms[group][method][..., 0]
+            rows += [main, row(method, "no_lower", no_lower, None, lost)]
             scores[key(main)] = score
-            for rival in HAND_MADE if arm not in HAND_MADE else ():
+            for rival in HAND_MADE if method not in HAND_MADE else ():
                 if rival not in last:
                     continue
                 apart, either = values - last[rival], lost | (last[rival] >= worst)
-                rows.append(row(rival, f"{arm}{MINUS}", apart, half_of(apart), either))
+                rows.append(row(rival, f"{method}{MINUS}", apart, half_of(apart), either))
     return rows, scores
 
 
@@ -143,26 +152,26 @@ def half_of(apart: np.ndarray) -> float | None:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, tune and score what is asked for and not finished, then write the table."""
-    arms = arms_asked_for(config)
+    methods = methods_asked_for(config)
     if config.problem and config.problem not in config.problems:
         known = ", ".join(config.problems)
         raise ConfigError(f"config.problem: there is no {config.problem!r}; there are {known}")
     groups = groups_of(config)
 
-    def cell_of(group: str, arm: str) -> FrozenConfigDict | None:
-        if group not in groups or arm not in config.learners:
+    def cell_of(group: str, method: str) -> FrozenConfigDict | None:
+        if group not in groups or method not in config.learners:
             return None
         problem, transfer = groups[group]
-        return cell_config(config, problem, arm, transfer)
+        return cell_config(config, problem, method, transfer)
 
     check_cells(workdir, cell_of)
     for group, (problem, transfer) in groups.items():
         if config.problem in ("", problem):
-            for arm in arms:
-                cell = cell_config(config, problem, arm, transfer)
-                build = cache(partial(computing, config, problem, arm, cell, workdir))
-                for seed in range(seeds_of(config, arm)):
-                    folder = workdir / group / arm / f"seed{seed}"
+            for method in methods:
+                cell = cell_config(config, problem, method, transfer)
+                build = cache(partial(computing, config, problem, method, cell, workdir))
+                for seed in range(seeds_of(config, method)):
+                    folder = workdir / group / method / f"seed{seed}"
                     outcome_of(folder, cell, lambda build=build, seed=seed: build()(seed))
     if not is_first_process():
         return
@@ -176,8 +185,10 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
                 steps = sorted({row.steps or 0 for row in shown})
                 print_tables(shown, metric=metric, steps=steps)
     panels = {
-        group: {arm: values.reshape(-1, values.shape[-1]) for arm, values in of_arms.items()}
-        for group, of_arms in logarithms.items()
+        group: {
+            method: values.reshape(-1, values.shape[-1]) for method, values in of_methods.items()
+        }
+        for group, of_methods in logarithms.items()
     }
     drawn = descents(panels, workdir / "descents.png")
     say(f"learned optimizers: {path}, {drawn}")

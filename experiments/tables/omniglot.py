@@ -19,7 +19,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.cells.cell import Cell, at_once, scored, train_cell, way_back
-from experiments.cells.config import arms_asked_for, learners_in, method_of, read_by, settings_of
+from experiments.cells.config import learners_in, method_of, methods_asked_for, read_by, settings_of
 from experiments.cells.outcomes import (
     check_cells,
     is_finished,
@@ -52,7 +52,7 @@ PUBLISHED = {
     "imaml": {"5w1s": 0.9916, "5w5s": 0.9967, "20w1s": 0.9446, "20w5s": 0.9869},
     "maml++": {"5w1s": 0.9947, "5w5s": 0.999, "20w1s": 0.9765, "20w5s": 0.9933},
 }
-"""Accuracy by arm and task, with transductive batch norm where the paper says so."""
+"""Accuracy by method and task, with transductive batch norm where the paper says so."""
 
 PUBLISHED_INDUCTIVE = {
     "reptile": {"5w1s": 0.9539, "5w5s": 0.9890, "20w1s": 0.8814, "20w5s": 0.9665},
@@ -91,9 +91,9 @@ def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
     return {name: omniglot.table(drawings, own) for name, own in split.items()}
 
 
-def own_section(config: FrozenConfigDict, arm: str, way: int) -> FrozenConfigDict:
-    """Return an arm's protocol for a number of ways: that of 5, or from 10 on that of 20."""
-    return config[arm]["way5" if way < 10 else "way20"]
+def own_section(config: FrozenConfigDict, method: str, way: int) -> FrozenConfigDict:
+    """Return a method's protocol for a number of ways: that of 5, or from 10 on that of 20."""
+    return config[method]["way5" if way < 10 else "way20"]
 
 
 def problem_of(config: FrozenConfigDict, network: str, way: int, statistics: str) -> Problem:
@@ -129,22 +129,22 @@ def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, que
     return TaskDistribution(("omniglot",), table, sample, problem)
 
 
-def cell_of(config: FrozenConfigDict, tables, arm: str, way: int, shot: int) -> Cell:
-    """Build the meta-training of an arm at a number of ways and shots."""
-    own = own_section(config, arm, way)
+def cell_of(config: FrozenConfigDict, tables, method: str, way: int, shot: int) -> Cell:
+    """Build the meta-training of a method at a number of ways and shots."""
+    own = own_section(config, method, way)
     train_way, shots = own.get("train_way", way), own.get("train_shots", shot)
     queries = own.get("queries", shot)
     statistics = statistics_in_training(config)
     problem = problem_of(config, own.network, train_way, statistics)
     distribution = family_of(tables["train"], problem, train_way, shots, queries, statistics)
-    given = settings_of(arm, own, own.get("inner_steps", 0), config.channels)
-    learner = method_of(arm).train(problem, given)
+    given = settings_of(method, own, own.get("inner_steps", 0), config.channels)
+    learner = method_of(method).train(problem, given)
     steps = own.get("steps", config.steps)
     optimizer = optax.adam(rate_of(config, own))
-    if arm == "reptile":
+    if method == "reptile":
         optimizer = way_back(own.outer_rate, steps)
     tasks = own.get("tasks", config.tasks)
-    return Cell(f"{way}w{shot}s/{arm}", distribution, learner, optimizer, steps, tasks, shots)
+    return Cell(f"{way}w{shot}s/{method}", distribution, learner, optimizer, steps, tasks, shots)
 
 
 def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
@@ -158,17 +158,17 @@ def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSc
 
 
 def compute(
-    config: FrozenConfigDict, tables, arm: str, way: int, shot: int, seeds, folders
+    config: FrozenConfigDict, tables, method: str, way: int, shot: int, seeds, folders
 ) -> list[dict[str, np.ndarray]]:
     """Train seeds of a cell; return what `correct` says of the test queries, by metric.
 
     The meta-parameters of a learner are those of any number of ways but for the head's, which
     metric learners do not read.
     """
-    cell = cell_of(config, tables, arm, way, shot)
+    cell = cell_of(config, tables, method, way, shot)
     metas = train_cell(cell, config, folders, seeds)
-    own = own_section(config, arm, way)
-    alone = "one-query" if arm == "reptile" else "support"
+    own = own_section(config, method, way)
+    alone = "one-query" if method == "reptile" else "support"
     found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
     for metric, statistics in zip(METRICS, ("transductive", alone), strict=True):
         problem = problem_of(config, own.network, way, statistics)
@@ -176,7 +176,7 @@ def compute(
             tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
         )
         for outcome, judged_ in zip(
-            found, correct(config, distribution, arm, own, metas, shot), strict=True
+            found, correct(config, distribution, method, own, metas, shot), strict=True
         ):
             outcome |= _named(metric, judged_)
     return found
@@ -186,14 +186,16 @@ def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {metric: found["correct"], f"{metric}{FINITE}": found["finite"]}
 
 
-def correct(config: FrozenConfigDict, distribution: TaskDistribution, arm, own, metas, shot: int):
+def correct(
+    config: FrozenConfigDict, distribution: TaskDistribution, method, own, metas, shot: int
+):
     """Return of each of the metas what it is scored by, bool [steps, episodes, queries]."""
     steps = own.get("test_steps", own.get("inner_steps", 0))
     at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
-    given = settings_of(arm, at_test, steps, config.channels)
+    given = settings_of(method, at_test, steps, config.channels)
     return scored(
         distribution,
-        lambda rate: method_of(arm).at_test(distribution.problem, given),
+        lambda rate: method_of(method).at_test(distribution.problem, given),
         metas,
         shots=shot,
         seed=config.seed,
@@ -232,13 +234,13 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
         for shot in config.shots:
             task = f"{way}w{shot}s"
             baseline = outcomes_in(workdir, f"{task}/{BASELINE}", 1, METRICS[:1])
-            for arm in (*learners_in(config), BASELINE):
-                needed = METRICS[:1] if arm == BASELINE else METRICS
-                found = outcomes_in(workdir, f"{task}/{arm}", config.seeds, needed)
+            for method in (*learners_in(config), BASELINE):
+                needed = METRICS[:1] if method == BASELINE else METRICS
+                found = outcomes_in(workdir, f"{task}/{method}", config.seeds, needed)
                 for metric in needed if found else ():
                     # Outcomes from before it was kept have none.
                     right, finite = found[metric], found.get(f"{metric}{FINITE}")
-                    cell = _row(config, arm, task, shot, metric, right, finite, baseline)
+                    cell = _row(config, method, task, shot, metric, right, finite, baseline)
                     rows.append(cell)
                     last = right[:, -1].mean(0, dtype=np.float64).astype(np.float32)
                     ids = np.arange(last.size, dtype=np.int64).reshape(last.shape)
@@ -246,7 +248,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     return rows, scores
 
 
-def _row(config, arm, task, shot, metric, right, finite, baseline) -> Row:
+def _row(config, method, task, shot, metric, right, finite, baseline) -> Row:
     """Row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
     lost = None if finite is None else int((~finite[:, -1]).any(-1).sum())
     by_episode = right[:, -1].mean(-1, dtype=np.float64)
@@ -254,7 +256,7 @@ def _row(config, arm, task, shot, metric, right, finite, baseline) -> Row:
     published = PUBLISHED if metric == "accuracy" else PUBLISHED_INDUCTIVE
     return Row(
         table=config.table,
-        arm=arm,
+        method=method,
         domain=f"{config.split} split",
         task=task,
         shots=shot,
@@ -266,21 +268,23 @@ def _row(config, arm, task, shot, metric, right, finite, baseline) -> Row:
         episodes=by_episode.shape[1],
         seeds=len(right),
         baseline=float(baseline["accuracy"][:, -1].mean())
-        if baseline and arm != BASELINE
+        if baseline and method != BASELINE
         else None,
-        published=published.get(arm, {}).get(task),
+        published=published.get(method, {}).get(task),
         diverged=lost,
     )
 
 
-def finish_cell(config: FrozenConfigDict, workdir: Path, tables, arm: str, way: int, shot: int):
+def finish_cell(config: FrozenConfigDict, workdir: Path, tables, method: str, way: int, shot: int):
     """Train and score the seeds of a cell that are not finished, as many at once as is fast."""
-    folders = [workdir / f"{way}w{shot}s" / arm / f"seed{seed}" for seed in range(config.seeds)]
-    todo = [n for n, folder in enumerate(folders) if not is_finished(folder, read_by(config, arm))]
+    folders = [workdir / f"{way}w{shot}s" / method / f"seed{seed}" for seed in range(config.seeds)]
+    todo = [
+        n for n, folder in enumerate(folders) if not is_finished(folder, read_by(config, method))
+    ]
     for first in range(0, len(todo), size := at_once(config)):
         seeds = todo[first : first + size]
         own = [folders[seed] for seed in seeds]
-        outcomes = compute(config, tables(), arm, way, shot, seeds, own)
+        outcomes = compute(config, tables(), method, way, shot, seeds, own)
         for folder, found in zip(own, outcomes, strict=True):
             keep_outcome(folder, found)
 
@@ -297,15 +301,15 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 def run(config: FrozenConfigDict, workdir: Path) -> None:
     """Do what `main` does, at the precision that is set."""
-    arms = arms_asked_for(config)
+    methods = methods_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)
-    check_cells(workdir, lambda _, arm: read_by(config, arm))
+    check_cells(workdir, lambda _, method: read_by(config, method))
     tasks = [(way, shot) for way in ways for shot in shots]
     if config.processes > 1:
-        cells = [(f"{w}w{s}s/{arm}", w, s, arm) for w, s in tasks for arm in arms]
+        cells = [(f"{w}w{s}s/{method}", w, s, method) for w, s in tasks for method in methods]
         in_processes(
-            {name: flags_of(way=w, shot=s, learner=arm) for name, w, s, arm in cells},
+            {name: flags_of(way=w, shot=s, learner=method) for name, w, s, method in cells},
             workdir,
             config.processes,
         )
@@ -316,15 +320,15 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
             lambda way, shot: baseline_of(config, tables()["test"], way, shot), way, shot
         )
         outcome_of(folder, read_by(config, BASELINE), baseline)
-        for arm in arms:
-            finish_cell(config, workdir, tables, arm, way, shot)
+        for method in methods:
+            finish_cell(config, workdir, tables, method, way, shot)
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
     path = write_table(config, workdir, rows, scores)
     print_tables(rows, baselines=(BASELINE,))
     tasks = [f"{way}w{shot}s" for way in config.ways for shot in config.shots]
-    panels = {task: [f"{task}/{arm}" for arm in learners_in(config)] for task in tasks}
+    panels = {task: [f"{task}/{method}" for method in learners_in(config)] for task in tasks}
     say(f"omniglot: {path}, {learning_curves(workdir, panels, config.seeds)}")
 
 

@@ -56,28 +56,34 @@ def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path
     """Draw losses on the way down, a panel for each group; bands are 95% intervals of the mean.
 
     Args:
-        panels: log10 of the losses [descents, steps + 1] by arm, by the title of their panel.
+        panels: log10 of the losses [descents, steps + 1] by method, by the title of their panel.
         path: of the picture.
 
     Returns:
         The path; None where there is nothing to draw.
     """
-    drawn = {title: arms for title, arms in panels.items() if arms}
+    drawn = {title: methods for title, methods in panels.items() if methods}
     if not drawn:
         return None
     columns = min(len(drawn), 4)
     lines = -(-len(drawn) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    colours = dict(zip({arm: 0 for arms in drawn.values() for arm in arms}, cycle(COLOURS)))
-    for panel, (title, arms) in zip(axes, drawn.items(), strict=False):
-        for arm, values in arms.items():
+    colours = dict(
+        zip({method: 0 for methods in drawn.values() for method in methods}, cycle(COLOURS))
+    )
+    for panel, (title, methods) in zip(axes, drawn.items(), strict=False):
+        for method, values in methods.items():
             mean, steps = values.mean(0), np.arange(values.shape[1])
             half = mean_halves(values)
-            panel.plot(steps, 10**mean, color=colours[arm], label=arm)
+            panel.plot(steps, 10**mean, color=colours[method], label=method)
             if half is not None:
                 panel.fill_between(
-                    steps, 10 ** (mean - half), 10 ** (mean + half), color=colours[arm], alpha=0.15
+                    steps,
+                    10 ** (mean - half),
+                    10 ** (mean + half),
+                    color=colours[method],
+                    alpha=0.15,
                 )
         panel.set_yscale("log")
         panel.set_title(title)
@@ -90,11 +96,11 @@ def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path
 
 
 def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
-    """Draw sine waves before and after adaptation, an arm a row, a wave a column.
+    """Draw sine waves before and after adaptation, a method a row, a wave a column.
 
     Args:
-        outcomes: of each arm: `fit_support` [waves, points, 2] and `fit_query` [waves, grid, 2] (x
-            and y), `fit_predicted` [waves, steps + 1, grid].
+        outcomes: of each method: `fit_support` [waves, points, 2] and `fit_query` [waves, grid, 2]
+            (x and y), `fit_predicted` [waves, steps + 1, grid].
         path: of the picture.
 
     Returns:
@@ -104,7 +110,7 @@ def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
     size = (3.2 * waves, 2.2 * len(outcomes))
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(outcomes), waves, squeeze=False, sharex=True)
-    for row, (arm, found) in zip(rows, outcomes.items(), strict=True):
+    for row, (method, found) in zip(rows, outcomes.items(), strict=True):
         for wave, panel in enumerate(row):
             x, y = found["fit_query"][wave].T
             order = np.argsort(x)
@@ -118,7 +124,7 @@ def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
                 panel.plot(x[order], fit, color=colour, linewidth=1.2, label=name)
             panel.plot(*found["fit_support"][wave].T, "ko", markersize=4, label="support")
             panel.set_ylim(-6, 6)
-        row[0].set_ylabel(arm)
+        row[0].set_ylabel(method)
     rows[0][0].legend(frameon=False, fontsize="x-small", ncols=2)
     return _saved(figure, path)
 
@@ -218,10 +224,10 @@ def _against_shots(
     best: dict[int, tuple[float, float | None]] = {}
     for row in chosen:
         shots = row.shots or 0
-        if row.arm in baselines:
+        if row.method in baselines:
             best[shots] = max(best.get(shots, (row.value, None)), (row.value, None), key=_value)
-        elif row.arm in lines:
-            lines[row.arm][shots] = (row.value, row.ci95_seeds)
+        elif row.method in lines:
+            lines[row.method][shots] = (row.value, row.ci95_seeds)
     return {name: line for name, line in {**lines, BASELINE: best}.items() if line}
 
 

@@ -36,7 +36,7 @@ from metaguide.files import atomic_write
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
 BASELINES = (*OF_THE_GUIDE, "pretrained", "pixels")
-"""The arms of all tables that are baselines."""
+"""The methods of all tables that are baselines."""
 
 CHOICES = ("task", "metric", "shots", "steps", "across")
 """What a block may choose by."""
@@ -116,8 +116,8 @@ def markdown(
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """Return how many seeds the arms have, which may not be trained alike far."""
-    counts = sorted({row.seeds or 1 for row in rows if row.arm not in BASELINES})
+    """Return how many seeds the methods have, which may not be trained alike far."""
+    counts = sorted({row.seeds or 1 for row in rows if row.method not in BASELINES})
     least, most = counts[0], counts[-1]
     return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least} to {most} seeds"
 
@@ -134,10 +134,10 @@ def _table(table: Grid) -> str:
     heads = [" ".join(filter(None, (c.domain, column_name(*c[1:])))) for c in table.columns]
     lines = [f"| {table.task}, {table.metric} | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
-    for arm in (*table.arms, *table.baselines):
+    for method in (*table.methods, *table.baselines):
         shown = []
         for column in table.columns:
-            cell = table.cells.get((arm, column))
+            cell = table.cells.get((method, column))
             if cell is None:
                 shown.append("")
                 continue
@@ -151,7 +151,7 @@ def _table(table: Grid) -> str:
             if published and cell.row.published is not None:
                 text += f" (published {number(cell.row.published)})"
             shown.append(text)
-        name = f"*{arm}*" if arm in table.baselines else arm
+        name = f"*{method}*" if method in table.baselines else method
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 

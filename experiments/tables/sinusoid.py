@@ -18,7 +18,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.cells.cell import Cell, scored, train_cell, way_back
-from experiments.cells.config import arms_asked_for, method_of, read_by, settings_of
+from experiments.cells.config import method_of, methods_asked_for, read_by, settings_of
 from experiments.cells.outcomes import check_cells, outcome_of, outcomes_in, write_table
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
@@ -39,10 +39,10 @@ PUBLISHED = {
     ("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35},
     ("pretrained", 5): {1: 2.41, 5: 2.23, 10: 2.19},
 }
-"""MSE by arm and shots after a number of steps; Finn et al. 2017."""
+"""MSE by method and shots after a number of steps; Finn et al. 2017."""
 
 PRETRAINED = METHODS["fine-tuning"]
-"""The method of the arm "pretrained"."""
+"""The method of the method "pretrained"."""
 
 FITS = ("fit_support", "fit_query", "fit_predicted")
 """Arrays of an outcome that the picture of fits shows."""
@@ -62,57 +62,57 @@ def problem_of(config: FrozenConfigDict, initialiser: str) -> Problem:
     return regression(model, INITIALISERS[initialiser])
 
 
-def cell_of(config: FrozenConfigDict, arm: str, initialiser: str) -> Cell:
-    """Build the meta-training of an arm."""
-    own, problem = config[arm], problem_of(config, initialiser)
+def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
+    """Build the meta-training of a method."""
+    own, problem = config[method], problem_of(config, initialiser)
     shots = own.get("train_shots", config.train_shots)
     distribution = TaskDistribution(
         ("waves",), waves(), wave_sampler(shots, config.train_shots), problem
     )
-    if arm == "pretrained":
+    if method == "pretrained":
         learner = PRETRAINED.train(problem, Settings())
     else:
-        learner = method_of(arm).train(problem, settings_of(arm, own, own.inner_steps))
+        learner = method_of(method).train(problem, settings_of(method, own, own.inner_steps))
     steps, optimizer = own.get("steps", config.steps), optax.adam(config.rate)
-    if arm == "reptile":
+    if method == "reptile":
         optimizer = way_back(own.outer_rate, steps)
     return Cell(
-        f"{initialiser}/{arm}", distribution, learner, optimizer, steps, config.tasks, shots
+        f"{initialiser}/{method}", distribution, learner, optimizer, steps, config.tasks, shots
     )
 
 
-def learner_at_test(config: FrozenConfigDict, arm: str, problem: Problem, rate) -> Learner:
+def learner_at_test(config: FrozenConfigDict, method: str, problem: Problem, rate) -> Learner:
     """Build what adapts at test; `rate` is that of the pre-trained net alone."""
-    own = config[arm]
+    own = config[method]
     steps = own.get("test_steps", config.test_steps)
-    if arm == "pretrained":
+    if method == "pretrained":
         return PRETRAINED.at_test(problem, Settings(steps=steps, learning_rate=rate))
-    return method_of(arm).at_test(problem, settings_of(arm, own, steps))
+    return method_of(method).at_test(problem, settings_of(method, own, steps))
 
 
-def steps_shown(config: FrozenConfigDict, arm: str) -> tuple[int, ...]:
-    """Return after how many steps an arm has a row: the table's, and its last where it has more."""
-    last = config[arm].get("test_steps", config.test_steps)
+def steps_shown(config: FrozenConfigDict, method: str) -> tuple[int, ...]:
+    """Return after how many steps a method has a row: the table's, and its last if it has more."""
+    last = config[method].get("test_steps", config.test_steps)
     return (*config.shown_steps, last) if last > config.test_steps else tuple(config.shown_steps)
 
 
-def compute(config: FrozenConfigDict, arm: str, initialiser: str, seed: int, folder: Path):
-    """Train one seed of an arm and return its squared errors, an array for each number of shots."""
-    cell = cell_of(config, arm, initialiser)
+def compute(config: FrozenConfigDict, method: str, initialiser: str, seed: int, folder: Path):
+    """Train one seed of a method and return its squared errors, an array a number of shots."""
+    cell = cell_of(config, method, initialiser)
     (meta,) = train_cell(cell, config, [folder], [seed])
     problem, found, rate = cell.distribution.problem, {}, 0.0
     for shots in config.test_shots:
         distribution = TaskDistribution(("waves",), waves(), wave_sampler(shots, shots), problem)
-        learner_of = partial(learner_at_test, config, arm, problem)
+        learner_of = partial(learner_at_test, config, method, problem)
         ask = partial(
             scored, distribution, learner_of, [meta], shots=shots, seed=config.seed, chunk=100
         )
-        if arm == "pretrained":
+        if method == "pretrained":
             rate = best_rate(config, ask)
             found[f"rate{shots}"] = np.asarray(rate)
         (errors,) = ask(split="test", episodes=config.test_tasks, rates=(rate,))
         found[f"mse{shots}"] = errors["squared_error"].mean(-1)
-    return found | fits_of(config, learner_at_test(config, arm, problem, rate), meta)
+    return found | fits_of(config, learner_at_test(config, method, problem, rate), meta)
 
 
 def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[str, np.ndarray]:
@@ -159,15 +159,15 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     needed = [f"mse{shots}" for shots in config.test_shots]
     for initialiser in config.initialisers:
         baselines = outcomes_in(workdir, f"{initialiser}/pretrained", config.seeds, needed)
-        for arm in config.learners:
-            found = outcomes_in(workdir, f"{initialiser}/{arm}", config.seeds, needed)
+        for method in config.learners:
+            found = outcomes_in(workdir, f"{initialiser}/{method}", config.seeds, needed)
             for shots in config.test_shots if found else ():
-                for steps in steps_shown(config, arm):
+                for steps in steps_shown(config, method):
                     errors = found[f"mse{shots}"][:, steps].astype(np.float64)
                     baseline = None
                     if baselines and steps <= config.test_steps:
                         baseline = baselines[f"mse{shots}"][:, steps].mean(dtype=np.float64)
-                    cell = _cell_rows(config, arm, initialiser, shots, steps, errors, baseline)
+                    cell = _cell_rows(config, method, initialiser, shots, steps, errors, baseline)
                     rows += cell
                     mean = errors.mean(0)
                     ids = np.arange(len(mean), dtype=np.int64)
@@ -179,7 +179,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
     return rows, scores
 
 
-def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list[Row]:
+def _cell_rows(config, method, initialiser, shots, steps, errors, baseline) -> list[Row]:
     """Rows of errors [seeds, tasks]: their mean where it is finite, median and share diverged."""
 
     def row(
@@ -188,7 +188,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list
         over_seeds = seed_interval(by_seed)
         return Row(
             table=config.table,
-            arm=arm,
+            method=method,
             domain=initialiser,
             task="sinusoid",
             shots=shots,
@@ -213,7 +213,7 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list
                 means,
                 mean_interval(errors.mean(0)).half,
                 float(baseline) if baseline is not None and np.isfinite(baseline) else None,
-                PUBLISHED.get((arm, shots), {}).get(steps),
+                PUBLISHED.get((method, shots), {}).get(steps),
             )
         )
     medians = median(errors)
@@ -225,19 +225,19 @@ def _cell_rows(config, arm, initialiser, shots, steps, errors, baseline) -> list
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train and score what is asked for and not finished, then write the table."""
-    arms = arms_asked_for(config)
+    methods = methods_asked_for(config)
     if max(config.shown_steps) > config.test_steps:
         raise ConfigError(
             f"config.shown_steps is {config.shown_steps}: no row comes after more than "
             f"config.test_steps={config.test_steps}"
         )
-    check_cells(workdir, lambda _, arm: read_by(config, arm))
+    check_cells(workdir, lambda _, method: read_by(config, method))
     for initialiser in config.initialisers:
-        for arm in arms:
+        for method in methods:
             for seed in range(config.seeds):
-                folder = workdir / initialiser / arm / f"seed{seed}"
-                job = partial(compute, config, arm, initialiser, seed, folder)
-                outcome_of(folder, read_by(config, arm), job)
+                folder = workdir / initialiser / method / f"seed{seed}"
+                job = partial(compute, config, method, initialiser, seed, folder)
+                outcome_of(folder, read_by(config, method), job)
     if not is_first_process():
         return
     rows, scores = rows_of(config, workdir)
@@ -248,18 +248,18 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             if any(row.metric == metric for row in shown):
                 baselines, steps = ("pretrained",), config.shown_steps
                 print_tables(shown, baselines=baselines, metric=metric, steps=steps)
-    arms = {
-        f"{initialiser}: {arm}": {name: leaf[0] for name, leaf in found.items()}
+    methods = {
+        f"{initialiser}: {method}": {name: leaf[0] for name, leaf in found.items()}
         for initialiser in config.initialisers
-        for arm in config.learners
-        if (found := outcomes_in(workdir, f"{initialiser}/{arm}", 1, FITS))
+        for method in config.learners
+        if (found := outcomes_in(workdir, f"{initialiser}/{method}", 1, FITS))
     }
     panels = {
-        initialiser: [f"{initialiser}/{arm}" for arm in config.learners]
+        initialiser: [f"{initialiser}/{method}" for method in config.learners]
         for initialiser in config.initialisers
     }
     curves = learning_curves(workdir, panels, config.seeds)
-    say(f"sinusoid: {path}, {curves}, {fits(arms, workdir / 'fits.png')}")
+    say(f"sinusoid: {path}, {curves}, {fits(methods, workdir / 'fits.png')}")
 
 
 if __name__ == "__main__":

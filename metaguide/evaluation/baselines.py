@@ -1,11 +1,11 @@
-"""Baselines by scikit-learn, on the very same examples as the arms.
+"""Baselines by scikit-learn, on the very same examples as the methods.
 
 An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
-baseline returns what an arm is scored by, arrays [1, 1, episodes, queries]: one seed, no steps.
+baseline returns what a method is scored by, arrays [1, 1, episodes, queries]: one seed, no steps.
 Vocabulary and IDF come from source domains alone.
 
 Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite
-choose nothing, as an arm's do: class -1, the last rank, no answer and none abstained from.
+choose nothing, as a method's do: class -1, the last rank, no answer and none abstained from.
 """
 
 import re
@@ -38,7 +38,7 @@ BASELINES = (
     "popularity",
     "content",
 )
-"""The names that the baselines have as arms of a table."""
+"""The names that the baselines have as methods of a table."""
 
 _WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 
@@ -311,7 +311,7 @@ def best_sentence(
 ) -> Raw:
     """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
 
-    It is scored as the arms are, by its words. Of equally near ones the mean score counts.
+    It is scored as the methods are, by its words. Of equally near ones the mean score counts.
 
     Args:
         vectorizer: of `fit_tfidf`.
@@ -354,9 +354,9 @@ def popularity(
 ) -> Raw:
     """Products in the order of how many other users of the target domain took them.
 
-    It reads the domain that the arms see only K interactions of: what everyone took, except what
-    is asked for in the cell, and nothing that the asker took, known to the arms or not: of his own
-    products those that he took already could only stand before the one he took next.
+    It reads the domain that the methods see only K interactions of: what everyone took, except what
+    is asked for in the cell, and nothing that the asker took, known to the methods or not: of his
+    own products those that he took already could only stand before the one he took next.
 
     Args:
         taken: (user, product) of the domain's histories, those of the queries among them.

@@ -46,7 +46,7 @@ def evaluator(
 ) -> Evaluator:
     """Make the evaluation of several learners on one distribution, side by side.
 
-    Domain, shots, rates and meta-parameters are arguments, so that one program serves all arms
+    Domain, shots, rates and meta-parameters are arguments, so that one program serves all methods
     that adapt in these ways, from whatever parameters. What the learners have in common, such as
     encoding the episode, is computed once for all of them.
 

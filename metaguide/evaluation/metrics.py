@@ -192,7 +192,7 @@ def paired_bootstrap(
     draws: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a - b, two arms' scores of the same entries, with the interval of `bootstrap`."""
+    """Mean of a - b, two methods' scores of the same entries, with the interval of `bootstrap`."""
     return bootstrap_interval(a - b, ids, episodes, draws=draws, seed=seed)
 
 

@@ -35,11 +35,11 @@ from metaguide.files import (
 
 __all__ = [
     "FIELDS",
-    "Method",
     "Results",
     "ResultsError",
     "Row",
     "Scores",
+    "Tuning",
     "cells_to_rows",
     "check",
     "difference",
@@ -55,8 +55,8 @@ MOST = 1024 * MIB
 
 _LARGEST = float(np.finfo(np.float64).max)
 
-EARLIER_NAMES: Mapping[str, str] = {"floor": "baseline"}
-"""What fields of rows were called in files of before; `read` reads those on."""
+VERSION = 2
+"""Of the files; those of version 1 say `arm`, `floor` and `methods`, and are read on."""
 
 _ANEW = "write it anew by the command that made it"
 
@@ -68,8 +68,8 @@ class TunedBy(TypedDict):
     score: float
 
 
-class Method(TypedDict):
-    """What validation chose for one arm on one kind of task, and what the arm costs.
+class Tuning(TypedDict):
+    """What validation chose for one method on one task, and what the method costs.
 
     `rate` is None where nothing is tuned. `diverged` is the share of validation outcomes that were
     not finite. `seconds` are those that adapting to one test episode and answering it took in the
@@ -78,7 +78,7 @@ class Method(TypedDict):
     """
 
     task: str
-    arm: str
+    method: str
     rate: float | None
     tuned_by: TunedBy
     diverged: float
@@ -96,7 +96,7 @@ class Results(NamedTuple):
         made: date and time, ISO 8601, UTC.
         rows: the table.
         scores: by the key of a row; empty where no file of scores stands beside.
-        methods: what validation chose; empty in files made before it was recorded.
+        tunings: what validation chose; empty in files made before it was recorded.
         classes: by domain, the names of its classes, in the order of the numbers that predictions
             of classification are; empty in files made before they were recorded.
     """
@@ -107,7 +107,7 @@ class Results(NamedTuple):
     made: str
     rows: tuple[Row, ...]
     scores: Scores
-    methods: tuple[Method, ...] = ()
+    tunings: tuple[Tuning, ...] = ()
     classes: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
@@ -121,7 +121,7 @@ def write(
     seeds: Sequence[int],
     name: str = "results",
     made: str | None = None,
-    methods: Sequence[Method] = (),
+    tunings: Sequence[Tuning] = (),
     classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Path:
     """Write `folder/results.json` and, beside it, `episodes.npz`; each whole or not at all.
@@ -133,14 +133,14 @@ def write(
         command, config, seeds: of the run; `config` is plain JSON.
         name: another name than "results" gives `NAME.json` and `NAME.episodes.npz`.
         made: ISO 8601; now where it is not given.
-        methods: of each task and arm, once; no such field is written where there are none.
+        tunings: of each task and method, once; no such field is written where there are none.
         classes: names of classes by domain; no such field is written where there are none.
 
     Returns:
         The path of the JSON file.
 
     Raises:
-        ResultsError: two rows share a key, scores belong to no row, a method or class name is not
+        ResultsError: two rows share a key, scores belong to no row, a tuning or class name is not
             as it should be, or `config` is not JSON.
     """
     keys = [key(row) for row in rows]
@@ -150,13 +150,14 @@ def write(
     stray = set(scores) - set(keys)
     if stray:
         raise ResultsError(f"scores of {min(stray)} belong to no row")
-    head = {
+    head: dict[str, Any] = {
+        "version": VERSION,
         "command": command,
         "config": config,
         "seeds": list(seeds),
         "made": made or datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    optional = {name: found for name, found in _plain(methods, classes).items() if found}
+    optional = {name: found for name, found in _plain(tunings, classes).items() if found}
     _check_optional(optional)
     head |= {"classes": optional["classes"]} if classes else {}
     flat = {f"{k}/{part}": array for k, cell in scores.items() for part, array in cell.items()}
@@ -167,7 +168,7 @@ def write(
         text = json.dumps(head, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError) as error:
         raise ResultsError(f"config of {name}: {error}; give plain JSON values") from None
-    listed = {"methods": optional["methods"]} if methods else {}
+    listed = {"tunings": optional["tunings"]} if tunings else {}
     listed["rows"] = [asdict(row) for row in rows]
     text = text[: text.rindex("}")].rstrip()
     for field, entries in listed.items():
@@ -206,8 +207,15 @@ def read(path: Path) -> Results:
     except FileFault as error:
         raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     expected = {"command": str, "config": dict, "seeds": list, "made": str, "rows": list}
-    # Files from before there were checksums, methods or names of classes have none.
-    optional = {"crc32", "methods", "classes"}
+    # Files from before there were checksums, tunings or names of classes have none.
+    version = found.pop("version", 1)
+    if version not in (1, VERSION):
+        raise ResultsError(
+            f"{path}: it is of version {version!r:.80}, and this metaguide reads 1 to {VERSION}; "
+            "update metaguide"
+        )
+    listed = "methods" if version == 1 else "tunings"
+    optional = {"crc32", listed, "classes"}
     if set(found) - optional != set(expected):
         raise ResultsError(f"{path}: the fields are not {', '.join(sorted(expected))}")
     for name, type_ in expected.items():
@@ -218,11 +226,13 @@ def read(path: Path) -> Results:
     sums = found.get("crc32", {})
     if not isinstance(sums, dict):
         raise ResultsError(f"{path}: field 'crc32' is {sums!r:.80}; {_ANEW}")
-    for name in ("rows", "methods", "classes"):
+    for name in ("rows", listed, "classes"):
         if name in sums and sums[name] != _checksum(found.get(name)):
             raise ResultsError(f"{path}: its {name} are not those that were written; {_ANEW}")
+    if version == 1:
+        found = _renewed(found)
     try:
-        _check_optional({name: found[name] for name in ("methods", "classes") if name in found})
+        _check_optional({name: found[name] for name in ("tunings", "classes") if name in found})
     except ResultsError as error:
         raise ResultsError(f"{path}: {error}; {_ANEW}") from None
     rows = []
@@ -230,7 +240,6 @@ def read(path: Path) -> Results:
         if not isinstance(fields_, dict):
             raise ResultsError(f"{path}: row {number}: {fields_!r:.80} is no row; {_ANEW}")
         try:
-            fields_ = {EARLIER_NAMES.get(name, name): value for name, value in fields_.items()}
             check(fields_)
             rows.append(Row(**fields_))
         except ResultsError as error:
@@ -245,60 +254,79 @@ def read(path: Path) -> Results:
         seeds=tuple(found["seeds"]),
         rows=tuple(rows),
         scores=scores,
-        methods=tuple(found.get("methods", ())),
+        tunings=tuple(found.get("tunings", ())),
         classes=found.get("classes", {}),
         **head,
     )
 
 
+def _renewed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of version 1 holds, by today's names."""
+    names = {"arm": "method", "floor": "baseline"}
+
+    def renewed(entries: Any) -> Any:
+        if not isinstance(entries, list):
+            return entries
+        return [
+            {names.get(name, name): value for name, value in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for entry in entries
+        ]
+
+    rest = {name: field for name, field in found.items() if name != "methods"}
+    listed = {"tunings": renewed(found["methods"])} if "methods" in found else {}
+    return {**rest, "rows": renewed(found["rows"]), **listed}
+
+
 def _plain(
-    methods: Sequence[Method], classes: Mapping[str, Sequence[str]]
+    tunings: Sequence[Tuning], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any] | dict[str, Any]]:
     """Return the optional fields as the plain JSON that they are read back as."""
     return {
-        "methods": [dict(method) for method in methods],
+        "tunings": [dict(tuning) for tuning in tunings],
         "classes": {domain: list(names) for domain, names in classes.items()},
     }
 
 
 def _check_optional(found: Mapping[str, Any]) -> None:
-    """Refuse methods and names of classes that are none; ResultsError names the first."""
+    """Refuse tunings and names of classes that are none; ResultsError names the first."""
     classes = found.get("classes", {})
     names = classes.values() if isinstance(classes, dict) else (None,)
     if not all(isinstance(n, list) and all(isinstance(one, str) for one in n) for n in names):
         raise ResultsError(f"field 'classes' is {classes!r:.80}, not lists of names by domain")
-    methods = found.get("methods", [])
-    if not isinstance(methods, list):
-        raise ResultsError(f"field 'methods' is {methods!r:.80}, not a list")
-    for number, method in enumerate(methods):
-        if fault := _fault(method):
-            raise ResultsError(f"method {number}: {fault}")
-    pairs = [(method["task"], method["arm"]) for method in methods]
+    tunings = found.get("tunings", [])
+    if not isinstance(tunings, list):
+        raise ResultsError(f"field 'tunings' is {tunings!r:.80}, not a list")
+    for number, tuning in enumerate(tunings):
+        if fault := _fault(tuning):
+            raise ResultsError(f"tuning {number}: {fault}")
+    pairs = [(tuning["task"], tuning["method"]) for tuning in tunings]
     if len(set(pairs)) < len(pairs):
-        task, arm = next(pair for pair in pairs if pairs.count(pair) > 1)
-        raise ResultsError(f"two methods are both {arm} on {task}")
+        task, method = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise ResultsError(f"two tunings are both of {method} on {task}")
 
 
-def _fault(method: Any) -> str:
-    """Say what is wrong about an entry of `methods`; empty where nothing is."""
-    if not isinstance(method, dict):
-        return f"{method!r:.80} has no fields"
-    odd = (set(method) ^ set(Method.__annotations__)) - {"training_seconds"}
+def _fault(tuning: Any) -> str:
+    """Say what is wrong about an entry of `tunings`; empty where nothing is."""
+    if not isinstance(tuning, dict):
+        return f"{tuning!r:.80} has no fields"
+    odd = (set(tuning) ^ set(Tuning.__annotations__)) - {"training_seconds"}
     if odd:
         return f"unknown or missing: {', '.join(sorted(odd))}"
-    by = method["tuned_by"]
+    by = tuning["tuned_by"]
     tuned = isinstance(by, dict) and set(by) == set(TunedBy.__annotations__)
     right = {
-        "task": _is_name(method["task"]),
-        "arm": _is_name(method["arm"]),
-        "rate": method["rate"] is None or _is_number(method["rate"], 0.0),
+        "task": _is_name(tuning["task"]),
+        "method": _is_name(tuning["method"]),
+        "rate": tuning["rate"] is None or _is_number(tuning["rate"], 0.0),
         "tuned_by": tuned and _is_name(by["metric"]) and _is_number(by["score"]),
-        "diverged": _is_number(method["diverged"], 0.0, 1.0),
-        "seconds": method["seconds"] is None or _is_number(method["seconds"], 0.0),
-        "training_seconds": _is_number(method.get("training_seconds", 0), 0.0),
+        "diverged": _is_number(tuning["diverged"], 0.0, 1.0),
+        "seconds": tuning["seconds"] is None or _is_number(tuning["seconds"], 0.0),
+        "training_seconds": _is_number(tuning.get("training_seconds", 0), 0.0),
     }
     wrong = next((field for field, is_right in right.items() if not is_right), None)
-    return "" if wrong is None else f"field {wrong!r} is {method[wrong]!r:.80}"
+    return "" if wrong is None else f"field {wrong!r} is {tuning[wrong]!r:.80}"
 
 
 def _is_name(found: Any) -> bool:

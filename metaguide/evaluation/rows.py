@@ -1,4 +1,4 @@
-"""The rows of all tables, and how the raw outcomes of an arm in a cell become rows."""
+"""The rows of all tables, and how the raw outcomes of a method in a cell become rows."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -59,7 +59,7 @@ class Row:
 
     Attributes:
         table: name of the table.
-        arm: the learner, or the baseline.
+        method: the learner, or the baseline.
         domain: what it was evaluated on; None where there is none.
         task: what was asked.
         shots: examples in the support, per class where there are classes.
@@ -77,7 +77,7 @@ class Row:
     """
 
     table: str
-    arm: str
+    method: str
     domain: str | None = None
     task: str
     shots: int | None = None
@@ -109,7 +109,7 @@ def check(row: Mapping[str, Any]) -> None:
     odd = (set(row) ^ set(FIELDS)) - {"diverged"}
     if odd:
         raise ResultsError(f"unknown or missing: {', '.join(sorted(odd))}")
-    for name in ("table", "arm", "task", "metric", "domain"):
+    for name in ("table", "method", "task", "metric", "domain"):
         text = row[name]
         if text is None and name == "domain":
             continue
@@ -125,7 +125,7 @@ def check(row: Mapping[str, Any]) -> None:
             continue
         if not isinstance(number, int | float) or not np.isfinite(number):
             raise ResultsError(
-                f"{row['metric']} of {row['arm']!r} on {row['domain']!r}, field {name!r}: "
+                f"{row['metric']} of {row['method']!r} on {row['domain']!r}, field {name!r}: "
                 f"{number!r} is not a finite number"
             )
         if name.startswith("ci95") and number < 0:
@@ -133,8 +133,8 @@ def check(row: Mapping[str, Any]) -> None:
 
 
 def key(row: Row) -> str:
-    """Where the scores behind a row are: "table/arm/domain/task/shots/steps/metric"."""
-    parts = (row.table, row.arm, row.domain, row.task, row.shots, row.steps, row.metric)
+    """Where the scores behind a row are: "table/method/domain/task/shots/steps/metric"."""
+    parts = (row.table, row.method, row.domain, row.task, row.shots, row.steps, row.metric)
     return "/".join("-" if part is None else str(part) for part in parts)
 
 
@@ -143,7 +143,7 @@ def cells_to_rows(
     *,
     scoring: Scoring,
     table: str,
-    arm: str,
+    method: str,
     domain: str,
     shots: int,
     steps: Sequence[int | None] | None = None,
@@ -153,7 +153,7 @@ def cells_to_rows(
     draws: int = 500,
     seed: int = 0,
 ) -> tuple[list[Row], Scores]:
-    """Return the rows of one cell, a metric and a step each, out of the raw outcomes of one arm.
+    """Return the rows of one cell, a metric and a step each, out of the raw outcomes of one method.
 
     Zero shots count what recurs over episodes once, as `scoring.once` says. A metric over nothing
     (answerable questions where there are none) has no row.
@@ -164,7 +164,7 @@ def cells_to_rows(
             Beside `scoring.arrays`, `finite` where known: whether the scores behind an outcome
             are finite.
         scoring: of the task.
-        table, arm, domain, shots: fields of the rows.
+        table, method, domain, shots: fields of the rows.
         steps: the number of adaptation steps at each place of the second axis; 0, 1, ... where
             it is not given.
         keep: whether the scores of the last step alone or of all steps are returned.
@@ -178,7 +178,7 @@ def cells_to_rows(
         ResultsError: an array is missing or of the wrong shape, or the ids differ between seeds
             or steps.
     """
-    outcomes = _validated(raw, scoring, shots, f"{scoring.task} of {arm!r} on {domain!r}")
+    outcomes = _validated(raw, scoring, shots, f"{scoring.task} of {method!r} on {domain!r}")
     seeds, places = outcomes.shape[:2]
     steps = range(places) if steps is None else steps
     if len(steps) != places:
@@ -190,7 +190,7 @@ def cells_to_rows(
             over_seeds = metrics.seed_interval(one.by_seed[:, place])
             row = Row(
                 table=table,
-                arm=arm,
+                method=method,
                 domain=domain,
                 task=scoring.task,
                 shots=shots,
@@ -335,21 +335,21 @@ def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> I
 
 
 def with_baselines(rows: Iterable[Row], baselines: Collection[str]) -> list[Row]:
-    """The rows with `baseline` set to the best baseline arm's value in the same cell.
+    """The rows with `baseline` set to the best baseline method's value in the same cell.
 
     Args:
-        rows: of arms and baselines, in any order; the baselines' own rows stay as they are.
-        baselines: names of the arms that are baselines.
+        rows: of methods and baselines, in any order; the baselines' own rows stay as they are.
+        baselines: names of the methods that are baselines.
     """
     rows = list(rows)
     best: dict[tuple, float] = {}
     for row in rows:
-        if row.arm in baselines:
+        if row.method in baselines:
             cell = (row.table, row.domain, row.task, row.shots, row.metric)
             best[cell] = max(row.value, best.get(cell, -np.inf))
     return [
         row
-        if row.arm in baselines
+        if row.method in baselines
         else replace(
             row,
             baseline=best.get(
@@ -367,7 +367,7 @@ def difference(
     draws: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Paired bootstrap of the scores of two arms in one cell: the value of a - b, and its half.
+    """Paired bootstrap of the scores of two methods in one cell: the value of a - b, and its half.
 
     Args:
         a, b: two entries of `Scores` of the same metric.
@@ -377,7 +377,7 @@ def difference(
         ResultsError: the two were not scored on the same examples.
     """
     if a["id"].shape != b["id"].shape or not np.array_equal(a["id"], b["id"]):
-        raise ResultsError("two arms are compared that were not scored on the same examples")
+        raise ResultsError("two methods are compared that were not scored on the same examples")
     counted = a["id"] >= 0
     ids = a["id"][counted]
     episode = np.broadcast_to(np.arange(len(counted))[:, None], counted.shape)[counted]

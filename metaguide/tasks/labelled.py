@@ -156,8 +156,8 @@ def adapt(
     state, _ = learner(True).adapt(meta, support, context, None)
     if not is_finite(state):
         return unadapted(
-            f"adaptation by {serving.arm} diverged (rate {serving.rate:g}, {serving.steps} steps); "
-            + as_trained
+            f"adaptation by {serving.method} diverged (rate {serving.rate:g}, "
+            f"{serving.steps} steps); {as_trained}"
         )
     ids = tuple(one.id for one in chosen)
     return Adapted(learner(True), state, context, ids, classes), tuple(notes)

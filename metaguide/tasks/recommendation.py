@@ -310,7 +310,7 @@ def _predict(
             if not np.isfinite(score).all():
                 raise ValueError(
                     f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
-                    "with shots=0, or serve another arm"
+                    "with shots=0, or serve another method"
                 )
             free = np.ones(len(score), bool)
             free[mine] = False

@@ -36,21 +36,21 @@ class Serving(NamedTuple):
 
     Attributes:
         meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
-        arm: a name in `metaguide.methods.IN_GUIDE`.
+        method: a name in `metaguide.methods.IN_GUIDE`.
         rate: of its gradient descent, or its penalty.
         steps: of its gradient descent.
         rule: of the learned optimizer.
     """
 
     meta: Params
-    arm: str
+    method: str
     rate: float
     steps: int
     rule: Rule | None = None
 
     def __repr__(self) -> str:
-        """The arm: parameters are thousands of numbers."""
-        return f"<Serving by {self.arm}, rate {self.rate:g}, {self.steps} steps>"
+        """The method: parameters are thousands of numbers."""
+        return f"<Serving by {self.method}, rate {self.rate:g}, {self.steps} steps>"
 
 
 class Adapted(NamedTuple):
@@ -108,7 +108,7 @@ class Server(NamedTuple):
         key = (*key, adapts)
         if key not in self.programs:
             serving = self.serving
-            adaptation = adaptation_of(serving.arm) if adapts else NOTHING
+            adaptation = adaptation_of(serving.method) if adapts else NOTHING
             learner = adaptation.tuned_to(problem(), serving.rate, serving.steps, serving.rule)
             self.programs[key] = learner._replace(
                 adapt=jax.jit(learner.adapt),
@@ -144,6 +144,6 @@ def ask(adapted: Adapted, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
             name = "span scores" if name == "finite" else name
             raise ValueError(
                 f"the guide's {name} are not finite: it diverged; adapt to fewer shots, or serve "
-                "another arm"
+                "another method"
             )
     return outputs

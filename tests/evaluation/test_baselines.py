@@ -1,4 +1,4 @@
-"""Baselines against answers known by hand, and through the same rows as the arms."""
+"""Baselines against answers known by hand, and through the same rows as the methods."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_zero_shot_reads_source_labels_only():
     rows, _ = cells_to_rows(
         found,
         table="t",
-        arm="tf-idf zero-shot",
+        method="tf-idf zero-shot",
         domain="d",
         scoring=SENTIMENT.scoring,
         shots=0,
@@ -94,7 +94,7 @@ def test_abstaining_is_right_on_what_has_no_answer():
     """Abstaining scored as wrong, or as right everywhere."""
     found = baselines.abstain(np.array([True, False]), np.array([[0, 1, -1]]))
     rows, _ = cells_to_rows(
-        found, table="t", arm="abstain", domain="d", scoring=QUESTIONS.scoring, shots=1
+        found, table="t", method="abstain", domain="d", scoring=QUESTIONS.scoring, shots=1
     )
     values = {row.metric: row.value for row in rows}
     assert values["em"] == values["f1"] == 0.5
@@ -229,7 +229,7 @@ def test_a_baseline_whose_scores_are_not_finite_chooses_nothing():
         assert found["predicted"][0, 0, 0, :2].tolist() == [-1, 0], name
         assert found["finite"][0, 0, 0, :2].tolist() == [False, True], name
         rows, _ = cells_to_rows(
-            found, table="t", arm=name, domain="d", scoring=SENTIMENT.scoring, shots=1
+            found, table="t", method=name, domain="d", scoring=SENTIMENT.scoring, shots=1
         )
         assert rows[0].value == 0.5 and rows[0].diverged == 1
     bad = spoiled(names, 1)
@@ -257,7 +257,7 @@ def test_a_nearness_that_is_not_finite_answers_nothing_and_ranks_nothing(monkeyp
         rows, _ = cells_to_rows(
             found,
             table="t",
-            arm="content",
+            method="content",
             domain="d",
             scoring=RECOMMENDATION.scoring,
             shots=1,

@@ -141,22 +141,22 @@ def test_chunks_change_nothing(distribution, meta, keys, traced):
         np.testing.assert_allclose(found[name], expected[name], 1e-5, 1e-6)
 
 
-def test_arms_are_judged_on_the_same_examples(distribution, meta, keys, traced):
-    """Fault: an arm, or a baseline, has episodes of its own, so that their difference is luck."""
+def test_methods_are_scored_on_the_same_examples(distribution, meta, keys, traced):
+    """Fault: a method, or a baseline, has episodes of its own, so that their difference is luck."""
     examples = drawn(distribution, distribution.data, 0, 2, keys)
     steps = {"maml": STEPS + 1, "ridge": 1, "none": 1, "head": 2}
-    arms = traced[0].run(meta, distribution.data, 0, 2, keys, at(RATE))
-    assert {way: len(found["id"]) for way, found in arms.items()} == steps
-    np.testing.assert_array_equal(arms["none"]["logits"][0], arms["maml"]["logits"][0])
-    assert abs(arms["ridge"]["logits"][0] - arms["head"]["logits"][1]).max() > 1e-3
-    for found in arms.values():
+    methods = traced[0].run(meta, distribution.data, 0, 2, keys, at(RATE))
+    assert {way: len(found["id"]) for way, found in methods.items()} == steps
+    np.testing.assert_array_equal(methods["none"]["logits"][0], methods["maml"]["logits"][0])
+    assert abs(methods["ridge"]["logits"][0] - methods["head"]["logits"][1]).max() > 1e-3
+    for found in methods.values():
         for ids, mask in zip(found["id"], found["mask"], strict=True):
             np.testing.assert_array_equal(ids, examples["query"]["id"])
             np.testing.assert_array_equal(mask, examples["query"]["mask"])
 
 
 def test_drawn_says_what_the_episodes_consist_of(distribution, keys, sample):
-    """Faults: the baselines fit other supports than the arms, or whole tables are copied out."""
+    """Faults: the baselines fit other supports than the methods, or whole tables are copied out."""
     found = drawn(distribution, distribution.data, 1, 2, keys)
     assert set(found["query"]) == set(found["support"]) == {"id", "label", "mask"}
     assert found["context"]["classes"].shape == (EPISODES, WAY)

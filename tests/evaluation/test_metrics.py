@@ -113,8 +113,8 @@ def test_two_way_interval_covers_both_sources():
     assert half == pytest.approx(1.96 * np.sqrt(variance), rel=0.08)
 
 
-def test_pairing_takes_out_what_two_arms_share():
-    """Two arms compared as if they had seen different examples."""
+def test_pairing_takes_out_what_two_methods_share():
+    """Two methods compared as if they had seen different examples."""
     rng = np.random.default_rng(5)
     hard = rng.normal(size=200)
     a, b = hard + 0.1 + 0.05 * rng.normal(size=200), hard

@@ -24,8 +24,9 @@ from metaguide.evaluation.results import (
 )
 from metaguide.tasks import CLASSIFICATION, QUESTIONS, RECOMMENDATION, SENTIMENT
 
-CELL = {"table": "guide", "arm": "maml", "domain": "phones", "shots": 5}
+CELL = {"table": "guide", "method": "maml", "domain": "phones", "shots": 5}
 HEAD = {"command": "python -m experiments.guide", "config": {"way": 5}, "seeds": [0, 1]}
+PLAIN = {**HEAD, "version": 2, "made": "2026"}
 
 
 def labelled(rng, seeds=2, places=3, episodes=4, queries=6, pool=15):
@@ -141,7 +142,7 @@ def test_raw_scores_that_cannot_be_right_are_refused():
 
 
 def test_differences_come_from_the_stored_scores():
-    """Arms compared over different examples, and a paired difference of macro-F1 of the wrong
+    """Methods compared over different examples, and a paired difference of macro-F1 of the wrong
     sign or size."""
     raw = labelled(np.random.default_rng(3))
     right = dict(raw, predicted=np.broadcast_to(raw["target"], raw["predicted"].shape))
@@ -171,7 +172,7 @@ def test_files_give_back_what_was_written(tmp_path):
         for name, array in arrays.items():
             np.testing.assert_array_equal(found.scores[cell][name], array)
     plain = json.loads(path.read_text("utf-8"))
-    assert set(plain) == {"command", "config", "seeds", "made", "crc32", "rows"}
+    assert set(plain) == {*PLAIN, "crc32", "rows"}
     assert list(plain["rows"][0]) == list(FIELDS)
     assert plain["rows"][0]["published"] is None
     other = write(rows, scores, tmp_path, name="omniglot", **HEAD)
@@ -197,13 +198,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def test_rows_are_checked():
     """NaN in a table, a count that is a float, a name that breaks the keys of the scores."""
-    row = Row(table="t", arm="a", task="mse", metric="mse", value=0.5)
+    row = Row(table="t", method="a", task="mse", metric="mse", value=0.5)
     assert row.shots is None
     for wrong, message in (
         ({"value": float("nan")}, "not a finite number"),
         ({"value": None}, "not a finite number"),
         ({"shots": 1.0}, "'shots'"),
-        ({"arm": "a/b"}, "'arm'"),
+        ({"method": "a/b"}, "'method'"),
         ({"ci95": -0.1}, "negative"),
         ({"vale": 1.0}, "unknown or missing: vale"),
     ):
@@ -221,16 +222,16 @@ def test_broken_files_are_named(tmp_path):
     path.write_text("{")
     with pytest.raises(ResultsError, match="results.json: not JSON"):
         read(tmp_path)
-    path.write_text(json.dumps(dict(HEAD, made="2026", rows=[{"table": "t"}])))
-    with pytest.raises(ResultsError, match="row 0: unknown or missing: arm"):
+    path.write_text(json.dumps(dict(PLAIN, rows=[{"table": "t"}])))
+    with pytest.raises(ResultsError, match="row 0: unknown or missing: .*method"):
         read(tmp_path)
 
 
-def test_baselines_stand_beside_the_arms_of_their_cell():
-    """A baseline of another cell, or the worst baseline, beside an arm."""
+def test_baselines_stand_beside_the_methods_of_their_cell():
+    """A baseline of another cell, or the worst baseline, beside a method."""
 
-    def row(arm, shots, value):
-        return Row(table="t", arm=arm, task="x", metric="m", shots=shots, value=value)
+    def row(method, shots, value):
+        return Row(table="t", method=method, task="x", metric="m", shots=shots, value=value)
 
     rows = [row("maml", 1, 0.9), row("majority", 1, 0.5), row("tf-idf", 1, 0.6)]
     rows += [row("maml", 5, 0.9), row("majority", 5, 0.4)]
@@ -253,7 +254,7 @@ def test_episodes_that_diverged_are_counted_and_older_files_have_no_count(tmp_pa
         "finite": finite,
     }
     rows, scores = cells_to_rows(
-        raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
+        raw, table="t", method="a", domain="d", scoring=RECOMMENDATION.scoring, shots=5
     )
     assert {row.diverged for row in rows} == {2}
     path = write(rows, scores, tmp_path, command="c", config={}, seeds=[0, 1])
@@ -306,7 +307,7 @@ def test_a_score_that_was_changed_is_noticed(tmp_path):
 
 METHOD = {
     "task": "sentiment",
-    "arm": "maml",
+    "method": "maml",
     "rate": 0.1,
     "tuned_by": {"metric": "accuracy", "score": 0.75},
     "diverged": 0.0,
@@ -317,41 +318,65 @@ METHOD = {
 def test_methods_and_names_of_classes_are_read_back(tmp_path):
     """Faults: what validation chose is gone when the run ends, a file from before it was recorded
     is refused, or one that was changed is taken for what was written."""
-    zero = METHOD | {"arm": "zero-shot", "rate": None, "seconds": 0.02, "training_seconds": 3}
+    zero = METHOD | {"method": "zero-shot", "rate": None, "seconds": 0.02, "training_seconds": 3}
     classes = {"phones": ["cases", "电池"]}
-    path = write([], {}, tmp_path, methods=[METHOD, zero], classes=classes, **HEAD)
+    path = write([], {}, tmp_path, tunings=[METHOD, zero], classes=classes, **HEAD)
     found = read(path)
-    assert found.methods == (METHOD, zero) and found.classes == classes
+    assert found.tunings == (METHOD, zero) and found.classes == classes
     text = path.read_text("utf-8")
     for old, new, message in (
-        ('"rate": 0.1', '"rate": 0.3', "its methods are not those that were written"),
+        ('"rate": 0.1', '"rate": 0.3', "its tunings are not those that were written"),
         ("电池", "cables", "its classes are not those that were written"),
-        ('"methods"', '"method"', "the fields are not"),
+        ('"tunings"', '"method"', "the fields are not"),
     ):
         path.write_text(text.replace(old, new), "utf-8")
         with pytest.raises(ResultsError, match=message):
             read(path)
-    without = {name: field for name, field in json.loads(text).items() if name != "methods"}
+    without = {name: field for name, field in json.loads(text).items() if name != "tunings"}
     path.write_text(json.dumps(without), "utf-8")
-    with pytest.raises(ResultsError, match="its methods are not those that were written"):
+    with pytest.raises(ResultsError, match="its tunings are not those that were written"):
         read(path)
     before = {name: field for name, field in without.items() if name not in ("classes", "crc32")}
     path.write_text(json.dumps(before), "utf-8")
-    assert read(path).methods == () and read(path).classes == {}
-    assert "methods" not in write([], {}, tmp_path, **HEAD).read_text("utf-8")
+    assert read(path).tunings == () and read(path).classes == {}
+    assert "tunings" not in write([], {}, tmp_path, **HEAD).read_text("utf-8")
+
+
+def test_files_of_version_1_are_read_on_and_later_ones_refused(tmp_path):
+    """Faults: what was published before the fields were renamed cannot be read; a file of a later
+    version is read as if it said the same."""
+    row = Row(table="t", method="a", task="x", metric="m", value=0.5, baseline=0.25)
+    path = write([row], {}, tmp_path, tunings=[METHOD], **HEAD)
+    now, written = read(path), json.loads(path.read_text("utf-8"))
+    names = {"method": "arm", "baseline": "floor"}
+
+    def earlier(entry):
+        return {names.get(name, name): value for name, value in entry.items()}
+
+    head = {name: written[name] for name in ("command", "config", "seeds", "made")}
+    before = {
+        **head,
+        "rows": [earlier(row) for row in written["rows"]],
+        "methods": [earlier(one) for one in written["tunings"]],
+    }
+    path.write_text(json.dumps(before), "utf-8")
+    assert read(path) == now
+    path.write_text(json.dumps({**written, "version": 3}), "utf-8")
+    with pytest.raises(ResultsError, match="version 3, and this metaguide reads 1 to 2; update"):
+        read(path)
 
 
 @pytest.mark.parametrize(
     "broken, message",
     [
-        ({"rate": float("nan")}, "method 0: field 'rate' is nan"),
+        ({"rate": float("nan")}, "tuning 0: field 'rate' is nan"),
         ({"rate": 10**400}, "field 'rate'"),
         ({"seconds": -1.0}, "field 'seconds' is -1.0"),
         ({"seconds": True}, "field 'seconds' is True"),
         ({"diverged": 1.5}, "field 'diverged'"),
         ({"tuned_by": {"metric": "accuracy"}}, "field 'tuned_by'"),
         ({"tuned_by": {"metric": "accuracy", "score": float("inf")}}, "field 'tuned_by'"),
-        ({"arm": ""}, "field 'arm'"),
+        ({"method": ""}, "field 'method'"),
         ({"training_seconds": None}, "field 'training_seconds'"),
         ({"cost": 1}, "unknown or missing: cost"),
     ],
@@ -359,9 +384,9 @@ def test_methods_and_names_of_classes_are_read_back(tmp_path):
 def test_methods_that_cannot_be_right_are_named(tmp_path, broken, message):
     """Fault: a broken method is a traceback in the report, or stands there as a number."""
     with pytest.raises(ResultsError, match=message):
-        write([], {}, tmp_path, methods=[METHOD | broken], **HEAD)
+        write([], {}, tmp_path, tunings=[METHOD | broken], **HEAD)
     assert not list(tmp_path.iterdir())
-    written = {**HEAD, "made": "", "rows": [], "methods": [METHOD | broken]}
+    written = {**PLAIN, "rows": [], "tunings": [METHOD | broken]}
     (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
     with pytest.raises(ResultsError, match=f"results.json: .*{message}.*write it anew"):
         read(tmp_path)
@@ -370,13 +395,13 @@ def test_methods_that_cannot_be_right_are_named(tmp_path, broken, message):
 def test_methods_and_classes_of_another_kind_are_named(tmp_path):
     """Fault: a list where a dict should be is a traceback."""
     for optional, message in (
-        ({"methods": {}}, "field 'methods' is {}, not a list"),
-        ({"methods": [3]}, "method 0: 3 has no fields"),
-        ({"methods": [METHOD, METHOD]}, "two methods are both maml on sentiment"),
+        ({"tunings": {}}, "field 'tunings' is {}, not a list"),
+        ({"tunings": [3]}, "tuning 0: 3 has no fields"),
+        ({"tunings": [METHOD, METHOD]}, "two tunings are both of maml on sentiment"),
         ({"classes": []}, "field 'classes' is \\[\\], not lists"),
         ({"classes": {"phones": ["a", 1]}}, "field 'classes'"),
     ):
-        written = {**HEAD, "made": "", "rows": [], **optional}
+        written = {**PLAIN, "rows": [], **optional}
         (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
         with pytest.raises(ResultsError, match=message):
             read(tmp_path)
@@ -391,18 +416,18 @@ JSON = st.recursive(
 
 @pytest.mark.slow
 @given(
-    methods=JSON | st.lists(st.fixed_dictionaries({name: JSON for name in METHOD}), max_size=2),
+    tunings=JSON | st.lists(st.fixed_dictionaries({name: JSON for name in METHOD}), max_size=2),
     classes=JSON | st.dictionaries(st.text(max_size=3), st.lists(JSON, max_size=2)),
 )
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_stands_as_methods_or_classes_is_read_or_named(tmp_path, methods, classes):
+def test_whatever_stands_as_methods_or_classes_is_read_or_named(tmp_path, tunings, classes):
     """Fault: a value of another kind is a traceback."""
-    written = {**HEAD, "made": "", "rows": [], "methods": methods, "classes": classes}
+    written = {**PLAIN, "rows": [], "tunings": tunings, "classes": classes}
     (tmp_path / "results.json").write_text(json.dumps(written), "utf-8")
     try:
         found = read(tmp_path)
     except ResultsError as error:
         assert "results.json: " in str(error) and "write it anew" in str(error)
     else:
-        assert isinstance(methods, list) and list(found.methods) == methods
+        assert isinstance(tunings, list) and list(found.tunings) == tunings
         assert all(isinstance(names, list) for names in found.classes.values())

@@ -18,7 +18,7 @@ def get_config():
         "init_from": config_dict.placeholder(str),
         "adapt": {"episodes": 50, "shots": (0, 1), "rate": 0.1, "curves": True},
         "pretrain": {"rate": 1e-3, "log_every": 10},
-        "arms": {"zero-shot": 1},
+        "methods": {"zero-shot": 1},
     })
 """
 

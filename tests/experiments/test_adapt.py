@@ -1,4 +1,4 @@
-"""The evaluations that a comparison of arms stands on."""
+"""The evaluations that a comparison of methods stands on."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from experiments.adapt import (
     Bench,
     Choice,
     _choose,
-    _method,
-    arms_in,
+    _tuning,
     benches,
     class_names,
     compare,
     compared,
+    methods_in,
 )
 from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
@@ -35,21 +35,21 @@ def shop(shop_config):
     return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
-def with_arms(config, *arms):
-    """The config with these arms, on the kind of task that there is."""
+def with_methods(config, *methods):
+    """The config with these methods, on the kind of task that there is."""
     own = config.copy_and_resolve_references()
-    own.adapt.arms = dict.fromkeys(arms, ("classification",))
+    own.adapt.methods = dict.fromkeys(methods, ("classification",))
     return FrozenConfigDict(own)
 
 
 @pytest.mark.slow
-def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
-    """Faults: without shots only the ways are laid out that arms adapt in with shots; an arm with a
-    learned optimizer is scored on examples of its own, another optimizer than its own adapts it, or
-    the outcome of another one is taken for its own; an arm that holds the parameters of multi-task
-    training has a row without shots."""
+def test_methods_are_scored_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
+    """Faults: without shots only the ways are laid out that methods adapt in with shots; a method
+    with a learned optimizer is scored on examples of its own, another optimizer than its own adapts
+    it, or the outcome of another one is taken for its own; a method that holds the parameters of
+    multi-task training has a row without shots."""
     config, world = shop
-    frozen, together, rule = with_arms(config, "rnn"), random_start(world, 0), rnn(2, 1)
+    frozen, together, rule = with_methods(config, "rnn"), random_start(world, 0), rnn(2, 1)
     theta = rule.init(jax.random.key(0))
     still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
     wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
@@ -64,10 +64,10 @@ def test_arms_are_judged_on_the_same_episodes_each_with_its_own_optimizer(shop, 
     np.testing.assert_array_equal(moved["id"], held["id"])
     assert (moved["predicted"][0] != moved["predicted"][1]).any()
     comparison = compare(frozen, world, {"rnn": [still]}, of_kind)
-    of_rnn = [row for row in comparison.rows if row.arm == "rnn"]
+    of_rnn = [row for row in comparison.rows if row.method == "rnn"]
     assert {(row.shots, row.steps) for row in of_rnn} == {(1, 0), (1, 1)}
-    (method,) = comparison.methods
-    assert method["arm"] == "rnn" and method["rate"] in frozen.adapt.rule_factors
+    (method,) = comparison.tunings
+    assert method["method"] == "rnn" and method["rate"] in frozen.adapt.rule_factors
     assert method["seconds"] and 0 < method["seconds"] < 60
     assert bench.seconds([together], way) is None  # nothing was computed from these
 
@@ -118,9 +118,11 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
     config, world = shop
     distribution = world.task_distributions("unseen")["classification"]
     distribution = distribution._replace(problem=distribution.problem._replace(way=None))
-    with pytest.raises(ConfigError, match="config.adapt.arms.ridge, classification: .*way is None"):
+    with pytest.raises(
+        ConfigError, match="config.adapt.methods.ridge, classification: .*way is None"
+    ):
         Bench(
-            with_arms(config, "ridge"),
+            with_methods(config, "ridge"),
             world,
             "classification",
             distribution,
@@ -152,7 +154,7 @@ def test_a_rate_that_diverges_is_not_chosen():
 
 
 def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned():
-    """Faults: the rate and the cost of an arm are gone when its run ends; zero-shot, which has no
+    """Faults: the rate and the cost of a method are gone when its run ends; zero-shot, which has no
     rate, is listed with the rate 1; an outcome kept from before has a time."""
     config = FrozenConfigDict({"adapt": {"rates": (0.1,), "penalties": (1.0,)}})
 
@@ -162,16 +164,16 @@ def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned()
         def seconds(self, metas, way):
             return 0.25 if way.adapts == "all" else None
 
-    tuned = _method(config, Timed(), Choice("fine-tuning", 0.1, 0.5, 0.25), [{}])
+    tuned = _tuning(config, Timed(), Choice("fine-tuning", 0.1, 0.5, 0.25), [{}])
     assert tuned == {
         "task": "questions",
-        "arm": "fine-tuning",
+        "method": "fine-tuning",
         "rate": 0.1,
         "tuned_by": {"metric": "f1", "score": 0.5},
         "diverged": 0.25,
         "seconds": 0.25,
     }
-    fixed = _method(config, Timed(), Choice("zero-shot", 1.0, 0.5), [{}])
+    fixed = _tuning(config, Timed(), Choice("zero-shot", 1.0, 0.5), [{}])
     assert fixed["rate"] is None and fixed["seconds"] is None
 
 
@@ -191,7 +193,7 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
 def test_a_grid_that_is_not_of_positive_numbers_is_refused_at_once(field, grid):
     """Fault: `adapt.rates=abc` is accepted, and fails after the stages have trained."""
     fields = guide_bazaar.get_config().to_dict()
-    arms_in(FrozenConfigDict(fields))
+    methods_in(FrozenConfigDict(fields))
     fields["adapt"][field] = grid
     with pytest.raises(ConfigError, match=rf"config\.adapt\.{field}=.*: give .* positive number"):
-        arms_in(FrozenConfigDict(fields))
+        methods_in(FrozenConfigDict(fields))

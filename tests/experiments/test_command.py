@@ -51,7 +51,7 @@ def test_resolved_config_cannot_change(file):
         ("--config.adapt.episode=3", r"--config\.adapt\.episode: .*small\.py .*adapt\.episodes"),
         ("--config.episodes=3", r"did you mean adapt\.episodes\?"),
         ("--config.rate=3", r"did you mean adapt\.rate or pretrain\.rate\?"),
-        ("--config.arms.zero-shot=3", r"config\.arms\.zero-shot: set it in a config file"),
+        ("--config.methods.zero-shot=3", r"config\.methods\.zero-shot: set it in a config file"),
         ("--config.zzz=3", r"no such field; it has adapt\.curves, .*pretrain\.rate, seeds"),
         ("--config.adapt=3", r"--config\.adapt is a section"),
         ("--config.adapt.episodes=many", r"config\.adapt\.episodes=many: .*int"),

@@ -43,7 +43,7 @@ def config_of(name, *flags):
 
 
 def test_every_learner_of_the_configs_is_built():
-    """Faults: a section lacks a field that its learner needs, or an arm has no learner."""
+    """Faults: a section lacks a field that its learner needs, or a method has no learner."""
     problem = regression(MLP((4,)))._replace(way=3)
     for name in config_of("sinusoid").learners:
         if name != "pretrained":
@@ -89,8 +89,8 @@ def test_the_way_back_ends_at_the_start():
 
 
 def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
-    """Faults: a finished cell is trained again; the section of another arm makes it unfinished; its
-    own section may change without a word; what is half-written counts."""
+    """Faults: a finished cell is trained again; the section of another method makes it unfinished;
+    its own section may change without a word; what is half-written counts."""
     config = {"learners": ("a",), "more_learners": ("b",), "seeds": 1, "steps": 3}
     config |= {"a": {"rate": 1}, "b": {"rate": 1}}
     calls = []
@@ -105,7 +105,7 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
 
     def check(**changes):
         changed = FrozenConfigDict({**config, **changes})
-        check_cells(tmp_path, lambda group, arm: {"5w1s": read_by(changed, arm)}[group])
+        check_cells(tmp_path, lambda group, method: {"5w1s": read_by(changed, method)}[group])
 
     np.testing.assert_array_equal(outcome()["x"], [0, 1, 2])
     outcome(b={"rate": 2}, seeds=5)
@@ -124,7 +124,7 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "array", "bit", "other", "lost"])
 def test_a_damaged_outcome_is_one_line(tmp_path, damage):
     """Faults: it is a traceback; or the table is made of it, or of another cell's."""
-    cell, other = (tmp_path / "5w1s" / arm / "seed0" / OUTCOME for arm in ("a", "b"))
+    cell, other = (tmp_path / "5w1s" / method / "seed0" / OUTCOME for method in ("a", "b"))
     for path in (cell, other):
         keep_outcome(path.parent, {"x": np.arange(300), "y": np.ones(3)})
     content = cell.read_bytes()
@@ -245,18 +245,18 @@ def test_rows_of_waves(tmp_path):
     spoiled = errors.copy()
     spoiled[0, 10, :2] = (np.nan, 26.0)
     for seed in range(2):
-        for arm, values in (("maml", errors), ("pretrained", spoiled)):
-            folder = tmp_path / "he" / arm / f"seed{seed}"
+        for method, values in (("maml", errors), ("pretrained", spoiled)):
+            folder = tmp_path / "he" / method / f"seed{seed}"
             folder.mkdir(parents=True)
             np.savez(folder / "outcome.npz", mse5=values[seed], mse10=values[seed])
     rows, scores = sinusoid_table.rows_of(config, tmp_path)
-    found = {(r.arm, r.shots, r.steps, r.metric): r for r in rows}
+    found = {(r.method, r.shots, r.steps, r.metric): r for r in rows}
     assert found["maml", 5, 5, "mse"].value == 5 and found["maml", 5, 5, "mse"].published == 0.38
     assert found["maml", 10, 5, "mse"].published is None
     assert ("pretrained", 5, 10, "mse") not in found
     assert found["pretrained", 5, 10, "diverged"].value == pytest.approx(1 / 8)
     assert found["pretrained", 5, 10, "mse_median"].value == 10
-    assert {row.diverged for row in rows if row.arm == "maml"} == {0}
+    assert {row.diverged for row in rows if row.method == "maml"} == {0}
     assert found["pretrained", 5, 10, "diverged"].diverged == 1  # 26 is a number
     assert found["pretrained", 5, 5, "diverged"].diverged == 0
     assert len(scores) == sum(row.metric == "mse" for row in rows)
@@ -273,13 +273,13 @@ def test_medians_and_steps_that_are_no_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_waves_runs(tmp_path, capsys):
-    """Faults: an arm cannot be trained or scored; the table is not collected from several commands;
-    a second start trains again; a picture is not drawn."""
+    """Faults: a method cannot be trained or scored; the table is not collected from several
+    commands; a second start trains again; a picture is not drawn."""
     flags = ("--config.preset=tiny", "--config.initialisers=('truncated',)", "--config.seeds=1")
-    for arm in ("maml", "reptile", "imaml", "pretrained"):
-        sinusoid_table.main(config_of("sinusoid", *flags, f"--config.learner={arm}"), tmp_path)
+    for method in ("maml", "reptile", "imaml", "pretrained"):
+        sinusoid_table.main(config_of("sinusoid", *flags, f"--config.learner={method}"), tmp_path)
     results = read(tmp_path / "results.json")
-    assert {row.arm for row in results.rows} == {"maml", "reptile", "imaml", "pretrained"}
+    assert {row.method for row in results.rows} == {"maml", "reptile", "imaml", "pretrained"}
     assert {row.steps for row in results.rows} == {1, 5, 10, 64}
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert (tmp_path / "fits.png").stat().st_size > 1000
@@ -305,7 +305,7 @@ def drawn(monkeypatch):
 
 
 def test_rows_of_characters_count_what_diverged(tmp_path):
-    """Faults: an arm that diverged looks like one that was wrong; steps before the last count; an
+    """Faults: a method that diverged looks like one that was wrong; steps before the last count; an
     outcome from before it was kept has a count; it is a row of its own."""
     config = config_of("omniglot", "--config.preset=tiny", "--config.seeds=2")
     right = np.ones((3, 4, 5), bool)
@@ -313,12 +313,12 @@ def test_rows_of_characters_count_what_diverged(tmp_path):
     finite[0], finite[2, 1:3, 2:] = False, False
     kept = {"accuracy": right & finite, "accuracy_finite": finite, "accuracy_inductive": right}
     for seed in range(2):
-        for arm, arrays in (("maml", kept), ("pixels", {"accuracy": right[:1]})):
-            folder = tmp_path / "5w1s" / arm / f"seed{seed}"
+        for method, arrays in (("maml", kept), ("pixels", {"accuracy": right[:1]})):
+            folder = tmp_path / "5w1s" / method / f"seed{seed}"
             folder.mkdir(parents=True)
             np.savez(folder / "outcome.npz", **arrays)
     rows, scores = omniglot_table.rows_of(config, tmp_path)
-    found = {(row.arm, row.metric): row for row in rows}
+    found = {(row.method, row.metric): row for row in rows}
     assert found["maml", "accuracy"].diverged == 4
     assert found["maml", "accuracy"].value == pytest.approx((2 + 2 * 2 / 5) / 4)
     assert found["maml", "accuracy_inductive"].diverged is None
@@ -328,18 +328,19 @@ def test_rows_of_characters_count_what_diverged(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_omniglot_runs(tmp_path, drawn):
-    """Faults: an arm cannot be trained or scored, the two kinds of statistics are one, the baseline
-    is not asked the same queries, a metric learner trained at more ways is asked at as many."""
+    """Faults: a method cannot be trained or scored, the two kinds of statistics are one, the
+    baseline is not asked the same queries, a metric learner trained at more ways is asked at as
+    many."""
     flags = ("--config.preset=tiny", "--config.test_episodes=8")
     # One of each kind; the waves have imaml, and all are built in a test above.
-    arms = ("maml", "maml++", "reptile", "prototypical", "relation")
-    for arm in arms:
-        omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={arm}"), tmp_path)
+    methods = ("maml", "maml++", "reptile", "prototypical", "relation")
+    for method in methods:
+        omniglot_table.main(config_of("omniglot", *flags, f"--config.learner={method}"), tmp_path)
     rows = read(tmp_path / "results.json").rows
-    found = {(row.arm, row.metric): row for row in rows}
+    found = {(row.method, row.metric): row for row in rows}
     assert found["maml", "accuracy"].published == 0.987
     assert found["reptile", "accuracy_inductive"].published == 0.9539
-    assert {arm for arm, _ in found} == {*arms, "pixels"}
+    assert {method for method, _ in found} == {*methods, "pixels"}
     assert found["pixels", "accuracy"].value > 0.9
     assert found["maml", "accuracy"].baseline == found["pixels", "accuracy"].value
     assert found["maml", "accuracy"].task == "5w1s" and found["maml", "accuracy"].steps == 3
@@ -395,4 +396,4 @@ def test_seeds_at_once_are_those_alone(tmp_path, drawn):
     np.testing.assert_allclose(found[1, 1], found[2, 1], rtol=1e-4)
     assert found[1, 0] != found[1, 1]
     rows = read(tmp_path / "2").rows
-    assert len([row for row in rows if row.arm == "maml" and row.metric == "accuracy"]) == 1
+    assert len([row for row in rows if row.method == "maml" and row.metric == "accuracy"]) == 1

@@ -23,7 +23,7 @@ from metaguide.tasks import TASKS
 
 
 def guide(folder):
-    """Run the command as a user does, with the arms that share most of their programs."""
+    """Run the command as a user does, with the methods that share most of their programs."""
     flags = (
         "--config.preset=tiny",
         f"--workdir={folder}",
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
-    """A row without its fields, an arm on other examples than its baseline, or no report."""
+    """A row without its fields, a method on other examples than its baseline, or no report."""
     workdir, said = run
     assert "1 seed(s), 4 episodes a cell" in said
     found = results.read(workdir / "results.json")
@@ -61,16 +61,16 @@ def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
     assert {row.task for row in found.rows} == set(TASKS)
     assert {row.domain for row in found.rows} == {"home_appliances", "toys"}
     assert {"scratch", "zero-shot", "fine-tuning", "head-only", "ridge", "prototypical"} <= {
-        row.arm for row in found.rows
+        row.method for row in found.rows
     }
     cell = "bazaar/{}/toys/sentiment/5/{}/accuracy"
     ours, baseline = (
-        found.scores[cell.format(arm, steps)]["id"]
-        for arm, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
+        found.scores[cell.format(method, steps)]["id"]
+        for method, steps in (("fine-tuning", 2), ("tf-idf zero-shot", "-"))
     )
     assert np.array_equal(ours, baseline)
-    assert {method["task"] for method in found.methods} == set(TASKS)
-    assert all(method["seconds"] for method in found.methods)
+    assert {method["task"] for method in found.tunings} == set(TASKS)
+    assert all(method["seconds"] for method in found.tunings)
     assert set(found.classes) == {"home_appliances", "toys"}
     report = (workdir / "report.html").read_text("utf-8")
     assert "What validation chose, and what it costs" in report and " taken for " in report
@@ -92,7 +92,7 @@ def test_started_again_it_trains_nothing_and_finds_the_same(run):
 
 @pytest.mark.slow
 def test_the_run_loads_and_serves_by_validation(run):
-    """A serving arm that was chosen on the test domains, or a run that cannot be loaded."""
+    """A serving method that was chosen on the test domains, or a run that cannot be loaded."""
     workdir, _ = run
     config = run_config.read(workdir)
     assert set(config.serving) == set(TASKS) and (config.stage, config.seed) == ("", 0)
@@ -113,7 +113,7 @@ def test_the_lines_of_the_readme_run(run, capsys):
     assert "Sentiment(sentiment=" in capsys.readouterr().out
 
 
-def test_ways_of_the_arms_leave_out_rows_that_repeat():
+def test_ways_of_the_methods_leave_out_rows_that_repeat():
     """Zero-shot many times under other names, or prototypes without a support."""
     assert adapt._way("fine-tuning", "sentiment", 0) is None
     assert adapt._way("zero-shot", "sentiment", 5) is None
@@ -127,7 +127,7 @@ def test_ways_of_the_arms_leave_out_rows_that_repeat():
 
 def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     """Faults: the programs of all stages are held to the end, more than a process can map; a stage
-    starts from the parameters of another seed or stage; an arm adapts those of another."""
+    starts from the parameters of another seed or stage; a method adapts those of another."""
 
     def train_stage(stage, meta, *, config, world, workdir, seed):
         assert workdir == tmp_path / str(seed) / stage
@@ -138,18 +138,18 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     config = guide_bazaar.get_config()
     config.metatrain.learners = ("maml+lstm", "maml", "lstm")
     named = ("maml+lstm", "maml", "lstm", "ridge", "zero-shot", "scratch")
-    config.adapt.arms = dict.fromkeys(named, ("sentiment",))
+    config.adapt.methods = dict.fromkeys(named, ("sentiment",))
     names = ("pretrain", "multitask", "metatrain-maml", "metatrain-lstm", "metatrain-maml+lstm")
     stages, folders = (
         {name: name for name in names},
         {seed: tmp_path / str(seed) for seed in (3, 4)},
     )
-    arms = adapt.arms_in(FrozenConfigDict(config))
-    trained = end_to_end.train(FrozenConfigDict(config), None, arms, stages, folders)
+    methods = adapt.methods_in(FrozenConfigDict(config))
+    trained = end_to_end.train(FrozenConfigDict(config), None, methods, stages, folders)
     assert not stages
-    for arm, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
+    for method, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
         expected = [f"seed {seed} pretrain multitask {stage}" for seed in folders]
-        assert trained[arm] == (expected, stage)
+        assert trained[method] == (expected, stage)
     after_maml = [
         f"seed {seed} pretrain multitask metatrain-maml metatrain-maml+lstm" for seed in folders
     ]
@@ -162,23 +162,23 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     assert trained["ridge"][0][0] is trained["zero-shot"][0][0]
 
 
-def test_the_arms_of_a_run_are_those_that_are_trained_and_have_a_task():
-    """Faults: an arm runs that nothing trained, or whose kinds of task are none; one that there
+def test_the_methods_of_a_run_are_those_that_are_trained_and_have_a_task():
+    """Faults: a method runs that nothing trained, or whose kinds of task are none; one that there
     is not is passed over in silence; one comes before what it starts from, or without it."""
     config = guide_bazaar.get_config()
     config.metatrain.learners = ("lstm",)
-    config.adapt.arms = {"zero-shot": ("sentiment",), "scratch": (), "lstm": ("sentiment",)}
-    config.adapt.arms["maml"] = ("sentiment",)
-    assert set(adapt.arms_in(FrozenConfigDict(config))) == {"zero-shot", "lstm"}
+    config.adapt.methods = {"zero-shot": ("sentiment",), "scratch": (), "lstm": ("sentiment",)}
+    config.adapt.methods["maml"] = ("sentiment",)
+    assert set(adapt.methods_in(FrozenConfigDict(config))) == {"zero-shot", "lstm"}
     config.metatrain.learners = ("ltsm",)
     with pytest.raises(ConfigError, match="metatrain.learners: .*'ltsm'; there are maml, .*lstm"):
-        adapt.arms_in(FrozenConfigDict(config))
-    config.metatrain.learners, config.adapt.arms["maml+lstm"] = ("maml+lstm",), ("sentiment",)
+        adapt.methods_in(FrozenConfigDict(config))
+    config.metatrain.learners, config.adapt.methods["maml+lstm"] = ("maml+lstm",), ("sentiment",)
     with pytest.raises(ConfigError, match="maml.lstm starts from the parameters of maml; add it"):
-        adapt.arms_in(FrozenConfigDict(config))
+        adapt.methods_in(FrozenConfigDict(config))
     config.metatrain.learners = ("maml+lstm", "maml")
-    arms = adapt.arms_in(FrozenConfigDict(config))
-    assert arms.index("maml") < arms.index("maml+lstm")
-    config.metatrain.learners, config.adapt.arms = (), {"addam": ("sentiment",)}
-    with pytest.raises(ConfigError, match="adapt.arms: .*'addam'; there are scratch, "):
-        adapt.arms_in(FrozenConfigDict(config))
+    methods = adapt.methods_in(FrozenConfigDict(config))
+    assert methods.index("maml") < methods.index("maml+lstm")
+    config.metatrain.learners, config.adapt.methods = (), {"addam": ("sentiment",)}
+    with pytest.raises(ConfigError, match="adapt.methods: .*'addam'; there are scratch, "):
+        adapt.methods_in(FrozenConfigDict(config))

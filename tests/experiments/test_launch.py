@@ -131,7 +131,7 @@ def test_every_field_has_its_words_in_the_help(path):
     assert len(fields) > 40 and not [name for name in fields if not about[name]]
     if path.stem == "guide_bazaar":
         assert about["model.width"] == "of the encoder, a multiple of heads"
-        assert about["adapt.arms.maml"].startswith("Which kinds of task")
+        assert about["adapt.methods.maml"].startswith("Which kinds of task")
         assert about["text.vocabulary"].startswith("ids of the tokenizer")
         assert about["data.seed"] == "of the generated world"
 
@@ -267,7 +267,11 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
         ("guide", "episodes.way=11", "give no more than config.model.way, 10"),
         ("guide", "adapt.shots=(0,20)", "give no more than config.episodes.shots, 10"),
         ("metatrain", "metatrain.learner=nope", "give one of maml, first-order, anil"),
-        ("adapt", "adapt.arms.maml=(1,)", "config.adapt.arms.maml=.*each one of classification"),
+        (
+            "adapt",
+            "adapt.methods.maml=(1,)",
+            "config.adapt.methods.maml=.*each one of classification",
+        ),
         ("multitask", "multitask.weighting=x", "give one of fixed, uncertainty"),
         ("pretrain", "pretrain.mask_rate=1.5", "give a number from 0 to 1, not 0"),
         ("tables.sinusoid", "train_shots=0", "config.train_shots=0: give a whole number from 1"),
@@ -320,7 +324,7 @@ def test_values_where_nothing_has_a_meaning_are_taken(module, flag):
 
 
 def test_names_in_the_ranges_are_those_that_there_are():
-    """Fault: a learner or an arm that was added is refused on the command line."""
+    """Fault: a learner or a method that was added is refused on the command line."""
     from experiments.cells.config import IN_TABLES
     from experiments.configs import guide_bazaar, omniglot
     from experiments.configs import sinusoid as sinusoid_config
@@ -339,7 +343,7 @@ def test_names_in_the_ranges_are_those_that_there_are():
         one = range_of(field, config_files.rules_of(config_files.module_at(ROOT / default))[0])
         assert set(one.words.split("one of ")[-1].split(", ")) == set(names), field
 
-    assert set(guide_bazaar.ARMS) == set(IN_GUIDE)
+    assert set(guide_bazaar.METHODS) == set(IN_GUIDE)
     assert set(guide_bazaar.LEARNERS) == set(META_TRAINED)
     assert set(table.RULES) == set(RULES) and table.HAND_MADE == tuple(HAND_MADE)
     sinusoid = COMMANDS["experiments.tables.sinusoid"].default

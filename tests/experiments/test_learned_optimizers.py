@@ -76,17 +76,17 @@ def test_the_best_rate_and_schedule_are_taken():
     np.testing.assert_allclose(found(made_of(0.25, "constant")), [[16, 4, 1]])
 
 
-@pytest.mark.parametrize("arm", HAND_MADE)
-def test_a_constant_schedule_is_optax_at_that_rate(arm):
-    """Fault: an arm is another optimizer than its name says."""
+@pytest.mark.parametrize("method", HAND_MADE)
+def test_a_constant_schedule_is_optax_at_that_rate(method):
+    """Fault: a method is another optimizer than its name says."""
     expected = {
         "sgd": optax.sgd(0.1),
         "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
         "rmsprop": optax.rmsprop(0.1),
         "adam": optax.adam(0.1),
         "adamw": optax.adamw(0.1),
-    }[arm]
-    of_rate = scheduled(arm, 5)
+    }[method]
+    of_rate = scheduled(method, 5)
     ask = partial(score, squares(5), split="test", seed=0, problems=1, chunk=1)
     found = ask(of_rate)(made_of(0.1, "constant"))
     np.testing.assert_allclose(found, ask(lambda _: expected)(0), rtol=1e-5)
@@ -270,9 +270,9 @@ def test_a_worse_checkpoint_does_not_replace_a_better_one(tmp_path):
     assert best_of(tmp_path)[0] == 1
 
 
-def test_a_cell_depends_on_its_own_arm_alone():
-    """Faults: another arm's rate makes a cell unfinished; its own does not; a transfer is scored
-    as in training; a hand-made arm depends on a rule's training."""
+def test_a_cell_depends_on_its_own_method_alone():
+    """Faults: another method's rate makes a cell unfinished; its own does not; a transfer is scored
+    as in training; a hand-made method depends on a rule's training."""
     config = config_of()
     other = config_of("--config.quadratic.train.lstm.rate=1.0", "--config.rules.lstm.hidden=1")
     same = [cell_config(one, "quadratic", "mlp", "longer") for one in (config, other)]
@@ -312,7 +312,7 @@ def test_wrong_names_of_a_command_are_one_clear_error(tmp_path):
 
 def test_rows_of_finished_cells(tmp_path):
     """Faults: a mean of losses for one of their logarithms, the loss before the last step, the
-    difference the wrong way round or not paired, seeds of arms that have none."""
+    difference the wrong way round or not paired, seeds of methods that have none."""
     config = config_of()
     first = np.full((4, 1), 10.0)
     rng = np.random.default_rng(0)
@@ -321,13 +321,13 @@ def test_rows_of_finished_cells(tmp_path):
         "adam": [10 ** hard[:, None]],
         "mlp": [10 ** (hard - 1)[:, None], 10 ** (hard - 2)[:, None]],
     }
-    for arm, of_seeds in losses.items():
+    for method, of_seeds in losses.items():
         for seed, last in enumerate(of_seeds):
-            folder = tmp_path / "quadratic-trained" / arm / f"seed{seed}"
+            folder = tmp_path / "quadratic-trained" / method / f"seed{seed}"
             folder.mkdir(parents=True)
             np.savez(folder / "outcome.npz", loss=np.concatenate([first, first * 7, last], axis=1))
     rows, scores = table.rows_of(config, table.logarithms_in(config, tmp_path))
-    found = {(row.arm, row.metric): row for row in rows}
+    found = {(row.method, row.metric): row for row in rows}
     assert {row.steps for row in rows} == {20} and {row.task for row in rows} == {"quadratic"}
     assert found["adam", "log10_loss"].value == pytest.approx(hard.mean())
     assert found["adam", "log10_loss"].seeds == 1
@@ -348,23 +348,23 @@ def test_rows_of_finished_cells(tmp_path):
         one[2] = bad
         np.savez(folder / "outcome.npz", loss=np.concatenate([first, first * 7, one], axis=1))
         rows, _ = table.rows_of(config, table.logarithms_in(config, tmp_path))
-        counts = {(row.arm, row.metric): row.diverged for row in rows}
+        counts = {(row.method, row.metric): row.diverged for row in rows}
         assert counts["mlp", "log10_loss"] == counts["adam", "mlp_minus"] == 1
         assert counts["adam", "log10_loss"] == 0
 
 
 @pytest.mark.slow
 def test_the_table_runs_and_is_taken_up_again(tmp_path, capsys):
-    """Faults: an arm cannot be trained or scored on a problem, a number is missing, a second start
-    computes again, cells of another config are mixed."""
-    arms = ("lstm", "rnn", "hyper", "mlp", "sgd", "adam")
-    config = config_of().to_dict() | {"problems": ("quadratic",), "learners": arms}
+    """Faults: a method cannot be trained or scored on a problem, a number is missing, a second
+    start computes again, cells of another config are mixed."""
+    methods = ("lstm", "rnn", "hyper", "mlp", "sgd", "adam")
+    config = config_of().to_dict() | {"problems": ("quadratic",), "learners": methods}
     config["quadratic"]["transfer"] = {"longer": {"horizon": 40}}
     config = FrozenConfigDict(config)
     table.main(config, tmp_path)
     rows = read(tmp_path).rows
     shown = [row for row in rows if row.metric == "log10_loss"]
-    assert {(row.arm, row.steps) for row in shown} == {(a, s) for a in arms for s in (20, 40)}
+    assert {(row.method, row.steps) for row in shown} == {(a, s) for a in methods for s in (20, 40)}
     assert (tmp_path / "descents.png").stat().st_size > 5000
     assert "log10_loss" in capsys.readouterr().out
     table.main(config, tmp_path)

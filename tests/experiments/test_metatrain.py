@@ -9,7 +9,7 @@ import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import domain_split
-from experiments.adapt import arms_in, compared
+from experiments.adapt import compared, methods_in
 from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
@@ -97,7 +97,7 @@ def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
 
 def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     """Faults: a catalogue without pictures, or without one kind of task, ends the run before it
-    begins, or is left out in silence; an arm is trained that serves nothing there."""
+    begins, or is left out in silence; a method is trained that serves nothing there."""
     config, world = shop
     stage = pretraining_stage(FrozenConfigDict(config), world)
     assert set(stage.data) == {"masked_language"}
@@ -119,17 +119,17 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     assert set(compared(world)) == {"classification"}
     with pytest.raises(ConfigError, match="no validation domain has examples of classification"):
         compared(world._replace(validation=()))
-    arms = arms_in(FrozenConfigDict(config), ("questions",))
-    assert "anil" in arms and "prototypical" not in arms and "ridge" not in arms
+    methods = methods_in(FrozenConfigDict(config), ("questions",))
+    assert "anil" in methods and "prototypical" not in methods and "ridge" not in methods
 
 
 def said(capsys):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_an_arm_that_starts_from_another_is_given_that_one(shop, tmp_path):
-    """Faults: it starts from the multi-task stage, or from nothing, in silence; an arm that starts
-    from the multi-task stage is asked for another."""
+def test_a_method_that_starts_from_another_is_given_that_one(shop, tmp_path):
+    """Faults: it starts from the multi-task stage, or from nothing, in silence; a method that
+    starts from the multi-task stage is asked for another."""
     _, world = shop
     config = guide_bazaar.get_config()
     config.init_from = str(tmp_path)
@@ -173,11 +173,11 @@ def test_an_optimizer_that_holds_its_start_learns_what_it_is_judged_on(shop):
     """Fault: its training is spent on kinds of task that it never adapts to."""
     config, world = shop
     other = config.copy_and_resolve_references()
-    other.adapt.arms.lstm = ("sentiment", "classification")
+    other.adapt.methods.lstm = ("sentiment", "classification")
     assert set(metatraining_stage(FrozenConfigDict(other), world, "lstm").data) == {
         "classification"
     }
-    other.adapt.arms.lstm = ("sentiment",)
+    other.adapt.methods.lstm = ("sentiment",)
     with pytest.raises(ConfigError, match="leave lstm no kind of task"):
         metatraining_stage(FrozenConfigDict(other), world, "lstm")
 

@@ -32,7 +32,7 @@ from metaguide.tasks import CLASSIFICATION, RECOMMENDATION, SENTIMENT
 METHODS = (
     {
         "task": "sentiment",
-        "arm": "fine-tuning",
+        "method": "fine-tuning",
         "rate": 0.3,
         "tuned_by": {"metric": "accuracy", "score": 0.7},
         "diverged": 0.0,
@@ -40,14 +40,14 @@ METHODS = (
     },
     {
         "task": "sentiment",
-        "arm": "maml",
+        "method": "maml",
         "rate": None,
         "tuned_by": {"metric": "accuracy", "score": 0.9},
         "diverged": 0.25,
         "seconds": None,
     },
 )
-"""What validation chose, for arms of `made_up`."""
+"""What validation chose, for methods of `made_up`."""
 
 DOMAINS, SHOTS = ("phones", "热水器"), (0, 5)
 SKILL = {"scratch": 0.5, "maml": 0.9, "fine-tuning": 0.2, "majority": 0.6}
@@ -55,17 +55,17 @@ BASELINE = ("majority",)
 
 
 def made_up(episodes=6, queries=8):
-    """Outcomes of three arms and a baseline; fine-tuning is worse than from scratch."""
+    """Outcomes of three methods and a baseline; fine-tuning is worse than from scratch."""
     rng = np.random.default_rng(0)
     rows, scores = [], {}
     ids = np.stack([rng.permutation(60)[:queries] for _ in range(episodes)])
-    for arm, skill in SKILL.items():
+    for method, skill in SKILL.items():
         for domain in DOMAINS:
             for shots in SHOTS:
-                places = 3 if shots and arm not in BASELINE else 1
+                places = 3 if shots and method not in BASELINE else 1
                 target = np.broadcast_to(ids % 2, (2, places, *ids.shape))
                 right = rng.random(target.shape) < skill
-                cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": shots}
+                cell = {"table": "bazaar", "method": method, "domain": domain, "shots": shots}
                 raw = {"mask": np.ones(ids.shape, bool), "id": ids, "target": target}
                 raw["predicted"] = np.where(right, target, 1 - target)
                 more, kept = cells_to_rows(raw, scoring=SENTIMENT.scoring, draws=50, **cell)
@@ -207,7 +207,7 @@ def test_a_narrow_screen_cuts_nothing_off(outcomes, tmp_path):
     """Faults: a table outside what scrolls and shows it, panels in one drawing that is wider than a
     phone, navigation that runs out of sight."""
     parser = Around()
-    page = write_report(outcomes._replace(methods=METHODS), tmp_path).read_text("utf-8")
+    page = write_report(outcomes._replace(tunings=METHODS), tmp_path).read_text("utf-8")
     parser.feed(page)
     assert len(parser.around["table"]) > 4 and set(parser.around["table"]) == {"scroll"}
     assert {"panels", ""} <= set(parser.around["svg"])
@@ -239,7 +239,7 @@ def test_figures_are_drawn_without_glyphs_that_are_missing(outcomes, tmp_path, r
 
 
 def test_negative_transfer_is_shown_with_its_paired_difference(outcomes, page):
-    """An arm worse than from scratch that looks like any other."""
+    """A method worse than from scratch that looks like any other."""
     laid = grid(outcomes.rows, "sentiment", "accuracy", scores=outcomes.scores, scratch="scratch")
     for domain in DOMAINS:
         column = Column(domain, 5)
@@ -255,9 +255,9 @@ def test_negative_transfer_is_shown_with_its_paired_difference(outcomes, page):
 
 
 def test_tables_show_the_last_step_and_the_baselines_apart(outcomes):
-    """The first step or the best step in the table; a baseline called the best arm."""
+    """The first step or the best step in the table; a baseline called the best method."""
     laid = grid(outcomes.rows, "recommendation", "hr@10")
-    assert laid.baselines == BASELINE and "majority" not in laid.arms
+    assert laid.baselines == BASELINE and "majority" not in laid.methods
     assert {cell.row.steps for (_, c), cell in laid.cells.items() if c.shots == 5} == {0, 2}
     assert laid.cells["maml", Column("phones", 5)].row.steps == 2
     assert not any(laid.cells["majority", column].best for column in laid.columns)
@@ -317,23 +317,23 @@ def test_right_answers_are_counted_and_wrong_ones_stay_shown():
 
 
 def scored(skills, domains=("toys",), shots=(5,), episodes=20, queries=10, **more):
-    """Sentiment of arms that are right in shares of the same examples; by arm, or (arm, domain)."""
+    """Sentiment of methods right in shares of the same examples; by method, or (method, domain)."""
     rows, scores = [], {}
     ids = np.random.default_rng(0).permutation(episodes * queries).reshape(episodes, queries)
     raw = {"mask": np.ones(ids.shape, bool), "id": ids, "target": ids % 2}
     lost = more.pop("lost", {})
-    for arm in dict.fromkeys(one if isinstance(one, str) else one[0] for one in skills):
+    for method in dict.fromkeys(one if isinstance(one, str) else one[0] for one in skills):
         for domain in domains:
-            skill = skills.get((arm, domain), skills.get(arm))
-            # Which ones an arm is right about has nothing to do with the arm before it.
+            skill = skills.get((method, domain), skills.get(method))
+            # Which ones a method is right about has nothing to do with the method before it.
             chance = np.random.default_rng(len(rows)).permutation(ids.size).reshape(ids.shape)
             right = chance < round(skill * ids.size)
             predicted = np.where(right, ids % 2, 1 - ids % 2)[None, None]
             finite = np.ones(predicted.shape, bool)
-            finite[:, :, : lost.get(arm, 0)] = False
+            finite[:, :, : lost.get(method, 0)] = False
             outcome = raw | {"predicted": np.where(finite, predicted, -1), "finite": finite}
-            for count in (0,) if arm == "zero-shot" else shots:
-                cell = {"table": "bazaar", "arm": arm, "domain": domain, "shots": count}
+            for count in (0,) if method == "zero-shot" else shots:
+                cell = {"table": "bazaar", "method": method, "domain": domain, "shots": count}
                 found, kept = cells_to_rows(
                     outcome, scoring=SENTIMENT.scoring, draws=50, steps=[None], **cell
                 )
@@ -347,17 +347,17 @@ BASELINES = ("majority", "tf-idf")
 
 
 def chosen(**scores):
-    """What validation chose on sentiment, by arm: (score, seconds)."""
+    """What validation chose on sentiment, by method: (score, seconds)."""
     return tuple(
         {
             "task": "sentiment",
-            "arm": arm,
+            "method": method,
             "rate": 0.1,
             "tuned_by": {"metric": "accuracy", "score": score},
             "diverged": 0.0,
             "seconds": seconds,
         }
-        for arm, (score, seconds) in scores.items()
+        for method, (score, seconds) in scores.items()
     )
 
 
@@ -368,13 +368,14 @@ def concluded(results):
 
 
 def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_costs():
-    """Faults: the reader has to find the best arm in the tables; an arm that the held-out domains
-    like better takes the place of validation's choice; scratch, which does not serve, is chosen."""
+    """Faults: the reader has to find the best method in the tables; a method that the held-out
+    domains like better takes the place of validation's choice; scratch, which does not serve, is
+    chosen."""
     skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.3, "zero-shot": 0.6}
-    methods = chosen(scratch=(0.99, 0.001), maml=(0.8, 0.021), ridge=(0.7, 0.004))
+    tunings = chosen(scratch=(0.99, 0.001), maml=(0.8, 0.021), ridge=(0.7, 0.004))
     baselines = {"majority": 0.5, "tf-idf": 0.6}
-    found, more = concluded(scored(skills | baselines, methods=methods))
-    assert (found.arm, found.warning, found.use) == ("maml", "", "Use maml.")
+    found, more = concluded(scored(skills | baselines, tunings=tunings))
+    assert (found.method, found.warning, found.use) == ("maml", "", "Use maml.")
     why = "Validation chose maml, tuned to 0.1, with accuracy .800 on its domains"
     assert f"{why}, behind scratch, which does not serve." in more
     assert re.search(r"The accuracy of maml is \.900 \(\.\d+\) on toys at 5 shots\.", more)
@@ -386,7 +387,7 @@ def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_cost
 def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_recommended():
     """Fault: a lead within the interval, or a tie, that reads as a success."""
     skills = {"maml": 0.52, "majority": 0.5}
-    found, more = concluded(scored(skills, methods=chosen(maml=(0.9, 0.02))))
+    found, more = concluded(scored(skills, tunings=chosen(maml=(0.9, 0.02))))
     assert found.use == "No method is shown to be above majority; use that."
     assert found.warning == ""
     assert "No difference is shown to majority on toys." in more and "It beats" not in more
@@ -398,9 +399,9 @@ def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_r
 def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
     """Fault: the reader is told to use what a baseline without training beats."""
     skills = {"maml": 0.3, "ridge": 0.25, "majority": 0.6, "tf-idf": 0.5}
-    results = scored(skills, methods=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
+    results = scored(skills, tunings=chosen(ridge=(0.9, 0.01), maml=(0.8, 0.02)))
     found, more = concluded(results)
-    assert found.arm == "ridge"
+    assert found.method == "ridge"
     assert found.warning == (
         "Validation chose ridge, but it is below the best baseline: .250 against .600 of majority "
         "on toys."
@@ -410,8 +411,8 @@ def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
     assert "ridge costs 10 ms an episode; no method costs less." in more
     page = write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8")
     assert page.index(found.warning) < page.index(found.use) < page.index("It is below majority")
-    # An arm above the baseline that was not chosen is no advice: the test domains chose it.
-    better = scored(skills | {"maml": 0.95}, methods=results.methods)
+    # A method above the baseline that was not chosen is no advice: the test domains chose it.
+    better = scored(skills | {"maml": 0.95}, tunings=results.tunings)
     found, more = concluded(better)
     assert found.use == "Use majority: ridge is not above it."
     assert "Above the best baseline is maml on toys, but the held-out domains alone say so." in more
@@ -420,18 +421,18 @@ def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
 def test_domains_on_which_a_baseline_is_as_good_are_told_apart():
     """Fault: one domain stands for all."""
     skills = {"maml": 0.9, "majority": 0.5, ("majority", "books"): 0.99}
-    found, more = concluded(scored(skills, ("toys", "books"), methods=chosen(maml=(0.9, None))))
+    found, more = concluded(scored(skills, ("toys", "books"), tunings=chosen(maml=(0.9, None))))
     assert found.use == "Use maml on toys, and majority on books."
     assert "It beats majority on toys." in more and "It is below majority on books." in more
     assert "What maml costs was not measured: its outcomes are of an earlier run." in more
 
 
 def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp_path):
-    """Faults: no report of older results; the best arm on the held-out domains passes for what
+    """Faults: no report of older results; the best method on the held-out domains passes for what
     validation chose; costs that nobody measured."""
     skills = {"maml": 0.9, "ridge": 0.95, "scratch": 0.99, "majority": 0.5}
     found, more = concluded(scored(skills))
-    assert (found.arm, found.use) == ("ridge", "Use ridge.")
+    assert (found.method, found.use) == ("ridge", "Use ridge.")
     assert "What validation chose is not recorded here" in more and "flatters" in more
     assert "cost" not in more
     page = write_report(scored(skills), tmp_path, baselines=BASELINES).read_text("utf-8")
@@ -443,17 +444,17 @@ def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp
     assert "no proof" in more
 
 
-def test_an_arm_that_diverged_says_so_and_comes_after_those_that_did_not():
-    """Faults: what is not finite goes unsaid in the verdict; a diverged arm is called the best."""
+def test_a_method_that_diverged_says_so_and_comes_after_those_that_did_not():
+    """Faults: what is not finite goes unsaid in the verdict; a diverged method is called best."""
     skills = {"maml": 0.9, "ridge": 0.8, "majority": 0.5}
     found, _ = concluded(scored(skills, lost={"maml": 1}))
-    assert found.arm == "ridge"
-    methods = chosen(maml=(0.9, 0.02), ridge=(0.7, 0.01))
-    methods[0]["diverged"] = 0.25
-    found, _ = concluded(scored(skills, methods=methods))
-    assert found.arm == "ridge"
-    found, more = concluded(scored(skills, lost={"maml": 1}, methods=methods[:1]))
-    assert found.arm == "maml" and "1 of 20 episodes diverged on toys." in more
+    assert found.method == "ridge"
+    tunings = chosen(maml=(0.9, 0.02), ridge=(0.7, 0.01))
+    tunings[0]["diverged"] = 0.25
+    found, _ = concluded(scored(skills, tunings=tunings))
+    assert found.method == "ridge"
+    found, more = concluded(scored(skills, lost={"maml": 1}, tunings=tunings[:1]))
+    assert found.method == "maml" and "1 of 20 episodes diverged on toys." in more
     assert "25% of its validation outcomes were not finite." in more
 
 
@@ -468,7 +469,7 @@ def test_baselines_alone_have_a_verdict(tmp_path):
     """Fault: a table without any method ends the report."""
     results = scored({"majority": 0.5, "tf-idf": 0.7})
     found, _ = concluded(results)
-    assert found.arm is None
+    assert found.method is None
     assert found.use == "Baselines alone were scored here; the best is tf-idf."
     assert "best is tf-idf" in write_report(results, tmp_path, baselines=BASELINES).read_text(
         "utf-8"
@@ -488,10 +489,10 @@ def test_zero_shot_is_paired_on_the_examples_that_both_have():
 
 
 def test_an_error_is_better_where_it_is_lower(tmp_path):
-    """Fault: the arm with the largest error is recommended; without baselines there is no end."""
+    """Fault: the method with the largest error is recommended; no baselines, and it has no end."""
     results = Results("x", {}, (0,), "", tuple(rows_of_waves()), {})
     found = verdict(results, "sinusoid", baselines=("pretrained",))
-    assert (found.arm, found.use, found.warning) == ("maml", "Use maml.", "")
+    assert (found.method, found.use, found.warning) == ("maml", "Use maml.", "")
     found = verdict(results, "sinusoid", baselines=())
     assert found.use == "Use maml." and "no baseline to hold it against" in " ".join(found.more)
 
@@ -510,7 +511,7 @@ def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
     target = np.array([[0, 0, 2], [2, 2, 0]])
     one, two = np.array([[2, 0, 2], [0, -1, 0]]), np.array([[2, 2, 2], [2, 2, 2]])
     raw = {"mask": mask, "id": ids, "target": target, "predicted": np.stack([one, two])[:, None]}
-    cell = {"table": "t", "arm": "maml", "domain": "kitchen", "shots": 5}
+    cell = {"table": "t", "method": "maml", "domain": "kitchen", "shots": 5}
     rows, scores = cells_to_rows(
         raw, scoring=CLASSIFICATION.scoring, steps=[None], draws=20, **cell
     )
@@ -536,20 +537,20 @@ def test_confusions_are_counted_over_seeds_and_episodes_and_named(tmp_path):
 @pytest.mark.slow
 def test_what_validation_chose_is_a_table_of_rates_scores_and_costs(outcomes, tmp_path):
     """Fault: tuned rates and costs are nowhere in the report."""
-    page = write_report(outcomes._replace(methods=METHODS), tmp_path).read_text("utf-8")
+    page = write_report(outcomes._replace(tunings=METHODS), tmp_path).read_text("utf-8")
     table = page[page.index("What validation chose, and what it costs") :]
     table = table[: table.index("</table>")]
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
     assert lines[1] == ["<strong>fine-tuning</strong>", "0.3", ".700", "30 ms", "0%"]
     assert lines[2] == ["maml", "–", ".900", "–", "25%"]
-    assert lines[0] == ["arm", "tuned to", "accuracy there", "an episode", "not finite there"]
+    assert lines[0] == ["method", "tuned to", "accuracy there", "an episode", "not finite there"]
 
 
 def test_names_are_escaped_wherever_the_report_says_them(tmp_path):
-    """Fault: the name of an arm, a domain or a class is read as HTML."""
+    """Fault: the name of a method, a domain or a class is read as HTML."""
     evil = "<script>&\"'"
     skills = {evil: 0.4, "zero-shot": 0.3, "majority": 0.6, "tf-idf": 0.5}
-    results = scored(skills, (evil,), methods=chosen(**{evil: (0.9, 0.01)}))
+    results = scored(skills, (evil,), tunings=chosen(**{evil: (0.9, 0.01)}))
     results = results._replace(seeds=(), classes={evil: [evil, evil]})
     parser = Strict()
     parser.feed(page := write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8"))
@@ -557,8 +558,8 @@ def test_names_are_escaped_wherever_the_report_says_them(tmp_path):
     assert evil in "".join(parser.text)
 
 
-def test_terminal_tables_hold_every_arm(outcomes):
-    """A task or arm lost in the terminal."""
+def test_terminal_tables_hold_every_method(outcomes):
+    """A task or method lost in the terminal."""
     console = Console(width=120, record=True, file=io.StringIO())
     print_tables(outcomes.rows, console=console)
     text = console.export_text()
@@ -591,13 +592,13 @@ def test_readme_blocks_follow_the_results(outcomes, tmp_path):
     assert filled.endswith("<!-- /table:bazaar -->\nafter\n")
     assert "stale" not in filled and "ndcg" not in filled
     assert "| sentiment, accuracy | phones 0 shots | phones 5 shots | 热水器 0 shots" in filled
-    best = next(r for r in read(tmp_path / "bazaar.json").rows if r.arm == "maml")
+    best = next(r for r in read(tmp_path / "bazaar.json").rows if r.method == "maml")
     assert f"**{best.value:.3f}**".replace("**0.", "**.") in filled
     assert fill(filled, tmp_path) == filled
     for broken, message in (
         ("<!-- table:bazaar -->", "not closed"),
         ("<!-- table:gone -->\n<!-- /table:gone -->", "no results"),
-        ("<!-- table:bazaar arm=x -->\n<!-- /table:bazaar -->", "arm= is none of"),
+        ("<!-- table:bazaar method=x -->\n<!-- /table:bazaar -->", "method= is none of"),
         ("<!-- table:bazaar task=qa -->\n<!-- /table:bazaar -->", "no rows of qa"),
     ):
         with pytest.raises(ResultsError, match=message):
@@ -605,28 +606,28 @@ def test_readme_blocks_follow_the_results(outcomes, tmp_path):
 
 
 def rows_of_waves():
-    """An arm and a baseline at 5 and 10 points after 1 and 10 steps: points + steps / 100."""
+    """A method and a baseline at 5 and 10 points after 1 and 10 steps: points + steps / 100."""
     return [
         Row(
             table="waves",
-            arm=arm,
+            method=method,
             domain="he",
             task="sinusoid",
             shots=shots,
             steps=steps,
             metric="mse",
-            value=shots + steps / 100 + (arm == "pretrained"),
-            published=0.67 if (arm, shots, steps) == ("maml", 5, 1) else None,
+            value=shots + steps / 100 + (method == "pretrained"),
+            published=0.67 if (method, shots, steps) == ("maml", 5, 1) else None,
         )
-        for arm in ("maml", "pretrained")
+        for method in ("maml", "pretrained")
         for shots in (5, 10)
         for steps in (1, 10)
     ]
 
 
 def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
-    """Faults: the last step alone is shown, other shots are, a baseline counts as an arm, the value
-    in print stands by another number."""
+    """Faults: the last step alone is shown, other shots are, a baseline counts as a method, the
+    value in print stands by another number."""
     write(rows_of_waves(), {}, tmp_path, name="waves", command="x", config={}, seeds=[0])
     block = "<!-- table:waves metric=mse {} -->\n<!-- /table:waves -->"
     filled = fill(block.format("shots=5 steps=1,10"), tmp_path)
@@ -635,19 +636,22 @@ def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
     assert "| *pretrained* | 6.010 | 6.100 |" in filled and "10 shots" not in filled
     filled = fill(block.format("shots=10 across=tasks"), tmp_path)
     assert "| waves, mse | sinusoid |" in filled and "| maml | **10.100** |" in filled
-    for choice, message in (("steps=one", "not numbers"), ("across=arms", "is not across=tasks")):
+    for choice, message in (
+        ("steps=one", "not numbers"),
+        ("across=methods", "is not across=tasks"),
+    ):
         with pytest.raises(ResultsError, match=message):
             fill(block.format(choice), tmp_path)
 
 
 def test_a_difference_that_is_not_below_0_says_so(tmp_path):
     """Faults: an interval that reaches 0 looks like a success, or a success like none; the row with
-    the least difference is bold, as if it were an arm's own value."""
+    the least difference is bold, as if it were a method's own value."""
     fields = {"table": "t", "domain": "10-dim", "task": "quadratic", "shots": None, "steps": 100}
     fields |= {"metric": "lstm_minus", "ci95_seeds": None, "episodes": 9, "seeds": 5}
     rows = [
-        Row(arm=arm, value=value, ci95=half, baseline=None, published=None, **fields)
-        for arm, value, half in (("sgd", -2.0, 0.3), ("adam", -0.2, 0.3), ("adamw", 1.0, 0.3))
+        Row(method=method, value=value, ci95=half, baseline=None, published=None, **fields)
+        for method, value, half in (("sgd", -2.0, 0.3), ("adam", -0.2, 0.3), ("adamw", 1.0, 0.3))
     ]
     write(rows, {}, tmp_path, name="t", command="x", config={}, seeds=[0])
     filled = fill("<!-- table:t metric=lstm_minus -->\n<!-- /table:t -->", tmp_path)

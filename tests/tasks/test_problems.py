@@ -449,7 +449,7 @@ def test_a_single_candidate_that_is_not_finite_is_the_worst_outcome(bad):
         raw = {name: leaf[:, None] for name, leaf in found.items()}
         raw |= {name: raw[name][None, None] for name in ("rank", "finite")}
         rows, _ = cells_to_rows(
-            raw, table="t", arm="a", domain="d", scoring=RECOMMENDATION.scoring, shots=1
+            raw, table="t", method="a", domain="d", scoring=RECOMMENDATION.scoring, shots=1
         )
         assert {row.value for row in rows} == {0} and {row.diverged for row in rows} == {3}
 
