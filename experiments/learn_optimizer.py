@@ -161,7 +161,7 @@ def train_rule(
         )
         return train_alone(
             training,
-            schedule_of(own, where, own.meta_steps, own.span, "validate_every"),
+            schedule_of(own, where, own.meta_steps, own.steps_per_call, "validate_every"),
             folder,
             mesh=mesh,
             parallel=config.parallel,

@@ -47,7 +47,7 @@ def schedule_of(
     section: FrozenConfigDict,
     where: str,
     steps: int,
-    span: int,
+    steps_per_call: int,
     checkpoints: str = "checkpoint_every",
 ) -> Schedule:
     """Return the schedule of a section of the config.
@@ -56,19 +56,19 @@ def schedule_of(
         section: reads `log_every` and the field that `checkpoints` names.
         where: the section stands in the config, for messages.
         steps: how many in all.
-        span: steps a call.
+        steps_per_call: steps a call.
         checkpoints: the field that says how many steps are between two of them.
 
     Raises:
         ConfigError: lines or checkpoints that are not after whole calls.
     """
     for field in ("log_every", checkpoints):
-        if section[field] % span:
+        if section[field] % steps_per_call:
             raise ConfigError(
-                f"{where}.{field} is {section[field]}: make it a multiple of {where}.span, "
-                f"{span} steps a call"
+                f"{where}.{field} is {section[field]}: make it a multiple of "
+                f"{where}.steps_per_call, {steps_per_call}"
             )
-    return Schedule(steps, section.log_every, section[checkpoints], span)
+    return Schedule(steps, section.log_every, section[checkpoints], steps_per_call)
 
 
 def train_alone(
@@ -117,7 +117,7 @@ def train_alone(
             schedule.steps,
             mesh=mesh,
             parallel=parallel,
-            span=schedule.span,
+            steps_per_call=schedule.steps_per_call,
             seeds=seeds,
         )
     except ValueError as error:

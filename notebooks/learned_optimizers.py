@@ -196,13 +196,13 @@ short, long = (20, 60) if tiny else (100, 1000)
 
 def minimised(gradient, meta, data, *, steps, rate, carry=()):
     """Take steps of Adam along a gradient that the library estimates; return what was learned."""
-    weighting, span = fixed({"all": 1.0}), 20
+    weighting, steps_per_call = fixed({"all": 1.0}), 20
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
     )
-    step = make_step({"all": gradient}, weighting, optimizer, steps, span=span)
+    step = make_step({"all": gradient}, weighting, optimizer, steps, steps_per_call=steps_per_call)
     state = init_state(meta, weighting, optimizer, jax.random.key(1), {"all": carry})
-    for _ in range(steps // span):
+    for _ in range(steps // steps_per_call):
         state, metrics = step(state, {"all": data})
     assert np.isfinite(metrics["loss"]).all(), "training has diverged"
     return state.params["meta"]

@@ -167,20 +167,24 @@ def modulated(problem, width, size):
 #
 # ## Training and scoring
 #
-# The same two functions serve every learner on both benchmarks. `span` steps are one call of the
-# compiled program. Test episodes depend on the seed and their number alone: all learners get the
-# same.
+# The same two functions serve every learner on both benchmarks. `steps_per_call` steps are one call
+# of the compiled program. Test episodes depend on the seed and their number alone: all learners get
+# the same.
 
 
 # %%
-def meta_trained(distribution, learner, optimizer, *, steps, tasks, shots, span, chunk=None):
+def meta_trained(
+    distribution, learner, optimizer, *, steps, tasks, shots, steps_per_call, chunk=None
+):
     """Return what the learner has learned after `steps` steps of `tasks` episodes each."""
     weighting = fixed({"episodes": 1.0})
     gradient = episodic(distribution, learner, tasks=tasks, shots=(shots,), tasks_per_chunk=chunk)
-    step = make_step({"episodes": gradient}, weighting, optimizer, steps, span=span)
+    step = make_step(
+        {"episodes": gradient}, weighting, optimizer, steps, steps_per_call=steps_per_call
+    )
     state = init_state(learner.init(jax.random.key(0)), weighting, optimizer, jax.random.key(1))
     data = {"episodes": jax.device_put(distribution.data)}
-    for _ in range(steps // span):
+    for _ in range(steps // steps_per_call):
         state, metrics = step(state, data)
     assert np.isfinite(metrics["loss"]).all(), "training has diverged"
     return state.params["meta"]
@@ -255,7 +259,7 @@ sine_metas, sine_scores = compared(
         "steps": 200 if reduced else 10_000,
         "tasks": 25,
         "shots": 10,
-        "span": 100,
+        "steps_per_call": 100,
     },
     testing={"shots": 10, "episodes": 20 if reduced else 600, "chunk": 100},
     steps=10,
@@ -349,7 +353,7 @@ _, scores = compared(
         "steps": 10 if reduced else 200,
         "tasks": 2 if reduced else 4,
         "shots": 5,
-        "span": 10,
+        "steps_per_call": 10,
         "chunk": config.metatrain.tasks_per_chunk or None,
     },
     testing={

@@ -33,7 +33,12 @@ SECONDS = 180  # far more than a start takes on a busy machine
 KILLED, KEPT, STEPS = 6, 4, 12
 FLAGS = (
     *("--config.learner=maml", '--config.initialisers=("he",)', "--config.seeds=1"),
-    *("--config.tasks=4", f"--config.steps={STEPS}", "--config.span=1", "--config.log_every=2"),
+    *(
+        "--config.tasks=4",
+        f"--config.steps={STEPS}",
+        "--config.steps_per_call=1",
+        "--config.log_every=2",
+    ),
     *(f"--config.checkpoint_every={KEPT}", "--config.test_tasks=4", "--config.test_shots=(5,)"),
     *("--config.test_steps=1", "--config.shown_steps=(1,)"),
 )

@@ -56,7 +56,9 @@ def trained(gradients, meta, data, steps: int, rate: float):
     """Returns meta-parameters after some steps of Adam, and the losses by objective."""
     weighting, optimizer = fixed(dict.fromkeys(gradients, 1.0)), optax.adam(rate)
     state = init_state(meta, weighting, optimizer, jax.random.key(1))
-    state, metrics = make_step(gradients, weighting, optimizer, steps, span=steps)(state, data)
+    state, metrics = make_step(gradients, weighting, optimizer, steps, steps_per_call=steps)(
+        state, data
+    )
     return state.params["meta"], {name: metrics[f"{name}/loss"] for name in gradients}
 
 

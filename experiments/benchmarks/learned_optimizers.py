@@ -45,7 +45,7 @@ from experiments.benchmarks.workloads import OUTER_RATE, Inputs
 PROBLEMS, WINDOW, HORIZON = 128, 20, 100
 """Quadratics of a step, inner steps of its window, and those until a problem is replaced."""
 
-SPAN = 10
+STEPS_PER_CALL = 10
 """Meta-steps that are taken by one call of our program."""
 
 P, SCALE = 10.0, 0.1
@@ -107,7 +107,7 @@ def inputs_of(meta: Any, carry: Any) -> Inputs:
 
 
 def build_quadratics() -> Callable[[], Any]:
-    """Return a function that takes `SPAN` of our meta-steps, on all devices."""
+    """Return a function that takes `STEPS_PER_CALL` of our meta-steps, on all devices."""
     import jax
     import optax
 
@@ -119,7 +119,14 @@ def build_quadratics() -> Callable[[], Any]:
     meta, many, first = begun(PROBLEMS, mesh)
     weighting, optimizer = fixed({"quadratics": 1.0}), optax.adam(OUTER_RATE)
     gradients = {"quadratics": many}
-    step = make_step(gradients, weighting, optimizer, SPAN * 10_000, mesh=mesh, span=SPAN)
+    step = make_step(
+        gradients,
+        weighting,
+        optimizer,
+        STEPS_PER_CALL * 10_000,
+        mesh=mesh,
+        steps_per_call=STEPS_PER_CALL,
+    )
     state = init_state(meta, weighting, optimizer, jax.random.key(2), {"quadratics": first})
     carry = [replicate(state, mesh)]
 
@@ -369,8 +376,13 @@ def workloads(peers: Sequence[str]) -> list[Workload]:
         Workload(
             "quadratics",
             [
-                System("metaguide", build_quadratics, on_cpu_devices(cores()) | ONE_THREAD, SPAN),
-                System("metaguide-1-core", build_quadratics, ONE_THREAD, SPAN),
+                System(
+                    "metaguide",
+                    build_quadratics,
+                    on_cpu_devices(cores()) | ONE_THREAD,
+                    STEPS_PER_CALL,
+                ),
+                System("metaguide-1-core", build_quadratics, ONE_THREAD, STEPS_PER_CALL),
                 *(System(peer, functools.partial(build_peer, peer, 1)) for peer in peers),
                 *(
                     System(f"{peer}-all-cores", functools.partial(build_peer, peer, cores()))
@@ -396,7 +408,7 @@ def workloads(peers: Sequence[str]) -> list[Workload]:
 
 def on_gpu(peers: Sequence[str]) -> list[Workload]:
     """Return what is timed on a GPU."""
-    ours = System("metaguide", build_quadratics, {}, SPAN)
+    ours = System("metaguide", build_quadratics, {}, STEPS_PER_CALL)
     theirs = [System(p, functools.partial(build_peer, p, 1, "cuda")) for p in peers]
     rules = ("lstm", "mlp", "hyper", "adam")
     return [

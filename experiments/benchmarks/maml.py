@@ -57,7 +57,7 @@ COMPARE = flags.DEFINE_bool("compare", True, "compare all meta-gradients before 
 FLOPS = 82_700_000_000
 """Of the matrix products of conv4's meta-step with 32 tasks; counted once, for all systems."""
 
-SPAN = 100
+STEPS_PER_CALL = 100
 """Steps of the sine waves that are taken by one call of our program."""
 
 TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
@@ -136,18 +136,18 @@ def build_metaguide(
     tasks: int | None = None,
     steps: int | None = None,
     mode: str = "mixed",
-    span: int = 1,
+    steps_per_call: int = 1,
     chunk: int | None = None,
     precision: str = "default",
 ) -> Callable[[], Any]:
-    """Return a function that takes `span` of our meta-steps, on all devices.
+    """Return a function that takes `steps_per_call` of our meta-steps, on all devices.
 
     Args:
         workload: "conv4" or "sinusoid".
         tasks: episodes a step, the workload's own number by default.
         steps: inner steps, the workload's own by default.
         mode: how the inner loop is differentiated, as in the config of a few-shot table.
-        span: steps a call.
+        steps_per_call: steps a call.
         chunk: tasks that a device takes at once, all by default.
         precision: of products in float32.
     """
@@ -167,7 +167,14 @@ def build_metaguide(
     mesh = tasks_mesh()
     gradient = on_episodes(learner, tasks=tasks, tasks_per_chunk=chunk, mesh=mesh)
     weighting, optimizer = fixed({"episodes": 1.0}), optax.adam(OUTER_RATE)
-    step = make_step({"episodes": gradient}, weighting, optimizer, span, mesh=mesh, span=span)
+    step = make_step(
+        {"episodes": gradient},
+        weighting,
+        optimizer,
+        steps_per_call,
+        mesh=mesh,
+        steps_per_call=steps_per_call,
+    )
     state = replicate(init_state(meta, weighting, optimizer, jax.random.key(0)), mesh)
     carry, data = [state], replicate({"episodes": episodes}, mesh)
 
@@ -342,8 +349,8 @@ def workloads(peers: list[str]) -> list[Workload]:
         for name, count in MEMORY_STEPS.items()
     }
     # Its kernels are too small to be shared out among threads.
-    sinusoid = functools.partial(build_metaguide, "sinusoid", span=SPAN)
-    ours_of_waves = System("metaguide", sinusoid, ONE_THREAD, SPAN)
+    sinusoid = functools.partial(build_metaguide, "sinusoid", steps_per_call=STEPS_PER_CALL)
+    ours_of_waves = System("metaguide", sinusoid, ONE_THREAD, STEPS_PER_CALL)
     return [
         Workload(
             "conv4",
@@ -378,12 +385,14 @@ def on_gpu(peers: list[str]) -> list[Workload]:
             if peer == "torch.func"
         ),
     ]
-    spanned = System("metaguide", functools.partial(waves, span=SPAN), {}, SPAN)
+    in_calls = System(
+        "metaguide", functools.partial(waves, steps_per_call=STEPS_PER_CALL), {}, STEPS_PER_CALL
+    )
     return [
         Workload("conv4", pictures, FLOPS),
         Workload(
             "sinusoid",
-            [spanned, *(System(p, functools.partial(b, "sinusoid")) for p, b in in_tf32.items())],
+            [in_calls, *(System(p, functools.partial(b, "sinusoid")) for p, b in in_tf32.items())],
         ),
         *(
             Workload(

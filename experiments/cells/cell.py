@@ -73,7 +73,8 @@ def train_cell(
 
     Args:
         cell: what to train.
-        config: reads `tasks_per_chunk`, `parallel`, `span`, `log_every` and `checkpoint_every`.
+        config: reads `tasks_per_chunk`, `parallel`, `steps_per_call`, `log_every` and
+            `checkpoint_every`.
         workdirs: the cell's folder for each seed.
         seeds: of initial parameters and episodes.
         mesh: of the devices that share the tasks; by default as many as divide them.
@@ -100,7 +101,9 @@ def train_cell(
         )
     except ValueError as error:
         raise ConfigError(f"config: {error}") from error
-    span = config.span or best_span(cell.steps, config.log_every, config.checkpoint_every)
+    steps_per_call = config.steps_per_call or best_steps_per_call(
+        cell.steps, config.log_every, config.checkpoint_every
+    )
     keys = [jax.random.key(1000 + seed) for seed in seeds]
     metas = [cell.learner.init(jax.random.key(seed)) for seed in seeds]
     of = {"cell": cell.name, "config": identity(config, harmless=HARMLESS)}
@@ -116,7 +119,7 @@ def train_cell(
     )
     trained = train_alone(
         training,
-        schedule_of(config, "config", cell.steps, span),
+        schedule_of(config, "config", cell.steps, steps_per_call),
         workdirs[0] if alone else workdirs,
         mesh=mesh,
         parallel=config.parallel,
@@ -130,13 +133,13 @@ def train_cell(
     return [jax.tree.map(lambda leaf: leaf[i], trained) for i in range(len(seeds))]
 
 
-def best_span(*counts: int) -> int:
+def best_steps_per_call(*counts: int) -> int:
     """Return how many steps a call of the program takes best: on an accelerator up to 50.
 
     A step there takes about as long as calling it does. On a CPU a call costs nothing beside it.
 
     Args:
-        counts: of steps, in all and between what is done besides; the span divides each.
+        counts: of steps, in all and between what is done besides; the result divides each.
     """
     return 1 if jax.default_backend() == "cpu" else math.gcd(50, *counts)
 

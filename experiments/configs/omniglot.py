@@ -47,7 +47,7 @@ RANGES = {
     "tasks": integer(1),
     "tasks_per_chunk": integer(0),
     "rate": positive(),
-    "span": integer(0),
+    "steps_per_call": integer(0),
     "seeds_at_once": integer(0),
     "processes": integer(1),
     "test_episodes": integer(1),
@@ -152,7 +152,7 @@ def get_config() -> ConfigDict:
     config.tasks = 32  # episodes a step, where a learner has none of its own
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.rate = 1e-3  # of the outer Adam
-    config.span = 0  # steps a call of the program; 0: 1 on a CPU, elsewhere 50 or a divisor of it
+    config.steps_per_call = 0  # 0: 1 on a CPU, elsewhere 50 or a divisor of it
     config.seeds_at_once = 0  # in one program; 0: 1 on a CPU, elsewhere all seeds of a cell
     config.processes = 1  # cells side by side on one device, a process each
     config.test_episodes = 600  # of a cell

@@ -45,7 +45,7 @@ RANGES = {
     "shown_steps": several(integer(0)),
     "validation_tasks": integer(1),
     "rate": positive(),
-    "span": integer(1),
+    "steps_per_call": integer(1),
     "log_every": integer(1),
     "checkpoint_every": integer(1),
     "pretrained.rates": optional(several(positive())),
@@ -66,9 +66,9 @@ RANGES = {
 """What the fields may hold."""
 
 RELATIONS = (
-    late(multiple("steps", "span")),
-    late(multiple("log_every", "span")),
-    late(multiple("checkpoint_every", "span")),
+    late(multiple("steps", "steps_per_call")),
+    late(multiple("log_every", "steps_per_call")),
+    late(multiple("checkpoint_every", "steps_per_call")),
     late(multiple("tasks", "tasks_per_chunk")),
     late(at_most("shown_steps", "test_steps")),
 )
@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
         "tiny": {
             "steps": 20,
             "seeds": 2,
-            "span": 10,
+            "steps_per_call": 10,
             "log_every": 10,
             "checkpoint_every": 20,
             "test_tasks": 8,
@@ -117,9 +117,9 @@ def get_config() -> ConfigDict:
     config.shown_steps = (1, 5, 10)  # inner steps after which there is a row
     config.validation_tasks = 200  # waves that the rate of the pre-trained net is chosen on
     config.rate = 1e-3  # of the outer Adam
-    config.span = 100  # steps that one call of the program takes
-    config.log_every = 1000  # steps between two lines of metrics, a multiple of span
-    config.checkpoint_every = 10_000  # steps between two checkpoints, a multiple of span
+    config.steps_per_call = 100  # steps that one call of the program takes
+    config.log_every = 1000  # steps between two lines of metrics, a multiple of steps_per_call
+    config.checkpoint_every = 10_000  # steps between two checkpoints, a multiple of steps_per_call
 
     config.maml = {
         "inner_rate": 0.01,  # of the inner loop

@@ -44,13 +44,14 @@ class Schedule(NamedTuple):
         steps: of the stage in all.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints.
-        span: steps that one call of the step takes, as in `make_step`; it divides the others.
+        steps_per_call: steps that one call of the step takes, as in `make_step`; it divides the
+            others.
     """
 
     steps: int
     log_every: int
     checkpoint_every: int
-    span: int = 1
+    steps_per_call: int = 1
 
 
 def train(
@@ -102,10 +103,12 @@ def train(
         DeviceError: if processes see different checkpoints in `workdir`.
         ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
     """
-    steps, log_every, checkpoint_every, span = schedule
+    steps, log_every, checkpoint_every, steps_per_call = schedule
     for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
-        if count < 1 or count % span:
-            raise ValueError(f"{what} is {count}: make it a multiple of {span} steps a call")
+        if count < 1 or count % steps_per_call:
+            raise ValueError(
+                f"{what} is {count}: make it a multiple of {steps_per_call} steps a call"
+            )
     alone = isinstance(workdir, Path)
     workdirs = [workdir] if alone else list(workdir)
     abouts = [about] * len(workdirs) if isinstance(about, Mapping) else list(about)
@@ -117,7 +120,7 @@ def train(
 
     def rate() -> float:
         """Steps per second; the first call, which compiles, is left out."""
-        return max(done - start - span, 0) / max(time.perf_counter() - first_done, 1e-9)
+        return max(done - start - steps_per_call, 0) / max(time.perf_counter() - first_done, 1e-9)
 
     with ExitStack() as stack:
         for one in workdirs:
@@ -125,8 +128,10 @@ def train(
                 stack.enter_context(held(one))
         state = _resumed(state, folders, abouts, alone)
         done = start = int(np.ravel(jax.device_get(state.step))[0])
-        if start % span:
-            raise ValueError(f"{folder}: step {start} is not a multiple of {span} steps a call")
+        if start % steps_per_call:
+            raise ValueError(
+                f"{folder}: step {start} is not a multiple of {steps_per_call} steps a call"
+            )
         if start >= steps:
             say(f"{name}: already finished, {start} of {steps} steps in {folder}")
             return state
@@ -156,7 +161,7 @@ def train(
             for one, part, of in zip(folders, _parts(state, alone), abouts, strict=True):
                 checkpoint.save(one, part, of)
 
-        for done in range(start + span, steps + 1, span):
+        for done in range(start + steps_per_call, steps + 1, steps_per_call):
             previous = window[-1:]
             state, metrics = step(state, data)
             window.append(metrics)
@@ -165,7 +170,7 @@ def train(
             if waiting is not None:
                 flush(*waiting)
                 waiting = None
-            if done == start + span:
+            if done == start + steps_per_call:
                 jax.block_until_ready(metrics)
                 first_done = time.perf_counter()
             if done % checkpoint_every == 0 or done == steps:

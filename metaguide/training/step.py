@@ -112,7 +112,7 @@ class CompiledStep:
 
 
 class ScannedStep:
-    """One compiled program that takes `span` steps in a scan; its metrics are stacked over them.
+    """One compiled program that takes several steps in a scan; its metrics are stacked over them.
 
     For small problems, whose step takes less time than calling it does.
     """
@@ -122,7 +122,7 @@ class ScannedStep:
         gradients: Mapping[str, Callable[..., Any]],
         update: Callable[..., Any],
         compiled: Callable[..., Any],
-        span: int,
+        steps_per_call: int,
     ):
         """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
 
@@ -132,7 +132,7 @@ class ScannedStep:
             def one(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
                 return _step(gradients, update, state, data)
 
-            return jax.lax.scan(one, state, length=span)
+            return jax.lax.scan(one, state, length=steps_per_call)
 
         self._steps = compiled(steps, donate=(0,))
         self._once = Once()
@@ -144,7 +144,7 @@ class ScannedStep:
     def __call__(
         self, state: TrainState, data: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, Array]]:
-        """Take `span` steps; `state` is donated, and `data[name]` goes to the objective `name`."""
+        """Take a call's steps; `state` is donated, `data[name]` goes to the objective `name`."""
         self.compile(state, data)
         return self._steps(state, data)
 
@@ -180,7 +180,7 @@ def make_step(
     *,
     mesh: Mesh | None = None,
     parallel: str = "jit",
-    span: int = 1,
+    steps_per_call: int = 1,
     seeds: int | None = None,
 ) -> CompiledStep | ScannedStep:
     """Build the compiled step that minimises all objectives together.
@@ -193,26 +193,27 @@ def make_step(
         total: number of steps of the whole stage; objectives see `progress` = step / total.
         mesh: of the devices that share the tasks, as the gradients know it; None for one device.
         parallel: what maps the step over the devices, "jit" or "pmap".
-        span: steps that one call takes.
+        steps_per_call: steps that one call takes.
         seeds: how many trainings on the same data go side by side, which differ in their state
             alone; every leaf of the state and of the metrics then has an axis of them, that of the
             state in front. None for one training without such an axis.
 
     Returns:
-        The step, scanned where `span` is more than 1. Its metrics are `loss` (the weighted sum),
-        `gradient_norm`, and for each objective `name/loss` and `name/metric`.
+        The step, scanned where `steps_per_call` is more than 1. Its metrics are `loss` (the
+        weighted sum), `gradient_norm`, and for each objective `name/loss` and `name/metric`.
 
     Raises:
-        ValueError: if there is no objective, `total` is not positive, or `span` does not divide it.
+        ValueError: if there is no objective, `total` is not positive, or `steps_per_call` does not
+            divide it.
     """
     if not gradients or total < 1:
         raise ValueError(
             f"a step needs an objective and at least one step in all, got {len(gradients)} "
             f"objectives and total={total}"
         )
-    if span < 1 or total % span:
+    if steps_per_call < 1 or total % steps_per_call:
         raise ValueError(
-            f"{total} steps do not divide into calls of {span}; make steps a multiple of it"
+            f"{total} steps do not divide into calls of {steps_per_call}; give a multiple of it"
         )
 
     def at_step(index: int, gradient: Gradient | Carrying) -> Callable[..., Any]:
@@ -253,9 +254,9 @@ def make_step(
         programs = {name: _for_seeds(program) for name, program in programs.items()}
         update = jax.vmap(update)
     compiled = functools.partial(on_each_device, mesh=mesh, by=parallel)
-    if span == 1:
+    if steps_per_call == 1:
         return CompiledStep(programs, update, compiled)
-    return ScannedStep(programs, update, compiled, span)
+    return ScannedStep(programs, update, compiled, steps_per_call)
 
 
 def _for_seeds(program: Callable[..., Any]) -> Callable[..., Any]:

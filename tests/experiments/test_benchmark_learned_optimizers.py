@@ -137,7 +137,7 @@ def test_peers_are_given_our_first_problems():
 
 
 def test_rows_count_the_steps_of_a_call_and_the_share_of_a_state():
-    """Faults: a span is timed as one step, a share upside down."""
+    """Faults: a call of several steps is timed as one step, a share upside down."""
     quadratics = workloads(["torch-loop"])[0]
     assert [one.name for one in quadratics.systems][2:] == ["torch-loop"]
     found = {one.name: Timing(1.0, 0.5, 1.0) for one in quadratics.systems}

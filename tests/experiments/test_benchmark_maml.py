@@ -84,7 +84,7 @@ def test_batches_are_those_of_the_workload():
 
 
 def test_a_call_of_many_steps_counts_as_many():
-    """Faults: a span of steps is timed as one; the limit's share is of another workload's work."""
+    """Faults: many steps are timed as one; the limit's share is of another workload's work."""
     by_name = {one.name: one for one in workloads(["torch-loop"])}
     waves, pictures = by_name["sinusoid"], by_name["conv4"]
     found = {"metaguide": Timing(1.0, 0.05, 1.0), "torch-loop": Timing(1.0, 0.01, 1.0)}

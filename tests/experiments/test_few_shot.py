@@ -363,7 +363,10 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
         ("--config.way=-1", "there are some from 1 way"),
         ("--config.precision=half", "config.precision is 'half'; there are default, tensorfloat32"),
         ("--config.maml.way5.mode=exact", "mode is 'exact'; there are unrolled, remat, mixed"),
-        ("--config.span=2", "config.log_every is 1: make it a multiple of config.span"),
+        (
+            "--config.steps_per_call=2",
+            "config.log_every is 1: make it a multiple of config.steps_per_call",
+        ),
     ],
 )
 def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, message):

@@ -300,14 +300,14 @@ def test_several_steps_a_call_write_the_lines_of_single_steps(tmp_path):
     one, state, data = stage()
     go(tmp_path / "one", one, state, data)
     gradients = {name: jax.value_and_grad(noisy, has_aux=True) for name in ("near", "far")}
-    many = make_step(gradients, WEIGHTS, OPTIMIZER, STEPS, span=3)
+    many = make_step(gradients, WEIGHTS, OPTIMIZER, STEPS, steps_per_call=3)
 
     def by_threes(workdir, on_log=None):
         return train(
             many,
             stage()[1],
             data,
-            Schedule(STEPS, 3, 3, span=3),
+            Schedule(STEPS, 3, 3, steps_per_call=3),
             workdir,
             name="pretrain",
             on_log=on_log,
@@ -334,7 +334,7 @@ def test_lines_between_calls_are_an_error(tmp_path):
             step,
             state,
             data,
-            Schedule(STEPS, 2, 3, span=3),
+            Schedule(STEPS, 2, 3, steps_per_call=3),
             tmp_path,
             name="pretrain",
         )

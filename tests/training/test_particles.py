@@ -43,7 +43,7 @@ ESTIMATORS = {
 }
 
 
-def prepared(estimator, devices, parallel="jit", span=1):
+def prepared(estimator, devices, parallel="jit", steps_per_call=1):
     mesh = tasks_mesh(jax.devices()[:devices])
     many = particles(estimator, TASKS, mesh)
     meta, weighting = {"rule": RULE.init(jax.random.key(0))}, fixed({"r": 1.0})
@@ -51,16 +51,22 @@ def prepared(estimator, devices, parallel="jit", span=1):
     carry = {"r": many.start(meta, (), key)}
     state = init_state(meta, weighting, optimizer, key, carry)
     step = make_step(
-        {"r": many}, weighting, optimizer, STEPS, mesh=mesh, parallel=parallel, span=span
+        {"r": many},
+        weighting,
+        optimizer,
+        STEPS,
+        mesh=mesh,
+        parallel=parallel,
+        steps_per_call=steps_per_call,
     )
     return step, replicate(state, mesh)
 
 
-def after_steps(estimator, devices, parallel="jit", span=1):
-    step, state = prepared(estimator, devices, parallel, span)
-    for _ in range(STEPS // span):
+def after_steps(estimator, devices, parallel="jit", steps_per_call=1):
+    step, state = prepared(estimator, devices, parallel, steps_per_call)
+    for _ in range(STEPS // steps_per_call):
         state, metrics = step(state, {"r": ()})
-    metrics = jax.tree.map(lambda leaf: leaf if span == 1 else leaf[-1], metrics)
+    metrics = jax.tree.map(lambda leaf: leaf if steps_per_call == 1 else leaf[-1], metrics)
     return jax.device_get(
         (state.params, jax.tree.leaves(state.carry["r"]._replace(task=())), metrics)
     )
@@ -92,7 +98,7 @@ def test_any_devices_agree(name, devices, parallel):
 def test_several_steps_a_call_are_the_steps_one_by_one(name):
     """Faults: two inner problems of one start share a buffer, which is donated twice; what is
     carried is that of the first step."""
-    near(after_steps(ESTIMATORS[name], 1, span=3), after_steps(ESTIMATORS[name], 1))
+    near(after_steps(ESTIMATORS[name], 1, steps_per_call=3), after_steps(ESTIMATORS[name], 1))
 
 
 @pytest.mark.slow

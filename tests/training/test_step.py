@@ -123,7 +123,9 @@ def test_several_steps_a_call_are_the_steps_one_by_one(parallel, devices):
     shared = tasks_mesh(jax.devices()[:devices])
     gradients = {"near": squares, "far": absolute}
     one = make_step(gradients, weights, optimizer, total=6)
-    many = make_step(gradients, weights, optimizer, total=6, mesh=shared, parallel=parallel, span=3)
+    many = make_step(
+        gradients, weights, optimizer, total=6, mesh=shared, parallel=parallel, steps_per_call=3
+    )
     state, other = (
         init_state({"w": jnp.ones(2)}, weights, optimizer, jax.random.key(0)) for _ in range(2)
     )
@@ -146,7 +148,7 @@ def test_several_steps_a_call_are_the_steps_one_by_one(parallel, devices):
 def test_calls_that_do_not_fit_are_an_error():
     """Fault: the last call trains past the end."""
     with pytest.raises(ValueError, match="7 steps do not divide into calls of 3"):
-        make_step({"near": squares}, fixed({"near": 1.0}), optax.sgd(0.1), 7, span=3)
+        make_step({"near": squares}, fixed({"near": 1.0}), optax.sgd(0.1), 7, steps_per_call=3)
 
 
 @functools.partial(jax.value_and_grad, has_aux=True)
@@ -158,8 +160,8 @@ def by_turns(meta, data, key, progress):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("span", [1, 2])
-def test_trainings_side_by_side_are_those_alone(span):
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_trainings_side_by_side_are_those_alone(steps_per_call):
     """Faults: one training's key, parameters, optimizer or learned weights are another one's; the
     data are split among them; metrics are of the first one, or summed."""
     weights, optimizer = uncertainty(["a"]), optax.adam(0.1)
@@ -170,9 +172,11 @@ def test_trainings_side_by_side_are_those_alone(span):
     data = {"a": jnp.array([0.5, -1.0])}
 
     def go(seeds, state):
-        step = make_step({"a": by_turns}, weights, optimizer, 4, span=span, seeds=seeds)
+        step = make_step(
+            {"a": by_turns}, weights, optimizer, 4, steps_per_call=steps_per_call, seeds=seeds
+        )
         losses = []
-        for _ in range(4 // span):
+        for _ in range(4 // steps_per_call):
             state, metrics = step(state, data)
             losses.append(jnp.reshape(metrics["loss"], (-1, seeds or 1)))
         return jax.tree.map(np.asarray, state._replace(key=())), np.concatenate(losses)
@@ -188,7 +192,7 @@ def test_trainings_side_by_side_are_those_alone(span):
 def test_a_branch_on_progress_stays_one_side_by_side():
     """Fault: mapped over trainings, a branch computes both of its sides in every step."""
     weights, optimizer = fixed({"a": 1.0}), optax.sgd(0.1)
-    step = make_step({"a": by_turns}, weights, optimizer, 4, span=2, seeds=2)
+    step = make_step({"a": by_turns}, weights, optimizer, 4, steps_per_call=2, seeds=2)
     starts = [init_state({"w": jnp.ones(2)}, weights, optimizer, jax.random.key(i)) for i in (0, 1)]
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     program = str(jax.make_jaxpr(step._steps)(both, {"a": jnp.zeros(2)}))

@@ -76,16 +76,16 @@ RANGES = {
     "*.remat": switch(),
     "*.largest": positive(),
     "*.clip": positive(),
-    "*.span": integer(1),
+    "*.steps_per_call": integer(1),
     "*.log_every": integer(1),
     "*.validate_every": integer(1),
 }
 """What the fields may hold of every config that is read by a module of learned optimizers."""
 
 RELATIONS = (
-    late(multiple("*.meta_steps", ".span")),
-    late(multiple("*.log_every", ".span")),
-    late(multiple("*.validate_every", ".span")),
+    late(multiple("*.meta_steps", ".steps_per_call")),
+    late(multiple("*.log_every", ".steps_per_call")),
+    late(multiple("*.validate_every", ".steps_per_call")),
 )
 
 
@@ -107,7 +107,7 @@ def training(meta_steps: int, rate: float, tasks: int, **more: Any) -> dict[str,
         "remat": False,  # whether inner steps are computed again, which saves memory
         "largest": 1e6,  # a loss above it has diverged: its window counts for nothing
         "clip": 1.0,  # of the norm of the meta-gradient
-        "span": 1,  # meta-steps a call of the program
+        "steps_per_call": 1,  # meta-steps a call of the program
         "log_every": meta_steps // 20,  # meta-steps between two lines of metrics
         "validate_every": meta_steps // 20,  # meta-steps between two checkpoints, each scored
     } | more
@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
     config.parallel = "jit"  # or pmap: how devices share a step
     config.preset = "default"  # overrides by name: tiny
     # For tests: everything runs, nothing is learned.
-    few = {"meta_steps": 4, "tasks": 2, "span": 2, "log_every": 2, "validate_every": 2}
+    few = {"meta_steps": 4, "tasks": 2, "steps_per_call": 2, "log_every": 2, "validate_every": 2}
     config.presets = {
         "tiny": {
             "seeds": 2,
@@ -176,10 +176,10 @@ def get_config() -> ConfigDict:
         "horizon": 100,  # steps that an optimizer takes
         "chunk": 128,  # problems side by side where an optimizer is scored
         "train": {
-            "lstm": training(4000, 3e-3, 128, span=50),
-            "rnn": training(4000, 3e-3, 128, span=50),
-            "hyper": training(4000, 3e-3, 128, span=50),
-            "mlp": training(4000, 3e-3, 128, span=50),
+            "lstm": training(4000, 3e-3, 128, steps_per_call=50),
+            "rnn": training(4000, 3e-3, 128, steps_per_call=50),
+            "hyper": training(4000, 3e-3, 128, steps_per_call=50),
+            "mlp": training(4000, 3e-3, 128, steps_per_call=50),
         },
         # What is other than in training, where the trained rules are scored too.
         "transfer": {
@@ -197,10 +197,10 @@ def get_config() -> ConfigDict:
         "horizon": 100,
         "chunk": 128,
         "train": {
-            "lstm": training(1000, 3e-3, 32, span=50),
-            "rnn": training(1000, 3e-3, 32, span=50),
-            "hyper": training(1000, 3e-3, 32, span=50),
-            "mlp": training(1000, 3e-3, 32, span=50),
+            "lstm": training(1000, 3e-3, 32, steps_per_call=50),
+            "rnn": training(1000, 3e-3, 32, steps_per_call=50),
+            "hyper": training(1000, 3e-3, 32, steps_per_call=50),
+            "mlp": training(1000, 3e-3, 32, steps_per_call=50),
         },
         "transfer": {"longer": {"horizon": 200}, "longest": {"horizon": 1000}},
     }
