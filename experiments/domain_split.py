@@ -167,7 +167,7 @@ def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
             text_tokens=text.text,
             pair_tokens=text.pair,
             name_tokens=text.name,
-            max_answer_tokens=config.episodes.longest,
+            max_answer_tokens=config.episodes.max_answer_tokens,
             vocabulary=tokenizer.size,
         )
     except FieldError as error:

@@ -146,8 +146,8 @@ def train_rule(
     data = jax.device_put(setting.data["train"])
 
     def trained(own: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
-        estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.tasks)
-        many = particles(estimator, own.tasks, mesh)
+        estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.meta_batch_size)
+        many = particles(estimator, own.meta_batch_size, mesh)
         warm_up = own.meta_steps // 20
         rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, warm_up, own.meta_steps)
         training = Training(

@@ -79,13 +79,13 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
         kind: method.train(distribution.problem, settings_on(kind))
         for kind, distribution in distributions.items()
     }
-    shared = shared_by(section.tasks)
+    shared = shared_by(section.meta_batch_size)
     try:
         gradients = {
             kind: episodic(
                 distribution,
                 learners[kind],
-                tasks=section.tasks,
+                meta_batch_size=section.meta_batch_size,
                 shots=section.shots,
                 weights=tuple(
                     section.domain_weights.get(name, 1.0) for name in distribution.domains

@@ -45,7 +45,7 @@ def multitask_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
         raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
     if lacking:
         say(f"multitask: {lacking} left out: no source domain has data of it")
-    shared = shared_by(section.tasks)
+    shared = shared_by(section.meta_batch_size)
     return build_stage(
         config,
         "multitask",
@@ -53,7 +53,7 @@ def multitask_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
             kind: episodic(
                 distribution,
                 joint(distribution.problem),
-                tasks=section.tasks,
+                meta_batch_size=section.meta_batch_size,
                 shots=section.shots,
                 mesh=shared,
             )

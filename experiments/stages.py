@@ -97,13 +97,13 @@ def build_stage(
     return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init, rule)
 
 
-def shared_by(tasks: int) -> Mesh | None:
+def shared_by(meta_batch_size: int) -> Mesh | None:
     """Return the mesh of all devices where they divide the tasks of a step.
 
     None where they do not: each device then has all tasks, and no time is saved.
     """
     mesh = tasks_mesh()
-    return mesh if tasks % mesh.size == 0 else None
+    return mesh if meta_batch_size % mesh.size == 0 else None
 
 
 def compile_stage(stage: Stage, meta: Params) -> None:

@@ -55,7 +55,7 @@ class Guide:
     model: GuideModel
     tokenizer: Tokenizer
     lengths: Lengths
-    longest: int
+    max_answer_tokens: int
     serving: Mapping[str, Serving]
     _programs: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
     """What has been compiled: another domain of the same sizes does not compile anew."""
@@ -131,7 +131,7 @@ class Guide:
         return AdaptedGuide(self, domain, shots, adapted, notes)
 
     def _server(self, task: str) -> Server:
-        reading = Reading(self.tokenizer, self.lengths, self.model.image, self.longest)
+        reading = Reading(self.tokenizer, self.lengths, self.model.image, self.max_answer_tokens)
         return Server(self.model, reading, self.serving[task], self._programs)
 
 
@@ -255,7 +255,7 @@ def load(run: Path | str) -> Guide:
         model,
         tokenizer,
         reading.lengths,
-        reading.longest,
+        reading.max_answer_tokens,
         {
             task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
             for task, one in config.serving.items()

@@ -162,13 +162,13 @@ def tasks_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (TASKS,))
 
 
-def mesh_for(tasks: int) -> Mesh:
+def mesh_for(meta_batch_size: int) -> Mesh:
     """Return a mesh of as many devices as divide the tasks of a step.
 
     Of several processes each has to take part, so that there it has all devices.
     """
     devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if max(tasks, 1) % n == 0)
+    count = max(n for n in range(1, len(devices) + 1) if max(meta_batch_size, 1) % n == 0)
     return tasks_mesh(devices if jax.process_count() > 1 else devices[:count])
 
 

@@ -399,7 +399,7 @@ learners = {
 }
 for name, learner in learners.items():
     begun = time.perf_counter()
-    gradient = episodic(sines, learner, tasks=25, shots=(10,))
+    gradient = episodic(sines, learner, meta_batch_size=25, shots=(10,))
     meta = learner.init(jax.random.key(0))
     meta = minimised(gradient, meta, data, steps=20 if tiny else 3000, rate=1e-3)
     keys = episode_keys(0, "test", 20 if tiny else 500)

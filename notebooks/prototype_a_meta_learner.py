@@ -174,11 +174,17 @@ def modulated(problem, width, size):
 
 # %%
 def meta_trained(
-    distribution, learner, optimizer, *, steps, tasks, shots, steps_per_call, chunk=None
+    distribution, learner, optimizer, *, steps, meta_batch_size, shots, steps_per_call, chunk=None
 ):
-    """Return what the learner has learned after `steps` steps of `tasks` episodes each."""
+    """Return what the learner learns in `steps` steps of `meta_batch_size` episodes each."""
     weighting = fixed({"episodes": 1.0})
-    gradient = episodic(distribution, learner, tasks=tasks, shots=(shots,), tasks_per_chunk=chunk)
+    gradient = episodic(
+        distribution,
+        learner,
+        meta_batch_size=meta_batch_size,
+        shots=(shots,),
+        tasks_per_chunk=chunk,
+    )
     step = make_step(
         {"episodes": gradient}, weighting, optimizer, steps, steps_per_call=steps_per_call
     )
@@ -257,7 +263,7 @@ sine_metas, sine_scores = compared(
     training={
         "optimizer": optax.adam(1e-3),
         "steps": 200 if reduced else 10_000,
-        "tasks": 25,
+        "meta_batch_size": 25,
         "shots": 10,
         "steps_per_call": 100,
     },
@@ -351,7 +357,7 @@ _, scores = compared(
         # Over one vector, which compiles faster than a kernel for each of a hundred leaves.
         "optimizer": optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))),
         "steps": 10 if reduced else 200,
-        "tasks": 2 if reduced else 4,
+        "meta_batch_size": 2 if reduced else 4,
         "shots": 5,
         "steps_per_call": 10,
         "chunk": config.metatrain.tasks_per_chunk or None,

@@ -34,7 +34,7 @@ KILLED, KEPT, STEPS = 6, 4, 12
 FLAGS = (
     *("--config.learner=maml", '--config.initialisers=("he",)', "--config.seeds=1"),
     *(
-        "--config.tasks=4",
+        "--config.meta_batch_size=4",
         f"--config.steps={STEPS}",
         "--config.steps_per_call=1",
         "--config.log_every=2",

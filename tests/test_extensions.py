@@ -94,7 +94,9 @@ def test_a_task_is_a_file_and_a_line(monkeypatch):
     assert task_distributions(model, [Domain("bare")], reading, shape, [task.name]) == {}
     distribution = task_distributions(model, [furniture], reading, shape, [task.name])[task.name]
     gradients = {
-        task.name: episodic(distribution, joint(distribution.problem), tasks=2, shots=(1, 2))
+        task.name: episodic(
+            distribution, joint(distribution.problem), meta_batch_size=2, shots=(1, 2)
+        )
     }
     meta = {"params": init_params(model, jax.random.key(0))}
     data = {task.name: jax.tree.map(jnp.asarray, distribution.data)}
@@ -209,7 +211,7 @@ def test_a_method_is_an_entry(monkeypatch):
     distribution = TaskDistribution(("waves",), waves(), sample, problem)
     learner = method.train(problem, Settings(steps=2, learning_rate=0.01))
     meta = learner.init(jax.random.key(0))
-    gradients = {"waves": episodic(distribution, learner, tasks=8, shots=(5,))}
+    gradients = {"waves": episodic(distribution, learner, meta_batch_size=8, shots=(5,))}
     after, _ = trained(gradients, meta, {"waves": distribution.data}, steps=100, rate=0.01)
 
     test = method.adaptation.tuned_to(problem, 0.01, steps=2)

@@ -334,10 +334,10 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
             assert serving.method == ("head-only" if kind == "recommendation" else "maml")
             saved = probe.serving["classification"].meta
             jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
-        assert (loaded.model, loaded.lengths, loaded.longest) == (
+        assert (loaded.model, loaded.lengths, loaded.max_answer_tokens) == (
             probe.model,
             probe.lengths,
-            probe.longest,
+            probe.max_answer_tokens,
         )
     same = dataclasses.replace(guide, serving={"classification": Serving(*saved_as_probe(guide))})
     expected, found = (one.adapt(ONLY_PRODUCTS, SHOTS).predict(PRODUCTS) for one in (probe, same))
@@ -362,8 +362,8 @@ def test_a_run_folder_of_before_is_loaded(run, guide, tmp_path):
     stage = {"stage": "metatrain", "learner": "maml", "seed": 0}
     (folder / "stage.json").write_text(json.dumps(stage))
     loaded = metaguide.load(folder)
-    assert (loaded.model, loaded.lengths, loaded.longest) == (
-        *(guide.model, guide.lengths, guide.longest),
+    assert (loaded.model, loaded.lengths, loaded.max_answer_tokens) == (
+        *(guide.model, guide.lengths, guide.max_answer_tokens),
     )
     for task, serving in guide.serving.items():
         assert loaded.serving[task][1:] == serving[1:]

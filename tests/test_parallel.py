@@ -79,7 +79,7 @@ def on_devices(count, by="jit", chunk=None, dtype=np.float32, learner=watched):
     """((loss, adapted parameters), meta-gradient) of eight tasks, on so many devices."""
     mesh = tasks_mesh(jax.devices()[:count])
     gradient = episodic(
-        FAMILY, learner(), tasks=TASKS, shots=(5,), tasks_per_chunk=chunk, mesh=mesh
+        FAMILY, learner(), meta_batch_size=TASKS, shots=(5,), tasks_per_chunk=chunk, mesh=mesh
     )
     rng = np.random.default_rng(0)
     params = {
@@ -159,7 +159,7 @@ def test_shard_map_would_leak_without_what_on_each_device_does():
 def test_tasks_that_devices_do_not_divide_are_an_error():
     """Fault: tasks that fill no device are dropped."""
     with pytest.raises(ValueError, match=r"12 tasks a step do not divide .* 8 devices"):
-        episodic(FAMILY, LEARNER, tasks=12, shots=(5,), mesh=tasks_mesh())
+        episodic(FAMILY, LEARNER, meta_batch_size=12, shots=(5,), mesh=tasks_mesh())
 
 
 def test_another_way_of_going_parallel_is_an_error():

@@ -165,7 +165,7 @@ def build_metaguide(
     tasks = len(inputs["support_x"])
     meta, episodes, learner = parts(workload, inputs, steps, mode)
     mesh = tasks_mesh()
-    gradient = on_episodes(learner, tasks=tasks, tasks_per_chunk=chunk, mesh=mesh)
+    gradient = on_episodes(learner, meta_batch_size=tasks, tasks_per_chunk=chunk, mesh=mesh)
     weighting, optimizer = fixed({"episodes": 1.0}), optax.adam(OUTER_RATE)
     step = make_step(
         {"episodes": gradient},
@@ -225,7 +225,7 @@ def our_gradient(workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
     from metaguide.training.episodic import on_episodes
 
     meta, episodes, learner = parts(workload, inputs)
-    gradient = on_episodes(learner, tasks=len(inputs["support_x"]))
+    gradient = on_episodes(learner, meta_batch_size=len(inputs["support_x"]))
     _, slope = jax.jit(gradient)(meta, episodes, jax.random.key(0), 0.0)
     return to_flat(workload, slope["params"])
 

@@ -32,7 +32,7 @@ class Cell(NamedTuple):
         learner: as it is trained.
         optimizer: the outer one, over the meta-parameters.
         steps: of meta-training.
-        tasks: episodes a step.
+        meta_batch_size: episodes a step.
         shots: of the support in training.
     """
 
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     learner: Learner
     optimizer: optax.GradientTransformation
     steps: int
-    tasks: int
+    meta_batch_size: int
     shots: int
 
 
@@ -86,15 +86,15 @@ def train_cell(
         ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
             another way of going parallel.
     """
-    mesh = mesh_for(cell.tasks) if mesh is None else mesh
+    mesh = mesh_for(cell.meta_batch_size) if mesh is None else mesh
     if mesh.size < jax.device_count():
         used = f"{mesh.size} of {jax.device_count()} devices"
-        say(f"{cell.name}: {cell.tasks} tasks a step, on {used}")
+        say(f"{cell.name}: {cell.meta_batch_size} tasks a step, on {used}")
     try:
         gradient = episodic(
             cell.distribution,
             cell.learner,
-            tasks=cell.tasks,
+            meta_batch_size=cell.meta_batch_size,
             shots=(cell.shots,),
             tasks_per_chunk=config.tasks_per_chunk or None,
             mesh=mesh,

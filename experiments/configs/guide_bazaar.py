@@ -78,7 +78,7 @@ RANGES = {
     "episodes.shots": integer(1),
     "episodes.queries": integer(1),
     "episodes.candidates": integer(2),
-    "episodes.longest": integer(1),
+    "episodes.max_answer_tokens": integer(1),
     "episodes.near": share(zero=False),
     "pretrain.steps": integer(1),
     "pretrain.batch": integer(1),
@@ -93,7 +93,7 @@ RANGES = {
     "pretrain.noise": at_least_0(),
     "pretrain.occlusion": integer(0, 32),
     "multitask.steps": integer(1),
-    "multitask.tasks": integer(1),
+    "multitask.meta_batch_size": integer(1),
     "multitask.rate": positive(),
     "multitask.weight_decay": at_least_0(),
     "multitask.weighting": one_of("fixed", "uncertainty"),
@@ -102,7 +102,7 @@ RANGES = {
     "metatrain.learner": one_of(*LEARNERS),
     "metatrain.learners": several(one_of(*LEARNERS), least=0),
     "metatrain.steps": integer(1),
-    "metatrain.tasks": integer(1),
+    "metatrain.meta_batch_size": integer(1),
     "metatrain.tasks_per_chunk": integer(0),
     "metatrain.rate": positive(),
     "metatrain.rule_rate": positive(),
@@ -132,7 +132,7 @@ RELATIONS = (
     multiple("model.width", "model.heads"),
     at_most("episodes.way", "model.way"),
     at_most("adapt.shots", "episodes.shots"),  # a support has no more, whatever a row would say
-    late(multiple("metatrain.tasks", "metatrain.tasks_per_chunk")),
+    late(multiple("metatrain.meta_batch_size", "metatrain.tasks_per_chunk")),
 )
 
 
@@ -183,8 +183,8 @@ def get_config() -> ConfigDict:
             "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
             "text": {"vocabulary": 1000, "pair": 112},
             "pretrain": {"steps": 4, "batch": 8},
-            "multitask": {"steps": 4, "tasks": 2},
-            "metatrain": {"steps": 2, "tasks": 1, "inner_steps": 1},
+            "multitask": {"steps": 4, "meta_batch_size": 2},
+            "metatrain": {"steps": 2, "meta_batch_size": 1, "inner_steps": 1},
             "adapt": {"episodes": 4, "steps": 2, "validation_episodes": 2},
             "episodes": {"queries": 6},
         },
@@ -225,7 +225,7 @@ def get_config() -> ConfigDict:
         "shots": 10,  # the largest number; supports of fewer shots are its prefixes
         "queries": 15,  # examples of an episode that are asked about
         "candidates": 32,  # products that a training episode of recommendation ranks
-        "longest": 8,  # tokens of an answer
+        "max_answer_tokens": 8,
         "near": 1.0,  # texts with so much in common are one example; 1 for the same texts alone
     }
 
@@ -248,7 +248,7 @@ def get_config() -> ConfigDict:
     }
     config.multitask = {
         "steps": 300,  # of joint training
-        "tasks": 4,  # episodes of each kind a step, each of a domain drawn evenly
+        "meta_batch_size": 4,  # episodes of each kind a step, each of a domain drawn evenly
         "rate": 3e-3,  # of AdamW, its largest
         "weight_decay": 0.01,  # of AdamW
         "weighting": "fixed",  # of the losses: fixed or uncertainty
@@ -260,7 +260,7 @@ def get_config() -> ConfigDict:
         # Which ones the guide trains; the preset full has first-order MAML too.
         "learners": ("maml", "anil", "prototypical"),
         "steps": 40,  # of meta-training
-        "tasks": 2,  # episodes of each kind a step
+        "meta_batch_size": 2,  # episodes of each kind a step
         "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
         "rate": 3e-4,  # of the outer AdamW, its largest
         "rule_rate": 1e-2,  # of AdamW on a learned optimizer

@@ -44,7 +44,7 @@ RANGES = {
     "dtype": one_of("float32", "bfloat16"),
     "precision": one_of("default", "tensorfloat32", "float32"),
     "steps": integer(1),
-    "tasks": integer(1),
+    "meta_batch_size": integer(1),
     "tasks_per_chunk": integer(0),
     "rate": positive(),
     "steps_per_call": integer(0),
@@ -60,7 +60,7 @@ RANGES = {
     "*.inner_steps": integer(1),
     "*.mode": one_of("unrolled", "remat", "mixed"),
     "*.test_steps": integer(1),
-    "*.tasks": integer(1),
+    "*.meta_batch_size": integer(1),
     "*.steps": integer(1),
     "*.batch": integer(1),
     "*.test_batch": integer(1),
@@ -149,7 +149,7 @@ def get_config() -> ConfigDict:
     # Of products in float32: "default" is JAX's, on a GPU tensorfloat32; or name that, or float32.
     config.precision = "default"
     config.steps = 60_000  # of training, where a learner has none of its own
-    config.tasks = 32  # episodes a step, where a learner has none of its own
+    config.meta_batch_size = 32  # episodes a step, where a learner has none of its own
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.rate = 1e-3  # of the outer Adam
     config.steps_per_call = 0  # 0: 1 on a CPU, elsewhere 50 or a divisor of it
@@ -174,17 +174,17 @@ def get_config() -> ConfigDict:
             **maml,
             "inner_steps": 1,  # of the inner loop in training
             "test_steps": 3,  # inner steps at test
-            "tasks": 32,  # episodes a step
+            "meta_batch_size": 32,  # episodes a step
         },
-        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
+        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "meta_batch_size": 16},
     }
     config["first-order"] = {
-        "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
-        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
+        "way5": {**maml, "inner_steps": 1, "test_steps": 3, "meta_batch_size": 32},
+        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "meta_batch_size": 16},
     }
     config.anil = {
-        "way5": {**maml, "inner_steps": 1, "test_steps": 3, "tasks": 32},
-        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "tasks": 16},
+        "way5": {**maml, "inner_steps": 1, "test_steps": 3, "meta_batch_size": 32},
+        "way20": {**maml, "inner_steps": 5, "test_steps": 5, "meta_batch_size": 16},
     }
     # One query a class; batch norm takes the statistics of all queries, or (inductive) of the
     # support and one query.
@@ -195,7 +195,7 @@ def get_config() -> ConfigDict:
         "outer_rate": 1.0,  # share of the way to the adapted parameters, at first
         "train_shots": 10,  # examples a class in training
         "test_steps": 50,  # inner steps at test
-        "tasks": 5,  # episodes a step
+        "meta_batch_size": 5,  # episodes a step
         "queries": 1,  # of a class in training
         "test_queries": 1,  # of a class at test
     }
@@ -224,7 +224,7 @@ def get_config() -> ConfigDict:
         "queries": 5,  # of a class in training
         "test_queries": 5,  # of a class at test
         "test_episodes": 1000,  # of a cell
-        "tasks": 1,  # episodes a step
+        "meta_batch_size": 1,  # episodes a step
         "halve_every": 2_000,  # steps after which the outer rate is halved
         "steps": 20_000,  # of training
     }
@@ -241,7 +241,7 @@ def get_config() -> ConfigDict:
         "network": "stride",
         "inner_rate": 0.1,
         "inner_steps": 5,  # of the inner loop
-        "tasks": 8,
+        "meta_batch_size": 8,
         "multi_step_until": 0.1,  # share of training in which the loss of every step counts
         "second_order_from": 0.5,  # share of training after which the gradient is exact
         "mode": "mixed",
@@ -256,7 +256,7 @@ def get_config() -> ConfigDict:
         "strength": 2.0,  # λ of the pull to the meta-parameters
         "cg_steps": 5,  # of conjugate gradients
         "damping": 1.0,  # of conjugate gradients
-        "tasks": 32,
+        "meta_batch_size": 32,
         "steps": 20_000,
     }
     config.imaml = {
@@ -265,11 +265,14 @@ def get_config() -> ConfigDict:
     }
     # No protocol of these is in print for this split and network: MAML's, and prototypical's.
     config["meta-sgd"] = {
-        "way5": {**maml, "inner_steps": 1, "tasks": 32},
-        "way20": {**maml, "inner_steps": 1, "tasks": 16},
+        "way5": {**maml, "inner_steps": 1, "meta_batch_size": 32},
+        "way20": {**maml, "inner_steps": 1, "meta_batch_size": 16},
     }
     proto = {**maml, "inner_rate": 0.1, "inner_steps": 5}
-    config["proto-maml"] = {"way5": {**proto, "tasks": 32}, "way20": {**proto, "tasks": 16}}
+    config["proto-maml"] = {
+        "way5": {**proto, "meta_batch_size": 32},
+        "way20": {**proto, "meta_batch_size": 16},
+    }
     matching = {**prototypical, "temperature": 0.1}
     config.matching = {"way5": dict(matching), "way20": dict(matching)}
     relation = {k: v for k, v in prototypical.items() if k != "temperature"} | {

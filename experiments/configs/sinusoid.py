@@ -36,7 +36,7 @@ RANGES = {
     "parallel": one_of("jit", "pmap"),
     "widths": several(integer(1)),
     "steps": integer(1),
-    "tasks": integer(1),
+    "meta_batch_size": integer(1),
     "tasks_per_chunk": integer(0),
     "train_shots": integer(1),
     "test_shots": several(integer(1)),
@@ -69,7 +69,7 @@ RELATIONS = (
     late(multiple("steps", "steps_per_call")),
     late(multiple("log_every", "steps_per_call")),
     late(multiple("checkpoint_every", "steps_per_call")),
-    late(multiple("tasks", "tasks_per_chunk")),
+    late(multiple("meta_batch_size", "tasks_per_chunk")),
     late(at_most("shown_steps", "test_steps")),
 )
 
@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
 
     config.widths = (40, 40)  # of the hidden layers
     config.steps = 70_000  # of training, where a learner has none of its own
-    config.tasks = 25  # waves a step
+    config.meta_batch_size = 25  # waves a step
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
     config.train_shots = 10  # points of the support, and of the query
     config.test_shots = (5, 10)  # points at test

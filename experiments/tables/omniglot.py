@@ -143,8 +143,10 @@ def cell_of(config: FrozenConfigDict, tables, method: str, way: int, shot: int) 
     optimizer = optax.adam(rate_of(config, own))
     if method == "reptile":
         optimizer = way_back(own.outer_rate, steps)
-    tasks = own.get("tasks", config.tasks)
-    return Cell(f"{way}w{shot}s/{method}", distribution, learner, optimizer, steps, tasks, shots)
+    meta_batch_size = own.get("meta_batch_size", config.meta_batch_size)
+    return Cell(
+        f"{way}w{shot}s/{method}", distribution, learner, optimizer, steps, meta_batch_size, shots
+    )
 
 
 def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:

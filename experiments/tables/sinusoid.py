@@ -77,7 +77,13 @@ def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
     if method == "reptile":
         optimizer = way_back(own.outer_rate, steps)
     return Cell(
-        f"{initialiser}/{method}", distribution, learner, optimizer, steps, config.tasks, shots
+        f"{initialiser}/{method}",
+        distribution,
+        learner,
+        optimizer,
+        steps,
+        config.meta_batch_size,
+        shots,
     )
 
 

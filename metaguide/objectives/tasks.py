@@ -117,10 +117,10 @@ def span_predict(
     start: Float[Array, "batch windows length"],
     end: Float[Array, "batch windows length"],
     exists: Bool[Array, "batch windows"],
-    longest: int,
+    max_answer_tokens: int,
     number: Int[Array, " batch"] | None = None,
 ) -> tuple[Int[Array, " batch"], Int[Array, " batch"], Int[Array, " batch"]]:
-    """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + longest.
+    """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + max_answer_tokens.
 
     Windows of one passage compete with one another. Of equals the first is taken. No answer,
     (0, 0), is given when start_0 + end_0 is at least as high as the best in some window (Devlin et
@@ -133,7 +133,7 @@ def span_predict(
         start: scores of the positions as the first token of the answer.
         end: the same for its last token.
         exists: which windows are not padding.
-        longest: most tokens of an answer.
+        max_answer_tokens: most tokens of an answer.
         number: of each example, which draws follow from.
 
     Returns:
@@ -141,7 +141,7 @@ def span_predict(
     """
     batch, windows, length = start.shape
     s, e = jnp.arange(length)[:, None], jnp.arange(length)
-    allowed = (s >= 1) & (s <= e) & (e < s + longest) & exists[:, :, None, None]
+    allowed = (s >= 1) & (s <= e) & (e < s + max_answer_tokens) & exists[:, :, None, None]
     scores = jnp.where(allowed, start[..., None] + end[:, :, None, :], -jnp.inf)
     scores = scores.reshape(batch, windows * length * length)
     none = jnp.where(exists, start[..., 0] + end[..., 0], jnp.inf).min(1)

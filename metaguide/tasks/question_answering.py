@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     text: str | None
 
 
-def questions(model: GuideModel, longest: int) -> Problem:
+def questions(model: GuideModel, max_answer_tokens: int) -> Problem:
     """Return extractive question answering: the span of the answer, or none.
 
     Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
@@ -75,7 +75,7 @@ def questions(model: GuideModel, longest: int) -> Problem:
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del context
         start, end, exists = scores(params, encoded, batch)
-        window, first, last = span_predict(start, end, exists, longest, batch.get("id"))
+        window, first, last = span_predict(start, end, exists, max_answer_tokens, batch.get("id"))
         finite = (jnp.isfinite(start) & jnp.isfinite(end)).all(-1) | ~exists
         return {"window": window, "start": first, "end": last, "finite": finite.all(-1)}
 
@@ -150,7 +150,7 @@ def question_rows(
     tokenizer: Tokenizer,
     length: int,
     where: str,
-    longest: int | None = None,
+    max_answer_tokens: int | None = None,
 ) -> Table:
     """Return questions as they are read: beside their passage, or windows of it.
 
@@ -159,15 +159,15 @@ def question_rows(
         tokenizer: what reads the texts.
         length: tokens of a question with its passage, or a window of it.
         where: name of the domain, for errors.
-        longest: most tokens of an answer, to have `em` and `f1` too.
+        max_answer_tokens: most tokens of an answer, to have `em` and `f1` too.
 
     Returns:
         {"tokens": int32 [questions, windows, length], "start", "end": int32 [questions, windows],
-        "em": bool, "f1": float32 [questions, windows, length, longest]}. `start` and `end`, the
-        last token, are positions in the window's tokens, both 0, the [CLS] token, where the window
-        does not hold the whole answer. `em` and `f1` are the scores of what is said with the tokens
-        from a position on, 1 to `longest` of them; see `metaguide.scoring`. The axis of windows is
-        left out where every passage fits into one.
+        "em": bool, "f1": float32 [questions, windows, length, max_answer_tokens]}. `start` and
+        `end`, the last token, are positions in the window's tokens, both 0, the [CLS] token, where
+        the window does not hold the whole answer. `em` and `f1` are the scores of what is said with
+        the tokens from a position on, 1 to `max_answer_tokens` of them; see `metaguide.scoring`.
+        The axis of windows is left out where every passage fits into one.
 
     Raises:
         CatalogueError: an answer is blank.
@@ -178,9 +178,9 @@ def question_rows(
         if question.answer is not None:
             spans[row] = _token_spans(encoded, row, question, where)
     rows: Table = {"tokens": encoded.tokens, "start": spans[..., 0], "end": spans[..., 1]}
-    if longest is not None:
-        rows["em"] = np.zeros((*encoded.tokens.shape, longest), bool)
-        rows["f1"] = np.zeros((*encoded.tokens.shape, longest), np.float32)
+    if max_answer_tokens is not None:
+        rows["em"] = np.zeros((*encoded.tokens.shape, max_answer_tokens), bool)
+        rows["f1"] = np.zeros((*encoded.tokens.shape, max_answer_tokens), np.float32)
         for row, question in enumerate(questions):
             if question.answer is not None:
                 _fill_scores(rows["em"][row], rows["f1"][row], encoded.offsets[row], question)
@@ -208,9 +208,9 @@ def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored:
     """
     del always
     tokenizer, length = reading.tokenizer, reading.lengths.pair
-    longest = reading.longest if scored else None
+    max_answer_tokens = reading.max_answer_tokens if scored else None
     rows = [
-        question_rows(part.examples, tokenizer, length, domain, longest)
+        question_rows(part.examples, tokenizer, length, domain, max_answer_tokens)
         for domain, part in parts.items()
     ]
     if any(table["start"].ndim > 1 for table in rows):
@@ -226,7 +226,7 @@ def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored:
 
 def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
     del classes
-    return questions(model, reading.longest)
+    return questions(model, reading.max_answer_tokens)
 
 
 def _answers(
@@ -320,7 +320,7 @@ def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> 
 
 
 def _fill_scores(em: np.ndarray, f1: np.ndarray, offsets: np.ndarray, question: Question) -> None:
-    """Fill in the scores [windows, length, longest] of every answer that can be said."""
+    """Fill in the scores [windows, length, max_answer_tokens] of every answer that can be said."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     for window, first in zip(*np.nonzero(offsets[..., 0] >= 0), strict=True):
         begin = int(offsets[window, first, 0])

@@ -22,13 +22,13 @@ class Reading(NamedTuple):
         tokenizer: of texts.
         lengths: tokens kept.
         images: whether pictures are read.
-        longest: most tokens of an answer.
+        max_answer_tokens: most tokens of an answer.
     """
 
     tokenizer: Tokenizer
     lengths: Lengths
     images: bool
-    longest: int
+    max_answer_tokens: int
 
 
 class Serving(NamedTuple):

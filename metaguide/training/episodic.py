@@ -33,7 +33,7 @@ def episodic(
     distribution: TaskDistribution,
     learner: Learner,
     *,
-    tasks: int,
+    meta_batch_size: int,
     shots: tuple[int, ...],
     weights: tuple[float, ...] | None = None,
     tasks_per_chunk: int | None = None,
@@ -51,11 +51,11 @@ def episodic(
     Args:
         distribution: where episodes come from; its data reach the objective as an argument.
         learner: whose objective, or gradient; built on the distribution's problem.
-        tasks: episodes a step.
+        meta_batch_size: episodes a step.
         shots: an episode's number of shots is drawn from these.
         weights: of the distribution's domains; equal by default.
         tasks_per_chunk: tasks that a device maps over at once, chunk after chunk, which bounds
-            memory whatever `tasks` is; all by default.
+            memory whatever `meta_batch_size` is; all by default.
         mesh: of the devices that share the tasks; None where one has them all.
 
     Returns:
@@ -81,12 +81,12 @@ def episodic(
         episode = distribution.sample(data, domain, drawn, episode_key)
         return _of(learner)(meta, episode, learner_key, progress)
 
-    mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
+    mean = _over_tasks(one, learner, meta_batch_size, tasks_per_chunk, mesh)
 
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Progress
     ) -> tuple[tuple[Array, Metrics], Params]:
-        return mean(meta, data, jax.random.split(key, tasks), progress)
+        return mean(meta, data, jax.random.split(key, meta_batch_size), progress)
 
     return gradient
 
@@ -94,7 +94,7 @@ def episodic(
 def on_episodes(
     learner: Learner,
     *,
-    tasks: int,
+    meta_batch_size: int,
     tasks_per_chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Gradient:
@@ -102,7 +102,7 @@ def on_episodes(
 
     Args:
         learner: whose objective, or gradient.
-        tasks: episodes a step.
+        meta_batch_size: episodes a step.
         tasks_per_chunk, mesh: as in `episodic`.
 
     Returns:
@@ -119,12 +119,12 @@ def on_episodes(
         episode, key = item
         return _of(learner)(meta, episode, key, progress)
 
-    mean = _over_tasks(one, learner, tasks, tasks_per_chunk, mesh)
+    mean = _over_tasks(one, learner, meta_batch_size, tasks_per_chunk, mesh)
 
     def gradient(
         meta: Params, data: Episode, key: Key[Array, ""], progress: Progress
     ) -> tuple[tuple[Array, Metrics], Params]:
-        return mean(meta, (), (data, jax.random.split(key, tasks)), progress)
+        return mean(meta, (), (data, jax.random.split(key, meta_batch_size)), progress)
 
     return gradient
 
@@ -137,7 +137,7 @@ def _of(learner: Learner) -> ObjectiveFn | GradientFn:
 def _over_tasks(
     one: Callable[..., Any],
     learner: Learner,
-    tasks: int,
+    meta_batch_size: int,
     tasks_per_chunk: int | None,
     mesh: Mesh | None,
 ) -> Callable[[PyTree, PyTree, PyTree, Any], Any]:
@@ -147,12 +147,13 @@ def _over_tasks(
     gradients up; the tasks of a chunk are mapped over at once.
     """
     devices = 1 if mesh is None else mesh.size
-    share = max(tasks // devices, 1)
+    share = max(meta_batch_size // devices, 1)
     size = min(tasks_per_chunk or share, share)
-    if min(tasks, size) < 1 or tasks % (size * devices):
+    if min(meta_batch_size, size) < 1 or meta_batch_size % (size * devices):
         raise ValueError(
-            f"{tasks} tasks a step do not divide into chunks of {tasks_per_chunk or size} on each "
-            f"of {devices} devices; make tasks a positive multiple of {max(size, 1) * devices}"
+            f"{meta_batch_size} tasks a step do not divide into chunks of "
+            f"{tasks_per_chunk or size} on each of {devices} devices; "
+            f"make it a positive multiple of {max(size, 1) * devices}"
         )
 
     def mean_of(items: PyTree, meta: Params, data: Any, progress: Progress) -> tuple[Any, Any]:

@@ -14,12 +14,12 @@ from metaguide.training.step import Carrying
 from metaguide.types import Metrics, Params, Progress
 
 
-def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Carrying:
+def particles(estimator: Estimator, meta_batch_size: int, mesh: Mesh | None = None) -> Carrying:
     """Return the mean of an estimator's gradients over inner problems, which it carries.
 
     Args:
         estimator: of one inner problem.
-        tasks: how many inner problems are on their way, divided over the devices.
+        meta_batch_size: how many inner problems are on their way, divided over the devices.
         mesh: of the devices that share them; None for one.
 
     Returns:
@@ -30,9 +30,10 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
         ValueError: the devices do not divide the tasks.
     """
     devices = 1 if mesh is None else mesh.size
-    if tasks < 1 or tasks % devices:
+    if meta_batch_size < 1 or meta_batch_size % devices:
         raise ValueError(
-            f"{tasks} inner problems do not divide over {devices} devices; make tasks a multiple"
+            f"{meta_batch_size} inner problems do not divide over {devices} devices; "
+            "give a multiple"
         )
 
     def each(*given: Any) -> tuple[tuple[Array, Metrics], Theta, Particle]:
@@ -48,17 +49,17 @@ def particles(estimator: Estimator, tasks: int, mesh: Mesh | None = None) -> Car
         return seen, slope, carry
 
     # A batch of one takes longer than what it is a batch of.
-    many = alone if tasks == devices else estimator.many or each
+    many = alone if meta_batch_size == devices else estimator.many or each
 
     def start(meta: Params, data: Any, key: Key[Array, ""]) -> Any:
         # They do not all end in the same step.
-        keys, ages = jax.random.split(key, tasks), estimator.ages(tasks)
+        keys, ages = jax.random.split(key, meta_batch_size), estimator.ages(meta_batch_size)
         return jax.vmap(estimator.start, (None, None, 0, 0))(meta["rule"], data, keys, ages)
 
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Progress, carry: Particle
     ) -> tuple[tuple[Array, Metrics], Params, Particle]:
-        keys = jax.random.split(key, tasks)
+        keys = jax.random.split(key, meta_batch_size)
         keys, carry = own_share((keys, carry), mesh)
         seen, slope, carry = many(meta["rule"], data, carry, keys, progress)
         seen = jax.tree.map(lambda leaf: leaf.mean(0), seen)

@@ -385,7 +385,7 @@ def test_seeds_at_once_are_those_alone(tmp_path, drawn):
     flags += [
         '--config.learners=("maml",)',
         "--config.test_episodes=4",
-        "--config.maml.way5.tasks=2",
+        "--config.maml.way5.meta_batch_size=2",
     ]
     found = {}
     for at_once in (1, 2):

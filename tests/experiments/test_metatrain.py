@@ -63,7 +63,7 @@ def test_a_held_initialisation_neither_moves_nor_costs():
 def shop(shop_config):
     """A config of one kind of task, and its world."""
     config, folder = shop_config
-    config.metatrain.update({"steps": 2, "tasks": 1, "inner_steps": 1, "shots": (1,)})
+    config.metatrain.update({"steps": 2, "meta_batch_size": 1, "inner_steps": 1, "shots": (1,)})
     config.metatrain.domain_weights = {}
     path = folder / "lstm.npz"
     optimizers.save(path, RULE, RULE.init(jax.random.key(1)), "made by hand")
@@ -110,7 +110,7 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     config.pretrain.weights.masked_language = 0.0
     with pytest.raises(ConfigError, match="config.pretrain.weights: the sources have no pictures,"):
         pretraining_stage(FrozenConfigDict(config), pictured)
-    config.multitask.update({"tasks": 1, "shots": (1,)})
+    config.multitask.update({"meta_batch_size": 1, "shots": (1,)})
     assert set(multitask_stage(FrozenConfigDict(config), world).data) == {"classification"}
     assert "multitask: questions, recommendation, sentiment left out: no source" in said(capsys)
     config.multitask.weights.classification = 0.0

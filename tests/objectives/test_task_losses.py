@@ -221,18 +221,18 @@ SCORES = st.lists(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, OUT]),
 @pytest.mark.slow
 @given(SCORES, st.integers(1, 9), st.lists(st.integers(1, 2), min_size=3, max_size=3))
 @settings(max_examples=150, deadline=None)
-def test_span_predict_by_brute_force(values, longest, windows):
+def test_span_predict_by_brute_force(values, max_answer_tokens, windows):
     """Fault: a span turned round, too long, with [CLS] in it, over two windows or in padding, or
     an answer where none is best."""
     table = np.array(values, np.float32).reshape(3, 2, 14)
     start, end = table[..., :7], table[..., 7:]
     exists = np.arange(2) < np.array(windows)[:, None]
-    got = span_predict(jnp.asarray(start), jnp.asarray(end), jnp.asarray(exists), longest)
+    got = span_predict(jnp.asarray(start), jnp.asarray(end), jnp.asarray(exists), max_answer_tokens)
     for row in range(3):
         best, answer = min(start[row, w, 0] + end[row, w, 0] for w in range(windows[row])), (0,) * 3
         for w in range(windows[row]):
             for s in range(1, 7):
-                for e in range(s, min(7, s + longest)):
+                for e in range(s, min(7, s + max_answer_tokens)):
                     if start[row, w, s] + end[row, w, e] > best:
                         best, answer = start[row, w, s] + end[row, w, e], (w, s, e)
         assert tuple(int(part[row]) for part in got) == answer

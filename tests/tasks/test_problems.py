@@ -39,7 +39,7 @@ MODEL = model_of()
 PROBLEMS = {
     "classification": partial(classification, way=WAY),
     "sentiment": sentiment,
-    "questions": partial(questions, longest=3),
+    "questions": partial(questions, max_answer_tokens=3),
     "recommendation": recommendation,
 }
 every = pytest.mark.parametrize("kind", PROBLEMS)
@@ -258,7 +258,7 @@ def test_spans_are_judged_as_strings(tokenizer, pairs):
         )
         for row, (_, right) in enumerate(pairs)
     ]
-    rows = question_rows(asked, tokenizer, 12, "d", longest=7)
+    rows = question_rows(asked, tokenizer, 12, "d", max_answer_tokens=7)
     query = {**rows, "mask": np.ones(4, bool), "id": np.arange(4)}
     # One position behind [CLS], where the empty question ends.
     said = np.array([[first + (first > 0), last + (last > 0)] for (first, last), _ in pairs])
@@ -291,12 +291,12 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
     place = text.index("phone")
     long = Question("q", "how?", text, (place, place + 5))
     short = Question("r", "how?", "it is so", (6, 8))
-    rows = question_rows([long, short], tokenizer, 24, "d", longest=8)
+    rows = question_rows([long, short], tokenizer, 24, "d", max_answer_tokens=8)
     windows = rows["tokens"].shape[1]
     assert windows > 4 and (rows["tokens"][1, 1:] == 0).all()
     held = np.flatnonzero(rows["start"][0])
     assert len(held) in (1, 2) and held[0] > 0
-    problem = questions(model, longest=8)
+    problem = questions(model, max_answer_tokens=8)
     batch = {**rows, "mask": np.ones(2, bool), "id": np.arange(2)}
     batch = jax.tree.map(jnp.asarray, batch)
     for window in held:
@@ -319,7 +319,7 @@ def test_an_answer_in_any_window_is_judged_and_learned_from(tokenizer):
         alike = (rows["start"][row] > 0) == (rows["start"][row, window] > 0)
         weights.append(1 / (alike & (rows["tokens"][row, :, 0] > 0)).sum())
     np.testing.assert_allclose(loss, np.average(losses, weights=weights), rtol=1e-4)
-    single = question_rows([short], tokenizer, 24, "d", longest=8)
+    single = question_rows([short], tokenizer, 24, "d", max_answer_tokens=8)
     single = jax.tree.map(jnp.asarray, {**single, "mask": np.ones(1, bool)})
     both = problem.predict(params, encoded, batch, {})
     alone = problem.predict(params, problem.encode(params, single, {}, None), single, {})
@@ -457,7 +457,7 @@ def test_a_single_candidate_that_is_not_finite_is_the_worst_outcome(bad):
 def asked_for_spans(tokenizer, start, end, questions_=None):
     """What `questions` answers and is scored by, where the model's span scores are given."""
     asked = questions_ or [Question("q", "", "b c d", None)] * len(start)
-    rows = question_rows(asked, tokenizer, 12, "d", longest=3)
+    rows = question_rows(asked, tokenizer, 12, "d", max_answer_tokens=3)
     many = len(asked)
     query = {**rows, "mask": np.ones(many, bool), "id": np.arange(many)}
     query = jax.tree.map(jnp.asarray, query)
@@ -495,8 +495,10 @@ def test_a_problem_with_constant_span_scores_is_at_chance(tokenizer):
     model = model_of(vocabulary=tokenizer.size, length=12, dropout=0.0)
     flat = drawn(model)
     flat = {**flat, "questions": jax.tree.map(jnp.zeros_like, flat["questions"])}
-    problem, many = questions(model, longest=3), 400
-    rows = question_rows([Question("q", "how?", "so it is")] * many, tokenizer, 12, "d", longest=3)
+    problem, many = questions(model, max_answer_tokens=3), 400
+    rows = question_rows(
+        [Question("q", "how?", "so it is")] * many, tokenizer, 12, "d", max_answer_tokens=3
+    )
     query = {**rows, "mask": np.ones(many, bool), "id": np.arange(many)}
     query = jax.tree.map(jnp.asarray, query)
     outputs = problem.predict(flat, problem.encode(flat, query, {}, None), query, {})

@@ -36,9 +36,11 @@ def sentiment_table(domains, tokenizer, lengths):
     return table_of(sentiment.LABELLING, domains, reading, {}, False)
 
 
-def questions_table(domains, tokenizer, lengths, longest=None):
-    reading = Reading(tokenizer, lengths, False, longest or 1)
-    return table_of(question_answering.LABELLING, domains, reading, {}, longest is not None)
+def questions_table(domains, tokenizer, lengths, max_answer_tokens=None):
+    reading = Reading(tokenizer, lengths, False, max_answer_tokens or 1)
+    return table_of(
+        question_answering.LABELLING, domains, reading, {}, max_answer_tokens is not None
+    )
 
 
 def picture(shade):
@@ -276,7 +278,7 @@ def test_an_answer_that_starts_within_the_bytes_of_a_character_says_that_charact
     """Fault: the very string of the answer is wrong, since a byte of its first character is not
     among its tokens."""
     question = Question("q", "how?", "电池好耐用", (2, 5))
-    rows = question_rows([question], tokenizer, 40, "d", longest=9)
+    rows = question_rows([question], tokenizer, 40, "d", max_answer_tokens=9)
     first, last = rows["start"][0], rows["end"][0]
     assert last - first == 8  # three characters in bytes
     for start in (first, first + 1, first + 2):
@@ -291,7 +293,9 @@ def test_an_answer_far_behind_is_in_a_window(tokenizer):
     domain = Domain(
         "d", questions=(Question("q", "how long?", text, (len(text) - 6, len(text) - 1)),)
     )
-    table = questions_table((*BOTH, domain), tokenizer, LENGTHS._replace(pair=20), longest=4)
+    table = questions_table(
+        (*BOTH, domain), tokenizer, LENGTHS._replace(pair=20), max_answer_tokens=4
+    )
     rows = {name: leaf[2, 0] for name, leaf in table["rows"].items()}
     assert rows["tokens"].ndim == 2 and table["rows"]["tokens"].shape[:2] == (3, 2)
     offsets = tokenizer.encode_pairs(["how long?"], [text], 20).offsets[0]
@@ -307,7 +311,7 @@ def test_an_answer_far_behind_is_in_a_window(tokenizer):
             assert rows["em"][window, first, last - first]
             assert rows["f1"][window, first, last - first] == 1
     # The short ones beside it are what they are alone.
-    alone = questions_table(BOTH, tokenizer, LENGTHS._replace(pair=20), longest=4)["rows"]
+    alone = questions_table(BOTH, tokenizer, LENGTHS._replace(pair=20), max_answer_tokens=4)["rows"]
     size = alone["tokens"].shape[-1]
     np.testing.assert_array_equal(table["rows"]["tokens"][:2, :, 0, :size], alone["tokens"])
     np.testing.assert_array_equal(table["rows"]["start"][:2, :, 0], alone["start"])
@@ -325,7 +329,7 @@ def test_the_scores_of_what_can_be_said_are_those_of_its_text(tokenizer, data, l
     first, *others = answers or [None]
     question = Question("q", "a?", text, first, others=tuple(others))
     encoded = tokenizer.encode_pairs(["a?"], [text], length)
-    table = question_rows([question], tokenizer, length, "d", longest=3)
+    table = question_rows([question], tokenizer, length, "d", max_answer_tokens=3)
     em, f1 = (table[name].reshape(*encoded.tokens.shape, 3)[0] for name in ("em", "f1"))
     for window, offsets in enumerate(encoded.offsets[0]):
         for start in range(length):

@@ -54,7 +54,7 @@ def watched(tasks=3000, shots=(1, 4), weights=None, progress=0.0, seed=0):
         return None
 
     learner = Learner(nothing, nothing, nothing, nothing, objective)
-    value = episodic(FAMILY, learner, tasks=tasks, shots=shots, weights=weights)
+    value = episodic(FAMILY, learner, meta_batch_size=tasks, shots=shots, weights=weights)
     found = jax.jit(value)(META, FAMILY.data, jax.random.key(seed), jnp.asarray(progress))
     return jax.device_get(found[0])
 
@@ -79,7 +79,11 @@ def test_domains_are_drawn_by_their_weights():
 def test_a_domain_of_weight_zero_never_influences():
     """Fault: its data flow into the loss or the gradient, if only multiplied by 0."""
     value = episodic(
-        FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=16, shots=(2,), weights=(1.0, 0.0, 1.0)
+        FAMILY,
+        maml(PROBLEM, optax.sgd(0.1), 1),
+        meta_batch_size=16,
+        shots=(2,),
+        weights=(1.0, 0.0, 1.0),
     )
     slope = jax.jit(value)
     key, progress = jax.random.key(0), jnp.zeros(())
@@ -94,7 +98,9 @@ def test_tasks_over_devices_change_nothing():
     """Fault: with a mesh other episodes are drawn, or only those of one device are averaged."""
     found = []
     for mesh in (None, tasks_mesh()):
-        value = episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 2), tasks=8, shots=(1, 3), mesh=mesh)
+        value = episodic(
+            FAMILY, maml(PROBLEM, optax.sgd(0.1), 2), meta_batch_size=8, shots=(1, 3), mesh=mesh
+        )
         slope = on_each_device(value, mesh)
         found.append(slope(META, FAMILY.data, jax.random.key(2), jnp.zeros(())))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), *found)
@@ -106,7 +112,7 @@ def test_tasks_over_devices_change_nothing():
 def test_chunks_change_nothing(devices, size):
     """Faults: a chunk draws what another drew, the last one alone is kept, a mean over chunks is a
     sum, or chunks of one differ from chunks of several."""
-    learner, jobs = maml(PROBLEM, optax.sgd(0.1), 2), {"tasks": 32, "shots": (1, 3)}
+    learner, jobs = maml(PROBLEM, optax.sgd(0.1), 2), {"meta_batch_size": 32, "shots": (1, 3)}
     key, progress = jax.random.key(4), jnp.zeros(())
     whole = jax.jit(episodic(FAMILY, learner, **jobs))(META, FAMILY.data, key, progress)
     mesh = tasks_mesh(jax.devices()[:devices])
@@ -118,11 +124,19 @@ def test_chunks_change_nothing(devices, size):
 def test_chunks_that_do_not_fit_are_an_error():
     """Fault: tasks that fill no chunk are dropped, or the last chunk is of another shape."""
     with pytest.raises(ValueError, match="6 tasks a step do not divide into chunks of 4 on each"):
-        episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=6, shots=(1,), tasks_per_chunk=4)
+        episodic(
+            FAMILY,
+            maml(PROBLEM, optax.sgd(0.1), 1),
+            meta_batch_size=6,
+            shots=(1,),
+            tasks_per_chunk=4,
+        )
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)])
 def test_wrong_weights_are_an_error(weights):
     """Fault: weights that fit no domain end in a wrong draw, or in a NaN."""
     with pytest.raises(ValueError, match=r"3 domains \(a, b, c\) need as many weights"):
-        episodic(FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), tasks=2, shots=(1,), weights=weights)
+        episodic(
+            FAMILY, maml(PROBLEM, optax.sgd(0.1), 1), meta_batch_size=2, shots=(1,), weights=weights
+        )

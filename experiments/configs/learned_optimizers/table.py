@@ -64,7 +64,7 @@ RANGES = {
     "*.batch": integer(1),
     "*.meta_steps": integer(1),
     "*.rate": positive(),
-    "*.tasks": integer(1),
+    "*.meta_batch_size": integer(1),
     "*.estimator": one_of(*_ESTIMATORS),
     "*.teacher": one_of(*HAND_MADE),
     "*.teacher_rate": positive(),
@@ -89,12 +89,12 @@ RELATIONS = (
 )
 
 
-def training(meta_steps: int, rate: float, tasks: int, **more: Any) -> dict[str, Any]:
+def training(meta_steps: int, rate: float, meta_batch_size: int, **more: Any) -> dict[str, Any]:
     """Return how a rule is trained on a problem; what is not named here is as in the paper."""
     return {
         "meta_steps": meta_steps,  # of meta-training
         "rate": rate,  # of the outer Adam; a cosine to 0 after a warm-up of a twentieth
-        "tasks": tasks,  # inner problems side by side
+        "meta_batch_size": meta_batch_size,  # inner problems side by side
         "estimator": "truncated",  # of the meta-gradient; or full, evolution, persistent, imitation
         "truncation": 20,  # steps of a window
         "first_horizon": 0,  # steps that a curriculum begins with; 0 for none
@@ -126,7 +126,13 @@ def get_config() -> ConfigDict:
     config.parallel = "jit"  # or pmap: how devices share a step
     config.preset = "default"  # overrides by name: tiny
     # For tests: everything runs, nothing is learned.
-    few = {"meta_steps": 4, "tasks": 2, "steps_per_call": 2, "log_every": 2, "validate_every": 2}
+    few = {
+        "meta_steps": 4,
+        "meta_batch_size": 2,
+        "steps_per_call": 2,
+        "log_every": 2,
+        "validate_every": 2,
+    }
     config.presets = {
         "tiny": {
             "seeds": 2,
