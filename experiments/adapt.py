@@ -46,7 +46,7 @@ from metaguide.types import Params, TaskDistribution
 TUNED_AT = 5
 """Shots that rates are chosen at."""
 
-GRIDS = ("rates", "adam_rates", "penalties", "rule_factors")
+GRIDS = ("learning_rates", "adam_learning_rates", "penalties", "rule_factors")
 """Fields of the config's `adapt`: what validation chooses from."""
 
 OUTCOMES = "outcomes"
@@ -61,7 +61,7 @@ class Choice(NamedTuple):
     """
 
     method: str
-    rate: float
+    learning_rate: float
     score: float
     diverged: float = 0.0
 
@@ -366,7 +366,7 @@ def compare(
             choices[kind] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
             for method in cells[kind]:
                 rates = {
-                    adaptation_of(other): chosen[other].rate
+                    adaptation_of(other): chosen[other].learning_rate
                     for other in cells[kind]
                     if metas[other][0] is metas[method][0]
                 }
@@ -396,7 +396,7 @@ def _tuning(
     return {
         "task": bench.kind,
         "method": choice.method,
-        "rate": choice.rate if _grid(config.adapt, way) else None,
+        "learning_rate": choice.learning_rate if _grid(config.adapt, way) else None,
         "tuned_by": {"metric": TASKS[bench.kind].scoring.metrics[0], "score": choice.score},
         "diverged": choice.diverged,
         "seconds": bench.seconds(metas, way),
@@ -429,8 +429,8 @@ def _grid(section: FrozenConfigDict, way: Adaptation) -> tuple[float, ...]:
     """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
     if not way.tuned:
         return ()
-    grids = {"learning_rate": "rates", "penalty": "penalties", "factor": "rule_factors"}
-    return section["adam_rates" if way.by == "adam" else grids[way.tuned]]
+    grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
+    return section["adam_learning_rates" if way.by == "adam" else grids[way.tuned]]
 
 
 def _way(name: str, kind: str, shots: int) -> Adaptation | None:
@@ -490,7 +490,7 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
     """
     return {
         kind: next(
-            Served(folders[c.method], c.method, c.rate, steps)
+            Served(folders[c.method], c.method, c.learning_rate, steps)
             for c in choices
             if c.method in folders
         )

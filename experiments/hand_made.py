@@ -26,7 +26,7 @@ SCHEDULES = ("constant", "cosine")
 class Choice(NamedTuple):
     """A rate, a name of `SCHEDULES`, and the mean log10 of the loss that they came to."""
 
-    rate: float
+    learning_rate: float
     schedule: str
     score: float
 
@@ -49,7 +49,7 @@ def tuned(cell: FrozenConfigDict, setting: Setting, method: str) -> Choice:
     """Return the rate and the schedule with the least mean log10 loss on validation problems.
 
     Args:
-        cell: reads `rates`, and what `validation_score` reads.
+        cell: reads `learning_rates`, and what `validation_score` reads.
         setting: what is minimised.
         method: a name of `HAND_MADE`.
     """
@@ -57,7 +57,7 @@ def tuned(cell: FrozenConfigDict, setting: Setting, method: str) -> Choice:
     tried = [
         Choice(rate, schedule, score_of(made_of(rate, schedule)))
         for schedule in SCHEDULES
-        for rate in cell.rates
+        for rate in cell.learning_rates
     ]
     return min(tried, key=lambda choice: choice.score)
 

@@ -76,7 +76,7 @@ def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
     Args:
         own: `estimator` ("truncated", "full", "evolution", "persistent" or "imitation"),
             `truncation`, `first_horizon`, `objective`, `largest`; of the first two `curvature` and
-            `remat`, of the next two `sigma`, of the last one `teacher` and `teacher_rate`.
+            `remat`, of the next two `sigma`, of the last one `teacher` and `teacher_learning_rate`.
         rule: what is trained.
         setting: on what.
 
@@ -115,7 +115,7 @@ def _teacher_of(own: FrozenConfigDict) -> optax.GradientTransformation:
     teacher = own.get("teacher", "")
     if teacher not in HAND_MADE:
         raise ConfigError(f"teacher={teacher!r}: there are {', '.join(HAND_MADE)}")
-    return HAND_MADE[teacher](own.teacher_rate)
+    return HAND_MADE[teacher](own.teacher_learning_rate)
 
 
 def train_rule(
@@ -149,7 +149,7 @@ def train_rule(
         estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.meta_batch_size)
         many = particles(estimator, own.meta_batch_size, mesh)
         warm_up = own.meta_steps // 20
-        rate = optax.warmup_cosine_decay_schedule(0.0, own.rate, warm_up, own.meta_steps)
+        rate = optax.warmup_cosine_decay_schedule(0.0, own.learning_rate, warm_up, own.meta_steps)
         training = Training(
             "optimizee",
             many,
@@ -167,7 +167,7 @@ def train_rule(
             parallel=config.parallel,
             name=f"{problem}/{method} seed {seed}, {own.estimator}",
             where=where,
-            mend=f"lower {where}.rate",
+            mend=f"lower {where}.learning_rate",
             about={**about, "part": where},
             on_checkpoint=keep,
         )["rule"]
@@ -237,7 +237,7 @@ def cell_config(
     cell = {name: setting.pop(name, config[name]) for name in scored}
     cell["setting"] = setting
     if method in HAND_MADE:
-        return FrozenConfigDict(cell | {"rates": config.rates})
+        return FrozenConfigDict(cell | {"learning_rates": config.learning_rates})
     rule = {"rule": config.rules[method], "trained_on": section, "train": train[method]}
     return FrozenConfigDict(cell | rule)
 
@@ -268,7 +268,10 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         say(f"{method} seed {seed}: mean log10 loss {score:.3f} on validation, of step {step}")
     for name in HAND_MADE:
         choice = tuned(cell_config(config, problem, name), setting, name)
-        say(f"{name}: {choice.score:.3f}, tuned there: rate {choice.rate:.2g}, {choice.schedule}")
+        say(
+            f"{name}: {choice.score:.3f}, tuned there: "
+            f"learning rate {choice.learning_rate:.2g}, {choice.schedule}"
+        )
     folder = folder_of(workdir, problem, method, 0)
     say(f"learn_optimizer: rule, theta, _ = metaguide.optimizers.load('{folder}')")
 

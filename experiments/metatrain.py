@@ -68,7 +68,7 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
     def settings_on(kind: str) -> Settings:
         return Settings(
             steps=section.inner_steps,
-            learning_rate=section.inner_rate,
+            learning_rate=section.inner_learning_rate,
             mode=Unrolled(section.remat),
             # A user's few products move the user's side alone.
             hold_body=kind == "recommendation",

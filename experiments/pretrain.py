@@ -43,7 +43,7 @@ def pretraining_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
                 model,
                 section.batch,
                 mask_id=MASK,
-                rate=section.mask_rate,
+                mask_rate=section.mask_rate,
                 variant=section.mask_variant,
             ),
         ),

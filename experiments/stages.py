@@ -79,10 +79,10 @@ def build_stage(
         trained: the learned optimizer of the learner, as its training here starts.
     """
     section, mesh = config[name], tasks_mesh()
-    optimizer = adamw(section.rate, section.steps, section.get("weight_decay", 0.0))
+    optimizer = adamw(section.learning_rate, section.steps, section.get("weight_decay", 0.0))
     if trained is not None:
         # Held parameters have no gradient, but AdamW would keep a state of them, and decay them.
-        rule_optimizer = adamw(section.rule_rate, section.steps, 0.0)
+        rule_optimizer = adamw(section.rule_learning_rate, section.steps, 0.0)
         optimizer = optax.partition(
             {"start": optax.set_to_zero(), "rule": rule_optimizer},
             {"meta": {"params": "start", "rule": "rule"}, "weighting": "rule"},
@@ -136,7 +136,7 @@ def train_stage(
         The trained meta-parameters.
     """
     write_config(config, workdir)
-    rate, steps = config.metatrain.inner_rate, config.adapt.steps
+    rate, steps = config.metatrain.inner_learning_rate, config.adapt.steps
     run = world.run_config(
         stage=stage.name,
         learner=stage.learner,
@@ -158,7 +158,7 @@ def train_stage(
         Schedule(stage.steps, config.log_every, config.checkpoint_every),
         workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
-        mend=f"lower config.{stage.name}.rate",
+        mend=f"lower config.{stage.name}.learning_rate",
         about={**run.about, "config": identity(config)},
         on_checkpoint=keep_rule,
     )

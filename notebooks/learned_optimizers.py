@@ -194,11 +194,12 @@ functions = quadratics()
 short, long = (20, 60) if tiny else (100, 1000)
 
 
-def minimised(gradient, meta, data, *, steps, rate, carry=()):
+def minimised(gradient, meta, data, *, steps, learning_rate, carry=()):
     """Take steps of Adam along a gradient that the library estimates; return what was learned."""
     weighting, steps_per_call = fixed({"all": 1.0}), 20
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
     )
     step = make_step({"all": gradient}, weighting, optimizer, steps, steps_per_call=steps_per_call)
     state = init_state(meta, weighting, optimizer, jax.random.key(1), {"all": carry})
@@ -208,14 +209,16 @@ def minimised(gradient, meta, data, *, steps, rate, carry=()):
     return state.params["meta"]
 
 
-def meta_trained(rule, estimator_of, horizon, *, steps, rate):
+def meta_trained(rule, estimator_of, horizon, *, steps, learning_rate):
     """Train a rule on quadratics; return θ."""
     estimator = estimator_of(rule, functions, horizon, 20, of=lambda loss: jnp.log(loss + 1e-8))
     many = particles(estimator, 32)  # 32 descents side by side
     meta = {"rule": rule.init(jax.random.key(0))}
     carry = many.start(meta, (), jax.random.key(2))
     begun = time.perf_counter()
-    meta = minimised(many, meta, (), steps=20 if tiny else steps, rate=rate, carry=carry)
+    meta = minimised(
+        many, meta, (), steps=20 if tiny else steps, learning_rate=learning_rate, carry=carry
+    )
     print(f"{rule.name}: {time.perf_counter() - begun:.0f} s")
     return meta["rule"]
 
@@ -232,7 +235,8 @@ estimators = {
 }
 perceptron = metaguide.optimizers.mlp()
 perceptrons = {
-    name: meta_trained(perceptron, *how, steps=2000, rate=3e-3) for name, how in estimators.items()
+    name: meta_trained(perceptron, *how, steps=2000, learning_rate=3e-3)
+    for name, how in estimators.items()
 }
 
 # %% [markdown]
@@ -345,7 +349,10 @@ def momentum():
 # %%
 estimators[f"truncated, {long} steps"] = (truncated, long)
 own = momentum()
-owns = {name: meta_trained(own, *how, steps=1000, rate=1e-2) for name, how in estimators.items()}
+owns = {
+    name: meta_trained(own, *how, steps=1000, learning_rate=1e-2)
+    for name, how in estimators.items()
+}
 of_owns = tested(own, owns)
 
 for name, theta in owns.items():
@@ -401,7 +408,7 @@ for name, learner in learners.items():
     begun = time.perf_counter()
     gradient = episodic(sines, learner, meta_batch_size=25, shots=(10,))
     meta = learner.init(jax.random.key(0))
-    meta = minimised(gradient, meta, data, steps=20 if tiny else 3000, rate=1e-3)
+    meta = minimised(gradient, meta, data, steps=20 if tiny else 3000, learning_rate=1e-3)
     keys = episode_keys(0, "test", 20 if tiny else 500)
     run = evaluator(sines, {"": lambda rate, learner=learner: learner}, 100).run
     errors = run(meta, data, 0, 10, keys, {"": 0.0})[""]["squared_error"].mean(-1)

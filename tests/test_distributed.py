@@ -226,7 +226,9 @@ def test_two_processes_go_on_together_and_equal_one(tmp_path):
 def test_processes_that_disagree_all_end_with_one_line(tmp_path):
     """Faults: a process with another config trains along, or ends alone, and the others wait for
     it."""
-    codes = run_to_the_end(tmp_path / "apart", *FLAGS, of_each=((), ("--config.rate=0.1",)))
+    codes = run_to_the_end(
+        tmp_path / "apart", *FLAGS, of_each=((), ("--config.learning_rate=0.1",))
+    )
     said = [(tmp_path / "apart" / f"err{index}").read_text() for index in range(2)]
     assert codes == [2, 2], said
     assert said[0] == said[1] and len(said[0].splitlines()) == 1

@@ -234,8 +234,8 @@ def test_a_method_is_an_entry(monkeypatch):
         for one in (test, method.at_test(problem, Settings(steps=2, learning_rate=0.01)))
     ]
     jax.tree.map(np.testing.assert_array_equal, *both)
-    rates = guide_bazaar.get_config().adapt.rates
-    assert _grid(FrozenConfigDict({"rates": rates}), method.adaptation) == rates
+    rates = guide_bazaar.get_config().adapt.learning_rates
+    assert _grid(FrozenConfigDict({"learning_rates": rates}), method.adaptation) == rates
 
 
 @pytest.mark.slow

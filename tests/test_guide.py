@@ -424,7 +424,7 @@ def test_a_stage_that_trained_an_optimizer_is_served_by_it(tokenizer, tmp_path):
     guide = metaguide.load(write_run(tmp_path / "lstm", tokenizer, optimizers=(".",)))
     assert {serving.method for serving in guide.serving.values()} == {"lstm-head"}
     assert guide.serving["recommendation"].rule is not None
-    assert {serving.rate for serving in guide.serving.values()} == {1.0}
+    assert {serving.learning_rate for serving in guide.serving.values()} == {1.0}
 
 
 @pytest.mark.slow
@@ -508,11 +508,11 @@ def test_what_has_no_examples_answers_as_it_was_trained(guide):
 def test_what_diverges_answers_as_it_was_trained(probe):
     """Fault: probabilities are NaN where a rate is too large for the domain."""
     learnt = probe.serving["classification"]
-    wild = {"classification": learnt._replace(method="head-only", rate=3e38, steps=9)}
+    wild = {"classification": learnt._replace(method="head-only", learning_rate=3e38, steps=9)}
     with pytest.warns(UserWarning, match=r"head-only diverged \(rate 3e\+38, 9 steps\)"):
         adapted = dataclasses.replace(probe, serving=wild).adapt(ONLY_PRODUCTS, shots=1)
     assert adapted.predict(PRODUCTS) == probe.adapt(ONLY_PRODUCTS, shots=0).predict(PRODUCTS)
-    users = {"recommendation": learnt._replace(method="head-only", rate=3e38, steps=9)}
+    users = {"recommendation": learnt._replace(method="head-only", learning_rate=3e38, steps=9)}
     adapted = dataclasses.replace(probe, serving=users).adapt(ONLY_PRODUCTS, shots=1)
     with pytest.raises(
         ValueError, match="the scores of user 'u' are not finite: adaptation diverg"

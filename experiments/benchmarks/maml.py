@@ -88,7 +88,7 @@ def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "
         return {names[0]: x, names[1]: y, "mask": jnp.ones(y.shape[:2], bool)}
 
     meta = {"params": to_groups(workload, inputs["params"])}
-    learner = maml(problem, optax.sgd(own.rate), steps or own.steps, mode_named(mode))
+    learner = maml(problem, optax.sgd(own.learning_rate), steps or own.steps, mode_named(mode))
     return meta, Episode(batch("support"), batch("query")), learner
 
 

@@ -64,7 +64,7 @@ class Inner(NamedTuple):
     net: Net
     loss: Callable[[Tensor, Tensor], Tensor]
     steps: int
-    rate: float
+    learning_rate: float
     chunk: int | None
 
 
@@ -85,7 +85,7 @@ def from_torch(name: str, tensor: Tensor) -> np.ndarray:
 
 def autograd_loop(inner: Inner) -> Backward:
     """Return the meta-gradient task by task, as learn2learn has it."""
-    net, loss, steps, rate, _ = inner
+    net, loss, steps, learning_rate, _ = inner
     params = dict(net.named_parameters())
 
     def backward(*episodes: Tensor) -> None:
@@ -94,7 +94,9 @@ def autograd_loop(inner: Inner) -> Backward:
             for _ in range(steps):
                 value = loss(net.apply_to(fast, support_x), support_y)
                 grads = torch.autograd.grad(value, list(fast.values()), create_graph=True)
-                fast = {k: p - rate * g for (k, p), g in zip(fast.items(), grads, strict=True)}
+                fast = {
+                    k: p - learning_rate * g for (k, p), g in zip(fast.items(), grads, strict=True)
+                }
             value = loss(net.apply_to(fast, query_x), query_y)
             (value / len(episodes[0])).backward()
 
@@ -105,8 +107,8 @@ def higher_loop(inner: Inner) -> Backward:
     """Return the meta-gradient task by task with higher, as in its example maml-omniglot.py."""
     import higher  # pyright: ignore[reportMissingImports]
 
-    net, loss, steps, rate, _ = inner
-    descent = torch.optim.SGD(net.parameters(), rate)
+    net, loss, steps, learning_rate, _ = inner
+    descent = torch.optim.SGD(net.parameters(), learning_rate)
 
     def backward(*episodes: Tensor) -> None:
         for support_x, support_y, query_x, query_y in zip(*episodes, strict=True):
@@ -124,8 +126,8 @@ def torchopt_loop(inner: Inner) -> Backward:
     """Return the meta-gradient task by task with TorchOpt, as in its example of MAML."""
     import torchopt  # pyright: ignore[reportMissingImports]
 
-    net, loss, steps, rate, _ = inner
-    descent = torchopt.MetaSGD(net, rate)
+    net, loss, steps, learning_rate, _ = inner
+    descent = torchopt.MetaSGD(net, learning_rate)
     start = [torchopt.extract_state_dict(x, by="reference") for x in (net, descent)]
 
     def backward(*episodes: Tensor) -> None:
@@ -158,7 +160,7 @@ def torchopt_functional(inner: Inner) -> Backward:
     """Return the meta-gradient of many tasks at once with torch.func and TorchOpt's transforms."""
     import torchopt  # pyright: ignore[reportMissingImports]
 
-    descent = torchopt.sgd(lr=inner.rate)
+    descent = torchopt.sgd(lr=inner.learning_rate)
 
     def adapt(params: Params, gradient: Callable[[Params], Params]) -> Params:
         state = descent.init(params)
@@ -180,7 +182,7 @@ def _descended(inner: Inner) -> Adapt:
     def adapt(params: Params, gradient: Callable[[Params], Params]) -> Params:
         for _ in range(inner.steps):
             grads = gradient(params)
-            params = {name: params[name] - inner.rate * grads[name] for name in params}
+            params = {name: params[name] - inner.learning_rate * grads[name] for name in params}
         return params
 
     return adapt
@@ -262,7 +264,7 @@ def prepare(
         support_x, query_x = (x.movedim(-1, 2).contiguous() for x in (support_x, query_x))
         support_y, query_y = support_y.long(), query_y.long()
     chunk = setting.chunk if device == "cpu" else None
-    inner = Inner(net, setting.loss, problem.steps, problem.rate, chunk)
+    inner = Inner(net, setting.loss, problem.steps, problem.learning_rate, chunk)
     backward = PEERS[peer](inner)
     return net, lambda: backward(support_x, support_y, query_x, query_y)
 

@@ -28,12 +28,12 @@ class Shape(NamedTuple):
     texts: int = 64
     length: int = 64
     dropout: float = 0.1
-    rate: float = 0.15
+    mask_rate: float = 0.15
 
     @property
     def hidden(self) -> int:
         """Number of positions to be guessed."""
-        return int(self.rate * self.texts * self.length)
+        return int(self.mask_rate * self.texts * self.length)
 
 
 def matrix_flops(shape: Shape) -> int:
@@ -73,7 +73,7 @@ def build_metaguide(shape: Shape) -> Callable[[], Any]:
 
     sizes = shape.vocabulary, shape.width, shape.layers, shape.heads, shape.length
     model = GuideModel(transformer(*sizes, dropout=shape.dropout, channels=()), heads={})
-    objective = masked_language(model, shape.texts, mask_id=MASK, rate=shape.rate)
+    objective = masked_language(model, shape.texts, mask_id=MASK, mask_rate=shape.mask_rate)
     gradient = jax.value_and_grad(objective, has_aux=True)
     weighting, optimizer = fixed({"words": 1.0}), optax.adamw(1e-3)
     step = make_step({"words": gradient}, weighting, optimizer, 10_000)

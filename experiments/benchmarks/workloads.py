@@ -97,7 +97,7 @@ class Problem(NamedTuple):
 
     inputs: Callable[..., Inputs]
     steps: int
-    rate: float
+    learning_rate: float
 
 
 WORKLOADS = {

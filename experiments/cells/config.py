@@ -45,12 +45,12 @@ def settings_of(name: str, section: FrozenConfigDict, steps: int, features: int 
         ConfigError: there is no such method, or the section lacks a field that it needs.
     """
     needs = method_of(name).needs
-    fields = {"learning_rate": ("inner_rate",), "inner": ("inner", "inner_rate")}
+    fields = {"learning_rate": ("inner_learning_rate",), "inner": ("inner", "inner_learning_rate")}
     wanted = [field for need in needs for field in fields.get(need, (need,))]
     if lacking := [field for field in wanted if field not in section]:
         raise ConfigError(f"config.{name}: lacks {', '.join(lacking)}; give it there")
     built = {
-        "learning_rate": lambda: section.inner_rate,
+        "learning_rate": lambda: section.inner_learning_rate,
         "inner": lambda: inner_optimizer(section),
         "mode": lambda: mode_named(section.mode),
     }
@@ -76,12 +76,12 @@ def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
     """
 
     def annealed() -> optax.GradientTransformation:
-        rate = optax.cosine_decay_schedule(own.inner_rate, own.inner_steps)
+        rate = optax.cosine_decay_schedule(own.inner_learning_rate, own.inner_steps)
         return optax.adam(rate, b2=0.9)
 
     rules = {
-        "sgd": lambda: optax.sgd(own.inner_rate),
-        "adam": lambda: optax.adam(own.inner_rate, b1=0.0),
+        "sgd": lambda: optax.sgd(own.inner_learning_rate),
+        "adam": lambda: optax.adam(own.inner_learning_rate, b1=0.0),
         "annealed": annealed,
     }
     if own.inner not in rules:

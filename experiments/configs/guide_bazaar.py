@@ -82,7 +82,7 @@ RANGES = {
     "episodes.near": share(zero=False),
     "pretrain.steps": integer(1),
     "pretrain.batch": integer(1),
-    "pretrain.rate": positive(),
+    "pretrain.learning_rate": positive(),
     "pretrain.weight_decay": at_least_0(),
     "pretrain.weights.masked_language": at_least_0(),
     "pretrain.weights.denoising": at_least_0(),
@@ -94,7 +94,7 @@ RANGES = {
     "pretrain.occlusion": integer(0, 32),
     "multitask.steps": integer(1),
     "multitask.meta_batch_size": integer(1),
-    "multitask.rate": positive(),
+    "multitask.learning_rate": positive(),
     "multitask.weight_decay": at_least_0(),
     "multitask.weighting": one_of("fixed", "uncertainty"),
     **{f"multitask.weights.{kind}": at_least_0() for kind in ALL},
@@ -104,11 +104,11 @@ RANGES = {
     "metatrain.steps": integer(1),
     "metatrain.meta_batch_size": integer(1),
     "metatrain.tasks_per_chunk": integer(0),
-    "metatrain.rate": positive(),
-    "metatrain.rule_rate": positive(),
+    "metatrain.learning_rate": positive(),
+    "metatrain.rule_learning_rate": positive(),
     "metatrain.rule_from.*": text(),
     "metatrain.rule_learned_on": one_of("validation", "sources"),
-    "metatrain.inner_rate": positive(),
+    "metatrain.inner_learning_rate": positive(),
     "metatrain.inner_steps": integer(1),
     "metatrain.remat": switch(),
     **{f"metatrain.weights.{kind}": at_least_0() for kind in ALL},
@@ -119,8 +119,8 @@ RANGES = {
     "adapt.steps": integer(1),
     **{f"adapt.chunk.{kind}": integer(1) for kind in ALL},
     "adapt.validation_episodes": integer(1),
-    "adapt.rates": several(positive()),
-    "adapt.adam_rates": several(positive()),
+    "adapt.learning_rates": several(positive()),
+    "adapt.adam_learning_rates": several(positive()),
     "adapt.rule_factors": several(positive()),
     "adapt.penalties": several(positive()),
     **{f"adapt.methods.{method}": optional(several(_KINDS, least=0)) for method in METHODS},
@@ -225,14 +225,14 @@ def get_config() -> ConfigDict:
         "shots": 10,  # the largest number; supports of fewer shots are its prefixes
         "queries": 15,  # examples of an episode that are asked about
         "candidates": 32,  # products that a training episode of recommendation ranks
-        "max_answer_tokens": 8,
+        "max_answer_tokens": 8,  # of an answer
         "near": 1.0,  # texts with so much in common are one example; 1 for the same texts alone
     }
 
     config.pretrain = {
         "steps": 300,  # of pre-training
         "batch": 64,  # texts, pictures or pairs a step
-        "rate": 4e-3,  # of AdamW, its largest
+        "learning_rate": 4e-3,  # of AdamW, its largest
         "weight_decay": 0.01,  # of AdamW
         # λ of each objective; 0 leaves it out.
         "weights": {
@@ -249,7 +249,7 @@ def get_config() -> ConfigDict:
     config.multitask = {
         "steps": 300,  # of joint training
         "meta_batch_size": 4,  # episodes of each kind a step, each of a domain drawn evenly
-        "rate": 3e-3,  # of AdamW, its largest
+        "learning_rate": 3e-3,  # of AdamW, its largest
         "weight_decay": 0.01,  # of AdamW
         "weighting": "fixed",  # of the losses: fixed or uncertainty
         "weights": {kind: 1.0 for kind in ALL},  # λ of each kind of task; 0 leaves it out
@@ -262,8 +262,8 @@ def get_config() -> ConfigDict:
         "steps": 40,  # of meta-training
         "meta_batch_size": 2,  # episodes of each kind a step
         "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
-        "rate": 3e-4,  # of the outer AdamW, its largest
-        "rule_rate": 1e-2,  # of AdamW on a learned optimizer
+        "learning_rate": 3e-4,  # of the outer AdamW, its largest
+        "rule_learning_rate": 1e-2,  # of AdamW on a learned optimizer
         # Where a learned optimizer starts: "" for the trained one of its kind that comes with the
         # package, or a file or work folder with another.
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
@@ -271,7 +271,7 @@ def get_config() -> ConfigDict:
         # which is held, knows all there is to know, and the best update there is none; the others
         # tune their rates on validation too.
         "rule_learned_on": "validation",
-        "inner_rate": 0.1,  # of the inner loop's gradient descent
+        "inner_learning_rate": 0.1,  # of the inner loop's gradient descent
         "inner_steps": 3,  # of the inner loop
         "remat": False,  # whether inner steps are computed again, which saves memory
         "weights": {kind: 1.0 for kind in ALL},  # of each kind of task; 0 leaves it out
@@ -288,8 +288,8 @@ def get_config() -> ConfigDict:
         # Tuned for each method and kind of task on the validation domains, with as many values
         # each.
         "validation_episodes": 10,  # by which each of these is scored
-        "rates": SGD_RATES,  # of gradient descent, tuned on validation
-        "adam_rates": ADAM_RATES,  # of Adam, tuned on validation
+        "learning_rates": SGD_RATES,  # of gradient descent, tuned on validation
+        "adam_learning_rates": ADAM_RATES,  # of Adam, tuned on validation
         # Of a learned optimizer's updates, tuned on validation: it serves all kinds of task, and
         # makes steps as small as the one that bears least.
         "rule_factors": RULE_FACTORS,

@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
     }
     config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4}
     config.model.update({"width": 128, "image": False})
-    config.pretrain.update({"steps": 1000, "rate": 2e-3})
+    config.pretrain.update({"steps": 1000, "learning_rate": 2e-3})
     config.pretrain.weights.update({"denoising": 0.0, "image_text": 0.0})
-    config.multitask.update({"steps": 800, "rate": 1e-3})
+    config.multitask.update({"steps": 800, "learning_rate": 1e-3})
     config.metatrain.update({"steps": 60})
     config.metatrain.domain_weights = dict.fromkeys(SOURCES, 1.0)
     config.presets = {

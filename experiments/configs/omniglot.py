@@ -46,7 +46,7 @@ RANGES = {
     "steps": integer(1),
     "meta_batch_size": integer(1),
     "tasks_per_chunk": integer(0),
-    "rate": positive(),
+    "learning_rate": positive(),
     "steps_per_call": integer(0),
     "seeds_at_once": integer(0),
     "processes": integer(1),
@@ -56,7 +56,7 @@ RANGES = {
     "checkpoint_every": integer(1),
     "*.network": one_of("stride", "flat", "max"),
     "*.inner": one_of("sgd", "adam", "annealed"),
-    "*.inner_rate": positive(),
+    "*.inner_learning_rate": positive(),
     "*.inner_steps": integer(1),
     "*.mode": one_of("unrolled", "remat", "mixed"),
     "*.test_steps": integer(1),
@@ -65,7 +65,7 @@ RANGES = {
     "*.batch": integer(1),
     "*.test_batch": integer(1),
     "*.keep_state": switch(),
-    "*.outer_rate": share(zero=False),
+    "*.outer_learning_rate": share(zero=False),
     "*.train_way": integer(1),
     "*.train_shots": integer(1),
     "*.queries": integer(1),
@@ -73,7 +73,7 @@ RANGES = {
     "*.test_episodes": integer(1),
     "*.temperature": positive(),
     "*.halve_every": integer(1),
-    "*.last_rate": at_least_0(),
+    "*.last_learning_rate": at_least_0(),
     "*.penalty": positive(),
     "*.scale": positive(),
     "*.hidden": integer(1),
@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
     config.steps = 60_000  # of training, where a learner has none of its own
     config.meta_batch_size = 32  # episodes a step, where a learner has none of its own
     config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
-    config.rate = 1e-3  # of the outer Adam
+    config.learning_rate = 1e-3  # of the outer Adam
     config.steps_per_call = 0  # 0: 1 on a CPU, elsewhere 50 or a divisor of it
     config.seeds_at_once = 0  # in one program; 0: 1 on a CPU, elsewhere all seeds of a cell
     config.processes = 1  # cells side by side on one device, a process each
@@ -165,7 +165,7 @@ def get_config() -> ConfigDict:
     # batch norm, has no scale in it and draws the head, all parameters adapt and the head starts
     # at 0.
     maml = {
-        "inner_rate": 2.0,  # of the inner loop
+        "inner_learning_rate": 2.0,  # of the inner loop
         "network": "stride",  # how Conv4 shrinks pictures: stride, flat or max
         "mode": "mixed",  # how the inner loop is differentiated: unrolled, remat or mixed
     }
@@ -192,7 +192,7 @@ def get_config() -> ConfigDict:
         "network": "flat",
         "inner": "adam",  # the inner rule: sgd, adam or annealed
         "keep_state": True,  # whether the inner rule's state goes on from task to task
-        "outer_rate": 1.0,  # share of the way to the adapted parameters, at first
+        "outer_learning_rate": 1.0,  # share of the way to the adapted parameters, at first
         "train_shots": 10,  # examples a class in training
         "test_steps": 50,  # inner steps at test
         "meta_batch_size": 5,  # episodes a step
@@ -202,7 +202,7 @@ def get_config() -> ConfigDict:
     config.reptile = {
         "way5": {
             **reptile,
-            "inner_rate": 1e-3,
+            "inner_learning_rate": 1e-3,
             "inner_steps": 5,
             "batch": 10,  # examples of an inner step in training
             "test_batch": 5,  # examples of an inner step at test
@@ -210,7 +210,7 @@ def get_config() -> ConfigDict:
         },
         "way20": {
             **reptile,
-            "inner_rate": 5e-4,
+            "inner_learning_rate": 5e-4,
             "inner_steps": 10,
             "batch": 20,  # examples of an inner step in training
             "test_batch": 10,  # examples of an inner step at test
@@ -239,20 +239,20 @@ def get_config() -> ConfigDict:
     # 100 epochs of 500 steps, the first tenth with the multi-step loss.
     plus_plus = {
         "network": "stride",
-        "inner_rate": 0.1,
+        "inner_learning_rate": 0.1,
         "inner_steps": 5,  # of the inner loop
         "meta_batch_size": 8,
         "multi_step_until": 0.1,  # share of training in which the loss of every step counts
         "second_order_from": 0.5,  # share of training after which the gradient is exact
         "mode": "mixed",
-        "last_rate": 1e-5,  # what the outer rate falls to
+        "last_learning_rate": 1e-5,  # what the outer rate falls to
         "steps": 50_000,
     }
     config["maml++"] = {"way5": dict(plus_plus), "way20": dict(plus_plus)}
     implicit = {
         "network": "stride",
         "inner": "sgd",
-        "inner_rate": 0.1,
+        "inner_learning_rate": 0.1,
         "strength": 2.0,  # λ of the pull to the meta-parameters
         "cg_steps": 5,  # of conjugate gradients
         "damping": 1.0,  # of conjugate gradients
@@ -268,7 +268,7 @@ def get_config() -> ConfigDict:
         "way5": {**maml, "inner_steps": 1, "meta_batch_size": 32},
         "way20": {**maml, "inner_steps": 1, "meta_batch_size": 16},
     }
-    proto = {**maml, "inner_rate": 0.1, "inner_steps": 5}
+    proto = {**maml, "inner_learning_rate": 0.1, "inner_steps": 5}
     config["proto-maml"] = {
         "way5": {**proto, "meta_batch_size": 32},
         "way20": {**proto, "meta_batch_size": 16},

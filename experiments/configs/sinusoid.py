@@ -44,18 +44,18 @@ RANGES = {
     "test_steps": integer(1),
     "shown_steps": several(integer(0)),
     "validation_tasks": integer(1),
-    "rate": positive(),
+    "learning_rate": positive(),
     "steps_per_call": integer(1),
     "log_every": integer(1),
     "checkpoint_every": integer(1),
-    "pretrained.rates": optional(several(positive())),
+    "pretrained.learning_rates": optional(several(positive())),
     "*.inner": one_of("sgd", "adam", "annealed"),
-    "*.inner_rate": positive(),
+    "*.inner_learning_rate": positive(),
     "*.inner_steps": integer(1),
     "*.mode": one_of("unrolled", "remat", "mixed"),
     "*.batch": integer(1),
     "*.keep_state": switch(),
-    "*.outer_rate": share(zero=False),
+    "*.outer_learning_rate": share(zero=False),
     "*.strength": positive(),
     "*.cg_steps": integer(1),
     "*.damping": at_least_0(),
@@ -116,27 +116,27 @@ def get_config() -> ConfigDict:
     config.test_steps = 10  # inner steps at test
     config.shown_steps = (1, 5, 10)  # inner steps after which there is a row
     config.validation_tasks = 200  # waves that the rate of the pre-trained net is chosen on
-    config.rate = 1e-3  # of the outer Adam
+    config.learning_rate = 1e-3  # of the outer Adam
     config.steps_per_call = 100  # steps that one call of the program takes
     config.log_every = 1000  # steps between two lines of metrics, a multiple of steps_per_call
     config.checkpoint_every = 10_000  # steps between two checkpoints, a multiple of steps_per_call
 
     config.maml = {
-        "inner_rate": 0.01,  # of the inner loop
+        "inner_learning_rate": 0.01,  # of the inner loop
         "inner_steps": 1,  # of the inner loop in training
         "mode": "unrolled",  # how the inner loop is differentiated: unrolled, remat or mixed
     }
-    config["first-order"] = {"inner_rate": 0.01, "inner_steps": 1}
-    config["meta-sgd"] = {"inner_rate": 0.01, "inner_steps": 1}
+    config["first-order"] = {"inner_learning_rate": 0.01, "inner_steps": 1}
+    config["meta-sgd"] = {"inner_learning_rate": 0.01, "inner_steps": 1}
     # The inner rule of Nichol et al. 2018 for pictures; chosen on validation waves among SGD and
     # Adam, with its state kept or not.
     config.reptile = {
         "inner": "adam",  # the inner rule: sgd, adam or annealed
-        "inner_rate": 0.01,  # of the inner rule
+        "inner_learning_rate": 0.01,  # of the inner rule
         "inner_steps": 10,  # of the inner loop in training
         "batch": 10,  # points of an inner step
         "keep_state": True,  # whether the inner rule's state goes on from task to task
-        "outer_rate": 1.0,  # share of the way to the adapted parameters, at first
+        "outer_learning_rate": 1.0,  # share of the way to the adapted parameters, at first
     }
     # As many steps as in its paper's table of Omniglot. Where the inner loop stops far from its
     # minimum the gradient is none of the loss, which grows: constant rates, with the gradient
@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
     # it takes as many steps as in training: its solution is at the end of them.
     config.imaml = {
         "inner": "annealed",  # the inner rule: sgd, adam or annealed
-        "inner_rate": 0.02,  # of the inner rule
+        "inner_learning_rate": 0.02,  # of the inner rule
         "inner_steps": 64,  # of the inner loop in training
         "strength": 100.0,  # λ of the pull to the meta-parameters
         "cg_steps": 5,  # of conjugate gradients
@@ -153,5 +153,5 @@ def get_config() -> ConfigDict:
         "test_steps": 64,  # inner steps at test
     }
     # Trained on all waves at once; its rate at test is chosen on validation tasks.
-    config.pretrained = {"rates": (0.0003, 0.001, 0.003, 0.01, 0.03)}
+    config.pretrained = {"learning_rates": (0.0003, 0.001, 0.003, 0.01, 0.03)}
     return config

@@ -206,7 +206,7 @@ def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
         name = escape(one["method"])
         name = f"<strong>{name}</strong>" if one["method"] == chosen else name
         cells = [
-            "–" if one["rate"] is None else f"{one['rate']:g}",
+            "–" if one["learning_rate"] is None else f"{one['learning_rate']:g}",
             number(one["tuned_by"]["score"]),
             "–" if one["seconds"] is None else duration(one["seconds"]),
         ]

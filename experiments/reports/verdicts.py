@@ -302,7 +302,7 @@ def _why(method: str, tunings: Sequence[Tuning]) -> str:
             "domains themselves, which flatters it."
         )
     metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
-    rate = "" if mine["rate"] is None else f", tuned to {mine['rate']:g},"
+    rate = "" if mine["learning_rate"] is None else f", tuned to {mine['learning_rate']:g},"
     said = f"Validation chose {method}{rate} with {metric} {number(score)} on its domains"
     # What starts from nothing has no checkpoint to serve, however well it does.
     ahead = [one["method"] for one in tunings if _by_score(one) < _by_score(mine)]

@@ -61,8 +61,8 @@ def computing(
             return {"loss": losses(train_rule(config, problem, method, seed, workdir).theta)}
         choice = tuned(cell, setting, method)
         return {
-            "loss": losses(made_of(choice.rate, choice.schedule)),
-            "rate": np.asarray(choice.rate),
+            "loss": losses(made_of(choice.learning_rate, choice.schedule)),
+            "learning_rate": np.asarray(choice.learning_rate),
             "schedule": np.asarray(choice.schedule),
         }
 

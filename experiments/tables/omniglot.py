@@ -142,7 +142,7 @@ def cell_of(config: FrozenConfigDict, tables, method: str, way: int, shot: int) 
     steps = own.get("steps", config.steps)
     optimizer = optax.adam(rate_of(config, own))
     if method == "reptile":
-        optimizer = way_back(own.outer_rate, steps)
+        optimizer = way_back(own.outer_learning_rate, steps)
     meta_batch_size = own.get("meta_batch_size", config.meta_batch_size)
     return Cell(
         f"{way}w{shot}s/{method}", distribution, learner, optimizer, steps, meta_batch_size, shots
@@ -150,13 +150,15 @@ def cell_of(config: FrozenConfigDict, tables, method: str, way: int, shot: int) 
 
 
 def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
-    """Return the outer rate: constant, halved every `halve_every` steps, or down to `last_rate`."""
+    """Return the outer learning rate: constant, halved now and then, or annealed."""
     if "halve_every" in own:
-        return optax.exponential_decay(config.rate, own.halve_every, 0.5, staircase=True)
-    if "last_rate" in own:
+        return optax.exponential_decay(config.learning_rate, own.halve_every, 0.5, staircase=True)
+    if "last_learning_rate" in own:
         steps = own.get("steps", config.steps)
-        return optax.cosine_decay_schedule(config.rate, steps, own.last_rate / config.rate)
-    return config.rate
+        return optax.cosine_decay_schedule(
+            config.learning_rate, steps, own.last_learning_rate / config.learning_rate
+        )
+    return config.learning_rate
 
 
 def compute(

@@ -73,9 +73,9 @@ def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
         learner = PRETRAINED.train(problem, Settings())
     else:
         learner = method_of(method).train(problem, settings_of(method, own, own.inner_steps))
-    steps, optimizer = own.get("steps", config.steps), optax.adam(config.rate)
+    steps, optimizer = own.get("steps", config.steps), optax.adam(config.learning_rate)
     if method == "reptile":
-        optimizer = way_back(own.outer_rate, steps)
+        optimizer = way_back(own.outer_learning_rate, steps)
     return Cell(
         f"{initialiser}/{method}",
         distribution,
@@ -147,7 +147,7 @@ def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[st
 
 def best_rate(config: FrozenConfigDict, ask) -> float:
     """Return the rate with the least median error on validation tasks, after all steps."""
-    rates = tuple(config.pretrained.rates)
+    rates = tuple(config.pretrained.learning_rates)
     errors = ask(split="validation", episodes=config.validation_tasks, rates=rates)
     last = [median(one["squared_error"][-1].mean(-1)) for one in errors]
     return rates[int(np.argmin(last))]

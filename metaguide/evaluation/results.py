@@ -71,15 +71,15 @@ class TunedBy(TypedDict):
 class Tuning(TypedDict):
     """What validation chose for one method on one task, and what the method costs.
 
-    `rate` is None where nothing is tuned. `diverged` is the share of validation outcomes that were
-    not finite. `seconds` are those that adapting to one test episode and answering it took in the
-    run, compilation left out; None where the outcomes were at hand from an earlier run.
+    `learning_rate` is None where nothing is tuned. `diverged` is the share of validation outcomes
+    that were not finite. `seconds` are those that adapting to one test episode and answering it
+    took in the run, compilation left out; None where the outcomes were at hand from an earlier run.
     `training_seconds` is there where it was measured.
     """
 
     task: str
     method: str
-    rate: float | None
+    learning_rate: float | None
     tuned_by: TunedBy
     diverged: float
     seconds: float | None
@@ -262,7 +262,7 @@ def read(path: Path) -> Results:
 
 def _renewed(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file of version 1 holds, by today's names."""
-    names = {"arm": "method", "floor": "baseline"}
+    names = {"arm": "method", "floor": "baseline", "rate": "learning_rate"}
 
     def renewed(entries: Any) -> Any:
         if not isinstance(entries, list):
@@ -319,7 +319,8 @@ def _fault(tuning: Any) -> str:
     right = {
         "task": _is_name(tuning["task"]),
         "method": _is_name(tuning["method"]),
-        "rate": tuning["rate"] is None or _is_number(tuning["rate"], 0.0),
+        "learning_rate": tuning["learning_rate"] is None
+        or _is_number(tuning["learning_rate"], 0.0),
         "tuned_by": tuned and _is_name(by["metric"]) and _is_number(by["score"]),
         "diverged": _is_number(tuning["diverged"], 0.0, 1.0),
         "seconds": tuning["seconds"] is None or _is_number(tuning["seconds"], 0.0),

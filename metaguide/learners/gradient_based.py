@@ -145,13 +145,13 @@ def anil(
 
 
 def meta_sgd(
-    problem: Problem, rate: float | Array, steps: int = 1, mode: Mode = Unrolled()
+    problem: Problem, learning_rate: float | Array, steps: int = 1, mode: Mode = Unrolled()
 ) -> Learner:
     """Learn an initialisation and a rate for each parameter: θ ← θ − α ∘ ∇L(θ).
 
     Args:
         problem: what is learned.
-        rate: all rates α as they start.
+        learning_rate: α of all parameters, as they start.
         steps: inner steps; the paper takes one.
         mode: `Unrolled` or `FirstOrder`, under which the rates are learned as well.
 
@@ -172,7 +172,9 @@ def meta_sgd(
 
     def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
-        rates = optax.tree.full_like({name: params[name] for name in adapting(problem)}, rate)
+        rates = optax.tree.full_like(
+            {name: params[name] for name in adapting(problem)}, learning_rate
+        )
         return {"params": params, "rule": {"rates": rates}}
 
     def adapt(

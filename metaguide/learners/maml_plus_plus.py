@@ -31,7 +31,7 @@ def is_normalisation(name: str) -> bool:
 
 def maml_plus_plus(
     problem: Problem,
-    rate: float | Array,
+    learning_rate: float | Array,
     steps: int,
     *,
     multi_step_until: float = 0.1,
@@ -52,7 +52,7 @@ def maml_plus_plus(
 
     Args:
         problem: what is learned.
-        rate: all rates as they start.
+        learning_rate: of all parameters, as they start.
         steps: inner steps, at least 1.
         multi_step_until: share of training with the multi-step loss; 0 for none of it.
         second_order_from: share of training with first-order gradients; 0 for none of it.
@@ -80,7 +80,7 @@ def maml_plus_plus(
     def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
         moving = {name: params[name] for name in adapting(problem)}
-        rates = jax.tree.map(lambda leaf: jnp.full((steps,), rate, leaf.dtype), moving)
+        rates = jax.tree.map(lambda leaf: jnp.full((steps,), learning_rate, leaf.dtype), moving)
         leaves, _ = jax.tree.flatten_with_path(moving)
         own = {
             _name(path): jnp.repeat(leaf[None], steps, axis=0)

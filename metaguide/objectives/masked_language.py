@@ -30,7 +30,7 @@ def mask_words(
     tokens: Int[Array, "batch length"],
     words: Int[Array, "batch length"],
     *,
-    rate: float = 0.15,
+    mask_rate: float = 0.15,
     mask_id: int,
     vocabulary: int,
     specials: int = 5,
@@ -38,14 +38,15 @@ def mask_words(
 ) -> tuple[Int[Array, "batch length"], Bool[Array, "batch length"]]:
     """Hide whole words of each text (Devlin et al. 2019, with whole-word masking).
 
-    Of a text with n words, max(1, round(rate · n)) words are drawn without replacement, and all
-    tokens of a drawn word are chosen; a text without words has none. Static shapes: runs in `jit`.
+    Of a text with n words, max(1, round(mask_rate · n)) words are drawn without replacement, and
+    all tokens of a drawn word are chosen; a text without words has none. Static shapes: runs in
+    `jit`.
 
     Args:
         key: PRNG key.
         tokens: token ids.
         words: index of the word each token belongs to, in [0, length); negative where none.
-        rate: share of the words to hide, in (0, 1].
+        mask_rate: share of the words to hide, in (0, 1].
         mask_id: the id that stands for a hidden token.
         vocabulary: number of ids; random tokens are drawn from [specials, vocabulary).
         specials: ids below this are never chosen.
@@ -56,10 +57,10 @@ def mask_words(
         The inputs, and which positions were chosen.
 
     Raises:
-        ValueError: `rate`, `vocabulary` or `variant` is out of range.
+        ValueError: `mask_rate`, `vocabulary` or `variant` is out of range.
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate {rate} is not in (0, 1]")
+    if not 0 < mask_rate <= 1:
+        raise ValueError(f"mask_rate {mask_rate} is not in (0, 1]")
     if vocabulary <= specials:
         raise ValueError(f"a vocabulary of {vocabulary} has nothing beyond {specials} specials")
     choice, fate, substitute = jax.random.split(key, 3)
@@ -69,7 +70,7 @@ def mask_words(
     rows = jnp.arange(batch)[:, None]
     present = jnp.zeros((batch, length + 1), bool).at[rows, slots].set(True)[:, :length]
     number = present.sum(1)
-    draws = jnp.round(rate * number.astype(jnp.float32)).astype(number.dtype)
+    draws = jnp.round(mask_rate * number.astype(jnp.float32)).astype(number.dtype)
     draws = jnp.where(number > 0, jnp.maximum(draws, 1), 0)
     lots = jnp.where(present, jax.random.uniform(choice, (batch, length)), 2.0)
     places = jnp.argsort(jnp.argsort(lots, axis=1), axis=1)
@@ -90,7 +91,7 @@ def mask_words(
 def gather_chosen(chosen: Bool[Array, "batch length"], limit: int) -> Gathered:
     """List the chosen positions, so that logits are computed for them alone.
 
-    `limit` is static. It should leave slack over the expected number, `rate · batch · length`:
+    `limit` is static. It should leave slack over the expected number, `mask_rate · batch · length`:
     of the chosen positions, in row order, those past the limit are dropped and counted.
     """
     flat = chosen.reshape(-1)

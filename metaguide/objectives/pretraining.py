@@ -38,7 +38,7 @@ def masked_language(
     batch: int,
     *,
     mask_id: int,
-    rate: float = 0.15,
+    mask_rate: float = 0.15,
     variant: Literal["mask", "80-10-10"] = "mask",
 ) -> Objective:
     """Return the masked language model over rows of {"tokens", "words"}.
@@ -50,7 +50,7 @@ def masked_language(
         model: the guide.
         batch: texts a step.
         mask_id: the [MASK] token.
-        rate: share of the words that is hidden.
+        mask_rate: share of the words that is hidden.
         variant: "mask" replaces every hidden word by [MASK]; "80-10-10" is BERT's.
 
     Returns:
@@ -71,12 +71,12 @@ def masked_language(
             mask_key,
             tokens,
             rows["words"],
-            rate=rate,
+            mask_rate=mask_rate,
             mask_id=mask_id,
             vocabulary=model.vocabulary,
             variant=variant,
         )
-        limit = max(1, round(1.25 * rate * tokens.size))
+        limit = max(1, round(1.25 * mask_rate * tokens.size))
         places, there, dropped = gather_chosen(chosen, limit)
 
         def logits(guide: Any, inputs: Array) -> Array:

@@ -156,7 +156,7 @@ def adapt(
     state, _ = learner(True).adapt(meta, support, context, None)
     if not is_finite(state):
         return unadapted(
-            f"adaptation by {serving.method} diverged (rate {serving.rate:g}, "
+            f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
             f"{serving.steps} steps); {as_trained}"
         )
     ids = tuple(one.id for one in chosen)

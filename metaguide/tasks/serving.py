@@ -37,20 +37,20 @@ class Serving(NamedTuple):
     Attributes:
         meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
         method: a name in `metaguide.methods.IN_GUIDE`.
-        rate: of its gradient descent, or its penalty.
+        learning_rate: of its gradient descent, or its penalty.
         steps: of its gradient descent.
         rule: of the learned optimizer.
     """
 
     meta: Params
     method: str
-    rate: float
+    learning_rate: float
     steps: int
     rule: Rule | None = None
 
     def __repr__(self) -> str:
         """The method: parameters are thousands of numbers."""
-        return f"<Serving by {self.method}, rate {self.rate:g}, {self.steps} steps>"
+        return f"<Serving by {self.method}, rate {self.learning_rate:g}, {self.steps} steps>"
 
 
 class Adapted(NamedTuple):
@@ -109,7 +109,9 @@ class Server(NamedTuple):
         if key not in self.programs:
             serving = self.serving
             adaptation = adaptation_of(serving.method) if adapts else NOTHING
-            learner = adaptation.tuned_to(problem(), serving.rate, serving.steps, serving.rule)
+            learner = adaptation.tuned_to(
+                problem(), serving.learning_rate, serving.steps, serving.rule
+            )
             self.programs[key] = learner._replace(
                 adapt=jax.jit(learner.adapt),
                 predict=jax.jit(predict(learner)),

@@ -308,7 +308,7 @@ def test_a_score_that_was_changed_is_noticed(tmp_path):
 METHOD = {
     "task": "sentiment",
     "method": "maml",
-    "rate": 0.1,
+    "learning_rate": 0.1,
     "tuned_by": {"metric": "accuracy", "score": 0.75},
     "diverged": 0.0,
     "seconds": None,
@@ -318,14 +318,23 @@ METHOD = {
 def test_methods_and_names_of_classes_are_read_back(tmp_path):
     """Faults: what validation chose is gone when the run ends, a file from before it was recorded
     is refused, or one that was changed is taken for what was written."""
-    zero = METHOD | {"method": "zero-shot", "rate": None, "seconds": 0.02, "training_seconds": 3}
+    zero = METHOD | {
+        "method": "zero-shot",
+        "learning_rate": None,
+        "seconds": 0.02,
+        "training_seconds": 3,
+    }
     classes = {"phones": ["cases", "电池"]}
     path = write([], {}, tmp_path, tunings=[METHOD, zero], classes=classes, **HEAD)
     found = read(path)
     assert found.tunings == (METHOD, zero) and found.classes == classes
     text = path.read_text("utf-8")
     for old, new, message in (
-        ('"rate": 0.1', '"rate": 0.3', "its tunings are not those that were written"),
+        (
+            '"learning_rate": 0.1',
+            '"learning_rate": 0.3',
+            "its tunings are not those that were written",
+        ),
         ("电池", "cables", "its classes are not those that were written"),
         ('"tunings"', '"method"', "the fields are not"),
     ):
@@ -348,7 +357,7 @@ def test_files_of_version_1_are_read_on_and_later_ones_refused(tmp_path):
     row = Row(table="t", method="a", task="x", metric="m", value=0.5, baseline=0.25)
     path = write([row], {}, tmp_path, tunings=[METHOD], **HEAD)
     now, written = read(path), json.loads(path.read_text("utf-8"))
-    names = {"method": "arm", "baseline": "floor"}
+    names = {"method": "arm", "baseline": "floor", "learning_rate": "rate"}
 
     def earlier(entry):
         return {names.get(name, name): value for name, value in entry.items()}
@@ -369,8 +378,8 @@ def test_files_of_version_1_are_read_on_and_later_ones_refused(tmp_path):
 @pytest.mark.parametrize(
     "broken, message",
     [
-        ({"rate": float("nan")}, "tuning 0: field 'rate' is nan"),
-        ({"rate": 10**400}, "field 'rate'"),
+        ({"learning_rate": float("nan")}, "tuning 0: field 'learning_rate' is nan"),
+        ({"learning_rate": 10**400}, "field 'learning_rate'"),
         ({"seconds": -1.0}, "field 'seconds' is -1.0"),
         ({"seconds": True}, "field 'seconds' is True"),
         ({"diverged": 1.5}, "field 'diverged'"),

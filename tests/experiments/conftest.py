@@ -16,8 +16,8 @@ def get_config():
                     "worse": {"adapt": {"episodes": "many"}}},
         "seeds": 1,
         "init_from": config_dict.placeholder(str),
-        "adapt": {"episodes": 50, "shots": (0, 1), "rate": 0.1, "curves": True},
-        "pretrain": {"rate": 1e-3, "log_every": 10},
+        "adapt": {"episodes": 50, "shots": (0, 1), "learning_rate": 0.1, "curves": True},
+        "pretrain": {"learning_rate": 1e-3, "log_every": 10},
         "methods": {"zero-shot": 1},
     })
 """

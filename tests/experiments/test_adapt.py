@@ -67,7 +67,7 @@ def test_methods_are_scored_on_the_same_episodes_each_with_its_own_optimizer(sho
     of_rnn = [row for row in comparison.rows if row.method == "rnn"]
     assert {(row.shots, row.steps) for row in of_rnn} == {(1, 0), (1, 1)}
     (method,) = comparison.tunings
-    assert method["method"] == "rnn" and method["rate"] in frozen.adapt.rule_factors
+    assert method["method"] == "rnn" and method["learning_rate"] in frozen.adapt.rule_factors
     assert method["seconds"] and 0 < method["seconds"] < 60
     assert bench.seconds([together], way) is None  # nothing was computed from these
 
@@ -134,7 +134,7 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
 
 def test_a_rate_that_diverges_is_not_chosen():
     """Fault: what is not finite scores as a good outcome, and validation prefers its rate."""
-    rates = {"rates": (0.1, 1.0), "adam_rates": (0.1, 1.0)}
+    rates = {"learning_rates": (0.1, 1.0), "adam_learning_rates": (0.1, 1.0)}
     config = FrozenConfigDict({"adapt": {**rates, "penalties": (1.0,), "rule_factors": (1.0,)}})
 
     class Outcomes:
@@ -150,13 +150,13 @@ def test_a_rate_that_diverges_is_not_chosen():
     for diverging, wanted in ((1.0, 0.1), (0.1, 1.0)):
         bench.diverging = diverging
         choice = _choose(config, "head-only", bench, [{}])
-        assert (choice.rate, choice.diverged) == (wanted, 0)
+        assert (choice.learning_rate, choice.diverged) == (wanted, 0)
 
 
 def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned():
     """Faults: the rate and the cost of a method are gone when its run ends; zero-shot, which has no
     rate, is listed with the rate 1; an outcome kept from before has a time."""
-    config = FrozenConfigDict({"adapt": {"rates": (0.1,), "penalties": (1.0,)}})
+    config = FrozenConfigDict({"adapt": {"learning_rates": (0.1,), "penalties": (1.0,)}})
 
     class Timed:
         kind = "questions"
@@ -168,13 +168,13 @@ def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned()
     assert tuned == {
         "task": "questions",
         "method": "fine-tuning",
-        "rate": 0.1,
+        "learning_rate": 0.1,
         "tuned_by": {"metric": "f1", "score": 0.5},
         "diverged": 0.25,
         "seconds": 0.25,
     }
     fixed = _tuning(config, Timed(), Choice("zero-shot", 1.0, 0.5), [{}])
-    assert fixed["rate"] is None and fixed["seconds"] is None
+    assert fixed["learning_rate"] is None and fixed["seconds"] is None
 
 
 def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
@@ -191,7 +191,7 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     "grid", ["abc", ("abc",), (), 0.1, (0.1, -1.0), (float("nan"),), (float("inf"),), (True,), (0,)]
 )
 def test_a_grid_that_is_not_of_positive_numbers_is_refused_at_once(field, grid):
-    """Fault: `adapt.rates=abc` is accepted, and fails after the stages have trained."""
+    """Fault: `adapt.learning_rates=abc` is accepted, and fails after the stages have trained."""
     fields = guide_bazaar.get_config().to_dict()
     methods_in(FrozenConfigDict(fields))
     fields["adapt"][field] = grid

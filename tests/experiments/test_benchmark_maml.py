@@ -32,7 +32,7 @@ def test_our_meta_gradient_of_waves_against_finite_differences():
     """Fault: the benchmark times another gradient than that of the workload: fewer inner steps,
     first order, support and query exchanged."""
     inputs = in_float64(WORKLOADS["sinusoid"].inputs(0, 3))
-    rate = WORKLOADS["sinusoid"].rate
+    rate = WORKLOADS["sinusoid"].learning_rate
 
     def network(params, x):
         for i in range(2):

@@ -17,7 +17,7 @@ def test_file_preset_and_overrides_in_their_order(file):
     config, workdir = resolve(file)
     assert (config.seeds, config.adapt.episodes, workdir) == (1, 50, Path("runs/x-small"))
     config, _ = resolve(file, "--config.preset=full")
-    assert (config.seeds, config.adapt.episodes, config.adapt.rate) == (3, 600, 0.1)
+    assert (config.seeds, config.adapt.episodes, config.adapt.learning_rate) == (3, 600, 0.1)
     config, workdir = resolve(
         file, "--config.adapt.episodes=7", "--config.preset=full", "--workdir=w"
     )
@@ -30,12 +30,17 @@ def test_forms_of_a_flag(file):
     refused, or parsed as text."""
     config, _ = resolve(
         file,
-        *["--config.adapt.rate", "1", "-config.seeds=2", "--config.adapt.shots=(0, 5, 10)"],
+        *[
+            "--config.adapt.learning_rate",
+            "1",
+            "-config.seeds=2",
+            "--config.adapt.shots=(0, 5, 10)",
+        ],
         *["--noconfig.adapt.curves", "--config.init_from=runs/a"],
     )
     assert (config.seeds, config.adapt.shots, config.adapt.curves) == (2, (0, 5, 10), False)
     assert config.init_from == "runs/a"
-    assert isinstance(config.adapt.rate, float) and config.adapt.rate == 1.0
+    assert isinstance(config.adapt.learning_rate, float) and config.adapt.learning_rate == 1.0
 
 
 def test_resolved_config_cannot_change(file):
@@ -50,12 +55,18 @@ def test_resolved_config_cannot_change(file):
     [
         ("--config.adapt.episode=3", r"--config\.adapt\.episode: .*small\.py .*adapt\.episodes"),
         ("--config.episodes=3", r"did you mean adapt\.episodes\?"),
-        ("--config.rate=3", r"did you mean adapt\.rate or pretrain\.rate\?"),
+        (
+            "--config.learning_rate=3",
+            r"did you mean adapt\.learning_rate or pretrain\.learning_rate\?",
+        ),
         ("--config.methods.zero-shot=3", r"config\.methods\.zero-shot: set it in a config file"),
-        ("--config.zzz=3", r"no such field; it has adapt\.curves, .*pretrain\.rate, seeds"),
+        (
+            "--config.zzz=3",
+            r"no such field; it has adapt\.curves, .*pretrain\.log_every, seeds",
+        ),
         ("--config.adapt=3", r"--config\.adapt is a section"),
         ("--config.adapt.episodes=many", r"config\.adapt\.episodes=many: .*int"),
-        ("--config.adapt.rate=fast", r"config\.adapt\.rate=fast: .*float"),
+        ("--config.adapt.learning_rate=fast", r"config\.adapt\.learning_rate=fast: .*float"),
         ("--config.preset=ful", r"--config\.preset=ful: .*there are bad, default, full, worse"),
         ("--config.preset=bad", r"preset 'bad': there is no field adapt\.epis; .*adapt\.episodes"),
         ("--config.preset=worse", r"preset 'worse': adapt\.episodes='many': .*int"),

@@ -58,7 +58,7 @@ def test_every_learner_of_the_configs_is_built():
 def test_what_a_method_needs_comes_out_of_its_section():
     """Faults: a field of the config is not passed on, or one that the method does not need is,
     such as the mode that ANIL's section shares with MAML's."""
-    own = FrozenConfigDict({"inner_rate": 0.3, "mode": "remat", "batch": 3, "hidden": 9})
+    own = FrozenConfigDict({"inner_learning_rate": 0.3, "mode": "remat", "batch": 3, "hidden": 9})
     found = settings_of("maml", own, 4, features=7)
     assert found == Settings(steps=4, learning_rate=0.3, mode=Unrolled(remat=True), features=7)
     assert settings_of("anil", own, 4) == Settings(steps=4, learning_rate=0.3)

@@ -29,7 +29,7 @@ def guide(folder):
         f"--workdir={folder}",
         "--config.metatrain.learners=('prototypical',)",
         "--config.adapt.shots=(0,1,5)",
-        "--config.adapt.rates=(0.1,)",
+        "--config.adapt.learning_rates=(0.1,)",
         "--config.adapt.penalties=(1.0,)",
     )
     # One device, as a user has; and what runs once is compiled fast, as in the other tests.

@@ -262,7 +262,11 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
     ("module", "flag", "words"),
     [
         ("guide", "model.width=50", "config.model.width=50: give a multiple of config.model.heads"),
-        ("guide", "pretrain.rate=-1", "config.pretrain.rate=-1.0: give a positive number"),
+        (
+            "guide",
+            "pretrain.learning_rate=-1",
+            "config.pretrain.learning_rate=-1.0: give a positive number",
+        ),
         ("guide", "pretrain.steps=0", "config.pretrain.steps=0: give a whole number from 1 on"),
         ("guide", "episodes.way=11", "give no more than config.model.way, 10"),
         ("guide", "adapt.shots=(0,20)", "give no more than config.episodes.shots, 10"),
@@ -286,14 +290,18 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
         ("tables.sinusoid", "log_every=0", "config.log_every=0"),
         ("tables.sinusoid", "shown_steps=(1,99)", "give no more than config.test_steps, 10"),
         ("tables.omniglot", "split=finn", "give one of maml, vinyals"),
-        ("tables.omniglot", "maml.way5.inner_rate=0", "config.maml.way5.inner_rate=0.0"),
+        (
+            "tables.omniglot",
+            "maml.way5.inner_learning_rate=0",
+            "config.maml.way5.inner_learning_rate=0.0",
+        ),
         ("learn_optimizer", "rules.lstm.hidden=0", "config.rules.lstm.hidden=0"),
         (
             "learn_optimizer",
             "quadratic.train.lstm.steps_per_call=3",
             "config.quadratic.train.lstm.steps_per_call, 3",
         ),
-        ("tables.learned_optimizers", "rates=(0.1,0)", "each a positive number"),
+        ("tables.learned_optimizers", "learning_rates=(0.1,0)", "each a positive number"),
     ],
 )
 def test_values_that_were_accepted_or_gave_a_traceback(module, flag, words):

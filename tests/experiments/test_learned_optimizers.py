@@ -66,7 +66,13 @@ def test_the_best_rate_and_schedule_are_taken():
     """Faults: the first or the largest rate, the schedule of another one, a loss before the last
     step; a rate at which all diverges is the best because its loss is no number."""
     config = FrozenConfigDict(
-        {"rates": (0.1, 0.5, 1e30), "seed": 0, "validation_problems": 3, "least": 1e-9, "cap": 9.0}
+        {
+            "learning_rates": (0.1, 0.5, 1e30),
+            "seed": 0,
+            "validation_problems": 3,
+            "least": 1e-9,
+            "cap": 9.0,
+        }
         | {"setting": {"chunk": 2}}
     )
     assert tuned(config, squares(), "sgd") == (0.5, "constant", -9.0)
@@ -242,8 +248,13 @@ def test_a_lesson_comes_first(tmp_path):
     setting is the training's own, or it is taken again."""
     config = config_of().to_dict()
     own = config["quadratic"]["train"]["mlp"]
-    taught = {"estimator": "imitation", "teacher": "sgd", "teacher_rate": 0.1, "meta_steps": 6}
-    config["quadratic"]["train"]["mlp"] = own | {"rate": 1e-9, "lesson": own | taught}
+    taught = {
+        "estimator": "imitation",
+        "teacher": "sgd",
+        "teacher_learning_rate": 0.1,
+        "meta_steps": 6,
+    }
+    config["quadratic"]["train"]["mlp"] = own | {"learning_rate": 1e-9, "lesson": own | taught}
     trained = train_rule(FrozenConfigDict(config), "quadratic", "mlp", 0, tmp_path)
     folder = folder_of(tmp_path, "quadratic", "mlp", 0)
     learned = restore_meta(folder / "lesson" / FOLDER, {"rule": trained.theta})["rule"]
@@ -274,7 +285,9 @@ def test_a_cell_depends_on_its_own_method_alone():
     """Faults: another method's rate makes a cell unfinished; its own does not; a transfer is scored
     as in training; a hand-made method depends on a rule's training."""
     config = config_of()
-    other = config_of("--config.quadratic.train.lstm.rate=1.0", "--config.rules.lstm.hidden=1")
+    other = config_of(
+        "--config.quadratic.train.lstm.learning_rate=1.0", "--config.rules.lstm.hidden=1"
+    )
     same = [cell_config(one, "quadratic", "mlp", "longer") for one in (config, other)]
     assert same[0] == same[1] and same[0].setting.horizon == 200
     assert same[0].trained_on.horizon == 20
@@ -372,15 +385,17 @@ def test_the_table_runs_and_is_taken_up_again(tmp_path, capsys):
     (tmp_path / "mnist-trained" / "gru" / "seed0").mkdir(parents=True)  # not of this table
     table.main(config, tmp_path)
     other = config.to_dict()
-    other["quadratic"]["train"]["mlp"]["rate"] = 1.0
-    with pytest.raises(ConfigError, match=r"mlp/seed0 holds a run with another config: train.rate"):
+    other["quadratic"]["train"]["mlp"]["learning_rate"] = 1.0
+    with pytest.raises(
+        ConfigError, match=r"mlp/seed0 holds a run with another config: train.learning_rate"
+    ):
         table.main(FrozenConfigDict(other), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_single_rule_is_trained_by_its_own_command(tmp_path, capsys):
     """Faults: the command of the README does not run, or does not say what came of it."""
-    flags = ("--config.learner=mlp", "--config.rates=(0.01,0.1)")
+    flags = ("--config.learner=mlp", "--config.learning_rates=(0.01,0.1)")
     learn(config_of(*flags, name="lstm_quadratic"), tmp_path)
     shown = capsys.readouterr().out
     for part in ("mlp seed 0: mean log10 loss", "adam: ", "metaguide.optimizers.load("):

@@ -33,7 +33,9 @@ def toy():
         return sum(jnp.square(leaf - 1).sum() for leaf in jax.tree.leaves(meta["rule"])), {}
 
     config = guide_bazaar.get_config()
-    config.metatrain.update({"steps": 8, "rate": 0.1, "weight_decay": 1.0, "rule_rate": 0.01})
+    config.metatrain.update(
+        {"steps": 8, "learning_rate": 0.1, "weight_decay": 1.0, "rule_learning_rate": 0.01}
+    )
     gradients = {"a": jax.value_and_grad(pull, has_aux=True)}
     trained = Trained(RULE, RULE.init(jax.random.key(0)), "")
     weighting = fixed({"a": 1.0})

@@ -33,7 +33,7 @@ METHODS = (
     {
         "task": "sentiment",
         "method": "fine-tuning",
-        "rate": 0.3,
+        "learning_rate": 0.3,
         "tuned_by": {"metric": "accuracy", "score": 0.7},
         "diverged": 0.0,
         "seconds": 0.0304,
@@ -41,7 +41,7 @@ METHODS = (
     {
         "task": "sentiment",
         "method": "maml",
-        "rate": None,
+        "learning_rate": None,
         "tuned_by": {"metric": "accuracy", "score": 0.9},
         "diverged": 0.25,
         "seconds": None,
@@ -352,7 +352,7 @@ def chosen(**scores):
         {
             "task": "sentiment",
             "method": method,
-            "rate": 0.1,
+            "learning_rate": 0.1,
             "tuned_by": {"metric": "accuracy", "score": score},
             "diverged": 0.0,
             "seconds": seconds,

@@ -32,14 +32,15 @@ def test_work_folder_of_another_config_is_refused(file, tmp_path):
     run_folder.write_config(resolve(file)[0], workdir)
     (workdir / "seed0" / "checkpoints" / "10").mkdir(parents=True)
     before = (workdir / "config.json").read_text()
-    changed, _ = resolve(file, "--config.adapt.shots=(0, 5)", "--config.pretrain.rate=0.1")
+    changed, _ = resolve(file, "--config.adapt.shots=(0, 5)", "--config.pretrain.learning_rate=0.1")
     words = (
-        r"adapt\.shots was \[0, 1\], is \[0, 5\]; pretrain\.rate was 0\.001, is 0\.1; .*--workdir"
+        r"adapt\.shots was \[0, 1\], is \[0, 5\]; "
+        r"pretrain\.learning_rate was 0\.001, is 0\.1; .*--workdir"
     )
     with pytest.raises(ConfigError, match=words):
         run_folder.write_config(changed, workdir)
     assert (workdir / "config.json").read_text() == before
-    run_folder.write_config(changed, workdir, harmless=("adapt", "pretrain.rate"))
+    run_folder.write_config(changed, workdir, harmless=("adapt", "pretrain.learning_rate"))
     assert run_folder.read_config(workdir).adapt.shots == (0, 5)
 
 
@@ -78,7 +79,7 @@ def test_a_config_has_a_name_that_its_harmless_fields_do_not_change(file):
     rate is another one, or whose number is a tuple of it."""
     name = run_folder.identity(resolve(file)[0])
     assert run_folder.identity(resolve(file, "--config.pretrain.log_every=7")[0]) == name
-    assert run_folder.identity(resolve(file, "--config.pretrain.rate=0.2")[0]) != name
+    assert run_folder.identity(resolve(file, "--config.pretrain.learning_rate=0.2")[0]) != name
     assert run_folder.identity(ConfigDict({"a": 1})) != run_folder.identity(ConfigDict({"a": (1,)}))
 
 

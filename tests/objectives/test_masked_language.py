@@ -30,7 +30,8 @@ def batch_of(texts: list[list[int]], length: int = LENGTH):
 
 
 mask = jax.jit(
-    partial(mask_words, mask_id=MASK, vocabulary=VOCABULARY), static_argnames=("rate", "variant")
+    partial(mask_words, mask_id=MASK, vocabulary=VOCABULARY),
+    static_argnames=("mask_rate", "variant"),
 )
 
 
@@ -68,7 +69,7 @@ def test_share_of_words_is_the_rate():
     """Fault: the rate is taken of tokens, or of the padded length."""
     tokens, words = batch_of([[1, 2] * 40, [3] * 30], 130)
     for rate in (0.15, 0.5, 1.0):
-        _, chosen = mask(jax.random.key(1), tokens, words, rate=rate)
+        _, chosen = mask(jax.random.key(1), tokens, words, mask_rate=rate)
         for at, number in ((0, 80), (1, 30)):
             hidden = set(np.asarray(words[at])[np.asarray(chosen[at])].tolist())
             assert abs(len(hidden) - rate * number) <= 0.5
@@ -86,7 +87,7 @@ def test_the_variant_80_10_10():
     """Fault: wrong proportions, or random tokens that are specials or out of the vocabulary."""
     tokens = jnp.full((400, LENGTH), 7, jnp.int32)
     words = jnp.tile(jnp.arange(LENGTH, dtype=jnp.int32), (400, 1))
-    inputs, chosen = mask(jax.random.key(3), tokens, words, rate=1.0, variant="80-10-10")
+    inputs, chosen = mask(jax.random.key(3), tokens, words, mask_rate=1.0, variant="80-10-10")
     assert bool(chosen.all())
     got = np.asarray(inputs).ravel()
     random = (got != MASK) & (got != 7)
@@ -122,8 +123,8 @@ def test_bad_settings_are_named():
     """Fault: a wrong variant or rate is taken in silence."""
     tokens, words = batch_of([[1]])
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="rate 1.5"):
-        mask_words(key, tokens, words, rate=1.5, mask_id=MASK, vocabulary=9)
+    with pytest.raises(ValueError, match="mask_rate 1.5"):
+        mask_words(key, tokens, words, mask_rate=1.5, mask_id=MASK, vocabulary=9)
     with pytest.raises((ValueError, TypeCheckError), match="80-10"):
         mask_words(key, tokens, words, mask_id=MASK, vocabulary=9, variant="80-10")  # type: ignore
     with pytest.raises(ValueError, match="vocabulary of 5"):
@@ -177,7 +178,7 @@ def test_nothing_hidden_costs_nothing():
 def test_gathered_positions_give_the_loss_of_all_positions():
     """Fault: the flat index is not row · length + column, so other tokens are guessed."""
     tokens, words = batch_of([[1, 2, 1, 3, 2], [2, 2, 2], [], [4, 4]])
-    _, chosen = mask(jax.random.key(2), tokens, words, rate=0.5)
+    _, chosen = mask(jax.random.key(2), tokens, words, mask_rate=0.5)
     logits = np.random.default_rng(0).normal(size=(tokens.size, VOCABULARY)).astype(np.float32)
     targets = np.asarray(tokens).ravel()
     indices, valid, _ = map(np.asarray, GATHER(chosen, 40))

@@ -19,7 +19,7 @@ ENCODER = partial(
 MODEL = guide_model(ENCODER(dropout=0.1), way=2)
 OBJECTIVES = {
     "masked language": (
-        masked_language(MODEL, 8, mask_id=MASK, rate=0.3),
+        masked_language(MODEL, 8, mask_id=MASK, mask_rate=0.3),
         {"text", "language"},
         0.5,
     ),

@@ -46,7 +46,7 @@ RANGES = {
     "rules.*.scale": positive(),
     "least": positive(),
     "cap": positive(),
-    "rates": several(positive()),
+    "learning_rates": several(positive()),
     "validation_problems": integer(1),
     "test_problems": integer(1),
     "*.validation_problems": integer(1),
@@ -63,11 +63,11 @@ RANGES = {
     "*.activation": one_of("sigmoid", "relu", "tanh"),
     "*.batch": integer(1),
     "*.meta_steps": integer(1),
-    "*.rate": positive(),
+    "*.learning_rate": positive(),
     "*.meta_batch_size": integer(1),
     "*.estimator": one_of(*_ESTIMATORS),
     "*.teacher": one_of(*HAND_MADE),
-    "*.teacher_rate": positive(),
+    "*.teacher_learning_rate": positive(),
     "*.truncation": integer(1),
     "*.first_horizon": integer(0),
     "*.objective": one_of("log", "loss"),
@@ -89,19 +89,21 @@ RELATIONS = (
 )
 
 
-def training(meta_steps: int, rate: float, meta_batch_size: int, **more: Any) -> dict[str, Any]:
+def training(
+    meta_steps: int, learning_rate: float, meta_batch_size: int, **more: Any
+) -> dict[str, Any]:
     """Return how a rule is trained on a problem; what is not named here is as in the paper."""
     return {
         "meta_steps": meta_steps,  # of meta-training
-        "rate": rate,  # of the outer Adam; a cosine to 0 after a warm-up of a twentieth
+        "learning_rate": learning_rate,  # of the outer Adam: warm-up, then a cosine to 0
         "meta_batch_size": meta_batch_size,  # inner problems side by side
-        "estimator": "truncated",  # of the meta-gradient; or full, evolution, persistent, imitation
+        "estimator": "truncated",  # or full, evolution, persistent, imitation
         "truncation": 20,  # steps of a window
         "first_horizon": 0,  # steps that a curriculum begins with; 0 for none
         "objective": "log",  # of inner losses, what is minimised; or loss itself
         "sigma": 0.01,  # of evolution strategies
-        # The largest norm, at a step, of what passes back through the gradient that the rule reads;
-        # 0 for the first order of the paper.
+        # The largest norm, at a step, of what passes back through the gradient that the rule
+        # reads; 0 for the first order of the paper.
         "curvature": 0.0,
         "lesson": {},  # a training that comes first; {} for none
         "remat": False,  # whether inner steps are computed again, which saves memory
@@ -136,7 +138,7 @@ def get_config() -> ConfigDict:
     config.presets = {
         "tiny": {
             "seeds": 2,
-            "rates": (0.01, 0.1),
+            "learning_rates": (0.01, 0.1),
             "validation_problems": 4,
             "test_problems": 4,
             **{
@@ -170,7 +172,7 @@ def get_config() -> ConfigDict:
     }
     config.least = 1e-12  # a loss below it counts as it
     config.cap = 1e6  # a loss above it counts as it, as does a run that diverges
-    config.rates = RATES  # that every hand-made optimizer is tuned over
+    config.learning_rates = RATES  # that every hand-made optimizer is tuned over
     config.validation_problems = 64  # that checkpoints and rates are chosen on
     config.test_problems = 100  # of a cell
 
@@ -233,7 +235,7 @@ def get_config() -> ConfigDict:
                     *(800, 3e-3, 1),
                     estimator="imitation",
                     teacher="nesterov",  # whose updates are imitated
-                    teacher_rate=1.0,  # of the teacher
+                    teacher_learning_rate=1.0,  # of the teacher
                     validate_every=200,
                 ),
             ),
