@@ -20,7 +20,7 @@ from experiments.outcomes import digest, kept
 from experiments.processes import command_line
 from experiments.ranges import faults, positive, several
 from experiments.reports.terminal import print_tables
-from experiments.stages import random_start, stage_before, start, world_of_stage
+from experiments.stages import random_start, split_of_stage, stage_before, start
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
@@ -54,7 +54,7 @@ OUTCOMES = "outcomes"
 
 
 class Choice(NamedTuple):
-    """What validation chose for one method on one kind of task, and how well it did there.
+    """What validation chose for one method on one task, and how well it did there.
 
     `diverged` is the share of its validation outcomes that were not finite: 0, where any rate has
     none.
@@ -72,7 +72,7 @@ class Comparison(NamedTuple):
     Attributes:
         rows: of the table.
         scores: of the episodes behind them.
-        choices: by kind of task, the methods with what validation chose, the best one first.
+        choices: by task, the methods with what validation chose, the best one first.
         tunings: the same as a file of results has it, with what each method costs.
     """
 
@@ -82,14 +82,14 @@ class Comparison(NamedTuple):
     tunings: list[results.Tuning]
 
 
-def methods_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
-    """Return the methods of a run: those with a kind of task, and of the meta-trained the learners.
+def methods_in(config: FrozenConfigDict, tasks: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
+    """Return the methods of a run: those with a task, and of the meta-trained the learners.
 
     What starts from another method comes after it.
 
     Args:
         config: reads its `adapt` and `metatrain`.
-        kinds: of task that are compared; a method that serves none of them is left out.
+        tasks: that are compared; a method that serves none of them is left out.
 
     Raises:
         ConfigError: the config names a method or a learner that there is not, leaves out a method
@@ -109,7 +109,7 @@ def methods_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) 
     trained = [
         method for method in section if METHODS[method].stage != "metatrain" or method in learners
     ]
-    serving = [method for method in trained if set(section[method]).intersection(kinds)]
+    serving = [method for method in trained if set(section[method]).intersection(tasks)]
     started_from = {METHODS[method].start for method in serving}
     chosen = [
         method
@@ -127,14 +127,14 @@ def methods_in(config: FrozenConfigDict, kinds: Collection[str] = tuple(TASKS)) 
 
 
 class Bench:
-    """The compiled evaluations of one kind of task, each outcome computed once.
+    """The compiled evaluations of one task, each outcome computed once.
 
-    A program serves all methods that adapt in the same way. All ways that hold the encoder, and
+    A program serves all methods that adapt alike. All adaptations that hold the encoder, and
     cost next to nothing beside it, are one program, but for those of learned optimizers, whose
     parameters are an argument of it.
 
     Attributes:
-        kind: of task.
+        task: a name in `TASKS`.
         distribution: of the domains that no stage trains on.
         data: of the distribution, on the devices.
         held_out: those of its domains that are held out.
@@ -144,51 +144,63 @@ class Bench:
     def __init__(
         self,
         config: FrozenConfigDict,
-        world: DomainSplit,
-        kind: str,
+        split: DomainSplit,
+        task: str,
         distribution: TaskDistribution,
         methods: Collection[str],
         rules: Mapping[str, Rule],
         folder: Path,
     ):
-        """Lay out what these methods need; `rules` by kind, for those with a learned optimizer.
+        """Lay out what these methods need; `rules` by task, for those with a learned optimizer.
 
         Outcomes are kept in `folder`, where a run that is started anew finds them.
         """
         section = config.adapt
         used = {
-            method: adaptation_of(method) for method in methods if kind in section.methods[method]
+            method: adaptation_of(method) for method in methods if task in section.methods[method]
         }
-        ways = {NOTHING, *used.values()}
+        adaptations = {NOTHING, *used.values()}
         learners = {
-            way: partial(
-                way.tuned_to, distribution.problem, steps=section.steps, rule=rules.get(way.by)
+            adaptation: partial(
+                adaptation.tuned_to,
+                distribution.problem,
+                steps=section.steps,
+                rule=rules.get(adaptation.by),
             )
-            for way in ways
+            for adaptation in adaptations
         }
-        for method, way in used.items():
+        for method, adaptation in used.items():
             try:
-                learners[way](1.0)
+                learners[adaptation](1.0)
             except ValueError as error:
-                raise ConfigError(f"config.adapt.methods.{method}, {kind}: {error}") from error
-        self.kind, self.distribution, self.rules = kind, distribution, rules
+                raise ConfigError(f"config.adapt.methods.{method}, {task}: {error}") from error
+        self.task, self.distribution, self.rules = task, distribution, rules
         self.data = replicate(distribution.data, tasks_mesh())
-        self.held_out = [one.name for one in world.held_out if one.name in distribution.domains]
-        self.validation = [one.name for one in world.validation if one.name in distribution.domains]
-        alone = {way for way in ways if way.adapts == "all" or way.is_learned}
-        self._ways = {way: frozenset({way} if way in alone else ways - alone) for way in ways}
+        self.held_out = [one.name for one in split.held_out if one.name in distribution.domains]
+        self.validation = [one.name for one in split.validation if one.name in distribution.domains]
+        alone = {
+            adaptation
+            for adaptation in adaptations
+            if adaptation.adapts == "all" or adaptation.is_learned
+        }
+        self._together = {
+            adaptation: frozenset({adaptation} if adaptation in alone else adaptations - alone)
+            for adaptation in adaptations
+        }
         self._evaluators = {
             together: evaluator(
-                distribution, {way: learners[way] for way in together}, section.chunk[kind]
+                distribution,
+                {adaptation: learners[adaptation] for adaptation in together},
+                section.chunk[task],
             )
-            for together in set(self._ways.values())
+            for together in set(self._together.values())
         }
         self._keys = {
             "validation": episode_keys(config.seed, "validation", section.validation_episodes),
             "test": episode_keys(config.seed, "test", section.episodes),
         }
         self._folder = folder
-        self._of = digest(run_folder.identity(config), kind, distribution.data)
+        self._of = digest(run_folder.identity(config), task, distribution.data)
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
         self._took: dict[Any, list[float]] = {}
@@ -196,26 +208,29 @@ class Bench:
     def compile(self, meta: Params) -> None:
         """Compile ahead of the first call, for parameters of the shape of `meta`."""
         for together, evaluation in self._evaluators.items():
-            rule = next((self.rules[way.by] for way in together if way.is_learned), None)
+            rule = next(
+                (self.rules[adaptation.by] for adaptation in together if adaptation.is_learned),
+                None,
+            )
             theta = {} if rule is None else {"rule": rule.init(jax.random.key(0))}
             evaluation.compile({**meta, **theta}, self.data)
 
     def __call__(
         self,
         meta: Params,
-        way: Adaptation,
+        adaptation: Adaptation,
         domain: str,
         shots: int,
         split: str,
         rates: Mapping[Adaptation, float],
     ):
-        """Return what a method that adapts in this way is scored by; see `Evaluator.run`."""
-        together = self._ways[way]
+        """Return what a method that adapts so is scored by; see `Evaluator.run`."""
+        together = self._together[adaptation]
         given = {one: float(rates.get(one, 1.0)) for one in together}
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
         if key not in self._known:
-            read = meta if way.is_learned else {"params": meta["params"]}
-            whose = id(meta), way.is_learned
+            read = meta if adaptation.is_learned else {"params": meta["params"]}
+            whose = id(meta), adaptation.is_learned
             if whose not in self._names:
                 self._names[whose] = digest(read)
             asked = domain, shots, split, sorted(given.items())
@@ -227,25 +242,25 @@ class Bench:
             )
             each = seconds / len(keys)
             self._took.setdefault((id(meta), together, split), []).append(each)
-        return self._known[key][way]
+        return self._known[key][adaptation]
 
     def baselines(
-        self, world: DomainSplit, domain: str, shots: Collection[int]
+        self, split: DomainSplit, domain: str, shots: Collection[int]
     ) -> Iterator[Outcome]:
         """Yield every baseline on one held-out domain, on the very examples of the methods' cells.
 
         Args:
-            world: whose sources the vocabularies and classifiers are fitted on.
+            split: whose sources the vocabularies and classifiers are fitted on.
             domain: one of the distribution's.
             shots: of the cells.
         """
         number, keys = self.distribution.domains.index(domain), self._keys["test"]
         cells = {k: drawn(self.distribution, self.data, number, k, keys) for k in sorted(shots)}
-        held_out = next(one for one in world.held_out if one.name == domain)
-        of_task = TASKS[self.kind].baselines
-        return of_task(world.sources, held_out, world.reading, world.always, cells)
+        held_out = next(one for one in split.held_out if one.name == domain)
+        of_task = TASKS[self.task].baselines
+        return of_task(split.sources, held_out, split.reading, split.always, cells)
 
-    def seconds(self, metas: Sequence[Params], way: Adaptation) -> float | None:
+    def seconds(self, metas: Sequence[Params], adaptation: Adaptation) -> float | None:
         """Return the wall time of a test episode, adapted to and answered, from these parameters.
 
         It is the median over the cells asked for so far, which leaves out the one whose call may
@@ -254,78 +269,78 @@ class Bench:
 
         Args:
             metas: of each training seed, the objects that the bench was called with.
-            way: that the method adapts in.
+            adaptation: the method's.
 
         Returns:
             Seconds; None where this bench was asked for no such outcome.
         """
-        keys = [(id(meta), self._ways[way], "test") for meta in metas]
+        keys = [(id(meta), self._together[adaptation], "test") for meta in metas]
         took = [each for key in keys for each in self._took.get(key, ())]
         return float(np.median(took)) if took else None
 
 
-def compared(world: DomainSplit) -> dict[str, TaskDistribution]:
-    """Return the domains that no stage trains on, by kind of task that methods are compared on.
+def compared(split: DomainSplit) -> dict[str, TaskDistribution]:
+    """Return the domains that no stage trains on, by task that methods are compared on.
 
-    A kind without a validation domain is left out, with a line: nothing could choose its rates.
+    A task without a validation domain is left out, with a line: nothing could choose its rates.
 
     Raises:
-        ConfigError: no kind is left.
+        ConfigError: no task is left.
     """
-    distributions = world.task_distributions("unseen")
-    names = {one.name for one in world.validation}
-    found = {kind: one for kind, one in distributions.items() if names.intersection(one.domains)}
-    lacking = ", ".join(kind for kind in distributions if kind not in found)
-    mend = "name one that has them in config.data.validation"
+    distributions = split.task_distributions("unseen")
+    names = {one.name for one in split.validation}
+    found = {task: one for task, one in distributions.items() if names.intersection(one.domains)}
+    lacking = ", ".join(task for task in distributions if task not in found)
+    hint = "name one that has them in config.data.validation"
     if not found:
         of = lacking or "any task"
-        raise ConfigError(f"no validation domain has examples of {of}; {mend}")
+        raise ConfigError(f"no validation domain has examples of {of}; {hint}")
     if lacking:
-        say(f"adapt: {lacking} left out: no validation domain has examples of it; {mend}")
+        say(f"adapt: {lacking} left out: no validation domain has examples of it; {hint}")
     return found
 
 
 def benches(
     config: FrozenConfigDict,
-    world: DomainSplit,
+    split: DomainSplit,
     distributions: Mapping[str, TaskDistribution],
     methods: Collection[str],
     folder: Path,
     rules: Mapping[str, Rule] | None = None,
 ) -> dict[str, Bench]:
-    """Lay out the evaluation of each kind of task on the domains that no stage trains on.
+    """Lay out the evaluation of each task on the domains that no stage trains on.
 
     Args:
         config: reads its `adapt` and `seed`.
-        world: whose held-out and validation domains are used.
+        split: whose held-out and validation domains are used.
         distributions: from `compared`.
         methods: that are compared.
         folder: of the run; outcomes are kept in it.
-        rules: of the learned optimizers among them, by kind.
+        rules: of the learned optimizers among them, by task.
 
     Raises:
-        ConfigError: a kind of task has not all of what a method needs.
+        ConfigError: a task has not all of what a method needs.
     """
     return {
-        kind: Bench(config, world, kind, distribution, methods, rules or {}, folder / OUTCOMES)
-        for kind, distribution in distributions.items()
+        task: Bench(config, split, task, distribution, methods, rules or {}, folder / OUTCOMES)
+        for task, distribution in distributions.items()
     }
 
 
 def compare(
     config: FrozenConfigDict,
-    world: DomainSplit,
+    split: DomainSplit,
     metas: Mapping[str, Sequence[Params]],
-    of_kind: Mapping[str, Bench],
+    bench_of: Mapping[str, Bench],
 ) -> Comparison:
     """Adapt every method to every held-out domain, rates chosen on the validation domains.
 
     Args:
         config: reads its `adapt`, `table` and `seed`.
-        world: whose held-out domains' baselines are recomputed.
+        split: whose held-out domains' baselines are recomputed.
         metas: by method, its meta-parameters, one for each training seed; methods that start from
             the same ones hold the same objects.
-        of_kind: from `benches`.
+        bench_of: from `benches`.
 
     Returns:
         The comparison.
@@ -336,10 +351,10 @@ def compare(
     choices: dict[str, list[Choice]] = {}
     tunings: list[results.Tuning] = []
 
-    def add(raw, method: str, domain: str, kind: str, shots: int, steps) -> None:
+    def add(raw, method: str, domain: str, task: str, shots: int, steps) -> None:
         more, own = results.cells_to_rows(
             raw,
-            scoring=TASKS[kind].scoring,
+            scoring=TASKS[task].scoring,
             table=config.table,
             method=method,
             domain=domain,
@@ -350,41 +365,42 @@ def compare(
         scores.update(own)
 
     cells = {
-        kind: [
+        task: [
             method
             for method in section.methods
-            if kind in section.methods[method] and method in metas
+            if task in section.methods[method] and method in metas
         ]
-        for kind in of_kind
+        for task in bench_of
     }
     total, done = sum(len(methods) + 1 for methods in cells.values()), 0
     with progress("adapt", total, unit="method") as show:
-        for kind, bench in of_kind.items():
+        for task, bench in bench_of.items():
             chosen = {
-                method: _choose(config, method, bench, metas[method]) for method in cells[kind]
+                method: _choose(config, method, bench, metas[method]) for method in cells[task]
             }
-            choices[kind] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
-            for method in cells[kind]:
+            choices[task] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
+            for method in cells[task]:
                 rates = {
                     adaptation_of(other): chosen[other].learning_rate
-                    for other in cells[kind]
+                    for other in cells[task]
                     if metas[other][0] is metas[method][0]
                 }
                 for domain, shots in [(d, k) for d in bench.held_out for k in section.shots]:
-                    way = _way(method, kind, shots)
-                    if way is None:
+                    adaptation = _adaptation_in(method, task, shots)
+                    if adaptation is None:
                         continue
                     scored = [
-                        bench(meta, way, domain, shots, "test", rates) for meta in metas[method]
+                        bench(meta, adaptation, domain, shots, "test", rates)
+                        for meta in metas[method]
                     ]
                     raw = jax.tree.map(lambda *seeds: np.stack(seeds), *scored)
-                    add(raw, method, domain, kind, shots, _steps(way))
-                show(done := done + 1, f"{kind}, {method}")
+                    add(raw, method, domain, task, shots, _steps(adaptation))
+                show(done := done + 1, f"{task}, {method}")
             for domain in bench.held_out:
-                for baseline, shots, raw in bench.baselines(world, domain, section.shots):
-                    add(raw, baseline, domain, kind, shots, [None])
-            show(done := done + 1, f"{kind}, baselines")
-            tunings += [_tuning(config, bench, one, metas[one.method]) for one in choices[kind]]
+                for baseline, shots, raw in bench.baselines(split, domain, section.shots):
+                    add(raw, baseline, domain, task, shots, [None])
+            show(done := done + 1, f"{task}, baselines")
+            tunings += [_tuning(config, bench, one, metas[one.method]) for one in choices[task]]
     return Comparison(results.with_baselines(rows, BASELINES), scores, choices, tunings)
 
 
@@ -392,14 +408,14 @@ def _tuning(
     config: FrozenConfigDict, bench: Bench, choice: Choice, metas: Sequence[Params]
 ) -> results.Tuning:
     """Return a choice as a file of results has it, with the cost of its method."""
-    way = adaptation_of(choice.method)
+    adaptation = adaptation_of(choice.method)
     return {
-        "task": bench.kind,
+        "task": bench.task,
         "method": choice.method,
-        "learning_rate": choice.learning_rate if _grid(config.adapt, way) else None,
-        "tuned_by": {"metric": TASKS[bench.kind].scoring.metrics[0], "score": choice.score},
+        "learning_rate": choice.learning_rate if _grid(config.adapt, adaptation) else None,
+        "tuned_by": {"metric": TASKS[bench.task].scoring.metrics[0], "score": choice.score},
         "diverged": choice.diverged,
-        "seconds": bench.seconds(metas, way),
+        "seconds": bench.seconds(metas, adaptation),
     }
 
 
@@ -408,32 +424,32 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
     A rate with an outcome that is not finite comes after all that have none.
     """
-    way = adaptation_of(name)
+    adaptation = adaptation_of(name)
     grids = {one: _grid(config.adapt, one) or (1.0,) for one in map(adaptation_of, IN_GUIDE)}
     found = []
-    for place in range(len(grids[way])):
+    for place in range(len(grids[adaptation])):
         # What shares a program gets its value at the same place, so that it runs once for all.
         rates = {one: grid[place % len(grid)] for one, grid in grids.items()}
         raws = [
-            bench(meta, way, domain, TUNED_AT, "validation", rates)
+            bench(meta, adaptation, domain, TUNED_AT, "validation", rates)
             for domain in bench.validation
             for meta in metas
         ]
-        score = float(np.mean([TASKS[bench.kind].scoring.foremost(raw) for raw in raws]))
+        score = float(np.mean([TASKS[bench.task].scoring.foremost(raw) for raw in raws]))
         lost = float(np.mean([1 - raw["finite"][-1][raw["mask"][-1]].mean() for raw in raws]))
-        found.append(Choice(name, float(grids[way][place]), score, lost))
+        found.append(Choice(name, float(grids[adaptation][place]), score, lost))
     return min(found, key=lambda one: (one.diverged, -one.score))
 
 
-def _grid(section: FrozenConfigDict, way: Adaptation) -> tuple[float, ...]:
+def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...]:
     """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
-    if not way.tuned:
+    if not adaptation.tuned:
         return ()
     grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
-    return section["adam_learning_rates" if way.by == "adam" else grids[way.tuned]]
+    return section["adam_learning_rates" if adaptation.by == "adam" else grids[adaptation.tuned]]
 
 
-def _way(name: str, kind: str, shots: int) -> Adaptation | None:
+def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:
     """Return how a method adapts in a cell; None where the row would repeat another one.
 
     Without shots nothing adapts, and methods that start from the same parameters are one row, such
@@ -442,28 +458,28 @@ def _way(name: str, kind: str, shots: int) -> Adaptation | None:
     """
     method, adaptation = METHODS[name], adaptation_of(name)
     if name == "zero-shot":
-        return NOTHING if not shots or kind == "recommendation" else None
+        return NOTHING if not shots or task == "recommendation" else None
     if shots:
         return adaptation
     holds_start = method.stage == "multitask" or adaptation.is_learned
     return None if holds_start or adaptation.adapts == "features" else NOTHING
 
 
-def _steps(way: Adaptation) -> list[int | None] | None:
-    """Return which steps the observations of a way are at; None for 0, 1, 2 and so on."""
-    return {"nothing": [0], "features": [None]}.get(way.adapts)
+def _steps(adaptation: Adaptation) -> list[int | None] | None:
+    """Return which steps the observations of an adaptation are at; None for 0, 1, 2 and so on."""
+    return {"nothing": [0], "features": [None]}.get(adaptation.adapts)
 
 
-def class_names(world: DomainSplit) -> dict[str, list[str]]:
+def class_names(split: DomainSplit) -> dict[str, list[str]]:
     """Return the categories of each held-out domain, as classification numbers them."""
-    found = {one.name: categories_of(one.products) for one in world.held_out}
+    found = {one.name: categories_of(one.products) for one in split.held_out}
     return {name: list(categories) for name, categories in found.items() if categories}
 
 
 def write_comparison(
     comparison: Comparison,
     config: FrozenConfigDict,
-    world: DomainSplit,
+    split: DomainSplit,
     workdir: Path,
     seeds: Sequence[int],
 ) -> Path:
@@ -476,12 +492,12 @@ def write_comparison(
         config=config.to_dict(),
         seeds=seeds,
         tunings=comparison.tunings,
-        classes=class_names(world),
+        classes=class_names(split),
     )
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Served]:
-    """Return what serves each kind of task: the method that did best on the validation domains.
+    """Return what serves each task: the method that did best on the validation domains.
 
     Args:
         comparison: from `compare`.
@@ -489,12 +505,12 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
         steps: of gradient descent.
     """
     return {
-        kind: next(
+        task: next(
             Served(folders[c.method], c.method, c.learning_rate, steps)
             for c in choices
             if c.method in folders
         )
-        for kind, choices in comparison.choices.items()
+        for task, choices in comparison.choices.items()
     }
 
 
@@ -505,16 +521,16 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         raise ConfigError(
             "--config.init_from is empty; give the work folder of the stage whose guide adapts"
         )
-    world = world_of_stage(config, workdir)
-    (meta, rule), nothing = start(config, world, before), random_start(world, config.seed)
+    split = split_of_stage(config, workdir)
+    (meta, rule), nothing = start(config, split, before), random_start(split, config.seed)
     learner = before.learner
     mine = [learner] if learner else [a for a in IN_GUIDE if METHODS[a].stage == "multitask"]
     metas = {"scratch": [nothing], **{method: [meta] for method in mine}}
     rules = {adaptation_of(learner).by: rule} if rule else {}
     with run_folder.claimed(config, workdir):
-        of_kind = benches(config, world, compared(world), metas, workdir, rules)
-        comparison = compare(config, world, metas, of_kind)
-        write_comparison(comparison, config, world, workdir, [config.seed])
+        bench_of = benches(config, split, compared(split), metas, workdir, rules)
+        comparison = compare(config, split, metas, bench_of)
+        write_comparison(comparison, config, split, workdir, [config.seed])
     print_tables(comparison.rows)
 
 

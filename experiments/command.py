@@ -53,7 +53,7 @@ def refuse(error: Exception, flags: str = "") -> NoReturn:
     """End the process with exit code 2 and the error as one line on stderr.
 
     Args:
-        error: what the user can mend.
+        error: what the user can fix.
         flags: by which, where the error does not say it.
     """
     said = " ".join(str(error).split())

@@ -71,7 +71,7 @@ class DomainSplit(NamedTuple):
             raise ConfigError(f"the guide could not be loaded from its folder: {error}") from error
 
     def task_distributions(self, part: str, shots: int | None = None, ranked: int | None = None):
-        """Return the distributions of one part of the domains, by kind of task.
+        """Return the distributions of one part of the domains, by task.
 
         Args:
             part: "sources", "validation", "held_out" or "unseen": whose domains.

@@ -39,14 +39,14 @@ from metaguide.types import Params
 
 
 def stages_of(
-    config: FrozenConfigDict, world: DomainSplit, methods: Sequence[str]
+    config: FrozenConfigDict, split: DomainSplit, methods: Sequence[str]
 ) -> dict[str, Stage]:
     """Build all training stages of these methods by name of the folder, in the order they run."""
     return {
-        "pretrain": pretraining_stage(config, world),
-        "multitask": multitask_stage(config, world),
+        "pretrain": pretraining_stage(config, split),
+        "multitask": multitask_stage(config, split),
         **{
-            f"metatrain-{method}": metatraining_stage(config, world, method)
+            f"metatrain-{method}": metatraining_stage(config, split, method)
             for method in methods
             if METHODS[method].stage == "metatrain"
         },
@@ -55,7 +55,7 @@ def stages_of(
 
 def train(
     config: FrozenConfigDict,
-    world: DomainSplit,
+    split: DomainSplit,
     methods: Sequence[str],
     stages: dict[str, Stage],
     folders: Mapping[int, Path],
@@ -64,7 +64,7 @@ def train(
 
     Args:
         config: resolved.
-        world: what is trained on.
+        split: what is trained on.
         methods: from `methods_in`.
         stages: from `stages_of`; one that is done is taken out, and its programs with it: what
             Linux lets a process map, which all programs of many methods would exceed, is for those
@@ -78,11 +78,11 @@ def train(
     def run_stage(name: str, metas: list[Params]) -> list[Params]:
         stage = stages.pop(name)
         return [
-            train_stage(stage, meta, config=config, world=world, workdir=folder / name, seed=seed)
+            train_stage(stage, meta, config=config, split=split, workdir=folder / name, seed=seed)
             for (seed, folder), meta in zip(folders.items(), metas, strict=True)
         ]
 
-    nothing = [random_start(world, seed) for seed in folders]
+    nothing = [random_start(split, seed) for seed in folders]
     together = run_stage("multitask", run_stage("pretrain", nothing))
     trained = {}
     for method in methods:
@@ -106,21 +106,21 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 def run(config: FrozenConfigDict, workdir: Path) -> None:
     """Do what `main` does, in a folder that is this process's own."""
     begun = time.perf_counter()
-    world = prepare(config, workdir)
+    split = prepare(config, workdir)
     episodes = config.adapt.episodes
     say(
         f"guide: {config.seeds} seed(s), {episodes} episodes a cell; held out "
-        f"{', '.join(domain.name for domain in world.held_out)}"
+        f"{', '.join(domain.name for domain in split.held_out)}"
         + ("" if config.preset == "full" else "; --config.preset=full has 600")
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    distributions = compared(world)
+    distributions = compared(split)
     methods = methods_in(config, distributions)
-    stages = stages_of(config, world, methods)
+    stages = stages_of(config, split, methods)
     rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}
-    of_kind = benches(config, world, distributions, methods, workdir, rules)
-    like = random_start(world, config.seed)
+    bench_of = benches(config, split, distributions, methods, workdir, rules)
+    like = random_start(split, config.seed)
     unfinished = [
         name
         for name, stage in stages.items()
@@ -129,18 +129,18 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     # Generators, which keep no hold of a stage that `train` is done with.
     training = (partial(compile_stage, stages[name], like) for name in unfinished)
     # Where all is trained, much is scored as well, and is read; the rest compiles in its turn.
-    scoring = (partial(bench.compile, like) for bench in of_kind.values() if unfinished)
+    scoring = (partial(bench.compile, like) for bench in bench_of.values() if unfinished)
     with in_background(chain(training, scoring)):
-        trained = train(config, world, methods, stages, folders)
+        trained = train(config, split, methods, stages, folders)
         metas = {method: metas for method, (metas, _) in trained.items()}
-        comparison = compare(config, world, metas, of_kind)
+        comparison = compare(config, split, metas, bench_of)
     first = folders[config.seed].name
     served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
-    path = write_comparison(comparison, config, world, workdir, seeds)
+    path = write_comparison(comparison, config, split, workdir, seeds)
     # After the results, which are whole whatever validation chose.
     serving = serving_of(comparison, served, config.adapt.steps)
-    run_config.write(world.run_config(seed=config.seed, serving=serving), workdir)
-    shown = showcase(load(workdir), world)
+    run_config.write(split.run_config(seed=config.seed, serving=serving), workdir)
+    shown = showcase(load(workdir), split)
     report = write_report(results.read(path), workdir, shown)
     print_tables(comparison.rows)
     say(f"guide: {time.perf_counter() - begun:.0f} s; {path}; {report}")

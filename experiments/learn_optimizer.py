@@ -49,7 +49,7 @@ from metaguide.training.state import TrainState
 TRAINED = "trained"
 """In the name of a problem's own folder, where those of its transfers have theirs."""
 
-LESSON = "lesson"
+WARMUP = "warmup"
 """In the folder of a seed: the training that comes first."""
 
 SCORES = "validation.json"
@@ -70,11 +70,11 @@ def rule_named(config: FrozenConfigDict, method: str) -> Rule:
         raise ConfigError(f"config.rules.{method}: {error}") from error
 
 
-def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimator:
+def estimator_of(cfg: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimator:
     """Build the estimator of a section of the config.
 
     Args:
-        own: `estimator` ("truncated", "full", "evolution", "persistent" or "imitation"),
+        cfg: `estimator` ("truncated", "full", "evolution", "persistent" or "imitation"),
             `truncation`, `first_horizon`, `objective`, `largest`; of the first two `curvature` and
             `remat`, of the next two `sigma`, of the last one `teacher` and `teacher_learning_rate`.
         rule: what is trained.
@@ -84,38 +84,38 @@ def estimator_of(own: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
         ConfigError: there is no such estimator, objective or teacher, the horizons do not fit, or
             `curvature` is negative.
     """
-    if own.objective not in OBJECTIVES:
-        raise ConfigError(f"objective={own.objective!r}: there are {', '.join(OBJECTIVES)}")
-    windows = setting.horizon if own.estimator == "full" else own.truncation
-    first = own.first_horizon or setting.horizon
+    if cfg.objective not in OBJECTIVES:
+        raise ConfigError(f"objective={cfg.objective!r}: there are {', '.join(OBJECTIVES)}")
+    windows = setting.horizon if cfg.estimator == "full" else cfg.truncation
+    first = cfg.first_horizon or setting.horizon
     try:
         horizon = curriculum(first, setting.horizon, windows)
     except ValueError as error:
-        raise ConfigError(f"first_horizon={own.first_horizon}: {error}") from error
-    shared = {"of": OBJECTIVES[own.objective], "largest": own.largest}
+        raise ConfigError(f"first_horizon={cfg.first_horizon}: {error}") from error
+    shared = {"of": OBJECTIVES[cfg.objective], "largest": cfg.largest}
     given = (rule, setting.optimizee, horizon, windows)
-    differentiated = partial(truncated, *given, curvature=own.curvature, remat=own.remat, **shared)
+    differentiated = partial(truncated, *given, curvature=cfg.curvature, remat=cfg.remat, **shared)
     makers: dict[str, Callable[[], Estimator]] = {
         "truncated": differentiated,
         "full": differentiated,
-        "evolution": partial(evolution, *given, own.sigma, persistent=False, **shared),
-        "persistent": partial(evolution, *given, own.sigma, **shared),
+        "evolution": partial(evolution, *given, cfg.sigma, persistent=False, **shared),
+        "persistent": partial(evolution, *given, cfg.sigma, **shared),
         "imitation": lambda: imitation(
-            rule, setting.optimizee, _teacher_of(own), horizon, windows, largest=own.largest
+            rule, setting.optimizee, _teacher_of(cfg), horizon, windows, largest=cfg.largest
         ),
     }
-    if not own.curvature >= 0:
-        raise ConfigError(f"curvature={own.curvature}: a bound on a norm is 0 or more")
-    if own.estimator not in makers:
-        raise ConfigError(f"estimator={own.estimator!r}: there are {', '.join(makers)}")
-    return makers[own.estimator]()
+    if not cfg.curvature >= 0:
+        raise ConfigError(f"curvature={cfg.curvature}: a bound on a norm is 0 or more")
+    if cfg.estimator not in makers:
+        raise ConfigError(f"estimator={cfg.estimator!r}: there are {', '.join(makers)}")
+    return makers[cfg.estimator]()
 
 
-def _teacher_of(own: FrozenConfigDict) -> optax.GradientTransformation:
-    teacher = own.get("teacher", "")
+def _teacher_of(cfg: FrozenConfigDict) -> optax.GradientTransformation:
+    teacher = cfg.get("teacher", "")
     if teacher not in HAND_MADE:
         raise ConfigError(f"teacher={teacher!r}: there are {', '.join(HAND_MADE)}")
-    return HAND_MADE[teacher](own.teacher_learning_rate)
+    return HAND_MADE[teacher](cfg.teacher_learning_rate)
 
 
 def train_rule(
@@ -138,36 +138,36 @@ def train_rule(
             with another config.
     """
     folder, section = folder_of(workdir, problem, method, seed), config[problem]
-    own, setting = section.train[method], setting_of(section)
+    cfg, setting = section.train[method], setting_of(section)
     rule, cell = rule_named(config, method), cell_config(config, problem, method)
     run_folder.write_config(cell, folder, harmless=HARMLESS)
-    if (latest(folder / FOLDER) or 0) >= own.meta_steps:
+    if (latest(folder / FOLDER) or 0) >= cfg.meta_steps:
         return load(folder, method)
     data = jax.device_put(setting.data["train"])
 
-    def trained(own: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
-        estimator, mesh = estimator_of(own, rule, setting), mesh_for(own.meta_batch_size)
-        many = particles(estimator, own.meta_batch_size, mesh)
-        warm_up = own.meta_steps // 20
-        rate = optax.warmup_cosine_decay_schedule(0.0, own.learning_rate, warm_up, own.meta_steps)
+    def trained(cfg: FrozenConfigDict, theta: Theta, key, folder: Path, where: str, keep=None):
+        estimator, mesh = estimator_of(cfg, rule, setting), mesh_for(cfg.meta_batch_size)
+        many = particles(estimator, cfg.meta_batch_size, mesh)
+        warm_up = cfg.meta_steps // 20
+        rate = optax.warmup_cosine_decay_schedule(0.0, cfg.learning_rate, warm_up, cfg.meta_steps)
         training = Training(
             "optimizee",
             many,
             {"rule": theta},
             data,
-            optax.chain(optax.clip_by_global_norm(own.clip), optax.adam(rate)),
+            optax.chain(optax.clip_by_global_norm(cfg.clip), optax.adam(rate)),
             key,
             carry=many.start({"rule": theta}, data, key),
         )
         return train_alone(
             training,
-            schedule_of(own, where, own.meta_steps, own.steps_per_call, "validate_every"),
+            schedule_of(cfg, where, cfg.meta_steps, cfg.steps_per_call, "validate_every"),
             folder,
             mesh=mesh,
             parallel=config.parallel,
-            name=f"{problem}/{method} seed {seed}, {own.estimator}",
+            name=f"{problem}/{method} seed {seed}, {cfg.estimator}",
             where=where,
-            mend=f"lower {where}.learning_rate",
+            hint=f"lower {where}.learning_rate",
             about={**about, "part": where},
             on_checkpoint=keep,
         )["rule"]
@@ -176,10 +176,10 @@ def train_rule(
     about = {"problem": problem, "method": method, "seed": seed, "config": identity}
     begin, draw = jax.random.split(jax.random.key(seed))
     theta, where = rule.init(begin), f"config.{problem}.train.{method}"
-    if own.lesson:
+    if cfg.warmup:
         first = jax.random.fold_in(draw, 0)
-        theta = trained(own.lesson, theta, first, folder / LESSON, f"{where}.lesson")
-    trained(own, theta, draw, folder, where, keeper(cell, setting, rule, folder))
+        theta = trained(cfg.warmup, theta, first, folder / WARMUP, f"{where}.warmup")
+    trained(cfg, theta, draw, folder, where, keeper(cell, setting, rule, folder))
     return load(folder, method)
 
 

@@ -1,4 +1,4 @@
-"""Meta-training over the cross-domain task distribution: a mixture of kinds of task and domains.
+"""Meta-training over the cross-domain task distribution: a mixture of tasks and domains.
 
 python -m experiments.metatrain --config.init_from=runs/multitask --config.metatrain.learner=anil
 """
@@ -37,12 +37,12 @@ PARTS = ("sources", "validation")
 """Of the domains: where an optimizer may be learned."""
 
 
-def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: str = "") -> Stage:
+def metatraining_stage(config: FrozenConfigDict, split: DomainSplit, learner: str = "") -> Stage:
     """Build the training of one learner on the weighted mixture of distributions and domains.
 
     Args:
         config: reads its `metatrain`.
-        world: whose sources are read, and the validation domains where an optimizer is learned.
+        split: whose sources are read, and the validation domains where an optimizer is learned.
         learner: one of `META_TRAINED`; the config's by default.
 
     Returns:
@@ -59,32 +59,32 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
         method = method_named(learner, META_TRAINED)
     except UnknownMethod as error:
         raise ConfigError(f"config.metatrain.learner: {error}") from error
-    distributions = _families(config, world, learner)
+    distributions = _families(config, split, learner)
     adaptation = adaptation_of(learner)
     trained, by = None, adaptation.by
     if adaptation.is_learned:
         trained = load(section.rule_from[by], by) if section.rule_from[by] else pretrained(by)
 
-    def settings_on(kind: str) -> Settings:
+    def settings_on(task: str) -> Settings:
         return Settings(
             steps=section.inner_steps,
             learning_rate=section.inner_learning_rate,
             mode=Unrolled(section.remat),
             # A user's few products move the user's side alone.
-            hold_body=kind == "recommendation",
+            hold_body=task == "recommendation",
             rule=trained and trained.rule,
         )
 
     learners = {
-        kind: method.train(distribution.problem, settings_on(kind))
-        for kind, distribution in distributions.items()
+        task: method.train(distribution.problem, settings_on(task))
+        for task, distribution in distributions.items()
     }
     shared = shared_by(section.meta_batch_size)
     try:
         gradients = {
-            kind: episodic(
+            task: episodic(
                 distribution,
-                learners[kind],
+                learners[task],
                 meta_batch_size=section.meta_batch_size,
                 shots=section.shots,
                 weights=tuple(
@@ -93,7 +93,7 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
                 tasks_per_chunk=section.tasks_per_chunk or None,
                 mesh=shared,
             )
-            for kind, distribution in distributions.items()
+            for task, distribution in distributions.items()
         }
     except ValueError as error:
         raise ConfigError(f"config.metatrain: {error}") from error
@@ -101,7 +101,7 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
         config,
         "metatrain",
         gradients,
-        {kind: distribution.data for kind, distribution in distributions.items()},
+        {task: distribution.data for task, distribution in distributions.items()},
         weighting_of("fixed", section.weights, list(distributions)),
         learner,
         shared,
@@ -110,9 +110,9 @@ def metatraining_stage(config: FrozenConfigDict, world: DomainSplit, learner: st
 
 
 def _families(
-    config: FrozenConfigDict, world: DomainSplit, learner: str
+    config: FrozenConfigDict, split: DomainSplit, learner: str
 ) -> dict[str, TaskDistribution]:
-    """Return what a learner trains on, by kind of task.
+    """Return what a learner trains on, by task.
 
     Raises:
         ConfigError: nothing is left, an unknown part, or a weight for a domain that is no source.
@@ -124,19 +124,19 @@ def _families(
             f"config.metatrain.rule_learned_on={section.rule_learned_on!r}: there are {known}"
         )
     part = section.rule_learned_on if is_learned else "sources"
-    distributions = world.task_distributions(
-        part, shots=max(section.shots), ranked=world.shape.candidates
+    distributions = split.task_distributions(
+        part, shots=max(section.shots), ranked=split.shape.candidates
     )
     # What holds its initialisation forgets nothing: its optimizer learns what it is scored on.
-    kinds = config.adapt.methods[learner] if is_learned else tuple(distributions)
+    tasks = config.adapt.methods[learner] if is_learned else tuple(distributions)
     distributions = {
-        k: one for k, one in distributions.items() if k in kinds and section.weights.get(k, 0) > 0
+        k: one for k, one in distributions.items() if k in tasks and section.weights.get(k, 0) > 0
     }
     if not distributions:
         raise ConfigError(
-            f"config.metatrain.weights and config.adapt.methods leave {learner} no kind of task"
+            f"config.metatrain.weights and config.adapt.methods leave {learner} no task"
         )
-    names = {domain.name for domain in world.sources}
+    names = {domain.name for domain in split.sources}
     for name in section.domain_weights:
         if name not in names:
             raise ConfigError(

@@ -17,29 +17,29 @@ from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
 
 
-def multitask_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
+def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
     """Build the joint training of encoder and heads, batches balanced over domains and tasks.
 
-    A batch is a number of episodes of every kind, of domains drawn evenly, whose support and query
+    A batch is a number of episodes of every task, of domains drawn evenly, whose support and query
     are learned alike and without adaptation.
 
     Args:
         config: reads its `multitask`.
-        world: whose sources are read.
+        split: whose sources are read.
 
     Returns:
         The stage.
 
     Raises:
-        ConfigError: no kind of task is left.
+        ConfigError: no task is left.
     """
     section = config.multitask
-    distributions = world.task_distributions(
-        "sources", shots=max(section.shots), ranked=world.shape.candidates
+    distributions = split.task_distributions(
+        "sources", shots=max(section.shots), ranked=split.shape.candidates
     )
-    wanted = [kind for kind, weight in section.weights.items() if weight > 0]
-    distributions = {kind: one for kind, one in distributions.items() if kind in wanted}
-    lacking = ", ".join(kind for kind in wanted if kind not in distributions)
+    wanted = [task for task, weight in section.weights.items() if weight > 0]
+    distributions = {task: one for task, one in distributions.items() if task in wanted}
+    lacking = ", ".join(task for task in wanted if task not in distributions)
     if not distributions:
         why = f"no source domain has data of {lacking}" if lacking else "all are 0"
         raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
@@ -50,16 +50,16 @@ def multitask_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
         config,
         "multitask",
         {
-            kind: episodic(
+            task: episodic(
                 distribution,
                 joint(distribution.problem),
                 meta_batch_size=section.meta_batch_size,
                 shots=section.shots,
                 mesh=shared,
             )
-            for kind, distribution in distributions.items()
+            for task, distribution in distributions.items()
         },
-        {kind: distribution.data for kind, distribution in distributions.items()},
+        {task: distribution.data for task, distribution in distributions.items()},
         weighting_of(section.weighting, section.weights, list(distributions)),
         shared=shared,
     )

@@ -19,14 +19,14 @@ from metaguide.objectives import pretraining
 from metaguide.training.progress import say
 
 
-def pretraining_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
+def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
     """Build J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
 
     Objectives that need pictures are left out, with a line, where there are none.
 
     Args:
         config: reads its `pretrain`.
-        world: whose sources are read.
+        split: whose sources are read.
 
     Returns:
         The stage.
@@ -34,8 +34,8 @@ def pretraining_stage(config: FrozenConfigDict, world: DomainSplit) -> Stage:
     Raises:
         ConfigError: no objective is left.
     """
-    section, model = config.pretrain, world.model
-    table = unlabelled(world.sources, world.reading.tokenizer, world.reading.lengths.text)
+    section, model = config.pretrain, split.model
+    table = unlabelled(split.sources, split.reading.tokenizer, split.reading.lengths.text)
     objectives = {
         "masked_language": (
             "text",

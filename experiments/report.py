@@ -36,6 +36,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv)
-    except runner.MENDABLE as error:
+    except runner.USER_ERRORS as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -39,7 +39,7 @@ def write_config(
             name of a section, or the last part of a name.
 
     Raises:
-        ConfigError: if the folder holds a run under another config; names fields and mend.
+        ConfigError: if the folder holds a run under another config; names fields and the fix.
     """
     check_config(config, workdir, harmless=harmless)
     if is_first_process():

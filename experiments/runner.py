@@ -1,4 +1,4 @@
-"""How a module is run: under its command line's settings, with one line for what can be mended."""
+"""How a module is run: under its command line's settings, with one line for what can be fixed."""
 
 import errno
 import signal
@@ -26,7 +26,7 @@ from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
 
-MENDABLE = (
+USER_ERRORS = (
     ConfigError,
     CatalogueError,
     CheckpointError,
@@ -40,7 +40,7 @@ MENDABLE = (
     TokenizerError,
     TrainingDiverged,
 )
-"""Errors whose message tells the user what to mend."""
+"""Errors whose message tells the user what to fix."""
 
 FLAGS = {
     EpisodeError: "the config sets them, see --help",
@@ -64,8 +64,8 @@ def run(
 ) -> None:
     """Run an experiment module: `main(config, workdir)` under the command line's settings.
 
-    An error that the user can mend (`MENDABLE`) is one line on stderr and exit code 2; every other
-    one keeps its traceback.
+    An error that the user can fix (`USER_ERRORS`) is one line on stderr and exit code 2; every
+    other one keeps its traceback.
 
     Args:
         main: gets the resolved config and the work folder.
@@ -94,7 +94,7 @@ def run(
         with stopping_at_once():
             main(config, folder)
         check_agreed("done", "")  # the first process may still be writing what the others are not
-    except MENDABLE as error:
+    except USER_ERRORS as error:
         refuse(error, FLAGS.get(type(error), ""))
     except OSError as error:
         if error.errno not in OF_THE_SYSTEM:

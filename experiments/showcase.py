@@ -25,12 +25,12 @@ SHOWN = 8
 """Products and reviews shown a domain."""
 
 
-def showcase(guide: Guide, world: DomainSplit, shots: int = 5, seed: int = 0) -> list[Showcase]:
+def showcase(guide: Guide, split: DomainSplit, shots: int = 5, seed: int = 0) -> list[Showcase]:
     """Adapt to every held-out domain and ask about examples that were not adapted to.
 
     Args:
         guide: from `metaguide.load`.
-        world: whose held-out domains are shown.
+        split: whose held-out domains are shown.
         shots: examples adapted to, fewer where a domain has not as many.
         seed: of what is drawn.
 
@@ -39,33 +39,33 @@ def showcase(guide: Guide, world: DomainSplit, shots: int = 5, seed: int = 0) ->
         `recommendation` what the domain has.
     """
     shown = []
-    for domain in world.held_out:
+    for domain in split.held_out:
         adapted = guide.adapt(domain, shots, seed)
-        # Without examples of a kind the guide answers too, but there is nothing to ask about.
-        kinds = [kind for kind in adapted.adapted if TASKS[kind].has_examples(domain)]
-        methods = ", ".join(f"{kind}: {guide.serving[kind].method}" for kind in kinds)
+        # Without examples of a task the guide answers too, but there is nothing to ask about.
+        tasks = [task for task in adapted.adapted if TASKS[task].has_examples(domain)]
+        methods = ", ".join(f"{task}: {guide.serving[task].method}" for task in tasks)
         exhibit: Showcase = {
             "domain": domain.name,
             "note": f"{shots} shots; what did best on the validation domains serves: {methods}",
         }
         rng = np.random.default_rng(seed)
-        if "classification" in kinds:
+        if "classification" in tasks:
             exhibit["products"] = _products(adapted, rng)
-        if "sentiment" in kinds:
+        if "sentiment" in tasks:
             exhibit["reviews"] = _reviews(adapted, rng)
-        if "questions" in kinds:
+        if "questions" in tasks:
             exhibit["questions"] = _questions(adapted, rng)
-        if "recommendation" in kinds:
+        if "recommendation" in tasks:
             exhibit["recommendation"] = _recommendation(adapted, domain, rng)
         shown.append(exhibit)
     return shown
 
 
 def _unseen(
-    adapted: AdaptedGuide, kind: str, examples: Sequence[Example], count: int, rng
+    adapted: AdaptedGuide, task: str, examples: Sequence[Example], count: int, rng
 ) -> list[Example]:
     """Draw examples that the guide did not adapt to."""
-    others = [one for one in examples if one.id not in adapted.adapted[kind].chosen]
+    others = [one for one in examples if one.id not in adapted.adapted[task].chosen]
     return [others[i] for i in rng.permutation(len(others))[:count]]
 
 

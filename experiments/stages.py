@@ -116,7 +116,7 @@ def train_stage(
     meta: Params,
     *,
     config: FrozenConfigDict,
-    world: DomainSplit,
+    split: DomainSplit,
     workdir: Path,
     seed: int,
 ) -> Params:
@@ -128,7 +128,7 @@ def train_stage(
         stage: what to train.
         meta: what is learned, as it starts.
         config: the whole config, written beside the checkpoints.
-        world: whose tokenizer is kept with the checkpoints.
+        split: whose tokenizer is kept with the checkpoints.
         workdir: the stage's folder.
         seed: of the training.
 
@@ -137,14 +137,14 @@ def train_stage(
     """
     write_config(config, workdir)
     rate, steps = config.metatrain.inner_learning_rate, config.adapt.steps
-    run = world.run_config(
+    run = split.run_config(
         stage=stage.name,
         learner=stage.learner,
         seed=seed,
         serving=stage_serving(stage.learner, rate, steps),
     )
     run_config.write(run, workdir)
-    world.reading.tokenizer.save(workdir / TOKENIZER)
+    split.reading.tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():
@@ -158,7 +158,7 @@ def train_stage(
         Schedule(stage.steps, config.log_every, config.checkpoint_every),
         workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
-        mend=f"lower config.{stage.name}.learning_rate",
+        hint=f"lower config.{stage.name}.learning_rate",
         about={**run.about, "config": identity(config)},
         on_checkpoint=keep_rule,
     )
@@ -174,15 +174,15 @@ def run_stage(
     """Run a stage alone, as its module does: from `init_from`, or from random parameters.
 
     Args:
-        build: (config, world) -> the stage.
+        build: (config, split) -> the stage.
         config: resolved.
         workdir: of the stage.
         before: from `stage_before`.
     """
-    world = world_of_stage(config, workdir)
-    meta, _ = start(config, world, before)
-    stage, meta = build(config, world), {"params": meta["params"]}
-    train_stage(stage, meta, config=config, world=world, workdir=workdir, seed=config.seed)
+    split = split_of_stage(config, workdir)
+    meta, _ = start(config, split, before)
+    stage, meta = build(config, split), {"params": meta["params"]}
+    train_stage(stage, meta, config=config, split=split, workdir=workdir, seed=config.seed)
 
 
 def is_finished(stage: Stage, workdir: Path) -> bool:
@@ -229,7 +229,7 @@ def stage_before(config: FrozenConfigDict) -> RunConfig | None:
 
 
 def start(
-    config: FrozenConfigDict, world: DomainSplit, before: RunConfig | None
+    config: FrozenConfigDict, split: DomainSplit, before: RunConfig | None
 ) -> tuple[Params, Rule | None]:
     """Return the meta-parameters that a stage run alone starts from: `init_from`, or random.
 
@@ -237,24 +237,24 @@ def start(
 
     Args:
         config: reads its `init_from` and `seed`.
-        world: whose model they are of.
+        split: whose model they are of.
         before: from `stage_before`.
     """
-    meta = random_start(world, config.seed)
+    meta = random_start(split, config.seed)
     if before is None:
         return meta, None
     return restore_stage(Path(config.init_from), meta, before.about)
 
 
-def random_start(world: DomainSplit, seed: int) -> Params:
+def random_start(split: DomainSplit, seed: int) -> Params:
     """Return fresh meta-parameters, another set for each seed."""
-    meta = {"params": init_params(world.model, jax.random.key(1000 + seed))}
+    meta = {"params": init_params(split.model, jax.random.key(1000 + seed))}
     # Placed as training leaves it, so that no program is compiled twice for where its input lies.
     return replicate(meta, tasks_mesh())
 
 
-def world_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
-    """Prepare the world of a stage run alone, with the tokenizer of the stage it starts from.
+def split_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
+    """Prepare the domains of a stage run alone, with the tokenizer of the stage it starts from.
 
     Raises:
         ConfigError: the folder holds a run of another config, or `init_from` is no stage's.

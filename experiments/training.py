@@ -80,7 +80,7 @@ def train_alone(
     parallel: str,
     where: str,
     name: str,
-    mend: str,
+    hint: str,
     about: About | Sequence[About],
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> Params:
@@ -96,7 +96,7 @@ def train_alone(
         parallel: "jit" or "pmap".
         where: the section of the config that it reads, for messages.
         name: in messages.
-        mend: what to do where training diverges.
+        hint: what to do where training diverges.
         about: what checkpoints say of this training, or of each, as of `loop.train`.
         on_checkpoint: as of `loop.train`.
 
@@ -140,7 +140,7 @@ def train_alone(
         schedule,
         workdir,
         name=name,
-        mend=mend,
+        hint=hint,
         about=about,
         on_checkpoint=on_checkpoint,
     )

@@ -29,7 +29,7 @@ OF, CRC32 = "of", "crc32"
 
 
 class FileFault(ValueError):
-    """A file cannot be read as what it should be; readers say of what kind, and how to mend it."""
+    """A file cannot be read as what it should be; readers say of what kind, and how to fix it."""
 
 
 class FolderHeld(ValueError):

@@ -61,8 +61,8 @@ class Guide:
     """What has been compiled: another domain of the same sizes does not compile anew."""
 
     def __repr__(self) -> str:
-        """Which method serves which kind of task."""
-        methods = ", ".join(f"{kind} by {one.method}" for kind, one in self.serving.items())
+        """Which method serves which task."""
+        methods = ", ".join(f"{task} by {one.method}" for task, one in self.serving.items())
         return f"<Guide: {methods or 'serves nothing'}>"
 
     @overload
@@ -86,7 +86,7 @@ class Guide:
             shots: examples to adapt to: of each category, of each sentiment, questions, and
                 products of each user. 0 asks the guide as it is.
             seed: of the draw of the examples.
-            support: examples to adapt to, picked by hand. For the kinds of task that they are of,
+            support: examples to adapt to, picked by hand. For the tasks that they are of,
                 they take the place of the draw; `shots` and `seed` say nothing there.
 
         Returns:
@@ -121,13 +121,13 @@ class Guide:
             # What a domain does not have at all is no surprise.
             if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
                 urgent.append(name)
-        adapted = {kind: one for kind, one in adapted.items() if one is not None}
-        notes = {kind: said for kind, said in notes.items() if said}
+        adapted = {task: one for task, one in adapted.items() if one is not None}
+        notes = {task: said for task, said in notes.items() if said}
         if not adapted:
-            urgent = [kind for kind in notes if kind in self.serving]
-        for kind in urgent:
-            said = "; ".join(notes[kind])
-            warnings.warn(f"domain {domain.name}, {kind}: {said}", stacklevel=2)
+            urgent = [task for task in notes if task in self.serving]
+        for task in urgent:
+            said = "; ".join(notes[task])
+            warnings.warn(f"domain {domain.name}, {task}: {said}", stacklevel=2)
         return AdaptedGuide(self, domain, shots, adapted, notes)
 
     def _server(self, task: str) -> Server:
@@ -143,8 +143,8 @@ class AdaptedGuide:
         guide: that adapted.
         domain: what it adapted to.
         shots: of each class.
-        adapted: by kind of task, all that `predict` answers.
-        notes: by kind of task, what could not be adapted to, and why; kinds without are left out.
+        adapted: by task, all that `predict` answers.
+        notes: by task, what could not be adapted to, and why; tasks without are left out.
     """
 
     guide: Guide
@@ -154,8 +154,8 @@ class AdaptedGuide:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """The domain, and to how many examples of each kind the guide adapted."""
-        parts = ", ".join(f"{kind} {len(one.chosen)}" for kind, one in self.adapted.items())
+        """The domain, and to how many examples of each task the guide adapted."""
+        parts = ", ".join(f"{task} {len(one.chosen)}" for task, one in self.adapted.items())
         return f"<AdaptedGuide to {self.domain.name!r}, {self.shots} shots: {parts or 'nothing'}>"
 
     @property
@@ -187,7 +187,7 @@ class AdaptedGuide:
             A `Category`, `Sentiment`, `Answer` or `Ranking` for each.
 
         Raises:
-            ValueError: a mixed batch, a field that cannot be read, or a kind of task that cannot be
+            ValueError: a mixed batch, a field that cannot be read, or a task that cannot be
                 answered in this domain.
         """
         examples = asked(batch)
@@ -223,7 +223,7 @@ def load(run: Path | str) -> Guide:
     """Load a trained guide.
 
     Args:
-        run: the folder of `experiments.guide`, whose methods serve the kinds of task they did best
+        run: the folder of `experiments.guide`, whose methods serve the tasks they did best
             on in validation; or the work folder of a single stage.
 
     Returns:
@@ -285,7 +285,7 @@ def reading_of(config: RunConfig, tokenizer: Tokenizer) -> Reading:
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:
-    """Return examples that were picked by hand, checked, by their kind of task."""
+    """Return examples that were picked by hand, checked, by their task."""
     asking = {made: name for made, name in _asking().items() if TASKS[name].picked is not None}
     *some, last = (_several(made).lower() for made in asking)
     known = f"{', '.join(some)} and {last}"

@@ -142,7 +142,7 @@ class Adaptation:
 
 
 class Method(NamedTuple):
-    """One way to a new domain.
+    """How a method adapts to a new domain.
 
     Attributes:
         stage: whose parameters it adapts: "random", "multitask" or "metatrain".

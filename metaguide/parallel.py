@@ -31,7 +31,7 @@ AUTO = "auto"
 """The coordinator where JAX finds the processes by itself."""
 
 ONE_FOLDER = "give all processes the same work folder, one that all of them see"
-"""How it is mended where files are there for some processes only."""
+"""How it is fixed where files are there for some processes only."""
 
 SHUTDOWN_SECONDS = 30
 """How long a process that ends waits for the others to end."""
@@ -121,7 +121,7 @@ def _wait_for(host: str, port: int, seconds: int) -> None:
             if time.monotonic() > until:
                 raise DeviceError(
                     f"no process 0 answered at {host}:{port} in {seconds} s ({error}); start it "
-                    "there, or mend the address"
+                    "there, or fix the address"
                 ) from error
             time.sleep(0.2)
 
@@ -138,7 +138,7 @@ def check_agreed(value: Any, otherwise: str) -> None:
 
     Args:
         value: of this process; its `repr` is compared.
-        otherwise: what is wrong where they differ, and how it is mended.
+        otherwise: what is wrong where they differ, and how it is fixed.
 
     Raises:
         DeviceError: they differ; in every process, so that none is left waiting for the others.

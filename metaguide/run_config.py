@@ -112,7 +112,7 @@ class FieldError(ValueError):
 
     Attributes:
         field: its dotted name.
-        fault: what is wrong with it, and the mend.
+        fault: what is wrong with it, and the fix.
     """
 
     def __init__(self, name: str, fault: str):
@@ -247,9 +247,13 @@ def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, S
         learning_rate: of gradient descent. A learned optimizer makes its own steps.
         steps: of gradient descent.
     """
-    way = adaptation_of(learner or "fine-tuning")
-    examples = learner if learner and (way.adapts == "all" or way.is_learned) else "fine-tuning"
-    users = learner if way.adapts == "head" and way.is_learned else "head-only"
+    adaptation = adaptation_of(learner or "fine-tuning")
+    examples = (
+        learner
+        if learner and (adaptation.adapts == "all" or adaptation.is_learned)
+        else "fine-tuning"
+    )
+    users = learner if adaptation.adapts == "head" and adaptation.is_learned else "head-only"
     methods = {task: users if task == "recommendation" else examples for task in TASKS}
     return {
         task: Served(".", method, 1.0 if adaptation_of(method).is_learned else learning_rate, steps)

@@ -101,7 +101,7 @@ class FeaturesFn(Protocol):
 
 @runtime_checkable
 class ScoreFn(Protocol):
-    """What the metrics of a kind of task are computed from."""
+    """What the metrics of a task are computed from."""
 
     def __call__(
         self, outputs: Mapping[str, Array], query: Batch, context: Any, /
@@ -225,7 +225,7 @@ class Problem(NamedTuple):
         predict: (params, encoded, batch, context) -> dict of arrays, leading axis examples.
         features: (encoded) -> [examples, width] array, for metric learners and probes.
         score: (outputs, query, context) -> dict of arrays, leading axis examples: what the metrics
-            of this kind of task are computed from.
+            of this task are computed from.
         body: names of the parameter groups that `encode` reads.
         head: names of the parameter groups that `loss` and `predict` read beside `encoded`.
         target: the batch's label field.
@@ -272,7 +272,7 @@ class Learner(NamedTuple):
 
 
 class TaskDistribution(NamedTuple):
-    """One kind of task in one shape. Its domains are drawn inside, so one program serves them all.
+    """One task in one shape. Its domains are drawn inside, so one program serves them all.
 
     Attributes:
         domains: names of its domains, in the order of the leading axis of `data`.

@@ -96,15 +96,15 @@ config, folder = command.resolve(
     workdir=workdir,
 )
 process_setup.enable_compilation_cache()
-world = prepare(config, folder)
+split = prepare(config, folder)
 for part in ("sources", "validation", "held_out"):
-    print(part, *(domain.name for domain in getattr(world, part)), sep="  ")
+    print(part, *(domain.name for domain in getattr(split, part)), sep="  ")
 
 # %% [markdown]
 # Products of a domain that no training stage will see.
 
 # %%
-domain = world.held_out[0]
+domain = split.held_out[0]
 shown = domain.products[:: max(1, len(domain.products) // 8)][:8]
 figure, axes = plt.subplots(1, len(shown), figsize=(12, 1.8))
 for axis, product in zip(axes, shown, strict=True):
@@ -120,16 +120,16 @@ for review in domain.reviews[:3]:
 # %% [markdown]
 # ## Two stages of training
 #
-# Pre-training reads the sources unlabelled; multi-task training then learns all four kinds of task
+# Pre-training reads the sources unlabelled; multi-task training then learns all four tasks
 # at once. Each stage has a folder with its checkpoints, its config and its metrics.
 
 # %%
-start = random_start(world, config.seed)
+start = random_start(split, config.seed)
 trained = start
 for name, build in {"pretrain": pretraining_stage, "multitask": multitask_stage}.items():
-    stage, here = build(config, world), folder / name
+    stage, here = build(config, split), folder / name
     trained = train_stage(
-        stage, trained, config=config, world=world, workdir=here, seed=config.seed
+        stage, trained, config=config, split=split, workdir=here, seed=config.seed
     )
 
 # %% [markdown]
@@ -143,9 +143,9 @@ for name, build in {"pretrain": pretraining_stage, "multitask": multitask_stage}
 adapted = metaguide.load(folder / "multitask").adapt(domain, shots=5)
 
 
-def others(kind, examples, count=4):
+def others(task, examples, count=4):
     """The first examples that the guide did not adapt to."""
-    return [one for one in examples if one.id not in adapted.adapted[kind].chosen][:count]
+    return [one for one in examples if one.id not in adapted.adapted[task].chosen][:count]
 
 
 # %%
@@ -210,7 +210,7 @@ def pulled_back(problem, rate, steps, strength):
 # from the trained parameters and, for fine-tuning, from random ones.
 
 # %%
-distribution = world.task_distributions("held_out")["sentiment"]
+distribution = split.task_distributions("held_out")["sentiment"]
 steps = config.adapt.steps
 learners = {
     "fine-tuning": partial(fine_tuning, distribution.problem, steps=steps),

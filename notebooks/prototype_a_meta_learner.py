@@ -326,7 +326,7 @@ config, _ = command.resolve(
     workdir=workdir,
 )
 process_setup.enable_compilation_cache()
-world = prepare(config, folder)
+split = prepare(config, folder)
 
 
 def without_names(distribution):
@@ -337,7 +337,7 @@ def without_names(distribution):
 
 
 train, test = (
-    without_names(world.task_distributions(part, shots=5)["classification"])
+    without_names(split.task_distributions(part, shots=5)["classification"])
     for part in ("sources", "held_out")
 )
 problem = train.problem

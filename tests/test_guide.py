@@ -297,9 +297,9 @@ def test_zero_shots_ask_the_guide_as_it_is(guide):
     """Faults: zero shots adapt to something; parameters are copied; every user gets the same
     ranking, though to read a history is not to adapt."""
     zero = guide.adapt(DOMAIN, shots=0)
-    for kind, adapted in zero.adapted.items():
-        meta = guide.serving[kind].meta
-        assert adapted.state is (meta if kind == "recommendation" else meta["params"])
+    for task, adapted in zero.adapted.items():
+        meta = guide.serving[task].meta
+        assert adapted.state is (meta if task == "recommendation" else meta["params"])
         assert adapted.chosen == ()
     one, other = zero.predict([History("a", ("phone0",)), History("b", ("shoe1",))])
     both = {"phone0", "shoe1"}
@@ -328,10 +328,10 @@ def test_the_same_domain_and_seed_give_the_same_guide(probe, tmp_path):
 def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
     """Faults: parameters, tokenizer or lengths are lost or swapped between save and load."""
     for loaded in (guide, metaguide.load(str(run))):
-        for kind in ("classification", "sentiment", "questions", "recommendation"):
-            serving = loaded.serving[kind]
+        for task in ("classification", "sentiment", "questions", "recommendation"):
+            serving = loaded.serving[task]
             assert serving[2:] == (RATE, STEPS, None)
-            assert serving.method == ("head-only" if kind == "recommendation" else "maml")
+            assert serving.method == ("head-only" if task == "recommendation" else "maml")
             saved = probe.serving["classification"].meta
             jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
         assert (loaded.model, loaded.lengths, loaded.max_answer_tokens) == (
@@ -376,7 +376,7 @@ def saved_as_probe(guide):
 
 @pytest.mark.slow
 def test_a_run_says_which_method_serves_what(tokenizer, tmp_path):
-    """Faults: a kind is served by the parameters of another method, or by one that is not named."""
+    """Faults: a task is served by the parameters of another method, or by one that is not named."""
     serving = {
         "classification": run_config.Served("a", "prototypical", 0.0, 0),
         "sentiment": run_config.Served("b", "logistic", 1.0, 0),
@@ -385,9 +385,9 @@ def test_a_run_says_which_method_serves_what(tokenizer, tmp_path):
         write_run(tmp_path / "run", tokenizer, serving=serving, seeds={"a": 1, "b": 2})
     )
     assert set(guide.serving) == set(serving)
-    for kind, seed in (("classification", 1), ("sentiment", 2)):
+    for task, seed in (("classification", 1), ("sentiment", 2)):
         expected = {"params": drawn(guide.model, seed)}
-        jax.tree.map(np.testing.assert_array_equal, guide.serving[kind].meta, expected)
+        jax.tree.map(np.testing.assert_array_equal, guide.serving[task].meta, expected)
     adapted = guide.adapt(dataclasses.replace(DOMAIN, products=()), shots=3)
     found = adapted.predict(DOMAIN.reviews)
     assert [one.sentiment for one in found] == ["negative", "positive"] * 3
@@ -757,7 +757,7 @@ def test_what_is_shown_of_a_guide_is_short(probe):
 
 
 def test_what_cannot_be_predicted_is_an_error(adapted, probe):
-    """Faults: a mixed batch is read as the type of its first; a kind that was not adapted to is
+    """Faults: a mixed batch is read as the type of its first; a task that was not adapted to is
     answered anyway; an unknown product is passed over."""
     assert adapted.predict([]) == []
     with pytest.raises(ValueError, match="of one type; got Product, Review"):

@@ -79,7 +79,7 @@ def moved(learner, episode):
 
 
 @pytest.mark.parametrize(
-    ("way", "expected"),
+    ("adaptation", "expected"),
     [
         (ALL_BY_SGD, {"body", "head"}),
         (ALL_BY_ADAM, {"body", "head"}),
@@ -93,10 +93,10 @@ def moved(learner, episode):
         (PROTOTYPES, "a classifier on features"),
     ],
 )
-def test_a_method_adapts_what_it_says(way, expected, episode):
-    """Fault: two ways to adapt are mixed up."""
+def test_a_method_adapts_what_it_says(adaptation, expected, episode):
+    """Fault: two adaptations to adapt are mixed up."""
     # From zero, the head has to move before the body can.
-    assert moved(way.tuned_to(problem(), RATE, 2, RULE), episode) == expected
+    assert moved(adaptation.tuned_to(problem(), RATE, 2, RULE), episode) == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -159,15 +159,15 @@ def test_a_factor_multiplies_the_updates_of_a_learned_optimizer(episode):
     jax.tree.map(np.testing.assert_array_equal, adapted, expected)
 
 
-@pytest.mark.parametrize("way", [ALL_BY_SGD, RIDGE])
-def test_the_rate_may_be_traced(way, episode):
+@pytest.mark.parametrize("adaptation", [ALL_BY_SGD, RIDGE])
+def test_the_rate_may_be_traced(adaptation, episode):
     """Fault: each rate or penalty that is tried costs a compilation of its own."""
     traces = []
 
     @jax.jit
     def outputs(rate):
         traces.append(rate)
-        learner = way.tuned_to(problem(), rate, 2)
+        learner = adaptation.tuned_to(problem(), rate, 2)
         adapted, _ = learner.adapt({"params": init(None)}, episode.support, (), None)
         return learner.predict(adapted, episode.query, ())["logits"]
 
@@ -176,7 +176,7 @@ def test_the_rate_may_be_traced(way, episode):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "expected"),
+    ("name", "task", "expected"),
     [
         ("maml", "sentiment", {"body", "head"}),
         ("first-order", "classification", {"body", "head"}),
@@ -193,11 +193,11 @@ def test_the_rate_may_be_traced(way, episode):
         ("maml+lstm", "recommendation", {"head"}),
     ],
 )
-def test_meta_training_adapts_as_the_method_does(name, kind, expected, episode):
+def test_meta_training_adapts_as_the_method_does(name, task, expected, episode):
     """Faults: a method is meta-trained in another way than it is named for, or prototypes are asked
     to answer questions."""
-    way = None if kind in ("questions", "recommendation") else WAY
-    learner = METHODS[name].train(problem(way), settings(hold_body=kind == "recommendation"))
+    way = None if task in ("questions", "recommendation") else WAY
+    learner = METHODS[name].train(problem(way), settings(hold_body=task == "recommendation"))
     assert moved(learner, episode) == expected
 
 

@@ -76,7 +76,7 @@ def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "
     from metaguide.problems import classification_of_pictures, regression
     from metaguide.types import Episode
 
-    own = WORKLOADS[workload]
+    setting = WORKLOADS[workload]
     if workload == "conv4":
         problem = classification_of_pictures(Conv4(dtype=None), way=5)
         names = ("image", "label")
@@ -88,7 +88,9 @@ def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "
         return {names[0]: x, names[1]: y, "mask": jnp.ones(y.shape[:2], bool)}
 
     meta = {"params": to_groups(workload, inputs["params"])}
-    learner = maml(problem, optax.sgd(own.learning_rate), steps or own.steps, mode_named(mode))
+    learner = maml(
+        problem, optax.sgd(setting.learning_rate), steps or setting.steps, mode_named(mode)
+    )
     return meta, Episode(batch("support"), batch("query")), learner
 
 
@@ -160,8 +162,8 @@ def build_metaguide(
     from metaguide.training.step import init_state, make_step
 
     jax.config.update("jax_default_matmul_precision", precision)
-    own = WORKLOADS[workload]
-    inputs = own.inputs(0, tasks) if tasks else own.inputs(0)  # type: ignore[call-arg]
+    setting = WORKLOADS[workload]
+    inputs = setting.inputs(0, tasks) if tasks else setting.inputs(0)  # type: ignore[call-arg]
     tasks = len(inputs["support_x"])
     meta, episodes, learner = parts(workload, inputs, steps, mode)
     mesh = tasks_mesh()
@@ -312,8 +314,8 @@ def in_our_float64(tasks: int) -> Iterator[tuple[str, Inputs, dict[str, np.ndarr
     """Yield each workload, its inputs and our meta-gradient, in float64."""
     import jax
 
-    for workload, own in WORKLOADS.items():
-        inputs = in_float64(own.inputs(0, tasks))
+    for workload, setting in WORKLOADS.items():
+        inputs = in_float64(setting.inputs(0, tasks))
         with jax.enable_x64(True):
             ours = our_gradient(workload, inputs)
         yield workload, inputs, ours

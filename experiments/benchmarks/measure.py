@@ -289,7 +289,7 @@ def rows(
     step = {system.name: found[system.name].best / system.steps for system in workload.systems}
     ours, result = step[workload.systems[0].name], []
     for system in workload.systems:
-        own, best = found[system.name], step[system.name]
+        timing, best = found[system.name], step[system.name]
         done = workload.flops and workload.flops / best
         shares = {"limit_share": done and done / limit(found, device)}
         if device != "cpu":
@@ -301,8 +301,8 @@ def rows(
                 "steps_per_s": 1 / best,
                 "ratio": best / ours,
                 **shares,
-                "compile_s": own.first - own.best,
-                "peak_mib": own.peak,
+                "compile_s": timing.first - timing.best,
+                "peak_mib": timing.peak,
             }
         )
     return result
@@ -343,9 +343,9 @@ def report(
     """
     result = []
     for name in dict.fromkeys(row["workload"] for row in counted):
-        own = [row for row in counted if row["workload"] == name]
-        Console().print(tabulate(name, own))
-        result += own
+        of_workload = [row for row in counted if row["workload"] == name]
+        Console().print(tabulate(name, of_workload))
+        result += of_workload
     for workload in workloads:
         if ONLY.value and workload.name not in ONLY.value:
             continue
@@ -356,9 +356,11 @@ def report(
         found = measure([*limits(device), *workload.systems], rounds, device)
         work = f"{workload.flops / 1e9:.3g} GFLOP a step, " if workload.flops else ""
         rate = f"limit {limit(found, device) / 1e9:.0f} GFLOP/s"
-        own = rows(workload, found, device)
-        Console().print(tabulate(f"{workload.name}: {work}{rate}, best of {rounds} rounds", own))
-        result += own
+        of_workload = rows(workload, found, device)
+        Console().print(
+            tabulate(f"{workload.name}: {work}{rate}, best of {rounds} rounds", of_workload)
+        )
+        result += of_workload
     if output:
         write_json(Path(output), result)
 

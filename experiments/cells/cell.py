@@ -125,7 +125,7 @@ def train_cell(
         parallel=config.parallel,
         name=f"{cell.name} seed {', '.join(map(str, seeds))}",
         where="config",
-        mend="lower config.learning_rate, or the inner_learning_rate of the learner",
+        hint="lower config.learning_rate, or the inner_learning_rate of the learner",
         about=abouts[0] if alone else abouts,
     )
     if alone:

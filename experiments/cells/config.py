@@ -68,7 +68,7 @@ def mode_named(name: str) -> Unrolled | Mixed:
     return modes[name]
 
 
-def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
+def inner_optimizer(cfg: FrozenConfigDict) -> optax.GradientTransformation:
     """Return the inner rule of a section.
 
     "sgd"; "adam" without momentum, as Reptile's; or "annealed", Adam whose rate falls to 0 over
@@ -76,17 +76,17 @@ def inner_optimizer(own: FrozenConfigDict) -> optax.GradientTransformation:
     """
 
     def annealed() -> optax.GradientTransformation:
-        rate = optax.cosine_decay_schedule(own.inner_learning_rate, own.inner_steps)
+        rate = optax.cosine_decay_schedule(cfg.inner_learning_rate, cfg.inner_steps)
         return optax.adam(rate, b2=0.9)
 
     rules = {
-        "sgd": lambda: optax.sgd(own.inner_learning_rate),
-        "adam": lambda: optax.adam(own.inner_learning_rate, b1=0.0),
+        "sgd": lambda: optax.sgd(cfg.inner_learning_rate),
+        "adam": lambda: optax.adam(cfg.inner_learning_rate, b1=0.0),
         "annealed": annealed,
     }
-    if own.inner not in rules:
-        raise ConfigError(f"inner is {own.inner!r}; there are {', '.join(rules)}")
-    return rules[own.inner]()
+    if cfg.inner not in rules:
+        raise ConfigError(f"inner is {cfg.inner!r}; there are {', '.join(rules)}")
+    return rules[cfg.inner]()
 
 
 def read_by(config: FrozenConfigDict, method: str) -> FrozenConfigDict:

@@ -102,7 +102,7 @@ def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict 
             table.
 
     Raises:
-        ConfigError: names a cell's folder, the fields and the mend.
+        ConfigError: names a cell's folder, the fields and the fix.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
         _, group, method, _ = folder.parts[-4:]

@@ -47,7 +47,7 @@ METHODS = (
 LEARNERS = METHODS[8:]
 """The methods that are meta-trained."""
 
-_KINDS = one_of(*ALL)
+_TASKS = one_of(*ALL)
 _NO_METHOD = Range(f"the name of a method, {', '.join(METHODS)}", lambda value: False, late=True)
 
 RANGES = {
@@ -97,7 +97,7 @@ RANGES = {
     "multitask.learning_rate": positive(),
     "multitask.weight_decay": at_least_0(),
     "multitask.weighting": one_of("fixed", "uncertainty"),
-    **{f"multitask.weights.{kind}": at_least_0() for kind in ALL},
+    **{f"multitask.weights.{task}": at_least_0() for task in ALL},
     "multitask.shots": several(integer(0)),
     "metatrain.learner": one_of(*LEARNERS),
     "metatrain.learners": several(one_of(*LEARNERS), least=0),
@@ -111,19 +111,19 @@ RANGES = {
     "metatrain.inner_learning_rate": positive(),
     "metatrain.inner_steps": integer(1),
     "metatrain.remat": switch(),
-    **{f"metatrain.weights.{kind}": at_least_0() for kind in ALL},
+    **{f"metatrain.weights.{task}": at_least_0() for task in ALL},
     "metatrain.domain_weights.*": at_least_0(),
     "metatrain.shots": several(integer(0)),
     "adapt.shots": several(integer(0)),
     "adapt.episodes": integer(1),
     "adapt.steps": integer(1),
-    **{f"adapt.chunk.{kind}": integer(1) for kind in ALL},
+    **{f"adapt.chunk.{task}": integer(1) for task in ALL},
     "adapt.validation_episodes": integer(1),
     "adapt.learning_rates": several(positive()),
     "adapt.adam_learning_rates": several(positive()),
     "adapt.rule_factors": several(positive()),
     "adapt.penalties": several(positive()),
-    **{f"adapt.methods.{method}": optional(several(_KINDS, least=0)) for method in METHODS},
+    **{f"adapt.methods.{method}": optional(several(_TASKS, least=0)) for method in METHODS},
     "adapt.methods.*": _NO_METHOD,
 }
 """What the fields may hold of every config that is read by a module of the guide."""
@@ -248,11 +248,11 @@ def get_config() -> ConfigDict:
     }
     config.multitask = {
         "steps": 300,  # of joint training
-        "meta_batch_size": 4,  # episodes of each kind a step, each of a domain drawn evenly
+        "meta_batch_size": 4,  # episodes of each task a step, each of a domain drawn evenly
         "learning_rate": 3e-3,  # of AdamW, its largest
         "weight_decay": 0.01,  # of AdamW
         "weighting": "fixed",  # of the losses: fixed or uncertainty
-        "weights": {kind: 1.0 for kind in ALL},  # λ of each kind of task; 0 leaves it out
+        "weights": {task: 1.0 for task in ALL},  # λ of each task; 0 leaves it out
         "shots": (1, 5),  # of an episode, drawn evenly
     }
     config.metatrain = {
@@ -260,7 +260,7 @@ def get_config() -> ConfigDict:
         # Which ones the guide trains; the preset full has first-order MAML too.
         "learners": ("maml", "anil", "prototypical"),
         "steps": 40,  # of meta-training
-        "meta_batch_size": 2,  # episodes of each kind a step
+        "meta_batch_size": 2,  # episodes of each task a step
         "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
         "learning_rate": 3e-4,  # of the outer AdamW, its largest
         "rule_learning_rate": 1e-2,  # of AdamW on a learned optimizer
@@ -274,7 +274,7 @@ def get_config() -> ConfigDict:
         "inner_learning_rate": 0.1,  # of the inner loop's gradient descent
         "inner_steps": 3,  # of the inner loop
         "remat": False,  # whether inner steps are computed again, which saves memory
-        "weights": {kind: 1.0 for kind in ALL},  # of each kind of task; 0 leaves it out
+        "weights": {task: 1.0 for task in ALL},  # of each task; 0 leaves it out
         "domain_weights": dict.fromkeys(SOURCES, 1.0),  # of each source domain
         "shots": (1, 5),  # of an episode, drawn evenly
     }
@@ -284,17 +284,17 @@ def get_config() -> ConfigDict:
         "steps": 3,  # of gradient descent at test
         # Episodes side by side in a program. One is fastest on a CPU, which runs a program a core;
         # recommendation encodes the catalogue once a program. On a GPU, all of them.
-        "chunk": {kind: 25 if kind == "recommendation" else 1 for kind in ALL},
-        # Tuned for each method and kind of task on the validation domains, with as many values
+        "chunk": {task: 25 if task == "recommendation" else 1 for task in ALL},
+        # Tuned for each method and task on the validation domains, with as many values
         # each.
         "validation_episodes": 10,  # by which each of these is scored
         "learning_rates": SGD_RATES,  # of gradient descent, tuned on validation
         "adam_learning_rates": ADAM_RATES,  # of Adam, tuned on validation
-        # Of a learned optimizer's updates, tuned on validation: it serves all kinds of task, and
+        # Of a learned optimizer's updates, tuned on validation: it serves all tasks, and
         # makes steps as small as the one that bears least.
         "rule_factors": RULE_FACTORS,
         "penalties": PENALTIES,  # of ridge and logistic regression, tuned on validation
-        # Which kinds of task a method serves; () leaves it out.
+        # Which tasks a method serves; () leaves it out.
         "methods": {
             "scratch": ADAPTED,
             "zero-shot": ALL,

@@ -93,7 +93,7 @@ def verdict(
     if all(row.method in baselines for row in rows):
         return _of_baselines(rows, domains)
     method, by_validation = choose(results.tunings, rows, scratch, baselines)
-    own, rivals = _held_against(results, rows, method, scratch, baselines)
+    by_domain, rivals = _held_against(results, rows, method, scratch, baselines)
     best = {domain: _best_baseline(found, baselines) for domain, found in rivals.items()}
     best = {domain: rival for domain, rival in best.items() if rival is not None}
     others = [one for one in dict.fromkeys(row.method for row in rows) if one not in baselines]
@@ -103,20 +103,20 @@ def verdict(
             rival = _best_baseline(against, baselines)
             any_above |= rival is not None and rival.lead.value > 0
             above += [(domain, other)] if rival and rival.beaten else []
-    use = _use(method, own, best, any_above, bool(above))
+    use = _use(method, by_domain, best, any_above, bool(above))
     tunings = {one["method"]: one for one in results.tunings if one["task"] == task}
     tuning = tunings.get(method)
     more = [
         _above(above),
         _why(method, list(tunings.values()) if by_validation else []),
-        _scored(method, own),
-        _missing(domains, own),
+        _scored(method, by_domain),
+        _missing(domains, by_domain),
         *_comparisons(rivals),
         "" if best else "There is no baseline to hold it against.",
-        *_diverged(own, tuning),
+        *_diverged(by_domain, tuning),
         _cost(tuning, list(tunings.values())),
     ]
-    warning = _warning(method, own, best, by_validation)
+    warning = _warning(method, by_domain, best, by_validation)
     return Verdict(task, method, warning, use, tuple(filter(None, more)))
 
 
@@ -183,16 +183,16 @@ def _held_against(
 ) -> tuple[dict[str | None, Row], dict[str | None, list[Rival]]]:
     """Return by domain the row of a method that the verdict is on, and what it is held against."""
     domains = dict.fromkeys(row.domain for row in rows if row.method == method)
-    own = {domain: _headline(rows, method, domain) for domain in domains}
-    own = {domain: row for domain, row in own.items() if row is not None}
+    by_domain = {domain: _headline(rows, method, domain) for domain in domains}
+    by_domain = {domain: row for domain, row in by_domain.items() if row is not None}
     rivals = {
         domain: [
             Rival(other, _lead(results, row, other))
             for other in _rivals(rows, row, scratch, baselines)
         ]
-        for domain, row in own.items()
+        for domain, row in by_domain.items()
     }
-    return own, rivals
+    return by_domain, rivals
 
 
 def _best_baseline(rivals: Sequence[Rival], baselines: Collection[str]) -> Rival | None:
@@ -250,12 +250,12 @@ def _of_baselines(rows: Sequence[Row], domains: Sequence[str | None]) -> Verdict
 
 def _warning(
     method: str,
-    own: Mapping[str | None, Row],
+    by_domain: Mapping[str | None, Row],
     best: Mapping[str | None, Rival],
     by_validation: bool,
 ) -> str:
     parts = [
-        f"{number(own[domain].value)} against {number(rival.row.value)} of {rival.row.method}"
+        f"{number(by_domain[domain].value)} against {number(rival.row.value)} of {rival.row.method}"
         f"{_on([domain])}"
         for domain, rival in best.items()
         if rival.lead.value < 0
@@ -266,7 +266,7 @@ def _warning(
 
 def _use(
     method: str,
-    own: Mapping[str | None, Row],
+    by_domain: Mapping[str | None, Row],
     best: Mapping[str | None, Rival],
     any_above: bool,
     others_above: bool,
@@ -275,8 +275,8 @@ def _use(
     baselines = {domain: rival.row.method for domain, rival in best.items() if not rival.beaten}
     if not baselines:
         return f"Use {method}."
-    if len(baselines) < len(own):
-        rest = [domain for domain in own if domain not in baselines]
+    if len(baselines) < len(by_domain):
+        rest = [domain for domain in by_domain if domain not in baselines]
         return f"Use {method}{_on(rest)}, and {_by_domain(baselines, every=False)}."
     named = _by_domain(baselines)
     if others_above:
@@ -309,13 +309,13 @@ def _why(method: str, tunings: Sequence[Tuning]) -> str:
     return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
 
 
-def _scored(method: str, own: Mapping[str | None, Row]) -> str:
+def _scored(method: str, by_domain: Mapping[str | None, Row]) -> str:
     parts: dict[int | None, list[str]] = {}
-    for domain, row in own.items():
+    for domain, row in by_domain.items():
         half = interval_name(row)
         said = f"{number(row.value)}{' ' if half else ''}{half}{_on([domain])}"
         parts.setdefault(row.shots, []).append(said)
-    metric = next(iter(own.values())).metric
+    metric = next(iter(by_domain.values())).metric
     at = [
         f"{_and(said)}{'' if shots is None else f' at {shots_name(shots)}'}"
         for shots, said in parts.items()
@@ -323,8 +323,8 @@ def _scored(method: str, own: Mapping[str | None, Row]) -> str:
     return f"The {metric} of {method} is {'; '.join(at)}."
 
 
-def _missing(domains: Sequence[str | None], own: Mapping[str | None, Row]) -> str:
-    missing = [domain for domain in domains if domain not in own]
+def _missing(domains: Sequence[str | None], by_domain: Mapping[str | None, Row]) -> str:
+    missing = [domain for domain in domains if domain not in by_domain]
     return f"It was not scored{_on(missing)}." if missing else ""
 
 
@@ -358,8 +358,10 @@ def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
     return said
 
 
-def _diverged(own: Mapping[str | None, Row], tuning: Tuning | None) -> list[str]:
-    said = [f"{diverged_name(row)}{_on([d])}." for d, row in own.items() if diverged_name(row)]
+def _diverged(by_domain: Mapping[str | None, Row], tuning: Tuning | None) -> list[str]:
+    said = [
+        f"{diverged_name(row)}{_on([d])}." for d, row in by_domain.items() if diverged_name(row)
+    ]
     if tuning is not None and tuning["diverged"]:
         said.append(f"{tuning['diverged']:.0%} of its validation outcomes were not finite.")
     return said

@@ -131,32 +131,32 @@ def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, que
 
 def cell_of(config: FrozenConfigDict, tables, method: str, way: int, shot: int) -> Cell:
     """Build the meta-training of a method at a number of ways and shots."""
-    own = own_section(config, method, way)
-    train_way, shots = own.get("train_way", way), own.get("train_shots", shot)
-    queries = own.get("queries", shot)
+    cfg = own_section(config, method, way)
+    train_way, shots = cfg.get("train_way", way), cfg.get("train_shots", shot)
+    queries = cfg.get("queries", shot)
     statistics = statistics_in_training(config)
-    problem = problem_of(config, own.network, train_way, statistics)
+    problem = problem_of(config, cfg.network, train_way, statistics)
     distribution = family_of(tables["train"], problem, train_way, shots, queries, statistics)
-    given = settings_of(method, own, own.get("inner_steps", 0), config.channels)
+    given = settings_of(method, cfg, cfg.get("inner_steps", 0), config.channels)
     learner = method_of(method).train(problem, given)
-    steps = own.get("steps", config.steps)
-    optimizer = optax.adam(rate_of(config, own))
+    steps = cfg.get("steps", config.steps)
+    optimizer = optax.adam(rate_of(config, cfg))
     if method == "reptile":
-        optimizer = way_back(own.outer_learning_rate, steps)
-    meta_batch_size = own.get("meta_batch_size", config.meta_batch_size)
+        optimizer = way_back(cfg.outer_learning_rate, steps)
+    meta_batch_size = cfg.get("meta_batch_size", config.meta_batch_size)
     return Cell(
         f"{way}w{shot}s/{method}", distribution, learner, optimizer, steps, meta_batch_size, shots
     )
 
 
-def rate_of(config: FrozenConfigDict, own: FrozenConfigDict) -> optax.ScalarOrSchedule:
+def rate_of(config: FrozenConfigDict, cfg: FrozenConfigDict) -> optax.ScalarOrSchedule:
     """Return the outer learning rate: constant, halved now and then, or annealed."""
-    if "halve_every" in own:
-        return optax.exponential_decay(config.learning_rate, own.halve_every, 0.5, staircase=True)
-    if "last_learning_rate" in own:
-        steps = own.get("steps", config.steps)
+    if "halve_every" in cfg:
+        return optax.exponential_decay(config.learning_rate, cfg.halve_every, 0.5, staircase=True)
+    if "last_learning_rate" in cfg:
+        steps = cfg.get("steps", config.steps)
         return optax.cosine_decay_schedule(
-            config.learning_rate, steps, own.last_learning_rate / config.learning_rate
+            config.learning_rate, steps, cfg.last_learning_rate / config.learning_rate
         )
     return config.learning_rate
 
@@ -171,16 +171,16 @@ def compute(
     """
     cell = cell_of(config, tables, method, way, shot)
     metas = train_cell(cell, config, folders, seeds)
-    own = own_section(config, method, way)
+    cfg = own_section(config, method, way)
     alone = "one-query" if method == "reptile" else "support"
     found: list[dict[str, np.ndarray]] = [{} for _ in seeds]
     for metric, statistics in zip(METRICS, ("transductive", alone), strict=True):
-        problem = problem_of(config, own.network, way, statistics)
+        problem = problem_of(config, cfg.network, way, statistics)
         distribution = family_of(
-            tables["test"], problem, way, shot, own.get("test_queries", shot), statistics
+            tables["test"], problem, way, shot, cfg.get("test_queries", shot), statistics
         )
         for outcome, judged_ in zip(
-            found, correct(config, distribution, method, own, metas, shot), strict=True
+            found, correct(config, distribution, method, cfg, metas, shot), strict=True
         ):
             outcome |= _named(metric, judged_)
     return found
@@ -191,11 +191,11 @@ def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def correct(
-    config: FrozenConfigDict, distribution: TaskDistribution, method, own, metas, shot: int
+    config: FrozenConfigDict, distribution: TaskDistribution, method, cfg, metas, shot: int
 ):
     """Return of each of the metas what it is scored by, bool [steps, episodes, queries]."""
-    steps = own.get("test_steps", own.get("inner_steps", 0))
-    at_test = FrozenConfigDict({**own, "batch": own.get("test_batch", own.get("batch"))})
+    steps = cfg.get("test_steps", cfg.get("inner_steps", 0))
+    at_test = FrozenConfigDict({**cfg, "batch": cfg.get("test_batch", cfg.get("batch"))})
     given = settings_of(method, at_test, steps, config.channels)
     return scored(
         distribution,
@@ -204,7 +204,7 @@ def correct(
         shots=shot,
         seed=config.seed,
         split="test",
-        episodes=own.get("test_episodes", config.test_episodes),
+        episodes=cfg.get("test_episodes", config.test_episodes),
         chunk=config.test_chunk or (8 if jax.default_backend() == "cpu" else 50),
     )
 

@@ -64,18 +64,18 @@ def problem_of(config: FrozenConfigDict, initialiser: str) -> Problem:
 
 def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
     """Build the meta-training of a method."""
-    own, problem = config[method], problem_of(config, initialiser)
-    shots = own.get("train_shots", config.train_shots)
+    cfg, problem = config[method], problem_of(config, initialiser)
+    shots = cfg.get("train_shots", config.train_shots)
     distribution = TaskDistribution(
         ("waves",), waves(), wave_sampler(shots, config.train_shots), problem
     )
     if method == "pretrained":
         learner = PRETRAINED.train(problem, Settings())
     else:
-        learner = method_of(method).train(problem, settings_of(method, own, own.inner_steps))
-    steps, optimizer = own.get("steps", config.steps), optax.adam(config.learning_rate)
+        learner = method_of(method).train(problem, settings_of(method, cfg, cfg.inner_steps))
+    steps, optimizer = cfg.get("steps", config.steps), optax.adam(config.learning_rate)
     if method == "reptile":
-        optimizer = way_back(own.outer_learning_rate, steps)
+        optimizer = way_back(cfg.outer_learning_rate, steps)
     return Cell(
         f"{initialiser}/{method}",
         distribution,
@@ -89,11 +89,11 @@ def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
 
 def learner_at_test(config: FrozenConfigDict, method: str, problem: Problem, rate) -> Learner:
     """Build what adapts at test; `rate` is that of the pre-trained net alone."""
-    own = config[method]
-    steps = own.get("test_steps", config.test_steps)
+    cfg = config[method]
+    steps = cfg.get("test_steps", config.test_steps)
     if method == "pretrained":
         return PRETRAINED.at_test(problem, Settings(steps=steps, learning_rate=rate))
-    return method_of(method).at_test(problem, settings_of(method, own, steps))
+    return method_of(method).at_test(problem, settings_of(method, cfg, steps))
 
 
 def steps_shown(config: FrozenConfigDict, method: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ Table = Mapping[str, Any]
 
 
 class EpisodeError(ValueError):
-    """A domain cannot give the episodes asked of it; the message names it and the mend."""
+    """A domain cannot give the episodes asked of it; the message names it and the fix."""
 
 
 def episode_key(seed: int, split: str, index: int | Int[Array, ""]) -> Key[Array, ""]:
@@ -265,7 +265,7 @@ def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int,
     A class takes part if it has an example beside its `shots`, so that it can be asked about.
 
     Raises:
-        EpisodeError: a domain has too few such classes; the message names it and the mend.
+        EpisodeError: a domain has too few such classes; the message names it and the fix.
     """
     for name, count in zip(domains, np.asarray(table["count"]), strict=True):
         enough = int((count > shots).sum())
@@ -282,7 +282,7 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
 
     Raises:
         EpisodeError: it has too few classes, or drawings of a class, or there are no such episodes
-            (no class, no query); the message names the mend.
+            (no class, no query); the message names the fix.
     """
     if way < 1 or shots < 0 or queries < 1:
         raise EpisodeError(

@@ -35,7 +35,7 @@ CLASSES, SIDE = 10, 28
 
 
 class MnistError(ValueError):
-    """The pictures cannot be had as asked; the message names the file and the mend."""
+    """The pictures cannot be had as asked; the message names the file and the fix."""
 
 
 class Pictures(NamedTuple):

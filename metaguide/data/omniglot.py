@@ -50,7 +50,7 @@ MOST_ALL = 256 * MIB
 
 
 class OmniglotError(ValueError):
-    """Omniglot cannot be had as asked; the message names the file and the mend."""
+    """Omniglot cannot be had as asked; the message names the file and the fix."""
 
 
 class Drawings(NamedTuple):

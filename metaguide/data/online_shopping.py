@@ -79,7 +79,7 @@ def parse_online_shopping(path: Path) -> dict[str, Domain]:
             category, label, review = (row[name] for name in _COLUMNS)
             if not category or review is None:
                 field = "review" if category else "cat"
-                raise CatalogueError(f"{where}: field {field!r} is missing; mend or drop the line.")
+                raise CatalogueError(f"{where}: field {field!r} is missing; fix or drop the line.")
             if label not in _SENTIMENTS:
                 raise CatalogueError(
                     f"{where}: field 'label' is {label!r}; write 1 for positive, 0 for negative."

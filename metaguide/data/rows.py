@@ -19,11 +19,11 @@ MOST = 4096 * MIB
 
 
 class CatalogueError(ValueError):
-    """Catalogue data that cannot be used; the message names the file, line, field and the mend."""
+    """Catalogue data that cannot be used; the message names the file, line, field and the fix."""
 
 
 class Field(NamedTuple):
-    """A field of a row: `convert` returns its value or raises ValueError with fault and mend."""
+    """A field of a row: `convert` returns its value or raises ValueError with fault and fix."""
 
     convert: Callable[[Any], Any]
     required: bool = False
@@ -169,7 +169,7 @@ def checked_rows(
         if products is not None and product is not None and product not in products:
             raise CatalogueError(
                 f"{where}: field 'product' is {product!r}, which is no id in products.jsonl; add "
-                "the product there or mend the id."
+                "the product there or fix the id."
             )
         yield where, values
 

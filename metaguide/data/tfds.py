@@ -24,7 +24,7 @@ class DataSet(NamedTuple):
         title: in messages.
         urls: what is downloaded, by any name.
         generators: (builder, downloaded files by the names of `urls`) -> examples by split.
-        mend: what else one can do where it cannot be had, for messages.
+        hint: what else one can do where it cannot be had, for messages.
         error: what is raised then.
     """
 
@@ -32,7 +32,7 @@ class DataSet(NamedTuple):
     title: str
     urls: Mapping[str, str]
     generators: Callable[[Any, Mapping[str, Path]], Mapping[str, Examples]]
-    mend: str
+    hint: str
     error: type[ValueError]
 
 
@@ -57,7 +57,7 @@ def read_prepared(
     import tensorflow_datasets as tfds  # slow, and only who reads through it waits for it
 
     where = "TensorFlow Datasets" if folder is None else f"TensorFlow Datasets in {folder}"
-    title, mend, error_of = data_set.title, data_set.mend, data_set.error
+    title, hint, error_of = data_set.title, data_set.hint, data_set.error
     try:
         builder: Any = tfds.builder(data_set.name, data_dir=folder)
         if builder.is_prepared():
@@ -66,11 +66,11 @@ def read_prepared(
                 raise error_of(
                     f"{builder.data_path}: {title} was prepared there as {' and '.join(known)}, "
                     f"and only {FORMAT} is read without TensorFlow; delete that folder or move it "
-                    f"away, and it is prepared anew, or {mend}."
+                    f"away, and it is prepared anew, or {hint}."
                 )
         else:
             if not download:
-                raise error_of(f"{where}: no {title}; allow the download, or {mend}.")
+                raise error_of(f"{where}: no {title}; allow the download, or {hint}.")
             _check_network(data_set, where)
             builder = tfds.builder(data_set.name, data_dir=folder, file_format=FORMAT)
 
@@ -86,7 +86,7 @@ def read_prepared(
     except Exception as error:  # it lets through the errors of all libraries that it stands on
         raise error_of(
             f"{where}: {title} cannot be downloaded or read ({type(error).__name__}: {error}); "
-            f"mend that, or {mend}."
+            f"fix that, or {hint}."
         ) from error
 
 
@@ -108,5 +108,5 @@ def _check_network(data_set: DataSet, where: str) -> None:
         if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
             raise data_set.error(
                 f"{where}: no {data_set.title}, and no way to {request.host} to download it "
-                f"({reason}); mend the network, or {data_set.mend}."
+                f"({reason}); fix the network, or {data_set.hint}."
             ) from error

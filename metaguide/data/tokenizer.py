@@ -133,23 +133,23 @@ class Tokenizer:
         Raises:
             TokenizerError: the file is missing, damaged, or another kind of tokenizer.
         """
-        mend = "give the file that Tokenizer.save wrote, or train the tokenizer again"
+        hint = "give the file that Tokenizer.save wrote, or train the tokenizer again"
         try:
             content = read_regular(Path(path), MOST)
             core = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except FileNotFoundError as error:
-            raise TokenizerError(f"{path}: there is no tokenizer here; {mend}") from error
+            raise TokenizerError(f"{path}: there is no tokenizer here; {hint}") from error
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         # The library raises nothing narrower, and where its Rust code panics no Exception.
         except BaseException as error:
-            raise TokenizerError(f"{path}: not a readable tokenizer ({error}); {mend}") from error
+            raise TokenizerError(f"{path}: not a readable tokenizer ({error}); {hint}") from error
         vocabulary = core.get_vocab(with_added_tokens=True)
         for id, name in enumerate(_RESERVED):
             if vocabulary.get(name) != id:
-                raise TokenizerError(f"{path}: id {id} is not {name}; {mend}")
+                raise TokenizerError(f"{path}: id {id} is not {name}; {hint}")
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise TokenizerError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}; {mend}")
+            raise TokenizerError(f"{path}: the ids are not 0 to {len(vocabulary) - 1}; {hint}")
         return cls(core)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -361,7 +361,7 @@ def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
         except UnicodeEncodeError as error:
             raise TokenizerError(
                 f"text {row} has half of a surrogate pair at character {error.start}: it is not "
-                "valid Unicode; mend or drop it where it is read"
+                "valid Unicode; fix or drop it where it is read"
             ) from error
     return texts
 

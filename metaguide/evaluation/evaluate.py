@@ -24,9 +24,9 @@ class Evaluator(NamedTuple):
 
     Attributes:
         compile: (meta, data) -> None; compiles ahead of the first run, in any thread.
-        run: (meta, data, domain, shots, keys [episodes], rates by way) -> by way, what the
-            problem's `score` returns, each numpy [observations, episodes, queries]; the
-            observations are before the first step and after each one.
+        run: (meta, data, domain, shots, keys [episodes], learning rates by adaptation) -> by
+            adaptation, what the problem's `score` returns, each numpy [observations, episodes,
+            queries]; the observations are before the first step and after each one.
     """
 
     compile: Callable[[Any, Any], None]
@@ -46,13 +46,13 @@ def evaluator(
 ) -> Evaluator:
     """Make the evaluation of several learners on one distribution, side by side.
 
-    Domain, shots, rates and meta-parameters are arguments, so that one program serves all methods
-    that adapt in these ways, from whatever parameters. What the learners have in common, such as
-    encoding the episode, is computed once for all of them.
+    Domain, shots, learning rates and meta-parameters are arguments, so that one program serves
+    every method that adapts like one of these learners, whatever parameters it starts from. What
+    the learners have in common, such as encoding the episode, is computed once for all of them.
 
     Args:
         distribution: where episodes come from.
-        learners_of: by way of adapting (all of one type, that can be sorted), rate -> learner, the
+        learners_of: by adaptation (all of one type, that can be sorted), rate -> learner, the
             rate being what is tuned.
         chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
             a multiple of the devices.
@@ -73,7 +73,10 @@ def evaluator(
         keys: Key[Array, " episodes"],
         rates: Mapping[Any, Array],
     ) -> dict[Any, Mapping[str, Array]]:
-        learners = {way: learner_of(rates[way]) for way, learner_of in learners_of.items()}
+        learners = {
+            adaptation: learner_of(rates[adaptation])
+            for adaptation, learner_of in learners_of.items()
+        }
 
         def one(key: Key[Array, ""]) -> dict[Any, Mapping[str, Array]]:
             episode = distribution.sample(data, domain, shots, key)
@@ -86,7 +89,7 @@ def evaluator(
 
                 return learner.adapt(meta, episode.support, episode.context, own_key, observe)[1]
 
-            return {way: outcome(learner) for way, learner in learners.items()}
+            return {adaptation: outcome(learner) for adaptation, learner in learners.items()}
 
         return jax.vmap(one, out_axes=1)(split_tasks(keys, mesh))
 
@@ -101,7 +104,9 @@ def evaluator(
         rates: Mapping[Any, float],
     ) -> tuple[Any, ...]:
         numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
-        given = {way: jnp.asarray(rates[way], jnp.float32) for way in learners_of}
+        given = {
+            adaptation: jnp.asarray(rates[adaptation], jnp.float32) for adaptation in learners_of
+        }
         return meta, data, *numbers, keys, given
 
     def compile(meta: Any, data: Any) -> None:

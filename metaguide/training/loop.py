@@ -62,7 +62,7 @@ def train(
     workdir: Path | Sequence[Path],
     *,
     name: str,
-    mend: str = "lower its learning rate",
+    hint: str = "lower its learning rate",
     about: checkpoint.About | Sequence[checkpoint.About] = MappingProxyType({}),
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
@@ -84,7 +84,7 @@ def train(
             TensorBoard events. For trainings side by side, a folder for each, in the order of the
             state's leading axis: each is as that of a training alone, and goes on as one too.
         name: the stage's name in messages.
-        mend: what to do where training diverges.
+        hint: what to do where training diverges.
         about: what checkpoints say of the training, such as its learner, seed and config, so that
             those of another one are refused; for trainings side by side, of each.
         on_log: called with the step and the metrics of each line.
@@ -147,10 +147,10 @@ def train(
         def flush(last: int, metrics: Sequence[Metrics]) -> None:
             nonlocal means
             by_name = _joined(jax.device_get(metrics), len(workdirs))
-            _check_finite(by_name, last, name, folder, mend)
+            _check_finite(by_name, last, name, folder, hint)
             for number, write in enumerate(logs):
-                own = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
-                write(last, own, rate())
+                values = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
+                write(last, values, rate())
             means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
             if on_log is not None:
                 on_log(last, means)
@@ -261,7 +261,7 @@ def _joined(metrics: Sequence[Mapping[str, np.ndarray]], trainings: int) -> dict
 
 
 def _check_finite(
-    metrics: Mapping[str, np.ndarray], last: int, name: str, folder: Path, mend: str
+    metrics: Mapping[str, np.ndarray], last: int, name: str, folder: Path, hint: str
 ) -> None:
     """Raise a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
     losses = sorted(key for key in metrics if key.endswith("/loss"))
@@ -280,7 +280,7 @@ def _check_finite(
         what += f" of training {number + 1} of {len(wrong['loss'][place])}"
     done, kept = last - len(steps) + 1 + place, checkpoint.latest(folder)
     good = "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
-    raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {mend}")
+    raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {hint}")
 
 
 def metrics_in(workdir: Path) -> list[dict[str, Any]]:

@@ -162,10 +162,10 @@ def _step(
     """Take one step, whether the gradients and the update are traced or compiled programs."""
     losses, metrics, slopes, carry = {}, {}, {}, {}
     for name, gradient in gradients.items():
-        (losses[name], own), slopes[name], carry[name] = gradient(
+        (losses[name], found), slopes[name], carry[name] = gradient(
             state.params["meta"], data[name], state.key, state.step, state.carry.get(name, ())
         )
-        metrics |= {f"{name}/{metric}": value for metric, value in own.items()}
+        metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
         metrics[f"{name}/loss"] = losses[name]
     begun = state.carry
     state, whole = update(state._replace(carry={}), losses, slopes)

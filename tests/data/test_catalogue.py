@@ -201,7 +201,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("part", "row", "words"), BAD_ROWS)
 def test_bad_row_is_named(tmp_path: Path, part: str, row: object, words: list[str]) -> None:
-    """Catches a bad row that passes, or a message without its line, its field or the mend."""
+    """Catches a bad row that passes, or a message without its line, its field or the fix."""
     parts = {**WHOLE, part: [*WHOLE[part], row]}
     refusal(lay(tmp_path / "phones", **parts), f"phones/{part}.jsonl:2: ", *words)
 

@@ -289,7 +289,7 @@ def test_balanced_episodes_without_support_or_left_over_drawings():
 
 
 def test_a_table_of_too_few_pictures_is_an_error():
-    """Faults: XLA's error about top_k is all that one hears, or the mend is another field's; no
+    """Faults: XLA's error about top_k is all that one hears, or the fix is another field's; no
     class, or no query, is an episode."""
     table = plain_pictures(4)
     check_balanced(table, 4, 2, 5)
@@ -407,7 +407,7 @@ def test_a_domain_of_weight_zero_is_never_drawn():
     assert found[0] == found[3] == 0 and abs(found[1] / 4000 - 0.75) < 0.03
 
 
-def test_errors_name_the_domain_and_the_mend():
+def test_errors_name_the_domain_and_the_fix():
     """Faults: a domain that cannot give the episodes is found out by wrong episodes; the error
     does not say which one or what to do."""
     table = {"count": np.array([[5, 5, 5], [5, 2, 5]])}

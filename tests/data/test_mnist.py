@@ -152,7 +152,7 @@ def test_tensorflow_datasets_without_tensorflow(
 def test_another_format_of_tensorflow_datasets_is_one_error(
     tmp_path: Path, site, trace: Path, monkeypatch: pytest.MonkeyPatch, form
 ) -> None:
-    """Faults: the message is TensorFlow Datasets' own, lacks the folder or the mend; the data set
+    """Faults: the message is TensorFlow Datasets' own, lacks the folder or the fix; the data set
     is prepared again beside what is there; TensorFlow is needed to say so."""
     served, address = site
     originals(served)
@@ -175,19 +175,19 @@ def test_another_format_of_tensorflow_datasets_is_one_error(
 
 def test_no_download_is_one_error(tmp_path: Path, site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults: without network, without a file, with a damaged one or for another data set the error
-    is another library's, lacks the mend or takes minutes."""
+    is another library's, lacks the fix or takes minutes."""
     served, address = site
-    mend = r"or put train-images-idx3-ubyte.gz and so on into mnist/ in the folder that METAGUIDE_"
+    hint = r"or put train-images-idx3-ubyte.gz and so on into mnist/ in the folder that METAGUIDE_"
     monkeypatch.setitem(mnist._SITES, "mnist", address)
     originals(served)
     (served / FILES["test"][0]).write_bytes(b"text")
     with pytest.raises(MnistError, match="cannot be unpacked"):
         read_pictures(tmp_path, "mnist", "train")
     (served / FILES["test"][1]).unlink()
-    with pytest.raises(MnistError, match=rf"cannot be downloaded or read \(.*404.*{mend}"):
+    with pytest.raises(MnistError, match=rf"cannot be downloaded or read \(.*404.*{hint}"):
         read_pictures(tmp_path / "served", "mnist", "train")
     monkeypatch.setitem(mnist._SITES, "mnist", "http://127.0.0.1:9/")
-    with pytest.raises(MnistError, match=f"no way to 127.0.0.1:9 .*mend the network, {mend}"):
+    with pytest.raises(MnistError, match=f"no way to 127.0.0.1:9 .*fix the network, {hint}"):
         read_pictures(tmp_path, "mnist", "train")
     with pytest.raises(MnistError, match="no pictures 'letters'; take mnist or fashion_mnist, or"):
         read_pictures(None, "letters", "train")

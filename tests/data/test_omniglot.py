@@ -113,7 +113,7 @@ SPLIT = "omniglot/splits/vinyals/test.txt"
 )
 def test_a_bad_picture_is_named(tmp_path: Path, lay, member, content, words) -> None:
     """Faults: a damaged, foreign, missing or surplus picture passes, or ends in Pillow's error, or
-    the message lacks the member or the mend."""
+    the message lacks the member or the fix."""
     members = {**contents(), member: content}
     path = lay(tmp_path / ARCHIVE, {k: v for k, v in members.items() if v is not None})
     with pytest.raises(OmniglotError, match=words) as error:
@@ -249,14 +249,14 @@ def test_tensorflow_datasets_without_tensorflow(tmp_path: Path, served: Path, ti
 def test_no_download_is_one_error(
     tmp_path: Path, served: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Faults: without network, or without the file, the error is another library's, lacks the mend
+    """Faults: without network, or without the file, the error is another library's, lacks the fix
     or takes minutes."""
-    mend = "or put omniglot_28x28.zip into the folder that METAGUIDE_DATA_DIR names"
+    hint = "or put omniglot_28x28.zip into the folder that METAGUIDE_DATA_DIR names"
     (served / "images_evaluation.zip").unlink()
-    with pytest.raises(OmniglotError, match=rf"cannot be downloaded or read \(.*404.*{mend}"):
+    with pytest.raises(OmniglotError, match=rf"cannot be downloaded or read \(.*404.*{hint}"):
         read_drawings(tmp_path)
     monkeypatch.setattr(omniglot, "_ORIGINAL_URLS", {"train": "http://127.0.0.1:9/a.zip"})
-    with pytest.raises(OmniglotError, match=f"no way to 127.0.0.1:9 .*mend the network, {mend}"):
+    with pytest.raises(OmniglotError, match=f"no way to 127.0.0.1:9 .*fix the network, {hint}"):
         read_drawings(tmp_path)
 
 

@@ -92,8 +92,8 @@ def test_what_is_the_same_text(one: str, other: str, same: bool) -> None:
         ([], "cat,label,review", r"reviews.csv: no review"),
         (["a,1,x", "a,2,y"], None, r"reviews.csv:3: field 'label' is '2'; write 1 for positive"),
         (["a,1,x", "a,,y"], None, r"reviews.csv:3: field 'label' is ''; write 1"),
-        (["a,1,x", "a,1"], None, r"reviews.csv:3: field 'review' is missing; mend or drop"),
-        (["a,1,x", ",1,y"], None, r"reviews.csv:3: field 'cat' is missing; mend or drop"),
+        (["a,1,x", "a,1"], None, r"reviews.csv:3: field 'review' is missing; fix or drop"),
+        (["a,1,x", ",1,y"], None, r"reviews.csv:3: field 'cat' is missing; fix or drop"),
         (["a,1,x", "a,1,y,z"], None, r"reviews.csv:3: more fields than columns; put .* in quotes"),
         (["a,1,x", 'a,1,"y" z'], None, r"reviews.csv:3: broken CSV .*; download"),
     ],
@@ -101,7 +101,7 @@ def test_what_is_the_same_text(one: str, other: str, same: bool) -> None:
 def test_bad_rows_are_named(
     tmp_path: Path, rows: list[str], header: str | None, words: str
 ) -> None:
-    """Catches a bad row that passes or is cut, or a message without line, column and mend."""
+    """Catches a bad row that passes or is cut, or a message without line, column and fix."""
     path = lay(tmp_path / "reviews.csv", rows, "cat,label,review" if header is None else header)
     with pytest.raises(CatalogueError, match=words):
         read_online_shopping(path)

@@ -355,7 +355,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_bad_files_are_named(tmp_path):
-    """Fault: a library's panic instead of one error that names the file and the mend."""
+    """Fault: a library's panic instead of one error that names the file and the fix."""
     path = tmp_path / "tokenizer.json"
     with pytest.raises(TokenizerError, match="tokenizer.json: there is no tokenizer.*train"):
         Tokenizer.load(path)

@@ -33,7 +33,7 @@ def file(tmp_path):
 
 @pytest.fixture(scope="module")
 def shop_config(tmp_path_factory):
-    """A config of one kind of task on a catalogue, and the folder that it is in."""
+    """A config of one task on a catalogue, and the folder that it is in."""
     folder = tmp_path_factory.mktemp("shop")
     for name in ("a", "b", "c"):
         products = tuple(

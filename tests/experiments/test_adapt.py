@@ -29,14 +29,14 @@ from metaguide.optimizers import rnn
 
 @pytest.fixture(scope="module")
 def shop(shop_config):
-    """A config of one kind of task, and its world."""
+    """A config of one task, and its split."""
     config, folder = shop_config
     config.adapt.update({"episodes": 2, "validation_episodes": 1, "steps": 1, "shots": (0, 1)})
     return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
 def with_methods(config, *methods):
-    """The config with these methods, on the kind of task that there is."""
+    """The config with these methods, on the task that there is."""
     own = config.copy_and_resolve_references()
     own.adapt.methods = dict.fromkeys(methods, ("classification",))
     return FrozenConfigDict(own)
@@ -44,45 +44,46 @@ def with_methods(config, *methods):
 
 @pytest.mark.slow
 def test_methods_are_scored_on_the_same_episodes_each_with_its_own_optimizer(shop, tmp_path):
-    """Faults: without shots only the ways are laid out that methods adapt in with shots; a method
+    """Faults: without shots only the adaptations are laid out that need shots; a method
     with a learned optimizer is scored on examples of its own, another optimizer than its own adapts
     it, or the outcome of another one is taken for its own; a method that holds the parameters of
     multi-task training has a row without shots."""
-    config, world = shop
-    frozen, together, rule = with_methods(config, "rnn"), random_start(world, 0), rnn(2, 1)
+    config, split = shop
+    frozen, together, rule = with_methods(config, "rnn"), random_start(split, 0), rnn(2, 1)
     theta = rule.init(jax.random.key(0))
     still = {**together, "rule": {**theta, "output": jnp.zeros_like(theta["output"])}}
     wild = {**together, "rule": {**theta, "output": 100 + theta["output"]}}
-    of_kind = benches(frozen, world, compared(world), ("rnn",), tmp_path, {"rnn": rule})
-    bench, way = of_kind["classification"], adaptation_of("rnn")
+    bench_of = benches(frozen, split, compared(split), ("rnn",), tmp_path, {"rnn": rule})
+    bench, adaptation = bench_of["classification"], adaptation_of("rnn")
     bench.compile(together)
     as_it_is = bench(still, NOTHING, "c", 0, "test", {})
     assert as_it_is["predicted"].shape == (1, 2, 2)
-    held, moved = (bench(meta, way, "c", 1, "test", {}) for meta in (still, wild))
+    held, moved = (bench(meta, adaptation, "c", 1, "test", {}) for meta in (still, wild))
     for name, expected in as_it_is.items():
         np.testing.assert_array_equal(held[name], expected.repeat(2, axis=0))
     np.testing.assert_array_equal(moved["id"], held["id"])
     assert (moved["predicted"][0] != moved["predicted"][1]).any()
-    comparison = compare(frozen, world, {"rnn": [still]}, of_kind)
+    comparison = compare(frozen, split, {"rnn": [still]}, bench_of)
     of_rnn = [row for row in comparison.rows if row.method == "rnn"]
     assert {(row.shots, row.steps) for row in of_rnn} == {(1, 0), (1, 1)}
     (method,) = comparison.tunings
     assert method["method"] == "rnn" and method["learning_rate"] in frozen.adapt.rule_factors
     assert method["seconds"] and 0 < method["seconds"] < 60
-    assert bench.seconds([together], way) is None  # nothing was computed from these
+    assert bench.seconds([together], adaptation) is None  # nothing was computed from these
 
 
 def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):
     """Faults: a finished comparison is scored anew; a damaged file, or that of another outcome put
     in its place, is an error or another result; what an outcome depends on is not in its name."""
-    ways = (NOTHING, ALL_BY_SGD)
+    adaptations = (NOTHING, ALL_BY_SGD)
     outcome = {
-        way: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)} for n, way in enumerate(ways)
+        adaptation: {"rank": np.full((1, 2, 3), n), "id": np.arange(3)}
+        for n, adaptation in enumerate(adaptations)
     }
     scored = []
 
     def again(path):
-        found, seconds = kept(path, ways, lambda: scored.append(path) or outcome)
+        found, seconds = kept(path, adaptations, lambda: scored.append(path) or outcome)
         assert seconds >= 0
         jax.tree.map(np.testing.assert_array_equal, dict(found), outcome)
         return len(scored)
@@ -115,15 +116,15 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
 
 def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
     """Fault: a probe on questions, which have no classes, is a traceback after all training."""
-    config, world = shop
-    distribution = world.task_distributions("unseen")["classification"]
+    config, split = shop
+    distribution = split.task_distributions("unseen")["classification"]
     distribution = distribution._replace(problem=distribution.problem._replace(way=None))
     with pytest.raises(
         ConfigError, match="config.adapt.methods.ridge, classification: .*way is None"
     ):
         Bench(
             with_methods(config, "ridge"),
-            world,
+            split,
             "classification",
             distribution,
             ("ridge",),
@@ -138,10 +139,10 @@ def test_a_rate_that_diverges_is_not_chosen():
     config = FrozenConfigDict({"adapt": {**rates, "penalties": (1.0,), "rule_factors": (1.0,)}})
 
     class Outcomes:
-        kind, validation, diverging = "recommendation", ("books",), 0.0
+        task, validation, diverging = "recommendation", ("books",), 0.0
 
-        def __call__(self, meta, way, domain, shots, split, rates):
-            lost = rates[way] == self.diverging
+        def __call__(self, meta, adaptation, domain, shots, split, rates):
+            lost = rates[adaptation] == self.diverging
             rank, finite = np.full((2, 4, 3), 1 if lost else 5), np.ones((2, 4, 3), bool)
             finite[-1, 0, 0] = not lost
             return {"rank": rank, "finite": finite, "mask": np.ones((2, 4, 3), bool)}
@@ -159,10 +160,10 @@ def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned()
     config = FrozenConfigDict({"adapt": {"learning_rates": (0.1,), "penalties": (1.0,)}})
 
     class Timed:
-        kind = "questions"
+        task = "questions"
 
-        def seconds(self, metas, way):
-            return 0.25 if way.adapts == "all" else None
+        def seconds(self, metas, adaptation):
+            return 0.25 if adaptation.adapts == "all" else None
 
     tuned = _tuning(config, Timed(), Choice("fine-tuning", 0.1, 0.5, 0.25), [{}])
     assert tuned == {
@@ -179,10 +180,10 @@ def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned()
 
 def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     """Fault: a confusion is told with the name of another class."""
-    config, world = shop
-    assert class_names(world) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
-    table = world.task_distributions("unseen")["classification"].data
-    tokens = world.reading.tokenizer.encode(class_names(world)["c"], config.text.name).tokens
+    config, split = shop
+    assert class_names(split) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
+    table = split.task_distributions("unseen")["classification"].data
+    tokens = split.reading.tokenizer.encode(class_names(split)["c"], config.text.name).tokens
     np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
 
 

@@ -77,7 +77,7 @@ def test_resolved_config_cannot_change(file):
         ("--config=nowhere.py", r"--config=nowhere\.py: no such file; there are "),
     ],
 )
-def test_wrong_flag_is_named_with_its_mend(file, flag, words):
+def test_wrong_flag_is_named_with_its_fix(file, flag, words):
     """Fault: a misspelt setting is ignored, or answered by the library's traceback."""
     with pytest.raises(ConfigError, match=words):
         resolve(file, flag)

@@ -12,7 +12,7 @@ from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar, guide_reviews_zh
 from experiments.run_folder import write_config
 from experiments.sources import online_shopping
-from experiments.stages import world_of_stage
+from experiments.stages import split_of_stage
 from metaguide.data.catalogue import Domain, Product, Review, write_domain
 
 
@@ -38,10 +38,10 @@ def config(folder, **data):
 def test_every_domain_that_is_not_named_is_a_source(tmp_path):
     """A held-out domain among the sources, or a tokenizer that has read one."""
     catalogue(tmp_path / "shop")
-    world = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
-    assert [one.name for one in world.sources] == ["a", "d"]
-    assert [one.name for one in world.unseen] == ["b", "c"]
-    tokens = world.reading.tokenizer.encode(["a thing", "c thing"], 8).tokens
+    split = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    assert [one.name for one in split.sources] == ["a", "d"]
+    assert [one.name for one in split.unseen] == ["b", "c"]
+    tokens = split.reading.tokenizer.encode(["a thing", "c thing"], 8).tokens
     assert (tokens[0] != 0).sum() <= (tokens[1] != 0).sum()
     assert (tmp_path / "run" / domain_split.TOKENIZER).exists()
 
@@ -75,19 +75,19 @@ def test_near_repeats_are_left_out_of_every_part_where_it_is_asked_for(tmp_path)
     for name in ("a", "c"):
         write_domain(Domain(name, reviews=reviews), tmp_path / "shop" / name)
     made = ConfigDict(config(tmp_path / "shop"))
-    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
-    assert len(world.held_out[0].reviews) == 3
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    assert len(split.held_out[0].reviews) == 3
     made.episodes.near = 0.8
     with pytest.warns(UserWarning, match="domain [ac], sentiment: 1 of 3"):
-        world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
-    assert [len(one.reviews) for one in world.held_out + world.sources[:1]] == [2, 2]
+        split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    assert [len(one.reviews) for one in split.held_out + split.sources[:1]] == [2, 2]
     made.episodes.near = 0.0
     with pytest.raises(ConfigError, match="config.episodes.near=0.0.*above 0"):
         domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
 
 
 def test_what_other_data_left_in_a_folder_is_made_anew(tmp_path):
-    """Faults: after a mend of the config the tokenizer is that of the sources before it; or the one
+    """Faults: after the config was fixed the tokenizer is that of the sources before it; or the one
     that a stage before this one brings is trained anew; or nothing is kept between two starts."""
     catalogue(tmp_path / "shop")
     path = tmp_path / "run" / domain_split.TOKENIZER
@@ -107,13 +107,13 @@ def test_a_folder_that_is_refused_keeps_what_it_has(tmp_path):
     folder refused."""
     catalogue(tmp_path / "shop")
     first, other = config(tmp_path / "shop"), config(tmp_path / "shop", sources=("a",))
-    world_of_stage(first, tmp_path / "run")
+    split_of_stage(first, tmp_path / "run")
     write_config(first, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
     path = tmp_path / "run" / "data" / domain_split.TOKENIZER
     path.write_bytes(marked := path.read_bytes() + b"\n")
     with pytest.raises(ConfigError, match="run holds a run with another config: data.sources was"):
-        world_of_stage(other, tmp_path / "run")
+        split_of_stage(other, tmp_path / "run")
     assert path.read_bytes() == marked
 
 
@@ -140,19 +140,19 @@ def test_chinese_categories_share_no_text_between_stages(monkeypatch, tmp_path):
     made = guide_reviews_zh.get_config()
     made.data.aside = 2
     made.text.vocabulary = 300
-    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     texts = {
-        part: {p.title for d in getattr(world, part) for p in d.products}
+        part: {p.title for d in getattr(split, part) for p in d.products}
         for part in ("sources", "validation", "held_out")
     }
     assert not texts["sources"] & texts["held_out"]
     assert not texts["validation"] & texts["held_out"]
     assert not texts["sources"] & texts["validation"]
-    read = {r.text for d in world.sources for r in d.reviews} | texts["sources"]
+    read = {r.text for d in split.sources for r in d.reviews} | texts["sources"]
     assert not read & (texts["held_out"] | texts["validation"])
-    categories = {p.category for d in world.sources for p in d.products}
+    categories = {p.category for d in split.sources for p in d.products}
     assert categories == {"书籍", "平板"}
-    assert world.always["unseen categories"] == ("热水器", "衣服")
+    assert split.always["unseen categories"] == ("热水器", "衣服")
 
 
 def test_every_source_has_a_module_and_its_fields_have_ranges():
@@ -183,9 +183,9 @@ def test_what_no_episode_can_be_drawn_from_names_the_section(tmp_path):
     catalogue(tmp_path / "shop")
     made = ConfigDict(config(tmp_path / "shop"))
     made.episodes.update({"way": 4, "shots": 1})
-    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     with pytest.raises(ConfigError, match="config.episodes: domain a, class.*lower way or shots"):
-        world.task_distributions("sources")
+        split.task_distributions("sources")
 
 
 def test_a_guide_that_could_not_be_loaded_is_refused_before_it_trains(tmp_path):
@@ -196,6 +196,6 @@ def test_a_guide_that_could_not_be_loaded_is_refused_before_it_trains(tmp_path):
     with pytest.raises(ConfigError, match="config.model.*: heads is 5; give a divisor of the wid"):
         domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     made.model.heads = 4
-    world = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
     with pytest.raises(ConfigError, match="could not be loaded .*: learner is 'ltsm'; give one of"):
-        world.run_config(stage="metatrain", learner="ltsm")
+        split.run_config(stage="metatrain", learner="ltsm")

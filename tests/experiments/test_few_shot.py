@@ -373,7 +373,7 @@ def test_a_wrong_flag_of_omniglot_is_one_clear_error(tmp_path, drawn, flag, mess
     """Fault: it ends in a traceback from inside a trace, or in a run of something else."""
     flags = ("--config.preset=tiny", "--config.learner=maml")
     flags = (*flags, flag) if "learner" not in flag else (flags[0], flag)
-    with pytest.raises(runner.MENDABLE, match=message):
+    with pytest.raises(runner.USER_ERRORS, match=message):
         omniglot_table.main(config_of("omniglot", *flags), tmp_path)
 
 

@@ -115,26 +115,28 @@ def test_the_lines_of_the_readme_run(run, capsys):
 
 def test_ways_of_the_methods_leave_out_rows_that_repeat():
     """Zero-shot many times under other names, or prototypes without a support."""
-    assert adapt._way("fine-tuning", "sentiment", 0) is None
-    assert adapt._way("zero-shot", "sentiment", 5) is None
-    assert adapt._way("zero-shot", "recommendation", 5) == NOTHING
-    assert adapt._way("maml", "sentiment", 0) == NOTHING
-    assert adapt._way("lstm", "sentiment", 0) is None  # whose parameters are those of multi-task
-    assert adapt._way("maml+lstm", "sentiment", 0) is None  # and these those of MAML
-    assert adapt._way("prototypical", "sentiment", 0) is None
-    assert adapt._way("ridge", "sentiment", 5) == adaptation_of("ridge")
+    assert adapt._adaptation_in("fine-tuning", "sentiment", 0) is None
+    assert adapt._adaptation_in("zero-shot", "sentiment", 5) is None
+    assert adapt._adaptation_in("zero-shot", "recommendation", 5) == NOTHING
+    assert adapt._adaptation_in("maml", "sentiment", 0) == NOTHING
+    assert (
+        adapt._adaptation_in("lstm", "sentiment", 0) is None
+    )  # whose parameters are those of multi-task
+    assert adapt._adaptation_in("maml+lstm", "sentiment", 0) is None  # and these those of MAML
+    assert adapt._adaptation_in("prototypical", "sentiment", 0) is None
+    assert adapt._adaptation_in("ridge", "sentiment", 5) == adaptation_of("ridge")
 
 
 def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
     """Faults: the programs of all stages are held to the end, more than a process can map; a stage
     starts from the parameters of another seed or stage; a method adapts those of another."""
 
-    def train_stage(stage, meta, *, config, world, workdir, seed):
+    def train_stage(stage, meta, *, config, split, workdir, seed):
         assert workdir == tmp_path / str(seed) / stage
         return f"{meta} {stage}"
 
     monkeypatch.setattr(end_to_end, "train_stage", train_stage)
-    monkeypatch.setattr(end_to_end, "random_start", lambda world, seed: f"seed {seed}")
+    monkeypatch.setattr(end_to_end, "random_start", lambda split, seed: f"seed {seed}")
     config = guide_bazaar.get_config()
     config.metatrain.learners = ("maml+lstm", "maml", "lstm")
     named = ("maml+lstm", "maml", "lstm", "ridge", "zero-shot", "scratch")
@@ -163,7 +165,7 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
 
 
 def test_the_methods_of_a_run_are_those_that_are_trained_and_have_a_task():
-    """Faults: a method runs that nothing trained, or whose kinds of task are none; one that there
+    """Faults: a method runs that nothing trained, or that serves no task; one that there
     is not is passed over in silence; one comes before what it starts from, or without it."""
     config = guide_bazaar.get_config()
     config.metatrain.learners = ("lstm",)

@@ -131,7 +131,7 @@ def test_every_field_has_its_words_in_the_help(path):
     assert len(fields) > 40 and not [name for name in fields if not about[name]]
     if path.stem == "guide_bazaar":
         assert about["model.width"] == "of the encoder, a multiple of heads"
-        assert about["adapt.methods.maml"].startswith("Which kinds of task")
+        assert about["adapt.methods.maml"].startswith("Which tasks")
         assert about["text.vocabulary"].startswith("ids of the tokenizer")
         assert about["data.seed"] == "of the generated world"
 

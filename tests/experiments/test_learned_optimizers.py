@@ -244,7 +244,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
 
 @pytest.mark.slow
 def test_a_lesson_comes_first(tmp_path):
-    """Faults: training begins at random after its lesson, the lesson's checkpoints are scored, its
+    """Faults: training begins at random after its warmup, the warmup's checkpoints are scored, its
     setting is the training's own, or it is taken again."""
     config = config_of().to_dict()
     own = config["quadratic"]["train"]["mlp"]
@@ -254,15 +254,15 @@ def test_a_lesson_comes_first(tmp_path):
         "teacher_learning_rate": 0.1,
         "meta_steps": 6,
     }
-    config["quadratic"]["train"]["mlp"] = own | {"learning_rate": 1e-9, "lesson": own | taught}
+    config["quadratic"]["train"]["mlp"] = own | {"learning_rate": 1e-9, "warmup": own | taught}
     trained = train_rule(FrozenConfigDict(config), "quadratic", "mlp", 0, tmp_path)
     folder = folder_of(tmp_path, "quadratic", "mlp", 0)
-    learned = restore_meta(folder / "lesson" / FOLDER, {"rule": trained.theta})["rule"]
+    learned = restore_meta(folder / "warmup" / FOLDER, {"rule": trained.theta})["rule"]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), trained.theta, learned)
     random = trained.rule.init(jax.random.split(jax.random.key(0))[0])
     assert optax.tree.norm(optax.tree.sub(learned, random)) > 0.01
-    assert latest(folder / "lesson" / FOLDER) == 6 and best_of(folder)[0] in (2, 4)
-    assert not (folder / "lesson" / "validation.json").exists()
+    assert latest(folder / "warmup" / FOLDER) == 6 and best_of(folder)[0] in (2, 4)
+    assert not (folder / "warmup" / "validation.json").exists()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
-from experiments.runner import MENDABLE
+from experiments.runner import USER_ERRORS
 from experiments.stages import build_stage, random_start, stage_before, start, train_stage
 from metaguide import optimizers, run_config
 from metaguide.objectives.weighting import fixed
@@ -63,7 +63,7 @@ def test_a_held_initialisation_neither_moves_nor_costs():
 
 @pytest.fixture(scope="module")
 def shop(shop_config):
-    """A config of one kind of task, and its world."""
+    """A config of one task, and its split."""
     config, folder = shop_config
     config.metatrain.update({"steps": 2, "meta_batch_size": 1, "inner_steps": 1, "shots": (1,)})
     config.metatrain.domain_weights = {}
@@ -77,11 +77,11 @@ def shop(shop_config):
 def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
     """Faults: the optimizer in the folder is the one that training began with, or is not that of
     the checkpoint; parameters of the checkpoint are not those that were held."""
-    config, world = shop
+    config, split = shop
     frozen = FrozenConfigDict(config)
-    meta = random_start(world, 0)
-    stage = metatraining_stage(frozen, world, "lstm-head")
-    trained = train_stage(stage, meta, config=frozen, world=world, workdir=tmp_path, seed=0)
+    meta = random_start(split, 0)
+    stage = metatraining_stage(frozen, split, "lstm-head")
+    trained = train_stage(stage, meta, config=frozen, split=split, workdir=tmp_path, seed=0)
     rule, theta, _ = optimizers.load(tmp_path, "lstm")
     assert rule.name == RULE.name
     config = ConfigDict({**config.to_dict(), "init_from": str(tmp_path)})
@@ -89,7 +89,7 @@ def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
     assert before is not None and (before.stage, before.learner, before.seed) == (
         *("metatrain", "lstm-head", 0),
     )
-    found, of = start(FrozenConfigDict(config), world, before)
+    found, of = start(FrozenConfigDict(config), split, before)
     assert of is not None and of.name == RULE.name
     for one in (found, {"params": meta["params"], "rule": theta}):
         jax.tree.map(np.testing.assert_array_equal, one, jax.device_get(trained))
@@ -98,13 +98,13 @@ def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
 
 
 def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
-    """Faults: a catalogue without pictures, or without one kind of task, ends the run before it
+    """Faults: a catalogue without pictures, or without one task, ends the run before it
     begins, or is left out in silence; a method is trained that serves nothing there."""
-    config, world = shop
-    stage = pretraining_stage(FrozenConfigDict(config), world)
+    config, split = shop
+    stage = pretraining_stage(FrozenConfigDict(config), split)
     assert set(stage.data) == {"masked_language"}
     assert "pretrain: denoising, image_text left out: config.model.image is off" in said(capsys)
-    pictured = world._replace(model=guide_model(replace(world.model.encoder, channels=(4, 8))))
+    pictured = split._replace(model=guide_model(replace(split.model.encoder, channels=(4, 8))))
     config = config.copy_and_resolve_references()
     config.model.image = True
     pretraining_stage(FrozenConfigDict(config), pictured)
@@ -113,14 +113,14 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     with pytest.raises(ConfigError, match="config.pretrain.weights: the sources have no pictures,"):
         pretraining_stage(FrozenConfigDict(config), pictured)
     config.multitask.update({"meta_batch_size": 1, "shots": (1,)})
-    assert set(multitask_stage(FrozenConfigDict(config), world).data) == {"classification"}
+    assert set(multitask_stage(FrozenConfigDict(config), split).data) == {"classification"}
     assert "multitask: questions, recommendation, sentiment left out: no source" in said(capsys)
     config.multitask.weights.classification = 0.0
     with pytest.raises(ConfigError, match="config.multitask.weights: no source domain has data of"):
-        multitask_stage(FrozenConfigDict(config), world)
-    assert set(compared(world)) == {"classification"}
+        multitask_stage(FrozenConfigDict(config), split)
+    assert set(compared(split)) == {"classification"}
     with pytest.raises(ConfigError, match="no validation domain has examples of classification"):
-        compared(world._replace(validation=()))
+        compared(split._replace(validation=()))
     methods = methods_in(FrozenConfigDict(config), ("questions",))
     assert "anil" in methods and "prototypical" not in methods and "ridge" not in methods
 
@@ -132,14 +132,14 @@ def said(capsys):
 def test_a_method_that_starts_from_another_is_given_that_one(shop, tmp_path):
     """Faults: it starts from the multi-task stage, or from nothing, in silence; a method that
     starts from the multi-task stage is asked for another."""
-    _, world = shop
+    _, split = shop
     config = guide_bazaar.get_config()
     config.init_from = str(tmp_path)
     message = "init_from=.*: maml.lstm starts from the parameters of maml; give the work folder"
 
     def check(name, **said):
         if said:
-            run_config.write(world.run_config(**said), tmp_path)
+            run_config.write(split.run_config(**said), tmp_path)
         config.metatrain.learner = name
         frozen = FrozenConfigDict(config)
         check_start(frozen, stage_before(frozen))
@@ -158,47 +158,47 @@ def test_a_method_that_starts_from_another_is_given_that_one(shop, tmp_path):
 
 def test_what_cannot_be_started_from_is_one_clear_error(shop):
     """Faults: an optimizer of another kind is taken, or a slip of the name ends in a traceback."""
-    config, world = shop
+    config, split = shop
     other = config.copy_and_resolve_references()
     other.metatrain.rule_from.rnn = config.metatrain.rule_from.lstm
     with pytest.raises(StoredError, match="a trained lstm(.*), not a trained rnn"):
-        metatraining_stage(FrozenConfigDict(other), world, "rnn")
+        metatraining_stage(FrozenConfigDict(other), split, "rnn")
     other.metatrain.rule_from.rnn = "nowhere"
     with pytest.raises(StoredError, match="nowhere: there is no trained optimizer"):
-        metatraining_stage(FrozenConfigDict(other), world, "rnn")
+        metatraining_stage(FrozenConfigDict(other), split, "rnn")
     with pytest.raises(ConfigError, match="metatrain.learner: .*'adam'; there are maml, "):
-        metatraining_stage(FrozenConfigDict(other), world, "adam")
-    assert StoredError in MENDABLE
+        metatraining_stage(FrozenConfigDict(other), split, "adam")
+    assert StoredError in USER_ERRORS
 
 
 def test_an_optimizer_that_holds_its_start_learns_what_it_is_judged_on(shop):
-    """Fault: its training is spent on kinds of task that it never adapts to."""
-    config, world = shop
+    """Fault: its training is spent on tasks that it never adapts to."""
+    config, split = shop
     other = config.copy_and_resolve_references()
     other.adapt.methods.lstm = ("sentiment", "classification")
-    assert set(metatraining_stage(FrozenConfigDict(other), world, "lstm").data) == {
+    assert set(metatraining_stage(FrozenConfigDict(other), split, "lstm").data) == {
         "classification"
     }
     other.adapt.methods.lstm = ("sentiment",)
-    with pytest.raises(ConfigError, match="leave lstm no kind of task"):
-        metatraining_stage(FrozenConfigDict(other), world, "lstm")
+    with pytest.raises(ConfigError, match="leave lstm no task"):
+        metatraining_stage(FrozenConfigDict(other), split, "lstm")
 
 
 def test_an_optimizer_that_holds_its_start_learns_on_the_domains_that_are_named(shop):
     """Faults: it learns where the start has nothing left to learn; a learner of parameters sees the
     validation domains; another part, such as the held-out domains, is taken."""
-    config, world = shop
+    config, split = shop
     other = config.copy_and_resolve_references()
     other.metatrain.weights.sentiment = 0.0
-    given = {"shots": max(config.metatrain.shots), "ranked": world.shape.candidates}
+    given = {"shots": max(config.metatrain.shots), "ranked": split.shape.candidates}
     for part in ("validation", "sources"):
         other.metatrain.rule_learned_on = part
         for learner, expected in (("lstm", part), ("maml", "sources")):
-            stage = metatraining_stage(FrozenConfigDict(other), world, learner)
-            distribution = world.task_distributions(expected, **given)["classification"]
+            stage = metatraining_stage(FrozenConfigDict(other), split, learner)
+            distribution = split.task_distributions(expected, **given)["classification"]
             jax.tree.map(
                 np.testing.assert_array_equal, stage.data["classification"], distribution.data
             )
     other.metatrain.rule_learned_on = "held_out"
     with pytest.raises(ConfigError, match="rule_learned_on='held_out': there are sources and val"):
-        metatraining_stage(FrozenConfigDict(other), world, "lstm")
+        metatraining_stage(FrozenConfigDict(other), split, "lstm")

@@ -49,7 +49,7 @@ def test_an_error_that_says_nothing_of_a_disk_keeps_its_traceback(file, monkeypa
 
 @pytest.mark.parametrize("kind", [ConfigError, CatalogueError, CheckpointError, TrainingDiverged])
 def test_expected_errors_are_one_line_and_code_2(file, capsys, monkeypatch, kind):
-    """Fault: what the user can mend drowns in a traceback, or the shell sees a success."""
+    """Fault: what the user can fix drowns in a traceback, or the shell sees a success."""
     monkeypatch.setattr(runner, "enable_compilation_cache", lambda: None)
 
     def main(config, workdir):

@@ -586,7 +586,7 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
 
 
 def test_families_that_cannot_be_are_errors(tokenizer):
-    """Fault: an unknown kind is passed over; too large a shape gives wrong episodes."""
+    """Fault: an unknown task is passed over; too large a shape gives wrong episodes."""
     make = partial(
         task_distributions, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3)
     )

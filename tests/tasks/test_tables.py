@@ -395,7 +395,7 @@ def test_self_supervision_reads_every_text_once(tokenizer):
 
 
 def test_a_kind_of_task_needs_its_own_part():
-    """Fault: a domain is asked for a kind of task of which it has no example."""
+    """Fault: a domain is asked for a task of which it has no example."""
     only = {
         "classification": dataclasses.replace(PHONES, reviews=(), questions=(), interactions=()),
         "sentiment": Domain("d", reviews=PHONES.reviews),

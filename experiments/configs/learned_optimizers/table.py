@@ -105,7 +105,7 @@ def training(
         # The largest norm, at a step, of what passes back through the gradient that the rule
         # reads; 0 for the first order of the paper.
         "curvature": 0.0,
-        "lesson": {},  # a training that comes first; {} for none
+        "warmup": {},  # a training that comes first; {} for none
         "remat": False,  # whether inner steps are computed again, which saves memory
         "largest": 1e6,  # a loss above it has diverged: its window counts for nothing
         "clip": 1.0,  # of the norm of the meta-gradient
@@ -147,7 +147,7 @@ def get_config() -> ConfigDict:
             },
             "mnist": {
                 "train": dict.fromkeys(("rnn", "hyper", "mlp"), few)
-                | {"lstm": few | {"lesson": few}}
+                | {"lstm": few | {"warmup": few}}
             },
         },
     }
@@ -231,7 +231,7 @@ def get_config() -> ConfigDict:
                 *(4000, 1e-3, 1),
                 truncation=50,
                 curvature=2.0,
-                lesson=training(
+                warmup=training(
                     *(800, 3e-3, 1),
                     estimator="imitation",
                     teacher="nesterov",  # whose updates are imitated
