@@ -168,6 +168,7 @@ def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
             pair_tokens=text.pair,
             name_tokens=text.name,
             max_answer_tokens=config.episodes.max_answer_tokens,
+            buckets=text.buckets,
             vocabulary=tokenizer.size,
         )
     except FieldError as error:

@@ -22,7 +22,7 @@ from metaguide.data.catalogue import (
     checked_domain,
     read_domain,
 )
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Tokenizer
@@ -53,9 +53,7 @@ class Guide:
     """A trained guide, before it has met a domain."""
 
     model: GuideModel
-    tokenizer: Tokenizer
-    lengths: Lengths
-    max_answer_tokens: int
+    reading: Reading
     serving: Mapping[str, Serving]
     _programs: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
     """What has been compiled: another domain of the same sizes does not compile anew."""
@@ -131,8 +129,7 @@ class Guide:
         return AdaptedGuide(self, domain, shots, adapted, notes)
 
     def _server(self, task: str) -> Server:
-        reading = Reading(self.tokenizer, self.lengths, self.model.image, self.max_answer_tokens)
-        return Server(self.model, reading, self.serving[task], self._programs)
+        return Server(self.model, self.reading, self.serving[task], self._programs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -250,12 +247,9 @@ def load(run: Path | str) -> Guide:
     for name in {one.folder for one in config.serving.values()}:
         stage = run_config.find(run / name)
         found[name] = restore_stage(run / name, like, {} if stage is None else stage.about)
-    reading = reading_of(config, tokenizer)
     return Guide(
         model,
-        tokenizer,
-        reading.lengths,
-        reading.max_answer_tokens,
+        reading_of(config, tokenizer),
         {
             task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
             for task, one in config.serving.items()
@@ -274,6 +268,7 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
         length=max(config.text_tokens, config.pair_tokens),
         dropout=config.dropout,
         channels=config.channels if config.image else (),
+        buckets=config.buckets,
     )
     return guide_model(encoder, config.way)
 
@@ -281,7 +276,8 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
 def reading_of(config: RunConfig, tokenizer: Tokenizer) -> Reading:
     """Return how the guide reads that a run config describes, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
-    return Reading(tokenizer, lengths, config.image, config.max_answer_tokens)
+    reader = TextReader(tokenizer, config.buckets)
+    return Reading(reader, lengths, config.image, config.max_answer_tokens)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

@@ -14,8 +14,11 @@ from metaguide.training.checkpoint import About, CheckpointError
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 """In a run folder: what it says of itself, and the tokenizer of its guide."""
 
-VERSION = 1
-"""Of the file; it grows when the meaning of a field changes."""
+VERSION = 2
+"""Of the file; it grows when a field is added or changes its meaning."""
+
+ADDED: Mapping[str, Any] = {"buckets": 0}
+"""What the fields that version 2 added were before there were any."""
 
 MOST_BYTES = 16 * MIB
 """Bytes of a file that are read."""
@@ -65,6 +68,7 @@ class RunConfig:
         pair_tokens: tokens kept of a question with its passage.
         name_tokens: tokens kept of the name of a class.
         max_answer_tokens: the longest answer.
+        buckets: of hashed n-grams; 0 where they are not read.
         vocabulary: ids of the tokenizer; None in a folder that was written before they were kept.
         serving: by task, the method that serves it.
         stage: one of `STAGES`.
@@ -87,6 +91,7 @@ class RunConfig:
     pair_tokens: int
     name_tokens: int
     max_answer_tokens: int
+    buckets: int = 0
     vocabulary: int | None = None
     serving: Mapping[str, Served] = field(default_factory=dict)
     stage: str = ""
@@ -186,6 +191,10 @@ RANGES: Mapping[str, Range] = {
     "pair_tokens": _TOKENS,
     "name_tokens": _TOKENS,
     "max_answer_tokens": _TOKENS,
+    "buckets": Range(
+        f"0, or a whole number from 4 to {MOST_IDS}",
+        lambda value: value == 0 and _whole(0, 0).holds(value) or _whole(4, MOST_IDS).holds(value),
+    ),
     "vocabulary": _optional(_whole(1, MOST_IDS)),
     "serving": Range("a table of tasks", lambda value: isinstance(value, Mapping)),
     "stage": _among(STAGES),
@@ -301,6 +310,8 @@ def find(folder: Path) -> RunConfig | None:
         raise CheckpointError(
             f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
+    if version == 1:
+        found = {**ADDED, **found, "version": VERSION}
     try:
         return _built(found)
     except FieldError as error:
@@ -355,7 +366,7 @@ def _read_earlier(folder: Path) -> RunConfig | None:
         return None
     said = stage or {}
     found: dict[str, Any] = {name: said.get(name) or "" for name in ("stage", "learner")}
-    found |= {"seed": said.get("seed"), "vocabulary": None, "version": VERSION}
+    found |= {"seed": said.get("seed"), "vocabulary": None, **ADDED, "version": VERSION}
     try:
         found |= {name: _at(config, name) for name in _EARLIER if "." not in name}
         if serving is None:

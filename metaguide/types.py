@@ -12,6 +12,10 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 Batch = Mapping[str, Array]
 """Arrays with a leading axis of examples; `mask` (bool) where padded, `id` = row in its table."""
 
+TEXT_FIELDS = ("tokens", "grams", "vector")
+"""Fields of a batch that hold its texts, as an encoder may read them: token ids, hashed n-grams,
+and vectors from a pretrained encoder."""
+
 Params = Any
 """A pytree of arrays."""
 

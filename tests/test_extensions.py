@@ -22,7 +22,7 @@ from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.ranges import text
 from metaguide.data.catalogue import CatalogueError, Domain, Product, Review
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
@@ -87,7 +87,7 @@ def test_a_task_is_a_file_and_a_line(monkeypatch):
     furniture, lamps = shop("furniture", "chair", "table", "bed", "desk"), shop("lamps", *"abc")
     texts = [one.title for domain in (furniture, lamps) for one in domain.products]
     tokenizer = Tokenizer.train(texts * 2, 300)
-    reading = Reading(tokenizer, LENGTHS, False, 4)
+    reading = Reading(TextReader(tokenizer), LENGTHS, False, 4)
     encoder = transformer(tokenizer.size, 8, 1, 2, 12, dropout=0.0, channels=())
     model, shape = guide_model(encoder, way=3), Shape(way=3, shots=2, queries=3, candidates=None)
 
@@ -103,7 +103,11 @@ def test_a_task_is_a_file_and_a_line(monkeypatch):
     meta, losses = trained(gradients, meta, data, steps=60, rate=0.03)
     assert losses[task.name][-1] < 0.5 * losses[task.name][0]
 
-    guide = Guide(model, tokenizer, LENGTHS, 4, {task.name: Serving(meta, "head-only", 0.1, 2)})
+    guide = Guide(
+        model,
+        Reading(TextReader(tokenizer), LENGTHS, model.image, 4),
+        {task.name: Serving(meta, "head-only", 0.1, 2)},
+    )
     adapted = guide.adapt(lamps, shots=2)
     asked = [description(colour, f"a {colour} a") for colour in ("green", "red", "blue")]
     found: Any = adapted.predict(asked)
@@ -179,7 +183,7 @@ def test_an_encoder_is_a_file():
     )
     tokenizer = Tokenizer.train([review.text for review in domain.reviews] * 2, 300)
     model = guide_model(example("an encoder")["bag"](tokenizer.size, width=8, length=12), way=3)
-    reading, shape = Reading(tokenizer, LENGTHS, False, 4), Shape(3, 2, 4, None)
+    reading, shape = Reading(TextReader(tokenizer), LENGTHS, False, 4), Shape(3, 2, 4, None)
     distribution = task_distributions(model, [domain], reading, shape, ["sentiment"])["sentiment"]
     params = init_params(model, jax.random.key(0))
     tokens = jnp.asarray(tokenizer.encode(["good", "bad"], 12).tokens)

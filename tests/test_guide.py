@@ -27,7 +27,7 @@ from metaguide.data.catalogue import (
     read_domain,
     write_domain,
 )
-from metaguide.data.encoding import Lengths, product_rows
+from metaguide.data.encoding import Lengths, TextReader, product_rows
 from metaguide.data.histories import History, histories
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide, asked, model_of
@@ -165,7 +165,7 @@ def probe(tokenizer):
     """A guide held in memory, whose categories are told apart by a ridge on frozen features."""
     model = model_of(RUN, tokenizer)
     serving = {"classification": Serving({"params": drawn(model, 0)}, "ridge", 0.1, 0)}
-    return Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
+    return Guide(model, Reading(TextReader(tokenizer), Lengths(8, 16, 4), model.image, 4), serving)
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_a_long_passage_is_adapted_to_and_asked_about_whatever_the_seed(tokenize
     kept is never given; its span is counted in the window."""
     model = model_of(RUN, tokenizer)
     serving = {"questions": Serving({"params": drawn(model, 0)}, "head-only", RATE, 2)}
-    guide = Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
+    guide = Guide(model, Reading(TextReader(tokenizer), Lengths(8, 16, 4), model.image, 4), serving)
     text = "I see it. " * 100 + "it is Bob I see"
     long = Question("long", "who?", text, (1006, 1009))
     domain = Domain("shop", questions=(*DOMAIN.questions[:1], long))
@@ -334,10 +334,10 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
             assert serving.method == ("head-only" if task == "recommendation" else "maml")
             saved = probe.serving["classification"].meta
             jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
-        assert (loaded.model, loaded.lengths, loaded.max_answer_tokens) == (
+        assert (loaded.model, loaded.reading.lengths, loaded.reading.max_answer_tokens) == (
             probe.model,
-            probe.lengths,
-            probe.max_answer_tokens,
+            probe.reading.lengths,
+            probe.reading.max_answer_tokens,
         )
     same = dataclasses.replace(guide, serving={"classification": Serving(*saved_as_probe(guide))})
     expected, found = (one.adapt(ONLY_PRODUCTS, SHOTS).predict(PRODUCTS) for one in (probe, same))
@@ -362,8 +362,8 @@ def test_a_run_folder_of_before_is_loaded(run, guide, tmp_path):
     stage = {"stage": "metatrain", "learner": "maml", "seed": 0}
     (folder / "stage.json").write_text(json.dumps(stage))
     loaded = metaguide.load(folder)
-    assert (loaded.model, loaded.lengths, loaded.max_answer_tokens) == (
-        *(guide.model, guide.lengths, guide.max_answer_tokens),
+    assert (loaded.model, loaded.reading.lengths, loaded.reading.max_answer_tokens) == (
+        *(guide.model, guide.reading.lengths, guide.reading.max_answer_tokens),
     )
     for task, serving in guide.serving.items():
         assert loaded.serving[task][1:] == serving[1:]
@@ -687,7 +687,7 @@ shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
 rng = np.random.default_rng(0)
 params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, shapes)
 serving = {"recommendation": Serving({"params": params}, "head-only", 0.01, 1)}
-guide = Guide(model, tokenizer, Lengths(8, 16, 4), 4, serving)
+guide = Guide(model, Reading(TextReader(tokenizer), Lengths(8, 16, 4), model.image, 4), serving)
 users = [History(str(i), (str(i), str(2 * i))) for i in range(2_000)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = guide.adapt(Domain("shop", products), shots=2).predict(users)

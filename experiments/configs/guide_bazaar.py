@@ -67,6 +67,7 @@ RANGES = {
     "text.text": integer(2),
     "text.pair": integer(4),
     "text.name": integer(2),
+    "text.buckets": integer(0),
     "model.width": integer(1),
     "model.layers": integer(1),
     "model.heads": integer(1),
@@ -210,6 +211,7 @@ def get_config() -> ConfigDict:
         "text": 28,  # tokens kept of a product or a review
         "pair": 72,  # tokens kept of a question with its passage
         "name": 8,  # tokens kept of the name of a class
+        "buckets": 2**15,  # of the hashed n-grams that the encoder reads beside tokens; 0 for none
     }
     config.model = {
         "width": 48,  # of the encoder, a multiple of heads

@@ -4,12 +4,14 @@ A table is a dict of arrays whose leading axis is the domain, so that a domain i
 a compiled program may draw. It lives on the device and is an argument of every step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaguide.data.catalogue import IMAGE_SIDE, Domain, Product
+from metaguide.data.ngrams import hashed_ngrams
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import PAD, Tokenizer
 
@@ -60,11 +62,44 @@ def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> 
     return table
 
 
+@dataclass(frozen=True)
+class TextReader:
+    """What makes arrays of texts: those of `TEXT_FIELDS` that an encoder reads.
+
+    Attributes:
+        tokenizer: makes token ids.
+        buckets: of hashed n-grams; 0 where they are not read.
+        vectors: texts -> float32 [texts, width], of a pretrained encoder; None where there is none.
+    """
+
+    tokenizer: Tokenizer
+    buckets: int = 0
+    vectors: Callable[[Sequence[str]], np.ndarray] | None = None
+
+    def rows(self, texts: Sequence[str], length: int) -> Table:
+        """Return the fields of texts.
+
+        Args:
+            texts: any.
+            length: tokens kept of each; n-grams and vectors read all of it.
+
+        Returns:
+            {"tokens": int32 [texts, length], "grams": int32 [texts, ngrams], "vector": float16
+            [texts, width]}, the last two where they are read.
+        """
+        rows: Table = {"tokens": self.tokenizer.encode(texts, length).tokens}
+        if self.buckets:
+            rows["grams"] = hashed_ngrams(texts, self.buckets)
+        if self.vectors is not None:
+            rows["vector"] = self.vectors(texts).astype(np.float16)
+        return rows
+
+
 def product_rows(
-    products: Sequence[Product], tokenizer: Tokenizer, length: int, images: bool = True
+    products: Sequence[Product], reader: TextReader, length: int, images: bool = True
 ) -> Table:
-    """Return {"tokens"} of products, and with `images` their {"image", "has_image"}."""
-    rows: Table = {"tokens": tokenizer.encode([product_text(p) for p in products], length).tokens}
+    """Return the text fields of products, and with `images` their {"image", "has_image"}."""
+    rows = reader.rows([product_text(product) for product in products], length)
     if not images:
         return rows
     rows["has_image"] = np.array([p.image is not None for p in products])

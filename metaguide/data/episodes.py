@@ -93,12 +93,14 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
             (place // members.shape[1]).astype(jnp.int32),
             jnp.pad(best > -jnp.inf, lacking),
         )
-        context = {"classes": classes}
+        context: dict[str, Any] = {"classes": classes}
         if "priority" in table:
             context["unseen"] = table["priority"][domain, classes]
         if "names" in table:
-            names = table["names"][domain, classes]
-            context |= {"names": names, "has_names": (names != 0).any(-1)}
+            context["names"] = {
+                name: leaf[domain, classes] for name, leaf in table["names"].items()
+            }
+            context["has_names"] = table["has_names"][domain, classes]
         return Episode(support, query, context)
 
     return sample

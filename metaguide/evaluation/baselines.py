@@ -20,6 +20,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from metaguide.data.ngrams import WORD
 from metaguide.evaluation import metrics
 from metaguide.scoring import CHARACTER, answer_scores
 
@@ -39,8 +40,6 @@ BASELINES = (
     "content",
 )
 """The names that the baselines have as methods of a table."""
-
-_WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 
 # What may end a sentence, with the quotes and brackets that close behind it.
 _END = re.compile(
@@ -77,7 +76,7 @@ def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
     """
     rare = 2 if len(source_texts) > 1000 else 1
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=_WORD
+        ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=WORD
     )
     return vectorizer.fit(source_texts)
 

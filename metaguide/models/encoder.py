@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from metaguide.models.transformer import PAD, TransformerEncoder
 
@@ -35,6 +36,8 @@ class Encoder:
         length: longest sequence, in tokens.
         channels: of the convolutions on pictures; () where pictures are not read.
         dtype: of the computation; parameters are float32.
+        buckets: number of buckets of hashed n-grams; 0 where n-grams are not read.
+        pretrained: width of the vectors of a pretrained encoder; 0 where there is none.
     """
 
     text: nn.Module
@@ -43,6 +46,8 @@ class Encoder:
     length: int
     channels: tuple[int, ...] = ()
     dtype: Any = jnp.float32
+    buckets: int = 0
+    pretrained: int = 0
 
     @property
     def image(self) -> bool:
@@ -51,7 +56,10 @@ class Encoder:
 
     def groups(self, pictures: bool) -> tuple[str, ...]:
         """Return the names of the parameter groups that encode texts, or texts and pictures."""
-        return ("text", "image", "fusion") if pictures and self.image else ("text", "fusion")
+        pretrained = ("pretrained",) * bool(self.pretrained)
+        image = ("image",) * (pictures and self.image)
+        # A table of n-grams has more entries than all else has, and a support reads a few of them.
+        return ("text", *pretrained, *image, "fusion")
 
 
 def transformer(
@@ -64,6 +72,8 @@ def transformer(
     dropout: float = 0.1,
     channels: tuple[int, ...] = (16, 32, 64),
     dtype: Any = jnp.float32,
+    buckets: int = 0,
+    pretrained: int = 0,
 ) -> Encoder:
     """Return our own encoder: a Transformer, and convolutions where there are `channels`.
 
@@ -76,9 +86,67 @@ def transformer(
         dropout: in the Transformer.
         channels: of the convolutions on pictures.
         dtype: of the computation.
+        buckets: of hashed n-grams, whose embeddings are added up; 0 for none.
+        pretrained: width of the vectors of a pretrained encoder; 0 for none.
     """
     text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
-    return Encoder(text, vocabulary, width, length, channels, dtype)
+    return Encoder(text, vocabulary, width, length, channels, dtype, buckets, pretrained)
+
+
+class NgramBag(nn.Module):
+    """Σ_g e_g / √n over the n distinct n-grams of a text, 0 where it has none.
+
+    The embeddings start at 0: an n-gram that training never met says nothing.
+
+    Attributes:
+        buckets: number of buckets; bucket 0 is padding.
+        width: of the vectors.
+        dtype: of the computation.
+
+    Bojanowski, Grave, Joulin, Mikolov: Enriching Word Vectors with Subword Information, 2017.
+    """
+
+    buckets: int
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch width"]:
+        """Return the vectors of texts."""
+        shape = self.buckets, self.width
+        table = self.param("embedding", nn.initializers.zeros, shape, jnp.float32)
+        mask = (grams != 0).astype(self.dtype)
+        total = jnp.einsum("bn,bnw->bw", mask, table[grams].astype(self.dtype))
+        return total / jnp.sqrt(jnp.maximum(mask.sum(1, keepdims=True), 1))
+
+
+class Adapter(nn.Module):
+    """The vectors of a pretrained encoder at mean 0 and variance 1, projected to another width.
+
+    Where the widths are the same, the projection starts as the identity.
+
+    Attributes:
+        width: of the vectors that are returned.
+        dtype: of the computation.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, vector: Float[Array, "batch from"]) -> Float[Array, "batch width"]:
+        """Return the vectors of texts."""
+        start = identity if vector.shape[-1] == self.width else nn.initializers.lecun_normal()
+        centred = vector.astype(self.dtype) - vector.mean(-1, keepdims=True).astype(self.dtype)
+        scale = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+        project = nn.Dense(self.width, kernel_init=start, dtype=self.dtype, name="projection")
+        return project(centred * scale)
+
+
+def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Return the identity matrix: a projection that starts as none; the key is not read."""
+    del key
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def mean_state(

@@ -1,8 +1,8 @@
 """The guide: one encoder of text and pictures, and every head that stands on it.
 
 The top-level names of the parameters are the groups that learners and objectives name: "text",
-"image" and "fusion" encode; "language", "decoder" and "contrast" serve pre-training; each task's
-head has the name of its task.
+"grams", "pretrained", "image" and "fusion" encode; "language", "decoder" and "contrast" serve
+pre-training; each task's head has the name of its task.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from metaguide.models.autoencoder import SIDE, ImageDecoder, ImageEncoder
-from metaguide.models.encoder import Encoder, Encoding, mean_state, pixels
+from metaguide.models.encoder import Adapter, Encoder, Encoding, NgramBag, mean_state, pixels
 from metaguide.models.heads import unit
 from metaguide.models.transformer import LayerNorm
 
@@ -102,6 +102,10 @@ class GuideModel(nn.Module):
                 encoder.width, encoder.channels, encoder.dtype, name="image"
             )
             self.decoder = ImageDecoder(encoder.channels, encoder.dtype)
+        if encoder.buckets:
+            self.grams = NgramBag(encoder.buckets, encoder.width, encoder.dtype)
+        if encoder.pretrained:
+            self.pretrained = Adapter(encoder.width, encoder.dtype)
         self.fusion = LayerNorm(encoder.dtype)
         self.language = LanguageHead(encoder.vocabulary, encoder.dtype)
         self.contrast = Contrast(encoder.width, encoder.image, encoder.dtype)
@@ -114,7 +118,12 @@ class GuideModel(nn.Module):
         image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"] | None = None,
     ) -> Encoding:
         """Return the encoding, having used every group once, so that `init` makes them all."""
-        encoding = self.encode(tokens, image)
+        encoder, grams, vector = self.encoder, None, None
+        if encoder.buckets:
+            grams = jnp.ones((len(tokens), 1), jnp.int32)
+        if encoder.pretrained:
+            vector = jnp.ones((len(tokens), encoder.pretrained), encoder.dtype)
+        encoding = self.encode(tokens, image, grams=grams, vector=vector)
         assert encoding.states is not None
         self.language_logits(encoding.states[:, :1])
         self.contrast_text(tokens)
@@ -154,14 +163,21 @@ class GuideModel(nn.Module):
         image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"] | None = None,
         has_image: Bool[Array, "batch"] | None = None,
         *,
+        grams: Int[Array, "batch ngrams"] | None = None,
+        vector: Float[Array, "batch {self.encoder.pretrained}"] | None = None,
         deterministic: bool = True,
     ) -> Encoding:
         """Return LayerNorm(mean of the vectors of what there is of text and picture), and states.
+
+        The vector of a text is the sum of the mean of its states, the bag of its n-grams and the
+        adapted vector of a pretrained encoder, of those that there are.
 
         Args:
             tokens: int32 ids, 0 = padding, or None for pictures alone.
             image: pictures, float in [0, 1] or uint8; or None for texts alone.
             has_image: False where a row has a text and no picture; None where all have one.
+            grams: int32 buckets of n-grams, 0 = padding; None where they are not read.
+            vector: of each text by a pretrained encoder; None where there is none.
             deterministic: no dropout; otherwise the rng "dropout" is read.
 
         Raises:
@@ -174,11 +190,15 @@ class GuideModel(nn.Module):
                 raise ValueError("nothing to encode: neither tokens nor image")
             return Encoding(self.fusion(self.image_vector(image)), None)
         states = self.text(tokens, deterministic=deterministic)
-        vector = mean_state(states, tokens)
+        whole = mean_state(states, tokens)
+        if grams is not None:
+            whole = whole + self.grams(grams)
+        if vector is not None:
+            whole = whole + self.pretrained(vector)
         if image is not None:
-            both = (vector + self.image_vector(image)) / 2
-            vector = both if has_image is None else jnp.where(has_image[:, None], both, vector)
-        return Encoding(self.fusion(vector), states)
+            both = (whole + self.image_vector(image)) / 2
+            whole = both if has_image is None else jnp.where(has_image[:, None], both, whole)
+        return Encoding(self.fusion(whole), states)
 
     def language_logits(
         self, states: Float[Array, "*batch width"]

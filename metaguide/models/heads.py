@@ -10,20 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from metaguide.models.encoder import Encoding
+from metaguide.models.encoder import Encoding, identity
 from metaguide.models.transformer import PAD, SEP, LayerNorm, roles
 from metaguide.types import OUT
 
 LARGEST = 9.0
 """Of the logarithms that rates and scales are learned as: beyond it e^x times 0 would be NaN."""
-
-
-def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Return the identity matrix: a projection that starts as none; the key is not read."""
-    del key
-    return jnp.eye(*shape, dtype=dtype)
 
 
 def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:

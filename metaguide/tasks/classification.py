@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import CatalogueError, Domain, Product, checked_example
-from metaguide.data.encoding import Table, labelled_table, product_rows, stack
+from metaguide.data.encoding import Table, labelled_table, product_rows, stack, stack_rows
 from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
@@ -50,9 +50,7 @@ def classification(model: GuideModel, way: int) -> Problem:
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
     ) -> dict[str, Array]:
         # The names go through the encoder as further rows without a picture: one pass, not two.
-        longest = max(batch["tokens"].shape[1], context["names"].shape[1])
-        texts = padded(batch["tokens"], longest), padded(context["names"], longest)
-        rows = {"tokens": jnp.concatenate(texts)}
+        rows = {field: joined(batch[field], names) for field, names in context["names"].items()}
         if "image" in batch:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
             rows["image"] = jnp.concatenate([batch["image"], blank])
@@ -60,8 +58,11 @@ def classification(model: GuideModel, way: int) -> Problem:
         vector = encode_examples(model, params, rows, key).vector
         return {"vector": vector[:-way], "names": vector[-way:]}
 
-    def padded(tokens: Array, length: int) -> Array:
-        return jnp.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+    def joined(texts: Array, names: Array) -> Array:
+        length = max(texts.shape[1], names.shape[1])
+        return jnp.concatenate(
+            [jnp.pad(one, ((0, 0), (0, length - one.shape[1]))) for one in (texts, names)]
+        )
 
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del batch
@@ -93,7 +94,7 @@ def _labelled(domain: Domain, reading: Reading, picked: Sequence[Product] | None
 
 def _rows(products: Sequence[Product], reading: Reading, where: str) -> Table:
     del where
-    return product_rows(products, reading.tokenizer, reading.lengths.text, reading.images)
+    return product_rows(products, reading.reader, reading.lengths.text, reading.images)
 
 
 def _table(
@@ -104,8 +105,8 @@ def _table(
 ) -> Table:
     """Return `labelled_table`'s fields, and those of the classes.
 
-    `names` int32 [domains, classes, length] are the tokens of their names, and `priority` bool
-    [domains, classes] says which of them every episode contains.
+    `names` [domains, classes, ...] are the text fields of their names, `has_names` bool [domains,
+    classes] says which there are, and `priority` which of them every episode contains.
     """
     del scored
     names, priority = [], []
@@ -122,13 +123,14 @@ def _table(
     rows = [_rows(part.examples, reading, domain) for domain, part in parts.items()]
     return {
         **labelled_table(rows, [part.labels for part in parts.values()]),
-        "names": stack(names),
+        "names": stack_rows(names),
+        "has_names": stack([np.ones(len(part.classes), bool) for part in parts.values()]),
         "priority": stack(priority),
     }
 
 
-def _names(categories: Sequence[str], reading: Reading) -> np.ndarray:
-    return reading.tokenizer.encode(categories, reading.lengths.name).tokens
+def _names(categories: Sequence[str], reading: Reading) -> Table:
+    return reading.reader.rows(categories, reading.lengths.name)
 
 
 def _context(categories: tuple[str, ...], reading: Reading) -> dict[str, Any]:

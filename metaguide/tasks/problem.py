@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.ties import highest
 from metaguide.types import (
+    TEXT_FIELDS,
     Batch,
     EncodedLossFn,
     EncodedPredictFn,
@@ -58,9 +59,9 @@ def encode_examples(
     """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
     return model.apply(
         {"params": params},
-        batch["tokens"],
-        batch.get("image"),
-        batch.get("has_image"),
+        image=batch.get("image"),
+        has_image=batch.get("has_image"),
+        **{field: batch[field] for field in TEXT_FIELDS if field in batch},
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key},
         method="encode",

@@ -232,7 +232,7 @@ class Catalogue:
 
 
 def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
-    return product_rows(products, reading.tokenizer, reading.lengths.text, reading.images)
+    return product_rows(products, reading.reader, reading.lengths.text, reading.images)
 
 
 def _episodes(

@@ -70,11 +70,11 @@ def _labelled(domain: Domain, reading: Reading, picked: Sequence[Review] | None)
 
 
 def _rows(reviews: Sequence[Review], reading: Reading, where: str) -> Table:
-    """Return `tokens` and `stars` float32, 0 where a review has none."""
+    """Return the text fields, and `stars` float32, 0 where a review has none."""
     del where
     texts = [review.text for review in reviews]
     return {
-        "tokens": reading.tokenizer.encode(texts, reading.lengths.text).tokens,
+        **reading.reader.rows(texts, reading.lengths.text),
         "stars": np.array([review.stars or 0.0 for review in reviews], np.float32),
     }
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
@@ -19,16 +19,21 @@ class Reading(NamedTuple):
     """What turns texts and pictures into arrays.
 
     Attributes:
-        tokenizer: of texts.
+        reader: of texts.
         lengths: tokens kept.
         images: whether pictures are read.
         max_answer_tokens: most tokens of an answer.
     """
 
-    tokenizer: Tokenizer
+    reader: TextReader
     lengths: Lengths
     images: bool
     max_answer_tokens: int
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The reader's tokenizer."""
+        return self.reader.tokenizer
 
 
 class Serving(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaguide.data.catalogue import Domain, Interaction, Product, Question, Review
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.tokenizer import CLS, SEP, Tokenizer
 from metaguide.evaluation.results import cells_to_rows
@@ -347,7 +347,7 @@ def test_no_query_has_its_own_text_in_the_support(tokenizer):
     shape = Shape(way=2, shots=2, queries=20, candidates=None)
     with pytest.warns(UserWarning) as warned:
         made = task_distributions(
-            MODEL, (domain,), Reading(tokenizer, Lengths(20, 24, 4), False, 3), shape
+            MODEL, (domain,), Reading(TextReader(tokenizer), Lengths(20, 24, 4), False, 3), shape
         )
     said = sorted(str(warning.message) for warning in warned)
     assert [message.split(" examples")[0] for message in said] == [
@@ -562,7 +562,10 @@ def tokenizer():
 
 def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     """Faults: a domain without questions is drawn for questions; episodes are not of the shape."""
-    model, reading = model_of(vocabulary=tokenizer.size), Reading(tokenizer, LENGTHS, False, 3)
+    model, reading = (
+        model_of(vocabulary=tokenizer.size),
+        Reading(TextReader(tokenizer), LENGTHS, False, 3),
+    )
     made = task_distributions(model, (PHONES, BOOKS), reading, SHAPE)
     assert {kind: distribution.domains for kind, distribution in made.items()} == {
         "classification": ("phones", "books"),
@@ -588,7 +591,10 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
 def test_families_that_cannot_be_are_errors(tokenizer):
     """Fault: an unknown task is passed over; too large a shape gives wrong episodes."""
     make = partial(
-        task_distributions, MODEL, (PHONES, BOOKS), Reading(tokenizer, LENGTHS, False, 3)
+        task_distributions,
+        MODEL,
+        (PHONES, BOOKS),
+        Reading(TextReader(tokenizer), LENGTHS, False, 3),
     )
     with pytest.raises(ValueError, match="unknown task 'ranking'; there are classif"):
         make(SHAPE, ["ranking"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from metaguide.data.catalogue import Domain, Interaction, Product
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.histories import History
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide
@@ -36,7 +36,10 @@ def test_a_user_is_served_as_training_adapts(shots):
     shapes = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     meta = {"params": jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)}
 
-    reading, shape = Reading(tokenizer, lengths, False, 4), Shape(2, max(1, shots), 1, None)
+    reading, shape = (
+        Reading(TextReader(tokenizer), lengths, False, 4),
+        Shape(2, max(1, shots), 1, None),
+    )
     distribution = task_distributions(model, (domain,), reading, shape, ["recommendation"])[
         "recommendation"
     ]
@@ -55,7 +58,7 @@ def test_a_user_is_served_as_training_adapts(shots):
     trained = np.where(outputs["candidates"][0], outputs["scores"][0], -np.inf)
 
     serving = {"recommendation": Serving(meta, "head-only", 0.1, 2)}
-    guide = Guide(model, tokenizer, lengths, 4, serving)
+    guide = Guide(model, Reading(TextReader(tokenizer), lengths, model.image, 4), serving)
     known = USER[:-1][-shots:] if shots else ()
     (ranking,) = guide.adapt(domain, shots=shots).predict([History("u", known)])
     assert len(ranking.rows) == np.isfinite(trained).sum() == len(PRODUCTS) - len(known)

@@ -14,7 +14,7 @@ from metaguide.data.catalogue import (
     Question,
     Review,
 )
-from metaguide.data.encoding import Lengths, unlabelled
+from metaguide.data.encoding import Lengths, TextReader, unlabelled
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import CLS, MASK, PAD, SEP, Tokenizer
 from metaguide.scoring import answer_scores
@@ -27,17 +27,17 @@ LENGTHS = Lengths(text=32, pair=40, name=6)
 
 
 def classification_table(domains, tokenizer, lengths, images, always=None):
-    reading = Reading(tokenizer, lengths, images, 1)
+    reading = Reading(TextReader(tokenizer), lengths, images, 1)
     return table_of(classification.LABELLING, domains, reading, always or {}, False)
 
 
 def sentiment_table(domains, tokenizer, lengths):
-    reading = Reading(tokenizer, lengths, False, 1)
+    reading = Reading(TextReader(tokenizer), lengths, False, 1)
     return table_of(sentiment.LABELLING, domains, reading, {}, False)
 
 
 def questions_table(domains, tokenizer, lengths, max_answer_tokens=None):
-    reading = Reading(tokenizer, lengths, False, max_answer_tokens or 1)
+    reading = Reading(TextReader(tokenizer), lengths, False, max_answer_tokens or 1)
     return table_of(
         question_answering.LABELLING, domains, reading, {}, max_answer_tokens is not None
     )
@@ -346,7 +346,7 @@ def test_the_scores_of_what_can_be_said_are_those_of_its_text(tokenizer, data, l
 def test_users_come_back_out_of_the_table(tokenizer):
     """Faults: products are out of the order of time, one is there twice (and so both history and
     target), a user with one product is asked about, padding is taken for product 0."""
-    table = recommendation_table(BOTH, Reading(tokenizer, LENGTHS, True, 1))
+    table = recommendation_table(BOTH, Reading(TextReader(tokenizer), LENGTHS, True, 1))
     np.testing.assert_array_equal(table["users"], [2, 1])
     np.testing.assert_array_equal(table["catalogue"], [4, 2])
     np.testing.assert_array_equal(table["taken"], [[3, 2], [2, 0]])
@@ -359,14 +359,16 @@ def test_users_come_back_out_of_the_table(tokenizer):
             assert decoded(tokenizer, tokens) == letters(product_text(product))
             has = table["products"]["has_image"][number, row]
             assert has == (product.image is not None)
-    plain = recommendation_table(BOTH, Reading(tokenizer, LENGTHS, False, 1))
+    plain = recommendation_table(BOTH, Reading(TextReader(tokenizer), LENGTHS, False, 1))
     assert set(plain["products"]) == {"tokens"}
 
 
 def test_users_without_two_products_leave_an_empty_table(tokenizer):
     """Fault: a domain in which nobody took two products breaks the others."""
     lonely = dataclasses.replace(BOOKS, interactions=BOOKS.interactions[:1])
-    table = recommendation_table((lonely, PHONES), Reading(tokenizer, LENGTHS, False, 1))
+    table = recommendation_table(
+        (lonely, PHONES), Reading(TextReader(tokenizer), LENGTHS, False, 1)
+    )
     np.testing.assert_array_equal(table["users"], [0, 2])
     np.testing.assert_array_equal(table["taken"][1], [3, 2])
 

@@ -1,0 +1,68 @@
+"""Hashed n-grams of words and characters: what a bag of words knows of a text, in a fixed size."""
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
+"""A word of the n-grams: a Han character, or a run of other letters and digits."""
+
+MOST = 256
+"""The most n-grams kept of a text. A longer text keeps those of its beginning."""
+
+
+def hashed_ngrams(
+    texts: Sequence[str], buckets: int, most: int = MOST
+) -> Int32[np.ndarray, "texts ngrams"]:
+    """Return the distinct n-grams of each text as bucket numbers from 1, padded with 0.
+
+    Words and pairs of words share the lower half of the buckets, runs of 2 to 4 characters inside
+    words the upper half. Two n-grams of one bucket are one: with far more buckets than common
+    n-grams this costs little (Bojanowski et al. 2017; Weinberger et al. 2009).
+
+    Args:
+        texts: any texts; case is ignored.
+        buckets: number of buckets, bucket 0 for padding included; at least 4.
+        most: the most n-grams of a text.
+
+    Returns:
+        Bucket numbers, those of words before those of characters, each in the order of the text.
+
+    Raises:
+        ValueError: `buckets` is less than 4, or `most` less than 1.
+    """
+    if buckets < 4:
+        raise ValueError(f"buckets is {buckets}; give at least 4")
+    if most < 1:
+        raise ValueError(f"most is {most}; give at least 1")
+    half = (buckets - 1) // 2
+    words, characters = _analyzers()
+    rows = []
+    for text in texts:
+        of_words = (1 + _hash(gram) % half for gram in words(text))
+        of_characters = (1 + half + _hash(gram) % half for gram in characters(text))
+        # Words first: where a text is cut, they say more than parts of them.
+        rows.append(list(dict.fromkeys((*of_words, *of_characters)))[:most])
+    found = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
+    for row, ids in enumerate(rows):
+        found[row, : len(ids)] = ids
+    return found
+
+
+@lru_cache(maxsize=1)
+def _analyzers() -> tuple[Any, Any]:
+    """Return what splits a text into pairs of words, and into runs of characters."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    words = CountVectorizer(ngram_range=(1, 2), token_pattern=WORD)
+    characters = CountVectorizer(ngram_range=(2, 4), analyzer="char_wb")
+    return words.build_analyzer(), characters.build_analyzer()
+
+
+def _hash(gram: str) -> int:
+    """Return a hash that is the same in every process."""
+    return zlib.crc32(gram.encode("utf-8", "surrogatepass"))
