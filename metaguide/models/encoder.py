@@ -1,4 +1,4 @@
-"""An encoder as a value: what makes a vector of an example, and a state of a token."""
+"""An encoder as a value: maps an example to a vector and a token to a state."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from metaguide.models.transformer import PAD, TransformerEncoder
 
 
 class Encoding(NamedTuple):
-    """What the shared encoder makes of examples.
+    """The shared encoder's output.
 
     Attributes:
-        vector: one vector an example.
-        states: one state a token; None where there is no text.
+        vector: one vector per example.
+        states: one state per token; None if there is no text.
     """
 
     vector: Float[Array, "batch width"]
@@ -24,17 +24,17 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What reads examples; `GuideModel` builds on any.
+    """An encoder of examples; `GuideModel` builds on any of them.
 
     Attributes:
-        text: the Linen module of texts, unbound. Its call, (tokens int32 [batch, length],
-            deterministic) -> float [batch, length, width], returns a state a token, and its
+        text: the unbound Linen module for texts. Its call, (tokens int32 [batch, length],
+            deterministic) -> float [batch, length, width], returns one state per token; its
             `attend`, states -> float [..., vocabulary], compares states with the embeddings.
         vocabulary: number of token ids.
-        width: of vectors and states.
+        width: width of vectors and states.
         length: longest sequence, in tokens.
-        channels: of the convolutions on pictures; () where pictures are not read.
-        dtype: of the computation; parameters are float32.
+        channels: channels of the convolutions on pictures; () if pictures are not read.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     text: nn.Module
@@ -46,7 +46,7 @@ class Encoder:
 
     @property
     def image(self) -> bool:
-        """Whether pictures are read."""
+        """Return whether pictures are read."""
         return bool(self.channels)
 
     def groups(self, pictures: bool) -> tuple[str, ...]:
@@ -65,17 +65,17 @@ def transformer(
     channels: tuple[int, ...] = (16, 32, 64),
     dtype: Any = jnp.float32,
 ) -> Encoder:
-    """Return our own encoder: a Transformer, and convolutions where there are `channels`.
+    """Return the library's own encoder: a Transformer, plus convolutions if there are `channels`.
 
     Args:
         vocabulary: number of token ids.
-        width: of vectors and states, a multiple of 4 and of `heads`.
-        layers: of the Transformer.
-        heads: of its attention.
+        width: width of vectors and states, a multiple of 4 and of `heads`.
+        layers: number of Transformer layers.
+        heads: number of attention heads.
         length: longest sequence, in tokens.
-        dropout: in the Transformer.
-        channels: of the convolutions on pictures.
-        dtype: of the computation.
+        dropout: dropout rate of the Transformer.
+        channels: channels of the convolutions on pictures.
+        dtype: dtype of the computation.
     """
     text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
     return Encoder(text, vocabulary, width, length, channels, dtype)
@@ -84,7 +84,7 @@ def transformer(
 def mean_state(
     states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
 ) -> Float[Array, "batch width"]:
-    """Return the mean of the states of what is not padding, 0 where all is."""
+    """Return the mean state over the tokens that are not padding, 0 if all are."""
     mask = (tokens != PAD).astype(states.dtype)
     total = jnp.einsum("bl,blw->bw", mask, states)
     return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
