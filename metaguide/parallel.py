@@ -298,11 +298,11 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place(leaf: Any, sharding: Sharding) -> jax.Array:
-    """Lay an array out, over devices of other processes too, which do the same with an equal one.
+    """Place an array by its sharding, possibly across processes, each passing an equal array.
 
     Args:
-        leaf: equal in all processes.
-        sharding: where it goes.
+        leaf: an array, equal in all processes.
+        sharding: its placement.
     """
     if sharding.is_fully_addressable or is_global(leaf):
         return jax.device_put(leaf, sharding)
