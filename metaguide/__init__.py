@@ -35,11 +35,11 @@ _LAZY = {
     "load": "metaguide.guide",
     "optimizers": "metaguide.optimizers",
 }
-"""Where the names are that are imported when they are first asked for."""
+"""The modules of the names that are imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is heavy, or needs an extra, when it is first used.
+    """Import a heavy name, or one that needs an extra, on first use.
 
     Raises:
         ImportError: a library of the extra `guide` is missing.

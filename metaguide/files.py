@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files that are not trusted."""
+"""Atomic writing of files, and reading of untrusted files."""
 
 import fcntl
 import io
@@ -22,14 +22,14 @@ import numpy as np
 MIB = 2**20
 
 LOCK = ".lock"
-"""In a folder that a process holds, or held: which one, for those that come after it."""
+"""File in a held folder that names, for later processes, the process that holds or held it."""
 
 OF, CRC32 = "of", "crc32"
-"""Among the arrays of a file: what it is of, and the checksum of all the others."""
+"""Array in a file with the file's subject and the checksum of all other arrays."""
 
 
 class FileFault(ValueError):
-    """A file cannot be read as what it should be; readers say of what kind, and how to fix it."""
+    """A file is not what it should be; readers add what that is and how to fix it."""
 
 
 class FolderHeld(ValueError):
@@ -38,10 +38,10 @@ class FolderHeld(ValueError):
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its name when the `with` ends; after an error nothing has changed.
+    """Open a file that gets its name when the `with` ends; after an error nothing has changed.
 
     Args:
-        path: of the file; its folder is there.
+        path: path of the file; its folder exists.
 
     Yields:
         The file, open for writing bytes.
@@ -58,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain JSON, whole or not at all; the folder is made where it is missing."""
+    """Write plain JSON atomically; the folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
@@ -68,12 +68,12 @@ def read_json(path: Path, most: int = MIB) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Args:
-        path: of the file.
-        most: bytes that are read.
+        path: path of the file.
+        most: largest size, in bytes.
 
     Raises:
-        FileNotFoundError: it is not there.
-        FileFault: it is no such file, or larger than `most`.
+        FileNotFoundError: the file does not exist.
+        FileFault: it is not a JSON object, or larger than `most`.
     """
     try:
         found = json.loads(read_regular(path, most).decode())
@@ -86,18 +86,18 @@ def read_json(path: Path, most: int = MIB) -> dict[str, Any]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against all other processes while the `with` lasts, however it ends.
+    """Lock a folder against all other processes for the duration of the `with`.
 
-    The system lets go of it even where the process is killed, so that nobody has to clean up.
+    The system releases the lock even if the process is killed, so there is nothing to clean up.
 
     Args:
-        folder: made where it is missing.
+        folder: the folder; created if missing.
 
     Raises:
-        FolderHeld: another process holds it; names that one.
+        FolderHeld: another process holds it; the message names that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Kept when the `with` ends: where it was deleted, two processes could hold a file each.
+    # The file stays after the `with`: if it were deleted, two processes could each hold one.
     with open(folder / LOCK, "a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,16 +118,16 @@ def read_regular(path: Path, most: int) -> bytes:
     """Return the content of a regular file.
 
     Args:
-        path: of the file, or a link to it.
-        most: bytes that are read.
+        path: path of the file, or of a link to it.
+        most: largest size, in bytes.
 
     Raises:
-        FileNotFoundError: it is not there.
-        FileFault: it is a folder, a pipe or a device, which may never end; it is longer than
-            `most`; or the system does not let it be read.
+        FileNotFoundError: the file does not exist.
+        FileFault: it is a folder, or a pipe or device, which may never end; it is longer than
+            `most`; or the system denies reading it.
     """
     try:
-        # A pipe that nobody writes to would let open() wait, and a folder is no file for it.
+        # open() would block on a pipe that nobody writes to, and fail on a folder.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise FileFault("it is no regular file")
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -142,29 +142,29 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def unpacked(file: Any, most: int) -> bytes:
-    """Return the content of a packed stream, of which a small file may hold gigabytes.
+    """Return the content of a compressed stream; a small file may expand to gigabytes.
 
     Args:
-        file: open for reading bytes; it unpacks them as they are read.
-        most: bytes that are unpacked.
+        file: a file open for reading bytes, which decompresses them as they are read.
+        most: largest decompressed size, in bytes.
 
     Raises:
         FileFault: it is longer than `most`, or damaged.
     """
     try:
         content = file.read(most + 1)
-    # zlib.error, EOFError, BadZipFile, RuntimeError of an encrypted member, NotImplementedError
-    # of a way to pack that Python does not know.
+    # zlib.error, EOFError, BadZipFile, RuntimeError for an encrypted member, NotImplementedError
+    # for a compression method that Python does not support.
     except Exception as error:
         raise FileFault(f"it cannot be unpacked: {error}") from error
     return _bounded(content, most)
 
 
 def is_left_by_system(name: str) -> bool:
-    """Return whether a file is macOS's or Windows' own, left in a folder or archive by its viewer.
+    """Return whether a file was left in a folder or archive by the macOS or Windows file manager.
 
     Args:
-        name: of the file, or its path in an archive.
+        name: name of the file, or its path in an archive.
     """
     *folders, last = PurePosixPath(name).parts or ("",)
     return (
@@ -175,22 +175,23 @@ def is_left_by_system(name: str) -> bool:
 
 
 def zip_members(content: bytes, most: int) -> dict[str, Callable[[], bytes]]:
-    """Return what reads each file in a zip, without the folders and the files that macOS adds.
+    """Return a reader for each file in a zip, without folders and the files that macOS adds.
 
     Args:
-        content: of the zip.
-        most: bytes that all members unpack to together.
+        content: content of the zip.
+        most: largest total decompressed size of the members, in bytes.
 
     Returns:
-        By name, in the order of the zip: what returns the member's content, or raises FileFault.
+        Functions keyed by name, in the zip's order, that return the member's content or raise
+        FileFault.
 
     Raises:
-        FileFault: it is no zip, damaged, larger than `most`, or has a name twice.
+        FileFault: it is not a zip, is damaged, larger than `most`, or has a duplicate name.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         members = [one for one in archive.infolist() if not one.is_dir()]
-    # Of bytes that somebody has changed the library raises errors of many kinds.
+    # The library raises many kinds of errors on tampered bytes.
     except Exception as error:
         raise FileFault(f"no zip, or a damaged one: {error or type(error).__name__}") from error
     if sum(member.file_size for member in members) > most:
@@ -206,12 +207,12 @@ def zip_members(content: bytes, most: int) -> dict[str, Callable[[], bytes]]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], of: str = "") -> None:
-    """Write arrays as an npz file with a checksum, whole or not at all.
+    """Write arrays atomically as an npz file with a checksum.
 
     Args:
-        path: of the file; its folder is made where it is missing.
-        arrays: by name.
-        of: what they are of, such as the cell of a table, which `read_arrays` compares.
+        path: path of the file; its folder is created if missing.
+        arrays: arrays keyed by name.
+        of: their subject, such as the cell of a table, which `read_arrays` compares.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {OF: np.array(of), CRC32: np.array(checksum({**arrays, OF: np.array(of)}))}
@@ -223,17 +224,16 @@ def read_arrays(path: Path, most: int, of: str | Sequence[str] = ()) -> dict[str
     """Return the arrays of an npz file; no pickle is read.
 
     Args:
-        path: of the file. One without a checksum was written before there were any, and is taken
-            as it is.
-        most: bytes that all arrays take together.
-        of: what they have to be of, or one of several names for it; anything where empty.
+        path: path of the file. An older file without a checksum is accepted.
+        most: largest total size of the arrays, in bytes.
+        of: the expected subject, or several names for it; anything if empty.
 
     Raises:
-        FileNotFoundError: it is not there.
-        FileFault: it is no such file, damaged, of something else, or larger than `most`.
+        FileNotFoundError: the file does not exist.
+        FileFault: it is not an npz file, is damaged, of another subject, or larger than `most`.
     """
     content = io.BytesIO(read_regular(path, most))
-    # Of bytes that somebody has changed the libraries raise errors of a dozen kinds.
+    # The libraries raise a dozen kinds of errors on tampered bytes.
     try:
         with zipfile.ZipFile(content) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -256,11 +256,11 @@ def read_arrays(path: Path, most: int, of: str | Sequence[str] = ()) -> dict[str
 
 
 def checksum(arrays: Mapping[str, np.ndarray], layout: bool = True) -> int:
-    """Return CRC-32 over the names, dtypes, shapes and bytes of arrays, in the order of the names.
+    """Return the CRC-32 of the names, dtypes, shapes and bytes of arrays, in the order of names.
 
     Args:
-        arrays: by name.
-        layout: whether dtypes and shapes count; where something else says what they are, not.
+        arrays: arrays keyed by name.
+        layout: whether dtypes and shapes count; False if they are known from elsewhere.
     """
     found = 0
     for name in sorted(arrays):
@@ -272,7 +272,7 @@ def checksum(arrays: Mapping[str, np.ndarray], layout: bool = True) -> int:
 
 
 def fits(known: Any, arrays: Mapping[str, np.ndarray]) -> bool:
-    """Return whether a checksum from a file is that of arrays, with their layout or, as before."""
+    """Return whether a file's checksum is that of the arrays, with layout or (older) without."""
     return known in (checksum(arrays), checksum(arrays, layout=False))
 
 

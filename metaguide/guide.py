@@ -50,16 +50,16 @@ Support = Iterable[Product | Review | Question]
 
 @dataclass(frozen=True, repr=False)
 class Guide:
-    """A trained guide, before it has met a domain."""
+    """A trained guide, before adaptation to a domain."""
 
     model: GuideModel
     reading: Reading
     serving: Mapping[str, Serving]
     _programs: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
-    """What has been compiled: another domain of the same sizes does not compile anew."""
+    """Compiled programs: another domain of the same sizes does not compile again."""
 
     def __repr__(self) -> str:
-        """Which method serves which task."""
+        """Return which method serves which task."""
         methods = ", ".join(f"{task} by {one.method}" for task, one in self.serving.items())
         return f"<Guide: {methods or 'serves nothing'}>"
 
@@ -74,26 +74,26 @@ class Guide:
     def adapt(self, domain, shots=5, seed=0, support=()):
         """Adapt to a domain from a few of its examples.
 
-        What cannot be adapted to in full is adapted to as far as can be, with a warning, and
-        stands in `AdaptedGuide.notes`. A class with fewer examples than `shots` gives those it
-        has. Where there is none to adapt to, the guide answers as it was trained, if it can.
+        If a task cannot be adapted to in full, the guide adapts as far as possible, warns, and
+        records it in `AdaptedGuide.notes`. A class with fewer examples than `shots` gives all it
+        has. If there are no examples to adapt to, the guide answers as it was trained, if it can.
 
         Args:
-            domain: a domain, or the folder of one in the catalogue format. Of examples that repeat
-                one another the first is read, with a warning.
-            shots: examples to adapt to: of each category, of each sentiment, questions, and
-                products of each user. 0 asks the guide as it is.
-            seed: of the draw of the examples.
-            support: examples to adapt to, picked by hand. For the tasks that they are of,
-                they take the place of the draw; `shots` and `seed` say nothing there.
+            domain: a domain, or the folder of one in the catalogue format. Among repeated examples
+                only the first is read, with a warning.
+            shots: number of examples to adapt to: per category, per sentiment, of questions, and of
+                products per user. 0 uses the guide as it is.
+            seed: seed of the draw of the examples.
+            support: hand-picked examples to adapt to. For their tasks they replace the draw, and
+                `shots` and `seed` are ignored.
 
         Returns:
             The adapted guide.
 
         Raises:
-            CatalogueError: the folder is not a domain, or a domain made in Python holds what
-                `read_domain` would refuse.
-            ValueError: another argument is not as above; an example of the support has no label.
+            CatalogueError: the folder is not a domain, or a domain made in Python holds values
+                that `read_domain` would reject.
+            ValueError: another argument is not as above, or an example of the support has no label.
         """
         shots, seed = whole_number("shots", shots, 0), whole_number("seed", seed, 0)
         if isinstance(domain, Domain):
@@ -116,7 +116,7 @@ class Guide:
             adapted[name], notes[name] = TASKS[name].adapt(
                 self._server(name), domain, shots, rng, picked.get(name)
             )
-            # What a domain does not have at all is no surprise.
+            # Do not warn about a task that the domain does not have at all.
             if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
                 urgent.append(name)
         adapted = {task: one for task, one in adapted.items() if one is not None}
@@ -134,14 +134,14 @@ class Guide:
 
 @dataclass(frozen=True, repr=False)
 class AdaptedGuide:
-    """A guide that has met a domain; `predict` answers by the type of what it is given.
+    """A guide adapted to a domain; `predict` answers by the type of its input.
 
     Attributes:
-        guide: that adapted.
-        domain: what it adapted to.
-        shots: of each class.
-        adapted: by task, all that `predict` answers.
-        notes: by task, what could not be adapted to, and why; tasks without are left out.
+        guide: the guide that adapted.
+        domain: the domain it adapted to.
+        shots: number of shots per class.
+        adapted: the tasks that `predict` answers, keyed by name.
+        notes: keyed by task, what could not be adapted to, and why; tasks without notes are absent.
     """
 
     guide: Guide
@@ -151,13 +151,13 @@ class AdaptedGuide:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """The domain, and to how many examples of each task the guide adapted."""
+        """Return the domain, and to how many examples of each task the guide adapted."""
         parts = ", ".join(f"{task} {len(one.chosen)}" for task, one in self.adapted.items())
         return f"<AdaptedGuide to {self.domain.name!r}, {self.shots} shots: {parts or 'nothing'}>"
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The domain's categories."""
+        """Return the domain's categories."""
         found = self.adapted.get("classification")
         return found.classes if found else ()
 
@@ -175,10 +175,10 @@ class AdaptedGuide:
         """Predict for a batch of one type, of any size.
 
         Args:
-            batch: products (their category is asked), reviews (their sentiment), questions (their
-                answer) or histories (what the user takes next), in a list or another iterable;
-                labels they carry are not read.
-            top: of histories, how many products to rank; all by default.
+            batch: a list or another iterable of products (to predict the category), reviews (the
+                sentiment), questions (the answer) or histories (the user's next product); their
+                labels are not read.
+            top: for histories, the number of products to rank; all by default.
 
         Returns:
             A `Category`, `Sentiment`, `Answer` or `Ranking` for each.
@@ -200,7 +200,7 @@ class AdaptedGuide:
             if not task.is_ranking:
                 raise ValueError(f"top is {top}; only rankings of histories have a top")
         task.check(adapted, examples, self.domain)
-        # Those of like size share a program, and are padded to no more than they need.
+        # Inputs of similar size share a program and are padded no further than needed.
         order = list(range(len(examples)))
         if size is not None:
             order.sort(key=lambda row: size(examples[row]))
@@ -220,15 +220,15 @@ def load(run: Path | str) -> Guide:
     """Load a trained guide.
 
     Args:
-        run: the folder of `experiments.guide`, whose methods serve the tasks they did best
+        run: the folder of an `experiments.guide` run, whose methods serve the tasks they did best
             on in validation; or the work folder of a single stage.
 
     Returns:
         The guide.
 
     Raises:
-        CheckpointError: there is no run in the folder, one of its files is not what a run writes,
-            or its checkpoint does not fit.
+        CheckpointError: there is no run in the folder, one of its files is invalid, or its
+            checkpoint does not fit.
         TokenizerError: its tokenizer is damaged.
         StoredError: the file of a learned optimizer is damaged.
     """
@@ -274,14 +274,14 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
 
 
 def reading_of(config: RunConfig, tokenizer: Tokenizer) -> Reading:
-    """Return how the guide reads that a run config describes, with its tokenizer."""
+    """Return how the guide of a run config reads examples, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
     reader = TextReader(tokenizer, config.buckets)
     return Reading(reader, lengths, config.image, config.max_answer_tokens)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:
-    """Return examples that were picked by hand, checked, by their task."""
+    """Return hand-picked examples, checked and keyed by task."""
     asking = {made: name for made, name in _asking().items() if TASKS[name].picked is not None}
     *some, last = (_several(made).lower() for made in asking)
     known = f"{', '.join(some)} and {last}"
@@ -301,12 +301,12 @@ def _picked(support: Any) -> dict[str, list[Any]]:
 
 
 def _asking() -> dict[type, str]:
-    """Return which task an example asks for, by its type."""
+    """Return the task of each type of example."""
     return {task.asks: name for name, task in TASKS.items()}
 
 
 def _several(made: type) -> str:
-    """Return what messages call several examples of a type."""
+    """Return the plural name of a type of example, for messages."""
     name = made.__name__
     return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
@@ -325,17 +325,17 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def asked(batch: Any) -> list[Any]:
-    """Return what a batch asks about, checked, with pictures as the reader makes them.
+    """Return the examples of a batch, checked, with pictures in the reader's format.
 
     Args:
-        batch: any iterable of products, reviews, questions or histories, or of what else a task
-            asks about, of one type.
+        batch: any iterable of products, reviews, questions or histories, or another task's
+            examples, all of one type.
 
     Returns:
         The examples without their labels.
 
     Raises:
-        ValueError: it is no such iterable, or a field of an example cannot be read.
+        ValueError: it is not such an iterable, or a field of an example cannot be read.
     """
     asking = _asking()
     if isinstance(batch, (*asking, str, bytes, Mapping)) or not isinstance(batch, Iterable):

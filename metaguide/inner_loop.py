@@ -1,9 +1,9 @@
-"""The one inner loop, resumable, over any optax transform, and the ways to differentiate it.
+"""A resumable inner loop over any optax transform, and the ways to differentiate it.
 
-Every learner that adapts by gradients is this loop: MAML is it with `optax.sgd`, fine-tuning is
-it without a meta-gradient, a learned optimizer is it with another transform. `start` and `step`
-are apart from `run` so that an estimator may stop a loop, carry it over an outer step, and go on.
-`adapt` is the whole of it, from parameters to adapted parameters, under any mode.
+Every learner that adapts by gradients uses this loop: MAML with `optax.sgd`, fine-tuning without a
+meta-gradient, a learned optimizer with its own transform. `start` and `step` are separate from
+`run` so that an estimator can stop a loop, carry it over an outer step, and resume it. `adapt`
+runs the complete loop, from parameters to adapted parameters, under any mode.
 
 The examples below minimise (θ − batch)²:
 
@@ -32,9 +32,9 @@ Loss = Callable[[Any, Any], tuple[Array, Any]]
 class Unrolled(NamedTuple):
     """Differentiate through every inner step: the exact meta-gradient.
 
-    Costs memory for the activations of all inner steps, O(steps); with `remat` they are computed
-    anew in the backward pass, in segments of √steps, which leaves the activations of one step and
-    O(√steps) parameters for about two more forward and backward passes of time. No bias.
+    Stores the activations of all inner steps: O(steps) memory. With `remat` they are recomputed in
+    the backward pass, in segments of √steps; this stores the activations of one step and O(√steps)
+    copies of the parameters, and takes about two more forward and backward passes. No bias.
 
     Griewank: Achieving logarithmic growth of temporal and spatial complexity in reverse automatic
     differentiation, 1992.
@@ -44,18 +44,19 @@ class Unrolled(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Differentiate through every inner step, each by forward over reverse mode: exact as well.
+    """Differentiate through every inner step by forward-over-reverse mode: also exact.
 
     The backward pass of a step needs the product of a vector v with the derivative of ∇L. For the
-    parameters that is Hv, and since H is symmetric it is the directional derivative of ∇L along v;
-    for all else that L depends on it is that of L's other gradients. So nothing is kept of a step
-    but the parameters it started from, and its gradient is computed once more beside its
-    derivative: O(steps) parameters of memory and the activations of one step, for about the time
-    of `Unrolled()` without `remat`. No bias. The result can be differentiated once, in reverse.
+    parameters this is Hv, which is the directional derivative of ∇L along v because H is symmetric.
+    For everything else that L depends on, it is the directional derivative of L's other gradients.
+    So a step stores only its initial parameters, and its gradient is recomputed together with its
+    derivative. This takes O(steps) copies of the parameters, the activations of one step, and about
+    the time of `Unrolled()` without `remat`. No bias. The result can be differentiated once, in
+    reverse.
 
     Attributes:
-        unroll: steps in one pass of the compiled loop, as of `jax.lax.scan`: what is done between
-            passes, such as copies of parameters, is done less often, and compiling takes longer.
+        unroll: steps per iteration of the compiled loop, as in `jax.lax.scan`: work between
+            iterations, such as copying parameters, is done less often, but compiling takes longer.
 
     Kemaev, Calian, Zintgraf, Farquhar, van Hasselt: Scalable Meta-Learning via Mixed-Mode
     Differentiation, 2025.
@@ -65,32 +66,32 @@ class Mixed(NamedTuple):
 
 
 class FirstOrder(NamedTuple):
-    """Take the inner gradients as constants: d adapted / d initial = I under SGD.
+    """Treat the inner gradients as constants: d adapted / d initial = I under SGD.
 
-    No activations of the inner steps are kept and no second derivative is taken. Biased by the
+    No activations of the inner steps are stored and no second derivative is taken. Biased by the
     dropped Hessian terms, O(rate * steps). Finn et al. 2017, section 5.2.
     """
 
 
 class Implicit(NamedTuple):
-    """Differentiate the solution that the inner loop approaches, not the way it took there.
+    """Differentiate the solution that the inner loop approaches, not the path to it.
 
     The loop descends G(θ) = L(θ) + λ/2 ‖θ − φ‖². At its minimum, with H = ∇²L(θ),
 
         dθ/dφ = (I + H/λ)⁻¹,    solved by conjugate gradients on ((1 + damping) I + H/λ).
 
-    Costs `cg_steps` Hessian-vector products whatever the number of inner steps, and memory for
-    one step. Biased by ‖∇G‖ ≠ 0 where the loop stops short, by conjugate gradients stopped short,
-    and by the damping. What L depends on beside θ (the body under an adapted head) gets its
-    implicit gradient too; what only the loop depends on (a learned rate) gets none. Of a loop over
+    Costs `cg_steps` Hessian-vector products for any number of inner steps, and memory for one step.
+    Biased by ‖∇G‖ ≠ 0 where the loop stops short, by stopping conjugate gradients early, and by the
+    damping. Other values that L depends on (the body under an adapted head) get their implicit
+    gradient too; values that only the loop depends on (a learned rate) get none. In a loop over
     minibatches, L is the loss on the last one.
 
     Attributes:
-        strength: λ > 0, the pull towards the initial parameters. Where it is less than the most
-            negative curvature of L, the inner objective has no minimum there and conjugate
+        strength: λ > 0, the pull towards the initial parameters. If the most negative curvature
+            of L exceeds it in magnitude, the inner objective has no minimum there and conjugate
             gradients may break down.
-        cg_steps: of conjugate gradients, at least 1.
-        damping: ≥ 0, added to the diagonal, for where H is not positive.
+        cg_steps: number of conjugate-gradient steps, at least 1.
+        damping: ≥ 0, added to the diagonal in case H is not positive.
 
     Rajeswaran et al.: Meta-Learning with Implicit Gradients, 2019.
     """
@@ -123,8 +124,8 @@ class InnerLoop(NamedTuple):
     Attributes:
         start: params -> carry.
         step: (carry, batch) -> carry.
-        remat: whether `run` keeps no activations for the backward pass.
-        unroll: steps in one pass of the compiled loop.
+        remat: whether `run` recomputes activations in the backward pass.
+        unroll: steps per iteration of the compiled loop.
     """
 
     start: Callable[[PyTree], Carry]
@@ -138,18 +139,18 @@ def inner_loop(
     optimizer: optax.GradientTransformation,
     mode: Unrolled | Mixed | FirstOrder = Unrolled(),
 ) -> InnerLoop:
-    """Build the loop θ ← θ + u(∇L(θ, batch)), u being the update of `optimizer`.
+    """Build the loop θ ← θ + u(∇L(θ, batch)), where u is the update of `optimizer`.
 
     Args:
         loss: (params, batch) -> (scalar, auxiliary output); the latter is dropped.
-        optimizer: any optax transform; the loss reaches it as `value=` where it takes one.
+        optimizer: any optax transform; the loss is passed as `value=` if it takes one.
         mode: how a meta-gradient passes through a step.
 
     Returns:
         The loop's `start` and `step`.
 
     Raises:
-        TypeError: another mode; `Implicit` is of a whole loop, see `adapt`.
+        TypeError: any other mode; `Implicit` applies to a complete loop, see `adapt`.
 
     >>> loop = inner_loop(loss, optax.sgd(0.25))
     >>> carry = jax.jit(loop.step)(loop.start(jnp.zeros(())), 1.0)
@@ -186,10 +187,10 @@ def _value_and_grad(loss: Loss) -> Callable[[PyTree, Any], tuple[Array, PyTree]]
 
 
 def _mixed_value_and_grad(loss: Loss) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
-    """Return `_value_and_grad(loss)`, whose own derivative in reverse is taken forward."""
+    """Return `_value_and_grad(loss)` with its reverse derivative computed in forward mode."""
 
     def slope(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
-        # What the loss closes over is an argument too: the meta-gradient passes through it.
+        # The loss's closed-over values become arguments: the meta-gradient passes through them.
         traced = jax.make_jaxpr(lambda *at: loss(*at)[0])(params, batch)
         given = [*jax.tree.leaves(batch), *traced.consts]
         smooth = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in given]
@@ -233,18 +234,18 @@ def run(
     steps: int,
     observe: Callable[[Carry], Any] | None = None,
 ) -> tuple[Carry, Any]:
-    """Take `steps` steps from `carry`; one scan, compiled once for any number of steps.
+    """Take `steps` steps from `carry` in one scan, compiled once for any number of steps.
 
     Args:
-        loop: what to run.
-        carry: where it stands; a fresh one comes from `loop.start(params)`.
-        batches: step -> batch: the support each time for MAML, fresh minibatches for training.
-        steps: how many steps to take; 0 returns `carry`.
+        loop: the loop to run.
+        carry: the current state; `loop.start(params)` gives a fresh one.
+        batches: step -> batch: always the support for MAML, fresh minibatches for training.
+        steps: number of steps to take; 0 returns `carry`.
         observe: carry -> pytree, called before the first step and after each one.
 
     Returns:
         The carry after the last step, and the observations stacked on a leading axis of
-        `steps + 1`; None where `observe` is None.
+        `steps + 1`, or None if `observe` is None.
 
     >>> loop = inner_loop(loss, optax.sgd(0.25))
     >>> carry, seen = run(loop, loop.start(jnp.zeros(())), lambda step: 1.0, 3, lambda c: c.params)
@@ -266,8 +267,8 @@ def run(
 
 
 def _scan(body: Callable, carry: Carry, steps: int, loop: InnerLoop) -> tuple[Carry, Any]:
-    """Scan `body`; with `remat` a segment of √steps keeps its first carry alone, and runs again."""
-    if steps == 1:  # a loop of one pass keeps XLA from fusing the step with what is around it
+    """Scan `body`; with `remat`, a segment of √steps stores only its first carry and is rerun."""
+    if steps == 1:  # a loop of one iteration keeps XLA from fusing the step with its surroundings
         carry, seen = body(carry, None)
         return carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], seen)
     if not loop.remat:
@@ -289,24 +290,24 @@ def adapt(
     steps: int,
     observe: Callable[[Carry], Any] | None = None,
 ) -> tuple[PyTree, Any]:
-    """Return the parameters after `steps` inner steps from `params`, differentiable as `mode` says.
+    """Return the parameters after `steps` inner steps from `params`, differentiable under `mode`.
 
     Args:
         loss: (params, batch) -> (scalar, auxiliary output).
         optimizer: the update rule, any optax transform.
-        mode: how the meta-gradient comes about.
-        params: where the loop starts.
+        mode: how the meta-gradient is computed.
+        params: the initial parameters.
         batches: step -> batch.
-        steps: how many steps to take.
-        observe: as in `run`; what it sees of an `Implicit` loop has no gradient.
+        steps: number of steps to take.
+        observe: as in `run`; the observations of an `Implicit` loop have no gradient.
 
     Returns:
         The adapted parameters and the observations.
 
     Raises:
-        ValueError: `mode` needs the derivative of the optimizer's update, and that is not finite
+        ValueError: `mode` needs the derivative of the optimizer's update, which is not finite
             where some gradients are 0 or after some steps; or a field of `mode` is out of range.
-        TypeError: `mode` is none of the four.
+        TypeError: `mode` is not one of the four modes.
 
     >>> def adapted(start, mode):
     ...     return adapt(loss, optax.sgd(0.25), mode, start, lambda step: 1.0, 3)[0]
@@ -350,10 +351,10 @@ def adapt(
     def curvature(vector: PyTree) -> PyTree:
         return optax.tree.add_scale(push(vector, *constants), mode.damping, vector)
 
-    # Newton's step from the solution on a residual less its own value: 0, but its derivative in
-    # all that the residual depends on is that of the implicit function.
+    # A Newton step from the solution on the residual minus its own value: the step is 0, but its
+    # derivative in everything that the residual depends on is that of the implicit function.
     residual = optax.tree.sub(residual, jax.lax.stop_gradient(residual))
-    # Past the precision of the residual another step would divide 0 by 0.
+    # Beyond the precision of the residual, another step would divide 0 by 0.
     exact = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(residual))).eps)
     step, _ = jax.scipy.sparse.linalg.cg(curvature, residual, tol=exact, maxiter=mode.cg_steps)
     return optax.tree.sub(solution, step), jax.lax.stop_gradient(seen)
@@ -362,25 +363,24 @@ def adapt(
 def differentiable(
     optimizer: optax.GradientTransformation, params: PyTree
 ) -> optax.GradientTransformation:
-    """Return an inner optimizer whose updates have a finite derivative, or refuse it.
+    """Return an inner optimizer whose updates have a finite derivative, or raise an error.
 
-    A meta-gradient passes through the updates, and one NaN in it is the end of training: √v of
-    Adam at v = 0, below a ReLU that is off; the norm of a leaf that is 0 in LAMB. The rule is
-    tried here, on gradients of one 1 a leaf among zeros, with whole leaves of 0, and over several
-    steps. Where it fails at a gradient of nothing but zeros alone, as what divides by the norm of
-    all does, the derivative of such a step is taken as 0: a support without examples teaches
-    nothing. What depends on traced values (a learned rate) cannot be tried while tracing, and
-    passes.
+    A meta-gradient passes through the updates, and one NaN in it ends training: Adam's √v at v = 0,
+    below an inactive ReLU; the norm of a zero leaf in LAMB. The rule is tested here on gradients
+    with one 1 per leaf among zeros, with leaves that are all 0, and over several steps. If it fails
+    only when the complete gradient is 0, like a rule that divides by the global norm, the
+    derivative of such a step is taken as 0: a support without examples teaches nothing. A rule that
+    depends on traced values (a learned rate) cannot be tested while tracing, and passes.
 
     Args:
         optimizer: the inner rule.
-        params: what it updates; only their shapes and dtypes are read.
+        params: the parameters it updates; only their shapes and dtypes are read.
 
     Returns:
-        The rule, or the same one with that guard.
+        The rule, with that guard if it needs it.
 
     Raises:
-        ValueError: says where it fails and what to give instead.
+        ValueError: the derivative is not finite; the message says where, and what to use instead.
 
     >>> differentiable(optax.adam(0.1), jnp.zeros(2))
     Traceback (most recent call last):
@@ -396,7 +396,7 @@ def differentiable(
     def probe(
         shapes: list[tuple[int, ...]], among: Callable[[int], bool] = lambda i: True
     ) -> PyTree:
-        """One 1 in each of these leaves, zeros elsewhere; zeros alone where leaves are scalars."""
+        """Return one 1 in each of these leaves, zeros elsewhere; only zeros for scalar leaves."""
         of = zip(shapes, leaves, strict=True)
         filled = [np.zeros(int(np.prod(shape)), leaf.dtype) for shape, leaf in of]
         for i, values in enumerate(filled):
@@ -411,7 +411,7 @@ def differentiable(
             return False
         return True
 
-    # Several steps at the size of a network would take seconds; learned rates have that size alone.
+    # Several steps at a network's full size would take seconds; only learned rates need that size.
     small = [tuple(min(side, 3) for side in shape) for shape in shapes]
     with jax.numpy_dtype_promotion("standard"):
         small = small if runs(probe(small)) else shapes
@@ -449,17 +449,17 @@ def differentiable(
 
 
 PROBED_STEPS = 8
-"""Steps over which `differentiable` tries a rule: RAdam changes to another one in its sixth."""
+"""Steps over which `differentiable` tests a rule: RAdam switches rules at its sixth."""
 
 
 def _still_at_nothing(rule: optax.GradientTransformationExtraArgs) -> Any:
-    """Return a rule whose updates have the derivative 0 where all gradients are 0."""
+    """Return a rule whose updates have derivative 0 where all gradients are 0."""
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         nothing = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(updates)]))
-        # What is not chosen is differentiated as well: it must not be the NaN that is avoided.
+        # The branch not chosen is differentiated too, so it must not produce the NaN either.
         some = jax.tree.map(lambda leaf: jnp.where(nothing, jnp.ones_like(leaf), leaf), updates)
         still = rule.update(*jax.lax.stop_gradient((updates, state, params)), **extra)
         moved = rule.update(some, state, params, **extra)

@@ -1,7 +1,7 @@
-"""The methods: what each starts from, how it is meta-trained, and how it adapts at test time.
+"""The methods: each one's initialisation, meta-training, and adaptation at test time.
 
-The tables and the guide read the same entries. A new method is one entry of `METHODS`; with an
-`adaptation` a trained guide can adapt by it too.
+The tables and the guide read the same entries. A new method is one entry of `METHODS`; if it has an
+`adaptation`, a trained guide can adapt by it too.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,33 +37,33 @@ from metaguide.types import Learner, Problem
 
 
 class UnknownMethod(ValueError):
-    """There is no method of this name; the message lists those there are."""
+    """There is no method of this name; the message lists the available ones."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a method is built with. Each method reads some of these fields and ignores the others.
+    """Settings of a method; each method reads some of these fields and ignores the others.
 
     Attributes:
-        steps: inner steps, in training or at test.
-        learning_rate: of gradient descent in the inner loop; where a method learns it, the start.
+        steps: number of inner steps, in training or at test.
+        learning_rate: learning rate of the inner loop; its initial value if the method learns it.
         inner: the update rule of the inner loop; None for gradient descent at `learning_rate`.
         mode: how the inner loop is differentiated.
-        hold_body: adapt the head alone, as ANIL does.
+        hold_body: adapt only the head, as ANIL does.
         rule: the learned optimizer.
         factor: multiplies the updates of the learned optimizer.
-        penalty: λ of a ridge or logistic regression; where it is learned, the start.
-        scale: of R2-D2's answers, as it starts.
+        penalty: λ of a ridge or logistic regression; its initial value if it is learned.
+        scale: initial scale of R2-D2's logits.
         temperature: divides distances or similarities; None for the learner's own.
         features: width of the problem's features, for relation networks.
-        hidden: units of a relation network.
-        batch: examples of each of Reptile's inner steps; None for the whole support.
-        keep_state: whether the inner optimizer's state in Reptile goes on from task to task.
+        hidden: number of hidden units of a relation network.
+        batch: number of examples in each of Reptile's inner steps; None for the complete support.
+        keep_state: whether Reptile carries the inner optimizer's state from task to task.
         strength: λ of iMAML's pull to the initialisation.
-        cg_steps: iMAML's steps of conjugate gradients.
-        damping: of iMAML's conjugate gradients.
-        multi_step_until: share of training in which MAML++ counts the loss of every step.
-        second_order_from: share of training after which MAML++ is exact.
+        cg_steps: number of iMAML's conjugate-gradient steps.
+        damping: damping of iMAML's conjugate gradients.
+        multi_step_until: share of training in which MAML++ uses the multi-step loss.
+        second_order_from: share of training after which MAML++ uses second-order gradients.
     """
 
     steps: int = 1
@@ -88,7 +88,7 @@ class Settings:
 
     @property
     def descent(self) -> optax.GradientTransformation:
-        """The update rule of the inner loop."""
+        """Return the update rule of the inner loop."""
         return optax.sgd(self.learning_rate) if self.inner is None else self.inner
 
 
@@ -98,16 +98,16 @@ Build = Callable[[Problem, Settings], Learner]
 
 @dataclass(frozen=True, order=True)
 class Adaptation:
-    """How parameters adapt at test time; methods that share it share their compiled programs.
+    """How parameters adapt at test time; methods with the same adaptation share programs.
 
     Attributes:
         adapts: "all" parameters, the "head" of the task, a classifier on frozen "features", or
             "nothing".
-        by: what makes the gradient steps, "sgd", "adam" or a kind of learned optimizer, such as
-            "lstm"; which classifier, "ridge", "logistic" or "prototypes". The two together name
-            the adaptation.
-        learner: builds what adapts.
-        tuned: the field of `Settings` that validation chooses; "" where there is none.
+        by: the optimizer, "sgd", "adam" or a kind of learned optimizer, such as "lstm"; or the
+            classifier, "ridge", "logistic" or "prototypes". `adapts` and `by` together name the
+            adaptation.
+        learner: builds the learner that adapts.
+        tuned: the field of `Settings` that validation chooses; "" if there is none.
     """
 
     adapts: str
@@ -117,7 +117,7 @@ class Adaptation:
 
     @property
     def is_learned(self) -> bool:
-        """Whether a learned optimizer makes the steps."""
+        """Return whether a learned optimizer makes the steps."""
         return self.by in RULES
 
     def tuned_to(
@@ -126,14 +126,14 @@ class Adaptation:
         """Return the learner that adapts at test time.
 
         Args:
-            problem: what adapts.
-            value: of the tuned setting, which may be traced.
-            steps: of gradient descent.
-            rule: the learned optimizer, where one makes the steps.
+            problem: the problem that adapts.
+            value: value of the tuned setting; may be traced.
+            steps: number of gradient steps.
+            rule: the learned optimizer, if one makes the steps.
 
         Raises:
-            ValueError: a learned optimizer makes the steps, and there is no rule; or the problem
-                has no classes, and the classifier needs them.
+            ValueError: a learned optimizer makes the steps but no rule is given, or the classifier
+                needs classes but the problem has none.
         """
         settings = Settings(steps=steps, rule=rule)
         return self.learner(
@@ -142,15 +142,15 @@ class Adaptation:
 
 
 class Method(NamedTuple):
-    """How a method adapts to a new domain.
+    """How a method is trained and adapts to a new domain.
 
     Attributes:
-        stage: whose parameters it adapts: "random", "multitask" or "metatrain".
-        train: builds the learner that it is trained as in that stage.
-        adaptation: how it adapts at test time. None where it adapts as it is trained, by
-            meta-parameters that a guide does not keep: then the tables alone have it.
-        start: what its meta-training begins at, the "multitask" stage or another method. A learned
-            optimizer is all that is learned there: the parameters stay as they were.
+        stage: the stage whose parameters it adapts: "random", "multitask" or "metatrain".
+        train: builds its learner in that stage.
+        adaptation: how it adapts at test time. None if it adapts as it is trained, with
+            meta-parameters that a guide does not keep; then only the tables have it.
+        start: the start of its meta-training, the "multitask" stage or another method. For a
+            learned optimizer only the rule is trained; the parameters stay unchanged.
         needs: fields of `Settings` that a table's config has to give.
     """
 
@@ -161,17 +161,17 @@ class Method(NamedTuple):
     needs: tuple[str, ...] = ()
 
     def at_test(self, problem: Problem, settings: Settings) -> Learner:
-        """Return the learner that adapts at test time, at settings of the test."""
+        """Return the learner that adapts at test time, with the test settings."""
         build = self.train if self.adaptation is None else self.adaptation.learner
         return build(problem, settings)
 
 
 def by_rule(kind: str, head_only: bool = False) -> Adaptation:
-    """Return the adaptation whose steps a learned optimizer makes.
+    """Return the adaptation that takes the steps of a learned optimizer.
 
     Args:
-        kind: of the optimizer, such as "lstm".
-        head_only: hold the body, and adapt the head alone.
+        kind: kind of the optimizer, such as "lstm".
+        head_only: freeze the body and adapt only the head.
     """
 
     def build(problem: Problem, settings: Settings) -> Learner:
@@ -230,7 +230,7 @@ def _anil(problem: Problem, settings: Settings) -> Learner:
 
 
 def _prototypical(problem: Problem, settings: Settings) -> Learner:
-    # Prototypes do not answer questions. Such a task is trained jointly beside the others, so that
+    # Prototypes do not answer questions. Such a task is trained jointly with the others, so that
     # the shared encoder does not forget it.
     return joint(problem) if problem.way is None else prototypical(problem, settings.temperature)
 
@@ -326,24 +326,24 @@ METHODS = {
     "relation": Method("metatrain", _relation, needs=("hidden",)),
     "r2d2": Method("metatrain", _r2d2, needs=("penalty", "scale")),
 }
-"""All methods by name."""
+"""All methods, keyed by name."""
 
 IN_GUIDE = tuple(name for name, method in METHODS.items() if method.adaptation is not None)
 """Names of the methods that a guide can adapt by."""
 
 META_TRAINED = tuple(name for name in IN_GUIDE if METHODS[name].stage == "metatrain")
-"""Names of those among them that are meta-trained."""
+"""Names of the meta-trained ones among them."""
 
 
 def method_named(name: str, among: Sequence[str] = tuple(METHODS)) -> Method:
     """Return a method.
 
     Args:
-        name: of the method.
-        among: the names that will do.
+        name: name of the method.
+        among: the accepted names.
 
     Raises:
-        UnknownMethod: the name is none of these; the message lists them.
+        UnknownMethod: the name is not one of these; the message lists them.
     """
     if name not in among:
         raise UnknownMethod(f"there is no method {name!r}; there are {', '.join(among)}")

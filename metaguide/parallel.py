@@ -1,12 +1,12 @@
-"""The only file that knows devices: a mesh with a `tasks` axis, hosts, and what lies on them.
+"""All device handling: a mesh with a `tasks` axis, hosts, and the placement of arrays.
 
-Several processes, one a host, run the same program on one mesh of all their devices (`connect`).
-Nothing else changes for a training step; what reads or writes files asks `is_first_process`, and
-`check_agreed` where all have to have seen the same.
+Several processes, one per host, run the same program on one mesh of all their devices (`connect`).
+A training step does not change. Code that reads or writes files calls `is_first_process`, and
+`check_agreed` if all processes have to see the same.
 
-A training step is one function that every device runs on its own share of the tasks, with the
-parameters whole on each of them and the meta-gradient averaged at the end. `on_each_device` maps
-it, by `jit` over a mesh or by `pmap`; on one device it is a plain `jit`.
+A training step is one function that every device runs on its own share of the tasks. The parameters
+are replicated and the meta-gradient is averaged at the end. `on_each_device` maps the function by
+`jit` over a mesh or by `pmap`; on one device it is a plain `jit`.
 """
 
 import os
@@ -25,30 +25,30 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
 
 TASKS = "tasks"
-"""The name of the one axis."""
+"""The name of the mesh's only axis."""
 
 AUTO = "auto"
-"""The coordinator where JAX finds the processes by itself."""
+"""The coordinator if JAX finds the processes by itself."""
 
 ONE_FOLDER = "give all processes the same work folder, one that all of them see"
-"""How it is fixed where files are there for some processes only."""
+"""The hint for files that only some processes see."""
 
 SHUTDOWN_SECONDS = 30
-"""How long a process that ends waits for the others to end."""
+"""How long a process waits at its end for the others to end."""
 
 
 class DeviceError(ValueError):
-    """The devices or the other processes that were asked for are not there, or do not fit."""
+    """The requested devices or processes are not available or do not fit."""
 
 
 def use_cpu_devices(count: int) -> None:
-    """Make JAX take the CPU for so many devices, before anything else asks it for one.
+    """Make JAX treat the CPU as `count` devices; call it before anything requests a device.
 
     Raises:
-        DeviceError: there are to be none, or JAX has its devices already.
+        DeviceError: `count` is less than 1, or JAX has its devices already.
     """
     if count < 1:
-        raise DeviceError(f"{count} CPU devices: there has to be one at least")
+        raise DeviceError(f"{count} CPU devices: there has to be at least one")
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
@@ -58,21 +58,21 @@ def use_cpu_devices(count: int) -> None:
 
 
 def connect(coordinator: str, processes: int = 0, index: int = -1, wait: int = 300) -> None:
-    """Join several processes to one program, before anything else asks JAX for a device.
+    """Join several processes into one program; call it before anything requests a device.
 
-    After it, `jax.devices()` are those of all processes, and so is `tasks_mesh()`. All have to run
-    the same program to its end, and call `check_agreed` there.
+    Afterwards, `jax.devices()` and `tasks_mesh()` cover the devices of all processes. All processes
+    have to run the same program to its end, and call `check_agreed` there.
 
     Args:
         coordinator: HOST:PORT of process 0, which listens there; "auto" on a TPU pod, or under
             SLURM or Open MPI, where JAX finds the others by itself.
-        processes: how many there are; not with "auto".
-        index: number of this one, from 0; not with "auto".
-        wait: seconds that it waits for the others.
+        processes: number of processes; not with "auto".
+        index: number of this process, from 0; not with "auto".
+        wait: seconds to wait for the others.
 
     Raises:
-        DeviceError: the index is none of the processes, there is no coordinator for them, it does
-            not answer, or JAX has its devices already.
+        DeviceError: the index is out of range, there is no coordinator, it does not answer, or JAX
+            has its devices already.
     """
     if coordinator == AUTO:
         if processes or index != -1:
@@ -99,19 +99,19 @@ def connect(coordinator: str, processes: int = 0, index: int = -1, wait: int = 3
 
 def _initialize(coordinator: str, **settings: Any) -> None:
     try:
-        # After `check_agreed` all end together: one that waits longer has lost another to an error.
+        # All processes end together after `check_agreed`: a longer wait means another one failed.
         jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS, **settings)
     except ValueError as error:
         raise DeviceError(
             f"coordinator {coordinator}: JAX finds no other processes here ({error}); give "
             "HOST:PORT of process 0, and each process its number"
         ) from error
-    except RuntimeError as error:  # too late, joined before, or the port is another program's
+    except RuntimeError as error:  # too late, already joined, or another program has the port
         raise DeviceError(f"cannot join the processes at {coordinator}: {error}") from error
 
 
 def _wait_for(host: str, port: int, seconds: int) -> None:
-    """Return when process 0 listens; JAX would end this process over one that never does."""
+    """Wait until process 0 listens; JAX would kill this process if it never does."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -127,21 +127,21 @@ def _wait_for(host: str, port: int, seconds: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that writes what is written once."""
+    """Return whether this process writes the files that are written once."""
     return jax.process_index() == 0
 
 
 def check_agreed(value: Any, otherwise: str) -> None:
-    """Wait until all processes are here, and make sure that all have the same value.
+    """Wait for all processes, and check that all have the same value.
 
-    Every process has to call it, in the same order among the programs that all of them run.
+    Every process has to call it, at the same point in the sequence of joint programs.
 
     Args:
-        value: of this process; its `repr` is compared.
-        otherwise: what is wrong where they differ, and how it is fixed.
+        value: this process's value; its `repr` is compared.
+        otherwise: what is wrong if the values differ, and how to fix it.
 
     Raises:
-        DeviceError: they differ; in every process, so that none is left waiting for the others.
+        DeviceError: the values differ; raised in every process, so that none waits for the others.
     """
     if not jax.distributed.is_initialized():
         return
@@ -154,7 +154,7 @@ def tasks_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh with one axis, `tasks`, over the devices.
 
     Args:
-        devices: which devices; all of them, of all processes, by default.
+        devices: the devices; all devices of all processes by default.
 
     Returns:
         A mesh of shape {"tasks": number of devices}.
@@ -163,9 +163,9 @@ def tasks_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def mesh_for(meta_batch_size: int) -> Mesh:
-    """Return a mesh of as many devices as divide the tasks of a step.
+    """Return a mesh of the largest number of devices that divides the meta-batch.
 
-    Of several processes each has to take part, so that there it has all devices.
+    With several processes it has all devices, because each process has to take part.
     """
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if max(meta_batch_size, 1) % n == 0)
@@ -173,7 +173,7 @@ def mesh_for(meta_batch_size: int) -> Mesh:
 
 
 def local_mesh() -> Mesh:
-    """Return a mesh over this process's devices, for what every process does alike by itself."""
+    """Return a mesh over this process's devices, for work that every process repeats by itself."""
     return tasks_mesh(jax.local_devices())
 
 
@@ -185,24 +185,23 @@ def on_each_device(
 ) -> Any:
     """Compile a function that all devices of a mesh run at once, each on its own tasks.
 
-    Inside it `own_share` is what is this device's and `mean_over_devices` joins the results. The
-    arguments are whole on each device, and so are the outputs, which have to be equal on all.
+    Inside it, `own_share` selects this device's tasks and `mean_over_devices` joins the results.
+    Arguments and outputs are replicated; the outputs have to be equal on all devices.
 
-    `jax.shard_map` by default sums the cotangents of what is whole on every device, which would
-    leak the inner gradients of one device's tasks into those of others; here nothing is summed
-    but by `mean_over_devices`.
+    By default, `jax.shard_map` sums the cotangents of replicated values, which would leak the inner
+    gradients of one device's tasks into those of others. Here only `mean_over_devices` sums.
 
     Args:
-        function: what a device does.
-        mesh: from `tasks_mesh`; None for the one default device.
-        by: "jit" maps it over the mesh; "pmap" by `jax.pmap`, within one process.
-        donate: numbers of the arguments whose buffers may be used again.
+        function: the function that each device runs.
+        mesh: a mesh from `tasks_mesh`; None for the default device alone.
+        by: "jit" maps it over the mesh; "pmap" uses `jax.pmap`, within one process.
+        donate: indices of the arguments whose buffers may be reused.
 
     Returns:
-        The function, jitted.
+        The jitted function.
 
     Raises:
-        ValueError: `by` is another name, or pmap for devices of several processes.
+        ValueError: `by` is another name, or "pmap" with devices of several processes.
     """
     if by not in ("jit", "pmap"):
         raise ValueError(f"parallel is {by!r}; there are jit and pmap")
@@ -255,7 +254,7 @@ def mean_over_devices(tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def whole_of_shares(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Return the leading axis of tasks whole again, of which each device had its `own_share`."""
+    """Return the complete leading axis of tasks, gathered from each device's `own_share`."""
     if mesh is None or mesh.size == 1:
         return tree
 
@@ -269,14 +268,14 @@ def whole_of_shares(tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def split_tasks(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Lay the leading axis of every leaf over the mesh's `tasks` axis, inside a jitted function.
+    """Shard the leading axis of every leaf over the mesh's `tasks` axis, inside a jitted function.
 
-    For what is mapped over tasks and never summed, such as evaluation: XLA runs each device's
-    tasks there. A leading axis that the devices do not divide is left whole on every device.
+    For computations that are mapped over tasks and never summed, such as evaluation: XLA runs each
+    device's tasks on that device. A leading axis that the devices do not divide is replicated.
 
     Args:
         tree: arrays with a leading axis of tasks.
-        mesh: from `tasks_mesh`.
+        mesh: a mesh from `tasks_mesh`.
 
     Returns:
         The same values, sharded.
@@ -291,7 +290,7 @@ def split_tasks(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put a copy of every leaf on every device of the mesh, whichever process it belongs to."""
+    """Put a copy of every leaf on every device of the mesh, in all processes."""
     whole = NamedSharding(mesh, PartitionSpec())
     if mesh.is_multi_process:
         return jax.tree.map(lambda leaf: place(leaf, whole), tree)
@@ -299,11 +298,11 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place(leaf: Any, sharding: Sharding) -> jax.Array:
-    """Lay an array out, over devices of other processes too, which do the same with an equal one.
+    """Place an array by its sharding, possibly across processes, each passing an equal array.
 
     Args:
-        leaf: equal in all processes.
-        sharding: where it goes.
+        leaf: an array, equal in all processes.
+        sharding: its placement.
     """
     if sharding.is_fully_addressable or is_global(leaf):
         return jax.device_put(leaf, sharding)
@@ -321,9 +320,9 @@ def is_global(leaf: Any) -> bool:
 
 
 def to_local(tree: PyTree) -> PyTree:
-    """Return arrays that are whole on every device as arrays of this process's devices alone.
+    """Return replicated arrays as arrays of this process's devices alone.
 
-    Programs of one process cannot take those that lie on devices of others. Nothing is copied.
+    Programs of one process cannot take arrays that lie on devices of others. Nothing is copied.
     """
     whole = NamedSharding(local_mesh(), PartitionSpec())
 
@@ -341,20 +340,20 @@ def to_local(tree: PyTree) -> PyTree:
 
 
 def is_key(leaf: Any) -> bool:
-    """Return whether an array is one of random keys, which numpy does not know."""
+    """Return whether an array holds random keys, which numpy does not support."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def side_by_side(call: Callable[[Any], Any], items: Iterable[Any], mesh: Mesh) -> list[Any]:
-    """Return the result of `call` for each item, on a lone CPU several under way at once.
+    """Return the result of `call` for each item, running several at once on a single CPU.
 
-    The products of one small task are too small to be shared out among a CPU's cores: a core each
-    for several tasks takes half the time. Other devices, and several, get one call at a time.
+    The products of one small task are too small to split among a CPU's cores: running several
+    tasks, one per core, takes half the time. Other or several devices get one call at a time.
 
     Args:
-        call: thread-safe; blocks until its result is there.
-        items: what to call it with.
-        mesh: of the devices that the calls run on.
+        call: a thread-safe function that blocks until its result is ready.
+        items: the arguments of the calls.
+        mesh: mesh of the devices that the calls run on.
     """
     lone_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     with ThreadPoolExecutor((os.cpu_count() or 1) if lone_cpu else 1) as pool:

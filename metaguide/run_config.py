@@ -1,4 +1,4 @@
-"""What a run folder says of itself, read and written here alone."""
+"""The self-description of a run folder; all reading and writing of it happens here."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,26 +12,26 @@ from metaguide.tasks import TASKS
 from metaguide.training.checkpoint import About, CheckpointError
 
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
-"""In a run folder: what it says of itself, and the tokenizer of its guide."""
+"""Files of a run folder: its self-description, and the tokenizer of its guide."""
 
 VERSION = 2
-"""Of the file; it grows when a field is added or changes its meaning."""
+"""Version of the file; it increases when a field is added or changes its meaning."""
 
 ADDED: Mapping[str, Any] = {"buckets": 0}
-"""What the fields that version 2 added were before there were any."""
+"""Values, in files of version 1, of the fields that version 2 added."""
 
 MOST_BYTES = 16 * MIB
-"""Bytes of a file that are read."""
+"""Limit on the bytes of a file that are read."""
 
 STAGES = ("", "pretrain", "multitask", "metatrain")
-"""Training stages; "" is a whole guide, whose stages have folders of their own."""
+"""Training stages; "" is a complete guide, whose stages have their own folders."""
 
 LARGEST_RATE, MOST_STEPS = 1e6, 10_000
 WIDEST, MOST_LAYERS, MOST_TOKENS, MOST_IDS = 2**14, 2**8, 2**16, 2**24
-"""Bounds: what is beyond them is a damaged file, and would fill the memory or never end."""
+"""Bounds: values beyond them mean a damaged file, and would fill the memory or never end."""
 
 EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING = "config.json", "stage.json", "serving.json"
-"""What said the same before there was `FILE`."""
+"""The files that held the same content before `FILE` was introduced."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Served:
     """Which method serves a task, and how.
 
     Attributes:
-        folder: of the stage whose parameters it adapts, inside the run folder.
+        folder: folder, inside the run folder, of the stage whose parameters it adapts.
         method: a name in `metaguide.methods.METHODS`.
-        learning_rate: of its gradient descent; of other methods the penalty, or the factor of a
-            learned optimizer's updates.
-        steps: of its gradient descent.
+        learning_rate: learning rate of its gradient descent; for other methods the penalty, or the
+            factor of a learned optimizer's updates.
+        steps: number of its gradient steps.
     """
 
     folder: str
@@ -54,27 +54,27 @@ class Served:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run folder says of itself: all that loading its guide needs beside its parameters.
+    """The self-description of a run folder: all that loading its guide needs but the parameters.
 
     Attributes:
-        width: of the encoder.
-        layers: of the encoder.
-        heads: of attention; they divide the width.
-        dropout: in pre-training.
-        channels: of the convolutions on pictures.
+        width: width of the encoder.
+        layers: number of layers of the encoder.
+        heads: number of attention heads, a divisor of the width.
+        dropout: dropout rate in pre-training.
+        channels: channels of the convolutions on pictures.
         image: whether pictures are read.
-        way: slots of the classification head.
+        way: number of slots of the classification head.
         text_tokens: tokens kept of a product or a review.
         pair_tokens: tokens kept of a question with its passage.
         name_tokens: tokens kept of the name of a class.
-        max_answer_tokens: the longest answer.
-        buckets: of hashed n-grams; 0 where they are not read.
-        vocabulary: ids of the tokenizer; None in a folder that was written before they were kept.
-        serving: by task, the method that serves it.
+        max_answer_tokens: longest answer, in tokens.
+        buckets: number of buckets of hashed n-grams; 0 if they are not read.
+        vocabulary: number of the tokenizer's ids; None in older folders, which did not store it.
+        serving: the method that serves each task, keyed by task.
         stage: one of `STAGES`.
-        learner: of meta-training, a name in `metaguide.methods.META_TRAINED`; "" elsewhere.
-        seed: of the training; None in a folder that does not say it.
-        version: of the file.
+        learner: meta-training's learner, a name in `metaguide.methods.META_TRAINED`; "" elsewhere.
+        seed: seed of the training; None in a folder that does not state it.
+        version: version of the file.
 
     Raises:
         FieldError: a field is not as above, or beyond the bounds.
@@ -105,7 +105,7 @@ class RunConfig:
 
     @property
     def about(self) -> About:
-        """What the checkpoints of a stage say of their training; {} for a whole guide."""
+        """Return the description in a stage's checkpoints; {} for a complete guide."""
         if not self.stage:
             return {}
         seed = {} if self.seed is None else {"seed": self.seed}
@@ -113,7 +113,7 @@ class RunConfig:
 
 
 class FieldError(ValueError):
-    """A field of a run config is missing, or holds what it may not.
+    """A field of a run config is missing or has an invalid value.
 
     Attributes:
         field: its dotted name.
@@ -121,7 +121,7 @@ class FieldError(ValueError):
     """
 
     def __init__(self, name: str, fault: str):
-        """Say what is wrong with the field `name`."""
+        """Describe what is wrong with the field `name`."""
         super().__init__(f"{name} {fault}")
         self.field, self.fault = name, fault
 
@@ -202,7 +202,7 @@ RANGES: Mapping[str, Range] = {
     "seed": _optional(_whole(0, 2**63)),
     "version": _whole(VERSION, VERSION),
 }
-"""What the fields of a `RunConfig` may hold."""
+"""Valid values of the fields of a `RunConfig`."""
 
 SERVING_RANGES: Mapping[str, Range] = {
     "folder": Range("the path of a folder inside the run", _is_inside),
@@ -210,7 +210,7 @@ SERVING_RANGES: Mapping[str, Range] = {
     "learning_rate": _number(0.0, LARGEST_RATE),
     "steps": _whole(0, MOST_STEPS),
 }
-"""What the fields of a `Served` may hold."""
+"""Valid values of the fields of a `Served`."""
 
 
 def _check_fields(found: Mapping[str, Any]) -> None:
@@ -246,15 +246,15 @@ def _check(name: str, value: Any, range_: Range) -> None:
 
 
 def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, Served]:
-    """Return what serves each task where a single training stage is loaded as a guide.
+    """Return what serves each task when a single training stage is loaded as a guide.
 
-    Its learner does, where it has one that adapts to the task; fine-tuning else, and for
-    recommendation the head alone.
+    The stage's learner serves the tasks that it can adapt to. Other tasks use fine-tuning, of the
+    head alone for recommendation.
 
     Args:
-        learner: of meta-training; "" for another stage.
-        learning_rate: of gradient descent. A learned optimizer makes its own steps.
-        steps: of gradient descent.
+        learner: meta-training's learner; "" for another stage.
+        learning_rate: learning rate of gradient descent. A learned optimizer makes its own steps.
+        steps: number of gradient steps.
     """
     adaptation = adaptation_of(learner or "fine-tuning")
     examples = (
@@ -271,20 +271,20 @@ def stage_serving(learner: str, learning_rate: float, steps: int) -> dict[str, S
 
 
 def write(config: RunConfig, folder: Path) -> None:
-    """Write what a run folder says of itself, whole or not at all.
+    """Write a run folder's self-description atomically.
 
     Args:
-        config: what to write.
-        folder: made where it is missing.
+        config: the description.
+        folder: the run folder; created if missing.
     """
     write_json(folder / FILE, {"version": config.version, **asdict(config)})
 
 
 def read(folder: Path) -> RunConfig:
-    """Read what a run folder says of itself.
+    """Read a run folder's self-description.
 
     Raises:
-        CheckpointError: it says nothing, or a file in it is damaged; names the file and the field.
+        CheckpointError: there is none, or a file is damaged; the message names file and field.
     """
     found = find(folder)
     if found is not None:
@@ -296,10 +296,10 @@ def read(folder: Path) -> RunConfig:
 
 
 def find(folder: Path) -> RunConfig | None:
-    """Read what a folder says of itself; None where it says nothing.
+    """Read a folder's self-description, or return None if there is none.
 
     Raises:
-        CheckpointError: a file in it is damaged; names the file and the field.
+        CheckpointError: a file is damaged; the message names the file and the field.
     """
     path = folder / FILE
     found = _json(path)
@@ -319,7 +319,7 @@ def find(folder: Path) -> RunConfig | None:
 
 
 def _built(found: Mapping[str, Any]) -> RunConfig:
-    """Make a config of JSON.
+    """Build a config from JSON.
 
     Raises:
         FieldError: a field is missing, surplus or out of its range.
@@ -350,14 +350,14 @@ _EARLIER: Mapping[str, str] = {
     "serving.learning_rate": "metatrain.inner_rate",
     "serving.steps": "adapt.steps",
 }
-"""Where the fields stood in `EARLIER_CONFIG`."""
+"""The fields' places in `EARLIER_CONFIG`."""
 
 
 def _read_earlier(folder: Path) -> RunConfig | None:
-    """Read a run folder from before there was `FILE`; None where it is none.
+    """Read a run folder older than `FILE`, or return None if it is not one.
 
-    The config of an experiment stood in it, and beside it either what a stage was, or which method
-    served what.
+    It holds the config of an experiment and either a file that describes the stage, or one that
+    says which method serves which task.
     """
     config, stage, serving = (
         _json(folder / name) for name in (EARLIER_CONFIG, EARLIER_STAGE, EARLIER_SERVING)
@@ -402,7 +402,7 @@ def _renamed(one: Any) -> Any:
 
 
 def _earlier_place(name: str, of_stage: bool) -> tuple[str, str]:
-    """Return the earlier file that a field stood in, and its name there."""
+    """Return the earlier file that held a field, and the field's name there."""
     if name in _EARLIER:
         return EARLIER_CONFIG, _EARLIER[name]
     first, *rest = name.split(".")
@@ -415,7 +415,7 @@ def _earlier_place(name: str, of_stage: bool) -> tuple[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file; None where there is none."""
+    """Read a JSON file, or return None if there is none."""
     try:
         return read_json(path, MOST_BYTES)
     except FileNotFoundError:

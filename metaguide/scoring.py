@@ -1,7 +1,7 @@
-"""How an answer in words is scored: the normalisation, exact match and F1 of SQuAD.
+"""Scoring of answers in words: the normalisation, exact match and F1 of SQuAD.
 
-Rajpurkar et al. 2016 for one language that separates its words; where a text does not separate
-them, as in Chinese and Japanese, a character counts as a word (Cui et al. 2019; Lewis et al. 2020).
+Follows Rajpurkar et al. 2016 for languages that separate words; in those that do not, such as
+Chinese and Japanese, a character counts as a word (Cui et al. 2019; Lewis et al. 2020).
 """
 
 import re
@@ -24,8 +24,8 @@ def answer_words(text: str) -> tuple[str, ...]:
     """Return the words of an answer that count.
 
     Letters are lower case; punctuation (of any script) and the articles a, an and the are left out;
-    the rest is split at white space, and each Chinese or Japanese character is a word. Of a text
-    that has nothing else, such as "$", its characters are kept as they are.
+    the rest is split at white space, and each Chinese or Japanese character is a word. If nothing
+    else is left of a text, such as "$", its characters are kept.
     """
     text = unicodedata.normalize("NFC", text).lower()
     kept = _ARTICLES.sub(" ", "".join(char for char in text if not _is_punctuation(char)))
@@ -33,11 +33,11 @@ def answer_words(text: str) -> tuple[str, ...]:
 
 
 def answer_scores(said: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Score one answer against the gold ones by SQuAD's exact match and F1, the best of each.
+    """Score one answer by SQuAD's exact match and F1, each the best over the gold answers.
 
     Args:
-        said: the answer given; "" where none is given.
-        golds: the right ones; none of them where there is no answer.
+        said: the predicted answer; "" for no answer.
+        golds: the gold answers; empty if there is no answer.
 
     Returns:
         Exact match, 1 or 0, and F1 = 2 |common| / (|said| + |gold|) over words with repeats.

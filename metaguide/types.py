@@ -1,4 +1,4 @@
-"""The words that everyone speaks: episode, problem, learner, distribution, optimizee.
+"""The shared vocabulary: episode, problem, learner, distribution, optimizee.
 
 A domain is a source of episodes. A problem is a model in two parts and a loss. A learner turns
 the support of an episode into an adapted problem. Training differentiates through that.
@@ -20,20 +20,20 @@ Params = Any
 """A pytree of arrays."""
 
 Metrics = Mapping[str, Array]
-"""Scalars by name."""
+"""Scalars keyed by name."""
 
 Progress = Float[Array, ""] | float
-"""How far meta-training has come, in [0, 1]."""
+"""Progress of meta-training, in [0, 1]."""
 
 Step = int | Int[Array, ""]
-"""The number of a step, from 0: traced inside a compiled loop, a plain number outside."""
+"""The number of a step, from 0: traced inside a compiled loop, a plain integer outside."""
 
 Observe = Callable[[Any], Any]
-"""What maps the state of an adaptation to a pytree: adapted -> observation."""
+"""A function of the state of an adaptation: adapted -> observation, any pytree."""
 
 OUT = -1e30
-"""The score of what cannot be chosen. It is below any that a model gives, so that no probability is
-left for it, and a sum of two is finite."""
+"""The score of an option that cannot be chosen. It is below any score of a model, so the option
+gets no probability, and the sum of two such scores is finite."""
 
 
 class Episode(NamedTuple):
@@ -43,7 +43,7 @@ class Episode(NamedTuple):
         support: the labelled examples to adapt to, padded to the largest number of shots of the
             run and masked, in an order that makes one shot a prefix of five, five of ten.
         query: the examples to be scored on; the same for every number of shots.
-        context: what belongs to the task and not to an example: tokens of the class names, the
+        context: data of the task rather than of an example: tokens of the class names, the
             catalogue that a recommendation ranks.
     """
 
@@ -54,10 +54,10 @@ class Episode(NamedTuple):
 
 @runtime_checkable
 class InitFn(Protocol):
-    """How parameters start."""
+    """Initialises parameters."""
 
     def __call__(self, key: Key[Array, ""], /) -> Params:
-        """Return the parameters that are drawn with a key."""
+        """Return the parameters drawn with a key."""
         ...
 
 
@@ -68,7 +68,7 @@ class EncodeFn(Protocol):
     def __call__(
         self, params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None, /
     ) -> Any:
-        """Return the encoded examples, any pytree; `key` is None where dropout is off."""
+        """Return the encoded examples, any pytree; `key` is None if dropout is off."""
         ...
 
 
@@ -90,13 +90,13 @@ class EncodedPredictFn(Protocol):
     def __call__(
         self, params: Params, encoded: Any, batch: Batch, context: Any, /
     ) -> Mapping[str, Array]:
-        """Return arrays by name, leading axis examples."""
+        """Return arrays keyed by name, with a leading axis of examples."""
         ...
 
 
 @runtime_checkable
 class FeaturesFn(Protocol):
-    """What metric learners and probes read of an encoding."""
+    """The features of an encoding that metric learners and probes read."""
 
     def __call__(self, encoded: Any, /) -> Array:
         """Return an array [examples, width]."""
@@ -105,18 +105,18 @@ class FeaturesFn(Protocol):
 
 @runtime_checkable
 class ScoreFn(Protocol):
-    """What the metrics of a task are computed from."""
+    """Computes the inputs of a task's metrics."""
 
     def __call__(
         self, outputs: Mapping[str, Array], query: Batch, context: Any, /
     ) -> Mapping[str, Array]:
-        """Return arrays by name, leading axis examples, of what `predict` returned."""
+        """Return arrays keyed by name, leading axis examples, from the output of `predict`."""
         ...
 
 
 @runtime_checkable
 class AdaptFn(Protocol):
-    """How a learner adapts to a support."""
+    """Adapts a learner to a support."""
 
     def __call__(
         self,
@@ -129,16 +129,16 @@ class AdaptFn(Protocol):
     ) -> tuple[Any, Any]:
         """Return (adapted, observations).
 
-        `key` may be None where the learner draws nothing, as in serving. `observe` maps `adapted`
-        to a pytree and is called at step 0 and after each step; the observations are stacked on a
-        leading axis, and None without it.
+        `key` may be None if the learner draws nothing, as in serving. `observe` maps `adapted` to a
+        pytree and is called at step 0 and after each step; the observations are stacked on a
+        leading axis, or None without `observe`.
         """
         ...
 
 
 @runtime_checkable
 class AdaptedLossFn(Protocol):
-    """The loss of what has been adapted."""
+    """The loss of an adapted problem on a query."""
 
     def __call__(self, adapted: Any, query: Batch, context: Any, /) -> tuple[Array, Metrics]:
         """Return (scalar, metrics)."""
@@ -147,49 +147,49 @@ class AdaptedLossFn(Protocol):
 
 @runtime_checkable
 class AdaptedPredictFn(Protocol):
-    """What has been adapted says of a query."""
+    """The predictions of an adapted problem for a query."""
 
     def __call__(self, adapted: Any, query: Batch, context: Any, /) -> Mapping[str, Array]:
-        """Return arrays by name, leading axis examples."""
+        """Return arrays keyed by name, with a leading axis of examples."""
         ...
 
 
 @runtime_checkable
 class ObjectiveFn(Protocol):
-    """What meta-training minimises, of one episode."""
+    """The objective of meta-training on one episode."""
 
     def __call__(
         self, meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress, /
     ) -> tuple[Array, Metrics]:
-        """Return (scalar, metrics); `key` may be None where the learner draws nothing."""
+        """Return (scalar, metrics); `key` may be None if the learner draws nothing."""
         ...
 
 
 @runtime_checkable
 class GradientFn(Protocol):
-    """A meta-gradient of its own, of one episode."""
+    """A learner's own meta-gradient on one episode."""
 
     def __call__(
         self, meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress, /
     ) -> tuple[tuple[Array, Metrics], Params]:
-        """Return ((scalar, metrics), meta-gradient); `key` as of `ObjectiveFn`."""
+        """Return ((scalar, metrics), meta-gradient); `key` as in `ObjectiveFn`."""
         ...
 
 
 @runtime_checkable
 class SampleFn(Protocol):
-    """What draws episodes: pure, with static shapes."""
+    """Draws episodes; pure, with static shapes."""
 
     def __call__(
         self, data: Any, domain: ArrayLike, shots: ArrayLike, key: Key[Array, ""], /
     ) -> Episode:
-        """Return the episode of `shots` in the domain of this number that the key draws."""
+        """Return an episode of `shots` in the domain with this index, drawn with the key."""
         ...
 
 
 @runtime_checkable
 class DrawFn(Protocol):
-    """What draws a function to be minimised."""
+    """Draws a function to minimise."""
 
     def __call__(self, data: Any, key: Key[Array, ""], /) -> tuple[Params, Any]:
         """Return (initial parameters, task)."""
@@ -215,25 +215,25 @@ class StepLossFn(Protocol):
 
 
 class Problem(NamedTuple):
-    """What is learned: a model in two parts, a body that encodes and a head that is scored.
+    """A model in two parts, a body that encodes and a head that predicts, and its loss.
 
-    The cut between the two is what head-only learners, probes and metric learners stand on: they
-    encode an episode once instead of once a step. `loss(params, encode(params, ...), ...)` is the
-    loss of the whole.
+    Head-only learners, probes and metric learners rely on the split: they encode an episode once
+    instead of once per step. `loss(params, encode(params, ...), ...)` is the loss of the complete
+    model.
 
     Attributes:
-        init: key -> params, a dict of parameter groups by name.
-        encode: (params, batch, context, key) -> encoded, any pytree; `key` is None where dropout
-            is off.
+        init: key -> params, a dict of parameter groups keyed by name.
+        encode: (params, batch, context, key) -> encoded, any pytree; `key` is None if dropout is
+            off.
         loss: (params, encoded, batch, context) -> (scalar, metrics).
         predict: (params, encoded, batch, context) -> dict of arrays, leading axis examples.
         features: (encoded) -> [examples, width] array, for metric learners and probes.
-        score: (outputs, query, context) -> dict of arrays, leading axis examples: what the metrics
-            of this task are computed from.
+        score: (outputs, query, context) -> dict of arrays, leading axis examples: the inputs of
+            the task's metrics.
         body: names of the parameter groups that `encode` reads.
-        head: names of the parameter groups that `loss` and `predict` read beside `encoded`.
+        head: names of the parameter groups that `loss` and `predict` read in addition to `encoded`.
         target: the batch's label field.
-        way: static number of classes; None where there are no classes.
+        way: static number of classes; None if there are no classes.
     """
 
     init: InitFn
@@ -249,22 +249,22 @@ class Problem(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """How a problem is learned to be learned, built as `maml(problem, optax.sgd(0.1), steps=5)`.
+    """A meta-learning algorithm on a problem, such as `maml(problem, optax.sgd(0.1), steps=5)`.
 
     `adapted` is opaque outside its learner.
 
     Attributes:
-        init: key -> meta-parameters, `{"params": ...}`, with `"rule"` beside it where the rule of
-            the inner loop is learned too.
+        init: key -> meta-parameters, `{"params": ...}`, plus `"rule"` if the rule of the inner loop
+            is learned too.
         adapt: (meta, support, context, key, observe=None) -> (adapted, observations); `observe`
             maps `adapted` to a pytree and is called at step 0 and after each step; the
             observations are stacked on a leading axis.
         loss: (adapted, query, context) -> (scalar, metrics).
         predict: (adapted, query, context) -> dict of arrays.
-        objective: (meta, episode, key, progress) -> (scalar, metrics); what meta-training
-            minimises, `progress` in [0, 1] being how far it has come.
-        gradient: (meta, episode, key, progress) -> ((scalar, metrics), meta-gradient), where it is
-            not that of `objective` (Reptile); None where it is.
+        objective: (meta, episode, key, progress) -> (scalar, metrics), the objective of
+            meta-training at `progress` in [0, 1].
+        gradient: (meta, episode, key, progress) -> ((scalar, metrics), meta-gradient) if it is not
+            the gradient of `objective` (Reptile); otherwise None.
     """
 
     init: InitFn
@@ -276,14 +276,14 @@ class Learner(NamedTuple):
 
 
 class TaskDistribution(NamedTuple):
-    """One task in one shape. Its domains are drawn inside, so one program serves them all.
+    """One task with one shape; domains are drawn inside, so one program serves them all.
 
     Attributes:
         domains: names of its domains, in the order of the leading axis of `data`.
         data: device arrays of all its domains; an argument of every compiled step, never closed
             over.
         sample: (data, domain, shots, key) -> Episode; pure, static shapes.
-        problem: what its episodes are solved with.
+        problem: the model and loss for its episodes.
     """
 
     domains: tuple[str, ...]
@@ -293,11 +293,11 @@ class TaskDistribution(NamedTuple):
 
 
 class Optimizee(NamedTuple):
-    """What a learned optimizer is trained on: a distribution of functions to be minimised.
+    """A distribution of functions to minimise, on which a learned optimizer is trained.
 
     Attributes:
-        draw: (data, key) -> (initial parameters, task), the task being what makes this function
-            one of its own: its constants, its examples, a key.
+        draw: (data, key) -> (initial parameters, task); the task determines the function: its
+            constants, its examples, a key.
         batch: (data, task, step) -> the examples of a step.
         loss: (parameters, batch) -> (scalar, auxiliary output).
     """

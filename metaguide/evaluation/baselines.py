@@ -1,11 +1,11 @@
-"""Baselines by scikit-learn, on the very same examples as the methods.
+"""Scikit-learn baselines, on the same examples as the methods.
 
-An episode is given by the rows of its examples in the domain's table, -1 where it is padded. Every
-baseline returns what a method is scored by, arrays [1, 1, episodes, queries]: one seed, no steps.
-Vocabulary and IDF come from source domains alone.
+An episode is given by the rows of its examples in the domain's table, -1 for padding. Every
+baseline returns the inputs of a method's scoring, arrays [1, 1, episodes, queries]: one seed, no
+steps. Vocabulary and IDF come from source domains alone.
 
-Of equal scores one is drawn, or the mean of their outcomes counts. Scores that are not finite
-choose nothing, as a method's do: class -1, the last rank, no answer and none abstained from.
+Among equal scores one is drawn, or the mean of their outcomes counts. As for a method, scores that
+are not finite choose nothing: class -1, the last rank, neither an answer nor an abstention.
 """
 
 import re
@@ -41,7 +41,7 @@ BASELINES = (
 )
 """The names that the baselines have as methods of a table."""
 
-# What may end a sentence, with the quotes and brackets that close behind it.
+# What may end a sentence, with the closing quotes and brackets after it.
 _END = re.compile(
     r"(?:(?P<han>[。！？；｡︒…]*[。！？；｡︒])|(?P<mark>[.．!?;؟।‽][.．!?。！？;؟।‽…]*)|\n+)"
     r"[\"'”’»)\]）」』】〉》]*"
@@ -66,7 +66,7 @@ _STARTERS = frozenset(
 
 
 def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
-    """TF-IDF of word 1-2-grams, a Han character being a word; unit length.
+    """Fit TF-IDF of word 1-2-grams of unit length, where a Han character is a word.
 
     Args:
         source_texts: texts of source domains alone.
@@ -87,7 +87,7 @@ def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
 def fit_source(
     features: Any, labels: Int[np.ndarray, " n"], inverse_penalty: float = 1.0
 ) -> LogisticRegression:
-    """Logistic regression on the labelled texts of source domains, for `zero_shot`.
+    """Fit a logistic regression on the labelled texts of source domains, for `zero_shot`.
 
     Args:
         features: sparse [n, grams], `fit_tfidf(texts).transform(texts)`.
@@ -102,10 +102,10 @@ def majority(
     query: Rows,
     classes: Int[np.ndarray, "episodes way"] | None = None,
 ) -> Raw:
-    """The most frequent class among all distinct queries of the cell, for every query.
+    """Predict the most frequent class among all distinct queries of the cell.
 
-    The strictest of the constant answers, since it knows the domain's prior: in an episode of N
-    classes it gives the one of these that is most frequent over the cell.
+    This is the strongest constant answer, since it knows the domain's prior: in an episode of N
+    classes it predicts the one that is most frequent over the cell.
 
     Args:
         labels: class of every row of the table, a number over all domains.
@@ -124,7 +124,7 @@ def majority(
 def zero_shot(
     classifier: LogisticRegression, features: Any, labels: Int[np.ndarray, " n"], query: Rows
 ) -> Raw:
-    """What a classifier of the source domains says of the held-out texts, unadapted.
+    """Predict the held-out texts with an unadapted classifier of the source domains.
 
     Args:
         classifier: of `fit_source`, over the same classes.
@@ -147,7 +147,7 @@ def class_names(
     classes: Int[np.ndarray, "episodes way"],
     seed: int = 0,
 ) -> Raw:
-    """The class of the episode whose name is nearest to the text by TF-IDF cosine, without shots.
+    """Predict the episode's class whose name is nearest by TF-IDF cosine, without shots.
 
     Args:
         features: sparse [n, grams] of the held-out texts.
@@ -174,7 +174,7 @@ def few_shot(
     inverse_penalty: float = 10.0,
     seed: int = 0,
 ) -> Raw:
-    """TF-IDF and a logistic regression fitted on each episode's support alone.
+    """Predict by TF-IDF and a logistic regression fitted on each episode's support alone.
 
     The L2-penalised weights are sums of support texts, so the regression is fitted in the
     coordinates of the support's span, with the same inner products: the same solution in K
@@ -240,7 +240,7 @@ def _classified(
 
 
 def abstain(answerable: Bool[np.ndarray, " n"], query: Rows) -> Raw:
-    """Always "no answer": EM = F1 = 1 on what has none, 0 elsewhere."""
+    """Always predict "no answer": EM = F1 = 1 where there is none, 0 elsewhere."""
     right = (~answerable[query]).astype(np.float64)
     return _raw(query, query, em=right, f1=right, answerable=answerable[query])
 
@@ -308,9 +308,9 @@ def best_sentence(
     golds: Sequence[Sequence[str]],
     query: Rows,
 ) -> Raw:
-    """The sentence of the text that is nearest to the question by TF-IDF cosine, never abstaining.
+    """Answer with the text's nearest sentence to the question by TF-IDF cosine; never abstain.
 
-    It is scored as the methods are, by its words. Of equally near ones the mean score counts.
+    It is scored by its words, like the methods. Among equally near ones the mean score counts.
 
     Args:
         vectorizer: of `fit_tfidf`.
@@ -351,11 +351,11 @@ def popularity(
     candidates: Bool[np.ndarray, "#episodes products"],
     seed: int = 0,
 ) -> Raw:
-    """Products in the order of how many other users of the target domain took them.
+    """Rank products by how many other users of the target domain took them.
 
-    It reads the domain that the methods see only K interactions of: what everyone took, except what
-    is asked for in the cell, and nothing that the asker took, known to the methods or not: of his
-    own products those that he took already could only stand before the one he took next.
+    It reads the complete domain, of which the methods see only K interactions: what everyone took,
+    except the cell's targets and anything that the user in question took, known to the methods or
+    not. The user's earlier products could only be ranked before the next one.
 
     Args:
         taken: (user, product) of the domain's histories, those of the queries among them.
@@ -386,9 +386,9 @@ def content(
     decay: float = 0.7,
     seed: int = 0,
 ) -> Raw:
-    """Products nearest by TF-IDF cosine to the decayed history, sum_t decay^(T - t) f(product_t).
+    """Rank products by TF-IDF cosine to the decayed history, sum_t decay^(T - t) f(product_t).
 
-    A user without a history has no nearest product: the ranking is a draw.
+    A user without a history has no nearest product: the ranking is random.
 
     Args:
         features: sparse [products, grams], TF-IDF of the products' texts.

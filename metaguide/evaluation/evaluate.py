@@ -24,9 +24,9 @@ class Evaluator(NamedTuple):
 
     Attributes:
         compile: (meta, data) -> None; compiles ahead of the first run, in any thread.
-        run: (meta, data, domain, shots, keys [episodes], learning rates by adaptation) -> by
-            adaptation, what the problem's `score` returns, each numpy [observations, episodes,
-            queries]; the observations are before the first step and after each one.
+        run: (meta, data, domain, shots, keys [episodes], learning rates keyed by adaptation) ->
+            the outputs of the problem's `score`, keyed by adaptation, each numpy [observations,
+            episodes, queries]; observations are before the first step and after each one.
     """
 
     compile: Callable[[Any, Any], None]
@@ -44,20 +44,20 @@ def evaluator(
     chunk: int,
     mesh: Mesh | None = None,
 ) -> Evaluator:
-    """Make the evaluation of several learners on one distribution, side by side.
+    """Build the joint evaluation of several learners on one distribution.
 
-    Domain, shots, learning rates and meta-parameters are arguments, so that one program serves
-    every method that adapts like one of these learners, whatever parameters it starts from. What
-    the learners have in common, such as encoding the episode, is computed once for all of them.
+    Domain, shots, learning rates and meta-parameters are arguments, so one program serves every
+    method that adapts like one of these learners, from any parameters. Shared work, such as
+    encoding the episode, is computed once for all learners.
 
     Args:
-        distribution: where episodes come from.
-        learners_of: by adaptation (all of one type, that can be sorted), rate -> learner, the
-            rate being what is tuned.
-        chunk: episodes that adapt side by side in the program, which bounds memory; rounded up to
-            a multiple of the devices.
-        mesh: whose devices share the episodes of a chunk; those of this process by default, so
-            that each of several processes computes all of it.
+        distribution: the source of episodes.
+        learners_of: rate -> learner, keyed by adaptation (keys of one sortable type); the rate is
+            the tuned value.
+        chunk: number of episodes that adapt in parallel in the program, which bounds memory;
+            rounded up to a multiple of the devices.
+        mesh: mesh whose devices share the episodes of a chunk; those of this process by default,
+            so each of several processes computes all of it.
 
     Returns:
         The evaluation.
@@ -125,7 +125,7 @@ def evaluator(
         meta, data = to_local((meta, data))
 
         def of_chunk(first: int) -> dict[Any, dict[str, np.ndarray]]:
-            # The last chunk is filled up, so that every call has the shape that was compiled.
+            # Fill up the last chunk, so that every call has the compiled shape.
             index = np.minimum(np.arange(first, first + chunk), len(keys) - 1)
             given = arguments(meta, data, domain, shots, keys[index], rates)
             return jax.device_get(program(*given))
@@ -144,14 +144,14 @@ def drawn(
     shots: int,
     keys: Key[Array, " episodes"],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return which examples the episodes consist of, for baselines that are not compiled.
+    """Return the examples that make up the episodes, for baselines that are not compiled.
 
     Args:
-        distribution: where episodes come from.
+        distribution: the source of episodes.
         data: its data.
-        domain: number of the domain.
+        domain: index of the domain.
         shots: number of shots.
-        keys: of the episodes.
+        keys: keys of the episodes.
 
     Returns:
         {"support", "query", "context"}: the small integer and bool fields of the episodes, with
@@ -169,7 +169,7 @@ def _small_fields(
     shots: ArrayLike,
     keys: Key[Array, " episodes"],
 ) -> dict[str, dict[str, Array]]:
-    """Draw the episodes; compiled once a distribution, since domain and shots are arguments."""
+    """Draw the episodes; compiled once per distribution, as domain and shots are arguments."""
     fields = ("id", "label", "class", "mask", "item", "history", "history_mask")
 
     def one(key: Key[Array, ""]) -> dict[str, dict[str, Array]]:

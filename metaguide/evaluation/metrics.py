@@ -1,4 +1,4 @@
-"""Metrics on the host, in numpy, and the intervals that stand beside them.
+"""Metrics on the host, in numpy, and their intervals.
 
 A half-width `half` always belongs to a 95% interval, `value - half` to `value + half`.
 """
@@ -17,7 +17,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Interval(NamedTuple):
-    """An estimate and the half-width of its 95% interval; None where it is not defined."""
+    """An estimate and the half-width of its 95% interval; None if undefined."""
 
     value: float
     half: float | None
@@ -27,16 +27,16 @@ class Interval(NamedTuple):
 
 
 def accuracy(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
-    """Share of the n predictions that equal their target; ValueError where n = 0."""
+    """Return the share of the n predictions that equal their target; ValueError if n = 0."""
     _some(target)
     return float(np.mean(predicted == target))
 
 
 def macro_f1(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
-    """Mean over the classes that occur in `target` of F1 = 2 tp / (2 tp + fp + fn).
+    """Return the mean of F1 = 2 tp / (2 tp + fp + fn) over the classes that occur in `target`.
 
-    A class that is predicted and never occurs has no F1 of its own; its false positives cost
-    the recall of the others. ValueError where n = 0.
+    A class that is predicted but never occurs has no F1 of its own; its false positives reduce the
+    recall of the others. ValueError if n = 0.
     """
     _some(target)
     labels = np.unique(target)
@@ -53,19 +53,19 @@ def ranks_of(
     candidates: Bool[np.ndarray, "*#n products"],
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "*n"]:
-    """Rank (1 = best) of each target among all its candidates; ties fall by a draw from `rng`.
+    """Return each target's rank (1 = best) among its candidates; ties are drawn from `rng`.
 
-    Where the score of a candidate is not finite, the target is the last of all, and the second
-    where it is the only one: nothing was ranked first.
+    If a candidate's score is not finite, the target is ranked last, or second if it is the only
+    candidate: nothing was ranked first.
 
     Args:
         scores: higher is better; only those of candidates are read.
-        target: column of the product to be ranked, a candidate itself.
+        target: column of the product to rank, which is a candidate itself.
         candidates: which products compete.
         rng: a target tied with t others gets each of the t + 1 places with equal chance.
 
     Raises:
-        ValueError: a target is no candidate.
+        ValueError: a target is not a candidate.
     """
     candidates = np.broadcast_to(candidates, scores.shape)
     column = target[..., None]
@@ -80,17 +80,17 @@ def ranks_of(
 
 
 def hit_rate(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:
-    """HR@k of each ranking with one right product: 1 where its rank is at most k."""
+    """Return HR@k of each ranking with one correct product: 1 if its rank is at most k, else 0."""
     return (ranks <= k).astype(np.float64)
 
 
 def ndcg(ranks: Int[np.ndarray, "*n"], k: int) -> Float[np.ndarray, "*n"]:
-    """NDCG@k of each ranking with one right product: 1 / log2(1 + rank), 0 past rank k."""
+    """Return NDCG@k of each ranking with one correct product: 1 / log2(1 + rank), 0 past k."""
     return np.where(ranks <= k, 1.0 / np.log2(1.0 + ranks), 0.0)
 
 
 def reciprocal_rank(ranks: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """1 / rank; its mean is MRR."""
+    """Return 1 / rank; its mean is MRR."""
     return 1.0 / ranks
 
 
@@ -98,9 +98,9 @@ def reciprocal_rank(ranks: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
 
 
 def mean_interval(values: Num[np.ndarray, " n"]) -> Interval:
-    """Mean of n independent values and its t interval with n - 1 degrees of freedom.
+    """Return the mean of n independent values and its t interval, n - 1 degrees of freedom.
 
-    half = t(.975, n - 1) s / sqrt(n); None where n = 1. ValueError where n = 0.
+    half = t(.975, n - 1) s / sqrt(n); None if n = 1. ValueError if n = 0.
     """
     _some(values)
     half = mean_halves(values)
@@ -108,7 +108,7 @@ def mean_interval(values: Num[np.ndarray, " n"]) -> Interval:
 
 
 def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"] | None:
-    """Half-widths of the t intervals of means over the first axis; None where n = 1."""
+    """Return half-widths of the t intervals of means over the first axis; None if n = 1."""
     count = len(values)
     if count < 2:
         return None
@@ -116,7 +116,7 @@ def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"
 
 
 def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
-    """Mean over training seeds with its t interval: 2 degrees of freedom at 3 seeds."""
+    """Return the mean over training seeds and its t interval: 2 degrees of freedom at 3 seeds."""
     return mean_interval(values)
 
 
@@ -129,12 +129,12 @@ def bootstrap(
     draws: int = 500,
     seed: int = 0,
 ) -> Float[np.ndarray, " k"]:
-    """Half-widths of the 95% intervals of k statistics, by a cluster bootstrap over examples.
+    """Return half-widths of the 95% intervals of k statistics by a cluster bootstrap.
 
     The pool of held-out examples is finite and its examples recur over episodes, so an example
-    is drawn with all its occurrences: more episodes over one pool do not narrow the interval past
-    what the pool allows. Where `episodes` is given, the draw of supports counts too, with
-    two-way clustering (Cameron, Gelbach & Miller 2011):
+    is drawn with all its occurrences: more episodes over one pool do not narrow the interval beyond
+    what the pool allows. If `episodes` is given, the draw of supports counts too, with two-way
+    clustering (Cameron, Gelbach & Miller 2011):
 
         half = t sqrt(V_examples + V_episodes - V_both), at least that of either alone.
 
@@ -148,15 +148,15 @@ def bootstrap(
         statistic: weights [draws, n] -> statistics [draws, k].
         ids: example of each entry.
         episodes: episode of each entry.
-        counted: entries that each statistic is of, where it is not of all.
+        counted: the entries that each statistic uses; all by default.
         draws: number of resamples.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        The half-widths; NaN where all entries are of one example, or of one episode.
+        The half-widths; NaN if all entries belong to one example or one episode.
 
     Raises:
-        ValueError: there is no entry.
+        ValueError: there are no entries.
     """
     _some(ids)
     with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
@@ -173,13 +173,13 @@ def bootstrap_interval(
     draws: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Mean of n scores with the interval of `bootstrap` over their examples (and episodes)."""
+    """Return the mean of n scores and its `bootstrap` interval over examples (and episodes)."""
     half = bootstrap(mean_statistic(values[None]), ids, episodes, draws=draws, seed=seed)
     return Interval(float(np.mean(values)), defined(half[0]))
 
 
 def defined(half: float) -> float | None:
-    """Return a half-width of `bootstrap`, None where it is NaN."""
+    """Return a half-width of `bootstrap`, or None if it is NaN."""
     return None if np.isnan(half) else float(half)
 
 
@@ -192,14 +192,14 @@ def paired_bootstrap(
     draws: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a - b, two methods' scores of the same entries, with the interval of `bootstrap`."""
+    """Return the mean of a - b, scores of the same entries, and its `bootstrap` interval."""
     return bootstrap_interval(a - b, ids, episodes, draws=draws, seed=seed)
 
 
 def mean_statistic(
     values: Num[np.ndarray, "k n"], counted: Bool[np.ndarray, "k n"] | None = None
 ) -> Statistic:
-    """Weighted means of k rows of scores, each over its counted entries, for `bootstrap`."""
+    """Return the statistic of `bootstrap` for weighted means of k rows over counted entries."""
     if counted is None:
         return lambda weights: (weights @ values.T) / weights.sum(axis=1, keepdims=True)
     among = counted.astype(np.float64)
@@ -210,7 +210,7 @@ def mean_statistic(
 def macro_f1_statistic(
     predicted: Int[np.ndarray, "k n"], target: Int[np.ndarray, " n"]
 ) -> Statistic:
-    """Weighted macro-F1 of k rows of predictions, for `bootstrap`; as `macro_f1` at weight 1."""
+    """Return the statistic of `bootstrap` for weighted macro-F1 of k rows of predictions."""
     classes, index = np.unique(target, return_inverse=True)
     rows, count = predicted.shape
     is_class = _one_hot(index, np.arange(count), len(classes), count)

@@ -1,4 +1,4 @@
-"""The tidy format of all tables: rows in JSON, and the score of every example beside them."""
+"""The tidy format of all tables: rows in JSON, and every example's score in a second file."""
 
 import json
 import zlib
@@ -62,19 +62,18 @@ _ANEW = "write it anew by the command that made it"
 
 
 class TunedBy(TypedDict):
-    """What a rate was chosen by: a metric, and its value on the validation domains."""
+    """The basis for choosing a rate: a metric, and its value on the validation domains."""
 
     metric: str
     score: float
 
 
 class Tuning(TypedDict):
-    """What validation chose for one method on one task, and what the method costs.
+    """The choice of validation for one method on one task, and the method's cost.
 
-    `learning_rate` is None where nothing is tuned. `diverged` is the share of validation outcomes
-    that were not finite. `seconds` are those that adapting to one test episode and answering it
-    took in the run, compilation left out; None where the outcomes were at hand from an earlier run.
-    `training_seconds` is there where it was measured.
+    `learning_rate` is None if nothing is tuned. `diverged` is the share of non-finite validation
+    outcomes. `seconds` is the time to adapt to and answer one test episode, without compilation;
+    None if the outcomes came from an earlier run. `training_seconds` is present if measured.
     """
 
     task: str
@@ -87,18 +86,18 @@ class Tuning(TypedDict):
 
 
 class Results(NamedTuple):
-    """A file of results and the scores beside it.
+    """A file of results and the file of scores next to it.
 
     Attributes:
-        command: what was run.
+        command: the command that was run.
         config: its resolved configuration, plain JSON.
         seeds: the training seeds.
         made: date and time, ISO 8601, UTC.
         rows: the table.
-        scores: by the key of a row; empty where no file of scores stands beside.
-        tunings: what validation chose; empty in files made before it was recorded.
-        classes: by domain, the names of its classes, in the order of the numbers that predictions
-            of classification are; empty in files made before they were recorded.
+        scores: scores keyed by row key; empty if there is no file of scores.
+        tunings: the choices of validation; empty in files older than this field.
+        classes: each domain's class names, in the order of the predicted class indices; empty in
+            files older than this field.
     """
 
     command: str
@@ -124,24 +123,24 @@ def write(
     tunings: Sequence[Tuning] = (),
     classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Path:
-    """Write `folder/results.json` and, beside it, `episodes.npz`; each whole or not at all.
+    """Write `folder/results.json` and `folder/episodes.npz`, each atomically.
 
     Args:
         rows: the table.
-        scores: by the key of a row; no file is left where there are none.
-        folder: made where it does not exist.
-        command, config, seeds: of the run; `config` is plain JSON.
-        name: another name than "results" gives `NAME.json` and `NAME.episodes.npz`.
-        made: ISO 8601; now where it is not given.
-        tunings: of each task and method, once; no such field is written where there are none.
-        classes: names of classes by domain; no such field is written where there are none.
+        scores: scores keyed by row key; without any, no file of scores is left.
+        folder: the folder; created if missing.
+        command, config, seeds: those of the run; `config` is plain JSON.
+        name: a name other than "results" gives `NAME.json` and `NAME.episodes.npz`.
+        made: date and time, ISO 8601; now by default.
+        tunings: one per task and method; the field is omitted if there are none.
+        classes: class names keyed by domain; the field is omitted if there are none.
 
     Returns:
         The path of the JSON file.
 
     Raises:
-        ResultsError: two rows share a key, scores belong to no row, a tuning or class name is not
-            as it should be, or `config` is not JSON.
+        ResultsError: two rows share a key, scores belong to no row, a tuning or class name is
+            invalid, or `config` is not JSON.
     """
     keys = [key(row) for row in rows]
     twice = {k for k in keys if keys.count(k) > 1} if len(set(keys)) < len(keys) else set()
@@ -194,7 +193,8 @@ def read(path: Path) -> Results:
         path: the folder of a `results.json`, or a JSON file of results.
 
     Raises:
-        ResultsError: the file is missing, not JSON, or breaks the format; names file and row.
+        ResultsError: the file is missing, is not JSON, or violates the format; the message names
+            the file and the row.
     """
     if path.is_dir():
         path = path / "results.json"
@@ -261,7 +261,7 @@ def read(path: Path) -> Results:
 
 
 def _renewed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file of version 1 holds, by today's names."""
+    """Return the content of a file of version 1 under the current names."""
     names = {"arm": "method", "floor": "baseline", "rate": "learning_rate"}
 
     def renewed(entries: Any) -> Any:
@@ -290,7 +290,7 @@ def _plain(
 
 
 def _check_optional(found: Mapping[str, Any]) -> None:
-    """Refuse tunings and names of classes that are none; ResultsError names the first."""
+    """Check tunings and class names; ResultsError names the first invalid one."""
     classes = found.get("classes", {})
     names = classes.values() if isinstance(classes, dict) else (None,)
     if not all(isinstance(n, list) and all(isinstance(one, str) for one in n) for n in names):
@@ -308,7 +308,7 @@ def _check_optional(found: Mapping[str, Any]) -> None:
 
 
 def _fault(tuning: Any) -> str:
-    """Say what is wrong about an entry of `tunings`; empty where nothing is."""
+    """Return what is wrong with an entry of `tunings`, or "" if nothing is."""
     if not isinstance(tuning, dict):
         return f"{tuning!r:.80} has no fields"
     odd = (set(tuning) ^ set(Tuning.__annotations__)) - {"training_seconds"}
@@ -335,12 +335,12 @@ def _is_name(found: Any) -> bool:
 
 
 def _is_number(found: Any, least: float = -_LARGEST, most: float = _LARGEST) -> bool:
-    """Whether this is a number between the two; NaN and infinity, which Python reads, are none."""
+    """Return whether this is a number in the range; NaN and infinity, which Python reads, fail."""
     return type(found) in (int, float) and least <= found <= most
 
 
 def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
-    """Read the scores of single examples beside a file of results; {} where there are none."""
+    """Read the scores of single examples next to a file of results; {} if there are none."""
     try:
         flat = read_arrays(path, MOST)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The rows of all tables, and how the raw outcomes of a method in a cell become rows."""
+"""The rows of all tables, and the conversion of a method's raw outcomes in a cell to rows."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,19 +20,19 @@ Measures = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class ResultsError(ValueError):
-    """A row or a file of results that does not keep to the format."""
+    """A row or a file of results that violates the format."""
 
 
 class Scoring(NamedTuple):
     """How one type of task is scored.
 
     Attributes:
-        task: its name in tables.
-        arrays: names of the outcomes that it needs.
-        measures: outcomes by name, arrays [..., n] -> every metric that single entries have.
-        metrics: those that reports show, the foremost one first: rates are chosen by it.
-        once: what counts once where nothing adapts and episodes differ in nothing else: an
-            "example", all queries of a "user", or None where episodes differ.
+        task: the task's name in tables.
+        arrays: names of the required outcomes.
+        measures: outcomes keyed by name, arrays [..., n] -> every metric of single entries.
+        metrics: the reported metrics, the primary one first; rates are chosen by it.
+        once: the unit that counts once if nothing adapts and episodes differ in nothing else: an
+            "example", all queries of a "user", or None if episodes differ.
     """
 
     task: str
@@ -42,10 +42,10 @@ class Scoring(NamedTuple):
     once: Literal["example", "user"] | None
 
     def foremost(self, raw: Mapping[str, np.ndarray]) -> float:
-        """Return the mean of the foremost metric after the last step.
+        """Return the mean of the primary metric after the last step.
 
         Args:
-            raw: of one seed, arrays [steps + 1, episodes, queries], as `Problem.score` gives them.
+            raw: outcomes of one seed, arrays [steps + 1, episodes, queries], from `Problem.score`.
         """
         counted = raw["mask"][-1]
         last = {name: leaf[-1][counted] for name, leaf in raw.items() if name != "mask"}
@@ -60,20 +60,20 @@ class Row:
     Attributes:
         table: name of the table.
         method: the learner, or the baseline.
-        domain: what it was evaluated on; None where there is none.
-        task: what was asked.
-        shots: examples in the support, per class where there are classes.
-        steps: adaptation steps before the score.
+        domain: domain of the evaluation; None if there is none.
+        task: name of the task.
+        shots: number of examples in the support, per class if there are classes.
+        steps: number of adaptation steps before the score.
         metric: name of the metric.
         value: its mean over seeds.
         ci95: half-width of the 95% interval over examples and episodes.
         ci95_seeds: half-width of the 95% t interval over training seeds.
-        episodes: how many episodes were scored.
-        seeds: how many training seeds.
-        baseline: best baseline on the same examples.
-        published: the value in print.
-        diverged: of the episodes of all seeds, how many had a score that was not finite, or past
-            what its table takes for that; None where that was not counted.
+        episodes: number of scored episodes.
+        seeds: number of training seeds.
+        baseline: value of the best baseline on the same examples.
+        published: the published value.
+        diverged: number of episodes, over all seeds, with a score that is not finite or beyond the
+            table's limit; None if not counted.
     """
 
     table: str
@@ -100,10 +100,10 @@ FIELDS = tuple(field.name for field in fields(Row))
 
 
 def check(row: Mapping[str, Any]) -> None:
-    """Refuse fields that are no Row.
+    """Check that fields are those of a Row.
 
     Raises:
-        ResultsError: a field is unknown, missing, or not of its kind; the message names it.
+        ResultsError: a field is unknown, missing, or of the wrong type; the message names it.
     """
     # Files written before it was counted have no `diverged`.
     odd = (set(row) ^ set(FIELDS)) - {"diverged"}
@@ -133,7 +133,7 @@ def check(row: Mapping[str, Any]) -> None:
 
 
 def key(row: Row) -> str:
-    """Where the scores behind a row are: "table/method/domain/task/shots/steps/metric"."""
+    """Return the key of a row's scores: "table/method/domain/task/shots/steps/metric"."""
     parts = (row.table, row.method, row.domain, row.task, row.shots, row.steps, row.metric)
     return "/".join("-" if part is None else str(part) for part in parts)
 
@@ -153,10 +153,10 @@ def cells_to_rows(
     draws: int = 500,
     seed: int = 0,
 ) -> tuple[list[Row], Scores]:
-    """Return the rows of one cell, a metric and a step each, out of the raw outcomes of one method.
+    """Return the rows of one cell, one per metric and step, from a method's raw outcomes.
 
-    Zero shots count what recurs over episodes once, as `scoring.once` says. A metric over nothing
-    (answerable questions where there are none) has no row.
+    With zero shots, units that recur over episodes count once, as `scoring.once` says. A metric
+    over nothing (answerable questions if there are none) has no row.
 
     Args:
         raw: arrays [seeds, steps + 1, episodes, queries]; `mask` (bool), `id` (int) and
@@ -335,10 +335,10 @@ def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> I
 
 
 def with_baselines(rows: Iterable[Row], baselines: Collection[str]) -> list[Row]:
-    """The rows with `baseline` set to the best baseline method's value in the same cell.
+    """Return the rows with `baseline` set to the best baseline's value in the same cell.
 
     Args:
-        rows: of methods and baselines, in any order; the baselines' own rows stay as they are.
+        rows: rows of methods and baselines, in any order; the baselines' own rows are unchanged.
         baselines: names of the methods that are baselines.
     """
     rows = list(rows)
@@ -367,7 +367,7 @@ def difference(
     draws: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Paired bootstrap of the scores of two methods in one cell: the value of a - b, and its half.
+    """Return a - b for two methods in one cell, and its half-width by a paired bootstrap.
 
     Args:
         a, b: two entries of `Scores` of the same metric.
@@ -398,7 +398,7 @@ def difference(
 
 
 def _first(example: np.ndarray, counted: np.ndarray, within_episode: bool) -> np.ndarray:
-    """Entries of each id's first episode; of these the first entry alone where asked."""
+    """Return entries of each id's first episode; only the first of these if asked."""
     first = np.zeros_like(counted)
     where = np.argwhere(counted)
     _, at, inverse = np.unique(example[counted], return_index=True, return_inverse=True)

@@ -1,7 +1,7 @@
-"""Learners: how a problem is learned to be learned. Each is one short pure function.
+"""Meta-learners, each built by one short pure function.
 
-A problem is a model and its loss; an episode is one task, a support to adapt to and a query to be
-scored on. The examples of the learners go on from here:
+A problem is a model and its loss. An episode is one task: a support to adapt to and a query to be
+scored on. The learners' examples continue from these lines:
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -17,7 +17,7 @@ Sine waves, and a network of eight units:
 >>> problem = regression(MLP((8,)))
 >>> sine = jax.jit(wave_sampler(shots=5, queries=5))(waves(), 0, 5, key)
 
-Pictures of two by two pixels, black ones and white ones, whose features are the pixels:
+Black and white pictures of two by two pixels, whose features are the pixels:
 
 >>> pictures = classification_of_pictures(PixelMLP(()), way=2, side=2)
 >>> label = jnp.asarray([0, 1, 0, 1])

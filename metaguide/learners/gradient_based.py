@@ -1,4 +1,4 @@
-"""Learners that adapt by gradient steps on the support, all on the one inner loop."""
+"""Learners that adapt by gradient steps on the support, all with the same inner loop."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,13 +33,13 @@ def maml(
 ) -> Learner:
     """Learn an initialisation from which a few gradient steps solve a new task.
 
-    min_φ Σ_tasks L_query(U(φ)), U being `steps` updates of `inner` on the support's loss. With
-    `mode=FirstOrder()` it is first-order MAML. With 0 steps it is training without adaptation.
+    min_φ Σ_tasks L_query(U(φ)), where U applies `steps` updates of `inner` to the support's loss.
+    With `mode=FirstOrder()` it is first-order MAML. With 0 steps it trains without adaptation.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
         inner: the update rule of the inner loop, any optax transform.
-        steps: inner steps, in training and at adaptation alike.
+        steps: number of inner steps, both in training and at adaptation.
         mode: how the meta-gradient passes through the inner loop.
 
     Returns:
@@ -78,18 +78,18 @@ def imaml(
     cg_steps: int = 5,
     damping: float = 0.0,
 ) -> Learner:
-    """Learn an initialisation that the solution of a task is pulled to: `maml` by `Implicit`.
+    """Learn an initialisation that each task's solution is pulled to: `maml` with `Implicit`.
 
     min_φ Σ_tasks L_query(argmin_θ L_support(θ) + λ/2 ‖θ − φ‖²).
 
     Args:
-        problem: what is learned.
-        inner: what minimises the inner objective.
-        steps: of it; the more, the smaller the bias.
+        problem: the model and its loss.
+        inner: the optimizer of the inner objective.
+        steps: number of its steps; more steps give a smaller bias.
         strength, cg_steps, damping: see `Implicit`.
 
     Returns:
-        A learner as of `maml`.
+        A learner like that of `maml`.
 
     Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019.
 
@@ -107,19 +107,19 @@ def anil(
     steps: int,
     mode: Mode = Unrolled(),
 ) -> Learner:
-    """Learn body and head, adapt the head alone: almost no inner loop.
+    """Learn body and head, adapt only the head: almost no inner loop.
 
-    The support is encoded once and the inner gradient is taken with respect to the head's groups
-    only, so that a step costs a head and not a network.
+    The support is encoded once, and the inner gradient is taken with respect to the head's groups
+    only, so a step costs as much as the head, not the network.
 
     Args:
-        problem: what is learned; `problem.head` names the groups that adapt.
+        problem: the model and its loss; `problem.head` names the groups that adapt.
         inner: the update rule of the inner loop.
-        steps: inner steps.
+        steps: number of inner steps.
         mode: how the meta-gradient passes through the inner loop.
 
     Returns:
-        A learner whose `adapted` is a full set of parameters, the body as it was.
+        A learner whose `adapted` is a full set of parameters with an unchanged body.
 
     Raghu et al.: Rapid Learning or Feature Reuse? 2020.
 
@@ -147,19 +147,19 @@ def anil(
 def meta_sgd(
     problem: Problem, learning_rate: float | Array, steps: int = 1, mode: Mode = Unrolled()
 ) -> Learner:
-    """Learn an initialisation and a rate for each parameter: θ ← θ − α ∘ ∇L(θ).
+    """Learn an initialisation and a learning rate for each parameter: θ ← θ − α ∘ ∇L(θ).
 
     Args:
-        problem: what is learned.
-        learning_rate: α of all parameters, as they start.
-        steps: inner steps; the paper takes one.
-        mode: `Unrolled` or `FirstOrder`, under which the rates are learned as well.
+        problem: the model and its loss.
+        learning_rate: initial α of all parameters.
+        steps: number of inner steps; the paper takes one.
+        mode: `Unrolled` or `FirstOrder`; the rates are learned under either.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"rates": α}}.
 
     Raises:
-        ValueError: the mode is `Implicit`, under which a rate has no gradient.
+        ValueError: the mode is `Implicit`, which gives the rates no gradient.
 
     Li, Zhou, Chen, Li: Meta-SGD, 2017.
 
@@ -193,15 +193,15 @@ def meta_sgd(
 
 
 def joint(problem: Problem) -> Learner:
-    """Train on support and query alike, with no adaptation: multi-task training.
+    """Train on support and query together, without adaptation: multi-task training.
 
-    The special case of `maml` with no inner step, whose objective does not waste the support.
+    The special case of `maml` with no inner step, except that the support is trained on too.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
 
     Returns:
-        A learner whose `adapted` is the parameters as they are: zero-shot.
+        A learner whose `adapted` is the unchanged parameters: zero-shot.
 
     >>> learner = joint(problem)
     >>> meta = learner.init(key)
@@ -228,16 +228,16 @@ def fine_tuning(
     steps: int,
     head_only: bool = False,
 ) -> Learner:
-    """Train jointly, then adapt by plain gradient steps: the baseline of transfer learning.
+    """Train jointly, then adapt by plain gradient steps: the transfer-learning baseline.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
         inner: the update rule at adaptation.
-        steps: adaptation steps.
-        head_only: hold the body, and adapt `problem.head` alone.
+        steps: number of adaptation steps.
+        head_only: freeze the body and adapt only `problem.head`.
 
     Returns:
-        A learner that trains as `joint` and adapts as `maml` (or, head only, as `anil`) does.
+        A learner that trains like `joint` and adapts like `maml` (or like `anil` if `head_only`).
 
     >>> learner = fine_tuning(problem, optax.adam(0.01), steps=2, head_only=True)
     >>> meta = learner.init(key)
@@ -262,7 +262,7 @@ def whole_loss(
 
 
 def support_loss(problem: Problem, params: Params, context: Any) -> Loss:
-    """Return the loss as a function of (some parameter groups, batch); `params` has the others."""
+    """Return the loss as a function of (parameter groups, batch); `params` holds the others."""
     return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
 
 
@@ -282,20 +282,20 @@ def descend(
     steps: int,
     observe: Observe | None = None,
 ) -> tuple[Params, Any]:
-    """Adapt some parameter groups to the support and hold the others.
+    """Adapt some parameter groups to the support and freeze the others.
 
     Args:
-        loss: (groups by name, batch) -> (scalar, metrics).
+        loss: (groups keyed by name, batch) -> (scalar, metrics).
         inner: the update rule.
         mode: how the meta-gradient passes through.
-        params: the full set, as it starts.
-        groups: names of those that adapt.
+        params: the initial full set of parameters.
+        groups: names of the groups that adapt.
         support: the batch of every step.
-        steps: inner steps.
+        steps: number of inner steps.
         observe: full set of parameters -> pytree; called at step 0 and after each step.
 
     Returns:
-        The full set, adapted, and the observations.
+        The adapted full set of parameters, and the observations.
     """
     adapted, seen = inner_loop.adapt(
         loss,
@@ -312,10 +312,10 @@ def descend(
 def learned_rates(
     rates: Callable[[Int[Array, ""]], Params],
 ) -> optax.GradientTransformation:
-    """Return the transform u = −α ∘ g, α a pytree that may be another at each step.
+    """Return the transform u = −α ∘ g, where the pytree α may change at each step.
 
     Args:
-        rates: step -> α, like the gradient in structure, and in shape up to broadcasting.
+        rates: step -> α, with the gradient's structure and shapes that broadcast to its shapes.
     """
 
     def update(
@@ -333,7 +333,7 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
     """Complete a learner whose `adapted` is a full set of the problem's parameters.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
         adapt: as in `Learner`.
         init: key -> meta-parameters; the problem's parameters alone by default.
     """
@@ -359,11 +359,11 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
 
 
 def check_differentiates_steps(mode: Mode, what: str) -> None:
-    """Refuse to learn a part of the inner rule under a mode that has no gradient for it.
+    """Check that the mode gives a gradient to the learned part of the inner rule.
 
     Args:
-        mode: of the learner.
-        what: is learned: a "rate" or a "rule".
+        mode: the learner's mode.
+        what: the learned part: "rate" or "rule".
 
     Raises:
         ValueError: the mode is `Implicit`.

@@ -1,4 +1,4 @@
-"""MAML whose inner rule is learned too, and a learned rule from a given start."""
+"""MAML with a learned inner rule, or a learned rule from a given initialisation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,23 +31,23 @@ def learned(
     """Learn an initialisation and the rule that adapts it: θ_{t+1} = θ_t + u(∇L(θ_t); ω).
 
     The inner loop is that of `maml`, with the transform of a learned optimizer in it. Under
-    `FirstOrder` the gradient that the rule reads is a constant, as its paper has it; the rule
-    itself, and how it passes the initialisation on, are differentiated.
+    `FirstOrder` the gradient that the rule reads is a constant, as in its paper; the rule itself
+    and its dependence on the initialisation are differentiated.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
         init_rule: key -> ω, such as `lstm().init`.
         rule: ω -> an optax transform, such as `lstm().transform`.
-        steps: inner steps.
+        steps: number of inner steps.
         mode: `FirstOrder` or `Unrolled`.
-        hold_start: learn the rule alone, and hold the initialisation where it starts.
-        head_only: hold the body, and adapt `problem.head` alone, as `anil` does.
+        hold_start: learn only the rule and keep the initialisation fixed.
+        head_only: freeze the body and adapt only `problem.head`, as `anil` does.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": ω}.
 
     Raises:
-        ValueError: the mode is `Implicit`, under which a rule has no gradient.
+        ValueError: the mode is `Implicit`, which gives the rule no gradient.
 
     Ravi, Larochelle: Optimization as a Model for Few-Shot Learning, 2017.
 

@@ -1,4 +1,4 @@
-"""MAML++: multi-step loss, rates by layer and step, annealed order, normalisation by step."""
+"""MAML++: multi-step loss, per-layer per-step rates, annealed order, per-step normalisation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ from metaguide.types import (
 
 
 def is_normalisation(name: str) -> bool:
-    """Return whether a parameter, by its dotted name, is the scale or bias of a norm."""
+    """Return whether the parameter with this dotted name is the scale or bias of a norm."""
     return "norm" in name.lower()
 
 
@@ -39,30 +39,30 @@ def maml_plus_plus(
     per_step: Callable[[str], bool] = is_normalisation,
     mode: Unrolled | Mixed = Unrolled(),
 ) -> Learner:
-    """Learn an initialisation, and how its inner loop goes at each step.
+    """Learn an initialisation and the details of its inner loop at each step.
 
     min Σ_t w_t L_query(θ_t), θ_{t+1} = θ_t − α_t ∇L_support(θ_t; γ_t), with a rate α_t for each
-    layer and step, and for each step its own scale and bias γ_t of the norms, which are held inside
-    the loop; the query after a step is read with those of that step. The weights w_t are those of
-    `step_weights` until `multi_step_until`, from then on the last step counts alone; the gradient
-    is first-order until `second_order_from`.
+    layer and step. Each step also has its own scale and bias γ_t of the norms, which stay fixed
+    inside the loop; the query after a step is evaluated with that step's values. The weights w_t
+    are those of `step_weights` until `multi_step_until`; after that only the last step counts. The
+    gradient is first-order until `second_order_from`.
 
-    Statistics of a norm are the problem's affair. The paper keeps running ones by step and its code
-    takes those of the batch at hand, as a transductive problem does.
+    The problem determines the statistics of a norm. The paper keeps running statistics per step;
+    its code takes those of the current batch, as a transductive problem does.
 
     Args:
-        problem: what is learned.
-        learning_rate: of all parameters, as they start.
-        steps: inner steps, at least 1.
-        multi_step_until: share of training with the multi-step loss; 0 for none of it.
-        second_order_from: share of training with first-order gradients; 0 for none of it.
-        per_step: dotted name of a parameter -> whether it has a value of its own at each step.
-        mode: how the meta-gradient passes through the inner loop where it is of second order.
+        problem: the model and its loss.
+        learning_rate: initial learning rate of all parameters.
+        steps: number of inner steps, at least 1.
+        multi_step_until: share of training with the multi-step loss; 0 to never use it.
+        second_order_from: share of training with first-order gradients; 0 to never use them.
+        per_step: dotted name of a parameter -> whether it has its own value at each step.
+        mode: how the meta-gradient passes through the inner loop once it is second-order.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"rates": [steps] for each leaf,
-        "per_step": [steps, ...] by name}}. What `per_step` names is read neither in φ nor in the
-        rates.
+        "per_step": [steps, ...] keyed by name}}. For parameters in `per_step`, the entries of φ and
+        of the rates are not read.
 
     Raises:
         ValueError: fewer than one step.
@@ -101,7 +101,7 @@ def maml_plus_plus(
             params, rule = meta["params"], meta["rule"]
 
             def at(groups: Params, step: ArrayLike) -> Params:
-                """The full set of parameters, with the values that a step has of its own."""
+                """Return the full set of parameters, with the step's own values."""
                 return jax.tree.map_with_path(
                     lambda path, leaf: (
                         rule["per_step"][_name(path)][step]
@@ -156,22 +156,23 @@ def maml_plus_plus(
 
 
 def step_weights(steps: int, progress: Progress) -> Float[Array, " steps"]:
-    """Return the weights of the query's losses after each inner step, annealed to the last.
+    """Return the weights of the query losses after each inner step, annealed to the last step.
 
-    w_t = max(1 − progress, .03) / steps for all but the last, which has the rest of 1.
+    w_t = max(1 − progress, .03) / steps for all but the last, which takes the remainder to 1.
 
     Args:
         steps: number of inner steps.
-        progress: how far the annealing has come, in [0, 1].
+        progress: progress of the annealing, in [0, 1].
     """
     early = jnp.maximum(1.0 - progress, 0.03) / steps
     return jnp.full((steps,), early).at[-1].set(1.0 - (steps - 1) * early)
 
 
 def _until(share: float, before: ObjectiveFn, after: ObjectiveFn) -> ObjectiveFn:
-    """Return the objective that is `before` while progress < share; where that is never, no cond.
+    """Return an objective that is `before` while progress < share, and `after` from then on.
 
-    A branch not taken is not computed, so first-order steps cost what first order costs.
+    If `before` is never used, there is no cond. A branch that is not taken is not computed, so
+    first-order steps keep their lower cost.
     """
     if share <= 0:
         return after

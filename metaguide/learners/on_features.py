@@ -1,7 +1,7 @@
-"""Learners that hold the encoder and fit a small classifier on its features, in one go.
+"""Learners that freeze the encoder and fit a small classifier on its features in one step.
 
-Trained episodically they are metric learners and learners with a closed-form head; given the
-parameters of another stage they are the frozen-feature baselines that meta-learners have to beat.
+Trained episodically, they are metric learners and learners with a closed-form head. Given the
+parameters of another stage, they are the frozen-feature baselines that meta-learners have to beat.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
 
     Args:
         problem: a problem with classes (`way`); its head is not used.
-        temperature: τ; 1 in the paper. √width by default, so that the logits of a wide encoder
-            start at a sensible size.
+        temperature: τ; 1 in the paper. √width by default, which keeps the initial logits of a wide
+            encoder at a sensible size.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, (prototypes, which classes are absent)).
@@ -53,12 +53,12 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
 def matching(problem: Problem, temperature: float = 1.0) -> Learner:
     """Classify by attention over the support: p(y = n | x) = Σ_{i: y_i = n} a(x, x_i).
 
-    a = softmax over the support of cos(f(x), f(x_i)) / τ. Without the paper's optional full-context
-    embeddings.
+    a = softmax over the support of cos(f(x), f(x_i)) / τ. The paper's optional full-context
+    embeddings are left out.
 
     Args:
         problem: a problem with classes.
-        temperature: τ; 1 in the paper, where no probability can come close to 1.
+        temperature: τ; 1 in the paper, which keeps every probability well below 1.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, (the support's unit features, membership)).
@@ -84,7 +84,7 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
         known, member = fitted
         attention = unit(features) @ known.T / temperature
         lacking = ~member.any(-1)
-        # A sum over nothing has no logarithm: a class without examples has any, and is put last.
+        # An empty sum has no logarithm: a class without examples gets any value and is put last.
         counted = jnp.where(lacking[:, None], True, member)
         scores = jax.nn.logsumexp(jnp.where(counted, attention[:, None], -jnp.inf), axis=-1)
         return out_of_reach(scores, lacking)
@@ -93,7 +93,7 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
 
 
 class RelationModule(nn.Module):
-    """How alike two feature vectors are: an MLP on both, one score a pair."""
+    """The similarity of two feature vectors: an MLP on both, one score per pair."""
 
     hidden: int
 
@@ -108,13 +108,13 @@ class RelationModule(nn.Module):
 def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
     """Learn the similarity too: r_n(x) = g([c_n, f(x)]), trained by Σ (σ(r_n) − [y = n])².
 
-    The paper's g is convolutional, on feature maps, and c_n a sum over shots; here g is an MLP on
-    feature vectors, so that any encoder has one, and c_n their mean.
+    In the paper, g is convolutional on feature maps and c_n is a sum over shots. Here g is an MLP
+    on feature vectors, so that it works with any encoder, and c_n is their mean.
 
     Args:
         problem: a problem with classes.
-        width: of its features.
-        hidden: units of g.
+        width: width of the problem's features.
+        hidden: number of hidden units of g.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": parameters of g}.
@@ -153,7 +153,7 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     Args:
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
-        temperature: the logits are divided by it; matters to training only.
+        temperature: divides the logits; it matters only in training.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -177,14 +177,14 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
 
 
 def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> Learner:
-    """Fit as `ridge` does, with the penalty λ and the scale α of the logits meta-learned.
+    """Fit like `ridge`, with a meta-learned penalty λ and scale α of the logits.
 
-    Features are at unit mean square and targets −1 and 1, where the paper has raw features, targets
-    0 and 1, and a learned offset of the logits, which a softmax does not read.
+    Features have unit mean square and targets are −1 and 1. The paper has raw features, targets 0
+    and 1, and a learned offset of the logits, which does not change a softmax.
 
     Args:
         problem: a problem with classes.
-        penalty, scale: λ and α as they start.
+        penalty, scale: initial λ and α.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}}.
@@ -218,14 +218,14 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
 def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Learner:
     """Fit W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² by accelerated gradient descent.
 
-    A step goes along (½XᵀX + λI)⁻¹ ∇, the inverse of a bound of the curvature (Böhning 1992), so
-    that the descent holds for any λ > 0. It is made in the span of the support, W = XᵀA: a support
-    has fewer examples than features.
+    A step follows (½XᵀX + λI)⁻¹ ∇, the inverse of a bound on the curvature (Böhning 1992), so it
+    descends for any λ > 0. It works in the span of the support, W = XᵀA, because a support has
+    fewer examples than features.
 
     Args:
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
-        steps: number of descent steps; 200 come within a thousandth of the minimum for λ ≥ .1.
+        steps: number of descent steps; 200 reach within a thousandth of the minimum for λ ≥ .1.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -254,7 +254,7 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
             error = weight * (jax.nn.softmax(gram @ ahead) - y)
             move = jax.scipy.linalg.cho_solve(bound, error + penalty * ahead)
             after = ahead - move
-            # Momentum that leads uphill is dropped (O'Donoghue and Candès 2015).
+            # Drop momentum that leads uphill (O'Donoghue and Candès 2015).
             uphill = (move * ((0.5 * gram) @ (after - now) + penalty * (after - now))).sum() > 0
             return (after, now, jnp.where(uphill, 0.0, since + 1.0).astype(x.dtype)), None
 
@@ -280,14 +280,14 @@ def prototypes(
         way: number of classes.
 
     Returns:
-        One prototype a class; zero where a class has no example.
+        One prototype per class; zero for a class without examples.
     """
     member = jax.nn.one_hot(label, way, axis=0, dtype=features.dtype) * mask.astype(features.dtype)
     return member @ features / jnp.maximum(member.sum(1, keepdims=True), 1.0)
 
 
 def absent(label: Int[Array, " examples"], mask: Bool[Array, " examples"], way: int) -> Array:
-    """Return which classes have no example, bool [way]; none where all have none."""
+    """Return which classes have no example, bool [way]; all False if no class has any."""
     present = ((label == jnp.arange(way, dtype=label.dtype)[:, None]) & mask).any(1)
     return ~present & present.any()
 
@@ -299,10 +299,10 @@ def ridge_weights(
     way: int,
     penalty: float | Float[Array, ""],
 ) -> Float[Array, "width_and_one way"]:
-    """Return W = Xᵀ (XXᵀ + λI)⁻¹ (2Y − 1), X being `standardised(features)` where `mask`.
+    """Return W = Xᵀ (XXᵀ + λI)⁻¹ (2Y − 1), where X is `standardised(features)` where `mask`.
 
-    The dual form: a support has fewer examples than features. λ is raised to what the rounding of
-    XXᵀ leaves positive, some 1e-6 of its trace in float32.
+    The dual form is used because a support has fewer examples than features. λ is raised until the
+    rounded XXᵀ + λI is positive definite, to some 1e-6 of the trace in float32.
     """
     x = jnp.where(mask[:, None], standardised(features), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
@@ -314,7 +314,7 @@ def ridge_weights(
 def _positive_definite(
     gram: Float[Array, "examples examples"], penalty: float | Float[Array, ""]
 ) -> Float[Array, "examples examples"]:
-    """Return a Gram matrix + λI, λ raised to where a Cholesky decomposition of it exists."""
+    """Return a Gram matrix + λI, with λ raised until a Cholesky decomposition exists."""
     least = 8 * jnp.finfo(gram.dtype).eps * jax.lax.stop_gradient(jnp.trace(gram))
     raised = jnp.maximum(jnp.asarray(penalty, gram.dtype), least)
     return gram + raised * jnp.eye(len(gram), dtype=gram.dtype)
@@ -323,9 +323,9 @@ def _positive_definite(
 def out_of_reach(
     scores: Float[Array, "examples way"], lacking: Bool[Array, " way"]
 ) -> Float[Array, "examples way"]:
-    """Return scores in which classes without examples are below all others, and finite.
+    """Return finite scores that rank classes without examples below all others.
 
-    No probability is left for them at any magnitude of the scores. Where all classes lack examples
+    Such classes get no probability at any magnitude of the scores. If all classes lack examples,
     none is preferred: all scores are 0.
     """
     known = jax.lax.stop_gradient(scores)
@@ -336,7 +336,7 @@ def out_of_reach(
 
 
 def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
-    """Return the features at unit mean square an example, with a constant column for the bias."""
+    """Return the features with unit mean square per example, and a constant column for the bias."""
     x = features * jax.lax.rsqrt(jnp.square(features).mean(-1, keepdims=True) + 1e-6)
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
@@ -345,7 +345,7 @@ def classes_of(problem: Problem, learner: str) -> int:
     """Return the problem's number of classes.
 
     Raises:
-        ValueError: it has none; the message names the learner.
+        ValueError: the problem has no classes; the message names the learner.
     """
     if problem.way is None:
         raise ValueError(f"{learner} needs a problem with classes; way is None here")
@@ -369,10 +369,10 @@ def _on_features(
     init_rule: Callable[..., Params] | None = None,
     each_loss: Callable[[Array, Array], Array] | None = None,
 ) -> Learner:
-    """Make a learner of fit(rule, features, label, mask, way), score(rule, features, fitted).
+    """Build a learner from fit(rule, features, label, mask, way), score(rule, features, fitted).
 
-    `init_rule(key, dtype)` gives what is meta-learned beside the encoder. `each_loss(logits,
-    label)` is the loss of each example, cross-entropy by default.
+    `init_rule(key, dtype)` returns the meta-parameters in addition to the encoder's.
+    `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     """
     way = classes_of(problem, "a classifier on features")
     loss_of = each_loss or optax.softmax_cross_entropy_with_integer_labels
@@ -399,7 +399,7 @@ def _on_features(
         known = features(meta["params"], support, context)
         fitted = fit(meta.get("rule"), known, support[problem.target], support["mask"], way)
         adapted = (meta, fitted)
-        # One step takes it from nothing to the solution, so there is one observation.
+        # One step goes straight to the solution, so there is one observation.
         seen = None if observe is None else jax.tree.map(lambda a: a[None], observe(adapted))
         return adapted, seen
 
@@ -411,7 +411,7 @@ def _on_features(
     def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(adapted, query, context)["logits"]
         label, mask = query[problem.target], query["mask"]
-        # A loss is the difference of logits: where they are large, all their digits would be lost.
+        # A loss is a difference of logits: if these are large, all its digits would be lost.
         highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
         each = loss_of(logits if each_loss else logits - highest, label)
         count = jnp.maximum(mask.sum(), 1).astype(each.dtype)

@@ -1,4 +1,4 @@
-"""Proto-MAML: MAML whose linear head starts at the support's prototypes."""
+"""Proto-MAML: MAML with a linear head that starts from the support's prototypes."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ def proto_maml(
 ) -> Learner:
     """Start the head as a prototypical network, then adapt body and head by gradient steps.
 
-    W_n = 2 c_n, b_n = −‖c_n‖² for prototypes c_n, so that with 0 steps the scores are
-    −‖f(x) − c_n‖² up to a term that all classes share. The meta-gradient passes through c_n.
+    W_n = 2 c_n, b_n = −‖c_n‖² for prototypes c_n, so with 0 steps the scores are −‖f(x) − c_n‖² up
+    to a term shared by all classes. The meta-gradient passes through c_n.
 
     Args:
         problem: a problem with classes and a linear head {"kernel": [width, way], "bias": [way]}
-            on its features; the head's own values are not read.
+            on its features; the head's initial values are not read.
         inner: the update rule of the inner loop.
-        steps: inner steps.
+        steps: number of inner steps.
         mode: how the meta-gradient passes through the inner loop.
 
     Returns:
@@ -58,7 +58,7 @@ def proto_maml(
         features = problem.features(problem.encode(params, support, context, None))
         centres = prototypes(features, support[problem.target], support["mask"], way)
         lacking = absent(support[problem.target], support["mask"], way)
-        # The logit of a class without examples: below 2 f·c − ‖c‖² of features ten times as long.
+        # A class without examples: a logit below 2 f·c − ‖c‖² even for features ten times as long.
         longest = jnp.where(support["mask"], jnp.square(features).sum(-1), 0).max(initial=0)
         below = -1e4 - 100 * jax.lax.stop_gradient(longest)
         bias = jnp.where(lacking, below, -jnp.square(centres).sum(-1))
@@ -66,7 +66,7 @@ def proto_maml(
         has = {name: jax.tree.map(jnp.shape, params[name]) for name in problem.head}
         needs = jax.tree.map(jnp.shape, head)
         if list(has.values()) != [needs]:
-            raise ValueError(f"Proto-MAML needs one linear head {needs}; the problem has {has}")
+            raise ValueError(f"Proto-MAML needs one linear head {needs}, but the problem has {has}")
         params = {**params, **dict.fromkeys(problem.head, head)}
         loss = support_loss(problem, params, context)
         return descend(loss, inner, mode, params, adapting(problem), support, steps, observe)

@@ -21,25 +21,26 @@ def reptile(
     test_steps: int | None = None,
     keep_state: bool = False,
 ) -> Learner:
-    """Train on the support of a task and take the way back as the gradient: φ − U(φ).
+    """Train on a task's support and take the displacement as the gradient: φ − U(φ).
 
-    An outer step of SGD with rate ε is φ ← φ + ε (U(φ) − φ). Nothing is differentiated but the
-    inner loss; the query is only looked at.
+    An outer step of SGD with rate ε is φ ← φ + ε (U(φ) − φ). Only the inner loss is differentiated;
+    the query is used for reporting only.
 
     Args:
-        problem: what is learned.
+        problem: the model and its loss.
         inner: the update rule of the inner loop; Adam without momentum in the paper.
-        steps: inner steps in training.
-        batch: rows of the support a step, drawn without replacement epoch by epoch; all of them
+        steps: number of inner steps in training.
+        batch: number of support rows per step, drawn without replacement within an epoch; all rows
             by default.
-        test_steps: inner steps at adaptation; `steps` by default.
-        keep_state: start a task with the state that `inner` had after the tasks before, averaged
-            over tasks, as the paper's code does. It is meta-learned as the parameters are, by the
-            way back, so give this part of the meta-parameters, "rule", to an outer SGD of rate 1.
+        test_steps: number of inner steps at adaptation; `steps` by default.
+        keep_state: start each task from the state of `inner` after the previous tasks, averaged
+            over tasks, as the paper's code does. Like the parameters, the state is meta-learned by
+            its displacement, so give this part of the meta-parameters, "rule", to an outer SGD with
+            learning rate 1.
 
     Returns:
-        A learner with a `gradient` of its own and {"params": φ}, with `keep_state` "rule" beside
-        it (the state's leaves in the dtype of the parameters).
+        A learner with its own `gradient` and the meta-parameters {"params": φ}, plus "rule" with
+        `keep_state` (the state's leaves in the dtype of the parameters).
 
     Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
 
@@ -117,23 +118,23 @@ def reptile(
 def minibatches(
     support: Batch, size: int | None, key: Key[Array, ""] | None
 ) -> Callable[[Int[Array, ""]], Batch]:
-    """Return step -> `size` rows of the support: its unmasked rows in a new order every epoch.
+    """Return step -> `size` rows of the support, whose rows are reordered every epoch.
 
-    Batches go on from one epoch to the next, and a support smaller than a batch comes more than
-    once in it.
+    Only rows where `mask` is True are drawn. Batches run across epoch boundaries, and a support
+    smaller than a batch is repeated within it.
 
     Args:
         support: a batch with a `mask`.
-        size: rows a step; None for the support as it is.
-        key: of the orders; None where `size` is.
+        size: number of rows per step; None for the support as it is.
+        key: key of the orders; None if `size` is None.
 
     Raises:
-        ValueError: there is a size and no key.
+        ValueError: a size is given without a key.
     """
     if size is None:
         return lambda step: support
     if key is None:
-        raise ValueError(f"batches of {size} rows are drawn: give a key, not None")
+        raise ValueError(f"batches of {size} rows are drawn at random: give a key, not None")
     mask = support["mask"]
     count = jnp.maximum(mask.sum(), 1).astype(jnp.int32)
 

@@ -1,1 +1,1 @@
-"""Flax Linen modules: Transformer encoder, convolutions by patches, autoencoder, the guide."""
+"""Flax Linen modules: Transformer encoder, patch convolutions, autoencoder, guide."""

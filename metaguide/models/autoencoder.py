@@ -1,4 +1,4 @@
-"""A convolutional autoencoder of small pictures."""
+"""A convolutional autoencoder for small pictures."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from metaguide.models.convolution import PatchConvolution, PatchTranspose
 from metaguide.models.transformer import LayerNorm
 
 SIDE = 32
-"""Height and width of a picture, pixels."""
+"""Height and width of a picture, in pixels."""
 
 
 class ImageEncoder(nn.Module):
@@ -18,7 +18,7 @@ class ImageEncoder(nn.Module):
 
     Attributes:
         width: size of the vector.
-        channels: channels after each convolution; each halves the side.
+        channels: number of channels after each convolution; each halves the side.
     """
 
     width: int
@@ -27,7 +27,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch {self.width}"]:
-        """Return a vector a picture; `image` in [0, 1]."""
+        """Return one vector per picture; `image` is in [0, 1]."""
         x = image.astype(self.dtype) * 2 - 1
         for i, features in enumerate(self.channels):
             x = nn.relu(PatchConvolution(features, dtype=self.dtype, name=f"convolution_{i}")(x))
@@ -36,10 +36,10 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """From a vector back to a picture in [0, 1].
+    """Decode a vector into a picture in [0, 1].
 
     Attributes:
-        channels: of the encoder, in its order; each stands for a doubling of the side.
+        channels: the encoder's channels, in the encoder's order; each one doubles the side.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
@@ -58,11 +58,11 @@ class ImageDecoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """decoder(encoder(image)); trained on corrupted pictures it is a denoising one.
+    """decoder(encoder(image)); a denoising autoencoder when trained on corrupted pictures.
 
     Attributes:
-        width: size of the vector between the two.
-        channels: of the encoder's convolutions.
+        width: size of the vector between encoder and decoder.
+        channels: channels of the encoder's convolutions.
     """
 
     width: int
@@ -70,10 +70,10 @@ class Autoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the two halves."""
+        """Build the encoder and the decoder."""
         self.encoder = ImageEncoder(self.width, self.channels, self.dtype)
         self.decoder = ImageDecoder(self.channels, self.dtype)
 
     def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch 32 32 3"]:
-        """Return the pictures rebuilt, float32 in [0, 1]; `image` in [0, 1]."""
+        """Return the reconstructed pictures, float32 in [0, 1]; `image` is in [0, 1]."""
         return self.decoder(self.encoder(image))

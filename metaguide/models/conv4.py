@@ -1,4 +1,4 @@
-"""Conv4, the four-layer network of few-shot images, with the statistics of the batch at hand."""
+"""Conv4, the four-layer network for few-shot images, normalised by the current batch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from metaguide.models.convolution import PatchConvolution
 
 EPSILON = 1e-3
-"""Added to a variance before its root is divided by."""
+"""Added to a variance before its square root divides."""
 
 POOLINGS = ("stride", "flat", "max")
 CONVOLUTIONS = ("patches", "xla")
@@ -24,11 +24,12 @@ def widened(dtype: Any) -> Any:
 def halved(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch rows columns channels"]:
-    """Return the maxima of 2 × 2 positions, without an odd last row or column.
+    """Return the maxima over 2 × 2 positions, dropping an odd last row or column.
 
-    Of two equal ones the first is taken, as `nn.max_pool` does; the gradient of that is a scatter,
-    on a CPU nearly three times as slow. That of `jnp.max` divides by how many positions equal the
-    maximum: none does, and NaN follows, where XLA computes x anew for it and rounds otherwise.
+    Among equal values the first one is taken, as in `nn.max_pool`, whose gradient is a scatter and
+    nearly three times as slow on a CPU. The gradient of `jnp.max` divides by the number of
+    positions equal to the maximum. When XLA recomputes x for it and rounds differently, that number
+    is 0 and the gradient is NaN.
     """
     rows, columns = x.shape[1] // 2, x.shape[2] // 2
     x = x[:, : 2 * rows, : 2 * columns].reshape(len(x), rows, 2, columns, 2, -1)
@@ -44,7 +45,7 @@ def mean_of_rows(
     values: Float[Array, "batch height width channels"],
     reference: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, " channels"]:
-    """Return the mean of each channel over the positions of the marked examples, 0 for none."""
+    """Return each channel's mean over the positions of the marked examples, 0 if none is marked."""
     if reference is None:
         return jnp.mean(values, (0, 1, 2))
     marked = reference[:, None, None, None]
@@ -60,8 +61,8 @@ def moments(
     """Return the mean and the biased variance of each channel.
 
     Args:
-        x: in a dtype wide enough for sums over all positions.
-        reference: the examples that count; all where None.
+        x: values in a dtype wide enough for sums over all positions.
+        reference: the examples that count; None for all.
     """
     mean = mean_of_rows(x, reference)
     return mean, mean_of_rows(jnp.square(x - mean), reference)
@@ -74,8 +75,8 @@ def moments_of_product(
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
     """Return `moments(rows @ kernel, reference)` without the product: mᵀ K and diag(Kᵀ C K).
 
-    m and C are mean and covariance of the rows. Where a row has fewer taps than the product has
-    channels, they are the smaller thing to sum, and for pictures they do not depend on parameters.
+    m and C are the mean and covariance of the rows. They are cheaper to sum when a row has fewer
+    taps than the product has channels, and for pictures they do not depend on the parameters.
     """
     mean = mean_of_rows(rows, reference)
     apart = rows - mean
@@ -85,7 +86,7 @@ def moments_of_product(
         marked = jnp.sum(reference, dtype=rows.dtype)
         count = jnp.maximum(marked, 1) * (rows.shape[1] * rows.shape[2])
     flat = kept.reshape(-1, rows.shape[-1])
-    # In full precision: what is rounded here is rounded in every value of a channel.
+    # Full precision: an error here would affect every value of a channel.
     exact = jax.lax.Precision.HIGHEST
     covariance = jnp.matmul(flat.T, flat, precision=exact) / count
     spread = jnp.matmul(covariance, kernel, precision=exact)
@@ -93,17 +94,17 @@ def moments_of_product(
 
 
 class BatchNorm(nn.Module):
-    """scale · (x - mean) / √(variance + 1e-3) + bias, a channel at a time (Ioffe & Szegedy 2015).
+    """scale · (x - mean) / √(variance + 1e-3) + bias, per channel (Ioffe & Szegedy 2015).
 
-    Mean and biased variance are those of the batch at hand, over examples and positions, never
-    below float32; nothing is averaged over batches, so that a task's statistics are its own.
+    The mean and biased variance are taken over the examples and positions of the current batch, in
+    float32 or wider. There is no running average over batches, so each task has its own statistics.
     """
 
     @nn.compact
     def __call__(
         self, mean: Float[Array, " channels"], variance: Float[Array, " channels"]
     ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-        """Return (slope, shift), by which x · slope + shift is x normalised."""
+        """Return (slope, shift) such that x · slope + shift is x normalised."""
         scale = self.param("scale", nn.initializers.ones, mean.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, mean.shape, jnp.float32)
         scale, bias = scale.astype(mean.dtype), bias.astype(mean.dtype)
@@ -112,7 +113,7 @@ class BatchNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """A convolution, batch norm or a bias, and ReLU, at half the side; attributes of `Conv4`."""
+    """A convolution, batch norm or a bias, and ReLU; halves the side. Attributes as in `Conv4`."""
 
     channels: int
     pooling: str
@@ -126,7 +127,7 @@ class Layer(nn.Module):
         x: Float[Array, "batch height width channels"],
         reference: Bool[Array, " batch"] | None,
     ) -> Float[Array, "batch rows columns features"]:
-        """Return the features, rows = ⌊height / 2⌋ by max, ⌈height / 2⌉ otherwise."""
+        """Return the features; rows = ⌊height / 2⌋ for "max", ⌈height / 2⌉ otherwise."""
         convolution = PatchConvolution(
             self.channels,
             stride=1 if self.pooling == "max" else 2,
@@ -152,26 +153,26 @@ class Layer(nn.Module):
                 x = (x * slope + shift).astype(self.dtype or wide)
         if self.pooling == "max":
             x = halved(x)
-        # ReLU after the maximum is the maximum after ReLU, of a quarter of the values.
+        # ReLU commutes with the maximum, and after it there are a quarter as many values.
         return nn.relu(x)
 
 
 class Conv4(nn.Module):
-    """Four convolutions of 3 × 3, each followed by batch norm and ReLU and at half the side.
+    """Four 3 × 3 convolutions, each followed by batch norm and ReLU and halving the side.
 
-    The network of Vinyals et al. 2016, as MAML has it (Finn et al. 2017: stride 2, features
+    The network of Vinyals et al. 2016 as used by MAML (Finn et al. 2017: stride 2, features
     averaged over positions), Reptile (Nichol et al. 2018: stride 2, features of all positions), or
     prototypical networks (Snell et al. 2017: 2 × 2 maxima, features of all positions).
 
     Attributes:
-        channels: features of each layer.
-        pooling: "stride": stride 2 and the spatial mean at the end; "flat": stride 2 and all
-            positions side by side at the end; "max": stride 1, the maximum of 2 × 2 positions, and
-            all positions side by side at the end.
-        normalise: batch norm; without it each convolution has a bias.
-        convolution: "patches": slices and one matrix product, the fast one on a CPU and where
-            each task has kernels of its own; "xla": `jax.lax.conv_general_dilated`.
-        dtype: of the computation, None for that of the parameters and images; parameters are
+        channels: number of features of each layer.
+        pooling: "stride": stride 2 and a final spatial mean; "flat": stride 2, then all positions
+            flattened; "max": stride 1, the maximum over 2 × 2 positions, then all positions
+            flattened.
+        normalise: whether to use batch norm; without it each convolution has a bias.
+        convolution: "patches": slices and one matrix product, faster on a CPU and when each task
+            has its own kernels; "xla": `jax.lax.conv_general_dilated`.
+        dtype: dtype of the computation, None for that of the parameters and images; parameters are
             float32, statistics and features float32 or wider.
     """
 
@@ -190,9 +191,9 @@ class Conv4(nn.Module):
         """Return the features of each image.
 
         Args:
-            images: any number of channels.
-            reference: the rows whose mean and variance batch norm takes, for every row; all of
-                them where None. Unmarked rows then say nothing about one another.
+            images: images with any number of channels.
+            reference: the rows whose mean and variance normalise every row; None for all rows.
+                Unmarked rows then do not affect one another.
 
         Raises:
             ValueError: an unknown `pooling` or `convolution`.

@@ -1,4 +1,4 @@
-"""Convolutions as slices and one matrix product, which stay fast when kernels differ by task."""
+"""Convolutions as slices and one matrix product, fast even when kernels differ by task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 def patches(
     x: Float[Array, "batch height width channels"], kernel: int, stride: int
 ) -> Float[Array, "batch rows columns taps"]:
-    """Return the kernel × kernel neighbourhood of each output position, padded as "SAME".
+    """Return the kernel × kernel neighbourhood of each output position, with "SAME" padding.
 
     Args:
         x: images.
@@ -21,10 +21,10 @@ def patches(
         stride: step between output positions; rows = ceil(height / stride).
 
     Returns:
-        taps = kernel · kernel · channels, in the order of a kernel [kernel, kernel, channels].
+        The patches; taps = kernel · kernel · channels, ordered as [kernel, kernel, channels].
     """
-    # By what a position is modulo the stride: then a tap is a slice without gaps, whose transpose
-    # is a shift. Gaps would leave each position kernel² cases to tell apart in every derivative.
+    # Group positions by their remainder modulo the stride: each tap is then a slice without gaps,
+    # whose transpose is a shift. With gaps, every derivative would have kernel² cases per position.
     rows, columns = (-(-size // stride) for size in x.shape[1:3])
     reach = (kernel - 1) // stride
     before = [max((-(-n // stride) - 1) * stride + kernel - n, 0) // 2 for n in x.shape[1:3]]
@@ -49,15 +49,15 @@ def patches(
 def product(
     rows: Float[Array, "*batch taps"], kernel: Float[Array, "taps features"]
 ) -> Float[Array, "*batch features"]:
-    """Return rows · K, so that a CPU computes its gradient for K as gᵀ · rows, not rowsᵀ · g.
+    """Return rows · K, with a gradient for K that a CPU computes as gᵀ · rows, not rowsᵀ · g.
 
-    A CPU forms Aᵀ · B from a transposed copy of A, and g is the narrower of the two where there are
-    more taps than features. JAX writes gᵀ · rows and a transposition, which XLA would fold back
-    into rowsᵀ · g but for the barrier between them. Tangents and cotangents of a barrier have one
-    too, so that this holds for derivatives of every order, forward and reverse.
+    A CPU forms Aᵀ · B from a transposed copy of A, and g is narrower than the rows when there are
+    more taps than features. JAX emits gᵀ · rows and a transposition. Without the barrier between
+    them, XLA would fold the two back into rowsᵀ · g. The tangents and cotangents of a barrier have
+    a barrier too, so this holds for derivatives of every order, forward and reverse.
     """
     taps, features = kernel.shape
-    # One axis of rows: a gradient that contracts several axes is a third slower over all.
+    # One axis of rows: a gradient that contracts several axes is a third slower overall.
     matrix = rows.reshape(-1, taps)
     if taps <= features:
         y = matrix @ kernel
@@ -73,12 +73,12 @@ def convolve(
     side: int,
     stride: int,
 ) -> Float[Array, "batch rows columns features"]:
-    """Return patches(x) · K by the convolution of XLA, the fast one on accelerators.
+    """Return patches(x) · K, computed by XLA's convolution, which is faster on accelerators.
 
     Args:
         x: images.
         kernel: taps = side · side · channels, in the order of `patches`.
-        side: of the neighbourhood.
+        side: side of the neighbourhood.
         stride: step between output positions.
     """
     kernel = kernel.reshape(side, side, x.shape[-1], -1)
@@ -101,7 +101,7 @@ class Taps(nn.Module):
     def __call__(
         self, taps: int
     ) -> tuple[Float[Array, "taps features"], Float[Array, " features"] | None]:
-        """Return the kernel, and the bias or None."""
+        """Return the kernel and the bias; the bias is None without `use_bias`."""
         shape = (taps, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         if not self.use_bias:
@@ -112,16 +112,16 @@ class Taps(nn.Module):
 class PatchConvolution(nn.Module):
     """y = patches(x) · K + b: a "SAME" convolution as one matrix product.
 
-    The kernel is a matrix [kernel · kernel · channels, features], that of
-    `jax.lax.conv_general_dilated` in HWIO order with its first three axes as one.
+    The kernel is a matrix [kernel · kernel · channels, features]: the HWIO kernel of
+    `jax.lax.conv_general_dilated` with its first three axes merged.
 
     Attributes:
-        features: channels of y.
+        features: number of channels of y.
         kernel: side of the neighbourhood.
         stride: step between output positions.
-        dtype: of the computation; None: that of x and of the parameters.
-        use_bias: whether there is a b.
-        patched: False: the same y from the same parameters by `convolve`.
+        dtype: dtype of the computation; None for that of x and the parameters.
+        use_bias: whether to add b.
+        patched: if False, the same y is computed from the same parameters by `convolve`.
     """
 
     features: int
@@ -139,8 +139,8 @@ class PatchConvolution(nn.Module):
 
         Args:
             x: images.
-            affine: what follows channel by channel, y · slope + shift, taken into the product;
-                for patches alone.
+            affine: a map per channel, y · slope + shift, to fold into the product; only with
+                `patched`.
         """
         taps = Taps(self.features, self.use_bias, name="taps")
         kernel, bias = taps(self.kernel * self.kernel * x.shape[-1])
@@ -149,7 +149,7 @@ class PatchConvolution(nn.Module):
             rows = patches(x, self.kernel, self.stride)
             if affine is not None:
                 slope, shift = affine(rows, kernel)
-                # The shift is one more tap, whose row is 1: its gradient comes with the kernel's.
+                # The shift is one more tap, whose input is 1: its gradient comes with the kernel's.
                 rows = jnp.pad(rows, [(0, 0)] * 3 + [(0, 1)], constant_values=1)
                 kernel = jnp.concatenate([kernel * slope, shift[None]])
                 return product(rows, kernel.astype(rows.dtype))
@@ -160,10 +160,10 @@ class PatchConvolution(nn.Module):
 
 
 class PatchTranspose(nn.Module):
-    """Twice the height and width: a convolution to 4 · features, each pixel then spread to 2 × 2.
+    """Double the height and width: a convolution to 4 · features, then each pixel becomes 2 × 2.
 
-    The sub-pixel convolution of Shi et al. 2016; its patches are a quarter of those of a
-    convolution behind an upsampling.
+    The sub-pixel convolution of Shi et al. 2016. It has a quarter as many patches as a convolution
+    after upsampling.
     """
 
     features: int

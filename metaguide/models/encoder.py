@@ -1,4 +1,4 @@
-"""An encoder as a value: what makes a vector of an example, and a state of a token."""
+"""An encoder as a value: maps an example to a vector and a token to a state."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from metaguide.models.transformer import PAD, TransformerEncoder
 
 
 class Encoding(NamedTuple):
-    """What the shared encoder makes of examples.
+    """The shared encoder's output.
 
     Attributes:
-        vector: one vector an example.
-        states: one state a token; None where there is no text.
+        vector: one vector per example.
+        states: one state per token; None if there is no text.
     """
 
     vector: Float[Array, "batch width"]
@@ -25,19 +25,19 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What reads examples; `GuideModel` builds on any.
+    """An encoder of examples; `GuideModel` builds on any of them.
 
     Attributes:
-        text: the Linen module of texts, unbound. Its call, (tokens int32 [batch, length],
-            deterministic) -> float [batch, length, width], returns a state a token, and its
+        text: the unbound Linen module for texts. Its call, (tokens int32 [batch, length],
+            deterministic) -> float [batch, length, width], returns one state per token; its
             `attend`, states -> float [..., vocabulary], compares states with the embeddings.
         vocabulary: number of token ids.
-        width: of vectors and states.
+        width: width of vectors and states.
         length: longest sequence, in tokens.
-        channels: of the convolutions on pictures; () where pictures are not read.
-        dtype: of the computation; parameters are float32.
-        buckets: number of buckets of hashed n-grams; 0 where n-grams are not read.
-        pretrained: width of the vectors of a pretrained encoder; 0 where there is none.
+        channels: channels of the convolutions on pictures; () if pictures are not read.
+        dtype: dtype of the computation; parameters are float32.
+        buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
+        pretrained: width of a pretrained encoder's vectors; 0 if there is none.
     """
 
     text: nn.Module
@@ -51,7 +51,7 @@ class Encoder:
 
     @property
     def image(self) -> bool:
-        """Whether pictures are read."""
+        """Return whether pictures are read."""
         return bool(self.channels)
 
     def groups(self, pictures: bool) -> tuple[str, ...]:
@@ -75,19 +75,19 @@ def transformer(
     buckets: int = 0,
     pretrained: int = 0,
 ) -> Encoder:
-    """Return our own encoder: a Transformer, and convolutions where there are `channels`.
+    """Return the library's own encoder: a Transformer, plus convolutions if there are `channels`.
 
     Args:
         vocabulary: number of token ids.
-        width: of vectors and states, a multiple of 4 and of `heads`.
-        layers: of the Transformer.
-        heads: of its attention.
+        width: width of vectors and states, a multiple of 4 and of `heads`.
+        layers: number of Transformer layers.
+        heads: number of attention heads.
         length: longest sequence, in tokens.
-        dropout: in the Transformer.
-        channels: of the convolutions on pictures.
-        dtype: of the computation.
-        buckets: of hashed n-grams, whose embeddings are added up; 0 for none.
-        pretrained: width of the vectors of a pretrained encoder; 0 for none.
+        dropout: dropout rate of the Transformer.
+        channels: channels of the convolutions on pictures.
+        dtype: dtype of the computation.
+        buckets: number of buckets of hashed n-grams, whose embeddings are summed; 0 for none.
+        pretrained: width of a pretrained encoder's vectors; 0 for none.
     """
     text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
     return Encoder(text, vocabulary, width, length, channels, dtype, buckets, pretrained)
@@ -96,12 +96,12 @@ def transformer(
 class NgramBag(nn.Module):
     """Σ_g e_g / √n over the n distinct n-grams of a text, 0 where it has none.
 
-    The embeddings start at 0: an n-gram that training never met says nothing.
+    The embeddings start at 0, so an n-gram that was absent from training contributes nothing.
 
     Attributes:
         buckets: number of buckets; bucket 0 is padding.
-        width: of the vectors.
-        dtype: of the computation.
+        width: width of the vectors.
+        dtype: dtype of the computation.
 
     Bojanowski, Grave, Joulin, Mikolov: Enriching Word Vectors with Subword Information, 2017.
     """
@@ -126,8 +126,8 @@ class Adapter(nn.Module):
     Where the widths are the same, the projection starts as the identity.
 
     Attributes:
-        width: of the vectors that are returned.
-        dtype: of the computation.
+        width: width of the returned vectors.
+        dtype: dtype of the computation.
     """
 
     width: int
@@ -144,7 +144,7 @@ class Adapter(nn.Module):
 
 
 def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Return the identity matrix: a projection that starts as none; the key is not read."""
+    """Return the identity matrix, an initial projection that changes nothing; ignores the key."""
     del key
     return jnp.eye(*shape, dtype=dtype)
 
@@ -152,7 +152,7 @@ def identity(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float
 def mean_state(
     states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"]
 ) -> Float[Array, "batch width"]:
-    """Return the mean of the states of what is not padding, 0 where all is."""
+    """Return the mean state over the tokens that are not padding, 0 if all are."""
     mask = (tokens != PAD).astype(states.dtype)
     total = jnp.einsum("bl,blw->bw", mask, states)
     return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)

@@ -1,8 +1,8 @@
-"""The guide: one encoder of text and pictures, and every head that stands on it.
+"""The guide: one encoder of text and pictures, and the heads on top of it.
 
-The top-level names of the parameters are the groups that learners and objectives name: "text",
-"grams", "pretrained", "image" and "fusion" encode; "language", "decoder" and "contrast" serve
-pre-training; each task's head has the name of its task.
+The top-level parameter names are the groups that learners and objectives refer to: "text", "grams",
+"pretrained", "image" and "fusion" encode; "language", "decoder" and "contrast" serve pre-training;
+each task's head is named after its task.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +20,19 @@ from metaguide.models.transformer import LayerNorm
 
 
 class LanguageHead(nn.Module):
-    """The transform and the bias of a masked language model (Devlin et al. 2019)."""
+    """The output transform and bias of a masked language model (Devlin et al. 2019)."""
 
     vocabulary: int
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the transform and the bias."""
+        """Build the transform and the bias."""
         self.norm = LayerNorm(self.dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,), jnp.float32)
 
     @nn.compact
     def __call__(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Return what is compared with the embeddings."""
+        """Return the states to compare with the embeddings."""
         dense = nn.Dense(states.shape[-1], dtype=self.dtype, name="transform")
         return self.norm(nn.relu(dense(states)))
 
@@ -45,7 +45,7 @@ class Contrast(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the projections; the temperature starts at 0.07 (Radford et al. 2021)."""
+        """Build the projections; the temperature starts at 0.07 (Radford et al. 2021)."""
         self.text_projection = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
         if self.image:
             self.image_projection = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
@@ -69,9 +69,9 @@ class GuideModel(nn.Module):
     """The shared encoder and the heads; every method is pure through `apply(..., method=...)`.
 
     Attributes:
-        encoder: of texts and pictures.
-        heads: by task, what makes its head out of (encoder, way).
-        way: most classes of a classification.
+        encoder: the encoder of texts and pictures.
+        heads: for each task, a function of (encoder, way) that builds its head.
+        way: largest number of classes in a classification.
     """
 
     encoder: Encoder
@@ -80,21 +80,21 @@ class GuideModel(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """Number of token ids."""
+        """Return the number of token ids."""
         return self.encoder.vocabulary
 
     @property
     def width(self) -> int:
-        """Size of vectors and states."""
+        """Return the size of vectors and states."""
         return self.encoder.width
 
     @property
     def image(self) -> bool:
-        """Whether pictures are read."""
+        """Return whether pictures are read."""
         return self.encoder.image
 
     def setup(self) -> None:
-        """Make the groups."""
+        """Build the groups."""
         encoder = self.encoder
         self.text: Any = encoder.text.clone()
         if encoder.image:
@@ -117,7 +117,7 @@ class GuideModel(nn.Module):
         tokens: Int[Array, "batch length"],
         image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"] | None = None,
     ) -> Encoding:
-        """Return the encoding, having used every group once, so that `init` makes them all."""
+        """Return the encoding after using every group once, so that `init` creates them all."""
         encoder, grams, vector = self.encoder, None, None
         if encoder.buckets:
             grams = jnp.ones((len(tokens), 1), jnp.int32)
@@ -136,7 +136,7 @@ class GuideModel(nn.Module):
         return encoding
 
     def head(self, task: str, method: str, *args: Any) -> Any:
-        """Return what a method of a task's head does."""
+        """Return the result of a method of a task's head."""
         return getattr(getattr(self, task), method)(*args)
 
     def text_states(
@@ -148,7 +148,7 @@ class GuideModel(nn.Module):
     def text_vector(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch {self.width}"]:
-        """Return the mean of the states of what is not padding."""
+        """Return the mean state over the tokens that are not padding."""
         return mean_state(self.text(tokens, deterministic=deterministic), tokens)
 
     def image_vector(
@@ -167,7 +167,7 @@ class GuideModel(nn.Module):
         vector: Float[Array, "batch {self.encoder.pretrained}"] | None = None,
         deterministic: bool = True,
     ) -> Encoding:
-        """Return LayerNorm(mean of the vectors of what there is of text and picture), and states.
+        """Return LayerNorm(mean of the text's and the picture's vectors), and the states.
 
         The vector of a text is the sum of the mean of its states, the bag of its n-grams and the
         adapted vector of a pretrained encoder, of those that there are.
@@ -175,13 +175,13 @@ class GuideModel(nn.Module):
         Args:
             tokens: int32 ids, 0 = padding, or None for pictures alone.
             image: pictures, float in [0, 1] or uint8; or None for texts alone.
-            has_image: False where a row has a text and no picture; None where all have one.
-            grams: int32 buckets of n-grams, 0 = padding; None where they are not read.
-            vector: of each text by a pretrained encoder; None where there is none.
-            deterministic: no dropout; otherwise the rng "dropout" is read.
+            has_image: False where a row has a text but no picture; None if every row has one.
+            grams: int32 buckets of n-grams, 0 = padding; None if they are not read.
+            vector: a pretrained encoder's vector of each text; None if there is none.
+            deterministic: disables dropout; otherwise the rng "dropout" is read.
 
         Raises:
-            ValueError: neither text nor picture, or a picture for a guide without pictures.
+            ValueError: neither text nor picture is given, or the guide takes no pictures.
         """
         if image is not None and not self.image:
             raise ValueError("pictures for a guide that was built with image=False")
@@ -213,7 +213,7 @@ class GuideModel(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch 32 32 3"]:
-        """Return the autoencoder's pictures, float32 in [0, 1]; there is no dropout in it."""
+        """Return the autoencoder's pictures, float32 in [0, 1]; it has no dropout."""
         del deterministic
         return self.decoder(self.image_vector(image))
 
@@ -239,7 +239,7 @@ def init_params(model: GuideModel, key: Key[Array, ""]) -> dict[str, Any]:
 
     Args:
         model: the guide.
-        key: key, typed.
+        key: typed PRNG key.
     """
     tokens = jnp.zeros((1, min(2, model.encoder.length)), jnp.int32)
     image = jnp.zeros((1, SIDE, SIDE, 3)) if model.image else None

@@ -1,6 +1,6 @@
-"""The heads of the tasks: what stands on an encoder, and never knows which.
+"""The heads of the tasks, which work on any encoder.
 
-Each has a method `touch`, which uses it once on an encoding, so that `init` makes its parameters.
+Each has a method `touch`, which uses it once on an encoding, so that `init` creates its parameters.
 """
 
 import functools
@@ -17,16 +17,16 @@ from metaguide.models.transformer import PAD, SEP, LayerNorm, roles
 from metaguide.types import OUT
 
 LARGEST = 9.0
-"""Of the logarithms that rates and scales are learned as: beyond it e^x times 0 would be NaN."""
+"""Bound on the learned logarithms of rates and scales: beyond it e^x times 0 would be NaN."""
 
 
 def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Return x / ‖x‖, and 0 with a finite gradient where x is 0."""
+    """Return x / ‖x‖, or 0 with a finite gradient where x is 0."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
-    """Return where an answer may begin or end: in the text, or at position 0 for none."""
+    """Return where an answer may begin or end: in the text, or at position 0 for no answer."""
     text = (roles(tokens) > 0) & (tokens != PAD) & (tokens != SEP)
     return text | (jnp.arange(tokens.shape[1]) == 0)
 
@@ -34,8 +34,8 @@ def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"
 class ClassificationHead(nn.Module):
     """logit_c = has_name_c · s · cos(P v, Q n_c) + ⟨v, slot_c⟩ + bias_c.
 
-    Slots and biases start at 0, so that zero shots know the names alone, and all classes are alike
-    where there are none.
+    Slots and biases start at 0. Without shots, only the names tell the classes apart; without names
+    either, all classes score the same.
     """
 
     way: int
@@ -48,10 +48,10 @@ class ClassificationHead(nn.Module):
         names: Float[Array, "way width"],
         has_names: Bool[Array, "way"],
     ) -> Float[Array, "batch way"]:
-        """Return the logits; up to `self.way` classes."""
+        """Return the logits of at most `self.way` classes."""
         way, width = names.shape
         if way > self.way:
-            raise ValueError(f"{way} classes, the guide has slots for {self.way}")
+            raise ValueError(f"{way} classes, but the guide has slots for {self.way}")
         zeros = nn.initializers.zeros
         slots = self.param("slots", zeros, (self.way, width), jnp.float32)[:way].astype(self.dtype)
         bias = self.param("bias", zeros, (self.way,), jnp.float32)[:way].astype(self.dtype)
@@ -73,7 +73,7 @@ class ClassificationHead(nn.Module):
 
 
 class SentimentHead(nn.Module):
-    """Linear scores of negative and positive, and stars = 1 + 4 σ(linear)."""
+    """Linear scores for negative and positive, and stars = 1 + 4 σ(linear)."""
 
     dtype: Any = jnp.float32
 
@@ -93,7 +93,7 @@ class SentimentHead(nn.Module):
 
 
 class QuestionHead(nn.Module):
-    """Linear scores of where an answer starts and where it ends (Devlin et al. 2019)."""
+    """Linear scores for where an answer starts and where it ends (Devlin et al. 2019)."""
 
     dtype: Any = jnp.float32
 
@@ -113,11 +113,11 @@ class QuestionHead(nn.Module):
 
 
 class RecommendationHead(nn.Module):
-    """A user is a recency-weighted mean of projected products, and a residual MLP of that mean.
+    """A user is a recency-weighted mean of projected products plus a residual MLP of that mean.
 
-    u_t = m_t + MLP(m_t), m_t = Σ_j≤t e^(−r (t − j)) p_j / Σ_j≤t e^(−r (t − j)), p_0 a learned
-    start; each group of channels has its own learned rate r, so that one user has a short and a
-    long memory. Padding takes no time.
+    u_t = m_t + MLP(m_t), m_t = Σ_j≤t e^(−r (t − j)) p_j / Σ_j≤t e^(−r (t − j)), where p_0 is a
+    learned start. Each group of channels has its own learned rate r, so that a user has both a
+    short and a long memory. Padding does not advance time.
     """
 
     width: int
@@ -125,7 +125,7 @@ class RecommendationHead(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the parameters; the projection of products starts as none."""
+        """Build the parameters; the projection of products starts as the identity."""
         self.product = nn.Dense(self.width, kernel_init=identity, dtype=self.dtype)
         self.start = self.param("start", nn.initializers.normal(0.1), (self.width,), jnp.float32)
         memory = jnp.log(jnp.geomspace(0.02, 1.0, self.rates))
@@ -142,9 +142,10 @@ class RecommendationHead(nn.Module):
     def scores(
         self, users: Float[Array, "rows width"], vector: Float[Array, "products width"]
     ) -> Float[Array, "rows products"]:
-        """Return users · products(vector) / √width, without making the products that users see.
+        """Return users · products(vector) / √width without computing products(vector).
 
-        Where each user has a projection of his own, it is `width` times less work, and no memory.
+        When each user has their own projection, this is `width` times less work and needs no
+        memory for the projected products.
         """
         dense = self.product.variables["params"]
         kernel, bias = (dense[name].astype(self.dtype) for name in ("kernel", "bias"))
@@ -157,12 +158,12 @@ class RecommendationHead(nn.Module):
         mask: Bool[Array, "items"],
         at: slice = slice(None),
     ) -> Float[Array, "rows width"]:
-        """Return those `at` of items + 1 rows, row t being the user after the first t products.
+        """Return the rows `at` of items + 1 rows, where row t is the user after t products.
 
         Args:
-            history: vectors of the products of one user, in the order of time.
+            history: vectors of one user's products, in time order.
             mask: False where `history` is padding, which changes nothing.
-            at: the rows that are returned.
+            at: indices of the rows to return.
         """
         items = jnp.concatenate([self.start[None].astype(self.dtype), self.product(history)])
         real = jnp.concatenate([jnp.ones((1,), bool), mask])
@@ -180,7 +181,7 @@ class RecommendationHead(nn.Module):
     def user(
         self, history: Float[Array, "items width"], mask: Bool[Array, "items"]
     ) -> Float[Array, "width"]:
-        """Return the last row of `users`, in time that does not grow with its square."""
+        """Return the last row of `users`, in less than quadratic time."""
         return self.users(history, mask, slice(-1, None))[0]
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
@@ -192,12 +193,12 @@ class RecommendationHead(nn.Module):
 def with_slots(params: Mapping[str, Any], way: int) -> Mapping[str, Any]:
     """Return the guide's parameters with a slot for each of `way` classes.
 
-    Where the guide has as many they are its own. For more classes, all slots are the mean of the
-    guide's: no class comes before another, and until they adapt the scores are
-    those of the names alone.
+    If the guide has enough slots, its own are used. For more classes, every slot is the mean of the
+    guide's: no class is preferred, and until the slots adapt, the scores are those of the names
+    alone.
 
     Args:
-        params: of every group.
+        params: parameters of every group.
         way: number of classes.
     """
     head = params["classification"]

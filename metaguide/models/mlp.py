@@ -12,17 +12,17 @@ INITIALISERS: dict[str, Callable[..., Any]] = {
     "truncated": nn.initializers.truncated_normal(0.01),
     "lecun": nn.initializers.lecun_normal(),
 }
-"""Of kernels, by name: variance 2/inputs, σ = .01 cut at 2σ, variance 1/inputs; biases are 0."""
+"""Kernel initialisers: variance 2/inputs, σ = .01 cut at 2σ, variance 1/inputs; biases are 0."""
 
 
 class MLP(nn.Module):
-    """h ← activation(h W + b), once for each width.
+    """h ← activation(h W + b), once per width.
 
     Attributes:
-        widths: units of each layer.
-        activation: after every layer.
-        initialiser: a name of `INITIALISERS`.
-        dtype: of the computation, None for that of parameters and inputs.
+        widths: number of units of each layer.
+        activation: function applied after every layer.
+        initialiser: a key of `INITIALISERS`.
+        dtype: dtype of the computation, None for that of the parameters and inputs.
     """
 
     widths: tuple[int, ...]
@@ -45,10 +45,10 @@ class MLP(nn.Module):
 
 
 class PixelMLP(nn.Module):
-    """An `MLP` on the pixels of a picture, side by side; no layers give the pixels themselves.
+    """An `MLP` on the flattened pixels of a picture; without layers, the pixels themselves.
 
     Attributes:
-        widths, activation, initialiser: as of `MLP`.
+        widths, activation, initialiser: as in `MLP`.
     """
 
     widths: tuple[int, ...]
@@ -59,7 +59,7 @@ class PixelMLP(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"], reference: Any = None
     ) -> Float[Array, "batch features"]:
-        """Return the last layer's units; `reference`, for batch norms, is not read."""
+        """Return the last layer's units; `reference`, which batch norms use, is ignored."""
         del reference
         mlp = MLP(self.widths, self.activation, self.initialiser, name="mlp")
         return mlp(images.reshape(len(images), -1))

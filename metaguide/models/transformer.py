@@ -1,4 +1,4 @@
-"""A pre-LN Transformer encoder that knows a question from the text it is asked of."""
+"""A pre-LN Transformer encoder that tells a question from the text it is about."""
 
 import math
 from typing import Any
@@ -11,19 +11,19 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from metaguide.types import OUT
 
 PAD, SEP, SPECIALS = 0, 3, 5
-"""Token ids of padding and of the separator, and the number of ids that are no words."""
+"""Token ids of padding and of the separator, and the number of ids that are not words."""
 
 
 def hashed_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Return 32 pseudo-random bits an element: a 32-bit integer hash of (position, seed).
+    """Return 32 pseudo-random bits per element: a 32-bit integer hash of (position, seed).
 
-    The seed is two words of `jax.random.bits(key)`, the hash is MurmurHash3's finaliser with the
-    second word mixed in between its multiplications. Good enough to drop units, not to sample
-    from: it is far cheaper than Threefry on a CPU and fuses into what reads it.
+    The seed is two words of `jax.random.bits(key)`. The hash is MurmurHash3's finaliser with the
+    second word mixed in between its multiplications. It is good enough to drop units, but not to
+    sample from; on a CPU it is far cheaper than Threefry and fuses into its consumer.
 
     Args:
-        key: key, typed.
-        shape: shape of the result, fewer than 2^32 elements.
+        key: typed PRNG key.
+        shape: shape of the result, with fewer than 2^32 elements.
     """
     seed = jax.random.bits(key, (2,), jnp.uint32)
     position = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
@@ -38,32 +38,32 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""]) -> Float[A
 
     Args:
         x: any array.
-        rate: probability in [0, 1) that a unit is dropped, to a granularity of 2^-32.
-        key: key, typed.
+        rate: probability in [0, 1) that a unit is dropped, with a granularity of 2^-32.
+        key: typed PRNG key.
     """
     keep = hashed_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * (1 / (1 - rate)), 0)
 
 
 class Dropout(nn.Module):
-    """Drops units with probability `rate`, drawn from the rng collection "dropout"."""
+    """Drop units with probability `rate`, drawn from the rng collection "dropout"."""
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
-        """Return x itself where deterministic or where the rate is 0."""
+        """Return x with units dropped, or x itself if `deterministic` or if the rate is 0."""
         if deterministic or self.rate == 0:
             return x
         return dropout(x, self.rate, self.make_rng("dropout"))
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / √(variance + 1e-6) over the last axis, never below float32 (Ba et al. 2016).
+    """(x - mean) / √(variance + 1e-6) over the last axis, float32 or wider (Ba et al. 2016).
 
     Attributes:
-        affine: whether scale and bias follow. Before a dense layer they say nothing that its
-            kernel and bias do not.
+        affine: whether to apply a scale and a bias. Before a dense layer they are redundant with
+            its kernel and bias.
     """
 
     dtype: Any = jnp.float32
@@ -88,10 +88,10 @@ class LayerNorm(nn.Module):
 def product(
     x: Float[Array, "*batch width"], kernel: Float[Array, "width features"]
 ) -> Float[Array, "*batch features"]:
-    """Return x · kernel; its gradient for the kernel transposes the narrower of two operands.
+    """Return x · kernel; the kernel's gradient transposes the narrower of its two operands.
 
     On a CPU, xᵀ · g is computed from a transposed copy of its first operand. JAX's own rule puts g
-    there, which is three and four times as wide as x before Q, K, V and before the hidden units.
+    there, which is three times as wide as x for Q, K, V and four times for the hidden units.
     """
     return x @ kernel
 
@@ -112,7 +112,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """x · kernel + bias, as `flax.linen.Dense` has it, by `product`."""
+    """x · kernel + bias, as in `flax.linen.Dense`, computed by `product`."""
 
     features: int
     dtype: Any = jnp.float32
@@ -128,7 +128,7 @@ class Dense(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q Kᵀ / √d) V of Vaswani et al. 2017, heads side by side, one product for Q, K, V."""
+    """softmax(Q Kᵀ / √d) V (Vaswani et al. 2017), with one product for Q, K, V of all heads."""
 
     heads: int
     dropout: float = 0.0
@@ -147,8 +147,8 @@ class SelfAttention(nn.Module):
 
         Args:
             x: the states.
-            mask: False where a position is padding; a row of nothing but padding is averaged.
-            deterministic: no dropout.
+            mask: False where a position is padding; a row that is all padding is averaged.
+            deterministic: disables dropout.
         """
         batch, length, width = x.shape
         if width % self.heads:
@@ -165,7 +165,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x), the MLP four times as wide."""
+    """x + attention(LN x), then x + MLP(LN x), where the MLP is four times as wide."""
 
     heads: int
     dropout: float = 0.0
@@ -200,10 +200,10 @@ class TransformerLayer(nn.Module):
 
 
 def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
-    """Return what each token is: 0 up to the first separator, 1 after it, 2 an exact match.
+    """Return each token's role: 0 up to the first separator, 1 after it, 2 for an exact match.
 
-    An exact match is a word after the separator that stands before it too, the feature of Chen et
-    al. 2017 (DrQA). A text without separator has role 0 throughout.
+    An exact match is a word after the separator that also occurs before it, the feature of Chen et
+    al. 2017 (DrQA). A text without a separator has role 0 throughout.
 
     Args:
         tokens: int32 ids.
@@ -223,10 +223,10 @@ class TransformerEncoder(nn.Module):
         vocabulary: number of token ids.
         width: size of a state, a multiple of `heads`.
         layers: number of layers.
-        heads: attention heads a layer.
+        heads: number of attention heads per layer.
         length: longest sequence, in tokens.
-        dropout: rate, on attention weights, hidden units, residual branches and embeddings.
-        dtype: of the computation; parameters stay float32.
+        dropout: dropout rate on attention weights, hidden units, residual branches and embeddings.
+        dtype: dtype of the computation; parameters stay float32.
     """
 
     vocabulary: int
@@ -238,7 +238,7 @@ class TransformerEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the parameters; the branches start small, by 1/√(2 layers) (GPT-2)."""
+        """Build the parameters; the branches are scaled by 1/√(2 layers) at the start (GPT-2)."""
         normal = nn.initializers.normal
         self.embedding = self.param(
             "embedding", normal(self.width**-0.5), (self.vocabulary, self.width), jnp.float32
@@ -260,18 +260,18 @@ class TransformerEncoder(nn.Module):
     def __call__(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch length {self.width}"]:
-        """Return the state of every token; those of padding mean nothing and touch no other.
+        """Return every token's state; padding states are meaningless and affect no others.
 
         Args:
-            tokens: int32 ids, 0 = padding, at most `self.length` a row.
-            deterministic: no dropout; otherwise the rng "dropout" is read.
+            tokens: int32 ids, 0 = padding, at most `self.length` per row.
+            deterministic: disables dropout; otherwise the rng "dropout" is read.
 
         Raises:
             ValueError: more tokens than `self.length`.
         """
         length = tokens.shape[1]
         if length > self.length:
-            raise ValueError(f"{length} tokens a row, the encoder has {self.length} positions")
+            raise ValueError(f"{length} tokens per row; the encoder has {self.length} positions")
         role = jax.nn.one_hot(roles(tokens), 3, dtype=self.dtype)
         x = self.embedding[tokens].astype(self.dtype) * self.width**0.5
         x = x + self.positions[:length].astype(self.dtype) + role @ self.role.astype(self.dtype)

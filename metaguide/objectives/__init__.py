@@ -1,1 +1,1 @@
-"""Losses: pure functions of arrays, each guarded so that a mask of nothing costs nothing."""
+"""Losses: pure functions of arrays, each 0 under an empty mask."""

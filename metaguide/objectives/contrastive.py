@@ -1,4 +1,4 @@
-"""Contrast: two views of one thing belong together, views of two things do not."""
+"""Contrastive learning: two views of one item belong together, views of two items do not."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ def info_nce(
     temperature: float | Float[Array, ""],
     where: Bool[Array, " batch"],
 ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-    """Symmetric InfoNCE (van den Oord et al. 2018; as in CLIP, Radford et al. 2021).
+    """Return the symmetric InfoNCE (van den Oord et al. 2018; as in CLIP, Radford et al. 2021).
 
     With S = a bᵀ / temperature, over the rows and columns that count,
     J = ½ mean_i (log Σ_j exp S_ij − S_ii) + ½ mean_i (log Σ_j exp S_ji − S_ii).
@@ -25,13 +25,13 @@ def info_nce(
 
     Args:
         a: unit vectors of the first views.
-        b: unit vectors of the second views, row by row of the same things.
-        temperature: positive.
-        where: rows that have both views; the others are no negatives either.
+        b: unit vectors of the second views; each row is the same item as in `a`.
+        temperature: a positive number.
+        where: rows that have both views; the others do not serve as negatives either.
 
     Returns:
         The loss, 0 without rows, and the metric `accuracy`: how often the partner scores highest,
-        mean of both directions.
+        averaged over both directions.
     """
     scores = a @ b.T / jnp.asarray(temperature, a.dtype)
     labels = jnp.arange(len(a))

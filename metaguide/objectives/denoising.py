@@ -1,4 +1,4 @@
-"""Denoising: spoil a picture, then restore it."""
+"""Denoising: corrupt a picture, then restore it."""
 
 from collections.abc import Mapping
 
@@ -16,9 +16,9 @@ def corrupt(
     sigma: float | Float[Array, ""],
     occlusion: int,
 ) -> Float[Array, "batch height width channels"]:
-    """Add Gaussian noise and blackens one square of each picture (Vincent et al. 2008).
+    """Add Gaussian noise and blacken one square of each picture (Vincent et al. 2008).
 
-    x̃ = hole ⊙ clip(x + sigma · ε, 0, 1), with ε ~ N(0, I) and the square wholly inside the picture.
+    x̃ = hole ⊙ clip(x + sigma · ε, 0, 1), with ε ~ N(0, I) and the square inside the picture.
 
     Args:
         key: PRNG key.
@@ -50,13 +50,13 @@ def reconstruction_loss(
     target: Float[Array, "batch height width channels"],
     where: Bool[Array, " batch"] | None = None,
 ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-    """Mean squared error of the restored pictures (Vincent et al. 2008).
+    """Return the mean squared error of the restored pictures (Vincent et al. 2008).
 
     J = mean_{i : where_i} mean_{pixels, channels} (output_i − target_i)²; 0 without pictures.
 
     Args:
         output: the restored pictures.
-        target: the pictures before they were spoiled, in [0, 1].
+        target: the original pictures, in [0, 1].
         where: which rows have a picture; all of them by default.
 
     Returns:

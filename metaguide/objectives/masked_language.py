@@ -1,4 +1,4 @@
-"""Masked language modelling: hide whole words, then guess them."""
+"""Masked language modelling: hide whole words, then predict them."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ class Gathered(NamedTuple):
     Attributes:
         indices: positions in the flattened batch, `row * length + column`; 0 where not valid.
         valid: which entries of the list are chosen positions.
-        dropped: how many chosen positions did not fit; worth logging, 0 when `limit` suffices.
+        dropped: number of chosen positions that did not fit, 0 when `limit` suffices; log it.
     """
 
     indices: Int[Array, " limit"]
@@ -38,14 +38,14 @@ def mask_words(
 ) -> tuple[Int[Array, "batch length"], Bool[Array, "batch length"]]:
     """Hide whole words of each text (Devlin et al. 2019, with whole-word masking).
 
-    Of a text with n words, max(1, round(mask_rate · n)) words are drawn without replacement, and
-    all tokens of a drawn word are chosen; a text without words has none. Static shapes: runs in
-    `jit`.
+    In a text with n words, max(1, round(mask_rate · n)) words are drawn without replacement, and
+    all tokens of a drawn word are chosen; in a text without words, none. Shapes are static, so it
+    runs in `jit`.
 
     Args:
         key: PRNG key.
         tokens: token ids.
-        words: index of the word each token belongs to, in [0, length); negative where none.
+        words: index of each token's word, in [0, length); negative for tokens outside words.
         mask_rate: share of the words to hide, in (0, 1].
         mask_id: the id that stands for a hidden token.
         vocabulary: number of ids; random tokens are drawn from [specials, vocabulary).
@@ -66,7 +66,7 @@ def mask_words(
     choice, fate, substitute = jax.random.split(key, 3)
     batch, length = tokens.shape
     maskable = (words >= 0) & (tokens >= specials)
-    slots = jnp.where(maskable, words, length)  # an extra slot takes what belongs to no word
+    slots = jnp.where(maskable, words, length)  # an extra slot takes tokens outside words
     rows = jnp.arange(batch)[:, None]
     present = jnp.zeros((batch, length + 1), bool).at[rows, slots].set(True)[:, :length]
     number = present.sum(1)
@@ -91,8 +91,8 @@ def mask_words(
 def gather_chosen(chosen: Bool[Array, "batch length"], limit: int) -> Gathered:
     """List the chosen positions, so that logits are computed for them alone.
 
-    `limit` is static. It should leave slack over the expected number, `mask_rate · batch · length`:
-    of the chosen positions, in row order, those past the limit are dropped and counted.
+    `limit` is static and should exceed the expected number, `mask_rate · batch · length`: chosen
+    positions past the limit, in row order, are dropped and counted.
     """
     flat = chosen.reshape(-1)
     (indices,) = jnp.nonzero(flat, size=limit, fill_value=0)
@@ -106,13 +106,13 @@ def masked_language_loss(
     targets: Int[Array, " positions"],
     where: Bool[Array, " positions"],
 ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-    """Cross-entropy of the hidden tokens (Devlin et al. 2019), in nats per token.
+    """Return the cross-entropy of the hidden tokens (Devlin et al. 2019), in nats per token.
 
-    J = − mean_{i : where_i} log softmax(logits_i)[targets_i]; 0 where nothing is hidden.
+    J = − mean_{i : where_i} log softmax(logits_i)[targets_i]; 0 if nothing is hidden.
 
     Args:
         logits: scores of the vocabulary at the listed positions.
-        targets: the tokens that stood there.
+        targets: the original tokens at these positions.
         where: which positions count.
 
     Returns:

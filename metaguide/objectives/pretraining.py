@@ -23,7 +23,7 @@ Objective = Callable[..., tuple[Array, Mapping[str, Array]]]
 
 @runtime_checkable
 class Guide(Protocol):
-    """What the objectives need of a guide's model: a Linen module with the methods they name."""
+    """The part of a guide's model that the objectives use: a Linen module with their methods."""
 
     apply: Callable[..., Any]
 
@@ -43,18 +43,18 @@ def masked_language(
 ) -> Objective:
     """Return the masked language model over rows of {"tokens", "words"}.
 
-    The logits are computed at chosen positions only: a static number of them, a quarter
-    more than expected, since the vocabulary's product would otherwise be most of the step.
+    The logits are computed only at chosen positions, a static number of them, a quarter more than
+    expected; otherwise the product with the vocabulary would take most of the step.
 
     Args:
         model: the guide.
-        batch: texts a step.
+        batch: number of texts per step.
         mask_id: the [MASK] token.
-        mask_rate: share of the words that is hidden.
+        mask_rate: share of hidden words.
         variant: "mask" replaces every hidden word by [MASK]; "80-10-10" is BERT's.
 
     Returns:
-        (meta, data, key, progress) -> (loss, metrics), `meta["params"]` being the guide's.
+        (meta, data, key, progress) -> (loss, metrics); `meta["params"]` are the guide's.
 
     Devlin et al.: BERT, 2019.
     """
@@ -97,12 +97,12 @@ def denoising(model: Guide, batch: int, *, sigma: float, occlusion: int) -> Obje
 
     Args:
         model: the guide, with pictures.
-        batch: pictures a step.
-        sigma: standard deviation of the Gaussian noise, in a range of 1.
+        batch: number of pictures per step.
+        sigma: standard deviation of the Gaussian noise, in units of the full range.
         occlusion: side of the square hole, in pixels.
 
     Returns:
-        (meta, data, key, progress) -> (loss, metrics), `meta["params"]` being the guide's.
+        (meta, data, key, progress) -> (loss, metrics); `meta["params"]` are the guide's.
 
     Vincent et al.: Extracting and composing robust features with denoising autoencoders, 2008.
     """

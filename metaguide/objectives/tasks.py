@@ -1,8 +1,8 @@
 """Losses of the four tasks: classification, sentiment, questions, recommendation.
 
-Rows where the mask is False count for nothing, whatever stands in them, as long as it is finite.
-Losses are means over the rows that count, in nats where they are likelihoods; without any such row
-they are 0 and so is their gradient.
+Rows where the mask is False are ignored, as long as their values are finite. Losses are means over
+the rows that count, in nats if they are likelihoods; without any such row, the loss and its
+gradient are 0.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _Loss = tuple[Float[Array, ""], Mapping[str, Array]]
 
 
 def masked_mean(x: Num[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Num[Array, ""]:
-    """Mean of the finite `x` where `mask`: Σ mask · x / max(1, Σ mask); 0 where it is all False."""
+    """Return the mean of finite `x` where `mask`: Σ mask · x / max(1, Σ mask); 0 if all False."""
     return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1).astype(x.dtype)
 
 
 def is_highest(scores: Float[Array, "... n"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
-    """1 where the label scores highest, the first among equals, else 0; 0 beside a NaN."""
+    """Return 1 where the label scores highest (first among equals), else 0; 0 if any is NaN."""
     highest = (scores.argmax(-1).astype(labels.dtype) == labels) & ~jnp.isnan(scores).any(-1)
     return highest.astype(scores.dtype)
 
@@ -33,7 +33,7 @@ def classification_loss(
     labels: Int[Array, " batch"],
     mask: Bool[Array, " batch"],
 ) -> _Loss:
-    """Cross-entropy, J = − mean log softmax(logits)[label].
+    """Return the cross-entropy, J = − mean log softmax(logits)[label].
 
     Args:
         logits: scores of the classes.
@@ -56,7 +56,7 @@ def sentiment_loss(
     mask: Bool[Array, " batch"],
     stars_weight: float,
 ) -> _Loss:
-    """Cross-entropy of the sentiment plus squared error of the stars.
+    """Return the cross-entropy of the sentiment plus the squared error of the stars.
 
     J = − mean_{labelled} log softmax(logits)[label] + stars_weight · mean_{rated} (ŝ − s)².
 
@@ -87,17 +87,17 @@ def span_loss(
     mask: Bool[Array, " batch"],
     weights: Float[Array, " batch"] | None = None,
 ) -> _Loss:
-    """Cross-entropy of the first and the last token of the answer (Devlin et al. 2019).
+    """Return the cross-entropy of the answer's first and last tokens (Devlin et al. 2019).
 
     J = − ½ mean (log softmax(start)[s] + log softmax(end)[e]).
 
     Args:
-        start: scores of the positions as the first token of the answer; `OUT` on what is not text.
+        start: scores of the positions as the first token of the answer; `OUT` outside the text.
         end: the same for its last token.
         start_target: s, the first token; 0 where the question has no answer.
         end_target: e, the last token, inclusive; 0 where the question has no answer.
         mask: which rows count.
-        weights: how much each of them counts in the mean; the same for all by default.
+        weights: weight of each row in the mean; equal by default.
 
     Returns:
         The loss, and the metric `exact`: how often both ends score highest.
@@ -120,24 +120,24 @@ def span_predict(
     max_answer_tokens: int,
     number: Int[Array, " batch"] | None = None,
 ) -> tuple[Int[Array, " batch"], Int[Array, " batch"], Int[Array, " batch"]]:
-    """The best answer of each row: argmax start_s + end_e over 1 ≤ s ≤ e < s + max_answer_tokens.
+    """Return each row's best answer: argmax start_s + end_e, 1 ≤ s ≤ e < s + max_answer_tokens.
 
-    Windows of one passage compete with one another. Of equals the first is taken. No answer,
+    Windows of one passage compete with one another. Among equals the first is taken. No answer,
     (0, 0), is given when start_0 + end_0 is at least as high as the best in some window (Devlin et
     al. 2019, for SQuAD 2.0).
 
-    With `number` one of equals is drawn, each span that may be an answer and "no answer" with the
-    same chance. Without, constant scores would be right wherever there is no answer.
+    With `number`, one of the equals is drawn; every valid span and "no answer" have the same
+    chance. Without it, constant scores would be right wherever there is no answer.
 
     Args:
         start: scores of the positions as the first token of the answer.
         end: the same for its last token.
         exists: which windows are not padding.
-        max_answer_tokens: most tokens of an answer.
-        number: of each example, which draws follow from.
+        max_answer_tokens: largest number of tokens in an answer.
+        number: number of each example, which determines the draws.
 
     Returns:
-        The window of the answer (0 where there is none), its first and its last token, inclusive.
+        The window of the answer (0 if there is none), and its first and last token, inclusive.
     """
     batch, windows, length = start.shape
     s, e = jnp.arange(length)[:, None], jnp.arange(length)
@@ -158,17 +158,17 @@ def ranking_loss(
     mask: Bool[Array, " batch"],
     candidates: Bool[Array, " products"],
 ) -> _Loss:
-    """Full softmax over the catalogue: J = − mean log softmax_{candidates}(scores)[target].
+    """Return the full softmax loss: J = − mean log softmax_{candidates}(scores)[target].
 
     Args:
         scores: score of every product for the user of each row.
-        target: the product that was taken; a row whose target is no candidate counts for nothing.
+        target: the product that was taken; rows whose target is not a candidate are ignored.
         mask: which rows count.
         candidates: which products exist; the rest is padding.
 
     Returns:
         The loss, and the metrics `reciprocal_rank` and `hit_10` of the target among the candidates;
-        a product that scores the same takes half a place.
+        a product with the same score counts as half a rank.
     """
     target = jnp.where(mask, target, 0)
     mask = mask & candidates[target]
@@ -176,7 +176,7 @@ def ranking_loss(
     losses = optax.softmax_cross_entropy_with_integer_labels(scores, target)
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
     above = ((scores > own) & candidates).sum(1).astype(scores.dtype)
-    same = ((scores == own) & candidates).sum(1).astype(scores.dtype) - 1  # less the target itself
+    same = ((scores == own) & candidates).sum(1).astype(scores.dtype) - 1  # without the target
     lost = ~(jnp.isfinite(scores) | ~candidates).all(1)
     rank = jnp.where(lost, candidates.sum().astype(scores.dtype), 1 + above + same / 2)
     return masked_mean(losses, mask), {

@@ -1,4 +1,4 @@
-"""How the losses of several tasks become one."""
+"""Weighted sums of the losses of several tasks."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from metaguide.types import Params
 
 
 class Weighting(NamedTuple):
-    """Joins losses.
+    """A function that combines losses.
 
     Attributes:
-        init: () -> params of the weighting, `{}` where nothing is learned.
-        combine: (params, losses by name) -> scalar; the names are those it was built with, and
-            a ValueError says which are not.
+        init: () -> params of the weighting, `{}` if nothing is learned.
+        combine: (params, losses keyed by name) -> scalar; a ValueError lists names that differ
+            from those it was built with.
     """
 
     init: Callable[[], Params]
@@ -23,10 +23,10 @@ class Weighting(NamedTuple):
 
 
 def fixed(weights: Mapping[str, float]) -> Weighting:
-    """J = Σ λ_t J_t with given λ.
+    """Return the weighting J = Σ λ_t J_t with given λ.
 
     Args:
-        weights: λ by name.
+        weights: λ keyed by name.
 
     Raises:
         ValueError: no weights.
@@ -43,7 +43,7 @@ def fixed(weights: Mapping[str, float]) -> Weighting:
 
 
 def uncertainty(names: Iterable[str]) -> Weighting:
-    """J = Σ exp(−s_t) J_t + s_t with learned s_t, the log variances (Kendall et al. 2018).
+    """Return J = Σ exp(−s_t) J_t + s_t with learned log variances s_t (Kendall et al. 2018).
 
     The s_t start at 0, where J is the plain sum. The optimum is s_t = log J_t, where each
     task is scaled to 1; a loss that reaches 0 would drive its s_t to −∞.

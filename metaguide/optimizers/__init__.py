@@ -1,7 +1,7 @@
 """Learned optimizers as optax transforms, and the estimators of their gradients.
 
-A rule has `init` (key -> theta) and `transform` (theta -> an optax transform); `pretrained` gives
-one with what it has learned.
+A rule has `init` (key -> theta) and `transform` (theta -> an optax transform); `pretrained` returns
+a rule with its learned theta.
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -18,7 +18,7 @@ one with what it has learned.
 >>> bool(loss(optax.apply_updates(params, updates)) < value)
 True
 
-The examples of this package go on from here, some of them with a function to be minimised:
+The examples of this package continue from here, some of them with a function to minimise:
 
 >>> from metaguide.problems.optimizees import quadratics
 >>> key = jax.random.key(0)

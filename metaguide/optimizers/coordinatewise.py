@@ -1,7 +1,7 @@
-"""Make a rule of what it does to a coordinate, the same for all coordinates of all tensors.
+"""Rules built from an update of one coordinate, the same for all coordinates of all tensors.
 
-They are one axis, the last, in chunks that stay in a core's cache: what a network computes on the
-way from a chunk's gradient to its update never reaches the memory.
+All coordinates lie on the last axis, in chunks that fit in a core's cache: a network's intermediate
+values between a chunk's gradient and its update never reach main memory.
 """
 
 import itertools
@@ -27,16 +27,16 @@ from metaguide.optimizers.rule import (
 )
 
 CHUNK = 4096
-"""Coordinates of a chunk."""
+"""Number of coordinates in a chunk."""
 
 
 class State(NamedTuple):
-    """What a coordinate-wise rule remembers.
+    """The state of a coordinate-wise rule.
 
     Attributes:
         memory: pytree of [chunks, ..., coordinates of a chunk], in the dtype of θ.
-        skipped: number of updates with a gradient that was not finite somewhere, whose memory
-            stayed there; where the state is that of many problems, one for each.
+        skipped: number of updates with a non-finite gradient somewhere, where the memory was left
+            unchanged; one number per problem if the state is that of many.
     """
 
     memory: PyTree
@@ -50,19 +50,19 @@ def coordinatewise(
     update: Callable[[Theta, Flat, PyTree], tuple[Flat, PyTree]],
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Rule:
-    """Make a rule of what it does to a chunk of coordinates.
+    """Build a rule from its update of a chunk of coordinates.
 
     Args:
         kind: see `Rule`.
         init: key -> θ.
         start: ((chunks, coordinates of a chunk), dtype) -> memory, [chunks, ..., coordinates].
-        update: (θ, gradient of a chunk, its memory) -> (its update, its memory); it may do nothing
-            that depends on which coordinates are in a chunk.
+        update: (θ, gradient of a chunk, its memory) -> (its update, its memory); it must not
+            depend on which coordinates are in a chunk.
         settings: see `Rule`.
 
     Returns:
-        The rule. Its transform raises ValueError for a θ of another rule, and TypeError for a
-        gradient that is not of floating point.
+        The rule. Its transform raises ValueError for another rule's θ, and TypeError for a gradient
+        that is not floating-point.
 
     >>> def init(key):
     ...     return {"log_rate": jnp.log(0.1)}
@@ -101,9 +101,9 @@ def coordinatewise(
                 return jnp.where(finite, moved, 0), memory
 
             gradient = _in_chunks(updates, dtype)
-            # To compute a chunk anew in a backward pass costs less than to keep what it made.
+            # Recomputing a chunk in the backward pass is cheaper than storing its results.
             anew = jax.checkpoint(of_chunk, prevent_cse=False)
-            if len(gradient) == 1:  # a batch of one is slower than what it is a batch of
+            if len(gradient) == 1:  # a batch of one is slower than its one element
                 moved, memory = anew(jax.tree.map(lambda x: x[0], (gradient, state.memory)))
                 moved, memory = jax.tree.map(lambda x: x[None], (moved, memory))
             else:
@@ -117,7 +117,7 @@ def coordinatewise(
 
 
 def _join(states: State, params: PyTree) -> State:
-    """Return the state of all problems as one: each tensor of all of them, then the next one."""
+    """Return the states of all problems as one: one tensor of all problems, then the next."""
     count, sizes = _problems(params)
 
     def joined(leaf: Array) -> Array:
@@ -154,7 +154,7 @@ def _problems(params: PyTree) -> tuple[int, list[int]]:
 
 
 def _split(values: Array, sizes: Sequence[int]) -> list[Array]:
-    """Return the parts of the last axis that have these sizes; what is left over is padding."""
+    """Return the parts of the last axis that have these sizes; the remainder is padding."""
     return jnp.split(values, list(itertools.accumulate(sizes)), axis=-1)[:-1]
 
 
@@ -169,7 +169,7 @@ def _chunks(size: int) -> tuple[int, int]:
 
 
 def _cut(whole: Float[Array, "*units coordinates"]) -> Float[Array, "chunks *units width"]:
-    """Return coordinates in chunks; what the last chunk has too many is 0."""
+    """Return coordinates in chunks; the last chunk is padded with 0."""
     *units, size = whole.shape
     count, width = _chunks(size)
     padded = jnp.pad(whole, [(0, 0)] * len(units) + [(0, count * width - size)])
@@ -177,7 +177,7 @@ def _cut(whole: Float[Array, "*units coordinates"]) -> Float[Array, "chunks *uni
 
 
 def _whole(chunks: Float[Array, "chunks *units width"]) -> Float[Array, "*units padded"]:
-    """Return the coordinates of chunks, and what the last one has too many; see `_cut`."""
+    """Return the coordinates of chunks, including the last one's padding; see `_cut`."""
     along = jnp.moveaxis(chunks, 0, -2)
     return along.reshape(*along.shape[:-2], chunks.shape[0] * chunks.shape[-1])
 
@@ -189,7 +189,7 @@ def _in_chunks(tree: PyTree, dtype: DTypeLike) -> Float[Array, "chunks width"]:
 
 
 def _as(chunks: Float[Array, "chunks width"], like: PyTree) -> PyTree:
-    """Return the coordinates as a tree of these shapes and dtypes."""
+    """Return the coordinates as a tree with the shapes and dtypes of `like`."""
     leaves, structure = jax.tree.flatten(like)
     parts = _split(_whole(chunks), [jnp.size(leaf) for leaf in leaves])
     shaped = [

@@ -1,4 +1,4 @@
-"""A bound on what a meta-gradient passes back through the gradients that an optimizer reads."""
+"""A bound on the meta-gradient that passes back through the gradients that an optimizer reads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,26 +18,27 @@ def damped(
 ) -> optax.GradientTransformationExtraArgs:
     """Bound the second-order part of a meta-gradient, step by step.
 
-    The updates are the optimizer's own. On the way back a step adds H ḡ to what it has of the
-    parameters, H being the Hessian of the inner loss and ḡ the meta-gradient in the gradient that
-    the optimizer read. Where the inner loop is chaotic these products grow without end, so that
+    The updates are unchanged. In the backward pass a step adds H ḡ to the cotangent of the
+    parameters, where H is the Hessian of the inner loss and ḡ the meta-gradient with respect to the
+    gradient that the optimizer read. If the inner loop is chaotic these products grow without
+    bound, so ḡ is clipped:
 
         ḡ ← ḡ min(1, largest / ‖ḡ‖),    and 0 where ‖ḡ‖ is not finite.
 
-    `largest` = 0 is first order, infinity the exact second order. What passes through the loss that
-    comes as `value=` is bounded in the same way, on its own.
+    `largest` = 0 is first order, infinity is exact second order. The meta-gradient through the loss
+    passed as `value=` is bounded separately in the same way.
 
     Args:
         optimizer: any optax transform.
-        largest: norm over all parameters, at least 0.
-        each: makes a function of one problem's gradient one of many, such as `jax.vmap` where they
-            have a leading axis of problems and each has a norm of its own.
+        largest: bound on the norm over all parameters, at least 0.
+        each: turns a function of one problem's gradient into one of many, such as `jax.vmap` for
+            gradients with a leading axis of problems, each with its own norm.
 
     Returns:
-        The transform. It is differentiated in reverse mode alone.
+        The transform, which can be differentiated only in reverse mode.
 
     Raises:
-        ValueError: `largest` is negative, or not a number.
+        ValueError: `largest` is negative or NaN.
 
     >>> optimizer = damped(optax.sgd(0.1), largest=1.0)
     >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)

@@ -1,4 +1,4 @@
-"""How an optimizer does on an optimizee: its losses on the way down, on the one inner loop."""
+"""The losses of an optimizer on an optimizee, computed with the inner loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,12 @@ def descent(
 ) -> Callable[[Any, Array], Float[Array, " losses"]]:
     """Build (data, key) -> losses [steps + 1] before the first step and after each one.
 
-    A loss is that of the examples of the step to come, which no step has seen yet.
+    Each loss is taken on the examples of the next step, which no step has seen yet.
 
     Args:
-        optimizee: what is minimised; its function is drawn with the key.
-        optimizer: any optax transform, learned or made by hand.
-        steps: how many to take.
+        optimizee: the distribution of functions to minimise; the key draws one.
+        optimizer: any optax transform, learned or hand-designed.
+        steps: number of steps to take.
 
     >>> losses = jax.jit(descent(quadratics(dim=2), optax.sgd(0.05), steps=10))((), key)
     >>> losses.shape, bool(losses[-1] < losses[0])
@@ -44,18 +44,19 @@ def window(
     steps: int,
     seen: Callable[[Carry, tuple[Array, Any]], Any] = lambda carry, found: found[0],
 ) -> tuple[Carry, Any]:
-    """Take some steps of a descent that is on its way.
+    """Take some steps of a descent in progress.
 
     Args:
-        optimizee: what is minimised.
-        loop: how.
-        data, task: what its batches come from.
-        carry: where it stands.
-        steps: how many to take.
-        seen: (where it stands, what the loss function returns there) -> what is observed; the loss.
+        optimizee: the distribution of functions to minimise.
+        loop: the inner loop.
+        data, task: the source of its batches.
+        carry: its current state.
+        steps: number of steps to take.
+        seen: (carry, output of the loss function there) -> observation; the loss by default.
 
     Returns:
-        Where it stands then, and what was observed, such as the losses [steps + 1] of `descent`.
+        The state after the steps, and the observations, such as the losses [steps + 1] of
+        `descent`.
     """
 
     def batch(step: Int[Array, "*problems"]) -> Any:

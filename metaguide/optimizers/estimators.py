@@ -1,8 +1,8 @@
-"""How the gradient of a learned optimizer's parameters is estimated, over one inner problem.
+"""Estimators of the gradient of a learned optimizer's parameters, over one inner problem.
 
-The inner problem goes on from one meta-step to the next: an estimator carries it, a window of
-`truncation` steps at a time, and draws a new one when its horizon is reached. All stand on the one
-resumable inner loop. What is minimised is the mean over a window of `of(loss)` after each step.
+The inner problem continues from one meta-step to the next: an estimator advances it by a window of
+`truncation` steps at a time, and draws a new one when its horizon is reached. All estimators use
+the same resumable inner loop. They minimise the mean over a window of `of(loss)` after each step.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ def curriculum(first: int, last: int, truncation: int, until: float = 0.5) -> Ho
     """Build a horizon that grows by a constant factor, from `first` to `last` steps.
 
     Args:
-        first, last: steps; both are counted in whole windows.
-        truncation: steps of a window.
-        until: share of meta-training after which it stays at `last`.
+        first, last: numbers of steps, both rounded to complete windows.
+        truncation: number of steps in a window.
+        until: share of meta-training after which the horizon stays at `last`.
 
     Returns:
         Progress in [0, 1) -> steps.
@@ -57,13 +57,13 @@ def curriculum(first: int, last: int, truncation: int, until: float = 0.5) -> Ho
 
 
 class Particle(NamedTuple):
-    """An inner problem on its way.
+    """An inner problem in progress.
 
     Attributes:
-        task: what the optimizee drew.
+        task: the optimizee's draw.
         loops: the inner loop between two steps, or several of the same task.
-        age: steps since it began.
-        memory: what else the estimator carries.
+        age: number of steps since it began.
+        memory: other state that the estimator carries.
     """
 
     task: PyTree
@@ -73,17 +73,17 @@ class Particle(NamedTuple):
 
 
 class Estimator(NamedTuple):
-    """A gradient estimator as two pure functions, of one inner problem; `vmap` makes it many.
+    """A gradient estimator as pure functions of one inner problem; `vmap` extends it to many.
 
     Attributes:
-        start: (theta, data, key, age) -> particle; `age` is what it counts from, so that many do
-            not all begin anew in the same meta-step.
+        start: (theta, data, key, age) -> particle; `age` is its initial age, so that many particles
+            do not all restart in the same meta-step.
         gradient: (theta, data, particle, key, progress) -> ((loss, metrics), gradient, particle).
-        ages: tasks -> int32 [tasks], what the first ones count from: spread over the windows of the
-            longest horizon.
-        many: as `gradient`, of particles and keys with a leading axis, losses and metrics with one
-            too, and the mean of the gradients, for which it does not need each of them; None where
-            that is to be had by `vmap` alone.
+        ages: tasks -> int32 [tasks], the initial ages of the first particles, spread over the
+            windows of the longest horizon.
+        many: like `gradient`, for particles and keys with a leading axis; returns losses and
+            metrics with one too, and the mean of the gradients without computing each of them. None
+            if `vmap` has to be used instead.
     """
 
     start: Callable[..., Particle]
@@ -105,22 +105,22 @@ def truncated(
 ) -> Estimator:
     """Estimate by back-propagation through a window of steps.
 
-    Biased where the window is shorter than the horizon: what an update does to losses after the
-    window is not seen. With `truncation` equal to the horizon it is the full unroll, and exact.
+    Biased if the window is shorter than the horizon: an update's effect on losses after the window
+    is not seen. With `truncation` equal to the horizon it is the full unroll, and exact.
 
     Args:
-        rule: whose θ is learned.
-        optimizee: what it is learned on.
-        horizon: steps after which an inner problem ends.
-        truncation: steps of a window.
-        curvature: the largest norm, at a step, of what passes back through the gradient that the
-            rule reads (see `damped`): 0 takes it as a constant, as the paper does; infinity is the
-            exact gradient of the window, which explodes where an inner problem is chaotic.
-        remat: keep the loop's state at every √truncation-th step alone, and compute it anew.
-        of: the loss -> what is minimised, such as `jnp.log`.
-        largest: a loss above it, or that is not a number, has diverged: its window counts for
-            nothing and the problem ends. Where many problems are one (`Rule.joint`) and it was not
-            finite on the way back either, the windows beside it count for nothing too.
+        rule: the rule whose θ is learned.
+        optimizee: the functions it is learned on.
+        horizon: number of steps after which an inner problem ends.
+        truncation: number of steps in a window.
+        curvature: per-step bound on the norm of the meta-gradient through the gradient that the
+            rule reads (see `damped`): 0 treats it as a constant, as the paper does; infinity is the
+            exact gradient of the window, which explodes if an inner problem is chaotic.
+        remat: store the loop's state only at every √truncation-th step, and recompute the rest.
+        of: loss -> minimised value, such as `jnp.log`.
+        largest: a loss that is above it or NaN has diverged: its window is ignored and the problem
+            ends. If many problems are joined (`Rule.joint`) and its backward pass is not finite
+            either, the other problems' windows are ignored too.
 
     Returns:
         The estimator.
@@ -151,9 +151,9 @@ def truncated(
         data: Any,
         particle: Particle,
     ) -> tuple[tuple[Array, Metrics], Theta, Particle]:
-        """Return what `gradient` does, for a particle that has steps to go; or for many as one.
+        """Return the result of `gradient` for a particle with steps left, or for many as one.
 
-        `place` is that of the losses in what the loss function returns.
+        `place` is the position of the losses in the loss function's output.
         """
         (begun,) = particle.loops
 
@@ -170,7 +170,7 @@ def truncated(
         bad = _diverged(losses, largest)
         weights, value = jax.grad(objective, has_aux=True)(losses)
         (slope,) = pull(jnp.where(bad, 0, weights))
-        # What diverged may be infinite on the way, and 0 times that is not a number.
+        # A diverged problem may have infinite intermediate values, and 0 times infinity is NaN.
         kept = ~bad.any() | jnp.isfinite(optax.tree.norm(slope))
         slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf / value.size, 0), slope)
         particle = _aged(particle, (carry,), truncation, bad)
@@ -216,18 +216,18 @@ def imitation(
     *,
     largest: float = 1e6,
 ) -> Estimator:
-    """Differentiate how far a rule's updates u are from a teacher's: L = mean ‖u − u*‖² / ‖u*‖².
+    """Match a rule's updates u to a teacher's: L = mean ‖u − u*‖² / ‖u*‖².
 
-    The inner problem goes the teacher's way, and both read the gradients on it, so that L tells
-    nothing of where u would lead; but its gradient neither passes through the inner problem nor
-    explodes: a place for `truncated` to begin at.
+    The inner problem follows the teacher, and both read the gradients along its path, so L does not
+    show where u would lead. However, its gradient does not pass through the inner problem and does
+    not explode, which makes it a good start for `truncated`.
 
     Args:
-        rule, optimizee, horizon, truncation, largest: as of `truncated`.
+        rule, optimizee, horizon, truncation, largest: as in `truncated`.
         teacher: any optax transform; u* are its updates.
 
     Returns:
-        The estimator; the loss is L, and `last` that of the inner problem.
+        The estimator; the loss is L, and `last` is the last loss of the inner problem.
 
     Chen et al.: Training Stronger Baselines for Learning to Optimize, 2020.
 
@@ -271,7 +271,7 @@ def imitation(
 
 
 class _Shown(NamedTuple):
-    """State of a teacher and of its pupil, and ‖u − u*‖² / ‖u*‖² of the last step."""
+    """The states of a teacher and its pupil, and ‖u − u*‖² / ‖u*‖² of the last step."""
 
     teacher: PyTree
     pupil: PyTree
@@ -281,7 +281,7 @@ class _Shown(NamedTuple):
 def _shown(
     teacher: optax.GradientTransformation, pupil: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the teacher, which remembers how far its pupil's update was from its own."""
+    """Return the teacher, which also records how far its pupil's update was from its own."""
     teacher, pupil = map(optax.with_extra_args_support, (teacher, pupil))
 
     def init(params: PyTree) -> _Shown:
@@ -313,16 +313,16 @@ def evolution(
 ) -> Estimator:
     """Estimate by antithetic evolution strategies: g = (L(θ + ε) − L(θ − ε)) / (2σ²) · ξ.
 
-    ε ~ N(0, σ² I) is drawn anew for each window. Persistent: two inner problems go on side by side
-    under θ + ε and θ − ε, and ξ is the sum of all ε since they began, so that the estimate is that
-    of the whole horizon, without bias from its windows. Otherwise ξ = ε, both start a window from
-    where θ itself has come, and the bias is that of `truncated`. Nothing is differentiated: a
-    window costs two (three) times its steps, and memory for one of them.
+    ε ~ N(0, σ² I) is drawn again for each window. If persistent, two inner problems run in parallel
+    under θ + ε and θ − ε, and ξ is the sum of all ε since they began, so the estimate is that of
+    the full horizon, without truncation bias. Otherwise ξ = ε, both start a window from the state
+    reached under θ itself, and the bias is that of `truncated`. Nothing is differentiated: a window
+    costs two (three, if not persistent) times its steps, and memory for one step.
 
     Args:
-        rule, optimizee, horizon, truncation, of, largest: as of `truncated`.
-        sigma: σ, how far θ is perturbed.
-        persistent: whether perturbations add up over windows.
+        rule, optimizee, horizon, truncation, of, largest: as in `truncated`.
+        sigma: σ, the standard deviation of the perturbations of θ.
+        persistent: whether perturbations accumulate over windows.
 
     Returns:
         The estimator.
@@ -381,7 +381,7 @@ def _ages_over(horizon: Horizon, truncation: int) -> Callable[[int], Int[Array, 
 
 
 def _side_by_side(optimizee: Optimizee) -> Optimizee:
-    """Return problems with a leading axis as one: its loss is their sum, and each one's beside."""
+    """Return problems with a leading axis as one; its loss is their sum, and each one's as well."""
 
     def batch(data: Any, task: Any, step: Step) -> Any:
         return jax.vmap(optimizee.batch, (None, 0, 0))(data, task, step)
@@ -415,14 +415,14 @@ def _renewed(
     key: Key[Array, ""],
     progress: Progress,
 ) -> Particle:
-    """Return the particle, or a new one where it has come to its horizon."""
+    """Return the particle, or a new one if it has reached its horizon."""
     end = horizon(progress) if callable(horizon) else horizon
     fresh = start(theta, data, key, 0)
     return jax.tree.map(lambda a, b: jnp.where(particle.age >= end, a, b), fresh, particle)
 
 
 def _capped(losses: Array, largest: float) -> Array:
-    """Return the losses, `largest` for what is above it or not a number, which has no gradient."""
+    """Return the losses, with `largest` (no gradient) for those above it or NaN."""
     return jnp.where(losses <= largest, losses, largest)
 
 
@@ -435,7 +435,7 @@ def _diverged(losses: Array, largest: float) -> Array:
 
 
 def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:
-    """Return the particle after a window; one that has diverged is as old as can be."""
+    """Return the particle after a window; a diverged one gets the largest age."""
     age = jnp.where(bad, jnp.iinfo(jnp.int32).max // 2, particle.age + steps)
     return particle._replace(loops=loops, age=age.astype(jnp.int32))
 

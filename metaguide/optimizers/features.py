@@ -1,6 +1,6 @@
-"""What a learned rule reads: of the gradient, its history, the loss, the step and the tensor.
+"""Inputs of a learned rule: the gradient, its history, the loss, the step and the tensor.
 
-Each is a function of arrays; those with a memory take what they remember and return it anew.
+Each is a function of arrays; those with a memory take the old memory and return the new one.
 """
 
 import math
@@ -11,13 +11,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 SMALL = 1e-16
-"""Added to a mean square before its root is divided by: gradients below 1e-8 count as 0."""
+"""Added to a mean square before its root divides: gradients below 1e-8 count as 0."""
 
 DECAYS = (0.5, 0.9, 0.99)
-"""Of the momenta: the mean reaches over some 2, 10 and 100 steps."""
+"""Decays of the momenta: the means span some 2, 10 and 100 steps."""
 
 VARIANCE_DECAY = 0.999
-"""Of the second moment, as Adam's."""
+"""Decay of the second moment, as in Adam."""
 
 Flat = Float[Array, " coordinates"]
 
@@ -25,17 +25,17 @@ Flat = Float[Array, " coordinates"]
 def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates"]:
     """Return (log|g| / p, sign g) where |g| ≥ e⁻ᵖ, and (−1, eᵖ g) where it is less.
 
-    Gradients of any magnitude come to about [−1, 1], and nothing jumps on the way to 0.
+    Gradients of any magnitude map to about [−1, 1], continuously towards 0.
 
     Args:
-        gradient: of any magnitude.
-        p: how small a gradient still counts by its logarithm.
+        gradient: gradient of any magnitude.
+        p: the logarithm is used for gradients down to e⁻ᵖ.
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016, appendix.
     """
     size = jnp.abs(gradient)
     large = size >= math.exp(-p)
-    # What is not taken has to be finite too, or its derivative is not.
+    # The branch not taken has to be finite too, or its derivative is not.
     logarithm = jnp.log(jnp.where(large, size, 1.0)) / p
     return jnp.stack(
         [
@@ -52,20 +52,20 @@ def momenta(remembered: Iterable[Flat], gradient: Flat) -> tuple[Flat, ...]:
 
 
 def second_moment(remembered: Flat, gradient: Flat) -> Flat:
-    """Return v ← β v + (1 − β) g², β being `VARIANCE_DECAY`."""
+    """Return v ← β v + (1 − β) g², where β is `VARIANCE_DECAY`."""
     return VARIANCE_DECAY * remembered + (1 - VARIANCE_DECAY) * jnp.square(gradient)
 
 
 def corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:
-    """Return a running mean that began at 0 without its bias to 0: m / (1 − βᵗ), t from 1 on."""
+    """Return a running mean without its bias towards the initial 0: m / (1 − βᵗ), t ≥ 1."""
     return mean / (1 - jnp.asarray(decay, mean.dtype) ** step.astype(mean.dtype))
 
 
 def step_waves(step: Int[Array, ""], dtype: DTypeLike = jnp.float32) -> Float[Array, " periods"]:
-    """Return tanh(t / s − 1) for s = 1, 3, 10, …, 10⁵: how far training has come, at any horizon.
+    """Return tanh(t / s − 1) for s = 1, 3, 10, …, 10⁵: the progress of training at any horizon.
 
-    Metz et al.: Understanding and correcting pathologies in the training of learned optimizers,
-    2019, reads the step in this way.
+    The encoding of the step in Metz et al.: Understanding and correcting pathologies in the
+    training of learned optimizers, 2019.
     """
     scales = jnp.asarray([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5], dtype)
     return jnp.tanh(step.astype(dtype) / scales - 1)
@@ -74,17 +74,16 @@ def step_waves(step: Int[Array, ""], dtype: DTypeLike = jnp.float32) -> Float[Ar
 def loss_trend(
     remembered: Float[Array, " decays"], loss: Float[Array, ""], step: Int[Array, ""]
 ) -> tuple[Float[Array, " decays"], Float[Array, " trends"]]:
-    """Return the running means of asinh(loss), and how they differ: is the loss on its way down?
+    """Return the running means of asinh(loss) and their differences, the trend of the loss.
 
     Args:
-        remembered: the running means, by `DECAYS`; 0 at the start.
-        loss: of this step, of any magnitude and sign.
-        step: which one it is, from 1 on.
+        remembered: the running means, one per entry of `DECAYS`; 0 at the start.
+        loss: the loss of this step, of any magnitude and sign.
+        step: number of this step, from 1.
 
     Returns:
-        The means anew, and the trends in [−1, 1]: tanh of the value less the fastest mean, and of
-        each mean less the next slower one. A loss that is not finite changes no mean and has no
-        trend.
+        The new means, and the trends in [−1, 1]: tanh of the value minus the fastest mean, and of
+        each mean minus the next slower one. A non-finite loss changes no mean and has no trend.
     """
     value, finite = loss.astype(remembered.dtype), jnp.isfinite(loss)
     value = jnp.arcsinh(jnp.where(finite, value, 0))
@@ -97,7 +96,7 @@ def loss_trend(
 def tensor_statistics(
     params: Flat, gradient: Flat, momentum: Sequence[Flat]
 ) -> Float[Array, " statistics"]:
-    """Return what a tensor is like as a whole, each about in [−1, 1] or a few times that.
+    """Return statistics of a complete tensor, each roughly in [−1, 1] or a few times that.
 
     The logarithms of the root mean squares of parameters, gradient and slowest momentum, and of the
     number of coordinates, all / 10; and the cosines between gradient and each momentum.

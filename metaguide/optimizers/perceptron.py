@@ -1,4 +1,4 @@
-"""Rules that read a history: a perceptron for each coordinate, and one made by a HyperNetwork."""
+"""Rules that read a history: a per-coordinate perceptron, and one made by a HyperNetwork."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,30 +35,30 @@ from metaguide.optimizers.rule import (
 )
 
 DIRECTIONS = 1 + len(DECAYS)
-"""Of a coordinate: its gradient and its momenta, each over the root of the second moment."""
+"""Directions per coordinate: gradient and momenta, each over the root of the second moment."""
 
 ADAM = 2 + DECAYS.index(0.9)
-"""Place in `skip` of the direction that Adam takes; that of SGD is 0."""
+"""Index in `skip` of Adam's direction; that of SGD is 0."""
 
 
 LARGEST = 1e18
-"""Gradients beyond it are taken for it: the squares of larger ones are infinite in float32."""
+"""Larger gradients are clipped to it, as their squares would be infinite in float32."""
 
 
 class History(NamedTuple):
-    """What is remembered of a coordinate's gradients: a momentum for each of `DECAYS`, and g²."""
+    """The memory of a coordinate's gradients: a momentum for each of `DECAYS`, and mean g²."""
 
     momenta: tuple[Flat, ...]
     variance: Flat
 
 
 class MlpState(NamedTuple):
-    """What the perceptron remembers.
+    """The perceptron's state.
 
     Attributes:
         step: number of updates made.
-        tensors: for each tensor the history of its coordinates.
-        skipped: number of updates with a gradient that was not finite somewhere.
+        tensors: for each tensor, the history of its coordinates.
+        skipped: number of updates with a non-finite gradient somewhere.
     """
 
     step: Int[Array, ""]
@@ -69,17 +69,17 @@ class MlpState(NamedTuple):
 def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
     """Build the per-coordinate perceptron: u = −scale · (s · r + d(φ)) · exp(a(φ)).
 
-    φ is the gradient and its momenta, each over the root of the running second moment, so that they
-    are directions; the logarithm of that root; and the step. r is the gradient and φ's directions,
-    so that s alone can be SGD (s on the gradient) or Adam (s on the momentum of .9), where it
+    φ contains directions (the gradient and its momenta, each over the root of the running second
+    moment), the logarithm of that root, and the step. r contains the gradient and φ's directions,
+    so that s alone can express SGD (s on the gradient) or Adam (s on the momentum of .9), where it
     starts.
 
     Args:
-        hidden: units of the hidden layer.
-        scale: of the update.
+        hidden: number of units of the hidden layer.
+        scale: scale of the update.
 
     Returns:
-        The rule; its state has 4 numbers a coordinate.
+        The rule; its state has 4 numbers per coordinate.
 
     After Metz et al.: Understanding and correcting pathologies in the training of learned
     optimizers, 2019.
@@ -128,13 +128,13 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
 
 
 class HyperState(NamedTuple):
-    """What the HyperNetwork's rule remembers.
+    """The state of the HyperNetwork's rule.
 
     Attributes:
         step: number of updates made.
         losses: running means of the loss.
-        tensors: for each tensor the network's own memory, and the history of its coordinates.
-        skipped: number of updates with a gradient that was not finite somewhere.
+        tensors: for each tensor, the network's own memory and the history of its coordinates.
+        skipped: number of updates with a non-finite gradient somewhere.
     """
 
     step: Int[Array, ""]
@@ -144,22 +144,22 @@ class HyperState(NamedTuple):
 
 
 def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
-    """Build the HyperNetwork's optimizer: a network per tensor that makes the rule of its entries.
+    """Build the HyperNetwork optimizer: a per-tensor network generates the rule of its entries.
 
-    h ← tanh(W [x, h] + b) for each tensor, x being the trend of the task's loss, the tensor's
-    statistics and the step. All weights of the rule of `mlp` (with `inner` hidden units) and the
-    logarithm of its rate are linear in h: another rule for each tensor at each step.
+    h ← tanh(W [x, h] + b) for each tensor, where x is the trend of the task's loss, the tensor's
+    statistics and the step. All weights of the `mlp` rule (with `inner` hidden units) and the
+    logarithm of its rate are linear in h: each tensor has a different rule at each step.
 
     Args:
-        hidden: units of the network per tensor.
-        inner: hidden units of the rule that it makes.
-        scale: of the update.
+        hidden: number of units of the per-tensor network.
+        inner: number of hidden units of the generated rule.
+        scale: scale of the update.
 
     Returns:
-        The rule; it reads the loss, as `value=`. Its state has 4 numbers a coordinate and `hidden`
-        a tensor.
+        The rule; it reads the loss, as `value=`. Its state has 4 numbers per coordinate and
+        `hidden` per tensor.
 
-    Ha, Dai, Le: HyperNetworks, 2016, of which this is the idea applied to an update rule.
+    Applies the idea of Ha, Dai, Le: HyperNetworks, 2016, to an update rule.
 
     >>> optimizer = hyper().transform(hyper().init(key))
     >>> update = jax.jit(optimizer.update)
@@ -234,7 +234,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
 
 def _widened(theta: Theta) -> tuple[Theta, Any]:
-    """Return θ and the dtype that a rule computes in: that of θ, but float32 where it is 16 bits.
+    """Return θ and the dtype that a rule computes in: that of θ, but float32 if θ has 16 bits.
 
     In bfloat16 the decay of the second moment is 1, and in float16 the square of 300 is infinite.
     """
@@ -244,7 +244,7 @@ def _widened(theta: Theta) -> tuple[Theta, Any]:
 
 
 def _nothing_yet(tensor: ArrayLike, dtype: DTypeLike) -> History:
-    """Return the history of a tensor that has had no gradient."""
+    """Return the history of a tensor before its first gradient."""
     size = jnp.size(tensor)
     return History(tuple(jnp.zeros(size, dtype) for _ in DECAYS), jnp.zeros(size, dtype))
 
@@ -256,19 +256,19 @@ def _each(
     memories: Sequence[Any],
     *more: PyTree,
 ) -> tuple[PyTree, list[Any]]:
-    """Return the moves of all tensors, as a tree like `updates`, and their memories anew.
+    """Return the moves of all tensors, as a tree like `updates`, and their new memories.
 
-    Tensor by tensor, each with a memory of its own: XLA makes one loop of an update, and puts what
-    is remembered back to where it was.
+    Works tensor by tensor, each with its own memory: XLA then compiles an update to one loop and
+    writes the memory back in place.
 
     Args:
         of_tensor: (flat gradient, memory, flat tensors of `more`) -> (flat move, memory).
-        dtype: of θ, in which it computes.
+        dtype: dtype of the computation, that of θ.
         updates: gradients.
-        memories: of the tensors, in their order.
+        memories: the tensors' memories, in order.
         more: trees like `updates`.
     """
-    # To compute a tensor anew in a backward pass costs less than to keep what it made.
+    # Recomputing a tensor in the backward pass is cheaper than storing its results.
     anew = jax.checkpoint(of_tensor, prevent_cse=False)
     leaves, structure = jax.tree.flatten(updates)
     moves, after = [], []
@@ -293,7 +293,7 @@ def _network(key: Key[Array, ""], hidden: int) -> Theta:
 def _moved(
     weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
 ) -> tuple[Flat, History]:
-    """Return the update of some coordinates before its scale; `shift` is added to hidden units."""
+    """Return the unscaled update of some coordinates; `shift` is added to the hidden units."""
     finite, gradient = jnp.isfinite(gradient), _bounded(gradient)
     mean = momenta(history.momenta, gradient)
     variance = second_moment(history.variance, gradient)
@@ -310,7 +310,7 @@ def _moved(
 
 
 def _bounded(gradient: Flat) -> Flat:
-    """Return a gradient whose squares are finite, 0 where it is not."""
+    """Return the gradient clipped so that its square is finite, and 0 where it is not finite."""
     return jnp.where(jnp.isfinite(gradient), jnp.clip(gradient, -LARGEST, LARGEST), 0)
 
 
@@ -318,11 +318,11 @@ def _bounded(gradient: Flat) -> Flat:
 def _dense(
     kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Flat]
 ) -> list[Any]:
-    """Return kernelᵀ x + bias, a list of as many as there are outputs.
+    """Return kernelᵀ x + bias as a list with one entry per output.
 
-    Sums of rows, not a product of matrices: XLA makes one loop of them and all that is around them,
-    and the hidden units stay in registers. Where it is differentiated it is products: then hidden
-    units are kept anyway, and the gradient of the kernel is a sum over coordinates.
+    It sums rows instead of multiplying matrices: XLA fuses the sums and the surrounding code into
+    one loop, and the hidden units stay in registers. When differentiated, it uses matrix products:
+    the hidden units are stored anyway, and the kernel's gradient is a sum over coordinates.
     """
     return [
         sum((k * row for k, row in zip(column, x, strict=True)), b)

@@ -1,4 +1,4 @@
-"""The RNN and the LSTM optimizer, coordinate by coordinate."""
+"""The coordinate-wise RNN and LSTM optimizers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,20 +15,20 @@ from metaguide.optimizers.rule import Rule, Theta, dense
 
 
 def lstm(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float = 0.1) -> Rule:
-    """Build the LSTM optimizer: u = scale · (w · h), h the top of a stack of LSTMs on the gradient.
+    """Build the LSTM optimizer: u = scale · (w · h), where h is the top of a stack of LSTMs.
 
     (i, f, o) = σ(W [x, h] + b), c ← f c + i tanh(W_c [x, h] + b_c), h ← o tanh(c).
 
-    A step costs 4 h (in + h) products a layer for each coordinate, some 300 times Adam's on a CPU.
+    A step costs 4 h (in + h) products per layer and coordinate, some 300 times Adam's on a CPU.
 
     Args:
-        hidden: units of a layer.
-        layers: LSTMs on top of each other.
-        p: of `log_and_sign`, which is what the first reads; None for the gradient itself.
-        scale: of the update.
+        hidden: number of units per layer.
+        layers: number of stacked LSTMs.
+        p: p of `log_and_sign`, whose output the first layer reads; None for the gradient itself.
+        scale: scale of the update.
 
     Returns:
-        The rule; its state has 2 · hidden · layers numbers a coordinate.
+        The rule; its state has 2 · hidden · layers numbers per coordinate.
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
 
@@ -52,13 +52,13 @@ def lstm(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float
 
 
 def rnn(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float = 0.1) -> Rule:
-    """Build the RNN optimizer: as `lstm`, with h ← tanh(W [x, h] + b).
+    """Build the RNN optimizer: like `lstm`, with h ← tanh(W [x, h] + b).
 
     Args:
-        hidden, layers, p, scale: as of `lstm`.
+        hidden, layers, p, scale: as in `lstm`.
 
     Returns:
-        The rule; its state has hidden · layers numbers a coordinate.
+        The rule; its state has hidden · layers numbers per coordinate.
 
     >>> rule = rnn()
     >>> state = rule.transform(rule.init(key)).init(params)
@@ -74,7 +74,7 @@ def rnn(hidden: int = 20, layers: int = 2, p: float | None = 10.0, scale: float 
 
 
 def _sigmoid(x: Array) -> Array:
-    """Return σ(x), by tanh: on a CPU half the time of a quotient, and no exponential overflows."""
+    """Return σ(x) via tanh: half the time of a quotient on a CPU, and no exponential overflows."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
@@ -88,7 +88,7 @@ def _recurrent(
     p: float | None,
     scale: float,
 ) -> Rule:
-    """Make the rule of a stack of recurrent cells with `numbers` memories of `hidden` units."""
+    """Build the rule of a stack of recurrent cells with `numbers` memories of `hidden` units."""
     inputs = 1 if p is None else 2
 
     def init(key: Key[Array, ""]) -> Theta:

@@ -1,4 +1,4 @@
-"""A learned optimizer: parameters θ, and the optax transform that θ makes."""
+"""A learned optimizer: parameters θ, and the optax transform that θ defines."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,18 +10,18 @@ import optax
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 Theta = Any
-"""A pytree: what meta-training learns."""
+"""The pytree that meta-training learns."""
 
 
 class Joint(NamedTuple):
-    """How the states of many problems become the state of one, of which they are parts, and back.
+    """How to merge the states of many problems into that of one large problem, and split it again.
 
-    A rule has it whose update of an entry depends on the gradients of that entry alone: then many
-    small problems are one large one, and fill the long loops that a processor is good at.
+    Available if a rule's update of an entry depends only on that entry's gradients: many small
+    problems can then run as one large one, in the long loops that suit a processor.
 
     Attributes:
-        join: (states, parameters), both with a leading axis of problems -> state of all of them.
-        part: (state of all of them, parameters) -> states.
+        join: (states, parameters), both with a leading axis of problems -> joint state.
+        part: (joint state, parameters) -> states.
     """
 
     join: Callable[[PyTree, PyTree], PyTree]
@@ -32,14 +32,14 @@ class Rule(NamedTuple):
     """A learned optimizer as two pure functions.
 
     Attributes:
-        kind: what it is, such as "lstm".
+        kind: name of its kind, such as "lstm".
         init: key -> θ.
         transform: θ -> the optax transform; works in `optax.chain`, in plain training, and inside
-            an inner loop. An entry whose gradient is not finite has no update and its memory stays;
-            `skipped` in the state counts the updates with such an entry.
-        settings: all that θ and the transform depend on beside the kind, plain JSON values; a
-            stored θ of other ones is refused.
-        joint: see `Joint`; None where an update reads the loss, the step or the tensor as a whole.
+            an inner loop. An entry whose gradient is not finite is not updated and keeps its
+            memory; `skipped` in the state counts the updates with such an entry.
+        settings: everything but the kind that θ and the transform depend on, as plain JSON values;
+            a stored θ with other settings is rejected.
+        joint: see `Joint`; None if an update reads the loss, the step or the complete tensor.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Rule(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Kind and settings, for messages."""
+        """Return the kind and settings, for messages."""
         return named(self.kind, self.settings)
 
 
@@ -61,10 +61,10 @@ def named(kind: str, settings: Mapping[str, Any]) -> str:
 
 
 def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:
-    """Refuse parameters of another rule, or of this one at another size.
+    """Check that the parameters are of this rule, at this size.
 
     Raises:
-        ValueError: names the rule and the first leaf that differs.
+        ValueError: they are not; the message names the rule and the first leaf that differs.
     """
     shapes = jax.eval_shape(init, jax.random.key(0))
     wanted, found = (
@@ -80,10 +80,10 @@ def check_theta(rule: str, init: Callable[..., Theta], theta: Theta) -> None:
 
 
 def check_gradients(rule: str, gradients: PyTree) -> None:
-    """Refuse what no rule can read.
+    """Check that all gradients are floating-point.
 
     Raises:
-        TypeError: a leaf is not of floating point.
+        TypeError: a leaf is not floating-point.
     """
     for name, leaf in by_name(gradients).items():
         name = name or "the gradient"
@@ -95,12 +95,12 @@ def check_gradients(rule: str, gradients: PyTree) -> None:
 
 
 def count_skipped(skipped: Int[Array, "*problems"], gradients: PyTree) -> Int[Array, "*problems"]:
-    """Return the number of updates so far with a gradient that is not finite somewhere.
+    """Return the number of updates so far with a non-finite gradient somewhere.
 
     Args:
-        skipped: before this update; one number, or one for each of the problems that are the
-            leading axis of the gradients.
-        gradients: of this update.
+        skipped: the number before this update; one number, or one per problem if the gradients
+            have a leading axis of problems.
+        gradients: gradients of this update.
     """
     axes = skipped.ndim
     bad = jnp.zeros(skipped.shape, bool)
@@ -114,7 +114,7 @@ def loss_given(rule: str, value: ArrayLike | None) -> Array:
     """Return the loss as an array.
 
     Raises:
-        ValueError: it was not given.
+        ValueError: no loss was given.
     """
     if value is None:
         raise ValueError(f"{rule} reads the loss: call update(gradient, state, params, value=loss)")
@@ -124,13 +124,14 @@ def loss_given(rule: str, value: ArrayLike | None) -> Array:
 def apply_gradients(state: Any, gradients: PyTree, **extra: Any) -> Any:
     """Return a Flax `TrainState` after an update that reads more than the gradient.
 
-    `TrainState.apply_gradients` hands nothing on to its optimizer; `hyper` reads the loss.
+    `TrainState.apply_gradients` passes no extra arguments to its optimizer, but `hyper` reads the
+    loss.
 
     Args:
-        state: a `flax.training.train_state.TrainState`, or what has its `tx`, `opt_state`,
+        state: a `flax.training.train_state.TrainState`, or an object with its `tx`, `opt_state`,
             `params`, `step` and `replace`.
-        gradients: of its parameters.
-        **extra: what the optimizer reads beside, such as `value=loss`.
+        gradients: gradients of its parameters.
+        **extra: the optimizer's extra arguments, such as `value=loss`.
 
     >>> from flax.training.train_state import TrainState
     >>> state = TrainState.create(apply_fn=loss, params=params, tx=optimizer)
@@ -145,12 +146,12 @@ def apply_gradients(state: Any, gradients: PyTree, **extra: Any) -> Any:
 
 
 def dense(key: Key[Array, ""], inputs: int, outputs: int) -> dict[str, Array]:
-    """Return {"kernel": [inputs, outputs], "bias"}: normal of variance 1 / inputs, and 0."""
+    """Return {"kernel": [inputs, outputs], "bias"}: normal with variance 1 / inputs, and 0."""
     kernel = jax.random.normal(key, (inputs, outputs)) / inputs**0.5
     return {"kernel": kernel, "bias": jnp.zeros((outputs,))}
 
 
 def by_name(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by their path in it, such as "['layer0']['bias']"."""
+    """Return the leaves of a tree keyed by their path, such as "['layer0']['bias']"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""Trained optimizers as small files: which rule, at which settings, what it learned, and how."""
+"""Trained optimizers as small files: the rule, its settings, its θ, and the training command."""
 
 import inspect
 import json
@@ -16,28 +16,28 @@ from metaguide.optimizers.recurrent import lstm, rnn
 from metaguide.optimizers.rule import Rule, Theta, by_name, check_theta, named
 
 VERSION = 1
-"""Of the file and of what the rules compute: another one is refused."""
+"""Version of the file format and of the rules' computation; other versions are rejected."""
 
 FILE = "optimizer.npz"
-"""A run's trained optimizer, in its work folder."""
+"""Name of a run's trained optimizer, in its work folder."""
 
 RULES: Mapping[str, Callable[..., Rule]] = {"lstm": lstm, "rnn": rnn, "hyper": hyper, "mlp": mlp}
-"""What makes a rule, by kind."""
+"""Functions that build a rule, keyed by kind."""
 
 SHIPPED = Path(__file__).parent / "trained"
 """The folder of the optimizers that come with the package."""
 
 MOST = 64 * MIB
-"""Bytes of the arrays of a file: a thousand times the largest that comes with the package."""
+"""Limit on a file's arrays, in bytes: a thousand times the largest that comes with the package."""
 
 
 class Trained(NamedTuple):
-    """An optimizer that has been trained.
+    """A trained optimizer.
 
     Attributes:
         rule: its two functions.
-        theta: what was learned.
-        command: what trained it.
+        theta: its learned parameters.
+        command: the command that trained it.
     """
 
     rule: Rule
@@ -50,7 +50,7 @@ class StoredError(ValueError):
 
 
 def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
-    """Return the rule of a kind, one of `RULES`, at some settings: the arguments of its maker.
+    """Return the rule of a kind, a key of `RULES`; the settings are its builder's arguments.
 
     Raises:
         ValueError: there is no such kind, or it has no such setting.
@@ -68,13 +68,13 @@ def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
 
 
 def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
-    """Write a trained optimizer, whole or not at all.
+    """Write a trained optimizer atomically.
 
     Args:
-        path: of the file; its folder is there.
-        rule: any, one of one's own too.
-        theta: what was learned, float32.
-        command: what trained it.
+        path: path of the file; its folder exists.
+        rule: any rule, including a custom one.
+        theta: the learned parameters, float32.
+        command: the command that trained it.
 
     Raises:
         ValueError: θ is of another rule.
@@ -102,14 +102,13 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
 
     Args:
         path: the file, or the work folder of a run that made one.
-        of: the kind or the rule that it has to be of; any of `RULES` by default, so that a rule of
-            one's own has to be given.
+        of: the expected kind or rule; any of `RULES` by default, so a custom rule has to be given.
 
     Returns:
-        What was saved.
+        The saved optimizer.
 
     Raises:
-        StoredError: there is none, it is damaged, or of another rule, version or size.
+        StoredError: the file is missing, damaged, or of another rule, version or size.
 
     >>> load("no_such_folder")
     Traceback (most recent call last):
@@ -130,7 +129,7 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
         raise StoredError(f"{path}: there is no trained optimizer; train one first") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoredError(f"{path}: no trained optimizer, or a damaged one ({error})") from error
-    # Files from before there were checksums have none.
+    # Files older than the checksums have none.
     if "crc32" in about and about["crc32"] != checksum(found, layout=False):
         raise StoredError(f"{path}: its arrays are not those that were saved; get it anew")
     if version != VERSION:
@@ -145,7 +144,7 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
         wanted = {f"theta{name}": leaf.dtype for name, leaf in by_name(like).items()}
         theta = jax.tree.unflatten(jax.tree.structure(like), [found.get(name) for name in wanted])
         check_theta(rule.name, rule.init, theta)
-    # Settings of any kind and size come to the rule's maker.
+    # The rule's builder may get settings of any type and size.
     except Exception as error:
         raise StoredError(f"{path}: {' '.join(str(error).split())[:300]}") from error
     if odd := sorted(found.keys() - wanted.keys()):
@@ -167,22 +166,22 @@ TRAINED_ON: Mapping[str, str] = {
     "mlp": "100 steps of a perceptron of 20 sigmoid units on MNIST; on perceptrons of rectified "
     "units it may switch all of them off",
 }
-"""What the optimizers of the package that hold no further were trained on, and where they fail."""
+"""For the packaged optimizers that do not generalise: training problem, and where they fail."""
 
 
 def pretrained(name: str = "hyper") -> Trained:
     """Return a trained optimizer that comes with the package.
 
-    Each was trained on 100 steps of a small perceptron on MNIST. "hyper", the default, holds on
-    networks that it has not seen, such as two layers of rectified units over 1,500 steps; the
-    others may not, and say so in a warning: "lstm" and "rnn" diverge there, and "mlp" may stop.
+    Each was trained on 100 steps of a small perceptron on MNIST. "hyper", the default, also works
+    on unseen networks, such as two layers of rectified units over 1,500 steps. The others may not,
+    and warn about it: "lstm" and "rnn" diverge there, and "mlp" may stop improving.
     "hyper" reads the loss, as `value=`.
 
     Args:
         name: "hyper", "lstm", "rnn" or "mlp".
 
     Raises:
-        StoredError: there is none of that name; the message lists those there are.
+        StoredError: there is none of that name; the message lists the available ones.
 
     >>> rule, theta, command = pretrained()
     >>> rule.name
@@ -195,7 +194,7 @@ def pretrained(name: str = "hyper") -> Trained:
     if name in TRAINED_ON:
         warnings.warn(
             f"pretrained({name!r}) was trained on {TRAINED_ON[name]}; pretrained() is the one that "
-            "holds on other networks",
+            "works on other networks",
             stacklevel=2,
         )
     return load(path)

@@ -1,4 +1,4 @@
-"""Build every Problem that is not a guide's out of models, objectives and data."""
+"""Problems other than the guide's, built from models, objectives and data."""
 
 from metaguide.problems.few_shot import (
     STATISTICS,

@@ -1,4 +1,4 @@
-"""Problems of the published few-shot tables: regression, and pictures of a few classes.
+"""Problems of the published few-shot tables: regression and picture classification.
 
 A problem is a body (the network) and a linear head {"kernel", "bias"} on its features.
 """
@@ -24,7 +24,7 @@ def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> P
 
     Args:
         model: x [points, inputs] -> features [points, width].
-        initialiser: of the head's kernel; normal with variance 2 / width by default.
+        initialiser: initialiser of the head's kernel; normal with variance 2 / width by default.
 
     Returns:
         A problem whose batches hold `x`, `y` [points, 1] and `mask`; it scores by
@@ -67,17 +67,17 @@ def classification_of_pictures(
         model: (pictures [examples, side, side, 1], reference) -> features [examples, width];
             `reference` marks the examples whose statistics a batch norm takes, None for all.
         way: number of classes.
-        statistics: a name of `STATISTICS`. All but the first read the support in the query, where
-            `inductive` has put it; a batch without it has its own statistics.
-        padded: whether supports have masked examples, which then count for no statistics.
-        side: of the pictures, pixels.
+        statistics: one of `STATISTICS`. All but the first read the support that `inductive` puts
+            into the query; a batch without it has its own statistics.
+        padded: whether supports have masked examples, which the statistics then ignore.
+        side: side of the pictures, in pixels.
 
     Returns:
-        A problem whose batches hold `image`, `label` and `mask`; it scores by `correct`, where one
-        of equal logits is drawn by the query's `id`.
+        A problem whose batches hold `image`, `label` and `mask`; it scores by `correct`, with ties
+        between logits broken by the query's `id`.
 
     Raises:
-        ValueError: other statistics.
+        ValueError: unknown statistics.
     """
     if statistics not in STATISTICS:
         raise ValueError(f"statistics is {statistics!r}, not one of {', '.join(STATISTICS)}")

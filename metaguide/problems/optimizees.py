@@ -1,4 +1,4 @@
-"""What learned optimizers are trained on: quadratics, minibatches of data, few-shot adaptation."""
+"""Training problems of learned optimizers: quadratics, minibatches, few-shot adaptation."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ VARIANTS = ("paper", "released")
 def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optimizee:
     """Build random quadratics: f(θ) = ‖W θ − y‖².
 
-    "paper": one function a problem, entries of W, y and of the start normal. "released", as the
-    code published with it: the mean of `batch` such functions, entries of all W and y uniform in
-    [0, 1], and the start normal with σ = .01.
+    "paper": one function per problem, with normal entries of W, y and the start. "released", as in
+    the published code: the mean of `batch` such functions, entries of all W and y uniform in
+    [0, 1], and a normal start with σ = .01.
 
     Args:
-        dim: of θ and y.
-        variant: a name of `VARIANTS`.
-        batch: functions of the mean, in the released variant.
+        dim: size of θ and y.
+        variant: one of `VARIANTS`.
+        batch: number of functions in the mean, in the released variant.
 
     Returns:
         An optimizee without data, {"theta": [dim]}, the same function at every step.
 
     Raises:
-        ValueError: another variant.
+        ValueError: unknown variant.
 
     Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016.
     """
@@ -43,7 +43,7 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
         start = {"theta": spread * jax.random.normal(three, (dim,))}
         if count == 1:
             return start, {"w": w[0], "y": y[0], "rest": jnp.zeros(())}
-        # A mean of many is one more of them, of the Cholesky factor of their moments, and a rest.
+        # The mean of many is one such function of their moments' Cholesky factor, plus a constant.
         both = jnp.concatenate([w, y[..., None]], axis=-1).reshape(count * dim, dim + 1)
         factor = jnp.linalg.cholesky(both.T @ both / count).T
         return start, {
@@ -59,11 +59,11 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
 
 
 def minibatches_of(problem: Problem, size: int) -> Optimizee:
-    """Build the training of a problem's parameters, anew from their initialisation each time.
+    """Build the training of a problem's parameters, each time from a new initialisation.
 
     Args:
-        problem: whose `init` and loss; without a context.
-        size: rows of a step, drawn with replacement.
+        problem: the problem that gives `init` and the loss; without a context.
+        size: number of rows per step, drawn with replacement.
 
     Returns:
         An optimizee whose data are arrays with a leading axis of rows, as the problem's batches;
@@ -96,17 +96,17 @@ def adaptation_of(
 ) -> Optimizee:
     """Build the adaptation of given parameters to a few examples of a domain.
 
-    An episode is drawn anew at each of its steps, always the same one: what an estimator carries
-    from step to step is a key, and not a catalogue.
+    The same episode is drawn again at each of its steps, so that an estimator carries a key from
+    step to step, not a catalogue.
 
     Args:
-        distribution: whose domains are drawn alike.
+        distribution: the distribution, whose domains are drawn with equal probability.
         shots: an episode's number of shots is drawn from these.
-        head_only: hold the body, and adapt the head alone.
+        head_only: freeze the body and adapt only the head.
 
     Returns:
-        An optimizee whose data are {"episodes": the distribution's data, "params": where every
-        adaptation starts}, and whose examples are the support, at every step.
+        An optimizee whose data are {"episodes": the distribution's data, "params": the start of
+        every adaptation}, and whose examples are the support, at every step.
     """
     problem = distribution.problem
     groups = problem.head if head_only else problem.body + problem.head

@@ -18,12 +18,12 @@ from metaguide.training.state import TrainState
 from metaguide.types import Params
 
 FOLDER = "checkpoints"
-"""Where a stage keeps its checkpoints, inside its work folder: one folder a step."""
+"""Name of the folder of checkpoints inside a stage's work folder; it has one folder per step."""
 
 KEPT = 2
 
 About = Mapping[str, str | int]
-"""What a checkpoint says of the training it is of: such as stage, learner, seed, config."""
+"""A checkpoint's description of its training, such as stage, learner, seed, config."""
 
 
 class CheckpointError(ValueError):
@@ -31,29 +31,30 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -> None:
-    """Write `state` as the checkpoint of its step, atomically, and keeps the last two.
+    """Write `state` atomically as the checkpoint of its step, and keep the last two.
 
-    A checkpoint of that step that is there already is replaced.
+    An existing checkpoint of that step is replaced.
 
-    All of several processes have to call it, with the same folder, and write one checkpoint.
+    If there are several processes, all have to call it with the same folder; they write one
+    checkpoint.
 
     Args:
-        folder: the folder of checkpoints; made where it is missing.
-        state: what to keep.
-        about: the training that it is of, which `restore` compares.
+        folder: the folder of checkpoints; created if missing.
+        state: the state to save.
+        about: the description of its training, which `restore` compares.
 
     Raises:
-        CheckpointError: if it cannot be written; the checkpoints before it stay.
+        CheckpointError: it cannot be written; earlier checkpoints are kept.
     """
     step, tree = int(state.step), _writable(state._asdict())
     metadata = {"crc32": _checksums(tree), "about": dict(about)}
     try:
         with _manager(folder, writes=True) as manager:
             if step in manager.all_steps():
-                manager.delete(step)  # Orbax would keep it, and say nothing
+                manager.delete(step)  # Orbax would silently keep it
             content = ocp.args.PyTreeSave(tree, custom_metadata=metadata)
             manager.save(step, args=content)
-    # A full disk or a folder that may not be written has an error of its own in each library below.
+    # Each library below raises its own error for a full disk or an unwritable folder.
     except Exception as error:
         raise CheckpointError(
             f"{folder / str(step)}: this checkpoint cannot be written ({_in_a_line(error)}); see "
@@ -63,10 +64,10 @@ def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -
 
 
 def latest(folder: Path) -> int | None:
-    """Return the step of the newest checkpoint in `folder`; None where there is none.
+    """Return the step of the newest checkpoint in `folder`, or None if there is none.
 
     Raises:
-        CheckpointError: if `folder` is no folder, or the system does not let it be read.
+        CheckpointError: `folder` is not a folder, or cannot be read.
     """
     if not folder.exists():
         return None
@@ -92,34 +93,34 @@ def restore(
     Args:
         folder: the folder of checkpoints.
         like: a state of the same structure, shapes and placement; its values are not read.
-        step: whose; the newest where None.
-        about: the training that goes on, as given to `save`. A checkpoint without a word on itself
-            was written before there was one, and is taken as it is.
+        step: the checkpoint's step; None for the newest.
+        about: the description of the training to resume, as given to `save`. An older checkpoint
+            without a description is accepted.
 
     Returns:
-        The stored state, placed on the devices as `like` is.
+        The stored state, with the placement of `like`.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it is of another model or of another training,
-            or it is damaged.
+        CheckpointError: there is no checkpoint, it is damaged, or it is of another model or
+            another training.
     """
     return TrainState(**_restore(folder, like._asdict(), prefix="", step=step, about=about))
 
 
 def restore_meta(folder: Path, like: Params, about: About = MappingProxyType({})) -> Params:
-    """Read what a stage has learned from its newest checkpoint, whatever its optimizer was.
+    """Read a stage's meta-parameters from its newest checkpoint, regardless of its optimizer.
 
     Args:
         folder: the stage's work folder, or the folder of checkpoints in it.
         like: meta-parameters of the same structure, shapes and placement; values are not read.
-        about: as of `restore`.
+        about: as in `restore`.
 
     Returns:
         The stored meta-parameters.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it is of another model or of another training,
-            or it is damaged.
+        CheckpointError: there is no checkpoint, it is damaged, or it is of another model or
+            another training.
     """
     inside = folder / FOLDER
     folder = inside if inside.exists() else folder
@@ -130,19 +131,19 @@ def restore_meta(folder: Path, like: Params, about: About = MappingProxyType({})
 def restore_stage(
     folder: Path, like: Params, about: About = MappingProxyType({})
 ) -> tuple[Params, Rule | None]:
-    """Read what a stage has learned, and the rule of its learned optimizer, if it trained one.
+    """Read a stage's meta-parameters, and the rule of its learned optimizer if it trained one.
 
     Args:
         folder: the stage's work folder.
         like: {"params": ...} of the same shapes and placement; values are not read.
-        about: as of `restore`.
+        about: as in `restore`.
 
     Returns:
         The meta-parameters, and the rule or None.
 
     Raises:
         CheckpointError: there is no checkpoint, it is of another model, or it is damaged.
-        StoredError: the file beside it that describes the rule is damaged.
+        StoredError: the file next to it that describes the rule is damaged.
     """
     if not (folder / stored.FILE).is_file():
         return restore_meta(folder, like, about), None
@@ -151,7 +152,7 @@ def restore_stage(
 
 
 def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
-    # Orbax sweeps what killed saves left from a thread of its own: only one manager at a time may.
+    # Orbax removes leftovers of killed saves in its own thread: only one manager at a time may.
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEPT,
         create=writes,
@@ -210,8 +211,8 @@ def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | 
 def _read_through(folder: Path) -> None:
     """Read every byte once, one after the other.
 
-    Orbax reads all arrays at the same time, and where one fails it leaves the others to print
-    their tracebacks from threads of their own.
+    Orbax reads all arrays at the same time. If one fails, the others print their tracebacks from
+    their own threads.
     """
     place = f"file://{folder.absolute()}/"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
@@ -227,7 +228,7 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _check_about(folder: Path, stored: About, wanted: About) -> None:
-    """Raise a CheckpointError where a checkpoint says that it is of another training."""
+    """Raise a CheckpointError if a checkpoint is of another training."""
     other = [
         f"{name} is {stored[name]!r} in the checkpoint and {value!r} in this run"
         for name, value in wanted.items()
@@ -252,7 +253,7 @@ def _check_shapes(
 ) -> None:
     """Raise a CheckpointError at the first leaf that only one side has, or that differs."""
     stored = {name: leaf for name, leaf in stored.items() if name.startswith(prefix)}
-    # What the model is made of first: the optimizer's state only mirrors it.
+    # The model first: the optimizer's state only mirrors it.
     for name in sorted([*wanted, *stored], key=lambda name: not name.startswith("params.")):
         here, there = _shape(stored.get(name)), _shape(wanted.get(name))
         if here != there:
@@ -272,9 +273,9 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def _writable(tree: Any) -> Any:
-    """Keys as their data; arrays held whole by this process as numpy, saved 3 times as fast.
+    """Return keys as their data, and arrays complete in this process as numpy: 3 times as fast.
 
-    Of several processes that hold an array whole, Orbax lets the first one write it.
+    If several processes hold a complete array, Orbax lets the first one write it.
     """
 
     def plain(leaf: Any) -> Any:
@@ -286,7 +287,7 @@ def _writable(tree: Any) -> Any:
 
 
 def _checksums(tree: Any) -> dict[str, Any]:
-    """CRC-32 by leaf: Orbax notices a file cut short, not a byte changed inside a value."""
+    """Return the CRC-32 of each leaf: Orbax detects a truncated file but not a changed byte."""
     return {
         name: zlib.crc32(np.ascontiguousarray(leaf).tobytes())
         for name, leaf in _by_name(tree).items()

@@ -1,7 +1,7 @@
-"""The gradient of meta-training and of multi-task training: a learner's, the mean over episodes.
+"""The gradient of meta-training and multi-task training: a learner's gradient, averaged.
 
 Episodes are drawn on the device inside the compiled step (`episodic`), or come from outside, from
-a stream that Grain reads or from a file (`on_episodes`).
+a Grain stream or a file (`on_episodes`).
 """
 
 import functools
@@ -41,29 +41,28 @@ def episodic(
 ) -> Gradient:
     """Return a learner's meta-gradient, the mean over freshly drawn episodes.
 
-    What it is mapped by decides where it runs: with a mesh, `on_each_device` gives each device its
-    share of the tasks, and the means are over all of them. The same episodes are drawn whatever
-    devices and chunks there are.
+    With a mesh, `on_each_device` gives each device its share of the tasks, and the means are over
+    all tasks. The episodes drawn do not depend on the devices and chunks.
 
-    An episode is drawn inside the function that is mapped over tasks, so that what belongs to the
-    distribution and not to a task, such as a catalogue, is never copied a task.
+    An episode is drawn inside the function that is mapped over tasks, so data of the distribution
+    rather than of a task, such as a catalogue, are never copied for each task.
 
     Args:
-        distribution: where episodes come from; its data reach the objective as an argument.
-        learner: whose objective, or gradient; built on the distribution's problem.
-        meta_batch_size: episodes a step.
+        distribution: the source of episodes; its data reach the objective as an argument.
+        learner: the learner, built on the distribution's problem.
+        meta_batch_size: number of episodes per step.
         shots: an episode's number of shots is drawn from these.
-        weights: of the distribution's domains; equal by default.
-        tasks_per_chunk: tasks that a device maps over at once, chunk after chunk, which bounds
-            memory whatever `meta_batch_size` is; all by default.
-        mesh: of the devices that share the tasks; None where one has them all.
+        weights: weights of the distribution's domains; equal by default.
+        tasks_per_chunk: number of tasks that a device maps over at once, chunk after chunk, which
+            bounds memory for any `meta_batch_size`; all by default.
+        mesh: mesh of the devices that share the tasks; None for a single device.
 
     Returns:
         (meta, data, key, progress) -> ((loss, metrics), gradient).
 
     Raises:
-        ValueError: weights that do not fit the domains, are negative or all 0; tasks that devices
-            and chunks do not divide, or are not positive.
+        ValueError: the weights do not fit the domains, are negative or all 0; or the number of
+            tasks is not positive or not divisible by devices and chunks.
     """
     chance = jnp.asarray(weights or (1.0,) * len(distribution.domains), jnp.float32)
     if chance.shape != (len(distribution.domains),) or chance.min() < 0 or chance.sum() <= 0:
@@ -75,7 +74,7 @@ def episodic(
 
     def one(meta: Params, data: Any, key: Key[Array, ""], progress: Progress) -> tuple[Any, Any]:
         domain_key, shots_key, episode_key, learner_key = jax.random.split(key, 4)
-        # A draw among one costs a small problem a tenth of its step.
+        # A draw among one option costs a small problem a tenth of its step.
         domain = jnp.int32(0) if len(chance) == 1 else draw_domain(chance, domain_key)
         drawn = choices[0] if len(choices) == 1 else jax.random.choice(shots_key, choices)
         episode = distribution.sample(data, domain, drawn, episode_key)
@@ -98,11 +97,11 @@ def on_episodes(
     tasks_per_chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Gradient:
-    """Return a learner's meta-gradient, the mean over episodes that are given as the data.
+    """Return a learner's meta-gradient, the mean over episodes given as the data.
 
     Args:
-        learner: whose objective, or gradient.
-        meta_batch_size: episodes a step.
+        learner: the learner.
+        meta_batch_size: number of episodes per step.
         tasks_per_chunk, mesh: as in `episodic`.
 
     Returns:
@@ -110,7 +109,7 @@ def on_episodes(
         a leading axis of tasks.
 
     Raises:
-        ValueError: tasks that devices and chunks do not divide, or are not positive.
+        ValueError: the number of tasks is not positive or not divisible by devices and chunks.
     """
 
     def one(
@@ -130,7 +129,7 @@ def on_episodes(
 
 
 def _of(learner: Learner) -> ObjectiveFn | GradientFn:
-    """Return what a task contributes: the objective, or the gradient where that is its own."""
+    """Return a task's contribution: the objective, or the learner's own gradient if it has one."""
     return learner.gradient or learner.objective
 
 
@@ -143,8 +142,8 @@ def _over_tasks(
 ) -> Callable[[PyTree, PyTree, PyTree, Any], Any]:
     """Return (meta, data, items, progress) -> the mean over items of the learner's gradient.
 
-    Each device takes its share of the items' leading axis, chunk after chunk under a scan that adds
-    gradients up; the tasks of a chunk are mapped over at once.
+    Each device takes its share of the items' leading axis. A scan over chunks sums the gradients;
+    the tasks of a chunk are mapped over at once.
     """
     devices = 1 if mesh is None else mesh.size
     share = max(meta_batch_size // devices, 1)
@@ -157,7 +156,7 @@ def _over_tasks(
         )
 
     def mean_of(items: PyTree, meta: Params, data: Any, progress: Progress) -> tuple[Any, Any]:
-        if size == 1:  # a batch of one costs its tracing, and kernels that are slower
+        if size == 1:  # a batch of one costs tracing time and uses slower kernels
             return one(meta, data, jax.tree.map(lambda leaf: leaf[0], items), progress)
         mapped = jax.vmap(one, in_axes=(None, None, 0, None))(meta, data, items, progress)
         return jax.tree.map(lambda leaf: leaf.mean(0), mapped)

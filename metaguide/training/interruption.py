@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it saves at the next step, and a second one ends it at once."""
+"""Signals that ask a run to end: it saves at the next step; a second signal ends it at once."""
 
 import os
 import signal
@@ -9,16 +9,16 @@ from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""What machines that are taken back send, and Ctrl-C."""
+"""The signals of preempted machines and of Ctrl-C."""
 
 
 class Stopped(BaseException):
     """A signal has ended the run.
 
-    No `Exception`: what handles errors and goes on does not catch it.
+    It is not an `Exception`, so code that handles errors and continues does not catch it.
 
     Attributes:
-        number: of the signal; a process that it ends exits with 128 + number.
+        number: number of the signal; a process that it ends exits with 128 + number.
     """
 
     def __init__(self, number: int, where: str = ""):
@@ -28,7 +28,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Raise `Stopped` where a signal asks the run to end, in the main thread alone."""
+    """Raise `Stopped` when a signal asks the run to end; in the main thread only."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
@@ -43,8 +43,8 @@ def stopping_between_steps() -> Iterator[Callable[[], int | None]]:
     """Hold a signal back until the body asks for it; a second one ends the process at once.
 
     Yields:
-        () -> the number of the signal that has come; None before, and in any thread but the main
-        one, which signals do not reach.
+        () -> the number of the received signal, or None if there is none yet. Always None outside
+        the main thread, as signals do not reach other threads.
     """
     come: list[int] = []
 
@@ -69,5 +69,5 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
         yield
     finally:
         for number, old in before.items():
-            # None: it was set by what is not Python, and cannot be put back.
+            # None: the handler was not set from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if old is None else old)

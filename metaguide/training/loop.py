@@ -1,4 +1,4 @@
-"""The loop around a compiled step: resuming, progress, metrics, checkpoints, the guard of NaN."""
+"""The loop around a compiled step: resuming, progress, metrics, checkpoints, NaN detection."""
 
 import json
 import time
@@ -23,14 +23,14 @@ from metaguide.training.step import Step
 from metaguide.types import Metrics
 
 METRICS = "metrics.jsonl"
-"""A line each time that metrics are logged: `{"step": ..., name: mean since the line before}`."""
+"""One line per logging of metrics: `{"step": ..., name: mean since the previous line}`."""
 
 TIMES = "times.jsonl"
-"""A line a start of the stage: from which step to which, seconds, steps per second."""
+"""One line per start of the stage: first and last step, seconds, steps per second."""
 
 
 MOST = 1024 * MIB
-"""Bytes of metrics that are read."""
+"""Limit on the bytes of metrics that are read."""
 
 
 class TrainingDiverged(ValueError):
@@ -41,10 +41,10 @@ class Schedule(NamedTuple):
     """How long a stage trains, and how often it logs and saves.
 
     Attributes:
-        steps: of the stage in all.
-        log_every: steps between two lines of metrics.
-        checkpoint_every: steps between two checkpoints.
-        steps_per_call: steps that one call of the step takes, as in `make_step`; it divides the
+        steps: total number of steps of the stage.
+        log_every: number of steps between two lines of metrics.
+        checkpoint_every: number of steps between two checkpoints.
+        steps_per_call: number of steps in one call of the step, as in `make_step`; it divides the
             others.
     """
 
@@ -67,41 +67,42 @@ def train(
     on_log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
-    """Take the steps of a schedule, going on from the newest checkpoint in `workdir`.
+    """Take the steps of a schedule, resuming from the newest checkpoint in `workdir`.
 
-    All of several processes have to call it, with a `workdir` that all see; the first one logs.
+    If there are several processes, all have to call it with a `workdir` that all see; the first
+    one logs.
 
-    Metrics are logged, as means since the line before, at each multiple of `log_every` and of
-    `checkpoint_every` and at the end, so that a resumed run writes the lines of an unbroken one;
-    where a signal ends it (see `interruption`), there too.
+    Metrics are logged as means since the previous line, at each multiple of `log_every` and of
+    `checkpoint_every` and at the end, so a resumed run writes the same lines as an unbroken one.
+    They are also logged when a signal ends the run (see `interruption`).
 
     Args:
-        step: from `make_step`; donates its state.
-        state: the state to start from where `workdir` has no checkpoint.
-        data: device arrays by objective, an argument of each step.
-        schedule: how many steps there are, and how often metrics and states are kept.
+        step: the step from `make_step`; donates its state.
+        state: the initial state if `workdir` has no checkpoint.
+        data: device arrays keyed by objective, an argument of each step.
+        schedule: the number of steps, and how often metrics and states are saved.
         workdir: the stage's own folder; gets checkpoints, `metrics.jsonl`, `times.jsonl` and
-            TensorBoard events. For trainings side by side, a folder for each, in the order of the
-            state's leading axis: each is as that of a training alone, and goes on as one too.
+            TensorBoard events. For parallel trainings, one folder each, in the order of the state's
+            leading axis; each is identical to that of a single training and can be resumed as one.
         name: the stage's name in messages.
-        hint: what to do where training diverges.
-        about: what checkpoints say of the training, such as its learner, seed and config, so that
-            those of another one are refused; for trainings side by side, of each.
+        hint: what to do if training diverges.
+        about: the checkpoints' description of the training, such as its learner, seed and config;
+            checkpoints of another training are rejected. For parallel trainings, one each.
         on_log: called with the step and the metrics of each line.
-        on_checkpoint: called with each state that is to be kept, before it is: once more with the
-            same state where the run is killed in between.
+        on_checkpoint: called with each state just before it is saved; called again with the same
+            state if the run is killed in between.
 
     Returns:
         The state after the last step.
 
     Raises:
-        Stopped: if a signal asked the process to end, after the state was saved.
-        TrainingDiverged: if a loss or the gradient is not finite; the last good checkpoint stays.
-        FolderHeld: if another process works in `workdir`.
-        CheckpointError: if the checkpoint in `workdir` is damaged, or of another model or training,
+        Stopped: a signal asked the process to end; the state was saved.
+        TrainingDiverged: a loss or the gradient is not finite; the last good checkpoint is kept.
+        FolderHeld: another process works in `workdir`.
+        CheckpointError: the checkpoint in `workdir` is damaged, or of another model or training,
             or one cannot be written.
-        DeviceError: if processes see different checkpoints in `workdir`.
-        ValueError: if the steps between lines or checkpoints are not whole calls of `step`.
+        DeviceError: processes see different checkpoints in `workdir`.
+        ValueError: the steps between lines or checkpoints are not a multiple of `steps_per_call`.
     """
     steps, log_every, checkpoint_every, steps_per_call = schedule
     for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
@@ -119,7 +120,7 @@ def train(
     means: dict[str, float] = {}
 
     def rate() -> float:
-        """Steps per second; the first call, which compiles, is left out."""
+        """Return the steps per second, without the first call, which compiles."""
         return max(done - start - steps_per_call, 0) / max(time.perf_counter() - first_done, 1e-9)
 
     with ExitStack() as stack:
@@ -165,7 +166,7 @@ def train(
             previous = window[-1:]
             state, metrics = step(state, data)
             window.append(metrics)
-            # Only now are older metrics read: the device has its next step already.
+            # Read older metrics only now: the device already has its next step.
             jax.block_until_ready(previous)
             if waiting is not None:
                 flush(*waiting)
@@ -201,8 +202,8 @@ def train(
 def _resumed(
     state: TrainState, folders: Sequence[Path], abouts: Sequence[checkpoint.About], alone: bool
 ) -> TrainState:
-    """Return the state of the newest step of which all trainings have a checkpoint, if any."""
-    # Killed while it saved, a run has some of its trainings a checkpoint behind the others.
+    """Return the state of the newest step for which all trainings have a checkpoint, if any."""
+    # If a run was killed while saving, some of its trainings are one checkpoint behind the others.
     found = [checkpoint.latest(one) for one in folders]
     newest = None if None in found else min(step for step in found if step is not None)
     check_agreed(
@@ -220,9 +221,9 @@ def _resumed(
 def _times(
     workdir: Path, start: int, reached: Callable[[], tuple[int, float, float]]
 ) -> Iterator[None]:
-    """Add this start of the stage to `times.jsonl` when it ends, in whatever way it does."""
+    """Add this start of the stage to `times.jsonl` when it ends, for whatever reason."""
     begun, path = time.perf_counter(), workdir / TIMES
-    if path.exists() and not path.is_file():  # told at the end, all would have been trained
+    if path.exists() and not path.is_file():  # or all would be trained before the error
         raise checkpoint.CheckpointError(f"{path}: it is no regular file; move it away")
     try:
         yield
@@ -241,7 +242,7 @@ def _times(
 
 
 def _parts(state: TrainState, alone: bool) -> list[TrainState]:
-    """Return the states of trainings side by side, each as one alone has it."""
+    """Return the states of parallel trainings, each like that of a single training."""
     if alone:
         return [state]
     return [jax.tree.map(lambda leaf: leaf[i], state) for i in range(len(state.step))]
@@ -253,7 +254,7 @@ def _whole(states: Sequence[TrainState], alone: bool) -> TrainState:
 
 
 def _joined(metrics: Sequence[Mapping[str, np.ndarray]], trainings: int) -> dict[str, np.ndarray]:
-    """Return each metric [steps, trainings], of calls of one step or of several each."""
+    """Return each metric [steps, trainings], from calls of one or several steps."""
     return {
         key: np.concatenate([np.reshape(one[key], (-1, trainings)) for one in metrics])
         for key in metrics[0]
@@ -263,7 +264,7 @@ def _joined(metrics: Sequence[Mapping[str, np.ndarray]], trainings: int) -> dict
 def _check_finite(
     metrics: Mapping[str, np.ndarray], last: int, name: str, folder: Path, hint: str
 ) -> None:
-    """Raise a TrainingDiverged at the first step, of those up to `last`, that is not finite."""
+    """Raise a TrainingDiverged at the first non-finite step up to `last`."""
     losses = sorted(key for key in metrics if key.endswith("/loss"))
     wrong = {key: ~np.isfinite(metrics[key]) for key in (*losses, "loss", "gradient_norm")}
     steps = np.any(list(wrong.values()), axis=(0, 2))
@@ -284,13 +285,13 @@ def _check_finite(
 
 
 def metrics_in(workdir: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics of a stage, up to the first one that is not whole.
+    """Return the lines of metrics of a stage, up to the first incomplete one.
 
     Args:
-        workdir: of the stage.
+        workdir: the stage's work folder.
 
     Raises:
-        CheckpointError: if what is there is no file that can be read.
+        CheckpointError: the file cannot be read.
     """
     path = workdir / METRICS
     try:
@@ -306,7 +307,7 @@ def metrics_in(workdir: Path) -> list[dict[str, Any]]:
             known = type(row["step"]) is int and "loss" in row
             if not known or not all(type(value) in (int, float) for value in row.values()):
                 break
-        # A run that was killed may leave half a line, and an editor anything.
+        # A killed run may leave half a line, and an editor may leave anything.
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             break
         if rows and row["step"] <= rows[-1]["step"]:
@@ -317,9 +318,9 @@ def metrics_in(workdir: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, float], float], None]]:
-    """Open the logs of a stage, without what stands in them after the step `start`.
+    """Open the logs of a stage and drop their entries after the step `start`.
 
-    Of several processes the first one writes.
+    If there are several processes, the first one writes.
     """
     if not is_first_process():
         yield lambda done, metrics, rate: None

@@ -1,4 +1,4 @@
-"""Inner problems of a learned optimizer, many at once: the mean of what an estimator finds."""
+"""Many inner problems of a learned optimizer at once: the mean of an estimator's gradients."""
 
 from operator import itemgetter
 from typing import Any
@@ -15,16 +15,16 @@ from metaguide.types import Metrics, Params, Progress
 
 
 def particles(estimator: Estimator, meta_batch_size: int, mesh: Mesh | None = None) -> Carrying:
-    """Return the mean of an estimator's gradients over inner problems, which it carries.
+    """Return the mean of an estimator's gradients over the inner problems that it carries.
 
     Args:
-        estimator: of one inner problem.
-        meta_batch_size: how many inner problems are on their way, divided over the devices.
-        mesh: of the devices that share them; None for one.
+        estimator: the estimator for one inner problem.
+        meta_batch_size: number of inner problems in progress, divided over the devices.
+        mesh: mesh of the devices that share them; None for one device.
 
     Returns:
-        (meta, data, key, progress, carry) -> ((loss, metrics), gradient, carry), meta being
-        {"rule": θ}; metrics are means, `last` being the loss at a window's end.
+        (meta, data, key, progress, carry) -> ((loss, metrics), gradient, carry), where meta is
+        {"rule": θ}; metrics are means, and `last` is the loss at a window's end.
 
     Raises:
         ValueError: the devices do not divide the tasks.
@@ -48,11 +48,11 @@ def particles(estimator: Estimator, meta_batch_size: int, mesh: Mesh | None = No
         seen, carry = jax.tree.map(lambda leaf: leaf[None], (seen, carry))
         return seen, slope, carry
 
-    # A batch of one takes longer than what it is a batch of.
+    # A batch of one takes longer than its one element.
     many = alone if meta_batch_size == devices else estimator.many or each
 
     def start(meta: Params, data: Any, key: Key[Array, ""]) -> Any:
-        # They do not all end in the same step.
+        # Staggered, so that they do not all end in the same step.
         keys, ages = jax.random.split(key, meta_batch_size), estimator.ages(meta_batch_size)
         return jax.vmap(estimator.start, (None, None, 0, 0))(meta["rule"], data, keys, ages)
 

@@ -1,4 +1,4 @@
-"""Programs that are compiled once, in whichever thread asks first, and before they are needed."""
+"""Programs that are compiled once, by the first thread that asks, before they are needed."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,14 +12,14 @@ import numpy as np
 
 
 class Once:
-    """Runs something a single time, for the thread that asks first; those that ask later wait."""
+    """Runs an action a single time, in the first thread that asks; later threads wait."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._done = False
 
     def __call__(self, action: Callable[[], Any]) -> None:
-        """Run the action, unless one has come to its end before."""
+        """Run the action, unless one has already completed."""
         with self._lock:
             if not self._done:
                 action()
@@ -27,10 +27,10 @@ class Once:
 
 
 class Program:
-    """A jitted function that several threads may call, and one may compile before its first call.
+    """A jitted function that several threads may call and that can be compiled in advance.
 
-    `jax.jit` alone traces and compiles anew in every thread that calls it before the first one is
-    done; here they wait for it.
+    `jax.jit` alone traces and compiles again in every thread that calls it before the first one
+    finishes; here the other threads wait.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -42,21 +42,21 @@ class Program:
         self._once(lambda: self._function.lower(*args).compile())
 
     def __call__(self, *args: Any) -> Any:
-        """Call the function; other shapes than the first ones compile as those of any jit do."""
+        """Call the function; new shapes are compiled as in any jitted function."""
         self.compile(*args)
         return self._function(*args)
 
     def compilations(self) -> int:
-        """Return for how many kinds of arguments the calls so far have been compiled."""
+        """Return the number of argument signatures compiled by the calls so far."""
         return compilations(self._function)
 
 
 SIZES = (4, 16, 64, 256)
-"""Rows that `in_pieces` pads to, so that any number of rows compiles a few programs."""
+"""Numbers of rows that `in_pieces` pads to, so that it compiles only a few programs."""
 
 
 def padded_size(count: int, sizes: Sequence[int] = SIZES) -> int:
-    """Return the smallest of rising sizes that has room for `count`; the largest where none has."""
+    """Return the smallest of the ascending sizes that is at least `count`, else the largest."""
     return next((size for size in sizes if size >= count), sizes[-1])
 
 
@@ -68,17 +68,17 @@ def in_pieces(
     Args:
         call: rows -> a dict of arrays; the leading axis of both is rows, and no row reads another.
         rows: a pytree of numpy arrays, at least one row.
-        most: rows of a piece.
+        most: largest number of rows in a piece.
 
     Returns:
-        What `call` returns for all rows, on the host.
+        The output of `call` for all rows, on the host.
     """
     count, pieces = len(jax.tree.leaves(rows)[0]), []
     for start in range(0, count, most):
         piece = jax.tree.map(lambda leaf, s=start: np.asarray(leaf[s : s + most]), rows)
         real = min(most, count - start)
         room = min(most, padded_size(real)) - real
-        # A copy of the last row is a row that the function can read.
+        # Pad with copies of the last row, which are valid input.
         piece = jax.tree.map(
             lambda leaf, r=room: np.pad(leaf, [(0, r)] + [(0, 0)] * (leaf.ndim - 1), mode="edge"),
             piece,
@@ -89,15 +89,15 @@ def in_pieces(
 
 
 def compile_all(calls: Iterable[tuple[Any, tuple]]) -> None:
-    """Compile jitted functions ahead of these calls of them; no argument is donated.
+    """Compile jitted functions ahead of these calls; no argument is donated.
 
-    Tracing is Python, and compiling or loading from the cache is not: each function is compiled
-    in a thread while the next is traced.
+    Tracing runs in Python, but compiling or loading from the cache does not: each function is
+    compiled in a thread while the next one is traced.
 
     Args:
-        calls: (jitted function, arguments); JAX keeps what it compiles with the function.
+        calls: (jitted function, arguments); JAX caches the compiled program with the function.
     """
-    # One thread: a program's compilation uses all cores already, and takes a GiB of memory.
+    # One thread: compiling one program already uses all cores, and takes a GiB of memory.
     with ThreadPoolExecutor(1) as pool:
         under_way = [pool.submit(function.lower(*args).compile) for function, args in calls]
     for one in under_way:
@@ -105,20 +105,20 @@ def compile_all(calls: Iterable[tuple[Any, tuple]]) -> None:
 
 
 def compilations(function: Any) -> int:
-    """Return for how many kinds of arguments the calls of a jitted function have been compiled."""
+    """Return the number of argument signatures for which a jitted function has been compiled."""
     return function._cache_size()
 
 
 @contextmanager
 def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
-    """Run jobs one after another in a thread of their own, beside the body of a `with`.
+    """Run jobs one after another in a background thread during the body of a `with`.
 
-    Meant for compiling what is needed later. A job that fails is left to the body, which meets
-    the same error where it needs the job's result; what has not begun when the body ends, or finds
-    no `has_room`, is dropped.
+    Meant for compiling programs that are needed later. A job that fails is ignored; the body meets
+    the same error when it needs the job's result. Jobs that have not begun when the body ends, or
+    when there is no `has_room`, are dropped.
 
     Args:
-        jobs: called without arguments, in this order.
+        jobs: functions to call without arguments, in this order.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="beside")
     try:
@@ -130,10 +130,10 @@ def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
 
 
 def has_room() -> bool:
-    """Return whether this process holds less than two thirds of the maps that Linux allows it.
+    """Return whether this process uses less than two thirds of its memory maps allowed by Linux.
 
-    A compiled program holds some hundreds, as long as its function lives; LLVM ends the process
-    that has none left.
+    A compiled program holds some hundreds of them as long as its function lives; LLVM ends a
+    process that runs out of them.
     """
     most = Path("/proc/sys/vm/max_map_count")
     if not most.exists():

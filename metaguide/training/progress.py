@@ -1,4 +1,4 @@
-"""How far something long has come: a bar with the time left, or a line now and then."""
+"""Progress of long work: a bar with the time left, or an occasional line."""
 
 import math
 import time
@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metaguide.parallel import is_first_process
 
 PLAIN_LINE_SECONDS = 10.0
-"""Seconds between two lines where there is no terminal to draw a bar on."""
+"""Seconds between two lines if there is no terminal to draw a bar on."""
 
 PATIENCE_SECONDS = 3.0
 """Seconds that a call takes before `patience` draws a bar."""
 
 
 def say(text: str) -> None:
-    """Print one line as it is, unwrapped; of several processes the first one does."""
+    """Print one line unwrapped; if there are several processes, only the first one prints."""
     if not is_first_process():
         return
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -28,19 +28,19 @@ def say(text: str) -> None:
 def progress(
     name: str, total: int, unit: str = "step", start: int = 0
 ) -> Iterator[Callable[[int, str], None]]:
-    """Show how far `name` is: a bar on a terminal, elsewhere a line every ten seconds.
+    """Show the progress of `name`: a bar on a terminal, elsewhere a line every ten seconds.
 
-    The time left is reckoned from the end of the first call on, since compiling is in that one;
-    nothing is said of it before the second.
+    The time left is estimated from the end of the first call, which includes compilation, and is
+    shown from the second call on.
 
     Args:
-        name: of what is under way.
-        total: how many units there are.
-        unit: what is counted.
-        start: how many were done before.
+        name: name of the work.
+        total: total number of units.
+        unit: name of the unit.
+        start: number of units done before.
 
     Yields:
-        (units done, note) -> None; the note stands beside the bar.
+        (units done, note) -> None; the note is shown next to the bar.
     """
     console = Console(quiet=not is_first_process())
     if console.is_terminal and not console.is_dumb_terminal:
@@ -77,11 +77,11 @@ def progress(
 
 @contextmanager
 def patience(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error, where that is a terminal, once something has taken long.
+    """Show a bar on standard error, if that is a terminal, once the work has taken long.
 
     Args:
-        name: of what is under way.
-        total: how many units there are.
+        name: name of the work.
+        total: total number of units.
 
     Yields:
         (units done) -> None.

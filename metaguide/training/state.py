@@ -1,4 +1,4 @@
-"""What training carries from step to step, and what a checkpoint holds."""
+"""The state that training carries from step to step and that a checkpoint stores."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,13 @@ class TrainState(NamedTuple):
     """Everything that a training step reads and writes besides its data.
 
     Attributes:
-        step: how many steps have been taken.
-        params: `{"meta": what the stage learns, "weighting": parameters of the loss weights}`.
+        step: number of steps taken.
+        params: `{"meta": the meta-parameters, "weighting": parameters of the loss weights}`.
         optimizer: the state of the optax transformation over `params`.
-        key: the stage's key; step t draws from `fold_in(key, t)`, so that the key itself never
-            changes and a resumed run draws what the unbroken one would have drawn.
-        carry: by objective, what its gradient takes over from the step before: inner problems on
-            their way. Most have none.
+        key: the stage's key; step t draws from `fold_in(key, t)`, so the key itself never changes
+            and a resumed run makes the same draws as an unbroken one.
+        carry: keyed by objective, the state that its gradient carries between steps, such as
+            inner problems in progress. Most have none.
     """
 
     step: Int[Array, ""]

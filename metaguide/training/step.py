@@ -1,4 +1,4 @@
-"""One training step over several objectives: J(θ) = Σ λₜ Jₜ(θ), compiled once for a stage."""
+"""One training step over several objectives: J(θ) = Σ λₜ Jₜ(θ), compiled once per stage."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +27,10 @@ For a loss that is a function of the same arguments, `jax.value_and_grad(loss, h
 
 
 class Carrying(NamedTuple):
-    """A gradient that takes something over from the step before, such as problems half solved.
+    """A gradient that carries state between steps, such as half-solved problems.
 
     Attributes:
-        start: (meta, data, key) -> what the first step gets.
+        start: (meta, data, key) -> the first step's carry.
         gradient: (meta, data, key, progress, carry) -> ((loss, metrics), ∇loss, carry).
     """
 
@@ -45,14 +45,14 @@ def init_state(
     key: Key[Array, ""],
     carry: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Return the state before the first step, in buffers of its own (the step donates them).
+    """Return the state before the first step, in its own buffers (the step donates them).
 
     Args:
-        meta: what is learned.
-        weighting: of the objectives.
-        optimizer: over both.
-        key: of the stage.
-        carry: by objective, what its `Carrying` starts with.
+        meta: the meta-parameters.
+        weighting: the weighting of the objectives.
+        optimizer: the optimizer of both.
+        key: the stage's key.
+        carry: initial carries of the `Carrying` gradients, keyed by objective.
     """
     meta = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), meta)
     params = {"meta": meta, "weighting": weighting.init()}
@@ -65,11 +65,11 @@ Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
 
 
 class CompiledStep:
-    """The compiled step `(state, data) -> (next state, metrics)`: a program for each gradient.
+    """The compiled step `(state, data) -> (next state, metrics)`, with one program per gradient.
 
-    The gradients of the objectives and the update are programs of their own, which costs as many
-    calls a step. One program for all of them takes longer to load from the compilation cache than
-    its parts do, and nothing can be traced meanwhile.
+    The gradients of the objectives and the update are separate programs, each called once per step.
+    A single program for all of them takes longer to load from the compilation cache than its parts,
+    and nothing can be traced meanwhile.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class CompiledStep:
         update: Callable[..., Any],
         compiled: Callable[..., Any],
     ):
-        """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
+        """Store the parts uncompiled; `compiled(function, donate=...)` jits a device's function."""
         self._gradients = {name: compiled(gradient) for name, gradient in gradients.items()}
         self._update = compiled(update, donate=(0,))
         self._once = Once()
 
     def compile(self, state: TrainState, data: Mapping[str, Any]) -> None:
-        """Compile for a state and data like these, in whichever thread asks first."""
+        """Compile for a state and data like these, in the first thread that asks."""
         self._once(lambda: compile_all(self._calls(state, data)))
 
     def __call__(
@@ -101,20 +101,20 @@ class CompiledStep:
         for name, gradient in self._gradients.items():
             carry = state.carry.get(name, ())
             yield gradient, (meta, data[name], state.key, state.step, carry)
-        # Arrays like those that the gradients' programs return, placed alike.
+        # Arrays with the shapes and placement of the gradient programs' outputs.
         losses = dict.fromkeys(self._gradients, state.step.astype(jnp.float32))
         gradients = dict.fromkeys(self._gradients, meta)
         yield self._update, (state._replace(carry={}), losses, gradients)
 
     def compilations(self) -> int:
-        """Return for how many kinds of arguments its programs have been compiled, at the most."""
+        """Return the largest number of argument signatures compiled for any of its programs."""
         return max(compilations(one) for one in (*self._gradients.values(), self._update))
 
 
 class ScannedStep:
-    """One compiled program that takes several steps in a scan; its metrics are stacked over them.
+    """One compiled program that takes several steps in a scan and stacks their metrics.
 
-    For small problems, whose step takes less time than calling it does.
+    For small problems, whose step takes less time than the call itself.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ScannedStep:
         compiled: Callable[..., Any],
         steps_per_call: int,
     ):
-        """Compile nothing yet; `compiled(function, donate=...)` jits what a device does."""
+        """Store the parts uncompiled; `compiled(function, donate=...)` jits a device's function."""
 
         def steps(
             state: TrainState, data: Mapping[str, Any]
@@ -138,7 +138,7 @@ class ScannedStep:
         self._once = Once()
 
     def compile(self, state: TrainState, data: Mapping[str, Any]) -> None:
-        """Compile for a state and data like these, in whichever thread asks first."""
+        """Compile for a state and data like these, in the first thread that asks."""
         self._once(lambda: compile_all([(self._steps, (state, data))]))
 
     def __call__(
@@ -149,7 +149,7 @@ class ScannedStep:
         return self._steps(state, data)
 
     def compilations(self) -> int:
-        """Return for how many kinds of arguments the program has been compiled."""
+        """Return the number of argument signatures compiled for the program."""
         return compilations(self._steps)
 
 
@@ -186,24 +186,24 @@ def make_step(
     """Build the compiled step that minimises all objectives together.
 
     Args:
-        gradients: of what to minimise, by name of the objective; what one of them carries is in
-            the state, from `init_state`.
-        weighting: how the losses are summed; its own parameters are trained along.
+        gradients: gradients keyed by objective; their carries are in the state, from `init_state`.
+        weighting: how the losses are summed; its own parameters are trained too.
         optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
-        total: number of steps of the whole stage; objectives see `progress` = step / total.
-        mesh: of the devices that share the tasks, as the gradients know it; None for one device.
+        total: number of steps of the complete stage; objectives see `progress` = step / total.
+        mesh: mesh of the devices that share the tasks, the same as in the gradients; None for one
+            device.
         parallel: what maps the step over the devices, "jit" or "pmap".
-        steps_per_call: steps that one call takes.
-        seeds: how many trainings on the same data go side by side, which differ in their state
-            alone; every leaf of the state and of the metrics then has an axis of them, that of the
-            state in front. None for one training without such an axis.
+        steps_per_call: number of steps in one call.
+        seeds: number of parallel trainings on the same data, which differ only in their state.
+            Every leaf of the state and of the metrics then has an axis of trainings, which is the
+            leading axis in the state. None for one training without such an axis.
 
     Returns:
-        The step, scanned where `steps_per_call` is more than 1. Its metrics are `loss` (the
+        The step, scanned if `steps_per_call` is more than 1. Its metrics are `loss` (the
         weighted sum), `gradient_norm`, and for each objective `name/loss` and `name/metric`.
 
     Raises:
-        ValueError: if there is no objective, `total` is not positive, or `steps_per_call` does not
+        ValueError: there is no objective, `total` is not positive, or `steps_per_call` does not
             divide it.
     """
     if not gradients or total < 1:
@@ -260,13 +260,13 @@ def make_step(
 
 
 def _for_seeds(program: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an objective's program for trainings side by side, which share data and step."""
+    """Return an objective's program for parallel trainings, which share data and step."""
     mapped = jax.vmap(program, (0, None, 0, None, 0))
 
     def side_by_side(
         meta: Params, data: Any, key: Array, done: Array, carry: Any
     ) -> tuple[tuple[Array, Metrics], Params, Any]:
-        # One number of steps for all: mapped over, a branch on it would compute both its sides.
+        # The step number is shared: if it were mapped, a branch on it would compute both sides.
         return mapped(meta, data, key, done[0], carry)
 
     return side_by_side

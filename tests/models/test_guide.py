@@ -184,7 +184,7 @@ def test_classification_head_is_its_equation(guide):
 def test_too_many_classes(guide):
     """Catches slots silently clamped."""
     names = jnp.ones((WAY + 1, WIDTH))
-    with pytest.raises(ValueError, match="6 classes, the guide has slots for 5"):
+    with pytest.raises(ValueError, match="6 classes, but the guide has slots for 5"):
         head(guide, "classification", "__call__", names, names, jnp.ones(WAY + 1, bool))
 
 

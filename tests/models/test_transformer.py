@@ -249,7 +249,7 @@ def test_role_is_embedded(encoder):
 def test_too_many_tokens(encoder):
     """Catches positions silently clamped by the slice."""
     module, variables, _ = encoder
-    with pytest.raises(ValueError, match="13 tokens a row, the encoder has 12 positions"):
+    with pytest.raises(ValueError, match="13 tokens per row; the encoder has 12 positions"):
         run(module, variables, jnp.ones((1, 13), jnp.int32))
 
 
