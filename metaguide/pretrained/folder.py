@@ -222,7 +222,8 @@ def _params(path: Path, file: Any, config: BertConfig, prefix: str) -> dict[str,
         qkv = {field: np.concatenate([part[field] for part in parts], -1) for field in parts[0]}
         out = dense(f"{name}.attention.output.dense", width, width)
         return {
-            "attention": {"qkv": qkv, "out": out},
+            "qkv": qkv,
+            "out": out,
             "attention_norm": norm(f"{name}.attention.output"),
             "mlp_in": dense(f"{name}.intermediate.dense", width, hidden),
             "mlp_out": dense(f"{name}.output.dense", hidden, width),
