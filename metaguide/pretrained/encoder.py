@@ -6,10 +6,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,8 @@ class PretrainedEncoder:
     """
 
     config: BertConfig
-    params: Mapping[str, Any]
-    tokenizer: PretrainedTokenizer
+    params: Mapping[str, Any] = field(repr=False)
+    tokenizer: PretrainedTokenizer = field(repr=False)
     pooling: Pooling
     prefix: str
     length: int
@@ -255,6 +255,8 @@ def load_encoder(
         ValueError: an argument is out of range.
     """
     read = read_folder(folder, pooling)
+    if read.pooling not in get_args(Pooling):
+        raise ValueError(f"pooling is {read.pooling!r}; it is 'mean' or 'cls'")
     length = read.config.length if length is None else length
     if not 3 <= length <= read.config.length:
         raise ValueError(
