@@ -22,6 +22,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "parallel": "types",
         "data": "types files scoring",
         "models": "types",
+        "pretrained": "types files data models",
         "objectives": "types ties",
         "inner_loop": "types",
         "optimizers": "types files inner_loop",
@@ -68,8 +69,11 @@ EXPERIMENTS_OWN: Mapping[str, str] = {
 }
 """What no text of the library names but a docstring, with what it is."""
 
-READS_EARLIER_FOLDERS = "metaguide/run_config.py"
-"""The module that may name the files of the experiments: run folders once consisted of them."""
+NAMES_SUCH_FILES: Mapping[str, str] = {
+    "metaguide/run_config.py": r"(config|stage|serving)\.json",  # earlier run folders had them
+    "metaguide/pretrained/folder.py": r"config\.json",  # a Hugging Face folder has one
+}
+"""The modules that may name files as the experiments call theirs, and which."""
 
 
 parsed = cache(ast.parse)
@@ -190,8 +194,10 @@ def named(modules: Mapping[str, str]) -> list[str]:
     for path, source in sorted(modules.items()):
         for line, text in texts(source) if path.startswith("metaguide/") else ():
             for pattern, what in EXPERIMENTS_OWN.items():
-                is_allowed = what == "a file of the experiments" and path == READS_EARLIER_FOLDERS
-                if (match := re.search(pattern, text)) and not is_allowed:
+                if not (match := re.search(pattern, text)):
+                    continue
+                allowed = NAMES_SUCH_FILES.get(path, "(?!)")
+                if not re.fullmatch(allowed, match.group()):
                     said = text[max(0, match.start() - 20) : match.end() + 20]
                     found.append(f"{path}:{line}: {said!r} names {what}; name an argument")
     return found
@@ -249,6 +255,7 @@ def test_the_library_names_no_flag_and_no_config() -> None:
         ("guide.py", "read(run / 'serving.json')", "a file of the experiments"),
         ("guide.py", "raise E('give a ConfigDict')", "a ConfigDict"),
         ("run_config.py", "raise E('lower config.way')", "a field of a config"),
+        ("pretrained/folder.py", "NAME = 'stage.json'", "a file of the experiments"),
     ],
 )
 def test_what_belongs_to_the_experiments_is_found(path: str, source: str, what: str) -> None:

@@ -59,15 +59,18 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / √(variance + 1e-6) over the last axis, float32 or wider (Ba et al. 2016).
+    """(x - mean) / √(variance + epsilon) over the last axis, float32 or wider (Ba et al. 2016).
 
     Attributes:
+        dtype: dtype of the result.
         affine: whether to apply a scale and a bias. Before a dense layer they are redundant with
             its kernel and bias.
+        epsilon: added to the variance.
     """
 
     dtype: Any = jnp.float32
     affine: bool = True
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
@@ -76,7 +79,7 @@ class LayerNorm(nn.Module):
         x = x.astype(wide)
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
-        x = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+        x = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)

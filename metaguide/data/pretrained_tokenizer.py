@@ -1,0 +1,144 @@
+"""The tokenizer of a pretrained encoder, as `tokenizers` reads it from a `tokenizer.json`."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int32
+
+from metaguide.data.tokenizer import MOST, TokenizerError
+from metaguide.files import FileFault, read_regular
+
+_TEXTS_AT_ONCE = 4096
+"""Encodings hold every token as a string, so a whole corpus of them would take gigabytes."""
+
+
+class Tokenized(NamedTuple):
+    """Texts as the tokens that an encoder reads, one text behind the other.
+
+    Attributes:
+        tokens: ids, those around each text included.
+        counts: tokens of each text.
+        is_cut: whether a text was longer than the encoder reads, and lost its end.
+    """
+
+    tokens: Int32[np.ndarray, " tokens"]
+    counts: Int32[np.ndarray, " texts"]
+    is_cut: Bool[np.ndarray, " texts"]
+
+
+@dataclass(frozen=True)
+class PretrainedTokenizer:
+    """A tokenizer that was made elsewhere: WordPiece, Unigram or byte-pair encoding.
+
+    Names of special tokens within a text, such as "[SEP]", are ordinary characters.
+
+    Attributes:
+        core: of the library `tokenizers`; it neither cuts nor pads.
+        before: ids in front of every text, such as [CLS].
+        after: ids behind it, such as [SEP].
+        between: ids between the two texts of a pair.
+    """
+
+    core: tokenizers.Tokenizer
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    between: tuple[int, ...]
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return 1 + max(self.core.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode(self, texts: Sequence[str], length: int, prefix: str = "") -> Tokenized:
+        """Return texts as tokens; an empty text has those around it alone.
+
+        Args:
+            texts: any, also empty ones.
+            length: the most tokens of a text, those around it included; the rest is cut off.
+            prefix: put before each text.
+
+        Raises:
+            TokenizerError: a text is not valid Unicode.
+            ValueError: `length` has no room for a token.
+        """
+        room = length - len(self.before) - len(self.after)
+        if room < 1:
+            raise ValueError(f"length {length} has no room beside the tokens around a text")
+        parts, counts, is_cut = [], [], []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = [prefix + text for text in texts[start : start + _TEXTS_AT_ONCE]]
+            for encoding in self._encodings(some, start):
+                ids = encoding.ids
+                parts.append((*self.before, *ids[:room], *self.after))
+                counts.append(len(parts[-1]))
+                is_cut.append(len(ids) > room)
+        tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(counts))
+        return Tokenized(tokens, np.array(counts, np.int32), np.array(is_cut, bool))
+
+    def _encodings(self, texts: list[str], first: int) -> list[tokenizers.Encoding]:
+        try:
+            return self.core.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for row, text in enumerate(texts, first):
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise TokenizerError(
+                        f"text {row} has half of a surrogate pair at character {error.start}: it "
+                        "is not valid Unicode; mend or drop it where it is read"
+                    ) from error
+            raise
+
+
+def read_tokenizer(path: Path) -> PretrainedTokenizer:
+    """Read a tokenizer that the library `tokenizers` wrote.
+
+    Args:
+        path: of the `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        TokenizerError: it is damaged, or puts no tokens around a text.
+    """
+    try:
+        core = tokenizers.Tokenizer.from_str(read_regular(path, MOST).decode("utf-8"))
+    except (FileNotFoundError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except FileFault as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    # The library raises nothing narrower, and where its Rust code panics no Exception.
+    except BaseException as error:
+        raise TokenizerError(
+            f"{path}: not a readable tokenizer ({error}); it may be half a download: fetch it again"
+        ) from error
+    core.no_truncation()
+    core.no_padding()
+    core.encode_special_tokens = True
+    with warnings.catch_warnings():
+        around = core.encode("a")
+        pair = core.encode("a", "a")
+    before, after = _around(around.special_tokens_mask)
+    if not before:
+        raise TokenizerError(
+            f"{path}: it puts no token before a text, as tokenizers of the BERT family do"
+        )
+    ids, own = np.array(around.ids), len(around.ids) - before - after
+    between = pair.ids[before + own : len(pair.ids) - own - after]
+    return PretrainedTokenizer(
+        core, tuple(ids[:before].tolist()), tuple(ids[before + own :].tolist()), tuple(between)
+    )
+
+
+def _around(is_special: Sequence[int]) -> tuple[int, int]:
+    """Count the special tokens at the beginning and at the end."""
+    flags = [bool(flag) for flag in is_special]
+    if all(flags):
+        return 0, 0
+    return flags.index(False), flags[::-1].index(False)

@@ -1,0 +1,20 @@
+"""Pretrained encoders of the BERT family, read from a local Hugging Face folder.
+
+`load_encoder` reads one, its `encode` makes vectors of texts, and `cached_vectors` keeps them on
+disk. It needs `pip install 'metaguide[guide]'`.
+"""
+
+from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder
+from metaguide.pretrained.folder import EncoderError
+from metaguide.pretrained.vector_cache import CacheFault, cached_states, cached_vectors
+
+__all__ = [
+    "CacheFault",
+    "CutTexts",
+    "EncoderError",
+    "PretrainedEncoder",
+    "States",
+    "cached_states",
+    "cached_vectors",
+    "load_encoder",
+]

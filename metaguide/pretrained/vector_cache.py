@@ -1,0 +1,208 @@
+"""Vectors and token states on disk, by the content of a text and the encoder that made them.
+
+A folder of the cache has one folder for each encoder and for each of vectors and states, and in it
+files of some thousand texts, each written whole or not at all. An encoding that was interrupted
+goes on after the last of them. What a file holds is checked by a checksum, and that it is of this
+very encoder: its files, prefix, pooling, length and dtype.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from metaguide.files import FileFault, read_arrays, write_arrays
+from metaguide.pretrained.encoder import PretrainedEncoder, States
+
+TEXTS_PER_FILE = 4096
+"""Texts after which what is computed is written, at most."""
+
+CHARACTERS_PER_FILE = 2**19
+"""The same in characters, of which a token has at least one: states take 2 bytes a token and
+unit."""
+
+MANY_FILES = 64
+"""Files of one encoder that are put together as one."""
+
+MOST = 2**34
+"""Bytes of a file."""
+
+_DIGEST = 16
+
+
+class CacheFault(UserWarning):
+    """A file of the cache was not read or not written; nothing but time is lost."""
+
+
+def cached_vectors(
+    encoder: PretrainedEncoder, texts: Sequence[str], folder: str | os.PathLike[str]
+) -> Float32[np.ndarray, "texts width"]:
+    """Return `encoder.encode(texts)`, computing those alone that the cache lacks.
+
+    A file of the cache that is damaged or of another encoder is deleted and its vectors are
+    computed again. Where the disk is full, or the folder may not be written, the vectors are
+    returned all the same. Both are said in a `CacheFault` warning.
+
+    Args:
+        encoder: the encoder.
+        texts: any; one that occurs twice is computed once.
+        folder: of the cache, made where it is missing; many encoders may share it.
+
+    Raises:
+        TokenizerError: a text is not valid Unicode.
+    """
+    own = _own(encoder, "vectors", folder)
+    kept = _read(own, encoder, "vectors")
+    for some in _missing(texts, kept):
+        vectors = encoder.encode(some)
+        found = {_digest(text): vector[None] for text, vector in zip(some, vectors, strict=True)}
+        kept |= found
+        own = _written(own, found, encoder, "vectors")
+    _join(own, encoder, "vectors")
+    empty = np.zeros((0, encoder.config.width), np.float32)
+    return np.concatenate([empty, *(kept[_digest(text)] for text in texts)])
+
+
+def cached_states(
+    encoder: PretrainedEncoder, texts: Sequence[str], folder: str | os.PathLike[str]
+) -> States:
+    """Return `encoder.states(texts)` in float16, computing those alone that the cache lacks.
+
+    Args:
+        encoder: the encoder.
+        texts: any; one that occurs twice is computed once.
+        folder: as in `cached_vectors`.
+
+    Raises:
+        TokenizerError: a text is not valid Unicode.
+    """
+    own = _own(encoder, "states", folder)
+    kept = _read(own, encoder, "states")
+    for some in _missing(texts, kept):
+        states, counts = encoder.states(some)
+        parts = np.split(states, np.cumsum(counts)[:-1])
+        found = {_digest(text): part for text, part in zip(some, parts, strict=True)}
+        kept |= found
+        own = _written(own, found, encoder, "states")
+    _join(own, encoder, "states")
+    parts = [kept[_digest(text)] for text in texts]
+    empty = np.zeros((0, encoder.config.width), np.float16)
+    return States(
+        np.concatenate([empty, *parts]), np.array([len(part) for part in parts], np.int32)
+    )
+
+
+def identity(encoder: PretrainedEncoder) -> str:
+    """Return a hash of all that decides which vector a text has, in hexadecimal digits."""
+    parts = {
+        "fingerprint": encoder.fingerprint,
+        "prefix": encoder.prefix,
+        "pooling": encoder.pooling,
+        "length": encoder.length,
+        "dtype": np.dtype(encoder.dtype).name,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _own(encoder: PretrainedEncoder, of: str, folder: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of an encoder's files; None where there can be none."""
+    path = Path(folder) / f"{of}-{identity(encoder)}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _say(path, error)
+        return None
+    return path
+
+
+def _read(own: Path | None, encoder: PretrainedEncoder, of: str) -> dict[bytes, np.ndarray]:
+    """Return what an encoder's files hold, by the digest of the text: rows of vectors or states."""
+    kept: dict[bytes, np.ndarray] = {}
+    for path in sorted(own.glob("*.npz")) if own else ():
+        try:
+            arrays = read_arrays(path, MOST, of=f"{of} {identity(encoder)}")
+            digests, counts, values = arrays["digests"], arrays["counts"], arrays["values"]
+            if values.shape[1:] != (encoder.config.width,) or counts.sum() != len(values):
+                raise FileFault("its arrays do not fit together")
+            parts = np.split(values, np.cumsum(counts)[:-1])
+            kept |= zip(map(bytes, digests), parts, strict=True)
+        except FileNotFoundError:  # another process has put files together
+            continue
+        except (FileFault, KeyError, ValueError) as error:
+            warnings.warn(
+                f"{path}: {error}; it is deleted, and what it held is computed again",
+                CacheFault,
+                stacklevel=3,
+            )
+            path.unlink(missing_ok=True)
+    return kept
+
+
+def _missing(texts: Sequence[str], kept: dict[bytes, np.ndarray]) -> Iterator[list[str]]:
+    """Yield the texts that are not kept, each once, as many as one file holds at a time."""
+    some: list[str] = []
+    characters = 0
+    for text in dict.fromkeys(texts):
+        if _digest(text) in kept:
+            continue
+        some.append(text)
+        characters += len(text)
+        if len(some) == TEXTS_PER_FILE or characters >= CHARACTERS_PER_FILE:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _written(
+    own: Path | None, found: dict[bytes, np.ndarray], encoder: PretrainedEncoder, of: str
+) -> Path | None:
+    """Write a file; return where to write the next one, None where this one could not be."""
+    if own is None:
+        return None
+    arrays = {
+        "digests": np.frombuffer(b"".join(found), np.uint8).reshape(-1, _DIGEST),
+        "counts": np.array([len(part) for part in found.values()], np.int64),
+        "values": np.concatenate(list(found.values())),
+    }
+    name = hashlib.sha256(arrays["digests"].tobytes()).hexdigest()[:16]
+    try:
+        write_arrays(own / f"{name}.npz", arrays, of=f"{of} {identity(encoder)}")
+    except OSError as error:
+        _say(own, error)
+        return None
+    return own
+
+
+def _join(own: Path | None, encoder: PretrainedEncoder, of: str) -> None:
+    """Put an encoder's files together where they have become many, as small calls make them."""
+    paths = sorted(own.glob("*.npz")) if own else ()
+    if own is None or len(paths) < MANY_FILES:
+        return
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    if _written(own, _read(own, encoder, of), encoder, of):
+        for path, written in before.items():
+            if path.exists() and path.stat().st_mtime_ns == written:
+                path.unlink(missing_ok=True)
+
+
+def _say(path: Path, error: OSError) -> None:
+    warnings.warn(
+        f"{path}: what is computed cannot be kept here ({error}); it is used all the same, and "
+        "will be computed again",
+        CacheFault,
+        stacklevel=4,
+    )
+
+
+_digest_of = partial(hashlib.blake2b, digest_size=_DIGEST)
+
+
+def _digest(text: str) -> bytes:
+    return _digest_of(text.encode("utf-8", "surrogatepass")).digest()
