@@ -1,6 +1,7 @@
 """Meta-learning for cross-domain knowledge transfer in shopping.
 
-`metaguide.load` reads a trained guide and needs `pip install 'metaguide[guide]'`. Learners
+`metaguide.load` reads a trained guide, `metaguide.from_encoder` builds one on a pretrained encoder;
+both need `pip install 'metaguide[guide]'`. Learners
 (`metaguide.learners`), the inner loop (`metaguide.inner_loop`) and learned optimizers
 (`metaguide.optimizers`) need the base install alone.
 """
@@ -13,7 +14,7 @@ from metaguide.types import Batch, Episode, Learner, Problem, TaskDistribution
 if TYPE_CHECKING:
     from metaguide import optimizers
     from metaguide.data.histories import History
-    from metaguide.guide import AdaptedGuide, Guide, load
+    from metaguide.guide import AdaptedGuide, Guide, from_encoder, load
 
 __all__ = [
     "AdaptedGuide",
@@ -24,6 +25,7 @@ __all__ = [
     "Learner",
     "Problem",
     "TaskDistribution",
+    "from_encoder",
     "load",
     "optimizers",
 ]
@@ -32,6 +34,7 @@ _LAZY = {
     "AdaptedGuide": "metaguide.guide",
     "Guide": "metaguide.guide",
     "History": "metaguide.data.histories",
+    "from_encoder": "metaguide.guide",
     "load": "metaguide.guide",
     "optimizers": "metaguide.optimizers",
 }

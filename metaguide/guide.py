@@ -3,7 +3,7 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,10 @@ from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import Tokenizer
-from metaguide.models.encoder import transformer
+from metaguide.models.bert import Pooling
+from metaguide.models.encoder import Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
+from metaguide.pretrained import PretrainedEncoder, cached_vectors, load_encoder
 from metaguide.run_config import RunConfig
 from metaguide.tasks import (
     TASKS,
@@ -256,6 +258,64 @@ def load(run: Path | str) -> Guide:
             for meta, rule in [found[one.folder]]
         },
     )
+
+
+UNTRAINED: Mapping[str, tuple[str, float]] = {
+    "classification": ("prototypical", 0.0),
+    "sentiment": ("logistic", 3.0),
+    "recommendation": ("zero-shot", 0.0),
+}
+"""The method and the penalty that serve each task in a guide without training."""
+
+
+def from_encoder(
+    folder: Path | str,
+    *,
+    prefix: str = "",
+    pooling: Pooling | None = None,
+    length: int | None = None,
+    cache: Path | str | None = None,
+) -> Guide:
+    """Build a guide on a pretrained encoder of texts, without any training.
+
+    It classifies products by the names of their categories, or by examples of them; it tells
+    praise from blame after `adapt` has seen examples of both; it recommends products like those
+    that a user took. It answers no questions, and reads no pictures.
+
+    Args:
+        folder: a Hugging Face folder of the BERT family, with `config.json`, `model.safetensors`
+            and `tokenizer.json`.
+        prefix: put before every text: "query: " for the e5 models, nothing for most others.
+        pooling: "mean" or "cls"; by default what the folder says, and "mean" if it says nothing.
+        length: most tokens read of a text; by default as many as the encoder has positions.
+        cache: folder that keeps the vectors of texts, so that each is computed once.
+
+    Returns:
+        The guide.
+
+    Raises:
+        EncoderError: the folder holds no such encoder, or a part of it is missing or damaged.
+        ValueError: an argument is out of range.
+    """
+    encoder = load_encoder(folder, prefix=prefix, pooling=pooling, length=length)
+    width = encoder.config.width
+    model = guide_model(Encoder(None, 0, width, 0, pretrained=width))
+    meta = {"params": init_params(model, jax.random.key(0))}
+    reading = Reading(
+        TextReader(None, vectors=vectors_of(encoder, cache)), Lengths(0, 0, 0), False, 0
+    )
+    serving = {
+        task: Serving(meta, method, penalty, 0, is_trained=False)
+        for task, (method, penalty) in UNTRAINED.items()
+    }
+    return Guide(model, reading, serving)
+
+
+def vectors_of(
+    encoder: PretrainedEncoder, cache: Path | str | None
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """Return what makes vectors of texts, keeping them in the folder `cache` if there is one."""
+    return encoder.encode if cache is None else partial(cached_vectors, encoder, folder=cache)
 
 
 def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:

@@ -67,12 +67,12 @@ class TextReader:
     """What makes arrays of texts: those of `TEXT_FIELDS` that an encoder reads.
 
     Attributes:
-        tokenizer: makes token ids.
+        tokenizer: makes token ids; None if an encoder reads none.
         buckets: of hashed n-grams; 0 where they are not read.
         vectors: texts -> float32 [texts, width], of a pretrained encoder; None where there is none.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     buckets: int = 0
     vectors: Callable[[Sequence[str]], np.ndarray] | None = None
 
@@ -85,9 +85,11 @@ class TextReader:
 
         Returns:
             {"tokens": int32 [texts, length], "grams": int32 [texts, ngrams], "vector": float16
-            [texts, width]}, the last two where they are read.
+            [texts, width]}, of those that are read.
         """
-        rows: Table = {"tokens": self.tokenizer.encode(texts, length).tokens}
+        rows: Table = {}
+        if self.tokenizer is not None:
+            rows["tokens"] = self.tokenizer.encode(texts, length).tokens
         if self.buckets:
             rows["grams"] = hashed_ngrams(texts, self.buckets)
         if self.vectors is not None:
@@ -145,10 +147,9 @@ def stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> Table:
     Padding costs as much as text does, and few texts are as long as may be.
     """
     stacked = {name: stack([table[name] for table in rows]) for name in rows[0]}
-    used = np.flatnonzero(
-        (stacked["tokens"] != PAD).any(axis=tuple(range(stacked["tokens"].ndim - 1)))
-    )
-    stacked["tokens"] = stacked["tokens"][..., : 1 + used.max(initial=0)]
+    if (tokens := stacked.get("tokens")) is not None:
+        used = np.flatnonzero((tokens != PAD).any(axis=tuple(range(tokens.ndim - 1))))
+        stacked["tokens"] = tokens[..., : 1 + used.max(initial=0)]
     return stacked
 
 

@@ -193,7 +193,7 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
         user = jax.random.randint(user_key, (), 0, table["users"][domain])
         items, taken = table["items"][domain, user], table["taken"][domain, user]
         products = jax.tree.map(lambda leaf: leaf[domain], table["products"])
-        total = table["products"]["tokens"].shape[1]
+        total = jax.tree.leaves(table["products"])[0].shape[1]
         exists = jnp.arange(total) < table["catalogue"][domain]
         steps = jnp.arange(shots)
 

@@ -28,7 +28,7 @@ class Encoder:
     """An encoder of examples; `GuideModel` builds on any of them.
 
     Attributes:
-        text: the unbound Linen module for texts. Its call, (tokens int32 [batch, length],
+        text: the unbound Linen module for texts, or None if tokens are not read. Its call, (tokens int32 [batch, length],
             deterministic) -> float [batch, length, width], returns one state per token; its
             `attend`, states -> float [..., vocabulary], compares states with the embeddings.
         vocabulary: number of token ids.
@@ -40,7 +40,7 @@ class Encoder:
         pretrained: width of a pretrained encoder's vectors; 0 if there is none.
     """
 
-    text: nn.Module
+    text: nn.Module | None
     vocabulary: int
     width: int
     length: int
@@ -59,7 +59,7 @@ class Encoder:
         pretrained = ("pretrained",) * bool(self.pretrained)
         image = ("image",) * (pictures and self.image)
         # A table of n-grams has more entries than all else has, and a support reads a few of them.
-        return ("text", *pretrained, *image, "fusion")
+        return (*(("text",) * (self.text is not None)), *pretrained, *image, "fusion")
 
 
 def transformer(
@@ -80,7 +80,7 @@ def transformer(
     Args:
         vocabulary: number of token ids.
         width: width of vectors and states, a multiple of 4 and of `heads`.
-        layers: number of Transformer layers.
+        layers: number of Transformer layers; with 0 there is no Transformer, and no token is read.
         heads: number of attention heads.
         length: longest sequence, in tokens.
         dropout: dropout rate of the Transformer.
@@ -89,7 +89,9 @@ def transformer(
         buckets: number of buckets of hashed n-grams, whose embeddings are summed; 0 for none.
         pretrained: width of a pretrained encoder's vectors; 0 for none.
     """
-    text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
+    text = None
+    if layers:
+        text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
     return Encoder(text, vocabulary, width, length, channels, dtype, buckets, pretrained)
 
 

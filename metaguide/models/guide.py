@@ -96,7 +96,10 @@ class GuideModel(nn.Module):
     def setup(self) -> None:
         """Build the groups."""
         encoder = self.encoder
-        self.text: Any = encoder.text.clone()
+        if encoder.text is not None:
+            self.text: Any = encoder.text.clone()
+            self.language = LanguageHead(encoder.vocabulary, encoder.dtype)
+            self.contrast = Contrast(encoder.width, encoder.image, encoder.dtype)
         if encoder.image:
             self.picture = ImageEncoder(
                 encoder.width, encoder.channels, encoder.dtype, name="image"
@@ -107,8 +110,6 @@ class GuideModel(nn.Module):
         if encoder.pretrained:
             self.pretrained = Adapter(encoder.width, encoder.dtype)
         self.fusion = LayerNorm(encoder.dtype)
-        self.language = LanguageHead(encoder.vocabulary, encoder.dtype)
-        self.contrast = Contrast(encoder.width, encoder.image, encoder.dtype)
         for task, head in self.heads.items():
             setattr(self, task, head(encoder, self.way))
 
@@ -124,13 +125,14 @@ class GuideModel(nn.Module):
         if encoder.pretrained:
             vector = jnp.ones((len(tokens), encoder.pretrained), encoder.dtype)
         encoding = self.encode(tokens, image, grams=grams, vector=vector)
-        assert encoding.states is not None
-        self.language_logits(encoding.states[:, :1])
-        self.contrast_text(tokens)
-        self.temperature()
+        if encoding.states is not None:
+            self.language_logits(encoding.states[:, :1])
+            self.contrast_text(tokens)
+            self.temperature()
         if image is not None:
             self.reconstruct(image)
-            self.contrast_image(image)
+            if encoding.states is not None:
+                self.contrast_image(image)
         for task in self.heads:
             getattr(self, task).touch(encoding, tokens)
         return encoding
@@ -185,16 +187,19 @@ class GuideModel(nn.Module):
         """
         if image is not None and not self.image:
             raise ValueError("pictures for a guide that was built with image=False")
-        if tokens is None:
-            if image is None:
-                raise ValueError("nothing to encode: neither tokens nor image")
-            return Encoding(self.fusion(self.image_vector(image)), None)
-        states = self.text(tokens, deterministic=deterministic)
-        whole = mean_state(states, tokens)
+        states, parts = None, []
+        if tokens is not None and self.encoder.text is not None:
+            states = self.text(tokens, deterministic=deterministic)
+            parts.append(mean_state(states, tokens))
         if grams is not None:
-            whole = whole + self.grams(grams)
+            parts.append(self.grams(grams))
         if vector is not None:
-            whole = whole + self.pretrained(vector)
+            parts.append(self.pretrained(vector))
+        if not parts:
+            if image is None:
+                raise ValueError("nothing to encode: neither text nor image")
+            return Encoding(self.fusion(self.image_vector(image)), None)
+        whole = sum(parts[1:], parts[0])
         if image is not None:
             both = (whole + self.image_vector(image)) / 2
             whole = both if has_image is None else jnp.where(has_image[:, None], both, whole)

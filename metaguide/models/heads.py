@@ -107,9 +107,9 @@ class QuestionHead(nn.Module):
         return start, end
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
-        """Use the head once."""
-        assert encoding.states is not None
-        self(encoding.states, tokens)
+        """Use the head once; an encoder without token states has no such head."""
+        if encoding.states is not None:
+            self(encoding.states, tokens)
 
 
 class RecommendationHead(nn.Module):

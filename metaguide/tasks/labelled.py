@@ -47,6 +47,8 @@ class Labelling(NamedTuple):
         described: a class's name -> what messages call it.
         lacking: what is missing where a domain has no class; None where it always has.
         needs_all: whether adaptation needs examples of every class.
+        has_names: whether the names of its classes are read, so that even a guide that was not
+            trained can tell them apart without examples.
         is_ordered: whether the slots of an episode keep the order of the classes.
     """
 
@@ -61,6 +63,7 @@ class Labelling(NamedTuple):
     described: Callable[[str], str] = str
     lacking: str | None = None
     needs_all: bool = False
+    has_names: bool = False
     is_ordered: bool = True
 
 
@@ -143,6 +146,9 @@ def adapt(
     as_trained = "it answers as it was trained, without adapting"
     # Without examples of another class, all would be of the one.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
+    if (one_sided or not len(rows)) and not (serving.is_trained or labelling.has_names):
+        untrained = "this guide was not trained; adapt it to examples of each class"
+        return None, (*notes, untrained)
     if not len(rows) or one_sided:
         if not picked and not shots:
             return unadapted()

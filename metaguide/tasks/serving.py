@@ -32,7 +32,8 @@ class Reading(NamedTuple):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The reader's tokenizer."""
+        """The reader's tokenizer, where tokens are read."""
+        assert self.reader.tokenizer is not None
         return self.reader.tokenizer
 
 
@@ -45,6 +46,8 @@ class Serving(NamedTuple):
         learning_rate: of its gradient descent, or its penalty.
         steps: of its gradient descent.
         rule: of the learned optimizer.
+        is_trained: False if the heads are as they were initialised, in a guide that was built from
+            a pretrained encoder alone.
     """
 
     meta: Params
@@ -52,6 +55,7 @@ class Serving(NamedTuple):
     learning_rate: float
     steps: int
     rule: Rule | None = None
+    is_trained: bool = True
 
     def __repr__(self) -> str:
         """The method: parameters are thousands of numbers."""
