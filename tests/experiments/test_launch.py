@@ -130,10 +130,10 @@ def test_every_field_has_its_words_in_the_help(path):
     fields = [name for name in about if not name.startswith("presets.")]
     assert len(fields) > 40 and not [name for name in fields if not about[name]]
     if path.stem == "guide_bazaar":
-        assert about["model.width"] == "of the encoder, a multiple of heads"
+        assert about["model.width"] == "width of the encoder, a multiple of heads"
         assert about["adapt.methods.maml"].startswith("Which tasks")
-        assert about["text.vocabulary"].startswith("ids of the tokenizer")
-        assert about["data.seed"] == "of the generated world"
+        assert about["text.vocabulary"].startswith("number of ids of the tokenizer")
+        assert about["data.seed"] == "seed of the generated world"
 
 
 def test_words_of_a_config_that_builds_on_another(tmp_path):
@@ -146,7 +146,7 @@ def test_words_of_a_config_that_builds_on_another(tmp_path):
         "    return config\n"
     )
     about = help_text.meanings(path)
-    assert about["seeds"] == "so many" and about["model.heads"] == "of attention"
+    assert about["seeds"] == "so many" and about["model.heads"] == "number of attention heads"
 
 
 def test_help_is_wrapped_to_the_terminal(monkeypatch):
