@@ -269,7 +269,7 @@ def test_showcase_marks_answers_and_the_next_product(page):
         'ab<u class="gold">&lt;c</u><mark><u class="gold">d&gt;</u></mark><mark>ef</mark>' in page
     )
     assert re.search(r'<li class="next">.*?红壶 ✓', page)
-    assert "✗ pots" in page and "in truth cups" in page
+    assert "✗ pots" in page and "actually cups" in page
     assert page.count("data:image/png;base64,") == 3
 
 
@@ -289,7 +289,7 @@ def test_what_has_no_picture_has_no_place_for_one():
 @pytest.mark.parametrize(
     "target, predicted, positive, said",
     [
-        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; in truth positive"),
+        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; actually positive"),
         ("positive", "positive", 0.97, "✓ positive</span> * 97% sure"),
         ("negative", "negative", 0.001, "✓ negative</span> * over 99% sure"),
         (None, "positive", 0.6, ">positive</span> * 60% sure"),
