@@ -48,7 +48,8 @@ class Cell(NamedTuple):
 def way_back(rate: float, steps: int) -> optax.GradientTransformation:
     """Return Reptile's outer optimizer, which goes a share of the way to the adapted parameters.
 
-    The share falls from `rate` to 0 over the steps. The inner optimizer's state, "rule", is set to its mean over tasks.
+    The share falls from `rate` to 0 over the steps. The inner optimizer's state, "rule", is set to
+    its mean over tasks.
     """
 
     schedule = optax.linear_schedule(rate, 0.0, steps)
