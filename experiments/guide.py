@@ -109,7 +109,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     split = prepare(config, workdir)
     episodes = config.adapt.episodes
     say(
-        f"guide: {config.seeds} seed(s), {episodes} episodes a cell; held out "
+        f"guide: {config.seeds} seed(s), {episodes} episodes per cell; held out "
         f"{', '.join(domain.name for domain in split.held_out)}"
         + ("" if config.preset == "full" else "; --config.preset=full has 600")
     )

@@ -13,7 +13,7 @@ class Range(NamedTuple):
     """The valid values of a field.
 
     Attributes:
-        words: description for error messages, such as "a whole number from 1 on".
+        words: description for error messages, such as "a whole number of at least 1".
         holds: value -> whether it is valid.
         required: whether every config must have the field.
         late: whether the code that reads the field refuses bad values too. Its message says more,
@@ -50,7 +50,7 @@ Rule = TypeVar("Rule", Range, Relation)
 
 def integer(least: int, most: int = LARGEST) -> Range:
     """Return a range of whole numbers from `least` to `most`."""
-    words = f"from {least} on" if most == LARGEST else f"from {least} to {most}"
+    words = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
     return Range(
         f"a whole number {words}",
         lambda value: _is_number(value, int) and least <= value <= most,
@@ -67,7 +67,7 @@ def positive() -> Range:
 def at_least_0() -> Range:
     """Return a range of finite non-negative numbers."""
     return Range(
-        "a number from 0 on",
+        "a number of at least 0",
         lambda value: _is_number(value) and 0 <= value and math.isfinite(value),
     )
 

@@ -96,7 +96,7 @@ def _header(results: Results) -> str:
     facts = {
         "held-out domains": ", ".join(domains),
         "training seeds": _seeds(results.seeds),
-        "episodes a cell": str(episodes),
+        "episodes per cell": str(episodes),
         "table": ", ".join(dict.fromkeys(row.table for row in results.rows)),
         "made": results.made[:16].replace("T", " "),
     }
