@@ -34,7 +34,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "run_config": "files methods tasks training",
     }.items()
 }
-"""The rooms of metaguide, from the bottom, and those that each may import in_background itself."""
+"""The rooms of metaguide, from the bottom, and those that each may import besides itself."""
 
 FACES = frozenset({"__init__", "guide"})
 """The modules on top of metaguide: they may import every room, and no room imports them."""
@@ -57,7 +57,7 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "optimizers": frozenset({"flax", "jax", "jaxtyping", "numpy", "optax"}),
     "learners": frozenset({"chex", "flax", "jax", "jaxtyping", "numpy", "optax"}),
 }
-"""Rooms that may import these libraries only, in_background Python's own."""
+"""Rooms that may import these libraries only, besides Python's own."""
 
 
 EXPERIMENTS_OWN: Mapping[str, str] = {
