@@ -1,4 +1,4 @@
-"""Runs: flags, configs, tables, the guide end to end."""
+"""Experiments: configs, command lines, tables, benchmarks and the guide end to end."""
 
 from experiments.launch import begin
 

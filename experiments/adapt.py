@@ -1,4 +1,4 @@
-"""Adaptation to held-out domains: every method on the same episodes, beside the baselines.
+"""Adaptation to held-out domains: every method on the same episodes, next to the baselines.
 
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
@@ -44,20 +44,20 @@ from metaguide.training.progress import progress, say
 from metaguide.types import Params, TaskDistribution
 
 TUNED_AT = 5
-"""Shots that rates are chosen at."""
+"""Number of shots at which rates are chosen."""
 
 GRIDS = ("learning_rates", "adam_learning_rates", "penalties", "rule_factors")
-"""Fields of the config's `adapt`: what validation chooses from."""
+"""Fields of the config's `adapt` that hold the values validation chooses from."""
 
 OUTCOMES = "outcomes"
-"""In the folder of a run: what was scored, so that a comparison that was stopped goes on."""
+"""Subfolder of a run with what was scored, so that an interrupted comparison can resume."""
 
 
 class Choice(NamedTuple):
-    """What validation chose for one method on one task, and how well it did there.
+    """The value that validation chose for one method on one task, and its score there.
 
-    `diverged` is the share of its validation outcomes that were not finite: 0, where any rate has
-    none.
+    `diverged` is the share of its validation outcomes that were not finite. It is 0 if there is any
+    rate without such outcomes.
     """
 
     method: str
@@ -70,10 +70,10 @@ class Comparison(NamedTuple):
     """All methods on all held-out domains.
 
     Attributes:
-        rows: of the table.
-        scores: of the episodes behind them.
-        choices: by task, the methods with what validation chose, the best one first.
-        tunings: the same as a file of results has it, with what each method costs.
+        rows: rows of the table.
+        scores: scores of the episodes that the rows are computed from.
+        choices: for each task, what validation chose for each method, best method first.
+        tunings: the choices as stored in a results file, with the cost of each method.
     """
 
     rows: list[results.Row]
@@ -83,17 +83,17 @@ class Comparison(NamedTuple):
 
 
 def methods_in(config: FrozenConfigDict, tasks: Collection[str] = tuple(TASKS)) -> tuple[str, ...]:
-    """Return the methods of a run: those with a task, and of the meta-trained the learners.
+    """Return the methods of a run: those used for a task and, if meta-trained, among the learners.
 
-    What starts from another method comes after it.
+    A method that starts from another method comes after it.
 
     Args:
-        config: reads its `adapt` and `metatrain`.
-        tasks: that are compared; a method that serves none of them is left out.
+        config: its `adapt` and `metatrain` are read.
+        tasks: tasks to compare on; a method used for none of them is left out.
 
     Raises:
-        ConfigError: the config names a method or a learner that there is not, leaves out a method
-            that another one starts from, or has a grid that is not of positive numbers.
+        ConfigError: the config names an unknown method or learner, leaves out a method that another
+            one starts from, or has a grid with numbers that are not positive.
     """
     grids = {name: config.adapt[name] for name in GRIDS}
     for fault in faults(grids, dict.fromkeys(GRIDS, several(positive()))):
@@ -129,16 +129,16 @@ def methods_in(config: FrozenConfigDict, tasks: Collection[str] = tuple(TASKS)) 
 class Bench:
     """The compiled evaluations of one task, each outcome computed once.
 
-    A program serves all methods that adapt alike. All adaptations that hold the encoder, and
-    cost next to nothing beside it, are one program, but for those of learned optimizers, whose
-    parameters are an argument of it.
+    Methods that adapt in the same way share a program. All adaptations that keep the encoder fixed,
+    and so cost almost nothing compared to it, are one program, except those with learned
+    optimizers, whose parameters are an argument of theirs.
 
     Attributes:
         task: a name in `TASKS`.
-        distribution: of the domains that no stage trains on.
-        data: of the distribution, on the devices.
-        held_out: those of its domains that are held out.
-        validation: those that rates are chosen on.
+        distribution: the task distribution of the domains that no stage trains on.
+        data: data of the distribution, on the devices.
+        held_out: its held-out domains.
+        validation: its validation domains, on which rates are chosen.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class Bench:
         rules: Mapping[str, Rule],
         folder: Path,
     ):
-        """Lay out what these methods need; `rules` by task, for those with a learned optimizer.
+        """Set up what these methods need; `rules` maps tasks to their learned optimizers.
 
-        Outcomes are kept in `folder`, where a run that is started anew finds them.
+        Outcomes are kept in `folder`, where a restarted run finds them.
         """
         section = config.adapt
         used = {
@@ -206,7 +206,7 @@ class Bench:
         self._took: dict[Any, list[float]] = {}
 
     def compile(self, meta: Params) -> None:
-        """Compile ahead of the first call, for parameters of the shape of `meta`."""
+        """Compile before the first call, for parameters with the shapes of `meta`."""
         for together, evaluation in self._evaluators.items():
             rule = next(
                 (self.rules[adaptation.by] for adaptation in together if adaptation.is_learned),
@@ -224,7 +224,7 @@ class Bench:
         split: str,
         rates: Mapping[Adaptation, float],
     ):
-        """Return what a method that adapts so is scored by; see `Evaluator.run`."""
+        """Return the outcome of a method that adapts in this way; see `Evaluator.run`."""
         together = self._together[adaptation]
         given = {one: float(rates.get(one, 1.0)) for one in together}
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
@@ -247,12 +247,12 @@ class Bench:
     def baselines(
         self, split: DomainSplit, domain: str, shots: Collection[int]
     ) -> Iterator[Outcome]:
-        """Yield every baseline on one held-out domain, on the very examples of the methods' cells.
+        """Yield every baseline on one held-out domain, on the same examples as the methods' cells.
 
         Args:
-            split: whose sources the vocabularies and classifiers are fitted on.
-            domain: one of the distribution's.
-            shots: of the cells.
+            split: the split whose sources vocabularies and classifiers are fitted on.
+            domain: a domain of the distribution.
+            shots: numbers of shots of the cells.
         """
         number, keys = self.distribution.domains.index(domain), self._keys["test"]
         cells = {k: drawn(self.distribution, self.data, number, k, keys) for k in sorted(shots)}
@@ -261,18 +261,18 @@ class Bench:
         return of_task(split.sources, held_out, split.reading, split.always, cells)
 
     def seconds(self, metas: Sequence[Params], adaptation: Adaptation) -> float | None:
-        """Return the wall time of a test episode, adapted to and answered, from these parameters.
+        """Return the wall time for adapting to and answering a test episode from these parameters.
 
-        It is the median over the cells asked for so far, which leaves out the one whose call may
-        have waited for its program to compile. Ways that share a program share its time: each has
-        all of it.
+        It is the median over the cells requested so far, so it is robust to a call that may have
+        waited for its program to compile. Adaptations that share a program are each charged its
+        full time.
 
         Args:
-            metas: of each training seed, the objects that the bench was called with.
-            adaptation: the method's.
+            metas: the parameters of each training seed, the same objects the bench was called with.
+            adaptation: how the method adapts.
 
         Returns:
-            Seconds; None where this bench was asked for no such outcome.
+            Seconds; None if this bench was asked for no such outcome.
         """
         keys = [(id(meta), self._together[adaptation], "test") for meta in metas]
         took = [each for key in keys for each in self._took.get(key, ())]
@@ -280,9 +280,10 @@ class Bench:
 
 
 def compared(split: DomainSplit) -> dict[str, TaskDistribution]:
-    """Return the domains that no stage trains on, by task that methods are compared on.
+    """Return the domains that no stage trains on, keyed by the tasks that methods are compared on.
 
-    A task without a validation domain is left out, with a line: nothing could choose its rates.
+    A task without a validation domain is left out with a message, since its rates could not be
+    chosen.
 
     Raises:
         ConfigError: no task is left.
@@ -308,18 +309,18 @@ def benches(
     folder: Path,
     rules: Mapping[str, Rule] | None = None,
 ) -> dict[str, Bench]:
-    """Lay out the evaluation of each task on the domains that no stage trains on.
+    """Set up the evaluation of each task on the domains that no stage trains on.
 
     Args:
-        config: reads its `adapt` and `seed`.
-        split: whose held-out and validation domains are used.
-        distributions: from `compared`.
-        methods: that are compared.
-        folder: of the run; outcomes are kept in it.
-        rules: of the learned optimizers among them, by task.
+        config: its `adapt` and `seed` are read.
+        split: the split whose held-out and validation domains are used.
+        distributions: the return value of `compared`.
+        methods: methods to compare.
+        folder: folder of the run, in which outcomes are kept.
+        rules: rules of the learned optimizers among the methods, keyed by task.
 
     Raises:
-        ConfigError: a task has not all of what a method needs.
+        ConfigError: a task lacks something that a method needs.
     """
     return {
         task: Bench(config, split, task, distribution, methods, rules or {}, folder / OUTCOMES)
@@ -333,14 +334,14 @@ def compare(
     metas: Mapping[str, Sequence[Params]],
     bench_of: Mapping[str, Bench],
 ) -> Comparison:
-    """Adapt every method to every held-out domain, rates chosen on the validation domains.
+    """Adapt every method to every held-out domain, with rates chosen on the validation domains.
 
     Args:
-        config: reads its `adapt`, `table` and `seed`.
-        split: whose held-out domains' baselines are recomputed.
-        metas: by method, its meta-parameters, one for each training seed; methods that start from
-            the same ones hold the same objects.
-        bench_of: from `benches`.
+        config: its `adapt`, `table` and `seed` are read.
+        split: the split on whose held-out domains baselines are computed.
+        metas: for each method its meta-parameters, one for each training seed; methods that start
+            from the same parameters hold the same objects.
+        bench_of: the return value of `benches`.
 
     Returns:
         The comparison.
@@ -407,7 +408,7 @@ def compare(
 def _tuning(
     config: FrozenConfigDict, bench: Bench, choice: Choice, metas: Sequence[Params]
 ) -> results.Tuning:
-    """Return a choice as a file of results has it, with the cost of its method."""
+    """Return a choice as stored in a results file, with the cost of its method."""
     adaptation = adaptation_of(choice.method)
     return {
         "task": bench.task,
@@ -422,13 +423,14 @@ def _tuning(
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
     """Choose the rate of one method by its mean score over validation domains and seeds.
 
-    A rate with an outcome that is not finite comes after all that have none.
+    A rate with an outcome that is not finite ranks below all rates without one.
     """
     adaptation = adaptation_of(name)
     grids = {one: _grid(config.adapt, one) or (1.0,) for one in map(adaptation_of, IN_GUIDE)}
     found = []
     for place in range(len(grids[adaptation])):
-        # What shares a program gets its value at the same place, so that it runs once for all.
+        # Adaptations that share a program take their value at the same position, so that one run
+        # serves all of them.
         rates = {one: grid[place % len(grid)] for one, grid in grids.items()}
         raws = [
             bench(meta, adaptation, domain, TUNED_AT, "validation", rates)
@@ -442,7 +444,7 @@ def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[P
 
 
 def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...]:
-    """Return what validation chooses from: rates, penalties, factors; () where nothing is tuned."""
+    """Return the values validation chooses from: rates, penalties or factors; () if none."""
     if not adaptation.tuned:
         return ()
     grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
@@ -450,11 +452,11 @@ def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...
 
 
 def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:
-    """Return how a method adapts in a cell; None where the row would repeat another one.
+    """Return how a method adapts in a cell; None if the row would repeat another one.
 
-    Without shots nothing adapts, and methods that start from the same parameters are one row, such
-    as zero-shot. More shots change nothing for zero-shot, but where they are a user's products,
-    which are read without adaptation.
+    Without shots nothing adapts, so methods that start from the same parameters share one row, such
+    as zero-shot. More shots change nothing for zero-shot, unless they are a user's products, which
+    it reads without adapting.
     """
     method, adaptation = METHODS[name], adaptation_of(name)
     if name == "zero-shot":
@@ -466,7 +468,7 @@ def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:
 
 
 def _steps(adaptation: Adaptation) -> list[int | None] | None:
-    """Return which steps the observations of an adaptation are at; None for 0, 1, 2 and so on."""
+    """Return the steps at which an adaptation is observed; None for 0, 1, 2 and so on."""
     return {"nothing": [0], "features": [None]}.get(adaptation.adapts)
 
 
@@ -483,7 +485,7 @@ def write_comparison(
     workdir: Path,
     seeds: Sequence[int],
 ) -> Path:
-    """Write the results of a comparison into the folder of its run; return the JSON file."""
+    """Write the results of a comparison to the folder of its run, and return the JSON file."""
     return results.write(
         comparison.rows,
         comparison.scores,
@@ -500,9 +502,9 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
     """Return what serves each task: the method that did best on the validation domains.
 
     Args:
-        comparison: from `compare`.
-        folders: by method, the folder of its checkpoint; methods without one do not serve.
-        steps: of gradient descent.
+        comparison: the return value of `compare`.
+        folders: the folder of each method's checkpoint; methods without one cannot serve.
+        steps: steps of gradient descent.
     """
     return {
         task: next(
@@ -515,7 +517,7 @@ def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Adapt the parameters of one stage, `init_from`, and those of no training at all."""
+    """Adapt the parameters of the stage `init_from`, and untrained parameters."""
     before = stage_before(config)
     if before is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A command line, read without JAX: the config file, presets, overrides, the work folder."""
+"""Parsing of a command line without JAX: config file, presets, overrides and work folder."""
 
 import difflib
 import re
@@ -28,11 +28,11 @@ HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
 
 
 def answer(module: str, command: Command) -> None:
-    """Answer a command line that asks for help or is wrong, and end the process; else return.
+    """Answer a command line that asks for help or is invalid and exit; otherwise return.
 
     Args:
-        module: as `python -m` calls it.
-        command: its defaults.
+        module: name of the module as given to `python -m`.
+        command: the module's defaults.
     """
     argv = [module, *sys.argv[1:]]
     try:
@@ -50,11 +50,11 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def refuse(error: Exception, flags: str = "") -> NoReturn:
-    """End the process with exit code 2 and the error as one line on stderr.
+    """Exit with code 2 and print the error as one line on stderr.
 
     Args:
-        error: what the user can fix.
-        flags: by which, where the error does not say it.
+        error: an error that the user can fix.
+        flags: the flags that fix it, if the error does not name them.
     """
     said = " ".join(str(error).split())
     print(f"error: {said}; {flags}" if flags else f"error: {said}", file=sys.stderr)
@@ -64,25 +64,25 @@ def refuse(error: Exception, flags: str = "") -> NoReturn:
 def resolve(
     argv: Sequence[str], *, default: str, workdir: str, late: bool = False
 ) -> tuple[FrozenConfigDict, Path]:
-    """Read a command line: the file's values, the preset's over them, explicit ones over both.
+    """Resolve a command line: the preset overrides the file, and explicit flags override both.
 
-    A config file has `preset`, the name of the preset in use, and `presets`, overrides by name of
-    the preset; `"default"` needs no entry there. Overrides are nested or dotted.
+    A config file has a field `preset`, the name of the preset in use, and a field `presets`, the
+    overrides of each preset by name; `"default"` needs no entry. Overrides are nested or dotted.
 
-    The flags of devices and processes are checked and left to `set_up_devices`.
+    The flags for devices and processes are only checked here; `set_up_devices` applies them.
 
     Args:
         argv: program name, then `--config=FILE`, `--config.a.b=value`, `--workdir=FOLDER`.
-        default: the config file where `--config` is not given.
-        workdir: the work folder where `--workdir` is not given.
-        late: whether to check, too, what is refused by what reads it; see `Range`.
+        default: config file to use if `--config` is not given.
+        workdir: work folder to use if `--workdir` is not given.
+        late: whether to also check what the reading code refuses itself; see `Range`.
 
     Returns:
-        The config without `presets`, immutable; the work folder.
+        The immutable config without `presets`, and the work folder.
 
     Raises:
-        ConfigError: if a file, a field, a value or a preset is wrong, or the file is of an
-            experiment other than that of `default`.
+        ConfigError: a file, field, value or preset is wrong, or the file belongs to another
+            experiment than `default` does.
     """
     path, rest = split_config_flag(argv, default)
     config = config_in(module_at(path), path)
@@ -114,12 +114,12 @@ def resolve(
 
 
 def device_flags() -> flags.FlagValues:
-    """Return the flags of devices and processes, without values."""
+    """Return the flags for devices and processes, without values."""
     values = flags.FlagValues()
     for name, help in {
-        "cpu_devices": "devices that JAX makes of the CPU",
-        "processes": "how many run this command together",
-        "process": "number of this one of them, from 0",
+        "cpu_devices": "number of devices that JAX makes of the CPU",
+        "processes": "number of processes that run this command together",
+        "process": "index of this process, from 0",
     }.items():
         flags.DEFINE_integer(name, None, help, flag_values=values)
     flags.DEFINE_string("coordinator", "", "where process 0 listens", flag_values=values)
@@ -127,7 +127,7 @@ def device_flags() -> flags.FlagValues:
 
 
 def _workdir(workdir: str, config: Path, default: str) -> Path:
-    """Return the default work folder, another one for each config file but the default."""
+    """Return the default work folder, a different one for each non-default config file."""
     folder, name = Path(workdir), config.stem
     if name == Path(default).stem:
         return folder
@@ -135,7 +135,7 @@ def _workdir(workdir: str, config: Path, default: str) -> Path:
 
 
 def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Range]) -> None:
-    """Raise a ConfigError where a config has not the fields that an experiment reads."""
+    """Raise a ConfigError if a config lacks fields that an experiment reads."""
     missing = lacking(fields, ranges)
     if not missing:
         return
@@ -151,7 +151,7 @@ def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Rang
 
 
 def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:
-    """Raise a ConfigError for the first `--config.name` that is not a field, with the nearest."""
+    """Raise a ConfigError for the first `--config.name` that is not a field, with suggestions."""
     fields = [name for name in flat(config.to_dict()) if not name.startswith("presets.")]
     sections = {name.rsplit(".", depth)[0] for name in fields for depth in range(1, 5)}
     for word in argv[1:]:
@@ -170,7 +170,7 @@ def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if not close:  # the right field under a wrong or missing section
+    if not close:  # maybe the right field under a wrong or missing section
         last = {one: one.rsplit(".", 1)[-1] for one in known}
         match = difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last.values()), n=1)
         close = [one for one in known if last[one] in match][:3]
@@ -178,7 +178,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _preset(config: ConfigDict, path: Path) -> Mapping[str, Any]:
-    """Return the overrides of the preset in use, by dotted name."""
+    """Return the overrides of the preset in use, keyed by dotted name."""
     fields = config.to_dict()
     name, presets = fields.get("preset", "default"), fields.get("presets", {})
     if name not in presets and name != "default":

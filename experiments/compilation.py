@@ -1,25 +1,25 @@
-"""Flags of XLA, which it reads once, before JAX has made its first device."""
+"""Flags of XLA. It reads them once, before JAX creates its first device."""
 
 import os
 from importlib.metadata import version
 
 KINDS = ("optimised", "fast")
-"""Programs that run long are worth their compilation; those that run a few times are not."""
+"""Optimised compilation pays off for programs that run long, but not for a few calls."""
 
 
 def fast() -> str:
-    """Return the flags by which a CPU's programs are compiled in a third of the time.
+    """Return the flags that compile programs for a CPU in a third of the time.
 
-    They are not optimised, and agree with those that are up to rounding.
+    The programs are not optimised. Their results agree with optimised ones up to rounding.
     """
     flags = "--xla_backend_optimization_level=0"
-    # XLA ends the process over a flag that it does not know; jaxlib 0.11 has fusion emitters only.
+    # XLA aborts the process on an unknown flag, and jaxlib 0.11 has only fusion emitters.
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         flags += " --xla_cpu_use_fusion_emitters=false"
     return flags
 
 
 def compile_as(kind: str) -> None:
-    """Set the flags of this process for a kind of compilation, beside those that the user set."""
+    """Set this process's flags for a kind of compilation, in addition to those the user set."""
     if kind == "fast":
         os.environ["XLA_FLAGS"] = f"{fast()} {os.environ.get('XLA_FLAGS', '')}".strip()

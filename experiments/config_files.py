@@ -1,4 +1,4 @@
-"""Config files: where one lies, what it holds, and the rules that it states of its fields."""
+"""Config files: how to find one, the config it returns, and the rules for its fields."""
 
 import importlib.util
 import re
@@ -17,13 +17,13 @@ class ConfigError(ValueError):
 
 
 def find_config(name: str) -> Path:
-    """Return the config file `name`: beside the current folder, or in the installed package.
+    """Return the config file `name`, from the current folder or from the installed package.
 
     Args:
-        name: a path, relative to the current folder or to the folder that holds `experiments`.
+        name: a path, relative to the current folder or to the folder that contains `experiments`.
 
     Raises:
-        ConfigError: if neither has it; names the files that the package has.
+        ConfigError: neither has it; the message lists the files in the package.
     """
     package = Path(__file__).resolve().parent
     for candidate in (Path(name), package.parent / name):
@@ -49,7 +49,7 @@ def split_config_flag(argv: Sequence[str], default: str) -> tuple[Path, list[str
 
 
 def module_at(path: Path) -> ModuleType:
-    """Run a config file, and return its module.
+    """Run a config file and return its module.
 
     Raises:
         ConfigError: it cannot be run.
@@ -65,14 +65,14 @@ def module_at(path: Path) -> ModuleType:
 
 
 def config_in(module: ModuleType, path: Path) -> ConfigDict:
-    """Return the config that a config file makes.
+    """Return the config that a config file builds.
 
     Args:
-        module: of the file.
-        path: of the file, for messages.
+        module: module of the file.
+        path: path of the file, for messages.
 
     Raises:
-        ConfigError: it makes none.
+        ConfigError: the file does not build a config.
     """
     try:
         config = module.get_config()
@@ -88,7 +88,7 @@ def _unreadable(path: Path, error: Exception) -> ConfigError:
 
 
 def rules_of(module: ModuleType) -> tuple[Mapping[str, Range], tuple[Relation, ...]]:
-    """Return RANGES and RELATIONS of a config file, or of the one that it builds on."""
+    """Return RANGES and RELATIONS of a config file, or of the config file it builds on."""
     for one in built_on(module):
         if hasattr(one, "RANGES"):
             return one.RANGES, getattr(one, "RELATIONS", ())
@@ -96,7 +96,7 @@ def rules_of(module: ModuleType) -> tuple[Mapping[str, Range], tuple[Relation, .
 
 
 def built_on(module: ModuleType) -> Iterator[ModuleType]:
-    """Yield a config file's module, and those of the config files that it imports."""
+    """Yield a config file's module, then those of the config files it imports."""
     yield module
     for one in vars(module).values():
         if isinstance(one, ModuleType) and hasattr(one, "get_config"):
@@ -104,7 +104,7 @@ def built_on(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a tree's leaves by dotted name; an empty section is a leaf."""
+    """Return a tree's leaves keyed by dotted name; an empty section is a leaf."""
     leaves = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""The domains of a run by the part they play, and what reads them: the tokenizer, the guide."""
+"""The domains of a run by their role, with the tokenizer and the guide that read them."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,21 +25,21 @@ from metaguide.tasks import Reading, Shape, task_distributions
 from metaguide.types import TaskDistribution
 
 MADE_FROM = "made_from.txt"
-"""Beside the tokenizer and the bazaar: the identity of the fields that they were made from."""
+"""File next to the tokenizer and the bazaar: identity of the fields they were made from."""
 
 
 class DomainSplit(NamedTuple):
-    """The domains of a run, by the part they play, and what reads them.
+    """The domains of a run by their role, and what reads them.
 
     Attributes:
-        sources: what every stage trains on.
-        validation: what rates and penalties are chosen on.
-        held_out: what no stage sees before the last table.
-        always: by domain, categories that each of its classification episodes contains.
+        sources: domains that every stage trains on.
+        validation: domains that rates and penalties are chosen on.
+        held_out: domains that no stage sees before the final table.
+        always: for each domain, categories that all of its classification episodes contain.
         model: the guide.
-        reading: how it reads, with a tokenizer that was trained on the sources.
+        reading: how the guide reads, with a tokenizer trained on the sources.
         shape: sizes of the episodes.
-        guide: what a run folder says of the guide, before any training.
+        guide: description of the guide as stored in a run folder, before any training.
     """
 
     sources: tuple[Domain, ...]
@@ -57,13 +57,13 @@ class DomainSplit(NamedTuple):
         return self.validation + self.held_out
 
     def run_config(self, **fields: Any) -> RunConfig:
-        """Return what a folder says of the guide that is trained in it.
+        """Return the description of the guide trained in a folder.
 
         Args:
-            fields: stage, learner, seed and serving, as of `RunConfig`.
+            fields: stage, learner, seed and serving, as in `RunConfig`.
 
         Raises:
-            ConfigError: a field holds what could not be read again.
+            ConfigError: a field has a value that could not be read back.
         """
         try:
             return replace(self.guide, **fields)
@@ -71,16 +71,16 @@ class DomainSplit(NamedTuple):
             raise ConfigError(f"the guide could not be loaded from its folder: {error}") from error
 
     def task_distributions(self, part: str, shots: int | None = None, ranked: int | None = None):
-        """Return the distributions of one part of the domains, by task.
+        """Return the task distributions of one part of the domains, keyed by task.
 
         Args:
-            part: "sources", "validation", "held_out" or "unseen": whose domains.
-            shots: the largest support; the config's by default.
-            ranked: products that an episode of recommendation ranks; the whole catalogue by
-                default.
+            part: which domains: "sources", "validation", "held_out" or "unseen".
+            shots: size of the largest support; the config's by default.
+            ranked: number of products that an episode of recommendation ranks; by default the
+                complete catalogue.
 
         Raises:
-            ConfigError: a domain cannot give such episodes.
+            ConfigError: a domain cannot provide such episodes.
         """
         shape = self.shape._replace(candidates=ranked)
         if shots is not None:
@@ -105,17 +105,17 @@ def prepare(
     """Read or generate the domains of a config, and train the tokenizer on its sources.
 
     Args:
-        config: resolved.
-        folder: where a generated catalogue and the tokenizer are kept between stages; what another
-            config left there is made anew.
-        tokenizer: of a guide that was trained before, instead of one of these sources.
+        config: a resolved config.
+        folder: folder in which a generated catalogue and the tokenizer are kept between stages;
+            what another config left there is replaced.
+        tokenizer: tokenizer of a guide that was trained before, to use instead of training one.
 
     Returns:
         The domains, and what reads them.
 
     Raises:
-        ConfigError: a domain is unknown, or plays two parts, or `near` is no share.
-        CatalogueError: the data are not as they should be.
+        ConfigError: a domain is unknown or has two roles, or `near` is not a share.
+        CatalogueError: the data are invalid.
     """
     _forget_others(config, folder)
     parts = sources.read(config, folder)
@@ -149,10 +149,10 @@ def prepare(
 
 
 def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
-    """Return what a run folder says of the guide that a config describes.
+    """Return the run folder's description of the guide that a config specifies.
 
     Raises:
-        ConfigError: a field holds what no guide has.
+        ConfigError: a field has a value that no guide can have.
     """
     model, text = config.model, config.text
     try:
@@ -176,7 +176,7 @@ def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
 
 
 def _forget_others(config: FrozenConfigDict, folder: Path) -> None:
-    """Delete what `prepare` made in a folder for data that are not those of this config."""
+    """Delete what `prepare` made in a folder for data other than this config's."""
     path = folder / MADE_FROM
     used = {"data": config.data, "text": config.text, "episodes": config.episodes}
     of = identity(FrozenConfigDict({**used, "image": config.model.image}))
@@ -189,7 +189,7 @@ def _forget_others(config: FrozenConfigDict, folder: Path) -> None:
 
 
 def _tokenizer(path: Path, sources: Sequence[Domain], vocabulary: int) -> Tokenizer:
-    """Read the tokenizer that was trained before, or train it and keep it."""
+    """Read the tokenizer if it was trained before; otherwise train and save it."""
     if path.exists():
         return Tokenizer.load(path)
     tokenizer = Tokenizer.train(_texts(sources), vocabulary)

@@ -1,4 +1,4 @@
-"""The part of the report where one sees the guide at work on a held-out domain: its HTML."""
+"""HTML of the part of the report that shows the guide at work on a held-out domain."""
 
 import base64
 import io
@@ -11,14 +11,14 @@ from PIL import Image
 
 
 class Item(TypedDict):
-    """A product of a list; `image` is uint8 [height, width, 3], or None."""
+    """A product in a list; `image` is uint8 [height, width, 3], or None."""
 
     title: str
     image: np.ndarray | None
 
 
 class ProductShown(TypedDict):
-    """A product, its category, and what the guide takes it for, with probabilities by category."""
+    """A product, its category, and the guide's prediction with probabilities by category."""
 
     title: str
     image: np.ndarray | None
@@ -28,7 +28,7 @@ class ProductShown(TypedDict):
 
 
 class ReviewShown(TypedDict):
-    """A review: "positive" or "negative", true (None: unknown) and predicted, and stars if any."""
+    """A review with its true (None: unknown) and predicted sentiment, and stars if any."""
 
     text: str
     target: str | None
@@ -39,7 +39,7 @@ class ReviewShown(TypedDict):
 
 
 class QuestionShown(TypedDict):
-    """A question on a text; both answers are [from, to) in its characters, None for no answer."""
+    """A question about a text; both answers are character spans [from, to), None for no answer."""
 
     question: str
     text: str
@@ -48,7 +48,7 @@ class QuestionShown(TypedDict):
 
 
 class RecommendationShown(TypedDict):
-    """A user: the products taken, oldest first; the best ranked; the true next one and its rank."""
+    """A user: products taken, oldest first; top-ranked products; the true next one and its rank."""
 
     user: str
     history: Sequence[Item]
@@ -58,7 +58,7 @@ class RecommendationShown(TypedDict):
 
 
 class Showcase(TypedDict, total=False):
-    """What is shown of one held-out domain; any part may be missing but `domain`."""
+    """What is shown of one held-out domain; any part except `domain` may be missing."""
 
     domain: str
     note: str
@@ -69,7 +69,7 @@ class Showcase(TypedDict, total=False):
 
 
 def exhibit(shown: Showcase) -> str:
-    """The showcase of one domain as HTML."""
+    """Return the showcase of one domain as HTML."""
     parts = [f"<h2>{escape(shown.get('domain', ''))}</h2>"]
     if note := shown.get("note"):
         parts.append(f'<p class="soft">{escape(note)}</p>')
@@ -96,14 +96,14 @@ def exhibit(shown: Showcase) -> str:
         place = recommendation["rank"]
         parts.append(
             "<h3>What comes next for this user?"
-            f' <span class="tally">the next product is on place {place}</span></h3>'
+            f' <span class="tally">the next product is ranked {place}</span></h3>'
         )
         parts.append(_recommendation(recommendation))
     return "\n".join(parts)
 
 
 def _tally(right: int, count: int, what: str, near: int = 0) -> str:
-    """How many answers of those shown are right, wrong ones being shown with the others."""
+    """Return how many of the answers shown are right."""
     if not count:
         return ""
     part = f", {near} in part" if near else ""
@@ -124,9 +124,9 @@ def _picture(image: np.ndarray | None, title: str) -> str:
 
 
 def _verdict(predicted: str, target: str | None, sure: str = "") -> str:
-    """The answer with a sign, how sure the guide is, and the truth where that is another."""
+    """Return the answer with a mark, how sure the guide is, and the truth if it differs."""
     kind, sign = {None: ("", ""), predicted: (" right", "✓ ")}.get(target, (" wrong", "✗ "))
-    truth = f"in truth {target}" if kind == " wrong" else ""
+    truth = f"actually {target}" if kind == " wrong" else ""
     beside = "; ".join(filter(None, (sure, truth)))
     said = f'<span class="verdict{kind}">{sign}{escape(predicted)}</span>'
     return f'{said} <span class="small soft">{escape(beside)}</span>' if beside else said
@@ -149,7 +149,7 @@ def _product(product: ProductShown) -> str:
 
 
 def _pictured(items: Sequence[Item | ProductShown]) -> str:
-    """The class of what has a column for pictures: one of these has one."""
+    """Return the CSS class that adds a column for pictures, if any item has a picture."""
     return "" if all(item["image"] is None for item in items) else " pictured"
 
 
@@ -175,7 +175,7 @@ def _review(review: ReviewShown) -> str:
 
 
 def _percent(chance: float) -> str:
-    """ "89%"; what is not certain is never 100%."""
+    """Return "89%"; a probability below 1 is never shown as 100%."""
     return "over 99%" if 0.995 <= chance < 1 else f"{chance:.0%}"
 
 
@@ -188,9 +188,9 @@ def _question(question: QuestionShown) -> str:
     answer, predicted = question["answer"], question["predicted"]
     right = _is_right(answer, predicted)
     if answer is None:
-        truth = "Rightly so." if right else "In truth the text does not answer this."
+        truth = "This is right." if right else "Actually the text does not answer this."
     else:
-        truth = "" if predicted is not None else "The answer was there."
+        truth = "" if predicted is not None else "The text contains the answer."
     said = "" if predicted is not None else "The guide says that the text does not answer this. "
     sign = '<span class="verdict right">✓</span>' if right else _miss(answer, predicted)
     return (
@@ -208,7 +208,7 @@ def _is_right(answer: Span, predicted: Span) -> bool:
 
 
 def _is_near(answer: Span, predicted: Span) -> bool:
-    """Whether an answer that is not right has a part of the true one."""
+    """Return whether an answer that is not right overlaps the true one."""
     if answer is None or predicted is None or _is_right(answer, predicted):
         return False
     return max(answer[0], predicted[0]) < min(answer[1], predicted[1])
@@ -244,7 +244,7 @@ def _recommendation(shown: RecommendationShown) -> str:
         ranked += _item(shown["rank"], shown["target"], True)
     return (
         f'<p class="small soft">User {escape(shown["user"])}. The next product was '
-        f"{escape(target)}; the guide put it on place {shown['rank']}.</p>"
+        f"{escape(target)}; the guide ranked it {shown['rank']}.</p>"
         f'<div class="cards"><div class="card"><h4>Taken so far</h4>'
         f'<ol class="items{_pictured(shown["history"])}">{history}</ol></div>'
         f'<div class="card"><h4>The guide recommends</h4>'

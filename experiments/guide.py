@@ -1,4 +1,4 @@
-"""The guide, end to end: pre-train, train jointly, meta-train, adapt to domains no stage has seen.
+"""The guide end to end: pre-train, train jointly, meta-train, adapt to domains no stage has seen.
 
 python -m experiments.guide                                                    the bazaar
 python -m experiments.guide --config=experiments/configs/guide_reviews_zh.py   real reviews
@@ -41,7 +41,7 @@ from metaguide.types import Params
 def stages_of(
     config: FrozenConfigDict, split: DomainSplit, methods: Sequence[str]
 ) -> dict[str, Stage]:
-    """Build all training stages of these methods by name of the folder, in the order they run."""
+    """Build all training stages of these methods, keyed by folder name, in the order they run."""
     return {
         "pretrain": pretraining_stage(config, split),
         "multitask": multitask_stage(config, split),
@@ -60,19 +60,19 @@ def train(
     stages: dict[str, Stage],
     folders: Mapping[int, Path],
 ) -> dict[str, tuple[list[Params], str]]:
-    """Run every training stage for all seeds; each goes on where it stopped.
+    """Run every training stage for all seeds; each resumes where it stopped.
 
     Args:
-        config: resolved.
-        split: what is trained on.
-        methods: from `methods_in`.
-        stages: from `stages_of`; one that is done is taken out, and its programs with it: what
-            Linux lets a process map, which all programs of many methods would exceed, is for those
-            to come.
-        folders: by seed, where every stage gets a folder.
+        config: a resolved config.
+        split: the domains to train on.
+        methods: the return value of `methods_in`.
+        stages: the return value of `stages_of`. Finished stages are removed together with their
+            programs, because all programs of many methods would exceed the number of memory maps
+            that Linux allows a process.
+        folders: a folder for each seed, in which every stage gets a folder.
 
     Returns:
-        By method, (meta-parameters of each seed, the stage that they are of or "").
+        For each method, (meta-parameters of each seed, the stage they come from or "").
     """
 
     def run_stage(name: str, metas: list[Params]) -> list[Params]:
@@ -98,18 +98,18 @@ def train(
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Run every stage for every seed, then compare, and write the table and the report."""
+    """Run every stage for every seed, compare the methods, and write the table and the report."""
     with run_folder.claimed(config, workdir):
         run(config, workdir)
 
 
 def run(config: FrozenConfigDict, workdir: Path) -> None:
-    """Do what `main` does, in a folder that is this process's own."""
+    """Do the work of `main`, in a folder claimed by this process."""
     begun = time.perf_counter()
     split = prepare(config, workdir)
     episodes = config.adapt.episodes
     say(
-        f"guide: {config.seeds} seed(s), {episodes} episodes a cell; held out "
+        f"guide: {config.seeds} seed(s), {episodes} episodes per cell; held out "
         f"{', '.join(domain.name for domain in split.held_out)}"
         + ("" if config.preset == "full" else "; --config.preset=full has 600")
     )
@@ -126,9 +126,9 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         for name, stage in stages.items()
         if not all(is_finished(stage, folder / name) for folder in folders.values())
     ]
-    # Generators, which keep no hold of a stage that `train` is done with.
+    # Generators, so that no reference to a stage outlives its training in `train`.
     training = (partial(compile_stage, stages[name], like) for name in unfinished)
-    # Where all is trained, much is scored as well, and is read; the rest compiles in its turn.
+    # If everything is trained, most of it is scored too and only read; the rest compiles when used.
     scoring = (partial(bench.compile, like) for bench in bench_of.values() if unfinished)
     with in_background(chain(training, scoring)):
         trained = train(config, split, methods, stages, folders)
@@ -137,7 +137,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     first = folders[config.seed].name
     served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
     path = write_comparison(comparison, config, split, workdir, seeds)
-    # After the results, which are whole whatever validation chose.
+    # After the results, which are complete whatever validation chose.
     serving = serving_of(comparison, served, config.adapt.steps)
     run_config.write(split.run_config(seed=config.seed, serving=serving), workdir)
     shown = showcase(load(workdir), split)

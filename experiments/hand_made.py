@@ -1,4 +1,4 @@
-"""Optimizers made by hand, from optax, each tuned as a learned one is chosen: on validation."""
+"""Hand-made optimizers from optax, tuned on validation just as learned ones are chosen."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ HAND_MADE: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
 }
-"""Rate or schedule -> optimizer, by the name of the method."""
+"""(rate or schedule) -> optimizer, keyed by method."""
 
 SCHEDULES = ("constant", "cosine")
-"""The rate, or the rate times (1 + cos(π t / horizon)) / 2 at step t."""
+"""Constant rate, or at step t the rate times (1 + cos(π t / horizon)) / 2."""
 
 
 class Choice(NamedTuple):
-    """A rate, a name of `SCHEDULES`, and the mean log10 of the loss that they came to."""
+    """A rate, a name in `SCHEDULES`, and the mean log10 loss that they reached."""
 
     learning_rate: float
     schedule: str
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 
 
 def scheduled(method: str, horizon: int) -> Callable[[Any], optax.GradientTransformation]:
-    """Build: (rate, share of the cosine in it, 0 or 1) -> the optimizer of a method."""
+    """Build a function: (rate, share of the cosine, 0 or 1) -> the optimizer of a method."""
 
     def optimizer(made_of: tuple[Any, Any]) -> optax.GradientTransformation:
         rate, falls = made_of
@@ -46,12 +46,12 @@ def scheduled(method: str, horizon: int) -> Callable[[Any], optax.GradientTransf
 
 
 def tuned(cell: FrozenConfigDict, setting: Setting, method: str) -> Choice:
-    """Return the rate and the schedule with the least mean log10 loss on validation problems.
+    """Return the rate and the schedule with the lowest mean log10 loss on validation problems.
 
     Args:
-        cell: reads `learning_rates`, and what `validation_score` reads.
+        cell: config whose `learning_rates` is read, and what `validation_score` reads.
         setting: what is minimised.
-        method: a name of `HAND_MADE`.
+        method: a name in `HAND_MADE`.
     """
     score_of = validation_score(cell, setting, scheduled(method, setting.horizon))
     tried = [
@@ -63,5 +63,5 @@ def tuned(cell: FrozenConfigDict, setting: Setting, method: str) -> Choice:
 
 
 def made_of(rate: float, schedule: str) -> tuple[np.floating, np.floating]:
-    """Return what `scheduled` takes as numbers of a dtype, so that one program serves all rates."""
+    """Return the argument of `scheduled` with fixed dtypes, so one program serves all rates."""
     return np.float32(rate), np.float32(schedule == "cosine")

@@ -1,4 +1,4 @@
-"""The help of a command: its flags, and every field of its config file with what it means."""
+"""The help of a command: its flags, and the meaning of every field of its config file."""
 
 import ast
 import io
@@ -16,28 +16,28 @@ USAGE = """usage: python -m {module} [--config=FILE]
 
   --config   a file with get_config(), default
              {default}
-  --workdir  where the run is kept; started again there, it goes on.
+  --workdir  where the run is kept; started again there, it resumes.
              Default {workdir}
 
-  --cpu_devices=N  devices that JAX makes of the CPU's cores; they share the
-             tasks of a step
+  --cpu_devices=N  number of devices that JAX makes of the CPU's cores; they
+             share the tasks of a step
 
   --coordinator=HOST:PORT --processes=N --process=I
-             start the same command N times, each with its number I from 0 and
-             all with one work folder that all see: they share the tasks over
-             the devices of all. Process 0 listens at HOST:PORT, writes the
-             files and prints.
+             start the same command N times, each with its own index I from 0
+             and all with one shared work folder. The tasks are divided over
+             the devices of all processes. Process 0 listens at HOST:PORT,
+             writes the files and prints.
   --coordinator=auto
-             the same on a TPU pod, under SLURM or Open MPI, which know N and I
-             by themselves
+             the same on a TPU pod, or under SLURM or Open MPI, which provide
+             N and I
 
 fields of {config} and their values:"""
 
 SAME = "the same"
-"""What a field means whose meaning is that of the one before it, in one section."""
+"""Shown for a field whose meaning is that of the previous field in the same section."""
 
 COLUMN = 40
-"""Where what a field means begins, behind values that leave room for it."""
+"""Column at which the meaning of a field begins, if its value leaves room."""
 
 
 def describe(argv: Sequence[str], *, default: str, workdir: str, module: str = "") -> str:
@@ -45,9 +45,9 @@ def describe(argv: Sequence[str], *, default: str, workdir: str, module: str = "
 
     Args:
         argv: program name, then the command line.
-        default: the config file where `--config` is not given.
-        workdir: the work folder where `--workdir` is not given.
-        module: as `python -m` calls it; the one that runs by default.
+        default: config file to use if `--config` is not given.
+        workdir: work folder to use if `--workdir` is not given.
+        module: name of the module as given to `python -m`; by default the running one.
     """
     path, _ = split_config_flag(argv, default)
     about = meanings(path)
@@ -68,7 +68,7 @@ def describe(argv: Sequence[str], *, default: str, workdir: str, module: str = "
 
 
 def _line(field: str, meaning: str, width: int) -> str:
-    """Return a field and what it means, beside it or on lines below it."""
+    """Return a field and its meaning, on the same line or on lines below."""
     first = textwrap.wrap(
         field,
         width,
@@ -85,15 +85,15 @@ def _line(field: str, meaning: str, width: int) -> str:
 
 
 def meanings(path: Path) -> dict[str, str]:
-    """Return what each field of a config file means, by its dotted name; "" where nobody says.
+    """Return the meaning of each field of a config file, keyed by dotted name; "" if unknown.
 
-    The comments in the file, and in the config files that it builds on, are where it stands: at the
-    end of the line of a field or on the lines above it. What is said of a section goes for its
-    fields where nothing is said of any. What is said of a field goes for all of its name without
-    words of their own, so that sections alike are commented once.
+    Meanings are taken from the comments in the file and in the config files it builds on: at the
+    end of a field's line or on the lines above it. The comment on a section applies to its fields
+    if none of them has one. The comment on a field applies to all fields of the same name without
+    one of their own, so that similar sections need comments only once.
 
     Args:
-        path: of the config file.
+        path: path of the config file.
     """
     module = module_at(path)
     said: dict[str, str] = {}
@@ -121,8 +121,9 @@ def meanings(path: Path) -> dict[str, str]:
 def _comments(path: Path) -> dict[str, str]:
     """Return the comments on the fields of a config file.
 
-    By the dotted name of a field where `config` is assigned, by that of a key where a dictionary
-    stands elsewhere; those of presets, which are no fields of a run, are left out.
+    They are keyed by the dotted name of a field in assignments to `config`, and by the dotted key
+    in dictionaries elsewhere. Comments in presets are left out, since those are not fields of a
+    run.
     """
     with tokenize.open(path) as file:
         source = file.read()
@@ -162,7 +163,7 @@ def _comments(path: Path) -> dict[str, str]:
             if isinstance(key, ast.Constant):
                 note(f"{prefix}{key.value}", key.lineno, own)
 
-    # What stands outside of functions is no config: RANGES.
+    # Dictionaries outside of functions, such as RANGES, are not configs.
     functions = [one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef)]
     for node in (node for function in functions for node in ast.walk(function)):
         if isinstance(node, ast.Return | ast.AugAssign) and node.value is not None:
@@ -177,7 +178,7 @@ def _comments(path: Path) -> dict[str, str]:
 
 
 def _field_of(target: ast.expr) -> str:
-    """Return the dotted name of a field that is assigned to, "" where it is none of `config`."""
+    """Return the dotted name of the field assigned to; "" if it is not a field of `config`."""
     parts = []
     while not isinstance(target, ast.Name):
         if isinstance(target, ast.Attribute):

@@ -1,4 +1,4 @@
-"""What a command does before anything heavy is imported: huge pages, help, and its mistakes."""
+"""What a command does before any heavy import: huge pages, `--help` and usage errors."""
 
 import os
 import platform
@@ -9,11 +9,11 @@ from experiments.modules import COMMANDS
 
 
 def begin() -> None:
-    """Begin a command, where the process is `python -m MODULE` with a module of `COMMANDS`.
+    """Begin a command, if the process is `python -m MODULE` with a module of `COMMANDS`.
 
-    The package's import calls it, which comes before that of the module: a wrong command line and
-    `--help` are answered in the time that takes, and the process starts anew while it is small. It
-    does nothing in every other process that imports the package.
+    Importing the package calls this function, before the module itself is imported. An invalid
+    command line and `--help` are therefore answered quickly, and the process restarts while it is
+    small. In any other process that imports the package this function does nothing.
     """
     module = module_run(sys.argv, sys.orig_argv)
     if module not in COMMANDS:
@@ -25,24 +25,24 @@ def begin() -> None:
 
 
 def module_run(argv: list[str], orig_argv: list[str]) -> str:
-    """Return the module that `python -m` is about to run, "" where it is not about to.
+    """Return the module that `python -m` is about to run, or "" if there is none.
 
     Args:
-        argv: of the process; its first word is "-m" while Python looks for the module.
-        orig_argv: of the process, with the interpreter's own words.
+        argv: arguments of the process; the first is "-m" while Python looks for the module.
+        orig_argv: arguments of the process, including those of the interpreter.
     """
     if argv[:1] != ["-m"]:
         return ""
-    word = orig_argv[len(orig_argv) - len(argv)]  # the one before those for the module
+    word = orig_argv[len(orig_argv) - len(argv)]  # the one before the module's own arguments
     return re.sub("^-[^-]*?m", "", word)
 
 
 def use_huge_pages() -> None:
-    """Start the running command anew with memory in huge pages, where glibc knows how.
+    """Restart the running command with huge pages for memory, if glibc supports them.
 
-    A step allocates and frees hundreds of MiB; in pages of 4 KiB the kernel's work for them is a
-    fifth to a quarter of the step on a CPU. At most four arenas, since each keeps what its threads
-    have freed. glibc reads the settings at start only.
+    A step allocates and frees hundreds of MiB. With pages of 4 KiB the kernel's work for them takes
+    a fifth to a quarter of a step on a CPU. There are at most four arenas, since each keeps what
+    its threads have freed. glibc reads these settings only at start.
     """
     known = platform.libc_ver()[0] == "glibc"
     if known and "GLIBC_TUNABLES" not in os.environ:

@@ -1,10 +1,10 @@
-"""Meta-train one optimizer: a rule, on a distribution of functions that it is to minimise.
+"""Meta-train one optimizer: a rule, on a distribution of functions to minimise.
 
 python -m experiments.learn_optimizer \
     --config=experiments/configs/learned_optimizers/lstm_quadratic.py
 
-Leaves `optimizer.npz` in the folder of each seed, the one of all checkpoints that did best on
-validation problems: `metaguide.optimizers.load(folder)` reads it.
+Writes `optimizer.npz` to the folder of each seed: the checkpoint that did best on validation
+problems. `metaguide.optimizers.load(folder)` reads it.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,23 +47,23 @@ from metaguide.training.progress import say
 from metaguide.training.state import TrainState
 
 TRAINED = "trained"
-"""In the name of a problem's own folder, where those of its transfers have theirs."""
+"""In the folder name of a problem itself, in place of the name of a transfer."""
 
 WARMUP = "warmup"
-"""In the folder of a seed: the training that comes first."""
+"""In the folder of a seed: the warm-up training."""
 
 SCORES = "validation.json"
-"""In the folder of a seed: the mean log10 loss on validation problems by step."""
+"""In the folder of a seed: mean log10 loss on validation problems, keyed by step."""
 
 OBJECTIVES: Mapping[str, Callable[[Any], Any]] = {
     "loss": lambda loss: loss,
     "log": lambda loss: jnp.log(loss + 1e-8),
 }
-"""What is minimised, a mean over an inner problem's steps, by name."""
+"""Objectives, keyed by name: a mean over the steps of an inner problem is minimised."""
 
 
 def rule_named(config: FrozenConfigDict, method: str) -> Rule:
-    """Return the rule of a method; a wrong setting in the config is an error."""
+    """Return the rule of a method; raise a ConfigError for a wrong setting."""
     try:
         return rule_of(method, config.rules[method].to_dict())
     except ValueError as error:
@@ -71,17 +71,18 @@ def rule_named(config: FrozenConfigDict, method: str) -> Rule:
 
 
 def estimator_of(cfg: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimator:
-    """Build the estimator of a section of the config.
+    """Build the estimator that a section of the config describes.
 
     Args:
         cfg: `estimator` ("truncated", "full", "evolution", "persistent" or "imitation"),
-            `truncation`, `first_horizon`, `objective`, `largest`; of the first two `curvature` and
-            `remat`, of the next two `sigma`, of the last one `teacher` and `teacher_learning_rate`.
-        rule: what is trained.
-        setting: on what.
+            `truncation`, `first_horizon`, `objective` and `largest`. The first two estimators also
+            read `curvature` and `remat`, the next two `sigma`, and the last one `teacher` and
+            `teacher_learning_rate`.
+        rule: the rule to train.
+        setting: the setting to train it on.
 
     Raises:
-        ConfigError: there is no such estimator, objective or teacher, the horizons do not fit, or
+        ConfigError: the estimator, objective or teacher is unknown, the horizons do not fit, or
             `curvature` is negative.
     """
     if cfg.objective not in OBJECTIVES:
@@ -121,17 +122,17 @@ def _teacher_of(cfg: FrozenConfigDict) -> optax.GradientTransformation:
 def train_rule(
     config: FrozenConfigDict, problem: str, method: str, seed: int, workdir: Path
 ) -> Trained:
-    """Meta-train a rule, or go on where it stopped, and keep the best of its checkpoints.
+    """Meta-train a rule, or resume where it stopped, and keep the best of its checkpoints.
 
     Args:
-        config: reads `rules`, the section of the problem, and the fields of validation.
-        problem: what it is trained on, a name of `config.problems`.
+        config: its `rules`, the section of the problem, and the fields for validation are read.
+        problem: the problem to train on, a name in `config.problems`.
         method: the kind of rule.
-        seed: of its initial parameters and its inner problems.
-        workdir: of all; this seed's folder in it is `folder_of` them.
+        seed: seed of its initial parameters and its inner problems.
+        workdir: the common work folder; `folder_of` gives this seed's folder in it.
 
     Returns:
-        The checkpoint with the least mean log10 loss on the validation problems.
+        The checkpoint with the lowest mean log10 loss on the validation problems.
 
     Raises:
         ConfigError: a setting of the rule or of its training is wrong, or the folder holds a run
@@ -186,7 +187,7 @@ def train_rule(
 def keeper(
     cell: FrozenConfigDict, setting: Setting, rule: Rule, folder: Path
 ) -> Callable[[TrainState], None]:
-    """Build what scores each checkpoint on the validation problems and keeps the best one."""
+    """Build a function that scores each checkpoint on validation problems and keeps the best."""
     path, score_of = folder / SCORES, validation_score(cell, setting, rule.transform)
 
     def keep(state: TrainState) -> None:
@@ -204,10 +205,10 @@ def keeper(
 
 
 def scores_in(path: Path) -> dict[str, float]:
-    """Return the scores of the checkpoints of a rule, by step.
+    """Return the scores of a rule's checkpoints, keyed by step.
 
     Raises:
-        ConfigError: the file is lost, damaged, or has other scores than a run writes.
+        ConfigError: the file is missing or damaged, or its scores are not those of a run.
     """
     try:
         scores = read_json(path)
@@ -216,14 +217,14 @@ def scores_in(path: Path) -> dict[str, float]:
         raise FileFault("it does not have a number for each step")
     except (FileNotFoundError, FileFault) as error:
         raise ConfigError(
-            f"{path}: {error}; delete the folder that it is in, and the rule is trained anew"
+            f"{path}: {error}; delete the folder that it is in, and the rule is trained again"
         ) from error
 
 
 def cell_config(
     config: FrozenConfigDict, problem: str, method: str, transfer: str = ""
 ) -> FrozenConfigDict:
-    """Return what a method's outcome on a problem, or on a transfer of it, depends on.
+    """Return the config that a method's outcome on a problem, or on a transfer of it, depends on.
 
     Raises:
         ConfigError: the problem has no such transfer.
@@ -248,14 +249,14 @@ def folder_of(workdir: Path, problem: str, method: str, seed: int) -> Path:
 
 
 def best_of(folder: Path) -> tuple[int, float]:
-    """Return the step whose checkpoint was kept, and its mean log10 loss on validation."""
+    """Return the step of the checkpoint that was kept, and its mean log10 loss on validation."""
     scores = scores_in(folder / SCORES)
     step = min(scores, key=lambda step: scores[step])
     return int(step), scores[step]
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train the rule that the config names, and say how it does beside what is made by hand."""
+    """Train the rule that the config names, and compare it with hand-made optimizers."""
     method, problem = config.learner, config.problem
     for field, known in (("learner", tuple(config.rules)), ("problem", config.problems)):
         if config[field] not in known:

@@ -34,23 +34,24 @@ from metaguide.training.episodic import episodic
 from metaguide.types import TaskDistribution
 
 PARTS = ("sources", "validation")
-"""Of the domains: where an optimizer may be learned."""
+"""Parts of the domains on which an optimizer can be learned."""
 
 
 def metatraining_stage(config: FrozenConfigDict, split: DomainSplit, learner: str = "") -> Stage:
-    """Build the training of one learner on the weighted mixture of distributions and domains.
+    """Build the training of one learner on the weighted mixture of tasks and domains.
 
     Args:
-        config: reads its `metatrain`.
-        split: whose sources are read, and the validation domains where an optimizer is learned.
+        config: its `metatrain` is read.
+        split: the split whose sources are read, or its validation domains if an optimizer is
+            learned on them.
         learner: one of `META_TRAINED`; the config's by default.
 
     Returns:
         The stage.
 
     Raises:
-        ConfigError: an unknown learner or part, a weight for a domain that is no source, or tasks
-            that the chunks do not divide.
+        ConfigError: the learner or part is unknown, a weight is given for a domain that is not a
+            source, or the chunk size does not divide the number of tasks.
         StoredError: there is no learned optimizer to start from, or it is of another kind.
     """
     section = config.metatrain
@@ -70,7 +71,7 @@ def metatraining_stage(config: FrozenConfigDict, split: DomainSplit, learner: st
             steps=section.inner_steps,
             learning_rate=section.inner_learning_rate,
             mode=Unrolled(section.remat),
-            # A user's few products move the user's side alone.
+            # A user's few products adapt only the user's side.
             hold_body=task == "recommendation",
             rule=trained and trained.rule,
         )
@@ -112,10 +113,11 @@ def metatraining_stage(config: FrozenConfigDict, split: DomainSplit, learner: st
 def _families(
     config: FrozenConfigDict, split: DomainSplit, learner: str
 ) -> dict[str, TaskDistribution]:
-    """Return what a learner trains on, by task.
+    """Return what a learner trains on, keyed by task.
 
     Raises:
-        ConfigError: nothing is left, an unknown part, or a weight for a domain that is no source.
+        ConfigError: no task is left, the part is unknown, or a weight is given for a domain that is
+            not a source.
     """
     section, is_learned = config.metatrain, adaptation_of(learner).is_learned
     if section.rule_learned_on not in PARTS:
@@ -127,7 +129,8 @@ def _families(
     distributions = split.task_distributions(
         part, shots=max(section.shots), ranked=split.shape.candidates
     )
-    # What holds its initialisation forgets nothing: its optimizer learns what it is scored on.
+    # A learner with a fixed initialisation cannot forget: its optimizer only needs the tasks on
+    # which it is scored.
     tasks = config.adapt.methods[learner] if is_learned else tuple(distributions)
     distributions = {
         k: one for k, one in distributions.items() if k in tasks and section.weights.get(k, 0) > 0
@@ -147,15 +150,15 @@ def _families(
 
 
 def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
-    """Refuse to start where the learner of the config does not.
+    """Refuse an `init_from` that the config's learner cannot start from.
 
     Args:
-        config: reads its `metatrain.learner` and `init_from`.
-        before: from `stage_before`.
+        config: its `metatrain.learner` and `init_from` are read.
+        before: the return value of `stage_before`.
 
     Raises:
-        ConfigError: it starts from another method, and `init_from` is not the work folder of that
-            one.
+        ConfigError: the learner starts from another method, and `init_from` is not the work folder
+            of that method.
     """
     learner = config.metatrain.learner
     wanted = METHODS[learner].start if learner in META_TRAINED else ""
@@ -167,7 +170,7 @@ def check_start(config: FrozenConfigDict, before: RunConfig | None) -> None:
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Run the stage alone."""
+    """Run this stage alone."""
     before = stage_before(config)
     check_start(config, before)
     run_stage(metatraining_stage, config, workdir, before)

@@ -1,10 +1,10 @@
-"""The modules that are run from a command line, with their defaults."""
+"""The modules that can be run from the command line, with their defaults."""
 
 from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """What a module that is run takes where the command line does not say otherwise.
+    """Defaults of a module, used unless the command line overrides them.
 
     Attributes:
         default: the config file.
@@ -33,4 +33,4 @@ COMMANDS = {
         f"{_OPTIMIZERS}/table.py", "runs/learned_optimizers"
     ),
 }
-"""The modules that take a config, by what `python -m` calls them."""
+"""The modules that take a config, keyed by the name given to `python -m`."""

@@ -18,14 +18,14 @@ from metaguide.training.progress import say
 
 
 def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
-    """Build the joint training of encoder and heads, batches balanced over domains and tasks.
+    """Build the joint training of encoder and heads, with batches balanced over domains and tasks.
 
-    A batch is a number of episodes of every task, of domains drawn evenly, whose support and query
-    are learned alike and without adaptation.
+    A batch has several episodes of every task, from uniformly drawn domains. Support and query are
+    trained on alike, without adaptation.
 
     Args:
-        config: reads its `multitask`.
-        split: whose sources are read.
+        config: its `multitask` is read.
+        split: the split whose sources are read.
 
     Returns:
         The stage.
@@ -66,7 +66,7 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Run the stage alone."""
+    """Run this stage alone."""
     run_stage(multitask_stage, config, workdir, stage_before(config))
 
 

@@ -1,8 +1,8 @@
-"""Run the notebooks and keep what they print and draw: `python -m experiments.notebooks`.
+"""Run the notebooks and keep their outputs: `python -m experiments.notebooks`.
 
-Each runs top to bottom in an empty folder, at its default preset, and is written back with its
-outputs and pictures. `--only=guide` chooses. Paths, times and what a machine says of itself are
-left out, so that a run elsewhere changes the results alone.
+Each notebook runs top to bottom in an empty folder, with its default preset, and is written back
+with its outputs and pictures. `--only=guide` selects one. Paths, times and machine-specific output
+are left out, so that a run on another machine changes only the results.
 """
 
 import argparse
@@ -34,17 +34,18 @@ _PROGRESS = re.compile(r"\bstep \d+ of \d+")
 def executed(
     notebook: NotebookNode, preset: str, folder: Path, env: Mapping[str, str]
 ) -> NotebookNode:
-    """Run a notebook top to bottom and return it with its outputs, stripped.
+    """Run a notebook top to bottom and return it with its stripped outputs.
 
     Args:
-        notebook: with one cell tagged `parameters` that sets `preset = "default"`; is not changed.
-        preset: what that cell says instead while it runs.
-        folder: where it runs.
-        env: the environment of its process.
+        notebook: a notebook with one cell tagged `parameters` that sets `preset = "default"`. It is
+            not modified.
+        preset: the preset to use while it runs.
+        folder: the folder to run in.
+        env: environment variables of its process.
 
     Raises:
         CellExecutionError: a cell fails.
-        ValueError: it has no such cell.
+        ValueError: the notebook has no such cell.
     """
     found = copy.deepcopy(notebook)
     cells = [cell for cell in found.cells if "parameters" in cell.metadata.get("tags", ())]
@@ -63,10 +64,10 @@ def executed(
 
 
 def stripped(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """Return a notebook without what differs from machine to machine in its outputs.
+    """Return a notebook without the machine-dependent parts of its outputs.
 
-    Standard error, with bars and warnings, and lines of progress are left out, and so is the HTML
-    beside a plain text. Paths, times and numbers of execution are made the same.
+    Standard error (progress bars and warnings), progress lines, and HTML that has a plain-text
+    alternative are removed. Paths, times and execution counts are normalised.
     """
     found = copy.deepcopy(notebook)
     found.metadata.pop("language_info", None)
@@ -99,7 +100,7 @@ def _make_alike(output: NotebookNode, folder: Path) -> None:
 
 
 def _small(png: str) -> str:
-    """Return a picture of 128 colours, which takes a fraction of the bytes; base64 both."""
+    """Return a picture reduced to 128 colours, a fraction of the bytes; both in base64."""
     image = Image.open(io.BytesIO(base64.b64decode(png)))
     if image.mode == "P":
         return png
@@ -117,7 +118,7 @@ def _anonymous(text: str, folder: Path) -> str:
 def main() -> None:
     """Run the notebooks and write them back."""
     parser = argparse.ArgumentParser(description="Run the notebooks and keep their outputs.")
-    parser.add_argument("--only", default="", help="names of notebooks, with commas between them")
+    parser.add_argument("--only", default="", help="comma-separated names of notebooks")
     only = [name for name in parser.parse_args().only.split(",") if name]
     paths = {path.stem: path for path in sorted(ROOT.glob("notebooks/*.ipynb"))}
     if unknown := set(only) - set(paths):

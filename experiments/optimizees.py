@@ -1,4 +1,4 @@
-"""What a learned optimizer is trained and scored on, out of a config; and how it is scored."""
+"""The settings in a config that learned optimizers are trained and scored on, and the scoring."""
 
 import functools
 import os
@@ -25,19 +25,19 @@ from metaguide.types import Optimizee
 ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jax.nn.tanh}
 
 CLASSES = 10
-"""Of MNIST and of its kin."""
+"""Number of classes in MNIST and its variants."""
 
 VALIDATION = 5
-"""One picture of training in so many is for validation."""
+"""One in this many training pictures is used for validation."""
 
 
 class Setting(NamedTuple):
-    """A distribution of functions to be minimised, in so many steps.
+    """A distribution of functions to minimise within a number of steps.
 
     Attributes:
         optimizee: the distribution.
-        data: by split, "train", "validation" and "test", what its functions are made of.
-        horizon: steps.
+        data: for each split, "train", "validation" and "test", the data its functions are made of.
+        horizon: number of steps.
     """
 
     optimizee: Optimizee
@@ -46,16 +46,16 @@ class Setting(NamedTuple):
 
 
 def setting_of(section: FrozenConfigDict) -> Setting:
-    """Build a setting.
+    """Build a setting from a section of the config.
 
     Args:
-        section: `functions` is "quadratic" (with `dim` and `variant`) or "pictures" (with
-            `pictures`, "mnist" or "fashion_mnist", `model`, `widths`, `activation` and `batch`);
-            `horizon`.
+        section: its `horizon` and `functions` are read; the latter is "quadratic" (with `dim` and
+            `variant`) or "pictures" (with `pictures`, "mnist" or "fashion_mnist", `model`,
+            `widths`, `activation` and `batch`).
 
     Raises:
-        ConfigError: a name in it is wrong.
-        MnistError: the pictures cannot be read, nor downloaded.
+        ConfigError: a name in it is unknown.
+        MnistError: the pictures can be neither read nor downloaded.
     """
     if section.functions == "quadratic":
         try:
@@ -86,7 +86,7 @@ def _model(section: FrozenConfigDict) -> Any:
 
 @functools.cache
 def _pictures(folder: Path | None, name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Read the pictures of each split; those for validation come out of the file of training."""
+    """Read the pictures of each split; validation pictures come from the training file."""
     files = {split: read_pictures(folder, name, split)._asdict() for split in ("train", "test")}
     order = np.random.default_rng(0).permutation(len(files["train"]["label"]))
     validation, train = np.split(order, [len(order) // VALIDATION])
@@ -106,16 +106,16 @@ def score(
     problems: int,
     chunk: int,
 ) -> Callable[[Any], Float[np.ndarray, "problems losses"]]:
-    """Build: what makes an optimizer -> its losses on saved problems, as one compiled program.
+    """Build a compiled function: parameters of an optimizer -> its losses on fixed problems.
 
     Args:
         setting: what is minimised.
-        optimizer_of: what makes an optimizer, such as θ or a rate -> the optimizer.
+        optimizer_of: (parameters such as θ or a rate) -> the optimizer.
         split: "validation" or "test".
-        seed: of the problems, which are a function of seed, split and number alone: the same
-            functions, starts and batches for every optimizer.
-        problems: how many.
-        chunk: problems side by side, which bounds memory.
+        seed: seed of the problems. They depend only on seed, split and index: every optimizer gets
+            the same functions, starts and batches.
+        problems: number of problems.
+        chunk: number of problems to run side by side, which bounds memory.
     """
     keys, data = episode_keys(seed, split, problems), jax.device_put(setting.data[split])
 
@@ -136,8 +136,9 @@ def score_cell(
     """Build `score` for a cell of a table.
 
     Args:
-        cell: reads `seed`, `validation_problems` or `test_problems`, and `setting.chunk`.
-        setting, optimizer_of, split: as of `score`.
+        cell: config whose `seed`, `validation_problems` or `test_problems`, and `setting.chunk` are
+            read.
+        setting, optimizer_of, split: as for `score`.
     """
     return score(
         setting,
@@ -154,18 +155,18 @@ def validation_score(
     setting: Setting,
     optimizer_of: Callable[[Any], optax.GradientTransformation],
 ) -> Callable[[Any], float]:
-    """Build: what makes an optimizer -> the mean log10 of its last loss on validation problems.
+    """Build a function: parameters of an optimizer -> mean log10 final loss on validation problems.
 
-    Learned optimizers are chosen by it and hand-made ones tuned.
+    It is used to choose learned optimizers and to tune hand-made ones.
 
     Args:
-        cell: reads `least`, `cap`, and what `score_cell` reads.
-        setting, optimizer_of: as of `score`.
+        cell: config whose `least` and `cap` are read, and what `score_cell` reads.
+        setting, optimizer_of: as for `score`.
     """
     losses = score_cell(cell, setting, optimizer_of, "validation")
     return lambda made_of: float(log10_of(losses(made_of)[:, -1], cell.least, cell.cap).mean())
 
 
 def log10_of(losses: Float[np.ndarray, "*n"], least: float, cap: float) -> Float[np.ndarray, "*n"]:
-    """Return log10 of losses brought into [least, cap]; `cap` for what is not a number."""
+    """Return log10 of losses clipped to [least, cap]; NaN counts as `cap`."""
     return np.log10(np.clip(np.where(np.isnan(losses), cap, losses), least, cap, dtype=np.float64))

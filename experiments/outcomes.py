@@ -1,4 +1,4 @@
-"""Outcomes on disk: what was scored is not scored again by a command that is started anew."""
+"""Outcomes on disk, so that a restarted command does not score anything twice."""
 
 import hashlib
 import time
@@ -16,14 +16,14 @@ from metaguide.parallel import is_first_process
 from metaguide.training.progress import say
 
 MOST = 256 * MIB
-"""Bytes of the arrays of one outcome."""
+"""Maximum bytes of the arrays of one outcome."""
 
 Outcome = Mapping[Adaptation, Mapping[str, np.ndarray]]
-"""What `Evaluator.run` returns."""
+"""The return value of `Evaluator.run`."""
 
 
 def digest(*parts: Any) -> str:
-    """Return a name for what an outcome depends on: other arrays, numbers or texts, another name.
+    """Return a name for what an outcome depends on; different inputs have different names.
 
     Args:
         parts: pytrees of arrays, numbers and texts.
@@ -41,14 +41,14 @@ def digest(*parts: Any) -> str:
 def kept(
     path: Path, ways: Collection[Adaptation], score: Callable[[], Outcome]
 ) -> tuple[Outcome, float]:
-    """Return an outcome, read from its file or scored and kept there, and the seconds it took.
+    """Return an outcome and the seconds it took; it is read from its file, or scored and saved.
 
-    A file that is damaged is scored anew, and replaced.
+    If the file is damaged, the outcome is scored again and the file replaced.
 
     Args:
-        path: of the file, named for all that the outcome depends on.
-        ways: whose outcomes it holds.
-        score: what there is no such file of.
+        path: the file, named after everything that the outcome depends on.
+        ways: the adaptations whose outcomes it holds.
+        score: function that computes the outcome if there is no such file.
     """
     try:
         found: dict[Adaptation, dict[str, np.ndarray]] = defaultdict(dict)
@@ -64,7 +64,7 @@ def kept(
     except FileNotFoundError:
         pass
     except (FileFault, LookupError, TypeError, ValueError) as error:
-        say(f"{path}: scored anew ({error})")
+        say(f"{path}: scored again ({error})")
     begun = time.perf_counter()
     outcome = score()
     seconds = time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""Self-supervised pre-training of the guide's encoder, on what the source domains show unlabelled.
+"""Self-supervised pre-training of the guide's encoder on unlabelled data of the source domains.
 
 python -m experiments.pretrain --workdir=runs/pretrain
 """
@@ -20,13 +20,13 @@ from metaguide.training.progress import say
 
 
 def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
-    """Build J(θ) = Σ λₜ Jₜ(θ) over the objectives whose weight is not 0.
+    """Build the minimisation of J(θ) = Σ λₜ Jₜ(θ) over the objectives with non-zero weight.
 
-    Objectives that need pictures are left out, with a line, where there are none.
+    Objectives that need pictures are left out with a message if there are none.
 
     Args:
-        config: reads its `pretrain`.
-        split: whose sources are read.
+        config: its `pretrain` is read.
+        split: the split whose sources are read.
 
     Returns:
         The stage.
@@ -78,7 +78,7 @@ def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Run the stage alone."""
+    """Run this stage alone."""
     run_stage(pretraining_stage, config, workdir, stage_before(config))
 
 

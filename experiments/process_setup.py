@@ -1,4 +1,4 @@
-"""What a process is set up with before it computes: devices, compiled programs, garbage."""
+"""Setup of a process before it computes: devices, compilation cache, garbage collection."""
 
 import gc
 import os
@@ -13,17 +13,17 @@ from metaguide.parallel import AUTO, connect, use_cpu_devices
 
 
 def set_up_devices(argv: Sequence[str]) -> None:
-    """Do what a command line asks for of devices and processes, before JAX is asked for one.
+    """Set up devices and processes as the command line asks, before JAX initialises them.
 
     Args:
-        argv: the whole command line, which `resolve` has found right.
+        argv: the complete command line, already checked by `resolve`.
 
     Raises:
-        ConfigError: if some of the flags that join processes are missing.
-        DeviceError: if there are no such devices, or the other processes cannot be joined.
+        ConfigError: some of the flags that join processes are missing.
+        DeviceError: there are no such devices, or the other processes cannot be joined.
     """
     values = device_flags()
-    values.set_gnu_getopt(True)  # a value may stand in the next word
+    values.set_gnu_getopt(True)  # a value may be the next argument
     values(argv, known_only=True)
     if values.cpu_devices is not None:
         use_cpu_devices(values.cpu_devices)
@@ -39,16 +39,16 @@ def set_up_devices(argv: Sequence[str]) -> None:
 
 
 def collect_seldom() -> None:
-    """Look for garbage in cycles a hundredth as often as Python does by default.
+    """Make Python collect garbage a hundred times less often than by default.
 
-    Tracing makes millions of objects that live on; looking through them is a fifth of its time.
+    Tracing creates millions of long-lived objects; scanning them takes a fifth of its time.
     """
     gc.freeze()
     gc.set_threshold(70_000)
 
 
 def enable_compilation_cache() -> Path:
-    """Keep compiled programs on disk, so that the next start of the same run need not compile.
+    """Keep compiled programs on disk, so that the next start of the same run skips compilation.
 
     Returns:
         The folder: `JAX_COMPILATION_CACHE_DIR`, or `metaguide/xla` in the user's cache folder.
@@ -57,7 +57,7 @@ def enable_compilation_cache() -> Path:
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     folder = Path(given or Path(home) / "metaguide" / "xla")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # The defaults skip what compiles in under a second: a start has hundreds of those.
+    # The defaults do not store programs that compile in under a second; a start has hundreds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

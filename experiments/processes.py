@@ -1,4 +1,4 @@
-"""The command that is running, and several of it side by side on one device, a part for each."""
+"""The running command, and its parts run side by side as processes on one device."""
 
 import os
 import shlex
@@ -11,11 +11,11 @@ from experiments.config_files import ConfigError
 from metaguide.training.progress import say
 
 LOG = "log.txt"
-"""In the folder of a part: what its process printed."""
+"""In the folder of a part: the output of its process."""
 
 
 def command_line() -> str:
-    """Return the command that is running, as one would type it."""
+    """Return the running command, as one would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name if module else Path(sys.argv[0]).name
     return shlex.join(["python", "-m", name, *sys.argv[1:]])
@@ -27,19 +27,19 @@ def flags_of(**fields: object) -> tuple[str, ...]:
 
 
 def in_processes(parts: Mapping[str, Sequence[str]], workdir: Path, processes: int) -> None:
-    """Run this very command once for each part, a few at a time, and wait for all of them.
+    """Run this same command once for each part, a few at a time, and wait for all of them.
 
-    Each process has an equal share of a GPU's memory. What one compiles or reads from files, the
-    device does not wait for: another one trains meanwhile.
+    Each process has an equal share of a GPU's memory. While one compiles or reads files, another
+    one trains, so the device does not wait.
 
     Args:
-        parts: the flags by which the command does one part alone, by the name of its folder.
-        workdir: of the command; what a part prints goes to `WORKDIR/NAME/log.txt`.
-        processes: how many run at a time.
+        parts: for each folder name, the flags with which the command runs that part alone.
+        workdir: work folder of the command; the output of a part goes to `WORKDIR/NAME/log.txt`.
+        processes: number of processes that run at a time.
 
     Raises:
-        ConfigError: some parts failed; names each with the last line of its log. The others are
-            done.
+        ConfigError: some parts failed; the message names each with the last line of its log. The
+            others are done.
     """
     main = sys.modules["__main__"].__spec__
     command = [sys.executable, *(["-m", main.name] if main else [sys.argv[0]]), *sys.argv[1:]]
@@ -79,12 +79,12 @@ def in_processes(parts: Mapping[str, Sequence[str]], workdir: Path, processes: i
     if failed:
         logs = shlex.quote(str(workdir / "*" / "*" / LOG))
         raise ConfigError(
-            f"{len(failed)} of {len(parts)} parts failed: {'; '.join(failed)}; the whole text is "
-            f"in {logs}. Started again, the command goes on with these"
+            f"{len(failed)} of {len(parts)} parts failed: {'; '.join(failed)}; the full logs are "
+            f"in {logs}. Run the command again to retry these"
         )
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a text that is not blank; "" where there is none."""
+    """Return the last non-blank line of a text file; "" if there is none."""
     lines = path.read_text("utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""What the fields of a config may hold, as data that stand beside the config."""
+"""Valid values of config fields, declared as data next to the config."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -6,18 +6,19 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeVar
 
 LARGEST = 2**31 - 1
-"""What a step, a seed and a size can be at most."""
+"""Largest valid step, seed or size."""
 
 
 class Range(NamedTuple):
-    """What a field may hold.
+    """The valid values of a field.
 
     Attributes:
-        words: what to give, such as "a whole number from 1 on".
-        holds: value -> whether the field may have it.
-        required: whether every config has to have the field.
-        late: whether what reads the field refuses it too, in words that say more of it, though
-            after a work folder was made: a command is checked here, a call of `resolve` there.
+        words: description for error messages, such as "a whole number of at least 1".
+        holds: value -> whether it is valid.
+        required: whether every config must have the field.
+        late: whether the code that reads the field refuses bad values too. Its message says more,
+            but comes after a work folder was created. A command checks the field here; a call of
+            `resolve` leaves it to that code.
     """
 
     words: str
@@ -27,14 +28,14 @@ class Range(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """What two fields have to be to one another.
+    """A relation that must hold between two fields.
 
     Attributes:
         field: a pattern of dotted names.
-        other: a dotted name; one that begins with a dot is beside the field.
-        words: what to give for `field`, before the name and the value of `other`.
+        other: a dotted name; one that begins with a dot is in the same section as the field.
+        words: description of valid values, followed in messages by the name and value of `other`.
         holds: (value, value of the other) -> whether they fit.
-        late: as of `Range`.
+        late: as in `Range`.
     """
 
     field: str
@@ -48,8 +49,8 @@ Rule = TypeVar("Rule", Range, Relation)
 
 
 def integer(least: int, most: int = LARGEST) -> Range:
-    """Return: whole numbers from `least` to `most`."""
-    words = f"from {least} on" if most == LARGEST else f"from {least} to {most}"
+    """Return a range of whole numbers from `least` to `most`."""
+    words = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
     return Range(
         f"a whole number {words}",
         lambda value: _is_number(value, int) and least <= value <= most,
@@ -57,22 +58,22 @@ def integer(least: int, most: int = LARGEST) -> Range:
 
 
 def positive() -> Range:
-    """Return: finite numbers above 0."""
+    """Return a range of finite numbers above 0."""
     return Range(
         "a positive number", lambda value: _is_number(value) and 0 < value and math.isfinite(value)
     )
 
 
 def at_least_0() -> Range:
-    """Return: finite numbers that are not negative."""
+    """Return a range of finite non-negative numbers."""
     return Range(
-        "a number from 0 on",
+        "a number of at least 0",
         lambda value: _is_number(value) and 0 <= value and math.isfinite(value),
     )
 
 
 def share(*, zero: bool = True, one: bool = True) -> Range:
-    """Return: numbers from 0 to 1, with or without either."""
+    """Return a range of numbers from 0 to 1, with or without either end."""
     left_out = " or ".join([*([] if zero else ["0"]), *([] if one else ["1"])])
 
     def holds(value: Any) -> bool:
@@ -82,23 +83,23 @@ def share(*, zero: bool = True, one: bool = True) -> Range:
 
 
 def one_of(*names: str) -> Range:
-    """Return: one of some names."""
+    """Return a range whose values are the given names."""
     shown = ", ".join(name or '""' for name in names)
     return late(Range(f"one of {shown}", lambda value: isinstance(value, str) and value in names))
 
 
 def text() -> Range:
-    """Return: any text."""
+    """Return a range of all texts."""
     return Range("a text", lambda value: isinstance(value, str))
 
 
 def switch() -> Range:
-    """Return: True or False."""
+    """Return a range of True and False."""
     return Range("True or False", lambda value: isinstance(value, bool))
 
 
 def several(each: Range, least: int = 1, most: int = LARGEST) -> Range:
-    """Return: a tuple of so many values, each of which is in a range."""
+    """Return a range of tuples of `least` to `most` values, each in the range `each`."""
     many = f"{least} to {most}" if most < LARGEST else ("any number of", "one or more")[least > 0]
     return Range(
         f"a tuple of {many} values, each {each.words}",
@@ -112,22 +113,22 @@ def several(each: Range, least: int = 1, most: int = LARGEST) -> Range:
 
 
 def optional(one: Range) -> Range:
-    """Return a range of a field that a config may do without."""
+    """Return the same range for a field that a config may omit."""
     return one._replace(required=False)
 
 
 def late(one: Rule) -> Rule:
-    """Return a range or a relation that what reads the field holds to as well."""
+    """Return a range or relation that the code reading the field also enforces."""
     return one._replace(late=True)
 
 
 def multiple(field: str, other: str) -> Relation:
-    """Return: `field` is a multiple of `other`, where that is not 0."""
+    """Return the relation that `field` is a multiple of `other`, unless that is 0."""
     return Relation(field, other, "a multiple of", lambda value, of: not of or value % of == 0)
 
 
 def at_most(field: str, other: str) -> Relation:
-    """Return: `field`, or what it holds the most of, is no more than `other`."""
+    """Return the relation that `field`, or its largest element, is at most `other`."""
     return Relation(
         field,
         other,
@@ -137,11 +138,11 @@ def at_most(field: str, other: str) -> Relation:
 
 
 def lacking(flat: Mapping[str, Any], ranges: Mapping[str, Range]) -> list[str]:
-    """Return the fields that a config has to have, and has not.
+    """Return the required fields that a config lacks.
 
     Args:
-        flat: the config's values by dotted name.
-        ranges: by pattern of dotted names; a pattern is no field.
+        flat: the config's values, keyed by dotted name.
+        ranges: ranges keyed by pattern of dotted names; patterns with wildcards are not fields.
     """
     return [
         name
@@ -156,13 +157,13 @@ def faults(
     relations: tuple[Relation, ...] = (),
     late: bool = True,
 ) -> Iterator[str]:
-    """Yield what is wrong with the values of a config: "FIELD=VALUE: give ..." each.
+    """Yield an error message "FIELD=VALUE: give ..." for each invalid value of a config.
 
     Args:
-        flat: the config's values by dotted name.
-        ranges: by pattern of dotted names. The first one that matches a field is its.
-        relations: between fields; they are looked at where each by itself is right.
-        late: whether to look at late fields too; see `Range`.
+        flat: the config's values, keyed by dotted name.
+        ranges: ranges keyed by pattern of dotted names; the first match applies to a field.
+        relations: relations between fields, checked only if all fields are valid.
+        late: whether to check late fields too; see `Range`.
     """
     wrong = False
     for name, value in flat.items():
@@ -181,13 +182,13 @@ def faults(
 
 
 def range_of(name: str, ranges: Mapping[str, Range]) -> Range | None:
-    """Return the range of a field by its dotted name, None where nothing is said of it."""
+    """Return the range of a field by its dotted name; None if it has none."""
     if name in ranges:
         return ranges[name]
     return next((one for field, one in ranges.items() if fnmatchcase(name, field)), None)
 
 
 def _is_number(value: Any, kind: type = object) -> bool:
-    """Return whether a value is a number, a whole one where `kind` is int; True is none."""
+    """Return whether a value is a number, of type `kind`; True and False are not numbers."""
     known = int if kind is int else int | float
     return isinstance(value, known) and not isinstance(value, bool)

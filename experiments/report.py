@@ -1,4 +1,4 @@
-"""Make the report of a finished run again: `python -m experiments.report RUN`."""
+"""Rebuild the report of a finished run: `python -m experiments.report RUN`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from metaguide.training.progress import say
 
 
 def main(argv: Sequence[str]) -> None:
-    """Make the report of the run in the folder that the command line names.
+    """Rebuild the report of the run in the folder that the command line names.
 
     Raises:
-        ConfigError: another command line.
+        ConfigError: the command line is not of this form.
         ResultsError: there are no results in the folder.
     """
     if len(argv) != 2 or argv[1].startswith("-"):

@@ -1,4 +1,4 @@
-"""The folder of a run: the config that it is of, and who works in it."""
+"""The folder of a run: which config it belongs to, and which process works in it."""
 
 import json
 import os
@@ -19,27 +19,28 @@ HARMLESS = ("preset", "log_every", "checkpoint_every", "compilation")
 """Fields that may differ between two runs in one work folder; see `write_config`."""
 
 KEPT = frozenset({"outcome.npz", "results.json"})
-"""Files that a work folder is kept for, beside checkpoints."""
+"""Files, in addition to checkpoints, that make a work folder worth keeping."""
 
 CONFIG = "config.json"
-"""In a work folder: the config of its run."""
+"""File in a work folder with the config of its run."""
 
 
 def write_config(
     config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
 ) -> None:
-    """Claim `workdir` for `config`, whose `config.json` it writes there, atomically.
+    """Claim `workdir` for `config` by atomically writing `config.json` there.
 
-    All of several processes have to call it; the first one writes.
+    If there are several processes, all must call this function; the first one writes.
 
     Args:
         config: a resolved config.
-        workdir: made where it is missing.
-        harmless: fields that may have changed since the folder's last run: a dotted name, the
-            name of a section, or the last part of a name.
+        workdir: the work folder; created if missing.
+        harmless: fields that may have changed since the folder's last run: dotted names, names of
+            sections, or last parts of names.
 
     Raises:
-        ConfigError: if the folder holds a run under another config; names fields and the fix.
+        ConfigError: the folder holds a run with another config; the message names the fields and
+            the fix.
     """
     check_config(config, workdir, harmless=harmless)
     if is_first_process():
@@ -51,7 +52,7 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
     """Claim `workdir` for `config`, as `write_config` does, and for this process alone.
 
     Raises:
-        ConfigError: as of `write_config`.
+        ConfigError: as for `write_config`.
         FolderHeld: another process works in the folder.
     """
     with held(workdir) if is_first_process() else nullcontext():
@@ -64,7 +65,7 @@ def check_config(
 ) -> None:
     """Refuse a work folder with a run of another config, as `write_config` does.
 
-    A folder in which nothing was finished, no checkpoint and no outcome, is free for any config.
+    A folder in which nothing was finished, neither a checkpoint nor an outcome, accepts any config.
     """
     path = workdir / CONFIG
     new = flat(_through_json(config.to_dict()))
@@ -83,11 +84,11 @@ def check_config(
 
 
 def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] = HARMLESS) -> str:
-    """Return a short name of all that a run depends on: other configs have other ones.
+    """Return a short name for everything a run depends on; different configs differ in it.
 
     Args:
         config: a resolved config.
-        harmless: fields that make no difference, as of `write_config`.
+        harmless: fields that make no difference, as for `write_config`.
     """
     fields = flat(_through_json(config.to_dict()))
     kept = {name: value for name, value in fields.items() if not _is_among(name, harmless)}
@@ -95,15 +96,15 @@ def identity(config: ConfigDict | FrozenConfigDict, *, harmless: Sequence[str] =
 
 
 def read_config(workdir: Path) -> FrozenConfigDict:
-    """Return the config that `write_config` left in `workdir`, sequences as tuples.
+    """Return the config that `write_config` wrote to `workdir`, with sequences as tuples.
 
     Raises:
-        ConfigError: if there is none, or it is damaged.
+        ConfigError: there is none, or it is damaged.
     """
     path = workdir / CONFIG
     try:
         return FrozenConfigDict(_tuples(_read(path)))
-    except (TypeError, ValueError) as error:  # such as a table in a list, which no config has
+    except (TypeError, ValueError) as error:  # such as a dict in a list, which no config has
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a config ({error}); delete that folder") from error
@@ -114,7 +115,7 @@ def _is_among(name: str, fields: Sequence[str]) -> bool:
 
 
 def _has_kept(workdir: Path) -> bool:
-    """Return whether anything in a work folder would be lost with it, or could be mixed up."""
+    """Return whether a work folder has anything that could be lost, or mixed with another run."""
     return any(
         KEPT.intersection(files) or (Path(folder).name == FOLDER and folders)
         for folder, folders, files in os.walk(workdir)

@@ -1,4 +1,4 @@
-"""How a module is run: under its command line's settings, with one line for what can be fixed."""
+"""Running of a module under its command line's settings, with one-line errors for the user."""
 
 import errno
 import signal
@@ -46,13 +46,13 @@ FLAGS = {
     EpisodeError: "the config sets them, see --help",
     FolderHeld: "such as --workdir=FOLDER",
 }
-"""What sets the arguments that an error of the library names."""
+"""For errors of the library that name an argument: the flag that sets it."""
 
 OF_THE_SYSTEM = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EEXIST")
 )
-"""Errors that say something of a disk or its folders, and nothing of the program."""
+"""Errors that concern a disk or its folders rather than the program."""
 
 
 def run(
@@ -64,14 +64,14 @@ def run(
 ) -> None:
     """Run an experiment module: `main(config, workdir)` under the command line's settings.
 
-    An error that the user can fix (`USER_ERRORS`) is one line on stderr and exit code 2; every
-    other one keeps its traceback.
+    An error that the user can fix (`USER_ERRORS`) is printed as one line on stderr, with exit code
+    2. Any other error keeps its traceback.
 
     Args:
-        main: gets the resolved config and the work folder.
-        default: the config file where `--config` is not given; see `find_config`.
-        workdir: the work folder where `--workdir` is not given.
-        argv: the command line, program name first; that of the process by default.
+        main: called with the resolved config and the work folder.
+        default: config file to use if `--config` is not given; see `find_config`.
+        workdir: work folder to use if `--workdir` is not given.
+        argv: the command line, program name first; by default that of the process.
     """
     own = argv is None
     if own:
@@ -88,12 +88,12 @@ def run(
         enable_compilation_cache()
         check_agreed(
             (config.to_json_best_effort(), str(folder)),
-            "the processes have different configs or work folders; start the same command for "
-            "each, but for --process",
+            "the processes have different configs or work folders; start all of them with the same "
+            "command, except for --process",
         )
         with stopping_at_once():
             main(config, folder)
-        check_agreed("done", "")  # the first process may still be writing what the others are not
+        check_agreed("done", "")  # the first process may still be writing files
     except USER_ERRORS as error:
         refuse(error, FLAGS.get(type(error), ""))
     except OSError as error:
@@ -104,16 +104,16 @@ def run(
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         said = f"{stop}; " if str(stop) else ""
-        where = f"{said}the same command goes on from the last checkpoint"
+        where = f"{said}the same command resumes from the last checkpoint"
         print(f"stopped by {signal.Signals(number).name}: {where}", file=sys.stderr)
         sys.exit(128 + number)
 
 
 def _of_the_system(error: OSError) -> str:
-    """Return what the system refused, where, and that nothing is lost by it, in one line."""
+    """Return one line on what the system refused and where, and that nothing is lost."""
     where = " -> ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
     return (
         f"{where + ': ' if where else ''}{(error.strerror or str(error)).lower()}; free space, "
-        "allow it, move that file away or give another --workdir: what the run has kept is whole, "
-        "and the same command goes on from there"
+        "grant access, move that file away or give another --workdir. What the run has saved is "
+        "intact, and the same command resumes from there"
     )

@@ -1,4 +1,4 @@
-"""The guide at work on a held-out domain, as the report shows it: examples it did not adapt to."""
+"""The guide at work on a held-out domain, for the report: examples it was not adapted to."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -22,31 +22,31 @@ from metaguide.tasks import TASKS
 Example = TypeVar("Example", Product, Review, Question)
 
 SHOWN = 8
-"""Products and reviews shown a domain."""
+"""Number of products and reviews shown per domain."""
 
 
 def showcase(guide: Guide, split: DomainSplit, shots: int = 5, seed: int = 0) -> list[Showcase]:
     """Adapt to every held-out domain and ask about examples that were not adapted to.
 
     Args:
-        guide: from `metaguide.load`.
-        split: whose held-out domains are shown.
-        shots: examples adapted to, fewer where a domain has not as many.
-        seed: of what is drawn.
+        guide: the return value of `metaguide.load`.
+        split: the split whose held-out domains are shown.
+        shots: number of examples to adapt to; fewer if a domain does not have as many.
+        seed: seed for drawing the examples.
 
     Returns:
-        An exhibit a domain: `domain`, `note`, and of `products`, `reviews`, `questions` and
-        `recommendation` what the domain has.
+        One showcase per domain, with `domain`, `note` and, as far as the domain has them,
+        `products`, `reviews`, `questions` and `recommendation`.
     """
     shown = []
     for domain in split.held_out:
         adapted = guide.adapt(domain, shots, seed)
-        # Without examples of a task the guide answers too, but there is nothing to ask about.
+        # The guide also answers without examples of a task, but then there is nothing to ask about.
         tasks = [task for task in adapted.adapted if TASKS[task].has_examples(domain)]
         methods = ", ".join(f"{task}: {guide.serving[task].method}" for task in tasks)
         exhibit: Showcase = {
             "domain": domain.name,
-            "note": f"{shots} shots; what did best on the validation domains serves: {methods}",
+            "note": f"{shots} shots; methods, chosen on the validation domains: {methods}",
         }
         rng = np.random.default_rng(seed)
         if "classification" in tasks:
@@ -114,7 +114,7 @@ def _questions(adapted: AdaptedGuide, rng) -> list[QuestionShown]:
 
 
 def _recommendation(adapted: AdaptedGuide, domain: Domain, rng) -> RecommendationShown:
-    """Show one user: some products, what is recommended, and the next one, which was taken."""
+    """Show one user: some products taken, what is recommended, and the product taken next."""
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     user = users[int(rng.integers(len(users)))]
     *before, target = user.products

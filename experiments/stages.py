@@ -1,4 +1,4 @@
-"""What pre-training, multi-task training and meta-training share: one stage, one folder."""
+"""Common code of pre-training, multi-task training and meta-training: one stage, one folder."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,16 +35,16 @@ from metaguide.types import Params
 
 
 class Stage(NamedTuple):
-    """One training stage: a program, and the data it reads; any seed may run it from any start.
+    """One training stage: a program and the data it reads; it can run with any seed from any start.
 
     Attributes:
-        name: "pretrain", "multitask" or "metatrain", which names its section of the config.
-        learner: of meta-training; "" elsewhere.
-        steps: how many it takes.
-        step: what is compiled.
-        data: by objective, on the devices.
+        name: "pretrain", "multitask" or "metatrain", also the name of its config section.
+        learner: the learner of meta-training; "" in other stages.
+        steps: number of steps.
+        step: the function that is compiled.
+        data: data of each objective, on the devices.
         init: (meta, seed) -> the state before the first step, on the devices.
-        rule: of the learned optimizer that is trained in it; None where there is none.
+        rule: rule of the learned optimizer trained in this stage; None if there is none.
     """
 
     name: str
@@ -69,19 +69,19 @@ def build_stage(
     """Build a stage; nothing is compiled yet.
 
     Args:
-        config: whose section `name` says how many steps, and at what rate.
+        config: config whose section `name` sets the number of steps and the learning rate.
         name: "pretrain", "multitask" or "metatrain".
-        gradients: of what to minimise, by name of the objective.
-        data: arrays by objective; they are put on the devices once.
-        weighting: of the objectives.
-        learner: of meta-training.
-        shared: what the gradients share their tasks over, from `shared_by`.
-        trained: the learned optimizer of the learner, as its training here starts.
+        gradients: gradient of each objective to minimise, keyed by name.
+        data: arrays of each objective; they are put on the devices once.
+        weighting: weighting of the objectives.
+        learner: the learner, for meta-training.
+        shared: mesh over which the gradients share their tasks, from `shared_by`.
+        trained: the learner's optimizer, as it is at the start of this stage.
     """
     section, mesh = config[name], tasks_mesh()
     optimizer = adamw(section.learning_rate, section.steps, section.get("weight_decay", 0.0))
     if trained is not None:
-        # Held parameters have no gradient, but AdamW would keep a state of them, and decay them.
+        # Fixed parameters have no gradient, but AdamW would keep state for them and decay them.
         rule_optimizer = adamw(section.rule_learning_rate, section.steps, 0.0)
         optimizer = optax.partition(
             {"start": optax.set_to_zero(), "rule": rule_optimizer},
@@ -98,16 +98,16 @@ def build_stage(
 
 
 def shared_by(meta_batch_size: int) -> Mesh | None:
-    """Return the mesh of all devices where they divide the tasks of a step.
+    """Return the mesh of all devices if their number divides the tasks of a step.
 
-    None where they do not: each device then has all tasks, and no time is saved.
+    Otherwise return None: each device then computes all tasks, and no time is saved.
     """
     mesh = tasks_mesh()
     return mesh if meta_batch_size % mesh.size == 0 else None
 
 
 def compile_stage(stage: Stage, meta: Params) -> None:
-    """Compile a stage's step ahead of its first one, for meta-parameters of the shape of `meta`."""
+    """Compile a stage's step before its first call, for meta-parameters shaped like `meta`."""
     stage.step.compile(stage.init(meta, 0), stage.data)
 
 
@@ -120,17 +120,17 @@ def train_stage(
     workdir: Path,
     seed: int,
 ) -> Params:
-    """Train one stage to its end in its own folder, or go on where it stopped.
+    """Train one stage to its end in its own folder, resuming where it stopped.
 
-    A learned optimizer is left there too: `metaguide.optimizers.load(workdir)` reads it.
+    A learned optimizer is also saved there, to be read by `metaguide.optimizers.load(workdir)`.
 
     Args:
-        stage: what to train.
-        meta: what is learned, as it starts.
-        config: the whole config, written beside the checkpoints.
-        split: whose tokenizer is kept with the checkpoints.
+        stage: the stage to train.
+        meta: initial meta-parameters.
+        config: the complete config, saved next to the checkpoints.
+        split: the split whose tokenizer is saved with the checkpoints.
         workdir: the stage's folder.
-        seed: of the training.
+        seed: seed of the training.
 
     Returns:
         The trained meta-parameters.
@@ -175,9 +175,9 @@ def run_stage(
 
     Args:
         build: (config, split) -> the stage.
-        config: resolved.
-        workdir: of the stage.
-        before: from `stage_before`.
+        config: a resolved config.
+        workdir: work folder of the stage.
+        before: the return value of `stage_before`.
     """
     split = split_of_stage(config, workdir)
     meta, _ = start(config, split, before)
@@ -194,7 +194,7 @@ def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransfo
     """Return AdamW with a warm-up of a tenth of the steps, a cosine to 0, and clipped gradients."""
     warm = max(1, steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
-    # Over one vector: kernels of its own for each of a hundred leaves take seconds to compile.
+    # Over one flat vector, since separate kernels for a hundred leaves take seconds to compile.
     return optax.flatten(
         optax.chain(
             optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
@@ -203,7 +203,7 @@ def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransfo
 
 
 def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> Weighting:
-    """Return the weighting of the objectives `names` that a config asks for."""
+    """Return the weighting of the objectives `names` that a config specifies."""
     if kind == "uncertainty":
         return uncertainty(names)
     if kind != "fixed":
@@ -212,10 +212,10 @@ def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> W
 
 
 def stage_before(config: FrozenConfigDict) -> RunConfig | None:
-    """Read what the stage that `init_from` names says of itself; None where it names none.
+    """Read the run config of the stage that `init_from` names; return None if it names none.
 
     Raises:
-        ConfigError: the folder that it names is not that of a stage.
+        ConfigError: the folder is not that of a stage.
     """
     if not config.init_from:
         return None
@@ -233,12 +233,12 @@ def start(
 ) -> tuple[Params, Rule | None]:
     """Return the meta-parameters that a stage run alone starts from: `init_from`, or random.
 
-    The rule is that of the learned optimizer among them, where there is one.
+    The rule is that of the learned optimizer among them, if there is one.
 
     Args:
-        config: reads its `init_from` and `seed`.
-        split: whose model they are of.
-        before: from `stage_before`.
+        config: its `init_from` and `seed` are read.
+        split: the split whose model the parameters belong to.
+        before: the return value of `stage_before`.
     """
     meta = random_start(split, config.seed)
     if before is None:
@@ -247,9 +247,9 @@ def start(
 
 
 def random_start(split: DomainSplit, seed: int) -> Params:
-    """Return fresh meta-parameters, another set for each seed."""
+    """Return fresh meta-parameters, which differ from seed to seed."""
     meta = {"params": init_params(split.model, jax.random.key(1000 + seed))}
-    # Placed as training leaves it, so that no program is compiled twice for where its input lies.
+    # Placed as after training, so that no program is compiled twice for different input placements.
     return replicate(meta, tasks_mesh())
 
 
@@ -257,9 +257,9 @@ def split_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
     """Prepare the domains of a stage run alone, with the tokenizer of the stage it starts from.
 
     Raises:
-        ConfigError: the folder holds a run of another config, or `init_from` is no stage's.
+        ConfigError: the folder holds a run of another config, or `init_from` is not a stage's.
     """
-    # First, for `prepare` makes anew what was made there for other data.
+    # Check first, because `prepare` replaces what was made there for other data.
     check_config(config, workdir)
     tokenizer = None
     if config.init_from:

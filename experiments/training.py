@@ -1,4 +1,4 @@
-"""Training on one objective in a folder of its own: a cell of a table, or a learned optimizer."""
+"""Training on one objective in its own folder: a cell of a table, or a learned optimizer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,16 +22,16 @@ from metaguide.types import Params
 
 
 class Training(NamedTuple):
-    """What is trained: one objective, from where, over what data.
+    """One training: its objective, start and data.
 
     Attributes:
-        objective: its name in the metrics.
-        gradient: of it.
-        meta: what is learned, as it starts; of trainings side by side a list.
-        data: what the gradient reads.
-        optimizer: over the meta-parameters.
-        key: of the training; of trainings side by side stacked.
-        carry: what a `Carrying` gradient starts with.
+        objective: name of the objective in the metrics.
+        gradient: gradient of the objective.
+        meta: initial meta-parameters; a list for trainings that run side by side.
+        data: data that the gradient reads.
+        optimizer: optimizer of the meta-parameters.
+        key: random key; stacked for trainings that run side by side.
+        carry: initial carry of a `Carrying` gradient.
     """
 
     objective: str
@@ -53,14 +53,14 @@ def schedule_of(
     """Return the schedule of a section of the config.
 
     Args:
-        section: reads `log_every` and the field that `checkpoints` names.
-        where: the section stands in the config, for messages.
-        steps: how many in all.
-        steps_per_call: steps a call.
-        checkpoints: the field that says how many steps are between two of them.
+        section: its `log_every` and the field that `checkpoints` names are read.
+        where: dotted name of the section, for messages.
+        steps: total number of steps.
+        steps_per_call: steps per call of the program.
+        checkpoints: name of the field with the number of steps between two checkpoints.
 
     Raises:
-        ConfigError: lines or checkpoints that are not after whole calls.
+        ConfigError: log lines or checkpoints do not fall on the end of a call.
     """
     for field in ("log_every", checkpoints):
         if section[field] % steps_per_call:
@@ -84,28 +84,28 @@ def train_alone(
     about: About | Sequence[About],
     on_checkpoint: Callable[[TrainState], None] | None = None,
 ) -> Params:
-    """Train in a folder of its own, or go on where it stopped.
+    """Train in a separate folder, resuming where it stopped.
 
-    Several trainings go side by side in one program where there are several folders.
+    If there are several folders, one program runs a training for each, side by side.
 
     Args:
-        training: what is trained.
-        schedule: for how long.
-        workdir: of this training alone, or of each.
-        mesh: of the devices that share the tasks.
+        training: what to train.
+        schedule: for how long to train.
+        workdir: folder of this training alone, or of each training.
+        mesh: mesh of the devices that share the tasks.
         parallel: "jit" or "pmap".
-        where: the section of the config that it reads, for messages.
-        name: in messages.
-        hint: what to do where training diverges.
-        about: what checkpoints say of this training, or of each, as of `loop.train`.
-        on_checkpoint: as of `loop.train`.
+        where: name of the config section it depends on, for messages.
+        name: name of the training in messages.
+        hint: what to do if training diverges.
+        about: what checkpoints record about this training, or about each, as for `loop.train`.
+        on_checkpoint: as for `loop.train`.
 
     Returns:
-        The meta-parameters, whole on each device of this process, with a leading axis of the
-        trainings where there are several.
+        The meta-parameters, replicated on each device of this process, with a leading axis over the
+        trainings if there are several.
 
     Raises:
-        ConfigError: steps that calls do not divide, or another way of going parallel.
+        ConfigError: the steps per call do not divide the steps, or `parallel` is unknown.
     """
     seeds = None if isinstance(workdir, Path) else len(workdir)
     weighting = fixed({training.objective: 1.0})

@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios measured in one run; each prints a table and writes JSON rows."""
+"""Benchmarks of speed and memory: ratios measured in one run, as a table and JSON rows."""

@@ -1,6 +1,6 @@
 """The meta-gradient of the LSTM optimizer on quadratics in PyTorch, problem by problem or batched.
 
-This module needs PyTorch: a benchmark imports it in the function that builds a system.
+This module needs PyTorch, so benchmarks import it only in the functions that build a system.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from experiments.benchmarks.workloads import OUTER_RATE, Inputs
 
 TO_TORCH = [0, 1, 3, 2]
-"""Gates i, f, o, new in PyTorch's order, and the way back."""
+"""Permutation of the gates i, f, o, new into PyTorch's order, and its inverse."""
 
 
 class Lstm(nn.Module):
-    """`metaguide.optimizers.lstm`: a stack of cells on log |g| and sign, and a linear output."""
+    """`metaguide.optimizers.lstm`: LSTM cells on log |g| and sign, and a linear output."""
 
     def __init__(self, theta: dict[str, np.ndarray], p: float, scale: float):
         super().__init__()
@@ -52,7 +52,7 @@ class Lstm(nn.Module):
         return self.scale * (x @ self.output), after
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Return the gradients by the names of θ, in JAX's layout."""
+        """Return the gradients keyed by the names of θ, in JAX's layout."""
         grads = {name: cast("Tensor", one.grad) for name, one in self.named_parameters()}
         found = {"output": grads["output"]}
         for i in range(len(self.cells)):
@@ -70,15 +70,15 @@ def in_gates(rows: Tensor) -> Tensor:
 def window(net: Lstm, w: Tensor, y: Tensor, theta: Tensor, steps: int) -> Tensor:
     """Return the mean over a window of the sum over problems of ‖W θ − y‖² after each step.
 
-    The gradient that the rule reads is written out, from the residual that the loss has already:
-    autograd inside of autograd takes longer.
+    The gradient that the rule reads is computed explicitly from the residual, which the loss needs
+    anyway; nested autograd takes longer.
 
     Args:
         net: the rule.
-        w: [problems, dim, dim].
-        y: [problems, dim].
-        theta: start, [problems, dim].
-        steps: of the window.
+        w: matrices, [problems, dim, dim].
+        y: targets, [problems, dim].
+        theta: starting points, [problems, dim].
+        steps: steps of the window.
     """
     memory: list = [None for _ in net.cells]
     residual = torch.bmm(w, theta[..., None])[..., 0] - y
@@ -93,12 +93,12 @@ def window(net: Lstm, w: Tensor, y: Tensor, theta: Tensor, steps: int) -> Tensor
 
 
 def prepare(peer: str, inputs: Inputs, device: str = "cpu") -> tuple[Lstm, Callable[[], None]]:
-    """Return a peer's rule and the function that leaves the meta-gradient in its `grad`.
+    """Return a peer's rule and a function that stores the meta-gradient in its `grad`.
 
     Args:
         peer: "torch-loop", one problem after the other, or "torch-batched", all at once.
-        inputs: `theta` by name, `w`, `y` and `start` of the problems, `steps`, `p` and `scale`;
-            float64 arrays are computed with as float64.
+        inputs: `theta` keyed by name; `w`, `y` and `start` of the problems; `steps`, `p` and
+            `scale`. With float64 arrays the computation is in float64.
         device: "cpu" or "cuda".
     """
     net = Lstm(inputs["theta"], inputs["p"], inputs["scale"]).to(device)
@@ -115,14 +115,14 @@ def prepare(peer: str, inputs: Inputs, device: str = "cpu") -> tuple[Lstm, Calla
 
 
 def meta_gradient(peer: str, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return a peer's gradient of the mean loss by the names of θ; arguments as of `prepare`."""
+    """Return a peer's gradient of the mean loss keyed by the names of θ; see `prepare`."""
     net, backward = prepare(peer, inputs)
     backward()
     return net.gradients()
 
 
 def build(peer: str, inputs: Inputs, threads: int, device: str = "cpu") -> Callable[[], None]:
-    """Return a function that takes a peer's whole meta-step; other arguments as of `prepare`."""
+    """Return a function that runs a peer's complete meta-step; for the arguments see `prepare`."""
     torch.set_num_threads(threads)
     net, backward = prepare(peer, inputs, device)
     learned = [value for value in net.parameters() if value.requires_grad]

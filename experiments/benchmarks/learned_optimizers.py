@@ -1,21 +1,22 @@
-"""Learned optimizers beside PyTorch, hand-written code and Adam, in one run.
+"""Learned optimizers against PyTorch, hand-written code and Adam, in one run.
 
 python -m experiments.benchmarks.learned_optimizers --output=learned_optimizers.json
 
-Each system runs in a process of its own, as `experiments.benchmarks.measure` has it; before
-anything is timed, what ought to be equal is compared in float64. With the extra `bench` PyTorch is
-timed too.
+Each system runs in a separate process, as described in `experiments.benchmarks.measure`. Before
+anything is timed, results that must be equal are compared in float64. With the extra `bench`,
+PyTorch is timed too.
 
-- `quadratics`: a meta-training step of the LSTM rule on 128 quadratics of 10 coordinates, a window
-  of 20 steps, first order. Ours has a CPU device a core, or one device and one thread as the peers
-  have; `torch-batched-all-cores` has the threads of all cores.
-- `update-lstm`: an update of a million parameters, beside the same rule written for a flat array.
-- `update-mlp`: the same with the perceptron and the HyperNetwork's rule, beside `optax.adam`.
-- `memory`: of the compiled programs, by XLA's own count and not by the process's: an update over
-  its state, a window of 200 steps with rematerialisation over one of 20. Nothing is run.
+- `quadratics`: a meta-training step of the LSTM rule on 128 quadratics of 10 coordinates, with a
+  window of 20 steps, first order. Ours has one CPU device per core, or one device and one thread,
+  like the peers; `torch-batched-all-cores` has threads on all cores.
+- `update-lstm`: an update of a million parameters, against the same rule written for a flat array.
+- `update-mlp`: the same with the perceptron and the HyperNetwork rule, against `optax.adam`.
+- `memory`: memory of the compiled programs, as counted by XLA rather than by the process: an update
+  relative to its state, and a window of 200 steps with rematerialisation relative to one of 20.
+  Nothing is run.
 
-With `--device=gpu`: `quadratics` beside PyTorch on one GPU, and `updates`, those of a million
-parameters; what is compared in float64 is so on the CPU.
+With `--device=gpu`: `quadratics` against PyTorch on one GPU, and `updates` of a million parameters.
+The comparison in float64 runs on the CPU.
 """
 
 import functools
@@ -43,13 +44,13 @@ from experiments.benchmarks.measure import (
 from experiments.benchmarks.workloads import OUTER_RATE, Inputs
 
 PROBLEMS, WINDOW, HORIZON = 128, 20, 100
-"""Quadratics of a step, inner steps of its window, and those until a problem is replaced."""
+"""Quadratics per step, inner steps per window, and inner steps until a problem is replaced."""
 
 STEPS_PER_CALL = 10
-"""Meta-steps that are taken by one call of our program."""
+"""Meta-steps per call of our program."""
 
 P, SCALE = 10.0, 0.1
-"""Of the LSTM rule: see `metaguide.optimizers.lstm`."""
+"""Settings of the LSTM rule; see `metaguide.optimizers.lstm`."""
 
 SHAPES = {
     "embedding": (2000, 200),
@@ -57,16 +58,16 @@ SHAPES = {
     "layer1": {"kernel": (1000, 200), "bias": (200,)},
     "head": (200, 994),
 }
-"""Of the tensors that are updated: a million parameters in all."""
+"""Shapes of the tensors that are updated, a million parameters in total."""
 
 CHUNK = 4000
-"""Coordinates that the hand-written rule updates at once: its gates stay in a core's cache."""
+"""Coordinates that the hand-written rule updates at once, so that gates stay in a core's cache."""
 
 TORCH = ("torch-loop", "torch-batched")
 
 
 def estimator(truncation: int = WINDOW, remat: bool = False):
-    """Return (rule, estimator) of the LSTM rule on quadratics."""
+    """Return (rule, estimator) for the LSTM rule on quadratics."""
     from metaguide.optimizers import lstm, truncated
     from metaguide.problems.optimizees import quadratics
 
@@ -76,7 +77,7 @@ def estimator(truncation: int = WINDOW, remat: bool = False):
 
 
 def begun(problems: int, mesh=None, truncation: int = WINDOW, remat: bool = False):
-    """Return (meta-parameters, carrying gradient, what it starts with) of so many quadratics."""
+    """Return (meta-parameters, carrying gradient, initial carry) for this many quadratics."""
     import jax
 
     from metaguide.training.particles import particles
@@ -89,7 +90,7 @@ def begun(problems: int, mesh=None, truncation: int = WINDOW, remat: bool = Fals
 
 
 def inputs_of(meta: Any, carry: Any) -> Inputs:
-    """Return as NumPy arrays, for the peers, what the first step of ours is given."""
+    """Return the inputs of our first step as NumPy arrays, for the peers."""
     import jax
 
     theta = meta["rule"]
@@ -107,7 +108,7 @@ def inputs_of(meta: Any, carry: Any) -> Inputs:
 
 
 def build_quadratics() -> Callable[[], Any]:
-    """Return a function that takes `STEPS_PER_CALL` of our meta-steps, on all devices."""
+    """Return a function that runs `STEPS_PER_CALL` of our meta-steps, on all devices."""
     import jax
     import optax
 
@@ -138,9 +139,10 @@ def build_quadratics() -> Callable[[], Any]:
 
 
 def build_peer(peer: str, threads: int, device: str = "cpu") -> Callable[[], Any]:
-    """Return a function that takes a meta-step of one of the PyTorch peers, with so many threads.
+    """Return a function that runs a meta-step of a PyTorch peer with this many threads.
 
-    Its arrays are small: other load on the machine makes many threads many times slower than one.
+    Its arrays are small: with other load on the machine, many threads are many times slower than
+    one.
     """
     from experiments.benchmarks import learned_optimizer_peers as peers
 
@@ -149,7 +151,7 @@ def build_peer(peer: str, threads: int, device: str = "cpu") -> Callable[[], Any
 
 
 def gradients_of_model() -> Any:
-    """Return gradients of a million parameters, some below what the rule takes logarithms of."""
+    """Return gradients of a million parameters, some too small for the rule's logarithm."""
     import jax
     import jax.numpy as jnp
 
@@ -175,10 +177,10 @@ def transform(system: str):
 
 
 def update_program(system: str):
-    """Return (compiled update, gradients, state) of a million parameters.
+    """Return (compiled update, gradients, state) for a million parameters.
 
-    The program is (state, gradients) -> (state, updates), the state donated. The gradients are the
-    parameters too, where a rule reads those.
+    The program is (state, gradients) -> (state, updates) with the state donated. For rules that
+    read parameters, the gradients serve as those too.
     """
     import jax
     import jax.numpy as jnp
@@ -195,7 +197,7 @@ def update_program(system: str):
 
 
 def build_update(system: str) -> Callable[[], Any]:
-    """Return a function that makes an update of a million parameters."""
+    """Return a function that computes an update of a million parameters."""
     import jax
 
     compiled, gradients, state = update_program(system)
@@ -209,7 +211,7 @@ def build_update(system: str) -> Callable[[], Any]:
 
 
 def build_hand_fused() -> Callable[[], Any]:
-    """Return a function that makes the LSTM's update of a million parameters in a flat array."""
+    """Return a function that computes the LSTM's update of a flat array of a million parameters."""
     import jax
     import jax.numpy as jnp
 
@@ -227,16 +229,16 @@ def build_hand_fused() -> Callable[[], Any]:
 
 
 def hand_fused(theta: Any, chunk: int):
-    """Return (begin, update) of the LSTM rule, written for speed and for one flat array alone.
+    """Return (begin, update) of the LSTM rule, written for speed and only for one flat array.
 
-    One small program updates a chunk in place, its memory being donated, and is called for each:
-    no array of all chunks is filled, copied or cut. A layer has one product, of input and hidden
-    units below each other, and one tanh for all of its gates: σ(x) = (1 + tanh(x / 2)) / 2, the
-    half of x being in the kernel.
+    One small program updates a chunk in place, with its memory donated, and is called for each
+    chunk: no array of all chunks is filled, copied or split. A layer needs one product, of input
+    and hidden units concatenated, and one tanh for all of its gates: σ(x) = (1 + tanh(x / 2)) / 2,
+    where the kernel already contains the factor 1/2.
 
     Args:
-        theta: of the rule of two layers.
-        chunk: coordinates updated at once.
+        theta: parameters of the rule with two layers.
+        chunk: coordinates to update at once.
 
     Returns:
         `begin`: flat array -> memory; `update`: (memory, list of chunks of the gradient) ->
@@ -283,11 +285,11 @@ def check(peers: Sequence[str], problems: int = 8) -> dict[str, float]:
     """Compare the peers' meta-gradients and the hand-written updates with ours, in float64.
 
     Args:
-        peers: which.
-        problems: how many quadratics.
+        peers: names of the peers.
+        problems: number of quadratics.
 
     Returns:
-        By peer, and for "hand-fused", how far apart they are, relative.
+        The relative difference for each peer, and for "hand-fused".
 
     Raises:
         AssertionError: one of them computes something else.
@@ -306,12 +308,12 @@ def check(peers: Sequence[str], problems: int = 8) -> dict[str, float]:
             found = {peer: apart(meta_gradient(peer, inputs), ours) for peer in peers}
         found["hand-fused"] = hand_fused_apart()
     wrong = {name: value for name, value in found.items() if not value < 1e-6}
-    assert not wrong, f"what is not as ours: {wrong}"
+    assert not wrong, f"these differ from ours: {wrong}"
     return found
 
 
 def hand_fused_apart(chunk: int = 50, chunks: int = 4, steps: int = 3) -> float:
-    """Return how far the hand-written rule's updates are from ours after some steps."""
+    """Return the difference between the hand-written rule's updates and ours after some steps."""
     import jax
     import jax.numpy as jnp
 
@@ -331,12 +333,12 @@ def hand_fused_apart(chunk: int = 50, chunks: int = 4, steps: int = 3) -> float:
 
 
 def memory_rows() -> list[dict[str, Any]]:
-    """Return what compiled programs take, by `compiled.memory_analysis()`.
+    """Return the memory that compiled programs take, by `compiled.memory_analysis()`.
 
     Returns:
-        `mib`: for an update its temporary arrays and what it returns beyond the donated state; for
-        a window of all quadratics its temporary arrays. `share`: of the optimizer's state, or of
-        the window of `WINDOW` steps.
+        Rows with `mib` and `share`. `mib` is, for an update, its temporary arrays and what it
+        returns beyond the donated state; for a window of all quadratics, its temporary arrays.
+        `share` is relative to the optimizer's state, or to the window of `WINDOW` steps.
     """
     import jax
 
@@ -360,7 +362,7 @@ def memory_rows() -> list[dict[str, Any]]:
 
 
 def memory_row(workload: str, system: str, taken: int, whole: int) -> dict[str, Any]:
-    """Return a row of bytes taken and their share of others."""
+    """Return a row with the bytes taken and their share of `whole`."""
     return {
         "workload": workload,
         "system": system,
@@ -370,7 +372,7 @@ def memory_row(workload: str, system: str, taken: int, whole: int) -> dict[str, 
 
 
 def workloads(peers: Sequence[str]) -> list[Workload]:
-    """Return all timed workloads, ours first in each, with the peers that are installed."""
+    """Return all timed workloads, each with ours first, then the installed peers."""
     update = {name: functools.partial(build_update, name) for name in ("lstm", "mlp", "hyper")}
     return [
         Workload(
@@ -407,7 +409,7 @@ def workloads(peers: Sequence[str]) -> list[Workload]:
 
 
 def on_gpu(peers: Sequence[str]) -> list[Workload]:
-    """Return what is timed on a GPU."""
+    """Return the workloads to time on a GPU."""
     ours = System("metaguide", build_quadratics, {}, STEPS_PER_CALL)
     theirs = [System(p, functools.partial(build_peer, p, 1, "cuda")) for p in peers]
     rules = ("lstm", "mlp", "hyper", "adam")
@@ -420,9 +422,9 @@ def on_gpu(peers: Sequence[str]) -> list[Workload]:
 
 
 def main() -> None:
-    """Check, measure, print the tables, write the rows."""
+    """Check, measure, print the tables and write the rows."""
     gpu = DEVICE.value == "gpu"
-    if gpu:  # the comparison in float64, and no memory of the GPU for this process
+    if gpu:  # compare in float64 on the CPU, and take no GPU memory in this process
         import jax
 
         jax.config.update("jax_platforms", "cpu")
@@ -431,7 +433,7 @@ def main() -> None:
         print("PyTorch is not installed: pip install -e '.[bench]' to time it too.")
     if COMPARE.value:
         for name, value in check(peers).items():
-            print(f"{name} is as ours up to {value:.1e}")
+            print(f"{name} agrees with ours up to {value:.1e}")
     counted = memory_rows() if not gpu and (not ONLY.value or "memory" in ONLY.value) else []
     report(on_gpu(peers) if gpu else workloads(peers), ROUNDS.value, OUTPUT.value, counted)
 

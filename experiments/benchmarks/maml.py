@@ -1,29 +1,29 @@
-"""The second-order meta-step of MAML beside the libraries that people use, in one run.
+"""The second-order meta-step of MAML against commonly used libraries, in one run.
 
 python -m experiments.benchmarks.maml --output=maml.json
 
-Network, episodes and arithmetic are the same for all: `workloads` has them, and before anything is
-timed every system's meta-gradient is compared with ours in float64. With the extra `bench` a plain
-PyTorch loop (as learn2learn has it), higher, TorchOpt and torch.func are timed beside ours; each
-system runs in a process of its own, as `experiments.benchmarks.measure` has it.
+Network, episodes and arithmetic, defined in `workloads`, are the same for all systems. Before
+anything is timed, every system's meta-gradient is compared with ours in float64. With the extra
+`bench`, a plain PyTorch loop (as in learn2learn), higher, TorchOpt and torch.func are timed too.
+Each system runs in a separate process, as described in `experiments.benchmarks.measure`.
 
-- `conv4`: 5-way 1-shot, 15 queries a class, 5 inner steps, 32 tasks, on as many CPU devices as
-  there are cores, a thread each; `metaguide-1-device` has one device and the threads of all cores,
-  `metaguide-1-core` one device and one thread.
-- `sinusoid`: 25 tasks, the steps under one scan.
-- `sampling`: the 32 episodes of a step drawn from 1,100 characters; its time is part of no step.
-- `tasks-8`, `tasks-64`, `steps-4`, `steps-32`: peak memory; the first two at one task a chunk, the
-  last two with rematerialisation.
+- `conv4`: 5-way 1-shot, 15 queries per class, 5 inner steps, 32 tasks, on one single-threaded CPU
+  device per core. `metaguide-1-device` has one device with threads on all cores, and
+  `metaguide-1-core` one device with one thread.
+- `sinusoid`: 25 tasks, with the steps in one scan.
+- `sampling`: drawing the 32 episodes of a step from 1,100 characters; no step includes this time.
+- `tasks-8`, `tasks-64`, `steps-4`, `steps-32`: peak memory; the first two with one task per chunk,
+  the last two with rematerialisation.
 
 python -m experiments.benchmarks.maml --device=gpu --output=maml_gpu.json
 
-takes all tasks of a step at once on one GPU, in TF32 where a name does not say float32, beside the
-PyTorch loop, torch.func with and without torch.compile, and TorchOpt's transforms under torch.func;
-a peer that fails there is left out with a line. Meta-gradients are compared on the GPU.
+runs all tasks of a step at once on one GPU, in TF32 unless a name says float32, against the PyTorch
+loop, torch.func with and without torch.compile, and TorchOpt's transforms under torch.func. A peer
+that fails there is left out with a message. Meta-gradients are compared on the GPU.
 
 - `conv4`, `sinusoid`: as above.
-- `tasks-32` to `tasks-2048`: tasks of a step of `conv4`.
-- `inner-5` to `inner-100`: inner steps of `conv4`, by each way to differentiate the inner loop.
+- `tasks-32` to `tasks-2048`: number of tasks per step of `conv4`.
+- `inner-5` to `inner-100`: inner steps of `conv4`, with each way to differentiate the inner loop.
 """
 
 import functools
@@ -52,20 +52,20 @@ from experiments.benchmarks.measure import (
 )
 from experiments.benchmarks.workloads import OUTER_RATE, WORKLOADS, Inputs
 
-COMPARE = flags.DEFINE_bool("compare", True, "compare all meta-gradients before the timing")
+COMPARE = flags.DEFINE_bool("compare", True, "compare all meta-gradients before timing")
 
 FLOPS = 82_700_000_000
-"""Of the matrix products of conv4's meta-step with 32 tasks; counted once, for all systems."""
+"""Operations in the matrix products of conv4's meta-step with 32 tasks, for all systems."""
 
 STEPS_PER_CALL = 100
-"""Steps of the sine waves that are taken by one call of our program."""
+"""Steps of the sine waves per call of our program."""
 
 TORCH = ("torch-loop", "higher", "torchopt", "torch.func")
 GPU_TORCH = ("torch-loop", "torch.func", "torch.func-compiled", "torchopt.func")
 
 
 def parts(workload: str, inputs: Inputs, steps: int | None = None, mode: str = "mixed"):
-    """Return (meta-parameters, episodes, learner) of a workload, as metaguide has them."""
+    """Return (meta-parameters, episodes, learner) of a workload, in metaguide's form."""
     import jax.numpy as jnp
     import optax
 
@@ -114,7 +114,7 @@ def to_groups(workload: str, flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def to_flat(workload: str, groups: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return a tree of our model's groups by the names of the workload; inverse of `to_groups`."""
+    """Return our model's groups as a flat dict keyed as in the workload; inverts `to_groups`."""
     body, flat = groups["body"], {}
     for name, layer in body.items():
         i = name.removeprefix("layer")
@@ -142,16 +142,16 @@ def build_metaguide(
     chunk: int | None = None,
     precision: str = "default",
 ) -> Callable[[], Any]:
-    """Return a function that takes `steps_per_call` of our meta-steps, on all devices.
+    """Return a function that runs `steps_per_call` of our meta-steps, on all devices.
 
     Args:
         workload: "conv4" or "sinusoid".
-        tasks: episodes a step, the workload's own number by default.
-        steps: inner steps, the workload's own by default.
+        tasks: episodes per step; by default the workload's number.
+        steps: inner steps; by default the workload's number.
         mode: how the inner loop is differentiated, as in the config of a few-shot table.
-        steps_per_call: steps a call.
-        chunk: tasks that a device takes at once, all by default.
-        precision: of products in float32.
+        steps_per_call: steps per call.
+        chunk: tasks that a device handles at once; all by default.
+        precision: precision of float32 products.
     """
     import jax
     import optax
@@ -214,14 +214,14 @@ def build_sampling() -> Callable[[], Any]:
 def build_peer(
     peer: str, workload: str, device: str = "cpu", tf32: bool = True
 ) -> Callable[[], Any]:
-    """Return a function that takes a meta-step of one of the PyTorch peers."""
+    """Return a function that runs a meta-step of a PyTorch peer."""
     from experiments.benchmarks import peers
 
     return peers.build(peer, workload, device, tf32)
 
 
 def our_gradient(workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return our meta-gradient by the names of the workload, in the dtype of the inputs."""
+    """Return our meta-gradient keyed as in the workload, in the dtype of the inputs."""
     import jax
 
     from metaguide.training.episodic import on_episodes
@@ -242,11 +242,11 @@ def check(peers: list[str], tasks: int = 4) -> dict[tuple[str, str], float]:
     """Compare the peers' meta-gradients of a few tasks with ours, in float64.
 
     Args:
-        peers: which.
-        tasks: how many.
+        peers: names of the peers.
+        tasks: number of tasks.
 
     Returns:
-        By workload and peer, how far apart they are, relative.
+        The relative difference, keyed by workload and peer.
 
     Raises:
         AssertionError: one of them computes something else.
@@ -261,23 +261,24 @@ def check(peers: list[str], tasks: int = 4) -> dict[tuple[str, str], float]:
 
 
 def check_on_gpu(peers: list[str], tasks: int = 4) -> tuple[dict[tuple[str, str], float], set[str]]:
-    """Compare meta-gradients computed on the GPU with ours of the CPU, in float64.
+    """Compare meta-gradients computed on the GPU with ours on the CPU, in float64.
 
-    Each is computed in a process of its own, all of them at once.
+    Each is computed in a separate process, all at once.
 
     Args:
-        peers: which, beside ours.
-        tasks: how many.
+        peers: names of the peers to compare, in addition to ours.
+        tasks: number of tasks.
 
     Returns:
-        By workload and system, how far apart they are; and the peers that run in no workload.
+        The relative difference, keyed by workload and system; and the peers that failed in every
+        workload.
 
     Raises:
         AssertionError: one of them computes something else.
     """
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # of this process alone
+    jax.config.update("jax_platforms", "cpu")  # in this process only
     found, ran = {}, set()
     expected = {workload: (inputs, ours) for workload, inputs, ours in in_our_float64(tasks)}
     jobs = [(workload, name) for workload in expected for name in ("metaguide", *peers)]
@@ -299,7 +300,7 @@ def check_on_gpu(peers: list[str], tasks: int = 4) -> tuple[dict[tuple[str, str]
 
 
 def gradient_on_gpu(name: str, workload: str, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return the meta-gradient of ours or of a peer, computed in float64 on a GPU."""
+    """Return our or a peer's meta-gradient, computed in float64 on a GPU."""
     if name == "metaguide":
         import jax
 
@@ -322,14 +323,14 @@ def in_our_float64(tasks: int) -> Iterator[tuple[str, Inputs, dict[str, np.ndarr
 
 
 def all_near(found: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Return distances between meta-gradients, or raise an AssertionError that names the large."""
+    """Return the distances between meta-gradients; raise an AssertionError if any is large."""
     wrong = {key: value for key, value in found.items() if not value < 1e-6}
-    assert not wrong, f"meta-gradients that are not ours: {wrong}"
+    assert not wrong, f"meta-gradients that differ from ours: {wrong}"
     return found
 
 
 def in_float64(tree: Any) -> Any:
-    """Return a tree with every float32 array as float64; integers, functions and keys stay."""
+    """Return a tree with float32 arrays cast to float64; other leaves are unchanged."""
     import jax
 
     def wide(leaf: Any) -> Any:
@@ -339,7 +340,7 @@ def in_float64(tree: Any) -> Any:
 
 
 def workloads(peers: list[str]) -> list[Workload]:
-    """Return all workloads, ours first in each, with the peers that are installed."""
+    """Return all workloads, each with ours first, then the installed peers."""
 
     def against(workload: str) -> list[System]:
         return [System(peer, functools.partial(build_peer, peer, workload)) for peer in peers]
@@ -350,7 +351,7 @@ def workloads(peers: list[str]) -> list[Workload]:
         name: functools.partial(ours, tasks=8, steps=count, mode="remat")
         for name, count in MEMORY_STEPS.items()
     }
-    # Its kernels are too small to be shared out among threads.
+    # Its kernels are too small to be split among threads.
     sinusoid = functools.partial(build_metaguide, "sinusoid", steps_per_call=STEPS_PER_CALL)
     ours_of_waves = System("metaguide", sinusoid, ONE_THREAD, STEPS_PER_CALL)
     return [
@@ -371,7 +372,7 @@ def workloads(peers: list[str]) -> list[Workload]:
 
 
 def on_gpu(peers: list[str]) -> list[Workload]:
-    """Return the workloads of a GPU, ours first in each, with the peers that run there."""
+    """Return the workloads for a GPU, each with ours first, then the peers that run there."""
     conv4, waves = (functools.partial(build_metaguide, name) for name in WORKLOADS)
     in_tf32, in_float32 = (
         {peer: functools.partial(build_peer, peer, device="cuda", tf32=tf32) for peer in peers}
@@ -426,7 +427,7 @@ PRECISIONS = {"metaguide": "default", "metaguide-float32": "float32"}
 
 
 def main() -> None:
-    """Check, measure, print the tables, write the rows."""
+    """Check, measure, print the tables and write the rows."""
     gpu = DEVICE.value == "gpu"
     wanted = GPU_TORCH if gpu else TORCH
     package = {"torchopt": "torchopt", "torchopt.func": "torchopt", "higher": "higher"}
@@ -439,7 +440,7 @@ def main() -> None:
     else:
         found = check(peers) if COMPARE.value and peers else {}
     for (workload, name), value in found.items():
-        print(f"{workload}: the meta-gradient of {name} is ours up to {value:.1e}")
+        print(f"{workload}: the meta-gradient of {name} agrees with ours up to {value:.1e}")
     report(on_gpu(peers) if gpu else workloads(peers), ROUNDS.value, OUTPUT.value)
 
 

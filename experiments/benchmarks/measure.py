@@ -1,18 +1,18 @@
-"""How benchmarks measure: every system in a process of its own, in turn, the best counts.
+"""Measurement for benchmarks: every system in its own process, in turn, keeping the best time.
 
-A workload is given to several systems and each is built in a process of its own. Bursts of steps
-are measured in turn, round by round, and the best of each counts, so that other load on the machine
-meets all of them alike. The rate of 1024 x 1024 x 1024 float32 products, measured in the same
-rounds, is the limit: a share of it is (floating-point operations of the workload) / (time of a
-step) / (that rate).
+Each system of a workload is built in a separate process. Bursts of steps are measured in turn,
+round by round, and the best time of each system counts, so that other load on the machine affects
+all of them alike. The rate of 1024 x 1024 x 1024 float32 products, measured in the same rounds, is
+the limit. A share of it is (floating-point operations of the workload) / (time of a step) / (that
+rate).
 
-With `--device=gpu` the products are 8192 x 8192 x 8192, in float32 and in TF32, a share for each;
-the systems of a workload are built at the same time, so that the seconds of the first call are of
-a busy machine; and memory is that which arrays took on the device.
+With `--device=gpu` the products are 8192 x 8192 x 8192, in float32 and in TF32, with a share for
+each. The systems of a workload are built at the same time, so the first call is timed on a busy
+machine. Memory is what arrays took on the device.
 
-On Linux all of them run with transparent huge pages for large arrays, unless the user or a system
-sets the variable otherwise: of the masked language model's 62,000 page faults a step 1,200 are
-left, and a step takes a fifth less processor time.
+On Linux all systems run with transparent huge pages for large arrays, unless the user or a system
+sets the variable differently. This reduces the masked language model's page faults from 62,000 to
+1,200 per step, and the processor time of a step by a fifth.
 """
 
 import contextlib
@@ -33,51 +33,52 @@ from rich.table import Table
 
 from metaguide.files import write_json
 
-OUTPUT = flags.DEFINE_string("output", None, "file to write the rows to, JSON")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the rows to")
 ROUNDS = flags.DEFINE_integer("rounds", 25, "how often every system is measured", lower_bound=1)
 
 DEVICE = flags.DEFINE_enum("device", "cpu", ("cpu", "gpu"), "where everything is measured")
 
-ONLY = flags.DEFINE_list("only", [], "names of workloads; all of them by default")
-SYSTEMS = flags.DEFINE_list("systems", [], "names of systems beside ours; all of them by default")
+ONLY = flags.DEFINE_list("only", [], "names of workloads; all by default")
+SYSTEMS = flags.DEFINE_list("systems", [], "names of systems to compare with ours; all by default")
 
 SIDE, PRODUCTS = 1024, 20
-"""Rows and columns of the matrices whose product is the limit, and how many are timed at once."""
+"""Side of the matrices whose product is the limit, and number of products timed at once."""
 
 GPU_SIDE = 8192
-"""The same on a GPU."""
+"""Side of the matrices on a GPU."""
 
 BURST = 0.1
-"""Seconds that a system runs at least in each round, so that a short step is met warm too."""
+"""Minimum seconds that a system runs in each round, so that short steps are measured warm too."""
 
 ENVIRONMENT = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # read by glibc alone and when a process starts
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first call is to be a compilation
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # read only by glibc, when a process starts
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the first call must compile
 }
-"""Variables of every system's process that the user has not set."""
+"""Environment variables of every system's process, unless the user sets them."""
 
 
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""The same on a GPU, whose memory all of them share."""
+"""Further variables on a GPU, whose memory all systems share."""
 
 ONE_THREAD = {"NPROC": "1"}
-"""Of XLA's pool, which otherwise shares out small products among all cores."""
+"""Size of XLA's thread pool, which otherwise splits small products among all cores."""
 
 
 def on_cpu_devices(count: int) -> dict[str, str]:
-    """Return the environment of a process with so many CPU devices."""
+    """Return the environment of a process with this many CPU devices."""
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 class System(NamedTuple):
-    """What is measured.
+    """A system to measure.
 
     Attributes:
-        name: as it stands in the rows.
-        build: a picklable function, so one of a module's top level or a partial of one. Called in
-            the system's own process, it returns the function that takes a step and waits for it.
-        environment: variables of that process, there before anything is imported.
-        steps: how many steps a call of that function takes.
+        name: its name in the rows.
+        build: a picklable function, that is, a module's top-level function or a partial of one.
+            Called in the system's own process, it returns a function that runs a step and waits
+            for it.
+        environment: environment variables of that process, set before anything is imported.
+        steps: number of steps that a call of that function runs.
     """
 
     name: str
@@ -87,7 +88,7 @@ class System(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """What a step does: its name, its systems, ours first, and its matrix products' operations."""
+    """A workload: its name, its systems with ours first, and operations of its matrix products."""
 
     name: str
     systems: Sequence[System]
@@ -107,7 +108,7 @@ class SystemDied(RuntimeError):
 
 
 def cores() -> int:
-    """Return how many cores this process may use, which `taskset` can make fewer than there are."""
+    """Return the number of cores this process may use, which `taskset` can restrict."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -143,7 +144,7 @@ TF32 = "product-tf32"
 
 
 def limits(device: str) -> list[System]:
-    """Return what measures the limits of a device."""
+    """Return the systems that measure the limits of a device."""
     if device == "cpu":
         return [PRODUCT]
     return [
@@ -160,7 +161,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def best_of_burst(run: Callable[[], Any]) -> float:
-    """Return the best time of at least two calls, of more where two take less than `BURST`."""
+    """Return the best time of at least two calls, or more if two take less than `BURST`."""
     start = time.perf_counter()
     best = min(seconds(run), seconds(run))
     while time.perf_counter() - start < BURST:
@@ -169,7 +170,7 @@ def best_of_burst(run: Callable[[], Any]) -> float:
 
 
 def device_peak_mib() -> float:
-    """Return the most memory of a GPU that arrays of this process took, MiB."""
+    """Return the peak GPU memory of this process's arrays, MiB."""
     peaks = []
     if "torch" in sys.modules:
         peaks.append(sys.modules["torch"].cuda.max_memory_allocated())
@@ -180,7 +181,7 @@ def device_peak_mib() -> float:
 
 
 def serve(build: Callable[[], Callable[[], Any]], device: str, pipe: Connection) -> None:
-    """Build a system, then answer every True with the best time of a burst, False with the peak."""
+    """Build a system, then answer True with the best time of a burst and False with peak memory."""
     run = build()
     pipe.send(seconds(run))
     while pipe.recv():
@@ -201,10 +202,10 @@ class Child:
         defaults = {name: os.environ.get(name, value) for name, value in own.items()}
         with environment({**defaults, **system.environment}):
             self.process.start()
-        theirs.close()  # so that a process that dies ends our wait
+        theirs.close()  # so that our wait ends if the process dies
 
     def answer(self, request: bool | None = None) -> float:
-        """Return what the process answers to a request, or says of its own accord when built."""
+        """Return the process's answer to a request, or what it sends unprompted when built."""
         try:
             if request is not None:
                 self.pipe.send(request)
@@ -213,7 +214,7 @@ class Child:
             self.process.join()
             raise SystemDied(
                 f"{self.name}: its process ended with exit code {self.process.exitcode} before it "
-                "was measured; what it printed last says why (-9: killed, most often for memory)"
+                "was measured; its last output says why (-9: killed, usually for lack of memory)"
             ) from None
 
     def end(self) -> None:
@@ -224,7 +225,7 @@ class Child:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process for a while: those that it starts meanwhile keep them."""
+    """Set environment variables temporarily, for the processes started within the context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -238,19 +239,19 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def measure(systems: Sequence[System], rounds: int, device: str = "cpu") -> dict[str, Timing]:
-    """Return the timing of each system by its name.
+    """Return the timing of each system, keyed by name.
 
     Args:
-        systems: with names that differ. All of their processes live until the last is measured.
+        systems: systems with distinct names. Their processes live until all are measured.
         rounds: how often each is measured, in turn.
-        device: "cpu", or "gpu", where all are built at once.
+        device: "cpu" or "gpu"; on a GPU all are built at once.
 
     Raises:
-        SystemDied: a process ended; the others are ended too.
+        SystemDied: a process ended; the others are stopped too.
     """
     with contextlib.ExitStack() as stack:
         children, first = [], []
-        for system in systems:  # one after the other: their first calls are timed as well
+        for system in systems:  # one after the other, since their first calls are timed too
             child = Child(system, device)
             stack.callback(child.end)
             children.append(child)
@@ -274,7 +275,7 @@ def limit(found: Mapping[str, Timing], device: str = "cpu", product: str = PRODU
 def rows(
     workload: Workload, found: Mapping[str, Timing], device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Return one row a system, in the workload's order.
+    """Return one row per system, in the workload's order.
 
     Args:
         workload: what was measured.
@@ -282,9 +283,9 @@ def rows(
         device: "cpu" or "gpu".
 
     Returns:
-        `workload`, `system`, `steps_per_s`, `ratio` (how many times as fast the first system is as
-        this one), `limit_share` (None without a count of operations), on a GPU `tf32_share`,
-        `compile_s` (first call less another one), `peak_mib`.
+        `workload`, `system`, `steps_per_s`, `ratio` (speed of the first system relative to this
+        one), `limit_share` (None without a count of operations), `tf32_share` (on a GPU only),
+        `compile_s` (first call minus a later one) and `peak_mib`.
     """
     step = {system.name: found[system.name].best / system.steps for system in workload.systems}
     ours, result = step[workload.systems[0].name], []
@@ -312,8 +313,8 @@ def tabulate(title: str, result: Sequence[Mapping[str, Any]]) -> Table:
     """Return a workload's rows as a table to print, without the workload's column.
 
     Args:
-        title: above the table.
-        result: what `rows` returned.
+        title: title above the table.
+        result: the return value of `rows`.
     """
     table = Table(title=title)
     shown = [name for name in result[0] if name != "workload"]
@@ -333,13 +334,14 @@ def report(
     output: str | None,
     counted: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Measure workloads, print a table of each, write all the rows.
+    """Measure workloads, print a table of each, and write all rows.
 
     Args:
-        workloads: measured one after the other, the product with each, where `ONLY` names them.
+        workloads: workloads to measure one after the other, each with the matrix product; `ONLY`
+            can select some of them.
         rounds: how often every system is measured.
         output: file for the rows, or None.
-        counted: rows of what needs no timing, printed as they are and written with the others.
+        counted: rows that need no timing, printed unchanged and written with the others.
     """
     result = []
     for name in dict.fromkeys(row["workload"] for row in counted):
@@ -354,7 +356,7 @@ def report(
         kept = [one for one in others if not SYSTEMS.value or one.name in SYSTEMS.value]
         workload = workload._replace(systems=[ours, *kept])
         found = measure([*limits(device), *workload.systems], rounds, device)
-        work = f"{workload.flops / 1e9:.3g} GFLOP a step, " if workload.flops else ""
+        work = f"{workload.flops / 1e9:.3g} GFLOP per step, " if workload.flops else ""
         rate = f"limit {limit(found, device) / 1e9:.0f} GFLOP/s"
         of_workload = rows(workload, found, device)
         Console().print(
@@ -366,16 +368,16 @@ def report(
 
 
 def start(main: Callable[[], None]) -> None:
-    """Start a benchmark from the command line, which takes flags only.
+    """Start a benchmark from the command line, which accepts only flags.
 
     Args:
-        main: the benchmark; it finds `OUTPUT` and `ROUNDS` parsed.
+        main: the benchmark; called after `OUTPUT` and `ROUNDS` are parsed.
     """
 
     def checked(argv: list[str]) -> None:
         if argv[1:]:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators are not there
+        logging.set_verbosity(logging.WARNING)  # JAX logs which accelerators are missing
         main()
 
     app.run(checked)

@@ -1,7 +1,7 @@
-"""The meta-step of `workloads` in PyTorch, in several ways: what metaguide is measured beside.
+"""The meta-step of `workloads` in PyTorch, in the several ways that metaguide is compared with.
 
-This module needs PyTorch, and a peer's package where it has one: a benchmark imports it in the
-function that builds a system, so in the system's own process.
+This module needs PyTorch, and the peer's package if it has one. Benchmarks therefore import it in
+the function that builds a system, and so in the system's own process.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ from experiments.benchmarks.workloads import EPISODE, EPSILON, OUTER_RATE, WORKL
 Params = Mapping[str, Tensor]
 Apply = Callable[[Params, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Leaves the meta-gradient of support and query, each x and y, in `grad` of a net's parameters."""
+"""(support x, y, query x, y) -> None; stores the meta-gradient in the parameters' `grad`."""
 
 
 class Net(nn.Module):
     """A forward function and its parameters.
 
-    One flat module: higher and TorchOpt, which want one, spend the least on it, and `apply_to`
-    is there for those that do not.
+    It is one flat module, the cheapest form for higher and TorchOpt, which need a module;
+    `apply_to` is for the others.
     """
 
     def __init__(self, apply: Apply, params: dict[str, Tensor]):
@@ -35,7 +35,7 @@ class Net(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs with the parameters that the module has at the time."""
+        """Return the outputs with the module's current parameters."""
         return self.apply_to(cast("Params", self._parameters), x)
 
 
@@ -59,7 +59,7 @@ def perceptron(params: Params, x: Tensor) -> Tensor:
 
 
 class Inner(NamedTuple):
-    """What every peer is given: a network, its loss, the inner loop, tasks taken at once."""
+    """Inputs of every peer: network, loss, inner loop, and number of tasks at once."""
 
     net: Net
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -69,7 +69,7 @@ class Inner(NamedTuple):
 
 
 def to_torch(name: str, array: np.ndarray) -> Tensor:
-    """Return a parameter in PyTorch's layout: a convolution's OIHW."""
+    """Return a parameter in PyTorch's layout, which is OIHW for convolutions."""
     if name.startswith("conv"):
         array = array.reshape(3, 3, -1, array.shape[-1]).transpose(3, 2, 0, 1)
     return torch.tensor(array).contiguous()
@@ -84,7 +84,7 @@ def from_torch(name: str, tensor: Tensor) -> np.ndarray:
 
 
 def autograd_loop(inner: Inner) -> Backward:
-    """Return the meta-gradient task by task, as learn2learn has it."""
+    """Return the meta-gradient task by task, as in learn2learn."""
     net, loss, steps, learning_rate, _ = inner
     params = dict(net.named_parameters())
 
@@ -123,7 +123,7 @@ def higher_loop(inner: Inner) -> Backward:
 
 
 def torchopt_loop(inner: Inner) -> Backward:
-    """Return the meta-gradient task by task with TorchOpt, as in its example of MAML."""
+    """Return the meta-gradient task by task with TorchOpt, as in its MAML example."""
     import torchopt  # pyright: ignore[reportMissingImports]
 
     net, loss, steps, learning_rate, _ = inner
@@ -144,15 +144,15 @@ def torchopt_loop(inner: Inner) -> Backward:
 def vmapped(inner: Inner) -> Backward:
     """Return the meta-gradient of many tasks at once with torch.func.
 
-    `backward` through `vmap` is the faster way, and wrong by 2% in `conv4`, without a warning:
-    PyTorch 2.13 loses a term where batch normalisation's scale is adapted. There the outer
-    gradient is taken within `vmap` and averaged.
+    `backward` through `vmap` is faster, but silently wrong by 2% in `conv4`: PyTorch 2.13 loses a
+    term when batch normalisation's scale is adapted. There the outer gradient is computed within
+    `vmap` and averaged.
     """
     return _over_tasks(inner, _descended(inner))
 
 
 def compiled(inner: Inner) -> Backward:
-    """Return `vmapped`, its program compiled by torch.compile."""
+    """Return `vmapped` with its program compiled by torch.compile."""
     return _over_tasks(inner, _descended(inner), torch.compile)
 
 
@@ -177,7 +177,7 @@ Adapt = Callable[[Params, Callable[[Params], Params]], Params]
 
 
 def _descended(inner: Inner) -> Adapt:
-    """Return gradient descent, written out."""
+    """Return explicit gradient descent."""
 
     def adapt(params: Params, gradient: Callable[[Params], Params]) -> Params:
         for _ in range(inner.steps):
@@ -191,7 +191,7 @@ def _descended(inner: Inner) -> Adapt:
 def _over_tasks(
     inner: Inner, adapt: Adapt, program: Callable[[Any], Any] = lambda function: function
 ) -> Backward:
-    """Return the meta-gradient of an inner loop over `vmap`; `program` compiles it."""
+    """Return the meta-gradient of an inner loop mapped by `vmap`; `program` compiles it."""
     net, loss, chunk = inner.net, inner.loss, inner.chunk
     axes = (None, 0, 0, 0, 0)
 
@@ -216,7 +216,7 @@ def _over_tasks(
         for name, parameter in net.named_parameters():
             parameter.grad = grads[name].mean(0)
 
-    # With batch norm, and where the whole gradient is to be one program.
+    # With batch norm, and if the complete gradient is to be one program.
     return within if net.apply_to is convolutions or program is torch.compile else through
 
 
@@ -231,7 +231,7 @@ PEERS = {
 
 
 class Setting(NamedTuple):
-    """A workload in PyTorch: network, loss, and how many tasks torch.func is fastest with."""
+    """A workload in PyTorch: network, loss, and the number of tasks that suits torch.func best."""
 
     apply: Apply
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -247,13 +247,13 @@ SETTINGS = {
 def prepare(
     peer: str, workload: str, inputs: Inputs, device: str = "cpu"
 ) -> tuple[Net, Callable[[], None]]:
-    """Return a peer's network and the function that leaves the meta-gradient in its `grad`.
+    """Return a peer's network and a function that stores the meta-gradient in its `grad`.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
-        inputs: the workload's; float64 arrays are computed with as float64.
-        device: "cpu", or "cuda", where all tasks are taken at once.
+        inputs: inputs of the workload; with float64 arrays the computation is in float64.
+        device: "cpu" or "cuda"; on "cuda" all tasks are computed at once.
     """
     problem, setting = WORKLOADS[workload], SETTINGS[workload]
     net = Net(setting.apply, {k: to_torch(k, v) for k, v in inputs["params"].items()}).to(device)
@@ -272,12 +272,12 @@ def prepare(
 def meta_gradient(
     peer: str, workload: str, inputs: Inputs, device: str = "cpu"
 ) -> dict[str, np.ndarray]:
-    """Return the gradient of the meta-loss by the name of the parameter, in JAX's layout.
+    """Return the gradient of the meta-loss keyed by parameter name, in JAX's layout.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
-        inputs: the workload's, float32 or float64.
+        inputs: inputs of the workload, float32 or float64.
         device: "cpu" or "cuda".
     """
     net, backward = prepare(peer, workload, inputs, device)
@@ -287,13 +287,13 @@ def meta_gradient(
 
 
 def build(peer: str, workload: str, device: str = "cpu", tf32: bool = True) -> Callable[[], None]:
-    """Return a function that takes a peer's whole meta-step, the outer Adam update with it.
+    """Return a function that runs a peer's complete meta-step, including the outer Adam update.
 
     Args:
         peer: name in `PEERS`.
         workload: name in `WORKLOADS`.
         device: "cpu" or "cuda".
-        tf32: whether products of float32 may be in TF32, which a CPU has not.
+        tf32: whether float32 products may use TF32, which a CPU does not have.
     """
     torch.set_num_threads(cores())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

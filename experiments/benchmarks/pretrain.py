@@ -1,11 +1,12 @@
-"""The masked language model's training step against the machine's matrix-product rate.
+"""The masked language model's training step, relative to the machine's matrix-product rate.
 
 python -m experiments.benchmarks.pretrain --output=pretrain.json
 
 A share of the limit is (floating-point operations of the step's matrix products) / (time of a step)
-/ (rate of 1024 x 1024 x 1024 float32 products), the operations counted by `matrix_flops`. Every
-system runs in a process of its own, measured in turn as `experiments.benchmarks.measure` has it.
-With the extra `bench`, PyTorch's own TransformerEncoder of the same shape is timed beside it.
+/ (rate of 1024 x 1024 x 1024 float32 products), with the operations counted by `matrix_flops`.
+Every system runs in a separate process and is measured in turn, as described in
+`experiments.benchmarks.measure`. With the extra `bench`, PyTorch's TransformerEncoder of the same
+shape is timed too.
 """
 
 import functools
@@ -19,7 +20,7 @@ from experiments.benchmarks.measure import OUTPUT, ROUNDS, System, Workload, cor
 
 
 class Shape(NamedTuple):
-    """The workload: a Transformer, a batch of texts, and how much of them is hidden."""
+    """The workload: a Transformer, a batch of texts, and the share of words that is hidden."""
 
     width: int = 128
     layers: int = 4
@@ -32,18 +33,18 @@ class Shape(NamedTuple):
 
     @property
     def hidden(self) -> int:
-        """Number of positions to be guessed."""
+        """Number of positions to predict."""
         return int(self.mask_rate * self.texts * self.length)
 
 
 def matrix_flops(shape: Shape) -> int:
     """Return the floating-point operations of a training step's matrix products.
 
-    A layer takes 24 w² operations a token (Q, K, V 6, output 2, hidden units 8 + 8) and 4 l w for
-    its scores and mixtures; a hidden position takes 2 w² for the transform and 2 w v for the
-    logits. The backward pass has two products for each of the forward pass: three times that.
-    Embedding, norms, softmax, dropout and optimizer count for nothing, nor does recomputation,
-    nor the logits of positions beyond the hidden ones.
+    A layer takes 24 w² operations per token (6 for Q, K and V, 2 for the output, 8 + 8 for hidden
+    units), and 4 l w for attention scores and their weighted sums. A hidden position takes 2 w² for
+    the transform and 2 w v for the logits. The backward pass has two products for each one of the
+    forward pass, so the total is three times that. Embedding, norms, softmax, dropout, the
+    optimizer, recomputation, and logits of positions that are not hidden are not counted.
     """
     width, tokens = shape.width, shape.texts * shape.length
     layers = shape.layers * tokens * (24 * width**2 + 4 * shape.length * width)
@@ -52,14 +53,14 @@ def matrix_flops(shape: Shape) -> int:
 
 
 def texts(shape: Shape) -> np.ndarray:
-    """Return random token ids without padding, int32 [texts, length], the first being [CLS]."""
+    """Return random token ids without padding, int32 [texts, length], starting with [CLS]."""
     tokens = np.random.default_rng(0).integers(5, shape.vocabulary, (shape.texts, shape.length))
     tokens[:, 0] = 2
     return tokens.astype(np.int32)
 
 
 def build_metaguide(shape: Shape) -> Callable[[], Any]:
-    """Return a function that takes a step of our masked language model, with AdamW."""
+    """Return a function that runs a step of our masked language model, with AdamW."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -90,7 +91,7 @@ def build_metaguide(shape: Shape) -> Callable[[], Any]:
 
 
 def build_torch(shape: Shape) -> Callable[[], Any]:
-    """Return a function that takes a step of PyTorch's TransformerEncoder, with AdamW."""
+    """Return a function that runs a step of PyTorch's TransformerEncoder, with AdamW."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
@@ -132,7 +133,7 @@ def build_torch(shape: Shape) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Measure, print the table, write the rows."""
+    """Measure, print the table and write the rows."""
     shape = Shape()
     systems = [System("metaguide", functools.partial(build_metaguide, shape))]
     if importlib.util.find_spec("torch"):

@@ -1,4 +1,4 @@
-"""One cell of a few-shot table: meta-train a learner on one distribution, and test it."""
+"""One cell of a few-shot table: a learner, meta-trained on one distribution and tested."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -27,13 +27,13 @@ class Cell(NamedTuple):
     """What is trained and scored, apart from its seed.
 
     Attributes:
-        name: of its folder, such as "5w1s/maml".
-        distribution: what it is trained on.
-        learner: as it is trained.
-        optimizer: the outer one, over the meta-parameters.
-        steps: of meta-training.
-        meta_batch_size: episodes a step.
-        shots: of the support in training.
+        name: name of its folder, such as "5w1s/maml".
+        distribution: the distribution it is trained on.
+        learner: the learner as it is trained.
+        optimizer: the outer optimizer, over the meta-parameters.
+        steps: number of meta-training steps.
+        meta_batch_size: episodes per step.
+        shots: shots of the support in training.
     """
 
     name: str
@@ -46,9 +46,10 @@ class Cell(NamedTuple):
 
 
 def way_back(rate: float, steps: int) -> optax.GradientTransformation:
-    """Return Reptile's outer optimizer: a share of the way, from `rate` to 0 over the steps.
+    """Return Reptile's outer optimizer, which goes a share of the way to the adapted parameters.
 
-    The inner optimizer's state, "rule", goes all the way to its mean over tasks.
+    The share falls from `rate` to 0 over the steps. The inner optimizer's state, "rule", is set to
+    its mean over tasks.
     """
 
     schedule = optax.linear_schedule(rate, 0.0, steps)
@@ -69,27 +70,27 @@ def train_cell(
     seeds: Sequence[int],
     mesh: Mesh | None = None,
 ) -> list[Params]:
-    """Meta-train seeds of a cell side by side, each in its folder, or go on where they stopped.
+    """Meta-train seeds of a cell side by side, each in its folder, resuming where they stopped.
 
     Args:
         cell: what to train.
-        config: reads `tasks_per_chunk`, `parallel`, `steps_per_call`, `log_every` and
-            `checkpoint_every`.
+        config: its `tasks_per_chunk`, `parallel`, `steps_per_call`, `log_every` and
+            `checkpoint_every` are read.
         workdirs: the cell's folder for each seed.
-        seeds: of initial parameters and episodes.
-        mesh: of the devices that share the tasks; by default as many as divide them.
+        seeds: seeds of initial parameters and episodes.
+        mesh: mesh of the devices that share the tasks; by default as many as divide them.
 
     Returns:
-        The meta-parameters of each seed, whole on each device of this process.
+        The meta-parameters of each seed, replicated on each device of this process.
 
     Raises:
-        ConfigError: tasks that devices or chunks do not divide, steps that calls do not, or
-            another way of going parallel.
+        ConfigError: the devices or chunks do not divide the tasks, the steps per call do not divide
+            the steps, or `parallel` is unknown.
     """
     mesh = mesh_for(cell.meta_batch_size) if mesh is None else mesh
     if mesh.size < jax.device_count():
         used = f"{mesh.size} of {jax.device_count()} devices"
-        say(f"{cell.name}: {cell.meta_batch_size} tasks a step, on {used}")
+        say(f"{cell.name}: {cell.meta_batch_size} tasks per step, on {used}")
     try:
         gradient = episodic(
             cell.distribution,
@@ -134,20 +135,21 @@ def train_cell(
 
 
 def best_steps_per_call(*counts: int) -> int:
-    """Return how many steps a call of the program takes best: on an accelerator up to 50.
+    """Return the best number of steps per call of the program: up to 50 on an accelerator.
 
-    A step there takes about as long as calling it does. On a CPU a call costs nothing beside it.
+    There a step takes about as long as the call itself. On a CPU the cost of a call is negligible.
 
     Args:
-        counts: of steps, in all and between what is done besides; the result divides each.
+        counts: the total number of steps, and the numbers between logging and checkpoints; the
+            result divides each.
     """
     return 1 if jax.default_backend() == "cpu" else math.gcd(50, *counts)
 
 
 def at_once(config: FrozenConfigDict) -> int:
-    """Return how many seeds of a cell one program trains: on an accelerator all of them.
+    """Return how many seeds of a cell one program trains: all of them on an accelerator.
 
-    One small training leaves most of an accelerator idle, and a CPU nothing.
+    One small training leaves most of an accelerator idle, but no part of a CPU.
     """
     return config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.seeds)
 
@@ -164,23 +166,24 @@ def scored(
     chunk: int,
     rates: tuple[float, ...] = (0.0,),
 ) -> list[dict[str, np.ndarray]]:
-    """Return what the problem's `score` says of saved episodes.
+    """Return the problem's `score` on fixed episodes.
 
-    All is one program, compiled once.
+    Everything is one program, compiled once.
 
     Args:
-        distribution: what is asked; the episodes are a function of seed, split and number alone.
+        distribution: where the episodes come from; they depend only on seed, split and index.
         learner_of: rate -> the learner that adapts.
-        metas: what was learned, by one seed or several.
-        shots: of the support.
-        seed: of the episodes, the same for all methods.
+        metas: the meta-parameters of one or several seeds.
+        shots: shots of the support.
+        seed: seed of the episodes, the same for all methods.
         split: "validation" or "test".
-        episodes: how many.
+        episodes: number of episodes.
         chunk: episodes side by side on all devices of this process.
-        rates: what the learner is built with.
+        rates: rates that the learner is built with.
 
     Returns:
-        Arrays [observations, episodes, queries] by name: for each of the metas, for each rate.
+        For each of the metas and each rate: arrays [observations, episodes, queries], keyed by
+        name.
     """
     mesh = local_mesh()
     run = evaluator(distribution, {"learner": learner_of}, min(chunk, episodes), mesh).run

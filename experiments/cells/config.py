@@ -1,4 +1,4 @@
-"""What a cell reads of its table's config, and what the command line asks for."""
+"""What a cell reads from its table's config, and what the command line requests."""
 
 import jax
 import optax
@@ -13,18 +13,18 @@ HARMLESS = (
     *("seeds", "seeds_at_once", "processes", "preset", "parallel", "log_every"),
     *("checkpoint_every", "shown_steps", "test_chunk"),
 )
-"""Fields on which no cell depends but by its folder's name."""
+"""Fields on which a cell depends only through the name of its folder."""
 
 
 IN_TABLES = tuple(name for name, method in METHODS.items() if method.needs)
-"""Names of the methods that few-shot tables have."""
+"""Names of the methods in few-shot tables."""
 
 
 def method_of(name: str) -> Method:
     """Return a method of the few-shot tables.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no method of that name.
     """
     try:
         return method_named(name, IN_TABLES)
@@ -33,12 +33,12 @@ def method_of(name: str) -> Method:
 
 
 def settings_of(name: str, section: FrozenConfigDict, steps: int, features: int = 0) -> Settings:
-    """Return what a method is built with: what it needs, out of its section of the config.
+    """Return the settings a method is built with, from its section of the config.
 
     Args:
-        name: of the method.
+        name: name of the method.
         section: its section, or the part of it for a number of ways.
-        steps: inner steps, of training or of the test.
+        steps: inner steps, in training or at test.
         features: width of the problem's features.
 
     Raises:
@@ -60,7 +60,7 @@ def settings_of(name: str, section: FrozenConfigDict, steps: int, features: int 
 
 def mode_named(name: str) -> Unrolled | Mixed:
     """Return a way to differentiate an inner loop exactly, by its name in a config."""
-    # On a GPU five steps a pass took a third less time than one, and on a CPU nothing less.
+    # On a GPU five steps per pass took a third less time than one; on a CPU it made no difference.
     mixed = Mixed(unroll=1 if jax.default_backend() == "cpu" else 5)
     modes = {"unrolled": Unrolled(), "remat": Unrolled(remat=True), "mixed": mixed}
     if name not in modes:
@@ -71,8 +71,8 @@ def mode_named(name: str) -> Unrolled | Mixed:
 def inner_optimizer(cfg: FrozenConfigDict) -> optax.GradientTransformation:
     """Return the inner rule of a section.
 
-    "sgd"; "adam" without momentum, as Reptile's; or "annealed", Adam whose rate falls to 0 over
-    `inner_steps`, so that it ends close to a minimum of any curvature.
+    The rules are "sgd"; "adam" without momentum, as in Reptile; and "annealed", Adam with a rate
+    that falls to 0 over `inner_steps`, so that it ends close to a minimum whatever its curvature.
     """
 
     def annealed() -> optax.GradientTransformation:
@@ -90,18 +90,18 @@ def inner_optimizer(cfg: FrozenConfigDict) -> optax.GradientTransformation:
 
 
 def read_by(config: FrozenConfigDict, method: str) -> FrozenConfigDict:
-    """Return what a method depends on: the plain fields, and no learner's section but its own."""
+    """Return what a method depends on: the plain fields and, of the learners' sections, its own."""
     fields = config.to_dict().items()
     return FrozenConfigDict({k: v for k, v in fields if k == method or not isinstance(v, dict)})
 
 
 def learners_in(config: FrozenConfigDict) -> tuple[str, ...]:
-    """Return all methods with a section: `learners`, and `more_learners`, asked for by name."""
+    """Return all methods with a section: `learners`, and `more_learners` requested by name."""
     return tuple(dict.fromkeys((*config.learners, *config.get("more_learners", ()))))
 
 
 def methods_asked_for(config: FrozenConfigDict) -> tuple[str, ...]:
-    """Return the method that a command line names, or all methods of the table.
+    """Return the method that the command line names, or all methods of the table.
 
     Raises:
         ConfigError: there is no such method.

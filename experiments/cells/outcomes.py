@@ -15,10 +15,10 @@ from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 
 OUTCOME = "outcome.npz"
-"""In the folder of a cell: arrays [observations, episodes, queries] by name."""
+"""In the folder of a cell: arrays [observations, episodes, queries], keyed by name."""
 
 MOST = 1024 * MIB
-"""Bytes of the arrays of an outcome."""
+"""Maximum bytes of the arrays of an outcome."""
 
 
 def outcome_of(
@@ -26,12 +26,12 @@ def outcome_of(
     config: FrozenConfigDict,
     compute: Callable[[], Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """Return the outcome of a cell, computed where its folder has none yet, and keep it there.
+    """Return the outcome of a cell; if its folder has none yet, compute it and save it there.
 
     Args:
-        folder: of the cell and seed.
-        config: what the cell depends on; it must be what it was in this folder.
-        compute: trains and scores.
+        folder: folder of the cell and seed.
+        config: what the cell depends on; it must agree with earlier runs in this folder.
+        compute: function that trains and scores.
     """
     if not is_finished(folder, config):
         found = dict(compute())
@@ -41,36 +41,36 @@ def outcome_of(
 
 
 def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
-    """Return whether a cell's folder has its outcome; the folder is made, and made the config's.
+    """Return whether a cell's folder has its outcome; create and claim the folder for the config.
 
     Args:
-        folder: of the cell and seed.
-        config: what the cell depends on; it must be what it was in this folder.
+        folder: folder of the cell and seed.
+        config: what the cell depends on; it must agree with earlier runs in this folder.
 
     Raises:
-        ConfigError: the folder is of another config, or its outcome is damaged.
+        ConfigError: the folder belongs to another config, or its outcome is damaged.
     """
     write_config(config, folder, harmless=HARMLESS)
     known = bool(_outcome_in(folder))
-    # Training takes all processes: none may skip it alone.
-    check_agreed(known, f"{folder / OUTCOME} is there for some processes only; {ONE_FOLDER}")
+    # Training needs all processes, so none may skip it alone.
+    check_agreed(known, f"only some processes find {folder / OUTCOME}; {ONE_FOLDER}")
     return known
 
 
 def keep_outcome(folder: Path, found: Mapping[str, np.ndarray]) -> None:
-    """Write a cell's outcome into its folder; of several processes the first one does."""
+    """Write a cell's outcome to its folder; with several processes, only the first one writes."""
     if is_first_process():
         write_arrays(folder / OUTCOME, found, of=_names_of(folder)[0])
 
 
 def _outcome_in(folder: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Return the outcome in the folder of a cell and seed; {} where there is none."""
+    """Return the outcome in the folder of a cell and seed; {} if there is none."""
     path = folder / OUTCOME
     try:
         found = read_arrays(path, MOST, of=_names_of(folder))
         for name in needed:
             if name not in found:
-                raise FileFault(f"it has no {name!r}: it is of another table, or lost it")
+                raise FileFault(f"it has no {name!r}: it belongs to another table, or is damaged")
             if found[name].dtype.kind not in "biuf" or not found[name].size:
                 raise FileFault(f"its {name!r} holds no numbers")
         return found
@@ -78,14 +78,14 @@ def _outcome_in(folder: Path, needed: Sequence[str] = ()) -> dict[str, np.ndarra
         return {}
     except FileFault as error:
         raise ConfigError(
-            f"{path}: {error}; delete this file, and the cell is scored anew"
+            f"{path}: {error}; delete this file, and the cell is scored again"
         ) from error
 
 
 def _names_of(folder: Path) -> tuple[str, ...]:
-    """Return what the outcome of a cell and seed is called: "GROUP/METHOD/seedN, config ID".
+    """Return the names of the outcome of a cell and seed: "GROUP/METHOD/seedN, config ID".
 
-    Outcomes of some days are called by the first part of it alone.
+    Older outcomes are named by the first part alone.
     """
     cell = "/".join(folder.absolute().parts[-3:])
     if not (folder / CONFIG).exists():
@@ -94,15 +94,14 @@ def _names_of(folder: Path) -> tuple[str, ...]:
 
 
 def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict | None]) -> None:
-    """Refuse a work folder that has cells of another config: one table would mix the two.
+    """Refuse a work folder with cells of another config, since the table would mix the two.
 
     Args:
-        workdir: of the table; a seed of a cell is in `WORKDIR/GROUP/METHOD/seedN`.
-        config_of: (group, method) -> what the cell depends on; None where it has no part in the
-            table.
+        workdir: work folder of the table; a seed of a cell is in `WORKDIR/GROUP/METHOD/seedN`.
+        config_of: (group, method) -> what the cell depends on; None if it is not part of the table.
 
     Raises:
-        ConfigError: names a cell's folder, the fields and the fix.
+        ConfigError: there are such cells; the message names the folder, the fields and the fix.
     """
     for folder in sorted(workdir.glob("*/*/seed*")):
         _, group, method, _ = folder.parts[-4:]
@@ -113,18 +112,18 @@ def check_cells(workdir: Path, config_of: Callable[[str, str], FrozenConfigDict 
 def outcomes_in(
     workdir: Path, cell: str, seeds: int, needed: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return the outcomes of a cell's first seeds, stacked; {} where none is finished.
+    """Return the stacked outcomes of a cell's first seeds; {} if none is finished.
 
     Args:
-        workdir: of the table.
+        workdir: work folder of the table.
         cell: the cell's name.
-        seeds: how many are looked for; those that are finished count.
-        needed: names of arrays that the table cannot do without; of the others those are returned
-            that all seeds have. By default all are needed.
+        seeds: number of seeds to look for; only finished ones are used.
+        needed: names of arrays that the table requires. Other arrays are returned if all seeds have
+            them. By default all arrays are required.
 
     Raises:
-        ConfigError: an outcome is damaged, of another cell, table or config, or has other arrays or
-            shapes than those of the other seeds.
+        ConfigError: an outcome is damaged, belongs to another cell, table or config, or its arrays
+            or shapes differ from those of the other seeds.
     """
     folders = [workdir / cell / f"seed{seed}" for seed in range(seeds)]
     of_seeds = {folder: _outcome_in(folder, needed) for folder in folders}
@@ -143,9 +142,9 @@ def outcomes_in(
         for name in names:
             if one[name].shape != first[name].shape:
                 raise ConfigError(
-                    f"{folder / OUTCOME}: its {name!r} is of shape {list(one[name].shape)}, and "
-                    f"another seed's of {list(first[name].shape)}; delete this file, and the cell "
-                    "is scored anew"
+                    f"{folder / OUTCOME}: its {name!r} has shape {list(one[name].shape)}, and "
+                    f"another seed's has shape {list(first[name].shape)}; delete this file, "
+                    "and the cell is scored again"
                 )
     return {name: np.stack([one[name] for one in found.values()]) for name in names}
 

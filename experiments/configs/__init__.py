@@ -1,1 +1,1 @@
-"""One file a setting; `get_config()` returns it."""
+"""One file per setting; its `get_config()` returns the config."""

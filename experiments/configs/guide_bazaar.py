@@ -1,10 +1,10 @@
 """The guide on the embedded bazaar: the default of every experiment module.
 
-python -m experiments.guide                          2 CPU cores, 3 seeds, 50 episodes a cell
+python -m experiments.guide                          2 CPU cores, 3 seeds, 50 episodes per cell
 python -m experiments.guide --config.seeds=1         a first look, in a third of the time or more
-python -m experiments.guide --config.preset=full     3 seeds, 600 episodes a cell
+python -m experiments.guide --config.preset=full     3 seeds, 600 episodes per cell
 python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_optimizers
-                                                     learned optimizers beside tuned SGD and Adam
+                                                     learned optimizers against tuned SGD and Adam
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phon
 ADAPTED = ("classification", "sentiment", "questions")
 CLASSES = ("classification", "sentiment")
 ALL = (*ADAPTED, "recommendation")
-"""The tasks that a guide is trained on; a new one goes into `ADAPTED`."""
+"""The tasks a guide is trained on; add a new one to `ADAPTED`."""
 
 
 METHODS = (
@@ -127,12 +127,12 @@ RANGES = {
     **{f"adapt.methods.{method}": optional(several(_TASKS, least=0)) for method in METHODS},
     "adapt.methods.*": _NO_METHOD,
 }
-"""What the fields may hold of every config that is read by a module of the guide."""
+"""Valid values of the fields of every config that a module of the guide reads."""
 
 RELATIONS = (
     multiple("model.width", "model.heads"),
     at_most("episodes.way", "model.way"),
-    at_most("adapt.shots", "episodes.shots"),  # a support has no more, whatever a row would say
+    at_most("adapt.shots", "episodes.shots"),  # a support holds no more shots than that
     late(multiple("metatrain.meta_batch_size", "metatrain.tasks_per_chunk")),
 )
 
@@ -141,13 +141,14 @@ def get_config() -> ConfigDict:
     """Return the config; `--help` shows the comment on each field."""
     config = ConfigDict()
     config.table = "bazaar"  # name of the table in results.json
-    config.seed = 0  # of training and of the test episodes; the first one where there are several
-    config.seeds = 3  # how many guides are trained, each from a seed of its own
-    config.init_from = ""  # the work folder of the stage before, for a stage run alone
+    config.seed = 0  # seed of training and test episodes; the first of several
+    config.seeds = 3  # number of guides to train, each from its own seed
+    config.init_from = ""  # work folder of the previous stage, when a stage runs alone
     config.log_every = 10  # steps between two lines of metrics
     config.checkpoint_every = 200  # steps between two checkpoints
-    config.compilation = "optimised"  # or fast: compiled in a third of the time, for short runs
-    config.preset = "default"  # overrides by name: full, optimizers or tiny
+    # optimised, or fast: compiles in a third of the time, for short runs
+    config.compilation = "optimised"
+    config.preset = "default"  # named overrides: full, optimizers or tiny
     config.presets = {
         "full": {
             "adapt": {"episodes": 600},
@@ -158,7 +159,7 @@ def get_config() -> ConfigDict:
                 "learners": ("maml", "first-order", "anil", "prototypical"),
             },
         },
-        # Learned optimizers beside tuned SGD and Adam, all with as many steps.
+        # Learned optimizers against tuned SGD and Adam, all with the same number of steps.
         "optimizers": {
             "table": "bazaar_optimizers",
             "seeds": 1,
@@ -176,7 +177,7 @@ def get_config() -> ConfigDict:
                 },
             },
         },
-        # For tests and notebooks: every stage runs, nothing is learned.
+        # For tests and notebooks: every stage runs, but nothing is learned.
         "tiny": {
             "seeds": 1,
             "compilation": "fast",
@@ -193,49 +194,52 @@ def get_config() -> ConfigDict:
 
     config.data = {
         "world": "bazaar",  # bazaar, catalogue or online_shopping
-        "folder": "",  # of a catalogue, where world is catalogue
-        "sources": (),  # domains to train on; all that are not named below where it is empty
-        "held_out": ("home_appliances", "toys"),  # domains that no stage sees, for the test
+        "folder": "",  # folder of the catalogue, if world is catalogue
+        "sources": (),  # domains to train on; if empty, all that are not named below
+        "held_out": ("home_appliances", "toys"),  # domains for the test, which no stage sees
         "validation": ("books",),  # domains that rates and penalties are tuned on
-        # The bazaar's knobs; see metaguide.data.bazaar.
-        "seed": 0,  # of the generated world
-        "categories": 8,  # of a domain, 1 to 8
-        "reviews": 240,  # of a domain
-        "questions": 160,  # of a domain
-        "users": 120,  # of a domain
-        "shared": 0.7,  # what domains have in common, 0 to 1
-        "chinese": 0.25,  # share of the products that are in Chinese
+        # Parameters of the bazaar; see metaguide.data.bazaar.
+        "seed": 0,  # seed of the generated world
+        "categories": 8,  # categories per domain, 1 to 8
+        "reviews": 240,  # reviews per domain
+        "questions": 160,  # questions per domain
+        "users": 120,  # users per domain
+        "shared": 0.7,  # how much domains have in common, 0 to 1
+        "chinese": 0.25,  # share of products described in Chinese
     }
     config.text = {
-        "vocabulary": 2000,  # ids of the tokenizer, which is trained on source domains only
-        "text": 28,  # tokens kept of a product or a review
-        "pair": 72,  # tokens kept of a question with its passage
-        "name": 8,  # tokens kept of the name of a class
-        "buckets": 2**15,  # of the hashed n-grams that the encoder reads beside tokens; 0 for none
+        # number of ids of the tokenizer, which is trained on source domains only
+        "vocabulary": 2000,
+        "text": 28,  # maximum tokens of a product or a review
+        "pair": 72,  # maximum tokens of a question with its passage
+        "name": 8,  # maximum tokens of a class name
+        "buckets": 2**15,  # buckets of the hashed n-grams that are read besides tokens; 0 for none
     }
     config.model = {
-        "width": 48,  # of the encoder, a multiple of heads
-        "layers": 2,  # of the encoder
-        "heads": 4,  # of attention
-        "dropout": 0.1,  # in pre-training
-        "channels": (16, 32, 64),  # of the convolutions on pictures, each of which halves the side
+        "width": 48,  # width of the encoder, a multiple of heads
+        "layers": 2,  # layers of the encoder
+        "heads": 4,  # number of attention heads
+        "dropout": 0.1,  # dropout rate in pre-training
+        # channels of the picture convolutions, each of which halves the side
+        "channels": (16, 32, 64),
         "image": True,  # whether pictures are read
-        "way": 10,  # slots of the classification head: the most classes it can tell apart
+        "way": 10,  # outputs of the classification head: the most classes it can distinguish
     }
     config.episodes = {
-        "way": 5,  # classes of an episode
-        "shots": 10,  # the largest number; supports of fewer shots are its prefixes
-        "queries": 15,  # examples of an episode that are asked about
-        "candidates": 32,  # products that a training episode of recommendation ranks
-        "max_answer_tokens": 8,  # of an answer
-        "near": 1.0,  # texts with so much in common are one example; 1 for the same texts alone
+        "way": 5,  # classes per episode
+        "shots": 10,  # largest number of shots; smaller supports are prefixes of it
+        "queries": 15,  # query examples per episode
+        "candidates": 32,  # products to rank in a training episode of recommendation
+        "max_answer_tokens": 8,  # maximum tokens of an answer
+        # share in common from which two texts count as one example; 1: identical texts only
+        "near": 1.0,
     }
 
     config.pretrain = {
-        "steps": 300,  # of pre-training
-        "batch": 64,  # texts, pictures or pairs a step
-        "learning_rate": 4e-3,  # of AdamW, its largest
-        "weight_decay": 0.01,  # of AdamW
+        "steps": 300,  # steps of pre-training
+        "batch": 64,  # texts, pictures or pairs per step
+        "learning_rate": 4e-3,  # peak learning rate of AdamW
+        "weight_decay": 0.01,  # weight decay of AdamW
         # λ of each objective; 0 leaves it out.
         "weights": {
             "masked_language": 1.0,
@@ -243,60 +247,61 @@ def get_config() -> ConfigDict:
             "image_text": 0.2,
             "text_text": 0.0,
         },
-        "mask_rate": 0.15,  # share of the words that are hidden
-        "mask_variant": "mask",  # what hides a word: mask, or 80-10-10
-        "noise": 0.1,  # on pictures, its standard deviation in a range of 1
-        "occlusion": 10,  # side of the square hole in a picture, pixels; 0 for none
+        "mask_rate": 0.15,  # share of words to hide
+        "mask_variant": "mask",  # how to hide a word: mask, or 80-10-10
+        "noise": 0.1,  # standard deviation of the noise on pictures, whose values span 1
+        "occlusion": 10,  # side of the square hole in a picture, in pixels; 0 for none
     }
     config.multitask = {
-        "steps": 300,  # of joint training
-        "meta_batch_size": 4,  # episodes of each task a step, each of a domain drawn evenly
-        "learning_rate": 3e-3,  # of AdamW, its largest
-        "weight_decay": 0.01,  # of AdamW
-        "weighting": "fixed",  # of the losses: fixed or uncertainty
+        "steps": 300,  # steps of joint training
+        "meta_batch_size": 4,  # episodes per task and step, each from a uniformly drawn domain
+        "learning_rate": 3e-3,  # peak learning rate of AdamW
+        "weight_decay": 0.01,  # weight decay of AdamW
+        "weighting": "fixed",  # weighting of the losses: fixed or uncertainty
         "weights": {task: 1.0 for task in ALL},  # λ of each task; 0 leaves it out
-        "shots": (1, 5),  # of an episode, drawn evenly
+        "shots": (1, 5),  # shots of an episode, drawn uniformly from these
     }
     config.metatrain = {
-        "learner": "maml",  # which one `experiments.metatrain` trains
-        # Which ones the guide trains; the preset full has first-order MAML too.
+        "learner": "maml",  # learner that `experiments.metatrain` trains
+        # Learners that the guide trains; the preset full adds first-order MAML.
         "learners": ("maml", "anil", "prototypical"),
-        "steps": 40,  # of meta-training
-        "meta_batch_size": 2,  # episodes of each task a step
-        "tasks_per_chunk": 1,  # that a device maps over at once; 0 for all of them
-        "learning_rate": 3e-4,  # of the outer AdamW, its largest
-        "rule_learning_rate": 1e-2,  # of AdamW on a learned optimizer
-        # Where a learned optimizer starts: "" for the trained one of its kind that comes with the
-        # package, or a file or work folder with another.
+        "steps": 40,  # steps of meta-training
+        "meta_batch_size": 2,  # episodes per task and step
+        "tasks_per_chunk": 1,  # tasks that a device maps over at once; 0 for all
+        "learning_rate": 3e-4,  # peak learning rate of the outer AdamW
+        "rule_learning_rate": 1e-2,  # learning rate of AdamW on a learned optimizer
+        # Where a learned optimizer starts: "" for the trained one of its kind in the package, or a
+        # file or work folder that holds another one.
         "rule_from": {"rnn": "", "lstm": "", "hyper": ""},
-        # Where a learned optimizer is learned: validation or sources. Of the sources its start,
-        # which is held, knows all there is to know, and the best update there is none; the others
-        # tune their rates on validation too.
+        # Domains that a learned optimizer is trained on: validation or sources. The fixed
+        # parameters it starts from already fit the sources, so the best update there is no update.
+        # Other methods tune their rates on the validation domains too.
         "rule_learned_on": "validation",
-        "inner_learning_rate": 0.1,  # of the inner loop's gradient descent
-        "inner_steps": 3,  # of the inner loop
-        "remat": False,  # whether inner steps are computed again, which saves memory
-        "weights": {task: 1.0 for task in ALL},  # of each task; 0 leaves it out
-        "domain_weights": dict.fromkeys(SOURCES, 1.0),  # of each source domain
-        "shots": (1, 5),  # of an episode, drawn evenly
+        "inner_learning_rate": 0.1,  # learning rate of gradient descent in the inner loop
+        "inner_steps": 3,  # steps of the inner loop
+        "remat": False,  # whether to recompute inner steps, which saves memory
+        "weights": {task: 1.0 for task in ALL},  # weight of each task; 0 leaves it out
+        "domain_weights": dict.fromkeys(SOURCES, 1.0),  # weight of each source domain
+        "shots": (1, 5),  # shots of an episode, drawn uniformly from these
     }
     config.adapt = {
-        "shots": (0, 1, 5, 10),  # of the columns of the table
-        "episodes": 50,  # of a cell of the table
-        "steps": 3,  # of gradient descent at test
-        # Episodes side by side in a program. One is fastest on a CPU, which runs a program a core;
-        # recommendation encodes the catalogue once a program. On a GPU, all of them.
+        "shots": (0, 1, 5, 10),  # numbers of shots in the table
+        "episodes": 50,  # episodes per cell of the table
+        "steps": 3,  # steps of gradient descent at test
+        # Episodes side by side in a program. On a CPU, which runs one program per core, 1 is
+        # fastest, except for recommendation, which encodes the catalogue once per program. On a
+        # GPU, use all of them.
         "chunk": {task: 25 if task == "recommendation" else 1 for task in ALL},
-        # Tuned for each method and task on the validation domains, with as many values
-        # each.
-        "validation_episodes": 10,  # by which each of these is scored
-        "learning_rates": SGD_RATES,  # of gradient descent, tuned on validation
-        "adam_learning_rates": ADAM_RATES,  # of Adam, tuned on validation
-        # Of a learned optimizer's updates, tuned on validation: it serves all tasks, and
-        # makes steps as small as the one that bears least.
+        # Tuned for each method and task on the validation domains, each over the same number of
+        # values.
+        "validation_episodes": 10,  # episodes that score each value on validation
+        "learning_rates": SGD_RATES,  # learning rates of gradient descent, tuned on validation
+        "adam_learning_rates": ADAM_RATES,  # learning rates of Adam, tuned on validation
+        # Factors on a learned optimizer's updates, tuned on validation. It serves all tasks, and
+        # its steps are as small as the most sensitive task requires.
         "rule_factors": RULE_FACTORS,
-        "penalties": PENALTIES,  # of ridge and logistic regression, tuned on validation
-        # Which tasks a method serves; () leaves it out.
+        "penalties": PENALTIES,  # penalties of ridge and logistic regression, tuned on validation
+        # Which tasks a method is used for; () leaves it out.
         "methods": {
             "scratch": ADAPTED,
             "zero-shot": ALL,

@@ -3,8 +3,8 @@
     METAGUIDE_DATA_DIR=FOLDER python -m experiments.guide \
         --config=experiments/configs/guide_reviews_zh.py --workdir=runs/guide_reviews_zh
 
-Sentiment of reviews of water heaters and clothing, which no stage has seen; and of which of five
-categories a review is, those two and three source ones.
+Two tasks: the sentiment of reviews of water heaters and clothing, which no stage has seen; and the
+category of a review out of five, those two and three source categories.
 """
 
 from ml_collections import ConfigDict
@@ -15,10 +15,10 @@ SOURCES = ("书籍", "平板", "手机", "水果", "洗发水", "计算机", "�
 
 
 def get_config() -> ConfigDict:
-    """Return the config: the bazaar's, but for what is set here."""
+    """Return the config: the bazaar's, except for what is set here."""
     config = guide_bazaar.get_config()
     config.table = "reviews_zh"
-    config.preset = "default"  # overrides by name: full or tiny
+    config.preset = "default"  # named overrides: full or tiny
     config.log_every = 50
     config.checkpoint_every = 500
     config.data = {
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
         "sources": (),
         "held_out": ("热水器", "衣服"),
         "validation": ("蒙牛",),
-        "seed": 0,  # of which reviews those are
-        "aside": 400,  # reviews of a category, for classification, that no training stage reads
+        "seed": 0,  # seed that draws the reviews set aside
+        "aside": 400,  # reviews per category, for classification, that no training stage reads
     }
     config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4}
     config.model.update({"width": 128, "image": False})

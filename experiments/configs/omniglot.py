@@ -2,10 +2,10 @@
 
 python -m experiments.tables.omniglot --config.way=5 --config.shot=1 --config.learner=maml
 
-A cell of the full protocol is 60,000 steps (Reptile 100,000 to 200,000) and needs an accelerator;
-`--config.preset=cpu` is a reduced schedule of about an hour a cell on two cores, whose rows go into
-a table of their own, `omniglot_reduced`. Without way, shot and learner it is every cell.
-Expected, 5-way 1-shot: MAML 98.7, prototypical networks 98.8 in print.
+A cell of the full protocol takes 60,000 steps (Reptile 100,000 to 200,000) and needs an
+accelerator. `--config.preset=cpu` is a reduced schedule of about an hour per cell on two cores; its
+rows go into a separate table, `omniglot_reduced`. Without way, shot and learner, every cell is run.
+Published for 5-way 1-shot: MAML 98.7, prototypical networks 98.8.
 """
 
 from ml_collections import ConfigDict
@@ -83,26 +83,26 @@ RANGES = {
     "*.cg_steps": integer(1),
     "*.damping": at_least_0(),
 }
-"""What the fields may hold."""
+"""Valid values of the fields."""
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
     config.table = "omniglot"  # name of the table in results.json
-    config.way = 0  # classes of an episode; 0 for all of `ways`
-    config.shot = 0  # examples a class; 0 for all of `shots`
-    config.learner = ""  # one of `learners` or `more_learners`; all `learners` where it is empty
-    config.ways = (5, 20)  # of the table
-    config.shots = (1, 5)  # of the table
+    config.way = 0  # classes per episode; 0 for all of `ways`
+    config.shot = 0  # examples per class; 0 for all of `shots`
+    config.learner = ""  # one of `learners` or `more_learners`; if empty, all `learners`
+    config.ways = (5, 20)  # numbers of ways in the table
+    config.shots = (1, 5)  # numbers of shots in the table
     config.learners = LEARNERS  # rows of the table
-    config.more_learners = MORE_LEARNERS  # rows of the table where they were asked for by name
-    config.seed = 0  # of the split and of the test episodes
-    config.seeds = 3  # of training: the first so many
-    config.parallel = "jit"  # or pmap: how devices share a step
-    config.preset = "default"  # overrides by name: cpu or tiny
+    config.more_learners = MORE_LEARNERS  # rows of the table only if requested by name
+    config.seed = 0  # seed of the split and of the test episodes
+    config.seeds = 3  # number of training seeds, from 0
+    config.parallel = "jit"  # how devices share a step: jit or pmap
+    config.preset = "default"  # named overrides: cpu or tiny
     config.presets = {
-        # What two CPU cores reach in an hour or less a cell.
+        # A schedule that two CPU cores finish in an hour or less per cell.
         "cpu": {
             "table": "omniglot_reduced",
             "seeds": 1,
@@ -115,7 +115,7 @@ def get_config() -> ConfigDict:
             "relation": {"way5": {"steps": 2_000}, "way20": {"steps": 2_000}},
             "maml++": {"way5": {"steps": 10_000}, "way20": {"steps": 10_000}},
         },
-        # For tests: everything runs, nothing is learned.
+        # For tests: everything runs, but nothing is learned.
         "tiny": {
             "ways": (5,),
             "shots": (1,),
@@ -135,46 +135,48 @@ def get_config() -> ConfigDict:
         },
     }
 
-    # Which characters are for what. "maml": 1,100 / 100 / 423 at random, a quarter turn drawn for
-    # each class of an episode, also at test. "vinyals": the fixed split, each character's four
-    # turns being classes.
+    # Split of the characters. "maml": 1,100 / 100 / 423 at random, with a quarter turn drawn for
+    # each class of an episode, also at test. "vinyals": the fixed split, where the four turns of a
+    # character are separate classes.
     config.split = "maml"
-    # Whose mean and variance batch norm takes on queries in training; see metaguide.problems. Each
-    # method is scored by transductive statistics (`accuracy`) and without (`accuracy_inductive`).
-    # "none" is a network without batch norm.
+    # Statistics that batch norm uses on queries in training; see metaguide.problems. Each method is
+    # scored with transductive statistics (`accuracy`) and without (`accuracy_inductive`). "none" is
+    # a network without batch norm.
     config.statistics = "transductive"
-    config.channels = 64  # of each convolution
-    config.convolution = "patches"  # how it is computed: patches or xla
-    config.dtype = "float32"  # of the computation, or bfloat16; parameters are float32
-    # Of products in float32: "default" is JAX's, on a GPU tensorfloat32; or name that, or float32.
+    config.channels = 64  # channels of each convolution
+    config.convolution = "patches"  # how convolutions are computed: patches or xla
+    # dtype of the computation: float32 or bfloat16; parameters are float32
+    config.dtype = "float32"
+    # Precision of float32 products: tensorfloat32, float32, or "default", which is JAX's default,
+    # tensorfloat32 on a GPU.
     config.precision = "default"
-    config.steps = 60_000  # of training, where a learner has none of its own
-    config.meta_batch_size = 32  # episodes a step, where a learner has none of its own
-    config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
-    config.learning_rate = 1e-3  # of the outer Adam
-    config.steps_per_call = 0  # 0: 1 on a CPU, elsewhere 50 or a divisor of it
-    config.seeds_at_once = 0  # in one program; 0: 1 on a CPU, elsewhere all seeds of a cell
-    config.processes = 1  # cells side by side on one device, a process each
-    config.test_episodes = 600  # of a cell
-    config.test_chunk = 0  # episodes side by side; 0: 8 on a CPU, elsewhere 50
+    config.steps = 60_000  # training steps, unless the learner sets its own
+    config.meta_batch_size = 32  # episodes per step, unless the learner sets its own
+    config.tasks_per_chunk = 0  # tasks that a device maps over at once; 0 for all
+    config.learning_rate = 1e-3  # learning rate of the outer Adam
+    config.steps_per_call = 0  # steps per call of the program; 0: 1 on a CPU, else 50 or a divisor
+    config.seeds_at_once = 0  # seeds per program; 0: 1 on a CPU, else all seeds of a cell
+    config.processes = 1  # cells to run side by side on one device, one process each
+    config.test_episodes = 600  # test episodes per cell
+    config.test_chunk = 0  # test episodes side by side; 0: 8 on a CPU, else 50
     config.log_every = 100  # steps between two lines of metrics
     config.checkpoint_every = 1000  # steps between two checkpoints
 
-    # The mean over the support's examples is minimised where MAML's code sums and divides by the
-    # shots: its α = .4 and .1 are both N α = 2 here. Apart from the code, whose inner loop holds
-    # batch norm, has no scale in it and draws the head, all parameters adapt and the head starts
-    # at 0.
+    # The inner loss is the mean over the support's examples, while MAML's code sums and divides by
+    # the shots: its α = .4 and .1 are both N α = 2 here. In MAML's code the inner loop keeps batch
+    # norm fixed and without a scale, and the head is drawn at random. Here all parameters adapt,
+    # and the head starts at 0.
     maml = {
-        "inner_learning_rate": 2.0,  # of the inner loop
+        "inner_learning_rate": 2.0,  # learning rate of the inner loop
         "network": "stride",  # how Conv4 shrinks pictures: stride, flat or max
         "mode": "mixed",  # how the inner loop is differentiated: unrolled, remat or mixed
     }
     config.maml = {
         "way5": {
             **maml,
-            "inner_steps": 1,  # of the inner loop in training
+            "inner_steps": 1,  # inner steps in training
             "test_steps": 3,  # inner steps at test
-            "meta_batch_size": 32,  # episodes a step
+            "meta_batch_size": 32,  # episodes per step
         },
         "way20": {**maml, "inner_steps": 5, "test_steps": 5, "meta_batch_size": 16},
     }
@@ -186,53 +188,53 @@ def get_config() -> ConfigDict:
         "way5": {**maml, "inner_steps": 1, "test_steps": 3, "meta_batch_size": 32},
         "way20": {**maml, "inner_steps": 5, "test_steps": 5, "meta_batch_size": 16},
     }
-    # One query a class; batch norm takes the statistics of all queries, or (inductive) of the
-    # support and one query.
+    # One query per class. Batch norm uses the statistics of all queries or, for inductive scores,
+    # of the support and one query.
     reptile = {
         "network": "flat",
         "inner": "adam",  # the inner rule: sgd, adam or annealed
-        "keep_state": True,  # whether the inner rule's state goes on from task to task
-        "outer_learning_rate": 1.0,  # share of the way to the adapted parameters, at first
-        "train_shots": 10,  # examples a class in training
+        "keep_state": True,  # whether the inner rule's state carries over from task to task
+        "outer_learning_rate": 1.0,  # initial share of the way to the adapted parameters
+        "train_shots": 10,  # examples per class in training
         "test_steps": 50,  # inner steps at test
-        "meta_batch_size": 5,  # episodes a step
-        "queries": 1,  # of a class in training
-        "test_queries": 1,  # of a class at test
+        "meta_batch_size": 5,  # episodes per step
+        "queries": 1,  # queries per class in training
+        "test_queries": 1,  # queries per class at test
     }
     config.reptile = {
         "way5": {
             **reptile,
             "inner_learning_rate": 1e-3,
             "inner_steps": 5,
-            "batch": 10,  # examples of an inner step in training
-            "test_batch": 5,  # examples of an inner step at test
-            "steps": 100_000,  # of training
+            "batch": 10,  # examples per inner step in training
+            "test_batch": 5,  # examples per inner step at test
+            "steps": 100_000,  # training steps
         },
         "way20": {
             **reptile,
             "inner_learning_rate": 5e-4,
             "inner_steps": 10,
-            "batch": 20,  # examples of an inner step in training
-            "test_batch": 10,  # examples of an inner step at test
+            "batch": 20,  # examples per inner step in training
+            "test_batch": 10,  # examples per inner step at test
             "steps": 200_000,
         },
     }
     prototypical = {
         "network": "max",
-        "temperature": 1.0,  # what distances or similarities are divided by
-        "train_way": 60,  # classes of an episode in training
-        "queries": 5,  # of a class in training
-        "test_queries": 5,  # of a class at test
-        "test_episodes": 1000,  # of a cell
-        "meta_batch_size": 1,  # episodes a step
-        "halve_every": 2_000,  # steps after which the outer rate is halved
-        "steps": 20_000,  # of training
+        "temperature": 1.0,  # divisor of distances or similarities
+        "train_way": 60,  # classes per episode in training
+        "queries": 5,  # queries per class in training
+        "test_queries": 5,  # queries per class at test
+        "test_episodes": 1000,  # test episodes per cell
+        "meta_batch_size": 1,  # episodes per step
+        "halve_every": 2_000,  # steps after which the outer learning rate is halved
+        "steps": 20_000,  # training steps
     }
     config.prototypical = {"way5": dict(prototypical), "way20": dict(prototypical)}
     r2d2 = {k: v for k, v in prototypical.items() if k != "temperature"}
     r2d2 |= {
-        "penalty": 1.0,  # λ of the ridge regression, as it starts
-        "scale": 1.0,  # of its answers, as it starts
+        "penalty": 1.0,  # initial λ of the ridge regression
+        "scale": 1.0,  # initial scale of its outputs
     }
     config.r2d2 = {"way5": dict(r2d2), "way20": dict(r2d2)}
 
@@ -240,12 +242,12 @@ def get_config() -> ConfigDict:
     plus_plus = {
         "network": "stride",
         "inner_learning_rate": 0.1,
-        "inner_steps": 5,  # of the inner loop
+        "inner_steps": 5,  # inner steps
         "meta_batch_size": 8,
-        "multi_step_until": 0.1,  # share of training in which the loss of every step counts
+        "multi_step_until": 0.1,  # share of training during which the loss of every step counts
         "second_order_from": 0.5,  # share of training after which the gradient is exact
         "mode": "mixed",
-        "last_learning_rate": 1e-5,  # what the outer rate falls to
+        "last_learning_rate": 1e-5,  # final outer learning rate
         "steps": 50_000,
     }
     config["maml++"] = {"way5": dict(plus_plus), "way20": dict(plus_plus)}
@@ -253,9 +255,9 @@ def get_config() -> ConfigDict:
         "network": "stride",
         "inner": "sgd",
         "inner_learning_rate": 0.1,
-        "strength": 2.0,  # λ of the pull to the meta-parameters
-        "cg_steps": 5,  # of conjugate gradients
-        "damping": 1.0,  # of conjugate gradients
+        "strength": 2.0,  # λ of the pull towards the meta-parameters
+        "cg_steps": 5,  # steps of conjugate gradients
+        "damping": 1.0,  # damping of conjugate gradients
         "meta_batch_size": 32,
         "steps": 20_000,
     }
@@ -263,7 +265,8 @@ def get_config() -> ConfigDict:
         "way5": {**implicit, "inner_steps": 16},
         "way20": {**implicit, "inner_steps": 25},
     }
-    # No protocol of these is in print for this split and network: MAML's, and prototypical's.
+    # No protocol for these is published for this split and network. The first two use MAML's, the
+    # last two that of prototypical networks.
     config["meta-sgd"] = {
         "way5": {**maml, "inner_steps": 1, "meta_batch_size": 32},
         "way20": {**maml, "inner_steps": 1, "meta_batch_size": 16},
@@ -276,7 +279,7 @@ def get_config() -> ConfigDict:
     matching = {**prototypical, "temperature": 0.1}
     config.matching = {"way5": dict(matching), "way20": dict(matching)}
     relation = {k: v for k, v in prototypical.items() if k != "temperature"} | {
-        "hidden": 64,  # units of the network that compares
+        "hidden": 64,  # hidden units of the comparison network
     }
     config.relation = {"way5": dict(relation), "way20": dict(relation)}
     return config

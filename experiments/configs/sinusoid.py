@@ -1,10 +1,10 @@
 """Sine waves from 10 points, the regression table of MAML (Finn et al. 2017, section 5.1).
 
 python -m experiments.tables.sinusoid                       all learners, 5 seeds, both
-                                                            initialisations, the full 70,000 steps
+                                                            initialisations, all 70,000 steps
 python -m experiments.tables.sinusoid --config.learner=maml --config.seeds=1
 
-Expected after 1 step at 5 points: MAML .67 in print, here by the initialisation.
+After 1 step at 5 points, MAML's published error is .67; here it depends on the initialisation.
 """
 
 from ml_collections import ConfigDict
@@ -63,7 +63,7 @@ RANGES = {
     "*.train_shots": integer(1),
     "*.test_steps": integer(1),
 }
-"""What the fields may hold."""
+"""Valid values of the fields."""
 
 RELATIONS = (
     late(multiple("steps", "steps_per_call")),
@@ -78,14 +78,15 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
     config.table = "sinusoid"  # name of the table in results.json
-    config.learner = ""  # one of `learners`; all of them where it is empty
+    config.learner = ""  # one of `learners`; if empty, all of them
     config.learners = LEARNERS  # rows of the table
-    # Of all kernels: normal of σ = .01 cut at 2σ, as MAML's code has it, and He's.
+    # Initialisers of all kernels: a normal with σ = .01 truncated at 2σ, as in MAML's code, and
+    # He's.
     config.initialisers = ("truncated", "he")
-    config.seed = 0  # of the test tasks
-    config.seeds = 5  # of training: the first so many
-    config.parallel = "jit"  # or pmap: how devices share a step
-    config.preset = "default"  # overrides by name: reduced or tiny
+    config.seed = 0  # seed of the test tasks
+    config.seeds = 5  # number of training seeds, from 0
+    config.parallel = "jit"  # how devices share a step: jit or pmap
+    config.preset = "default"  # named overrides: reduced or tiny
     config.presets = {
         "reduced": {
             "table": "sinusoid_reduced",
@@ -93,7 +94,7 @@ def get_config() -> ConfigDict:
             "seeds": 2,
             "imaml": {"steps": 10_000},
         },
-        # For tests: everything runs, nothing is learned.
+        # For tests: everything runs, but nothing is learned.
         "tiny": {
             "steps": 20,
             "seeds": 2,
@@ -106,52 +107,54 @@ def get_config() -> ConfigDict:
         },
     }
 
-    config.widths = (40, 40)  # of the hidden layers
-    config.steps = 70_000  # of training, where a learner has none of its own
-    config.meta_batch_size = 25  # waves a step
-    config.tasks_per_chunk = 0  # that a device maps over at once; 0 for all of them
-    config.train_shots = 10  # points of the support, and of the query
+    config.widths = (40, 40)  # widths of the hidden layers
+    config.steps = 70_000  # training steps, unless the learner sets its own
+    config.meta_batch_size = 25  # waves per step
+    config.tasks_per_chunk = 0  # tasks that a device maps over at once; 0 for all
+    config.train_shots = 10  # points in the support, and in the query
     config.test_shots = (5, 10)  # points at test
-    config.test_tasks = 600  # waves of a cell
+    config.test_tasks = 600  # test waves per cell
     config.test_steps = 10  # inner steps at test
-    config.shown_steps = (1, 5, 10)  # inner steps after which there is a row
-    config.validation_tasks = 200  # waves that the rate of the pre-trained net is chosen on
-    config.learning_rate = 1e-3  # of the outer Adam
-    config.steps_per_call = 100  # steps that one call of the program takes
+    config.shown_steps = (1, 5, 10)  # inner steps after which the table has a row
+    # waves that the learning rate of the pre-trained network is chosen on
+    config.validation_tasks = 200
+    config.learning_rate = 1e-3  # learning rate of the outer Adam
+    config.steps_per_call = 100  # steps per call of the program
     config.log_every = 1000  # steps between two lines of metrics, a multiple of steps_per_call
     config.checkpoint_every = 10_000  # steps between two checkpoints, a multiple of steps_per_call
 
     config.maml = {
-        "inner_learning_rate": 0.01,  # of the inner loop
-        "inner_steps": 1,  # of the inner loop in training
+        "inner_learning_rate": 0.01,  # learning rate of the inner loop
+        "inner_steps": 1,  # inner steps in training
         "mode": "unrolled",  # how the inner loop is differentiated: unrolled, remat or mixed
     }
     config["first-order"] = {"inner_learning_rate": 0.01, "inner_steps": 1}
     config["meta-sgd"] = {"inner_learning_rate": 0.01, "inner_steps": 1}
-    # The inner rule of Nichol et al. 2018 for pictures; chosen on validation waves among SGD and
-    # Adam, with its state kept or not.
+    # The inner rule of Nichol et al. 2018 for pictures. It was chosen on validation waves among SGD
+    # and Adam, with and without keeping its state.
     config.reptile = {
         "inner": "adam",  # the inner rule: sgd, adam or annealed
-        "inner_learning_rate": 0.01,  # of the inner rule
-        "inner_steps": 10,  # of the inner loop in training
-        "batch": 10,  # points of an inner step
-        "keep_state": True,  # whether the inner rule's state goes on from task to task
-        "outer_learning_rate": 1.0,  # share of the way to the adapted parameters, at first
+        "inner_learning_rate": 0.01,  # learning rate of the inner rule
+        "inner_steps": 10,  # inner steps in training
+        "batch": 10,  # points per inner step
+        "keep_state": True,  # whether the inner rule's state carries over from task to task
+        "outer_learning_rate": 1.0,  # initial share of the way to the adapted parameters
     }
-    # As many steps as in its paper's table of Omniglot. Where the inner loop stops far from its
-    # minimum the gradient is none of the loss, which grows: constant rates, with the gradient
-    # clipped or not, did so here. Chosen on waves drawn in training; no value is in print. At test
-    # it takes as many steps as in training: its solution is at the end of them.
+    # As many meta-training steps as in the paper's Omniglot table. If the inner loop stops far from
+    # its minimum, the estimate is not a gradient of the loss, which then grows: this happened here
+    # with constant rates, with and without clipping. The settings were chosen on training waves; no
+    # value is published. At test it takes as many inner steps as in training, because its solution
+    # is at the end of them.
     config.imaml = {
         "inner": "annealed",  # the inner rule: sgd, adam or annealed
-        "inner_learning_rate": 0.02,  # of the inner rule
-        "inner_steps": 64,  # of the inner loop in training
-        "strength": 100.0,  # λ of the pull to the meta-parameters
-        "cg_steps": 5,  # of conjugate gradients
-        "damping": 0.0,  # of conjugate gradients
-        "steps": 20_000,  # of training
+        "inner_learning_rate": 0.02,  # learning rate of the inner rule
+        "inner_steps": 64,  # inner steps in training
+        "strength": 100.0,  # λ of the pull towards the meta-parameters
+        "cg_steps": 5,  # steps of conjugate gradients
+        "damping": 0.0,  # damping of conjugate gradients
+        "steps": 20_000,  # training steps
         "test_steps": 64,  # inner steps at test
     }
-    # Trained on all waves at once; its rate at test is chosen on validation tasks.
+    # Trained on all waves at once; its learning rate at test is chosen on validation tasks.
     config.pretrained = {"learning_rates": (0.0003, 0.001, 0.003, 0.01, 0.03)}
     return config

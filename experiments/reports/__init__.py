@@ -1,1 +1,1 @@
-"""The report of a run: rows laid out as tables, verdicts in words, figures, one page."""
+"""The report of a run: tables, verdicts in words, and figures, on one page."""

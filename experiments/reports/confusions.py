@@ -1,4 +1,4 @@
-"""What a method takes for what: the confusions behind its macro-F1, counted and named."""
+"""The confusions of a method: which classes it takes for which, counted and named."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class Confusions(NamedTuple):
 
     Attributes:
         domain: the domain.
-        shots: at which they were made.
-        names: of the classes that occur or are predicted.
-        counts: int [classes, classes], true ones down, predicted ones across.
-        nothing: int [classes], how many had scores that are not finite, which predict no class.
+        shots: number of shots of the predictions.
+        names: names of the classes that occur or are predicted.
+        counts: int [classes, classes], true classes in rows, predicted classes in columns.
+        nothing: int [classes], number of examples without a prediction, as scores were not finite.
     """
 
     domain: str | None
@@ -29,18 +29,18 @@ class Confusions(NamedTuple):
 
     @property
     def asked(self) -> np.ndarray:
-        """How many examples of each class were asked about, int [classes]."""
+        """Number of query examples of each class, int [classes]."""
         return self.counts.sum(axis=1) + self.nothing
 
     @property
     def right(self) -> int:
-        """How many were taken for what they are."""
+        """Number of correct predictions."""
         return int(np.trace(self.counts))
 
     def frequent(self, most: int) -> list[tuple[str, str, int, int]]:
-        """Return the most frequent confusions: (true class, predicted one, how often, of how many).
+        """Return the most frequent confusions: (true class, predicted class, count, out of).
 
-        What diverged is left out. Of equally frequent ones the first class comes first.
+        Diverged predictions are left out. Ties are ordered by class.
         """
         wrong = self.counts - np.diag(np.diag(self.counts))
         places = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -53,12 +53,12 @@ class Confusions(NamedTuple):
 
 
 def confusions(results: Results, task: str, method: str) -> list[Confusions]:
-    """Count what a method takes for what on each domain, at the most shots that it has there.
+    """Count the confusions of a method on each domain, at its largest number of shots there.
 
     Args:
-        results: with the predictions behind macro-F1, and the names of classes if any.
-        task: whose predictions are classes; others have no confusions.
-        method: whose predictions they are.
+        results: results with the predictions behind macro-F1, and names of classes if any.
+        task: a task that predicts classes; other tasks have no confusions.
+        method: the method whose predictions are counted.
 
     Returns:
         An entry for each domain with stored predictions, in the order of the rows.

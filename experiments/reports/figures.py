@@ -1,7 +1,7 @@
-"""The report's plots, as SVG that takes its font and its ink from the page around it.
+"""The report's plots, as SVG that takes its font and ink colour from the page around it.
 
-Only numbers and names of metrics are drawn: domains and methods, whose names may need glyphs that
-no installed font has, stand in captions and legends, which the browser sets.
+Only numbers and names of metrics are drawn. Domains and methods, whose names may need glyphs that
+no installed font has, appear in captions and legends, which the browser renders.
 """
 
 import io
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.reports.layout import Column, Grid, shots_name
 from metaguide.evaluation.results import Row
 
-_INK = "#010203"  # stands for the page's own ink
+_INK = "#010203"  # placeholder for the page's own ink
 _ARMS = (
     "#4477aa",
     "#e0566b",
@@ -30,22 +30,22 @@ _ARMS = (
     "#8f9a2f",
 )
 _FLOOR = "#8c8f96"
-_PANEL = (3.7, 2.8)  # inches: no wider than the screen of a phone
+_PANEL = (3.7, 2.8)  # inches: no wider than a phone's screen
 _DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1), (8, 3), (3, 1, 1, 1))
 
 Style = tuple[str, tuple[float, ...]]
-"""Colour and dashes; no dashes: a full line."""
+"""Colour and dashes; without dashes the line is solid."""
 
 
 def styles(methods: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
-    """A colour for each method and a dash for each baseline, the same in all figures of a page."""
+    """Return a colour for each method and dashes for each baseline, for all figures of a page."""
     of_methods = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(methods)}
     of_baselines = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(baselines)}
     return {**of_methods, **of_baselines}
 
 
 def swatch(style: Style) -> str:
-    """A short line in the style of a method, for a legend: SVG."""
+    """Return an SVG of a short line in the style of a method, for a legend."""
     colour, dashes = style
     drawn = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in dashes)}"' if dashes else ""
     return (
@@ -57,19 +57,19 @@ def swatch(style: Style) -> str:
 def curves(
     rows: Sequence[Row], domain: str | None, style: Mapping[str, Style], label: str
 ) -> list[str]:
-    """A metric against adaptation steps, a panel for each number of shots, with 95% bands.
+    """Draw a metric against adaptation steps, a panel for each number of shots, with 95% bands.
 
-    Each panel is a drawing of its own, so that a page can set them beside or below each other; all
+    Each panel is a separate drawing, so that a page can put them next to or below each other. All
     have the same range.
 
     Args:
         rows: all steps of one task and metric.
-        domain: whose rows are drawn.
-        style: of every method and baseline; one without steps is a level line.
-        label: what the figure shows, for readers that do not see it.
+        domain: the domain whose rows are drawn.
+        style: style of every method and baseline; those without steps are level lines.
+        label: alternative text of the figure.
 
     Returns:
-        SVGs; none where no method takes a step.
+        A list of SVGs, empty if no method takes a step.
     """
     mine = [row for row in rows if row.domain == domain and row.shots]
     shots = sorted({row.shots for row in mine if row.shots and row.steps})
@@ -110,16 +110,16 @@ def _panel(axes: Axes, rows: Sequence[Row], count: int, style: Mapping[str, Styl
 
 
 def bars(grid: Grid, domain: str | None, style: Mapping[str, Style], label: str) -> str:
-    """The methods and baselines of one domain after the last step, side by side by number of shots.
+    """Draw bars for the methods and baselines of one domain after the last step, by shots.
 
     Args:
-        grid: one task and metric.
-        domain: whose columns are drawn.
-        style: of every method and baseline.
-        label: what the figure shows, for readers that do not see it.
+        grid: the grid of one task and metric.
+        domain: the domain whose columns are drawn.
+        style: style of every method and baseline.
+        label: alternative text of the figure.
 
     Returns:
-        SVG.
+        An SVG.
     """
     columns = [column for column in grid.columns if column.domain == domain]
     names = [*grid.methods, *grid.baselines]

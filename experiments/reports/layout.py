@@ -1,4 +1,4 @@
-"""How rows become a table: methods down, domains and shots across, baselines below the methods."""
+"""Layout of rows as a table: methods in rows, baselines below, domains and shots in columns."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from metaguide.tasks import TASKS
 LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
 
 MINUS = "_minus"
-"""Ends the name of a metric that is the loss of a method, whose name begins it, minus that of the
-row's method, paired: what is not below 0 with its whole interval is no success."""
+"""Suffix of a metric METHOD_minus: the loss of METHOD minus that of the row's method, paired. It is
+a success only if its complete interval is below 0."""
 
 
 class Column(NamedTuple):
-    """One domain at one number of shots, and of steps where several are shown."""
+    """One domain at one number of shots, and at one number of steps if several are shown."""
 
     domain: str | None
     shots: int | None
@@ -27,10 +27,10 @@ class Cell(NamedTuple):
 
     Attributes:
         row: the row it shows.
-        best: whether no method of the column is better; baselines are not methods.
+        best: whether no method in the column is better; baselines do not count as methods.
         against_scratch: (difference, half-width) to the method from scratch in the same column,
-            paired over examples, where this method is worse: negative transfer. The half-width is
-            None where no scores of single examples are stored.
+            paired over examples, if this method is worse (negative transfer). The half-width is
+            None if no scores of single examples are stored.
     """
 
     row: Row
@@ -39,7 +39,7 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """One table of one task and metric; `cells` by (method, column), absent where there is none."""
+    """The table of one task and metric; `cells` is keyed by (method, column) and may be sparse."""
 
     task: str
     metric: str
@@ -50,20 +50,20 @@ class Grid(NamedTuple):
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:
-    """The tasks of the rows: the guide's four in their order, then others as they come."""
+    """Return the tasks of the rows: the guide's four in their order, then others as they appear."""
     found = list(dict.fromkeys(row.task for row in rows))
     return [task for task in TASKS if task in found] + [t for t in found if t not in TASKS]
 
 
 def metrics_of(rows: Sequence[Row], task: str) -> list[str]:
-    """The metrics of a task that are shown, the foremost first."""
+    """Return the metrics of a task to show, main metric first."""
     found = list(dict.fromkeys(row.metric for row in rows if row.task == task))
     shown = TASKS[task].scoring.metrics if task in TASKS else found
     return [name for name in shown if name in found]
 
 
 def last_steps(rows: Sequence[Row]) -> list[Row]:
-    """Of each method, domain, task, shots and metric the row after the most steps."""
+    """Return the row after the most steps, for each method, domain, task, shots and metric."""
     last: dict[tuple, Row] = {}
     for row in rows:
         cell = (row.table, row.method, row.domain, row.task, row.shots, row.metric)
@@ -85,12 +85,12 @@ def grid(
     """Lay out the rows of one task and metric.
 
     Args:
-        rows: of any tasks, metrics and steps.
-        task, metric: what is shown.
-        scores: of single examples, for the differences to the method from scratch.
-        scratch: name of the method from scratch; None marks no negative transfer.
+        rows: rows of any tasks, metrics and steps.
+        task, metric: the task and the metric to show.
+        scores: scores of single examples, for the differences to the method from scratch.
+        scratch: name of the method from scratch; if None, negative transfer is not marked.
         baselines: names of the methods that are baselines.
-        steps: numbers of adaptation steps, a column each; the last step alone where none is given.
+        steps: numbers of adaptation steps, a column each; if empty, only the last step.
 
     Raises:
         ResultsError: there is no such row, two rows fall into one cell, or two methods in a column
@@ -132,15 +132,15 @@ def grid(
 
 
 def falls_short(row: Row) -> bool:
-    """Return whether a row is a difference whose interval is not wholly below 0."""
+    """Return whether a row is a difference whose interval is not entirely below 0."""
     return row.metric.endswith(MINUS) and (row.ci95 is None or row.value + row.ci95 >= 0)
 
 
 def interval_name(row: Row) -> str:
-    """ "± .120 (.070)": half-widths of the 95% intervals over training seeds, and over examples.
+    """Return "± .120 (.070)": half-widths of the 95% intervals over training seeds and examples.
 
-    Those over seeds come first: what training varies by is the larger part of what a table leaves
-    open. Without several seeds there is only the part in parentheses.
+    The half-width over seeds comes first, because training is the larger source of uncertainty.
+    With a single seed there is only the part in parentheses.
     """
     parts = [] if row.ci95_seeds is None else [f"± {number(row.ci95_seeds)}"]
     return " ".join(parts if row.ci95 is None else [*parts, f"({number(row.ci95)})"])
@@ -150,11 +150,11 @@ INTERVALS = (
     "±: half-width of the 95% interval over training seeds; in parentheses over examples and "
     "episodes"
 )
-"""What `interval_name` shows, in words."""
+"""Explanation of what `interval_name` shows."""
 
 
 def diverged_name(row: Row) -> str:
-    """ "2 of 50 episodes diverged"; empty where none did."""
+    """Return "2 of 50 episodes diverged", or "" if none did."""
     if not row.diverged:
         return ""
     count = (row.episodes or 0) * (row.seeds or 1)
@@ -162,19 +162,19 @@ def diverged_name(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """A score to three places without its leading zero, as tables of papers print it."""
+    """Return a score to three places without its leading zero, as is usual in papers."""
     text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def column_name(shots: int | None, steps: int | None) -> str:
-    """ "5 shots", "5 shots, 10 steps"; empty where neither has a meaning."""
+    """Return "5 shots" or "5 shots, 10 steps"; "" if neither applies."""
     after = "" if steps is None else f"{steps} step" if steps == 1 else f"{steps} steps"
     return ", ".join(filter(None, (shots_name(shots), after)))
 
 
 def shots_name(shots: int | None) -> str:
-    """ "5 shots", "1 shot"; empty where shots have no meaning."""
+    """Return "5 shots" or "1 shot"; "" if shots do not apply."""
     if shots is None:
         return ""
     return f"{shots} shot" if shots == 1 else f"{shots} shots"

@@ -38,20 +38,21 @@ def write_report(
     scratch: str | None = "scratch",
     baselines: Collection[str] = BASELINES,
 ) -> Path:
-    """Write `folder/report.html`, whole or not at all: one file that opens from disk.
+    """Write `folder/report.html` atomically: one file that opens from disk.
 
     Args:
         results: rows of one table with the scores of their examples.
-        folder: made where it does not exist.
-        showcase: the guide at work on a held-out domain, or on several.
-        scratch: the method from scratch; one below it at the same shots is negative transfer.
+        folder: the folder to write to; created if missing.
+        showcase: the guide at work on one or several held-out domains.
+        scratch: the method from scratch; a method below it at the same shots is negative transfer.
         baselines: names of the methods that are baselines.
 
     Returns:
         The path of the report.
 
     Raises:
-        ResultsError: the rows are of several tables, or two methods were scored on other examples.
+        ResultsError: the rows belong to several tables, or two methods were scored on different
+            examples.
     """
     shown = [showcase] if isinstance(showcase, Mapping) else list(showcase or ())
     tasks = tasks_of(results.rows)
@@ -95,7 +96,7 @@ def _header(results: Results) -> str:
     facts = {
         "held-out domains": ", ".join(domains),
         "training seeds": _seeds(results.seeds),
-        "episodes a cell": str(episodes),
+        "episodes per cell": str(episodes),
         "table": ", ".join(dict.fromkeys(row.table for row in results.rows)),
         "made": results.made[:16].replace("T", " "),
     }
@@ -119,7 +120,7 @@ def _footer(results: Results) -> str:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """ "3 (0, 1, 2)", "1 (seed 0)"; a lone 0 would read as none."""
+    """Return "3 (0, 1, 2)" or "1 (seed 0)", since a lone 0 would read as none."""
     listed = ", ".join(map(str, seeds))
     return f"{len(seeds)} ({'seed ' if len(seeds) == 1 else ''}{listed})" if seeds else "none"
 
@@ -135,8 +136,9 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
             f'<p class="use">{escape(one.use)}</p><ul>{more}</ul></div>'
         )
     note = (
-        f"{INTERVALS}. Beats, is below: by more than the paired 95% interval over examples and "
-        "episodes, of the means over training seeds; zero-shot at 0 shots where it has no others."
+        f'{INTERVALS}. "Beats" and "is below" mean by more than the paired 95% interval over '
+        "examples and episodes, of the means over training seeds. Zero-shot is compared at 0 shots "
+        "if it has no others."
     )
     return (
         f'<section id="verdict"><h2>Verdict</h2><div class="conclusions">{"".join(parts)}</div>'
@@ -195,10 +197,10 @@ def _figure(domain: str | None, what: str, drawn: str, wide: bool) -> str:
 
 
 def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
-    """What validation chose for each method, the best one first, and what an episode costs."""
+    """Return a table of what validation chose for each method, best first, and the cost."""
     if not tunings:
         return ""
-    heads = ["tuned to", f"{tunings[0]['tuned_by']['metric']} there", "an episode"]
+    heads = ["tuned to", f"{tunings[0]['tuned_by']['metric']} there", "per episode"]
     lost = any(one["diverged"] for one in tunings)
     heads += ["not finite there"] if lost else []
     lines = []
@@ -217,10 +219,10 @@ def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
             + "</tr>"
         )
     note = (
-        "The rate, penalty or factor of each method and its score on the validation domains; what "
-        "serves is the best one that has a checkpoint. The time is that of adapting to a test "
-        "episode and answering it, in this run on its machine, compilation left out; methods that "
-        "are computed together have the same. – : nothing to tune, or not measured."
+        "The rate, penalty or factor of each method and its score on the validation domains. The "
+        "guide uses the best method that has a checkpoint. The time is for adapting to and "
+        "answering one test episode, in this run on its machine, without compilation; methods that "
+        "are computed together share it. – : nothing to tune, or not measured."
     )
     return (
         "<h3>What validation chose, and what it costs</h3>"
@@ -238,7 +240,7 @@ _MOST_CONFUSIONS = 5
 
 
 def _confusions(found: Sequence[Confusions], method: str) -> str:
-    """The most frequent confusions of a method in words, and all of them as a matrix."""
+    """Return the most frequent confusions of a method in words, and all of them as a matrix."""
     parts = []
     for one in found:
         listed = "".join(
@@ -255,7 +257,7 @@ def _confusions(found: Sequence[Confusions], method: str) -> str:
     if not parts:
         return ""
     return (
-        f"<h3>What {escape(method)} takes for what</h3>"
+        f"<h3>What {escape(method)} confuses</h3>"
         f'<div class="conclusions">{"".join(parts)}</div>'
         '<p class="small soft">Over all episodes and training seeds; an example counts in each.</p>'
     )
@@ -274,14 +276,14 @@ def _matrix(found: Confusions) -> str:
         lines.append(f'<tr><th class="name" scope="row">{escape(name)}</th>{cells}</tr>')
     return _scrolled(
         f"confusions on {found.domain or ''}",
-        '<thead><tr><th class="name">in truth</th>'
+        '<thead><tr><th class="name">true class</th>'
         + "".join(f"<th>{head}</th>" for head in heads)
         + f"</tr></thead><tbody>{''.join(lines)}</tbody>",
     )
 
 
 def _scrolled(label: str, table: str) -> str:
-    """A table that scrolls sideways where it is too wide, by keys too."""
+    """Return a table that scrolls sideways if it is too wide, also by keyboard."""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">'
         f"<table>{table}</table></div>"

@@ -31,18 +31,18 @@ def print_tables(
     metric: str | None = None,
     steps: Collection[int] = (),
 ) -> None:
-    """Print a table a task: domains and methods down, shots across.
+    """Print a table for each task, with domains and methods in rows and shots in columns.
 
-    Bold: the best method. Red, with an arrow: below the method from scratch; without: a difference
-    that is not below 0. Italic: baselines.
+    Bold marks the best method and italics the baselines. Red with an arrow marks a method below the
+    one from scratch; red without an arrow marks a difference that is not below 0.
 
     Args:
-        rows: of one table, of any tasks, metrics and steps.
+        rows: rows of one table, of any tasks, metrics and steps.
         scratch: the method from scratch.
         baselines: names of the methods that are baselines.
-        console: where to.
-        metric: which one; the foremost of each task by default.
-        steps: numbers of adaptation steps, a column each; the last step alone by default.
+        console: the console to print to.
+        metric: the metric to print; by default the main one of each task.
+        steps: numbers of adaptation steps, a column each; by default only the last step.
     """
     console = console or Console()
     for task in tasks_of(rows):
@@ -54,7 +54,7 @@ def print_tables(
         table.padding, table.pad_edge = (0, 1, 0, 0), False
         table.add_column("method", no_wrap=True)
         for kind in across:
-            # In a narrow terminal an interval stands below its number, and nothing is cut short.
+            # In a narrow terminal the interval wraps below its number, and nothing is truncated.
             table.add_column(column_name(*kind), justify="right", overflow="fold")
         for domain in dict.fromkeys(column.domain for column in laid.columns):
             mine = {column[1:]: column for column in laid.columns if column.domain == domain}
@@ -66,7 +66,7 @@ def print_tables(
                     is_baseline = method in laid.baselines
                     name = Text(f"  {method}", "italic dim" if is_baseline else "")
                     table.add_row(name, *(_rich(cell, is_baseline) for cell in cells))
-        # A log has no width.
+        # A log file has no width.
         whole = console.measure(table, options=console.options.update(width=10_000)).maximum
         width = None if console.is_terminal else max(console.width, whole)
         console.print(table, width=width, crop=False)

@@ -1,6 +1,6 @@
-"""What a run concludes, in words: which method to use on a task, what it beats, what it costs.
+"""Conclusions of a run in words: which method to use on a task, what it beats, what it costs.
 
-All of it is plain text; whoever shows it escapes it.
+All sentences are plain text; code that displays them must escape them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,10 +22,10 @@ from metaguide.evaluation.metrics import Interval
 from metaguide.evaluation.results import Results, Row, Tuning, difference, key
 
 HEADLINE = 5
-"""Shots that the verdict is at, where there are such rows."""
+"""Number of shots that the verdict is about, if there are such rows."""
 
 ZERO_SHOT = "zero-shot"
-"""The method that a method is held against although it has rows without shots alone."""
+"""The method that others are compared with although it may have rows only without shots."""
 
 
 class Verdict(NamedTuple):
@@ -33,11 +33,10 @@ class Verdict(NamedTuple):
 
     Attributes:
         task: the task.
-        method: the method that is scored; None where baselines alone were scored.
-        warning: what must be said first: the method is below the best baseline; empty where it is
-            not.
+        method: the chosen method; None if only baselines were scored.
+        warning: warning to show first, that the method is below the best baseline; "" if it is not.
         use: the sentence that says what to use.
-        more: sentences on its scores, what it beats and does not beat, and what it costs.
+        more: sentences about its scores, what it beats and does not beat, and what it costs.
     """
 
     task: str
@@ -48,13 +47,13 @@ class Verdict(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """A baseline or a baseline on one domain, and the chosen method's lead over it.
+    """A baseline or other method on one domain, and the chosen method's lead over it.
 
     Attributes:
-        row: of the rival.
-        lead: how much better the chosen method is, whatever the metric, with the half-width of the
-            paired 95% interval; that is None where no scores of single examples are stored, or
-            there are too few.
+        row: the rival's row.
+        lead: how much better the chosen method is, positive for any metric, with the half-width of
+            the paired 95% interval. The half-width is None if no scores of single examples are
+            stored, or too few.
     """
 
     row: Row
@@ -62,7 +61,7 @@ class Rival(NamedTuple):
 
     @property
     def beaten(self) -> bool:
-        """Whether the method is better beyond the interval, or at all where there is none."""
+        """Whether the method is better by more than the interval, or at all if there is none."""
         return self.lead.value > (self.lead.half or 0)
 
 
@@ -73,19 +72,19 @@ def verdict(
     scratch: str | None = "scratch",
     baselines: Collection[str] = BASELINES,
 ) -> Verdict:
-    """Conclude on one task.
+    """Return the conclusion for one task.
 
     Args:
         results: rows of one table, with the scores of their examples and what validation chose.
-        task: one that has rows.
-        scratch: the method from scratch, which a method is held against and which does not serve.
+        task: a task that has rows.
+        scratch: the method from scratch, which others are compared with and which cannot serve.
         baselines: names of the methods that are baselines.
 
     Returns:
         The verdict.
 
     Raises:
-        ResultsError: two methods were scored on other examples at the same shots.
+        ResultsError: two methods were scored on different examples at the same shots.
     """
     metric = metrics_of(results.rows, task)[0]
     rows = [r for r in last_steps(results.rows) if (r.task, r.metric) == (task, metric)]
@@ -126,14 +125,14 @@ def choose(
     scratch: str | None,
     baselines: Collection[str],
 ) -> tuple[str, bool]:
-    """Return the method that is to be used, and whether validation chose it.
+    """Return the method to use, and whether validation chose it.
 
     Without a record of validation it is the best one on the held-out domains, at the most shots.
-    The method from scratch is chosen where there is no other.
+    The method from scratch is chosen only if there is no other.
 
     Args:
-        tunings: of all tasks, as a file of results has them.
-        rows: of one task and metric, each after its last step.
+        tunings: tunings of all tasks, as in a results file.
+        rows: rows of one task and metric, each after its last step.
         scratch: the method from scratch.
         baselines: names of the methods that are baselines.
     """
@@ -154,7 +153,7 @@ def choose(
 
 
 def _by_score(tuning: Tuning) -> tuple[float, float]:
-    """Sort by what validation prefers: what diverged last, then the best score first."""
+    """Return a sort key for the preference of validation: least divergence, then best score."""
     metric, score = tuning["tuned_by"]["metric"], tuning["tuned_by"]["score"]
     return tuning["diverged"], score if metric in LOWER_IS_BETTER else -score
 
@@ -168,7 +167,7 @@ def _most_shots(rows: Sequence[Row], method: str, domain: str | None) -> Row | N
 
 
 def _headline(rows: Sequence[Row], method: str, domain: str | None) -> Row | None:
-    """Return the row at HEADLINE shots, or at the most that there are."""
+    """Return the row at HEADLINE shots, or at the largest number available."""
     mine = [row for row in rows if (row.method, row.domain) == (method, domain)]
     at = next((row for row in mine if row.shots == HEADLINE), None)
     return at or _most_shots(rows, method, domain)
@@ -181,7 +180,7 @@ def _held_against(
     scratch: str | None,
     baselines: Collection[str],
 ) -> tuple[dict[str | None, Row], dict[str | None, list[Rival]]]:
-    """Return by domain the row of a method that the verdict is on, and what it is held against."""
+    """Return, for each domain, the row that the verdict is about, and its rivals."""
     domains = dict.fromkeys(row.domain for row in rows if row.method == method)
     by_domain = {domain: _headline(rows, method, domain) for domain in domains}
     by_domain = {domain: row for domain, row in by_domain.items() if row is not None}
@@ -203,7 +202,7 @@ def _best_baseline(rivals: Sequence[Rival], baselines: Collection[str]) -> Rival
 def _rivals(
     rows: Sequence[Row], row: Row, scratch: str | None, baselines: Collection[str]
 ) -> list[Row]:
-    """Return what a row is held against: baselines, scratch and, at 0 shots, zero-shot."""
+    """Return what a row is compared with: baselines, scratch and, at 0 shots, zero-shot."""
     others = [one for one in rows if one.domain == row.domain and one.method != row.method]
     same = [one for one in others if one.shots == row.shots]
     found = [one for one in same if one.method in baselines]
@@ -214,15 +213,15 @@ def _rivals(
 
 
 def _lead(results: Results, row: Row, other: Row) -> Interval:
-    """Return how much better a row is than another, paired where their scores are stored."""
+    """Return how much better a row is than another, paired if their scores are stored."""
     sign = -1.0 if row.metric in LOWER_IS_BETTER else 1.0
     plain = Interval(sign * (row.value - other.value), None)
     ours, theirs = (results.scores.get(key(one)) for one in (row, other))
     if ours is None or theirs is None:
         return plain
     if row.shots != other.shots:
-        # Without shots an example counts once: the two have the examples of its first episode in
-        # common.
+        # Without shots an example counts once, so both rows share the examples of its first
+        # episode.
         common = ours["id"].shape == theirs["id"].shape
         common = common and (ours["id"] == theirs["id"]) & (ours["id"] >= 0)
         if not np.any(common):
@@ -271,7 +270,7 @@ def _use(
     any_above: bool,
     others_above: bool,
 ) -> str:
-    """Say what to use: the chosen method where it is above the best baseline, else the baseline."""
+    """Say what to use: the chosen method if it is above the best baseline, else the baseline."""
     baselines = {domain: rival.row.method for domain, rival in best.items() if not rival.beaten}
     if not baselines:
         return f"Use {method}."
@@ -291,7 +290,7 @@ def _above(others: Sequence[tuple[str | None, str]]) -> str:
     if not others:
         return ""
     said = _and([f"{method}{_on([domain])}" for domain, method in others])
-    return f"Above the best baseline is {said}, but the held-out domains alone say so."
+    return f"Above the best baseline: {said}. Only the held-out domains show this."
 
 
 def _why(method: str, tunings: Sequence[Tuning]) -> str:
@@ -304,7 +303,7 @@ def _why(method: str, tunings: Sequence[Tuning]) -> str:
     metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
     rate = "" if mine["learning_rate"] is None else f", tuned to {mine['learning_rate']:g},"
     said = f"Validation chose {method}{rate} with {metric} {number(score)} on its domains"
-    # What starts from nothing has no checkpoint to serve, however well it does.
+    # A method from scratch has no checkpoint to serve, however well it does.
     ahead = [one["method"] for one in tunings if _by_score(one) < _by_score(mine)]
     return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
 
@@ -334,7 +333,7 @@ def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
     kinds = {
         "It beats {}.": lambda lead, half: half is not None and lead > half,
         "It scores above {}.": lambda lead, half: half is None and lead > 0,
-        "No difference is shown to {}.": lambda lead, half: abs(lead) <= (half or 0),
+        "No difference is shown from {}.": lambda lead, half: abs(lead) <= (half or 0),
         "It scores below {}.": lambda lead, half: half is None and lead < 0,
         "It is below {}.": lambda lead, half: half is not None and -lead > half,
     }
@@ -352,8 +351,8 @@ def _comparisons(rivals: Mapping[str | None, Sequence[Rival]]) -> list[str]:
             said.append(sentence.format("; ".join(parts)))
     if any(rival.lead.half is None for _, rival in flat):
         said.append(
-            "Above and below without a paired interval, for want of the scores of enough single "
-            "examples, are no proof."
+            "Too few scores of single examples are stored for paired intervals, so above and below "
+            "are no proof."
         )
     return said
 
@@ -372,24 +371,24 @@ def _cost(tuning: Tuning | None, tunings: Sequence[Tuning]) -> str:
         return ""
     if tuning["seconds"] is None:
         return (
-            f"What {tuning['method']} costs was not measured: its outcomes are of an earlier run."
+            f"What {tuning['method']} costs was not measured: its outcomes are from an earlier run."
         )
     known = {m["method"]: m["seconds"] for m in tunings if m["seconds"] is not None}
     cheapest = min(known, key=lambda method: known[method])
-    said = f"{tuning['method']} costs {duration(tuning['seconds'])} an episode"
+    said = f"{tuning['method']} costs {duration(tuning['seconds'])} per episode"
     if tuning["seconds"] <= known[cheapest]:
         return f"{said}; no method costs less."
     return f"{said}; {cheapest}, the cheapest, {duration(known[cheapest])}."
 
 
 def duration(seconds: float) -> str:
-    """ "3.1 ms", "140 ms", "2.5 s", "75 s"."""
+    """Return "3.1 ms", "140 ms", "2.5 s" or "75 s"."""
     value, unit = (seconds, "s") if seconds >= 0.9995 else (1000 * seconds, "ms")
     return f"{value:.{0 if value >= 9.95 else 1}f} {unit}"
 
 
 def _by_domain(names: Mapping[str | None, str], every: bool = True) -> str:
-    """ "majority", where it is so in all domains; else "majority on toys and content on books"."""
+    """Return "majority" if alike in all domains; else "majority on toys and content on books"."""
     if every and len(set(names.values())) == 1:
         return next(iter(names.values()))
     places: dict[str, list[str | None]] = {}

@@ -1,4 +1,4 @@
-"""Where the domains of a run come from: each source is the module of its name in this package."""
+"""Sources of the domains of a run; each source is the module of that name in this package."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -10,7 +10,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.config_files import ConfigError
 from experiments.ranges import Range, integer, share, text
 
-if TYPE_CHECKING:  # a config file imports this module, and is read before anything heavy is
+if TYPE_CHECKING:  # config files import this module before any heavy import
     from experiments.sources.parts import Parts
 
 FIELDS: Mapping[str, Mapping[str, Range]] = {
@@ -22,22 +22,22 @@ FIELDS: Mapping[str, Mapping[str, Range]] = {
     "catalogue": {"folder": text()},
     "online_shopping": {"seed": integer(0), "aside": integer(1)},
 }
-"""The fields of a config's `data` that each source reads, beside those that name domains."""
+"""Fields of a config's `data` that each source reads, in addition to those that name domains."""
 
 
 def read(config: FrozenConfigDict, folder: Path) -> "Parts":
     """Read the domains of a run from the source that `data.world` names.
 
     Args:
-        config: reads its `data`.
-        folder: where a source keeps what it makes.
+        config: its `data` is read.
+        folder: folder in which a source keeps what it generates.
 
     Returns:
-        The domains, by the part that each plays.
+        The domains by their role.
 
     Raises:
         ConfigError: there is no such source, or no such domain in it.
-        CatalogueError: the data are not as they should be.
+        CatalogueError: the data are invalid.
     """
     name = config.data.world
     if name not in FIELDS:

@@ -1,4 +1,4 @@
-"""The bazaar: generated domains, which are written once in the catalogue format."""
+"""The bazaar: generated domains, written once in the catalogue format."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,18 @@ from metaguide.data.bazaar import BazaarSettings, generate
 from metaguide.data.catalogue import read_catalogue, write_domain
 
 FOLDER = "bazaar"
-"""Where the domains are kept, in the folder of a run."""
+"""Subfolder of a run that holds the domains."""
 
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
-    """Read the bazaar, which is generated first where it is not there.
+    """Read the bazaar, generating it first if it does not exist.
 
     Args:
-        config: reads its `data`.
-        folder: where the domains are kept.
+        config: its `data` is read.
+        folder: folder in which the domains are kept.
 
     Raises:
-        ConfigError: as of `named`.
+        ConfigError: as for `named`.
     """
     root, data = folder / FOLDER, config.data
     if not root.exists():

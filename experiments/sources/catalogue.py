@@ -1,4 +1,4 @@
-"""A user's own domains, a folder each in the catalogue format."""
+"""A user's own domains, each in a folder in the catalogue format."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the domains in the folder that `data.folder` names.
 
     Args:
-        config: reads its `data`.
-        folder: not read; nothing is made.
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
 
     Raises:
-        ConfigError: as of `named`.
-        CatalogueError: a domain is not as it should be.
+        ConfigError: as for `named`.
+        CatalogueError: a domain is invalid.
     """
     return named(config, read_catalogue(Path(config.data.folder)))

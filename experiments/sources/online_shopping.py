@@ -14,17 +14,18 @@ from metaguide.data.online_shopping import read_online_shopping
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the reviews, with categories that no stage sees.
 
-    A category is a domain for sentiment. For classification all categories stand in one domain,
-    since a review's class is its category: texts for training, texts that no stage has read for
-    validation (with the validation category) and for the test (with the unseen categories).
+    For sentiment, each category is a domain. For classification all categories share one domain,
+    since a review's class is its category. It has texts for training, and texts that no stage has
+    read for validation (with the validation category) and for the test (with the unseen
+    categories).
 
     Args:
-        config: reads its `data`.
-        folder: not read; nothing is made.
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
 
     Raises:
-        ConfigError: as of `named`, or METAGUIDE_DATA_DIR is not set.
-        CatalogueError: the reviews are not there, or not as they should be.
+        ConfigError: as for `named`, or METAGUIDE_DATA_DIR is not set.
+        CatalogueError: the reviews are missing or invalid.
     """
     data = config.data
     domains = read_online_shopping(real_data("online_shopping_10_cats.zip"))
@@ -57,7 +58,7 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
 
 
 def _categories(name: str, reviews: Mapping[str, tuple[Review, ...]]) -> Domain:
-    """Return a domain whose products are reviews, each of the category that it was written for."""
+    """Return a domain whose products are reviews, each in the category it was written for."""
     return Domain(
         name,
         products=tuple(

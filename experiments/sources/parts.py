@@ -1,4 +1,4 @@
-"""The domains of a run by the part that each plays, as a config names them."""
+"""The domains of a run by their role, as a config names them."""
 
 import os
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from metaguide.data.catalogue import Domain
 
 
 class Parts(NamedTuple):
-    """The domains of a run, by the part that each plays.
+    """The domains of a run by their role.
 
     Attributes:
-        sources: what every stage trains on.
-        validation: what rates and penalties are chosen on.
-        held_out: what no stage sees before the last table.
-        always: by domain, categories that each of its classification episodes contains.
+        sources: domains that every stage trains on.
+        validation: domains that rates and penalties are chosen on.
+        held_out: domains that no stage sees before the final table.
+        always: for each domain, categories that all of its classification episodes contain.
     """
 
     sources: tuple[Domain, ...]
@@ -29,15 +29,15 @@ class Parts(NamedTuple):
 
 
 def named(config: FrozenConfigDict, domains: Mapping[str, Domain]) -> Parts:
-    """Return the domains that a config names for each part.
+    """Return the domains that a config names for each role.
 
     Args:
-        config: reads `data.sources`, `data.validation` and `data.held_out`; without sources, all
-            domains that are named nowhere are sources.
-        domains: by name, all that there are.
+        config: its `data.sources`, `data.validation` and `data.held_out` are read. If it names no
+            sources, all domains not named elsewhere are sources.
+        domains: all available domains, keyed by name.
 
     Raises:
-        ConfigError: a domain is unknown or plays two parts, or a part has none.
+        ConfigError: a domain is unknown or has two roles, or a role has no domain.
     """
     parts: dict[str, tuple[str, ...]] = {}
     for part in ("sources", "validation", "held_out"):
@@ -66,7 +66,7 @@ def named(config: FrozenConfigDict, domains: Mapping[str, Domain]) -> Parts:
 
 
 def real_data(file: str) -> Path:
-    """Return where a file of real data lies: in the folder that METAGUIDE_DATA_DIR names.
+    """Return the path of a file of real data, in the folder that METAGUIDE_DATA_DIR names.
 
     Raises:
         ConfigError: the variable is not set.

@@ -1,1 +1,1 @@
-"""The tables of published results, one a module, and their copies in experiments/results."""
+"""The tables that are compared with published results, one per module."""

@@ -1,11 +1,11 @@
-"""Learned optimizers beside tuned hand-made ones: losses at the horizon, and past what was trained.
+"""Learned optimizers against tuned hand-made ones: losses at the horizon and beyond it.
 
 METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.learned_optimizers
 python -m experiments.tables.learned_optimizers --config.problem=quadratic --config.learner=lstm
 
-Trains and scores what is not finished in the work folder, then writes the whole table:
-`results.json`, and a picture of the losses on the way down. Hand-made optimizers are tuned anew in
-each setting; learned ones are as they were trained.
+Trains and scores what is not finished in the work folder, then writes the complete table:
+`results.json`, and a picture of the loss curves. Hand-made optimizers are tuned again in each
+setting; learned ones are used as they were trained.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ METRIC = "log10_loss"
 
 
 def groups_of(config: FrozenConfigDict) -> dict[str, tuple[str, str]]:
-    """Return the problem and the transfer ("" for none) of each group of cells, by its name."""
+    """Return the problem and the transfer ("" for none) of each group of cells, keyed by name."""
     return {
         f"{problem}-{transfer or TRAINED}": (problem, transfer)
         for problem in config.problems
@@ -47,7 +47,7 @@ def groups_of(config: FrozenConfigDict) -> dict[str, tuple[str, str]]:
 def computing(
     config: FrozenConfigDict, problem: str, method: str, cell: FrozenConfigDict, workdir: Path
 ) -> Callable[[int], dict[str, np.ndarray]]:
-    """Build: seed -> the losses on the test problems of what is trained, or tuned, for them."""
+    """Build a function: seed -> test losses of the optimizer trained or tuned for the problem."""
     setting = setting_of(cell.setting)
     optimizer_of = (
         scheduled(method, setting.horizon)
@@ -70,14 +70,14 @@ def computing(
 
 
 def seeds_of(config: FrozenConfigDict, method: str) -> int:
-    """Return how many seeds a method has: nothing is drawn in what is made by hand."""
+    """Return how many seeds a method has: one if it is hand-made, since nothing in it is random."""
     return 1 if method in HAND_MADE else config.seeds
 
 
 def logarithms_in(config: FrozenConfigDict, workdir: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return log10 of the losses of finished cells by group and method.
+    """Return log10 of the losses of finished cells, keyed by group and method.
 
-    Each is [seeds, problems, steps + 1].
+    Each array is [seeds, problems, steps + 1].
     """
     return {
         group: {
@@ -99,8 +99,8 @@ def rows_of(
     """Return the rows of all finished cells, and the log10 loss on every test problem.
 
     Args:
-        config: of the table.
-        logarithms: from `logarithms_in`.
+        config: config of the table.
+        logarithms: the return value of `logarithms_in`.
     """
     rows: list[Row] = []
     scores: Scores = {}
@@ -108,7 +108,7 @@ def rows_of(
         section = config[problem].to_dict()
         section |= section["transfer"].get(transfer, {})
         last = {method: values[..., -1] for method, values in logarithms[group].items()}
-        worst = np.log10(config.cap)  # stands for what is larger, or no number
+        worst = np.log10(config.cap)  # replaces what is larger or NaN
 
         def row(method: str, metric: str, values: np.ndarray, half: float | None, lost) -> Row:
             over_seeds = seed_interval(values.mean(1))
@@ -143,15 +143,15 @@ def rows_of(
 
 
 def half_of(apart: np.ndarray) -> float | None:
-    """Return the half-width for the mean of differences [seeds, problems], over both."""
+    """Return the half-width for the mean of differences [seeds, problems], over both axes."""
     seeds, problems = (place.ravel() for place in np.indices(apart.shape))
-    if len(apart) == 1:  # of one seed there is the interval over problems alone
+    if len(apart) == 1:  # with one seed there is only the interval over problems
         return bootstrap_interval(apart.ravel(), problems).half
     return bootstrap_interval(apart.ravel(), problems, seeds).half
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train, tune and score what is asked for and not finished, then write the table."""
+    """Train, tune and score what is requested and not finished, then write the table."""
     methods = methods_asked_for(config)
     if config.problem and config.problem not in config.problems:
         known = ", ".join(config.problems)

@@ -1,9 +1,9 @@
-"""Accuracy on Omniglot, 5-way and 20-way, 1-shot and 5-shot, beside the values in print.
+"""Accuracy on Omniglot, 5-way and 20-way, 1-shot and 5-shot, next to the published values.
 
 python -m experiments.tables.omniglot --config.way=5 --config.shot=1 --config.learner=maml
 
-Trains and scores what is asked for and not finished in the work folder, then writes the table of
-all that is: `results.json`, and a picture of the learning curves.
+Trains and scores what is requested and not finished in the work folder, then writes the table of
+all finished cells: `results.json`, and a picture of the learning curves.
 """
 
 import os
@@ -52,29 +52,29 @@ PUBLISHED = {
     "imaml": {"5w1s": 0.9916, "5w5s": 0.9967, "20w1s": 0.9446, "20w5s": 0.9869},
     "maml++": {"5w1s": 0.9947, "5w5s": 0.999, "20w1s": 0.9765, "20w5s": 0.9933},
 }
-"""Accuracy by method and task, with transductive batch norm where the paper says so."""
+"""Accuracy by method and task, with transductive batch norm if the paper uses it."""
 
 PUBLISHED_INDUCTIVE = {
     "reptile": {"5w1s": 0.9539, "5w5s": 0.9890, "20w1s": 0.8814, "20w5s": 0.9665},
     "prototypical": {"5w1s": 0.988, "5w5s": 0.997, "20w1s": 0.960, "20w5s": 0.989},
 }
-"""The same without what queries say about one another. Prototypical networks were scored by
-averages over training, which nothing here keeps; ours take the support's statistics."""
+"""The same without statistics of the queries. Prototypical networks were scored with averages over
+training, which are not kept here; ours use the support's statistics."""
 
 NO_NORM = "none"
-"""In `config.statistics`: a network without batch norm."""
+"""Value of `config.statistics` for a network without batch norm."""
 
 PRECISIONS = ("default", "tensorfloat32", "float32")
-"""Of matrix products in float32: what JAX takes by default, or one of those that a GPU has."""
+"""Precisions of float32 matrix products: JAX's default, or one that a GPU offers."""
 
 BASELINE = "pixels"
-"""The nearest mean of the support's raw pictures, which learns nothing."""
+"""The baseline, which learns nothing: nearest mean of the support's raw pictures."""
 
 METRICS = ("accuracy", "accuracy_inductive")
-"""With what queries say about one another, and without; the baseline has the first one alone."""
+"""Metrics with statistics of the queries, and without; the baseline has only the first."""
 
 FINITE = "_finite"
-"""Behind the name of a metric, in an outcome: whether the scores of each query are finite."""
+"""Suffix of a metric in an outcome: whether the scores of each query are finite."""
 
 
 def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
@@ -92,12 +92,12 @@ def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
 
 
 def own_section(config: FrozenConfigDict, method: str, way: int) -> FrozenConfigDict:
-    """Return a method's protocol for a number of ways: that of 5, or from 10 on that of 20."""
+    """Return a method's protocol for a number of ways: that for 20 from 10 ways on, else for 5."""
     return config[method]["way5" if way < 10 else "way20"]
 
 
 def problem_of(config: FrozenConfigDict, network: str, way: int, statistics: str) -> Problem:
-    """Build the classification by Conv4; a wrong name in the config is an error."""
+    """Build the classification by Conv4; raise a ConfigError for an unknown name in the config."""
     if config.convolution not in CONVOLUTIONS:
         raise ConfigError(
             f"config.convolution={config.convolution}: there are {', '.join(CONVOLUTIONS)}"
@@ -118,12 +118,12 @@ def problem_of(config: FrozenConfigDict, network: str, way: int, statistics: str
 
 
 def statistics_in_training(config: FrozenConfigDict) -> str:
-    """Return whose statistics batch norm takes; any name does where there is no batch norm."""
+    """Return the statistics that batch norm uses; any valid name if there is no batch norm."""
     return "transductive" if config.statistics == NO_NORM else config.statistics
 
 
 def family_of(table: Mapping[str, np.ndarray], problem: Problem, way, shots, queries, statistics):
-    """Build the episodes of one split, whose sampler refuses too few classes or drawings."""
+    """Build the episodes of one split; the sampler refuses too few classes or drawings."""
     sample = balanced_sampler(way, shots, queries)
     sample = sample if statistics == "transductive" else inductive(sample)
     return TaskDistribution(("omniglot",), table, sample, problem)
@@ -164,10 +164,10 @@ def rate_of(config: FrozenConfigDict, cfg: FrozenConfigDict) -> optax.ScalarOrSc
 def compute(
     config: FrozenConfigDict, tables, method: str, way: int, shot: int, seeds, folders
 ) -> list[dict[str, np.ndarray]]:
-    """Train seeds of a cell; return what `correct` says of the test queries, by metric.
+    """Train seeds of a cell; return `correct` on the test queries, keyed by metric.
 
-    The meta-parameters of a learner are those of any number of ways but for the head's, which
-    metric learners do not read.
+    The meta-parameters of a learner depend on the number of ways only in the head, which metric
+    learners do not read.
     """
     cell = cell_of(config, tables, method, way, shot)
     metas = train_cell(cell, config, folders, seeds)
@@ -193,7 +193,7 @@ def _named(metric: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def correct(
     config: FrozenConfigDict, distribution: TaskDistribution, method, cfg, metas, shot: int
 ):
-    """Return of each of the metas what it is scored by, bool [steps, episodes, queries]."""
+    """Return whether each answer of each of the metas is right, bool [steps, episodes, queries]."""
     steps = cfg.get("test_steps", cfg.get("inner_steps", 0))
     at_test = FrozenConfigDict({**cfg, "batch": cfg.get("test_batch", cfg.get("batch"))})
     given = settings_of(method, at_test, steps, config.channels)
@@ -210,7 +210,7 @@ def correct(
 
 
 def baseline_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[str, np.ndarray]:
-    """Return what the nearest mean picture is scored by, bool [1, episodes, queries]."""
+    """Return whether each answer of the nearest mean is right, bool [1, episodes, queries]."""
     problem = problem_of(config, "stride", way, "transductive")
     problem = problem._replace(
         init=lambda key: {"head": {}},
@@ -231,7 +231,7 @@ def baseline_of(config: FrozenConfigDict, table, way: int, shot: int) -> dict[st
 
 
 def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
-    """Return the rows of all cells that are finished, and the answers behind them."""
+    """Return the rows of all finished cells, and the answers they are computed from."""
     rows: list[Row] = []
     scores: Scores = {}
     for way in config.ways:
@@ -242,7 +242,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
                 needed = METRICS[:1] if method == BASELINE else METRICS
                 found = outcomes_in(workdir, f"{task}/{method}", config.seeds, needed)
                 for metric in needed if found else ():
-                    # Outcomes from before it was kept have none.
+                    # Outcomes from before it was recorded have none.
                     right, finite = found[metric], found.get(f"{metric}{FINITE}")
                     cell = _row(config, method, task, shot, metric, right, finite, baseline)
                     rows.append(cell)
@@ -253,7 +253,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
 
 
 def _row(config, method, task, shot, metric, right, finite, baseline) -> Row:
-    """Row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
+    """Return the row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
     lost = None if finite is None else int((~finite[:, -1]).any(-1).sum())
     by_episode = right[:, -1].mean(-1, dtype=np.float64)
     over_seeds = seed_interval(by_episode.mean(1))
@@ -280,7 +280,7 @@ def _row(config, method, task, shot, metric, right, finite, baseline) -> Row:
 
 
 def finish_cell(config: FrozenConfigDict, workdir: Path, tables, method: str, way: int, shot: int):
-    """Train and score the seeds of a cell that are not finished, as many at once as is fast."""
+    """Train and score the unfinished seeds of a cell, as many at once as is efficient."""
     folders = [workdir / f"{way}w{shot}s" / method / f"seed{seed}" for seed in range(config.seeds)]
     todo = [
         n for n, folder in enumerate(folders) if not is_finished(folder, read_by(config, method))
@@ -294,7 +294,7 @@ def finish_cell(config: FrozenConfigDict, workdir: Path, tables, method: str, wa
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train and score what is asked for and not finished, then write the table."""
+    """Train and score what is requested and not finished, then write the table."""
     if config.precision not in PRECISIONS:
         raise ConfigError(
             f"config.precision is {config.precision!r}; there are {', '.join(PRECISIONS)}"
@@ -304,7 +304,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 def run(config: FrozenConfigDict, workdir: Path) -> None:
-    """Do what `main` does, at the precision that is set."""
+    """Do the work of `main`, at the precision that is set."""
     methods = methods_asked_for(config)
     ways = (config.way,) if config.way else tuple(config.ways)
     shots = (config.shot,) if config.shot else tuple(config.shots)

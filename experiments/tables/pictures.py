@@ -1,4 +1,4 @@
-"""Pictures beside a table: learning curves, fits of sine waves, and scores against shots."""
+"""Pictures that go with tables: learning curves, fits of sine waves, and scores against shots."""
 
 import io
 import re
@@ -20,16 +20,16 @@ COLOURS = ("#4477aa", "#e0566b", "#2c9a52", "#c9a227", "#3fb6d6", "#aa4499", "#e
 
 
 def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: int) -> Path | None:
-    """Draw the loss of training against the step, a panel for each group of cells.
+    """Draw the training loss against the step, a panel for each group of cells.
 
     Args:
-        workdir: of the table; gets `curves.png`.
-        panels: cells by the title of their panel; those that have not been trained are left out.
-        seeds: how many seeds of each cell are looked for; the line is their mean, the band reaches
-            from the least to the largest.
+        workdir: work folder of the table; `curves.png` is written to it.
+        panels: cells of each panel, keyed by its title; those that are not trained are left out.
+        seeds: number of seeds of each cell to look for. The line is their mean, and the band goes
+            from the smallest to the largest.
 
     Returns:
-        The picture; None where nothing has been trained.
+        Path of the picture; None if nothing has been trained.
     """
     drawn = {
         title: {cell: curve for cell in cells if (curve := _curve(workdir / cell, seeds))}
@@ -53,14 +53,14 @@ def learning_curves(workdir: Path, panels: Mapping[str, Sequence[str]], seeds: i
 
 
 def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path | None:
-    """Draw losses on the way down, a panel for each group; bands are 95% intervals of the mean.
+    """Draw loss curves, a panel for each group; bands are 95% intervals of the mean.
 
     Args:
-        panels: log10 of the losses [descents, steps + 1] by method, by the title of their panel.
-        path: of the picture.
+        panels: for each panel title and method, log10 of the losses [descents, steps + 1].
+        path: path of the picture.
 
     Returns:
-        The path; None where there is nothing to draw.
+        The path; None if there is nothing to draw.
     """
     drawn = {title: methods for title, methods in panels.items() if methods}
     if not drawn:
@@ -96,12 +96,12 @@ def descents(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path
 
 
 def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
-    """Draw sine waves before and after adaptation, a method a row, a wave a column.
+    """Draw sine waves before and after adaptation, with methods in rows and waves in columns.
 
     Args:
-        outcomes: of each method: `fit_support` [waves, points, 2] and `fit_query` [waves, grid, 2]
-            (x and y), `fit_predicted` [waves, steps + 1, grid].
-        path: of the picture.
+        outcomes: for each method `fit_support` [waves, points, 2] and `fit_query` [waves, grid, 2]
+            (x and y), and `fit_predicted` [waves, steps + 1, grid].
+        path: path of the picture.
 
     Returns:
         The path.
@@ -132,7 +132,7 @@ def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
 BASELINE = "best baseline"
 
 SHOWN = ("prototypical", "logistic", "maml", "fine-tuning", "scratch")
-"""The methods of the picture of adaptation; all of them would hide one another."""
+"""The methods in the picture of adaptation; all of them at once would be unreadable."""
 
 
 def adaptation(
@@ -142,17 +142,18 @@ def adaptation(
     baselines: Collection[str],
     path: Path,
 ) -> None:
-    """Draw how a guide does on a domain that it has never seen, against the number of shots.
+    """Draw a guide's scores on a domain it has never seen, against the number of shots.
 
-    Bands are 95% intervals over training seeds. The picture says all its numbers in words.
+    Bands are 95% intervals over training seeds. A description of the picture states all its
+    numbers.
 
     Args:
-        rows: of all domains, methods and baselines.
-        domain: the held-out one.
-        metrics: the metric that is shown, by task: a panel each.
+        rows: rows of all domains, methods and baselines.
+        domain: the held-out domain.
+        metrics: for each task, shown in its own panel, the metric to show.
         baselines: names of the methods that are baselines; the best one at each number of shots is
             drawn.
-        path: of the picture, an SVG.
+        path: path of the picture, an SVG.
     """
     panels = {
         task: _against_shots(rows, domain, task, metrics[task], baselines) for task in metrics
@@ -198,7 +199,7 @@ def adaptation(
 def described(
     rows: Sequence[Row], domain: str, metrics: Mapping[str, str], baselines: Collection[str]
 ) -> str:
-    """Return the numbers of the picture of adaptation in words, for whoever does not see it."""
+    """Return the numbers of the picture of adaptation in words, for those who cannot see it."""
     said = []
     for task, metric in metrics.items():
         lines = _against_shots(rows, domain, task, metric, baselines)
@@ -213,7 +214,7 @@ def described(
 def _against_shots(
     rows: Sequence[Row], domain: str, task: str, metric: str, baselines: Collection[str]
 ) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """Return (value, half-width over seeds) by shots after the last step, by method."""
+    """Return (value, half-width over seeds) after the last step, keyed by method and by shots."""
     chosen = [
         row
         for row in last_steps(rows)
@@ -236,7 +237,7 @@ def _value(point: tuple[float, float | None]) -> float:
 
 
 def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return steps [lines] and losses [seeds, lines] as far as all seeds have come."""
+    """Return steps [lines] and losses [seeds, lines], as far as all seeds have come."""
     found = []
     for seed in range(seeds):
         if rows := metrics_in(cell / f"seed{seed}"):

@@ -1,11 +1,11 @@
 """Rewrite the tables of experiments/results/README.md, and the README's picture.
 
-`python -m experiments.tables.readme` fills every block that stands between `<!-- table:NAME -->`
-and `<!-- /table:NAME -->` from experiments/results/NAME.json, and draws adaptation.svg there;
-`--check` changes nothing and fails where a block or the picture is stale.
-`<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->` shows a part, and a column
-for each of these numbers of adaptation steps; `across=tasks` makes one table whose columns are the
-tasks.
+`python -m experiments.tables.readme` fills every block between `<!-- table:NAME -->` and
+`<!-- /table:NAME -->` from experiments/results/NAME.json, and draws adaptation.svg there. With
+`--check` it changes nothing, and fails if a block or the picture is stale.
+`<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->` shows a part of the table,
+with a column for each of these numbers of adaptation steps. `across=tasks` makes one table whose
+columns are the tasks.
 """
 
 import re
@@ -36,28 +36,28 @@ from metaguide.files import atomic_write
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
 BASELINES = (*OF_THE_GUIDE, "pretrained", "pixels")
-"""The methods of all tables that are baselines."""
+"""Names of the baselines in all tables."""
 
 CHOICES = ("task", "metric", "shots", "steps", "across")
-"""What a block may choose by."""
+"""Fields that a block may select by."""
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 PICTURED = ("guide_bazaar", "toys", {"classification": "accuracy", "questions": "f1"})
-"""The results, the held-out domain and the metric by task that the README's picture shows."""
+"""The results, the held-out domain, and the metric of each task in the README's picture."""
 
 _OPEN = re.compile(r"<!-- table:(?P<name>[\w.-]+)(?P<choice>(?: +\w+=[^\s>]+)*) *-->")
 
 
 def fill(text: str, folder: Path) -> str:
-    """Return the README's text with every table block filled anew.
+    """Return the README's text with every table block regenerated.
 
     Args:
         text: Markdown with blocks.
-        folder: where NAME.json stands.
+        folder: the folder that contains NAME.json.
 
     Raises:
-        ResultsError: a block is not closed, chooses by a field it cannot, or its results are
+        ResultsError: a block is not closed or selects by an unknown field, or its results are
             missing or broken.
     """
     parts, place = [], 0
@@ -86,17 +86,17 @@ def markdown(
     steps: str = "",
     across: str = "",
 ) -> str:
-    """Return the results as Markdown, a table a task: the foremost metric, or the named one.
+    """Return the results as Markdown, a table per task with its main metric, or the named one.
 
     Args:
-        results: of one table.
-        task, metric: what is shown.
+        results: results of one table.
+        task, metric: the task and the metric to show.
         shots: numbers of shots, such as "1,5"; all by default.
-        steps: numbers of adaptation steps; the last step alone by default.
+        steps: numbers of adaptation steps; only the last step by default.
         across: "tasks" for one table whose columns are the tasks.
 
     Raises:
-        ResultsError: there are no rows of that task or metric, or a choice is not one of these.
+        ResultsError: there are no rows of that task or metric, or an argument is invalid.
     """
     wanted = _numbers("shots", shots)
     rows = [row for row in results.rows if not wanted or row.shots in wanted]
@@ -116,7 +116,7 @@ def markdown(
 
 
 def _seeds(rows: Sequence[Row]) -> str:
-    """Return how many seeds the methods have, which may not be trained alike far."""
+    """Return how many seeds the methods have; the number may differ between methods."""
     counts = sorted({row.seeds or 1 for row in rows if row.method not in BASELINES})
     least, most = counts[0], counts[-1]
     return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least} to {most} seeds"
@@ -157,7 +157,7 @@ def _table(table: Grid) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Rewrite or check the tables and the picture; the exit status is 1 where one is stale."""
+    """Rewrite or check the tables and the picture; a check exits with 1 if one is stale."""
     del argv
     readme, picture = RESULTS / "README.md", RESULTS / "adaptation.svg"
     name, domain, metrics = PICTURED

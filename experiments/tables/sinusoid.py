@@ -1,9 +1,9 @@
-"""MSE of sine waves after 1, 5 and 10 steps of adaptation, beside the values in print.
+"""MSE on sine waves after 1, 5 and 10 steps of adaptation, next to the published values.
 
 python -m experiments.tables.sinusoid
 python -m experiments.tables.sinusoid --config.learner=maml --config.seeds=1
 
-Trains and scores what is not finished in the work folder, then writes the whole table:
+Trains and scores what is not finished in the work folder, then writes the complete table:
 `results.json`, and pictures of learning curves and of fits before and after adaptation.
 """
 
@@ -39,21 +39,21 @@ PUBLISHED = {
     ("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35},
     ("pretrained", 5): {1: 2.41, 5: 2.23, 10: 2.19},
 }
-"""MSE by method and shots after a number of steps; Finn et al. 2017."""
+"""MSE by method, shots and number of steps, from Finn et al. 2017."""
 
 PRETRAINED = METHODS["fine-tuning"]
-"""The method of the method "pretrained"."""
+"""The method with which "pretrained" adapts."""
 
 FITS = ("fit_support", "fit_query", "fit_predicted")
-"""Arrays of an outcome that the picture of fits shows."""
+"""Arrays of an outcome that the picture of the fits shows."""
 
 LARGEST = 25.0
-"""The largest MSE that answering 0 can have, A² at A = 5: what is above it, or not a number, has
+"""The largest MSE of always answering 0, A² at A = 5. A task with a larger MSE, or with NaN, has
 diverged."""
 
 
 def problem_of(config: FrozenConfigDict, initialiser: str) -> Problem:
-    """Build the regression by the multi-layer perceptron of the config."""
+    """Build the regression with the config's multi-layer perceptron."""
     if initialiser not in INITIALISERS:
         raise ConfigError(
             f"config.initialisers: there is no {initialiser!r}; there are {', '.join(INITIALISERS)}"
@@ -88,7 +88,7 @@ def cell_of(config: FrozenConfigDict, method: str, initialiser: str) -> Cell:
 
 
 def learner_at_test(config: FrozenConfigDict, method: str, problem: Problem, rate) -> Learner:
-    """Build what adapts at test; `rate` is that of the pre-trained net alone."""
+    """Build the learner that adapts at test; `rate` applies only to the pre-trained network."""
     cfg = config[method]
     steps = cfg.get("test_steps", config.test_steps)
     if method == "pretrained":
@@ -97,13 +97,13 @@ def learner_at_test(config: FrozenConfigDict, method: str, problem: Problem, rat
 
 
 def steps_shown(config: FrozenConfigDict, method: str) -> tuple[int, ...]:
-    """Return after how many steps a method has a row: the table's, and its last if it has more."""
+    """Return the numbers of steps with a row: the table's, and a method's last if it has more."""
     last = config[method].get("test_steps", config.test_steps)
     return (*config.shown_steps, last) if last > config.test_steps else tuple(config.shown_steps)
 
 
 def compute(config: FrozenConfigDict, method: str, initialiser: str, seed: int, folder: Path):
-    """Train one seed of a method and return its squared errors, an array a number of shots."""
+    """Train one seed of a method and return its squared errors, one array per number of shots."""
     cell = cell_of(config, method, initialiser)
     (meta,) = train_cell(cell, config, [folder], [seed])
     problem, found, rate = cell.distribution.problem, {}, 0.0
@@ -122,7 +122,7 @@ def compute(config: FrozenConfigDict, method: str, initialiser: str, seed: int, 
 
 
 def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[str, np.ndarray]:
-    """Return three test waves and what the learner takes them for, for `pictures.fits`."""
+    """Return three test waves and the learner's fits of them, for `pictures.fits`."""
     shots = max(config.test_shots)
     sample = wave_sampler(shots, 200)
 
@@ -146,7 +146,7 @@ def fits_of(config: FrozenConfigDict, learner: Learner, meta: Params) -> dict[st
 
 
 def best_rate(config: FrozenConfigDict, ask) -> float:
-    """Return the rate with the least median error on validation tasks, after all steps."""
+    """Return the rate with the lowest median error on validation tasks, after all steps."""
     rates = tuple(config.pretrained.learning_rates)
     errors = ask(split="validation", episodes=config.validation_tasks, rates=rates)
     last = [median(one["squared_error"][-1].mean(-1)) for one in errors]
@@ -154,12 +154,12 @@ def best_rate(config: FrozenConfigDict, ask) -> float:
 
 
 def median(errors: np.ndarray) -> np.ndarray:
-    """Return the median over the last axis, what is not a number being the largest."""
+    """Return the median over the last axis, with NaN as the largest value."""
     return np.median(np.where(np.isnan(errors), np.inf, errors), axis=-1)
 
 
 def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]:
-    """Return the rows of all cells that are finished, and the error of every test task."""
+    """Return the rows of all finished cells, and the error of every test task."""
     rows: list[Row] = []
     scores: Scores = {}
     needed = [f"mse{shots}" for shots in config.test_shots]
@@ -186,7 +186,7 @@ def rows_of(config: FrozenConfigDict, workdir: Path) -> tuple[list[Row], Scores]
 
 
 def _cell_rows(config, method, initialiser, shots, steps, errors, baseline) -> list[Row]:
-    """Rows of errors [seeds, tasks]: their mean where it is finite, median and share diverged."""
+    """Return the rows of errors [seeds, tasks]: mean if finite, median, and share diverged."""
 
     def row(
         metric: str, by_seed: np.ndarray, over_tasks=None, baseline=None, published=None
@@ -230,7 +230,7 @@ def _cell_rows(config, method, initialiser, shots, steps, errors, baseline) -> l
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
-    """Train and score what is asked for and not finished, then write the table."""
+    """Train and score what is requested and not finished, then write the table."""
     methods = methods_asked_for(config)
     if max(config.shown_steps) > config.test_steps:
         raise ConfigError(

@@ -102,7 +102,7 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
     ):
         one.write_bytes(damage(one.read_bytes()))
         assert again(one) == again(one) == 3 + number
-    assert capsys.readouterr().out.count("one.npz: scored anew (") == 5
+    assert capsys.readouterr().out.count("one.npz: scored again (") == 5
     names = {
         digest("a", {"w": np.ones(2)}),
         digest("a", {"w": np.ones((1, 2))}),

@@ -146,7 +146,7 @@ def test_a_damaged_outcome_is_one_line(tmp_path, damage):
                 "other": other.read_bytes(),
             }[damage]
         )
-    words = f"{cell}: .*; delete this file, and the cell is scored anew"
+    words = f"{cell}: .*; delete this file, and the cell is scored again"
     with pytest.raises(ConfigError, match=words):
         outcomes_in(tmp_path, "5w1s/a", 1)
     with pytest.raises(ConfigError, match=words):
@@ -233,7 +233,9 @@ def test_an_outcome_is_read_where_it_was_moved_or_is_older(tmp_path):
     found = outcomes_in(tmp_path / "second", "5w1s/a", 3, ["mse5"])
     assert set(found) == {"mse5"} and found["mse5"].shape == (2, 2, 3, 100)
     np.savez(other, mse5=np.ones((2, 3, 99)))
-    with pytest.raises(ConfigError, match=r"seed1.*\[2, 3, 99\], and another seed's of \[2, 3, 1"):
+    with pytest.raises(
+        ConfigError, match=r"seed1.*\[2, 3, 99\], and another seed's has shape \[2, 3, 1"
+    ):
         outcomes_in(tmp_path / "second", "5w1s/a", 3, ["mse5"])
 
 

@@ -54,7 +54,7 @@ def run(tmp_path_factory):
 def test_the_guide_leaves_its_table_its_episodes_and_its_report(run):
     """A row without its fields, a method on other examples than its baseline, or no report."""
     workdir, said = run
-    assert "1 seed(s), 4 episodes a cell" in said
+    assert "1 seed(s), 4 episodes per cell" in said
     found = results.read(workdir / "results.json")
     raw = json.loads((workdir / "results.json").read_text("utf-8"))["rows"]
     assert all(tuple(row) == results.FIELDS for row in raw)

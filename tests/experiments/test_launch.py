@@ -130,10 +130,10 @@ def test_every_field_has_its_words_in_the_help(path):
     fields = [name for name in about if not name.startswith("presets.")]
     assert len(fields) > 40 and not [name for name in fields if not about[name]]
     if path.stem == "guide_bazaar":
-        assert about["model.width"] == "of the encoder, a multiple of heads"
+        assert about["model.width"] == "width of the encoder, a multiple of heads"
         assert about["adapt.methods.maml"].startswith("Which tasks")
-        assert about["text.vocabulary"].startswith("ids of the tokenizer")
-        assert about["data.seed"] == "of the generated world"
+        assert about["text.vocabulary"].startswith("number of ids of the tokenizer")
+        assert about["data.seed"] == "seed of the generated world"
 
 
 def test_words_of_a_config_that_builds_on_another(tmp_path):
@@ -146,7 +146,7 @@ def test_words_of_a_config_that_builds_on_another(tmp_path):
         "    return config\n"
     )
     about = help_text.meanings(path)
-    assert about["seeds"] == "so many" and about["model.heads"] == "of attention"
+    assert about["seeds"] == "so many" and about["model.heads"] == "number of attention heads"
 
 
 def test_help_is_wrapped_to_the_terminal(monkeypatch):
@@ -267,7 +267,7 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
             "pretrain.learning_rate=-1",
             "config.pretrain.learning_rate=-1.0: give a positive number",
         ),
-        ("guide", "pretrain.steps=0", "config.pretrain.steps=0: give a whole number from 1 on"),
+        ("guide", "pretrain.steps=0", "config.pretrain.steps=0: give a whole number of at least 1"),
         ("guide", "episodes.way=11", "give no more than config.model.way, 10"),
         ("guide", "adapt.shots=(0,20)", "give no more than config.episodes.shots, 10"),
         ("metatrain", "metatrain.learner=nope", "give one of maml, first-order, anil"),
@@ -278,11 +278,15 @@ def test_bad_values_are_one_line_before_anything_is_made(data, tmp_path, capsys,
         ),
         ("multitask", "multitask.weighting=x", "give one of fixed, uncertainty"),
         ("pretrain", "pretrain.mask_rate=1.5", "give a number from 0 to 1, not 0"),
-        ("tables.sinusoid", "train_shots=0", "config.train_shots=0: give a whole number from 1"),
+        (
+            "tables.sinusoid",
+            "train_shots=0",
+            "config.train_shots=0: give a whole number of at least 1",
+        ),
         ("tables.sinusoid", "widths=()", "give a tuple of one or more values"),
-        ("tables.sinusoid", "widths=(0,)", "each a whole number from 1 on"),
+        ("tables.sinusoid", "widths=(0,)", "each a whole number of at least 1"),
         ("tables.sinusoid", "maml.inner_steps=0", "config.maml.inner_steps=0: give a whole"),
-        ("tables.sinusoid", "seeds=0", "config.seeds=0: give a whole number from 1 on"),
+        ("tables.sinusoid", "seeds=0", "config.seeds=0: give a whole number of at least 1"),
         ("tables.sinusoid", "test_tasks=0", "config.test_tasks=0"),
         ("tables.sinusoid", "steps_per_call=0", "config.steps_per_call=0"),
         ("tables.sinusoid", "steps_per_call=7", "give a multiple of config.steps_per_call, 7"),

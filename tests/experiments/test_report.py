@@ -269,7 +269,7 @@ def test_showcase_marks_answers_and_the_next_product(page):
         'ab<u class="gold">&lt;c</u><mark><u class="gold">d&gt;</u></mark><mark>ef</mark>' in page
     )
     assert re.search(r'<li class="next">.*?红壶 ✓', page)
-    assert "✗ pots" in page and "in truth cups" in page
+    assert "✗ pots" in page and "actually cups" in page
     assert page.count("data:image/png;base64,") == 3
 
 
@@ -289,7 +289,7 @@ def test_what_has_no_picture_has_no_place_for_one():
 @pytest.mark.parametrize(
     "target, predicted, positive, said",
     [
-        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; in truth positive"),
+        ("positive", "negative", 0.11, "✗ negative</span> * 89% sure; actually positive"),
         ("positive", "positive", 0.97, "✓ positive</span> * 97% sure"),
         ("negative", "negative", 0.001, "✓ negative</span> * over 99% sure"),
         (None, "positive", 0.6, ">positive</span> * 60% sure"),
@@ -380,7 +380,7 @@ def test_a_method_above_all_baselines_is_recommended_with_what_it_beats_and_cost
     assert f"{why}, behind scratch, which does not serve." in more
     assert re.search(r"The accuracy of maml is \.900 \(\.\d+\) on toys at 5 shots\.", more)
     assert "It beats majority, tf-idf, scratch and zero-shot on toys." in more
-    assert "maml costs 21 ms an episode; scratch, the cheapest, 1.0 ms." in more
+    assert "maml costs 21 ms per episode; scratch, the cheapest, 1.0 ms." in more
     assert "no proof" not in more
 
 
@@ -390,7 +390,7 @@ def test_a_method_that_is_no_better_than_a_baseline_beyond_the_interval_is_not_r
     found, more = concluded(scored(skills, tunings=chosen(maml=(0.9, 0.02))))
     assert found.use == "No method is shown to be above majority; use that."
     assert found.warning == ""
-    assert "No difference is shown to majority on toys." in more and "It beats" not in more
+    assert "No difference is shown from majority on toys." in more and "It beats" not in more
     tie = scored({"maml": 0.5, "majority": 0.5})
     found, _ = concluded(tie)
     assert found.use == "No method is above majority; use that." and found.warning == ""
@@ -408,14 +408,14 @@ def test_validations_choice_below_the_best_baseline_is_said_first(tmp_path):
     )
     assert found.use == "No method is above majority; use that."
     assert "It is below majority and tf-idf on toys." in more
-    assert "ridge costs 10 ms an episode; no method costs less." in more
+    assert "ridge costs 10 ms per episode; no method costs less." in more
     page = write_report(results, tmp_path, baselines=BASELINES).read_text("utf-8")
     assert page.index(found.warning) < page.index(found.use) < page.index("It is below majority")
     # A method above the baseline that was not chosen is no advice: the test domains chose it.
     better = scored(skills | {"maml": 0.95}, tunings=results.tunings)
     found, more = concluded(better)
     assert found.use == "Use majority: ridge is not above it."
-    assert "Above the best baseline is maml on toys, but the held-out domains alone say so." in more
+    assert "Above the best baseline: maml on toys. Only the held-out domains show this." in more
 
 
 def test_domains_on_which_a_baseline_is_as_good_are_told_apart():
@@ -424,7 +424,7 @@ def test_domains_on_which_a_baseline_is_as_good_are_told_apart():
     found, more = concluded(scored(skills, ("toys", "books"), tunings=chosen(maml=(0.9, None))))
     assert found.use == "Use maml on toys, and majority on books."
     assert "It beats majority on toys." in more and "It is below majority on books." in more
-    assert "What maml costs was not measured: its outcomes are of an earlier run." in more
+    assert "What maml costs was not measured: its outcomes are from an earlier run." in more
 
 
 def test_a_file_from_before_methods_were_recorded_has_a_verdict_that_says_so(tmp_path):
@@ -543,7 +543,7 @@ def test_what_validation_chose_is_a_table_of_rates_scores_and_costs(outcomes, tm
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
     assert lines[1] == ["<strong>fine-tuning</strong>", "0.3", ".700", "30 ms", "0%"]
     assert lines[2] == ["maml", "–", ".900", "–", "25%"]
-    assert lines[0] == ["method", "tuned to", "accuracy there", "an episode", "not finite there"]
+    assert lines[0] == ["method", "tuned to", "accuracy there", "per episode", "not finite there"]
 
 
 def test_names_are_escaped_wherever_the_report_says_them(tmp_path):

@@ -1,1 +1,1 @@
-"""Configs of learned optimizers: of the table, and of one rule on one problem each."""
+"""Configs of learned optimizers: one for the table, and others for one rule on one problem."""

@@ -1,9 +1,9 @@
-"""Learned optimizers beside tuned hand-made ones (Andrychowicz et al. 2016), all of the table.
+"""Learned optimizers against tuned hand-made ones (Andrychowicz et al. 2016): the complete table.
 
     METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.learned_optimizers
     python -m experiments.tables.learned_optimizers --config.problem=quadratic
 
-The paper prints curves and no numbers: the LSTM ends below SGD, RMSprop, Adam and Nesterov.
+The paper shows curves but no numbers: the LSTM ends below SGD, RMSprop, Adam and Nesterov.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from experiments.ranges import (
 )
 
 RATES = tuple(float(f"{10 ** (third / 3):.3g}") for third in range(-12, 4))
-"""Three a decade, .0001 to 10: of every hand-made optimizer."""
+"""Learning rates of every hand-made optimizer: three per decade, from .0001 to 10."""
 
 
 RULES = ("lstm", "rnn", "hyper", "mlp")
@@ -80,7 +80,7 @@ RANGES = {
     "*.log_every": integer(1),
     "*.validate_every": integer(1),
 }
-"""What the fields may hold of every config that is read by a module of learned optimizers."""
+"""Valid values of the fields of every config that a module of learned optimizers reads."""
 
 RELATIONS = (
     late(multiple("*.meta_steps", ".steps_per_call")),
@@ -92,26 +92,31 @@ RELATIONS = (
 def training(
     meta_steps: int, learning_rate: float, meta_batch_size: int, **more: Any
 ) -> dict[str, Any]:
-    """Return how a rule is trained on a problem; what is not named here is as in the paper."""
+    """Return the section for training a rule on a problem; what it does not set is as in the paper.
+
+    The comments are the help of the fields.
+    """
     return {
-        "meta_steps": meta_steps,  # of meta-training
-        "learning_rate": learning_rate,  # of the outer Adam: warm-up, then a cosine to 0
+        "meta_steps": meta_steps,  # number of meta-training steps
+        # peak learning rate of the outer Adam: warm-up, then a cosine to 0
+        "learning_rate": learning_rate,
         "meta_batch_size": meta_batch_size,  # inner problems side by side
-        "estimator": "truncated",  # or full, evolution, persistent, imitation
-        "truncation": 20,  # steps of a window
-        "first_horizon": 0,  # steps that a curriculum begins with; 0 for none
-        "objective": "log",  # of inner losses, what is minimised; or loss itself
-        "sigma": 0.01,  # of evolution strategies
-        # The largest norm, at a step, of what passes back through the gradient that the rule
-        # reads; 0 for the first order of the paper.
+        "estimator": "truncated",  # truncated, full, evolution, persistent or imitation
+        "truncation": 20,  # steps per window
+        "first_horizon": 0,  # steps that a curriculum starts with; 0 for no curriculum
+        "objective": "log",  # what is minimised: log of the inner losses, or the loss itself
+        "sigma": 0.01,  # standard deviation of evolution strategies
+        # Bound, at each step, on the norm of what is passed back through the gradient that the rule
+        # reads; 0 for the first-order gradient of the paper.
         "curvature": 0.0,
-        "warmup": {},  # a training that comes first; {} for none
-        "remat": False,  # whether inner steps are computed again, which saves memory
-        "largest": 1e6,  # a loss above it has diverged: its window counts for nothing
-        "clip": 1.0,  # of the norm of the meta-gradient
-        "steps_per_call": 1,  # meta-steps a call of the program
+        "warmup": {},  # training phase that comes first; {} for none
+        "remat": False,  # whether to recompute inner steps, which saves memory
+        "largest": 1e6,  # loss above which a problem has diverged; its window is ignored
+        "clip": 1.0,  # bound on the norm of the meta-gradient
+        "steps_per_call": 1,  # meta-steps per call of the program
         "log_every": meta_steps // 20,  # meta-steps between two lines of metrics
-        "validate_every": meta_steps // 20,  # meta-steps between two checkpoints, each scored
+        # meta-steps between two checkpoints, each of which is scored
+        "validate_every": meta_steps // 20,
     } | more
 
 
@@ -119,15 +124,16 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
     config.table = "learned_optimizers"  # name of the table in results.json
-    config.learner = ""  # one of `learners`; all of them where it is empty
+    config.learner = ""  # one of `learners`; if empty, all of them
     config.learners = (*RULES, *HAND_MADE)  # rows of the table
-    config.problem = ""  # one of `problems`, with its transfers; all of them where it is empty
-    config.problems = ("quadratic", "released", "mnist")  # what is minimised, a section each
-    config.seed = 0  # of the problems for validation and test
-    config.seeds = 5  # of meta-training
-    config.parallel = "jit"  # or pmap: how devices share a step
-    config.preset = "default"  # overrides by name: tiny
-    # For tests: everything runs, nothing is learned.
+    config.problem = ""  # one of `problems`, with its transfers; if empty, all of them
+    # what is minimised, each with its own section
+    config.problems = ("quadratic", "released", "mnist")
+    config.seed = 0  # seed of the validation and test problems
+    config.seeds = 5  # number of meta-training seeds
+    config.parallel = "jit"  # how devices share a step: jit or pmap
+    config.preset = "default"  # named overrides: tiny
+    # For tests: everything runs, but nothing is learned.
     few = {
         "meta_steps": 4,
         "meta_batch_size": 2,
@@ -154,42 +160,42 @@ def get_config() -> ConfigDict:
 
     config.rules = {
         "lstm": {
-            "hidden": 20,  # units of a layer
-            "layers": 2,  # of the network
-            "p": 10.0,  # of the gradient's logarithm: what is below exp(-p) is as good as 0
-            "scale": 0.1,  # of the update
+            "hidden": 20,  # units per layer
+            "layers": 2,  # layers of the network
+            "p": 10.0,  # range of the gradient's logarithm: below exp(-p) it counts as nearly 0
+            "scale": 0.1,  # scale of the update
         },
         "rnn": {"hidden": 20, "layers": 2, "p": 10.0, "scale": 0.1},
         "hyper": {
             "hidden": 32,  # units of the recurrent network
-            "inner": 4,  # units of the network that it makes
-            "scale": 0.01,  # of the update
+            "inner": 4,  # units of the network it generates
+            "scale": 0.01,  # scale of the update
         },
         "mlp": {
             "hidden": 8,  # units of the network
-            "scale": 0.01,  # of the update
+            "scale": 0.01,  # scale of the update
         },
     }
-    config.least = 1e-12  # a loss below it counts as it
-    config.cap = 1e6  # a loss above it counts as it, as does a run that diverges
-    config.learning_rates = RATES  # that every hand-made optimizer is tuned over
-    config.validation_problems = 64  # that checkpoints and rates are chosen on
-    config.test_problems = 100  # of a cell
+    config.least = 1e-12  # lower bound to which losses are clipped
+    config.cap = 1e6  # upper bound to which losses are clipped, also the loss of a diverged run
+    config.learning_rates = RATES  # learning rates that every hand-made optimizer is tuned over
+    config.validation_problems = 64  # problems that checkpoints and learning rates are chosen on
+    config.test_problems = 100  # test problems per cell
 
     config.quadratic = {
         "functions": "quadratic",  # what is minimised: quadratic or pictures
         "domain": "10-dim",  # name in the table
-        "dim": 10,  # of the quadratics
-        "variant": "paper",  # of the quadratics: paper or released
+        "dim": 10,  # dimension of the quadratics
+        "variant": "paper",  # variant of the quadratics: paper or released
         "horizon": 100,  # steps that an optimizer takes
-        "chunk": 128,  # problems side by side where an optimizer is scored
+        "chunk": 128,  # problems side by side when an optimizer is scored
         "train": {
             "lstm": training(4000, 3e-3, 128, steps_per_call=50),
             "rnn": training(4000, 3e-3, 128, steps_per_call=50),
             "hyper": training(4000, 3e-3, 128, steps_per_call=50),
             "mlp": training(4000, 3e-3, 128, steps_per_call=50),
         },
-        # What is other than in training, where the trained rules are scored too.
+        # Settings that differ from training, in which the trained rules are scored too.
         "transfer": {
             "longer": {"horizon": 200},
             "longest": {"horizon": 1000},
@@ -215,18 +221,18 @@ def get_config() -> ConfigDict:
     config.mnist = {
         "functions": "pictures",
         "domain": "20 units",
-        "pictures": "mnist",  # or fashion_mnist
-        "model": "perceptron",  # or convolutions
-        "widths": (20,),  # of the hidden layers, or of each convolution
-        "activation": "sigmoid",  # or relu, tanh
-        "batch": 128,  # pictures a step
+        "pictures": "mnist",  # data set: mnist or fashion_mnist
+        "model": "perceptron",  # network: perceptron or convolutions
+        "widths": (20,),  # widths of the hidden layers, or channels of each convolution
+        "activation": "sigmoid",  # activation: sigmoid, relu or tanh
+        "batch": 128,  # pictures per step
         "horizon": 100,
-        "chunk": 1,  # one at a time it takes a third of the time: a chunk of coordinates is enough
+        "chunk": 1,  # problems side by side when scored; one at a time takes a third of the time
         "validation_problems": 20,
         "train": {
-            # Of first order, from nothing, it is best after some 300 meta-steps and then unlearns.
-            # Of second order it goes on getting better for thousands. The teacher is the best that
-            # is made by hand, at its rate. All seen on validation.
+            # With first-order gradients and no warm-up, it is best after some 300 meta-steps and
+            # then unlearns. With second-order gradients it keeps improving for thousands. The
+            # teacher is the best hand-made optimizer, at its tuned rate. All seen on validation.
             "lstm": training(
                 *(4000, 1e-3, 1),
                 truncation=50,
@@ -234,14 +240,14 @@ def get_config() -> ConfigDict:
                 warmup=training(
                     *(800, 3e-3, 1),
                     estimator="imitation",
-                    teacher="nesterov",  # whose updates are imitated
-                    teacher_learning_rate=1.0,  # of the teacher
+                    teacher="nesterov",  # hand-made optimizer whose updates are imitated
+                    teacher_learning_rate=1.0,  # learning rate of the teacher
                     validate_every=200,
                 ),
             ),
             "rnn": training(800, 3e-3, 1, validate_every=50),
-            # By truncated back-propagation, and by a full unroll, both are best after some 100
-            # meta-steps and then unlearn; seen on validation problems, as is the rate.
+            # With truncated back-propagation, and with a full unroll, both are best after some 100
+            # meta-steps and then unlearn. This, and the rate, was seen on validation problems.
             "hyper": training(4800, 3e-3, 4, estimator="persistent", validate_every=400),
             "mlp": training(2400, 3e-3, 4, estimator="persistent", validate_every=200),
         },
