@@ -1,0 +1,433 @@
+"""Adaptation that starts from what is known: a head stays near the one that the sources taught.
+
+`map_head` is the learner. Its pieces are pure functions of arrays, for vectors that were computed
+once. All work under `jit` and `vmap`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from metaguide.learners.on_features import (
+    Features,
+    absent,
+    classes_of,
+    prototypes,
+    standardised,
+)
+from metaguide.types import Batch, Episode, Learner, Metrics, Observe, Params, Problem, Progress
+
+Inputs = Float[Array, "examples width"]
+Logits = Float[Array, "examples way"]
+Labels = Int[Array, " examples"]
+Mask = Bool[Array, " examples"]
+Shift = Float[Array, "width way"]
+Prior = Float[Array, " way"]
+Penalty = float | Float[Array, ""] | Float[Array, " width"]
+
+_LEAST_SHARE = 1e-6
+"""The least share of a class that is taken to the logarithm."""
+
+
+class Rows(NamedTuple):
+    """Examples as `map_shift` reads them; stacked over tasks, each has a leading axis more."""
+
+    inputs: Array
+    label: Array
+    mask: Array
+    prior_logits: Array
+
+
+def map_head(problem: Problem, penalty: float = 300.0, caution: float | None = 2.0) -> Learner:
+    """Adapt by a head that is pulled to the trained one: argmin_θ Σ_i ℓ_i(θ) + λ/2 ‖θ − s θ₀‖².
+
+    θ = s θ₀ + Δ, θ₀ being the problem's own trained head, of any form, and Δ linear in the features
+    as `from_middle` gives them; the scale s calibrates the head on domains that it does not know.
+    There is no bias in Δ: a support is balanced and its domain need not be, and ten examples say
+    little of where the classes meet. Classes that the support lacks keep what the sources taught.
+
+    λ and s are meta-learned on the loss of the query, without the guard, which has no slope. The
+    episodes have to be of domains that the head did not learn from: where it has seen their labels,
+    there is nothing to adapt to, and λ grows. `learn_rule` does it for vectors computed once.
+
+    Args:
+        problem: a problem with classes, its head trained on source domains.
+        penalty: λ > 0 as it starts, for features of unit mean square.
+        caution: how sure the guard has to be, as of `worth_adapting`; None adapts always. The guard
+            adapts once for each example of the support.
+
+    Returns:
+        A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}},
+        and whose `adapted` is (meta-parameters, (middle of the support, Δ)).
+
+    Raises:
+        ValueError: the problem has no classes, or λ is not positive.
+
+    Chelba, Acero: Adaptation of Maximum Entropy Capitalizer, 2004.
+
+    >>> learner = map_head(pictures, penalty=0.1, caution=None)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), shades.support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
+    """
+    way = classes_of(problem, "map_head")
+    if not penalty > 0:
+        raise ValueError(f"penalty is {penalty}: it has to be positive")
+
+    def init(key: Key[Array, ""]) -> Params:
+        params = problem.init(key)
+        dtype: DTypeLike = jnp.result_type(*jax.tree.leaves(params))
+        rule = {
+            "log_penalty": jnp.log(jnp.asarray(penalty, dtype)),
+            "log_scale": jnp.zeros((), dtype),
+        }
+        return {"params": params, "rule": rule}
+
+    def encoded(meta: Params, batch: Batch, context: Any) -> tuple[Array, Array]:
+        states = problem.encode(meta["params"], batch, context, None)
+        logits = problem.predict(meta["params"], states, batch, context)["logits"]
+        return problem.features(states), jnp.exp(meta["rule"]["log_scale"]) * logits
+
+    def fit(meta: Params, support: Batch, context: Any, caution: float | None) -> Any:
+        features, known = encoded(meta, support, context)
+        label, mask = support[problem.target], support["mask"]
+        middle = middle_of_classes(features, label, mask, way)
+        rows = Rows(from_middle(features, middle), label, mask, known)
+        strength = jnp.exp(meta["rule"]["log_penalty"])
+        shift = map_shift(*rows, strength)
+        if caution is not None:
+            pays = worth_adapting(*leave_one_out_losses(*rows, strength), mask, caution)
+            shift = jnp.where(pays, shift, 0)
+        return meta, (middle, shift)
+
+    def adapt(
+        meta: Params,
+        support: Batch,
+        context: Any,
+        key: Key[Array, ""] | None,
+        observe: Observe | None = None,
+    ) -> tuple[Any, Any]:
+        del key
+        adapted = fit(meta, support, context, caution)
+        seen = None if observe is None else jax.tree.map(lambda a: a[None], observe(adapted))
+        return adapted, seen
+
+    def predict(adapted: Any, query: Batch, context: Any) -> dict[str, Array]:
+        meta, (middle, shift) = adapted
+        features, known = encoded(meta, query, context)
+        return {"logits": known + from_middle(features, middle) @ shift}
+
+    def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
+        logits = predict(adapted, query, context)["logits"]
+        label, mask = query[problem.target], query["mask"]
+        hit = (logits.argmax(-1).astype(label.dtype) == label).astype(logits.dtype)
+        return _mean(_losses(logits, label, mask), mask), {"accuracy": _mean(hit, mask)}
+
+    def objective(
+        meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
+    ) -> tuple[Array, Metrics]:
+        del key, progress
+        adapted = fit(meta, episode.support, episode.context, None)
+        return loss(adapted, episode.query, episode.context)
+
+    return Learner(init, adapt, loss, predict, objective)
+
+
+def middle_of_classes(features: Features, label: Labels, mask: Mask, way: int) -> Array:
+    """Return the mean of the classes' mean features, [width]; of the classes that have examples.
+
+    Unlike the mean of the examples it does not depend on how many each class has.
+    """
+    flat = standardised(features)[:, :-1]
+    present = ~absent(label, mask, way)[:, None]
+    centres = jnp.where(present, prototypes(flat, label, mask, way), 0)
+    return centres.sum(0) / present.sum().astype(flat.dtype)
+
+
+def from_middle(features: Features, middle: Float[Array, " width"]) -> Inputs:
+    """Return features at unit mean square, seen from a middle, at unit mean square again.
+
+    Sentence encoders put all texts in one narrow cone: without the first step, what all have in
+    common acts as a bias. No axis is scaled by itself: directions in which texts differ much may
+    move more.
+    """
+    return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
+
+
+def map_shift(
+    inputs: Inputs,
+    label: Labels,
+    mask: Mask,
+    prior_logits: Logits,
+    penalty: Penalty,
+    steps: int = 25,
+) -> Shift:
+    """Return Δ = argmin Σ_i −log softmax(z_i + Δᵀ x_i)_{y_i} + ½ Σ_k λ_k ‖Δ_k‖².
+
+    With z_i = θ₀ᵀ x_i this is the maximum a posteriori head θ = θ₀ + Δ under a Gaussian prior of
+    mean θ₀ and precision λ; z_i may as well come from a head that is not linear.
+
+    The problem is convex. Newton's steps are solved by conjugate gradients, which stay in the span
+    of the support and are exact after at most examples × (way − 1) iterations. A step that
+    overshoots is halved. The first derivatives in `inputs`, `prior_logits` and `penalty` are those
+    of the minimum by the implicit function theorem, not of the iterations (Rajeswaran et al.:
+    Meta-Learning with Implicit Gradients, 2019).
+
+    Args:
+        inputs: x, what Δ is linear in; put a column of ones for a bias.
+        label: class of each example, in [0, way); not read where `mask` is False.
+        mask: which examples count.
+        prior_logits: z, the logits before adaptation.
+        penalty: λ > 0, one for all or one for each column of `inputs`.
+        steps: most steps of Newton.
+
+    Returns:
+        Δ; zero where no example counts.
+    """
+    known = mask[:, None]
+    x = jnp.where(known, inputs, 0)
+    z = jnp.where(known, prior_logits, 0).astype(x.dtype)
+    target = jnp.where(known, jax.nn.one_hot(label, z.shape[1], dtype=x.dtype), 0)
+    precision = jnp.broadcast_to(jnp.asarray(penalty, x.dtype), x.shape[1:])[:, None]
+    task = x, z, target, precision
+    fixed = jax.lax.stop_gradient(task)
+    found = _minimum(*fixed, steps)
+    # At the minimum this last step is zero, and its derivative is that of the minimum.
+    return found - _newton(fixed, found, _slope(task, found))
+
+
+Task = tuple[Array, Array, Array, Array]
+"""The support of `map_shift`: x and z, 0 where masked, one-hot targets, λ [width, 1]."""
+
+
+def _value(task: Task, shift: Shift) -> Float[Array, ""]:
+    x, z, target, precision = task
+    log_p = jax.nn.log_softmax(z + x @ shift)
+    return 0.5 * (precision * jnp.square(shift)).sum() - (target * log_p).sum()
+
+
+def _slope(task: Task, shift: Shift) -> Shift:
+    x, z, target, precision = task
+    counts = target.sum(-1, keepdims=True)
+    return x.T @ (counts * jax.nn.softmax(z + x @ shift) - target) + precision * shift
+
+
+def _newton(task: Task, shift: Shift, slope: Shift) -> Shift:
+    """Return H⁻¹ slope, H being the Hessian at the shift."""
+    x, z, target, precision = task
+    p = target.sum(-1, keepdims=True) * jax.nn.softmax(z + x @ shift)
+    # With λ scaled to 1, the rank of the rest bounds the number of iterations.
+    root = jax.lax.rsqrt(precision)
+
+    def hessian(vector: Array) -> Array:
+        change = x @ (root * vector)
+        curved = p * (change - (p * change).sum(-1, keepdims=True))
+        return vector + root * (x.T @ curved)
+
+    rank = min(x.shape[0] * (z.shape[1] - 1), x.shape[1] * z.shape[1])
+    tol, most = float(jnp.finfo(x.dtype).eps), 2 * rank + 10
+    moved, _ = jax.scipy.sparse.linalg.cg(hessian, root * slope, tol=tol, maxiter=most)
+    return root * moved
+
+
+def _minimum(x: Array, z: Array, target: Array, precision: Array, steps: int) -> Shift:
+    """Return Δ by Newton's method with a search along each step."""
+    task = x, z, target, precision
+    sizes = 0.5 ** jnp.arange(12, dtype=x.dtype)
+    digits = 4 * float(jnp.finfo(x.dtype).eps)
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        _, moving, count = carry
+        return moving & (count < steps)
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        shift, _, count = carry
+        move = _newton(task, shift, _slope(task, shift))
+        values = jax.vmap(lambda size: _value(task, shift - size * move))(sizes)
+        # Near the minimum all values round to one, and the whole step still adds digits.
+        near = jnp.abs(move).max() <= 1e-2 * jnp.abs(shift).max()
+        size = jnp.where(near, 1, sizes[jnp.argmin(values)])
+        after = jnp.where(near | (values.min() < _value(task, shift)), shift - size * move, shift)
+        moving = jnp.abs(after - shift).max() > digits * jnp.abs(after).max()
+        return after, moving, count + 1
+
+    zero = jnp.zeros((x.shape[1], z.shape[1]), x.dtype)
+    begin = zero, jnp.asarray(True), jnp.asarray(0, jnp.int32)
+    return jax.lax.while_loop(unfinished, step, begin)[0]
+
+
+def leave_one_out_losses(
+    inputs: Inputs,
+    label: Labels,
+    mask: Mask,
+    prior_logits: Logits,
+    penalty: Penalty,
+) -> tuple[Float[Array, " examples"], Float[Array, " examples"]]:
+    """Return the loss of each support example before adaptation, and adapted to all the others.
+
+    Args:
+        inputs, label, mask, prior_logits, penalty: as of `map_shift`.
+
+    Returns:
+        (−log softmax(z_i)_{y_i}, −log softmax(z_i + Δ₋ᵢᵀ x_i)_{y_i}), Δ₋ᵢ being the `map_shift`
+        of the support without example i; 0 where `mask` is False.
+    """
+
+    def left_out(row: Array) -> Array:
+        others = mask & (rows != row)
+        shift = map_shift(inputs, label, others, prior_logits, penalty)
+        return prior_logits[row].astype(inputs.dtype) + inputs[row] @ shift
+
+    rows = jnp.arange(len(mask), dtype=jnp.int32)
+    before = prior_logits.astype(inputs.dtype)
+    return _losses(before, label, mask), _losses(jax.vmap(left_out)(rows), label, mask)
+
+
+def worth_adapting(
+    before: Float[Array, " examples"],
+    after: Float[Array, " examples"],
+    mask: Mask,
+    caution: float,
+) -> Bool[Array, ""]:
+    """Return whether the losses fell by more than chance: mean(d) > c · sd(d) / √n.
+
+    d = before − after.
+
+    Args:
+        before, after: losses of n support examples, as of `leave_one_out_losses`.
+        mask: which examples count.
+        caution: c, in standard errors. At 0 the better mean wins; the larger, the rarer is harm,
+            and the smaller what adaptation brings.
+
+    Returns:
+        A bool; False for fewer than two examples.
+    """
+    count = mask.sum().astype(before.dtype)
+    gain = jnp.where(mask, before - after, 0)
+    mean = gain.sum() / jnp.maximum(count, 1)
+    spread = jnp.where(mask, jnp.square(gain - mean), 0).sum() / jnp.maximum(count - 1, 1)
+    return (count > 1) & (mean > caution * jnp.sqrt(spread / jnp.maximum(count, 1)))
+
+
+def learn_rule(
+    support: Rows, query: Rows, penalty: float = 300.0, steps: int = 80
+) -> dict[str, Float[Array, ""]]:
+    """Meta-learn λ and s: descend the mean loss of the queries, adapted to the supports.
+
+    The scale s calibrates a head on domains that it does not know. It changes no decision before
+    adaptation, but where logits are too small, fitting the support is mostly making them larger,
+    along whatever direction a few examples suggest.
+
+    Args:
+        support, query: tasks of source domains, stacked on a leading axis. `prior_logits` of a
+            task have to be of a head that did not learn from its domain: hold out each in turn.
+        penalty: λ as it starts; s starts at 1.
+        steps: of resilient propagation, which needs no learning rate.
+
+    Returns:
+        {"log_penalty", "log_scale"}, as of the rule of `map_head`.
+    """
+    dtype = support.inputs.dtype
+
+    def loss(rule: dict[str, Array]) -> Array:
+        def of_task(support: Rows, query: Rows) -> Array:
+            scale = jnp.exp(rule["log_scale"])
+            known = scale * support.prior_logits.astype(dtype)
+            shift = map_shift(*support._replace(prior_logits=known), jnp.exp(rule["log_penalty"]))
+            logits = scale * query.prior_logits.astype(dtype) + query.inputs @ shift
+            return _mean(_losses(logits, query.label, query.mask), query.mask)
+
+        return jax.vmap(of_task)(support, query).mean()
+
+    descent = optax.rprop(0.1, min_step_size=1e-4, max_step_size=1.0)
+
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        rule, state = carry
+        update, state = descent.update(jax.grad(loss)(rule), state)
+        return (optax.apply_updates(rule, update), state), None
+
+    start = {"log_penalty": jnp.log(jnp.asarray(penalty, dtype)), "log_scale": jnp.zeros((), dtype)}
+    (rule, _), _ = jax.lax.scan(step, (start, descent.init(start)), length=steps)
+    return rule
+
+
+def prior_shift(
+    logits: Logits, source_prior: Float[Array, " way"], target_prior: Float[Array, " way"]
+) -> Logits:
+    """Return the logits under another class prior: z_n + log π'_n − log π_n.
+
+    Exact where p(x | class) is the same in both: p'(n | x) ∝ p(n | x) π'_n / π_n.
+
+    Args:
+        logits: z, of a model that is calibrated under `source_prior`.
+        source_prior: π, such as the shares of the classes among the examples it learned from; a
+            balanced support's is uniform.
+        target_prior: π', such as of `estimate_prior`.
+
+    Returns:
+        Logits that softmax takes to p'. A share of 0 is taken for 1e-6.
+
+    Saerens, Latinne, Decaestecker: Adjusting the Outputs of a Classifier to New a Priori
+    Probabilities, 2002.
+
+    >>> even = jnp.zeros((1, 2))
+    >>> print(jax.nn.softmax(prior_shift(even, jnp.array([0.5, 0.5]), jnp.array([0.8, 0.2]))))
+    [[0.8 0.2]]
+    """
+    source = jnp.log(jnp.maximum(source_prior, _LEAST_SHARE))
+    target = jnp.log(jnp.maximum(target_prior, _LEAST_SHARE))
+    return logits + (target - source).astype(logits.dtype)
+
+
+def estimate_prior(
+    logits: Logits,
+    mask: Mask,
+    source_prior: Float[Array, " way"],
+    strength: float = 0.0,
+    steps: int = 200,
+) -> Prior:
+    """Estimate the class prior of unlabelled examples: π' ← (Σ_i p'(x_i) + s π) / (n + s).
+
+    p' is `prior_shift` to the last π': expectation maximisation, which starts from π.
+
+    Args:
+        logits: of n unlabelled examples of the new domain, by a model that is calibrated under
+            `source_prior`.
+        mask: which examples count.
+        source_prior: π > 0.
+        strength: s, how many examples the source prior is worth; 0 in the paper. Where the scores
+            of a domain are shifted and not its prior, 0 takes the one for the other.
+        steps: of the iteration; each raises the likelihood.
+
+    Returns:
+        π', which sums to 1; the source prior where no example counts.
+
+    Saerens, Latinne, Decaestecker: Adjusting the Outputs of a Classifier to New a Priori
+    Probabilities, 2002.
+    """
+    source = (source_prior / source_prior.sum()).astype(logits.dtype)
+    finite = jnp.where(mask[:, None], logits, 0)
+    count = mask.sum().astype(logits.dtype) + strength
+
+    def step(prior: Array, _: None) -> tuple[Array, None]:
+        each = jax.nn.softmax(prior_shift(finite, source, prior))
+        total = jnp.where(mask[:, None], each, 0).sum(0) + strength * source
+        return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), source), None
+
+    return jax.lax.scan(step, source, length=steps)[0]
+
+
+def _losses(logits: Logits, label: Labels, mask: Mask) -> Float[Array, " examples"]:
+    """Return the cross-entropy of each example, 0 where masked."""
+    known = jnp.where(mask, label, 0)
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, known)
+    return jnp.where(mask, each, 0)
+
+
+def _mean(values: Float[Array, " examples"], mask: Mask) -> Float[Array, ""]:
+    """Return the mean where the mask is, 0 where it is nowhere."""
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
