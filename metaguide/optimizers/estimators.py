@@ -18,7 +18,7 @@ from metaguide.inner_loop import Carry, FirstOrder, Unrolled, inner_loop
 from metaguide.optimizers.damped import damped
 from metaguide.optimizers.descent import window
 from metaguide.optimizers.rule import Joint, Rule, Theta
-from metaguide.types import Metrics, Optimizee, Progress, Step
+from metaguide.types import Metrics, Optimizee, Progress
 
 Horizon = int | Callable[[Progress], Int[Array, ""]]
 """Steps of an inner problem, or progress of meta-training in [0, 1) -> steps: a curriculum."""
@@ -383,7 +383,7 @@ def _ages_over(horizon: Horizon, truncation: int) -> Callable[[int], Int[Array, 
 def _side_by_side(optimizee: Optimizee) -> Optimizee:
     """Return problems with a leading axis as one; its loss is their sum, and each one's as well."""
 
-    def batch(data: Any, task: Any, step: Step) -> Any:
+    def batch(data: Any, task: Any, step: Any) -> Any:
         return jax.vmap(optimizee.batch, (None, 0, 0))(data, task, step)
 
     def loss(params: Any, batch: Any) -> tuple[Array, Array]:

@@ -293,7 +293,7 @@ def test_a_cell_depends_on_its_own_method_alone():
     assert same[0].trained_on.horizon == 20
     assert cell_config(config, "quadratic", "lstm") != cell_config(other, "quadratic", "lstm")
     assert cell_config(config, "quadratic", "adam") == cell_config(other, "quadratic", "adam")
-    assert "rates" in cell_config(config, "quadratic", "adam")
+    assert "learning_rates" in cell_config(config, "quadratic", "adam")
     with pytest.raises(ConfigError, match="config.quadratic.transfer: there is no 'shorter'"):
         cell_config(config, "quadratic", "mlp", "shorter")
 

@@ -312,7 +312,7 @@ def test_right_answers_are_counted_and_wrong_ones_stay_shown():
     drawn = exhibit(shown)
     assert "1 of 4 questions right, 1 in part" in drawn
     assert "0 of 1 products right" in drawn and "1 of 1 reviews right" in drawn
-    assert "the next product is on place 1" in drawn
+    assert "the next product is ranked 1" in drawn
     assert drawn.count('class="card question"') == 4
 
 
