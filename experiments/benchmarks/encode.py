@@ -5,9 +5,9 @@ python -m experiments.benchmarks.encode --folder=FOLDER --output=encode.json
 FOLDER is a Hugging Face folder of the BERT family; without one, an encoder of the shape of
 multilingual-e5-small with random weights is written for the time of the run. The texts are reviews
 and products of the bazaar, or the lines of `--texts`. A step encodes all of them, from text to
-vector; every system sorts them by length and pads each batch to its longest. PyTorch and ONNX
-Runtime read batches of `--batch` texts, as sentence-transformers does, and run on all cores. The
-products counted are those of tokens that are there, so that padding lowers the share of the limit.
+vector. PyTorch and ONNX Runtime read our batches of similar lengths, each padded to its longest
+text, of at most `--tokens` tokens, and run on all cores. The products counted are those of tokens
+that are there, so that padding lowers the share of the limit.
 
 With the extra `bench` and `pip install transformers onnx onnxscript onnxruntime` the peers are
 timed beside ours; those that are not installed are left out.
@@ -17,7 +17,7 @@ import functools
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ FOLDER = flags.DEFINE_string("folder", None, "folder of the encoder; random weig
 TEXTS = flags.DEFINE_string("texts", None, "file of texts, one a line; the bazaar's without one")
 COUNT = flags.DEFINE_integer("count", 128, "texts of a step", lower_bound=1)
 PREFIX = flags.DEFINE_string("prefix", "", "put before every text, such as 'query: '")
-BATCH = flags.DEFINE_integer("batch", 32, "texts of a peer's batch", lower_bound=1)
+TOKENS = flags.DEFINE_integer("tokens", 512, "tokens of a peer's batch", lower_bound=1)
 
 
 def bazaar_texts(count: int) -> list[str]:
@@ -124,28 +124,28 @@ def build_metaguide(folder: str, texts: Sequence[str], prefix: str) -> Callable[
     return lambda: encoder.encode(texts)
 
 
-def peer_batches(folder: str, texts: Sequence[str], prefix: str, batch: int) -> Callable[[], Any]:
-    """Return what yields (rows, ids, mask) of batches sorted by length, int64, from the texts."""
+def peer_batches(folder: str, texts: Sequence[str], prefix: str, tokens: int) -> Callable[[], Any]:
+    """Return what yields the (rows, ids, mask) of batches, from the texts on; int64."""
     import tokenizers
+
+    from metaguide.pretrained.encoder import batches
 
     config = json.loads((Path(folder) / "config.json").read_text())
     core = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     core.no_padding()
     core.enable_truncation(config["max_position_embeddings"])
 
-    def batches():
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         encodings = core.encode_batch_fast([prefix + text for text in texts])
-        order = sorted(range(len(texts)), key=lambda row: -len(encodings[row]))
-        for begin in range(0, len(order), batch):
-            rows = order[begin : begin + batch]
-            ids = np.full((len(rows), len(encodings[rows[0]])), config["pad_token_id"], np.int64)
+        counts = np.array([len(encoding) for encoding in encodings])
+        for rows, _, _ in batches(counts, tokens, config["max_position_embeddings"]):
+            ids = np.full((len(rows), counts[rows].max()), config["pad_token_id"], np.int64)
             mask = np.zeros_like(ids)
             for place, row in enumerate(rows):
-                own = encodings[row].ids
-                ids[place, : len(own)], mask[place, : len(own)] = own, 1
+                ids[place, : counts[row]], mask[place, : counts[row]] = encodings[row].ids, 1
             yield rows, ids, mask
 
-    return batches
+    return read
 
 
 def pooled(states: Any, mask: Any) -> Any:
@@ -154,19 +154,19 @@ def pooled(states: Any, mask: Any) -> Any:
     return (states * kept).sum(1) / kept.sum(1)
 
 
-def build_torch(folder: str, texts: Sequence[str], prefix: str, batch: int) -> Callable[[], Any]:
+def build_torch(folder: str, texts: Sequence[str], prefix: str, tokens: int) -> Callable[[], Any]:
     """Return a function that encodes the texts with PyTorch and transformers."""
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModel  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(cores())
     model = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    batches = peer_batches(folder, texts, prefix, batch)
+    read = peer_batches(folder, texts, prefix, tokens)
 
     def run() -> np.ndarray:
         found = np.zeros((len(texts), model.config.hidden_size), np.float32)
         with torch.inference_mode():
-            for rows, ids, mask in batches():
+            for rows, ids, mask in read():
                 ids, mask = torch.from_numpy(ids), torch.from_numpy(mask)
                 states = model(input_ids=ids, attention_mask=mask).last_hidden_state
                 found[rows] = pooled(states, mask).numpy()
@@ -175,7 +175,7 @@ def build_torch(folder: str, texts: Sequence[str], prefix: str, batch: int) -> C
     return run
 
 
-def build_onnx(folder: str, texts: Sequence[str], prefix: str, batch: int) -> Callable[[], Any]:
+def build_onnx(folder: str, texts: Sequence[str], prefix: str, tokens: int) -> Callable[[], Any]:
     """Return a function that encodes the texts with ONNX Runtime, its graph optimised fully."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
@@ -188,41 +188,30 @@ def build_onnx(folder: str, texts: Sequence[str], prefix: str, batch: int) -> Ca
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     with tempfile.TemporaryDirectory() as root:
         path = str(Path(root) / "model.onnx")
-        ids = torch.ones((2, 8), dtype=torch.int64)
+        # Two tensors: one alone would be taken for one input.
+        ids, mask = (torch.ones((2, 8), dtype=torch.int64) for _ in range(2))
         axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
         torch.onnx.export(
             model,
             (),
             path,
-            kwargs={"input_ids": ids, "attention_mask": ids},
+            kwargs={"input_ids": ids, "attention_mask": mask},
             input_names=["input_ids", "attention_mask"],
             output_names=["states"],
             dynamic_shapes={"input_ids": axes, "attention_mask": axes},
             dynamo=True,
         )
-        optimised = _fused(path, model.config)
-        session = onnxruntime.InferenceSession(optimised, options, ["CPUExecutionProvider"])
-    batches = peer_batches(folder, texts, prefix, batch)
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    read = peer_batches(folder, texts, prefix, tokens)
 
     def run() -> np.ndarray:
         found = np.zeros((len(texts), width), np.float32)
-        for rows, ids, mask in batches():
+        for rows, ids, mask in read():
             (states,) = session.run(["states"], {"input_ids": ids, "attention_mask": mask})
             found[rows] = pooled(states, mask)
         return found
 
     return run
-
-
-def _fused(path: str, config: Any) -> str:
-    """Fuse attention and norms, as ONNX Runtime's own tool for Transformers does."""
-    from onnxruntime.transformers import optimizer  # pyright: ignore[reportMissingImports]
-
-    heads, width = config.num_attention_heads, config.hidden_size
-    model = optimizer.optimize_model(path, "bert", num_heads=heads, hidden_size=width)
-    fused = str(Path(path).with_name("fused.onnx"))
-    model.save_model_to_file(fused)
-    return fused
 
 
 PEERS = {
@@ -250,7 +239,7 @@ def main() -> None:
         missing = []
         for name, (build, needed) in PEERS.items():
             if all(map(importlib.util.find_spec, needed)):
-                systems.append(System(name, functools.partial(build, *given, BATCH.value)))
+                systems.append(System(name, functools.partial(build, *given, TOKENS.value)))
             else:
                 missing.append(name)
         name = f"encode_{len(texts)}_texts_{tokens}_tokens"
