@@ -28,9 +28,10 @@ class Encoder:
     """An encoder of examples; `GuideModel` builds on any of them.
 
     Attributes:
-        text: the unbound Linen module for texts, or None if tokens are not read. Its call, (tokens int32 [batch, length],
-            deterministic) -> float [batch, length, width], returns one state per token; its
-            `attend`, states -> float [..., vocabulary], compares states with the embeddings.
+        text: the unbound Linen module for texts, or None if tokens are not read. Its call,
+            (tokens int32 [batch, length], deterministic) -> float [batch, length, width], returns
+            one state per token; its `attend`, states -> float [..., vocabulary], compares states
+            with the embeddings.
         vocabulary: number of token ids.
         width: width of vectors and states.
         length: longest sequence, in tokens.
