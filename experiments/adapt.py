@@ -46,7 +46,7 @@ from metaguide.types import Params, TaskDistribution
 TUNED_AT = 5
 """Number of shots at which rates are chosen."""
 
-GRIDS = ("learning_rates", "adam_learning_rates", "penalties", "rule_factors")
+GRIDS = ("learning_rates", "adam_learning_rates", "penalties", "map_penalties", "rule_factors")
 """Fields of the config's `adapt` that hold the values validation chooses from."""
 
 OUTCOMES = "outcomes"
@@ -448,7 +448,9 @@ def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...
     if not adaptation.tuned:
         return ()
     grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
-    return section["adam_learning_rates" if adaptation.by == "adam" else grids[adaptation.tuned]]
+    grids |= {"learning_rate": "adam_learning_rates"} if adaptation.by == "adam" else {}
+    grids |= {"penalty": "map_penalties"} if adaptation.by == "map" else {}
+    return section[grids[adaptation.tuned]]
 
 
 def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:

@@ -18,11 +18,15 @@ from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
-from metaguide.guide import model_of, reading_of
+from metaguide.guide import description_of, model_of, reading_of, vectors_of
 from metaguide.models.guide import GuideModel
+from metaguide.pretrained import EncoderError, PretrainedEncoder, load_encoder
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
 from metaguide.types import TaskDistribution
+
+VECTORS = "vectors"
+"""Subfolder that keeps the vectors of a pretrained encoder."""
 
 MADE_FROM = "made_from.txt"
 """File next to the tokenizer and the bazaar: identity of the fields they were made from."""
@@ -130,14 +134,18 @@ def prepare(
     )
     if tokenizer is None:
         tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
-    guide = _guide(config, tokenizer)
+    encoder = _encoder(config)
+    guide = _guide(config, tokenizer, encoder)
+    vectors = None
+    if encoder is not None:
+        vectors = vectors_of(encoder, config.encoder.cache or folder / VECTORS)
     return DomainSplit(
         read,
         validation,
         held_out,
         parts.always,
         model_of(guide, tokenizer),
-        reading_of(guide, tokenizer),
+        reading_of(guide, tokenizer, vectors),
         Shape(
             config.episodes.way,
             config.episodes.shots,
@@ -148,7 +156,30 @@ def prepare(
     )
 
 
-def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
+def _encoder(config: FrozenConfigDict) -> PretrainedEncoder | None:
+    """Read the pretrained encoder of a config, if it names one.
+
+    Raises:
+        ConfigError: it has another number of tokens than the config asks for.
+        EncoderError: the folder holds no such encoder.
+    """
+    section = config.encoder
+    if not section.weights:
+        return None
+    pooling: Any = section.pooling or None
+    try:
+        return load_encoder(
+            section.weights, prefix=section.prefix, pooling=pooling, length=section.length
+        )
+    except EncoderError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.encoder: {error}") from error
+
+
+def _guide(
+    config: FrozenConfigDict, tokenizer: Tokenizer, encoder: PretrainedEncoder | None
+) -> RunConfig:
     """Return the run folder's description of the guide that a config specifies.
 
     Raises:
@@ -170,6 +201,7 @@ def _guide(config: FrozenConfigDict, tokenizer: Tokenizer) -> RunConfig:
             max_answer_tokens=config.episodes.max_answer_tokens,
             buckets=text.buckets,
             vocabulary=tokenizer.size,
+            **({} if encoder is None else description_of(encoder, config.encoder.weights)),
         )
     except FieldError as error:
         raise ConfigError(f"config.model, config.text or config.episodes: {error}") from error

@@ -42,8 +42,10 @@ def stages_of(
     config: FrozenConfigDict, split: DomainSplit, methods: Sequence[str]
 ) -> dict[str, Stage]:
     """Build all training stages of these methods, keyed by folder name, in the order they run."""
+    encoder = split.model.encoder
+    learns = encoder.text is not None or encoder.image
     return {
-        "pretrain": pretraining_stage(config, split),
+        **({"pretrain": pretraining_stage(config, split)} if learns else {}),
         "multitask": multitask_stage(config, split),
         **{
             f"metatrain-{method}": metatraining_stage(config, split, method)
@@ -83,7 +85,8 @@ def train(
         ]
 
     nothing = [random_start(split, seed) for seed in folders]
-    together = run_stage("multitask", run_stage("pretrain", nothing))
+    begun = run_stage("pretrain", nothing) if "pretrain" in stages else nothing
+    together = run_stage("multitask", begun)
     trained = {}
     for method in methods:
         if METHODS[method].stage == "random":

@@ -35,7 +35,7 @@ def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         ConfigError: no objective is left.
     """
     section, model = config.pretrain, split.model
-    table = unlabelled(split.sources, split.reading.tokenizer, split.reading.lengths.text)
+    table = unlabelled(split.sources, split.reading.reader.tokenizer, split.reading.lengths.text)
     objectives = {
         "masked_language": (
             "text",
@@ -57,9 +57,11 @@ def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         "text_text": ("text", lambda: pretraining.text_text(model, section.batch)),
     }
     wanted = {name: section.weights[name] for name in objectives if section.weights[name] > 0}
-    pictured = model.image and "image" in table
-    used = {name: λ for name, λ in wanted.items() if pictured or objectives[name][0] == "text"}
+    parts = table.keys() if model.image else table.keys() & {"text"}
+    used = {name: λ for name, λ in wanted.items() if objectives[name][0] in parts}
     why = "the sources have no pictures" if model.image else "config.model.image is off"
+    if "text" not in parts:
+        why = "config.model.layers is 0, and pre-training on texts needs a Transformer"
     if not used:
         why = f"{why}, and " if wanted else ""
         raise ConfigError(

@@ -22,6 +22,7 @@ from metaguide.evaluation.results import ResultsError
 from metaguide.files import FolderHeld
 from metaguide.optimizers import StoredError
 from metaguide.parallel import DeviceError, check_agreed
+from metaguide.pretrained import EncoderError
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
@@ -31,6 +32,7 @@ USER_ERRORS = (
     CatalogueError,
     CheckpointError,
     DeviceError,
+    EncoderError,
     EpisodeError,
     FolderHeld,
     MnistError,

@@ -29,7 +29,7 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.bert import Pooling
 from metaguide.models.encoder import Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.pretrained import PretrainedEncoder, cached_vectors, load_encoder
+from metaguide.pretrained import EncoderError, PretrainedEncoder, cached_vectors, load_encoder
 from metaguide.run_config import RunConfig
 from metaguide.tasks import (
     TASKS,
@@ -48,6 +48,9 @@ from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
 
 Support = Iterable[Product | Review | Question]
+
+Vectors = Callable[[Sequence[str]], np.ndarray]
+"""texts -> float32 [texts, width]."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,12 +221,17 @@ class AdaptedGuide:
         return found
 
 
-def load(run: Path | str) -> Guide:
+def load(
+    run: Path | str, encoder: Path | str | None = None, cache: Path | str | None = None
+) -> Guide:
     """Load a trained guide.
 
     Args:
         run: the folder of an `experiments.guide` run, whose methods serve the tasks they did best
             on in validation; or the work folder of a single stage.
+        encoder: folder of the pretrained encoder that the guide reads, if it reads one; by default
+            the one that the run was given.
+        cache: folder that keeps the vectors of that encoder.
 
     Returns:
         The guide.
@@ -242,6 +250,7 @@ def load(run: Path | str) -> Guide:
             f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
             f"with {config.vocabulary}; take the file from a copy of the run"
         )
+    vectors = _vectors_of_run(run, config, encoder, cache)
     model = model_of(config, tokenizer)
     like = {"params": jax.eval_shape(partial(init_params, model), jax.random.key(0))}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -251,7 +260,7 @@ def load(run: Path | str) -> Guide:
         found[name] = restore_stage(run / name, like, {} if stage is None else stage.about)
     return Guide(
         model,
-        reading_of(config, tokenizer),
+        reading_of(config, tokenizer, vectors),
         {
             task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
             for task, one in config.serving.items()
@@ -311,9 +320,19 @@ def from_encoder(
     return Guide(model, reading, serving)
 
 
-def vectors_of(
-    encoder: PretrainedEncoder, cache: Path | str | None
-) -> Callable[[Sequence[str]], np.ndarray]:
+def description_of(encoder: PretrainedEncoder, folder: Path | str) -> dict[str, Any]:
+    """Return the fields of a `RunConfig` that say which encoder a guide reads, and from where."""
+    return {
+        "encoder": str(folder),
+        "encoder_prefix": encoder.prefix,
+        "encoder_pooling": encoder.pooling,
+        "encoder_length": encoder.length,
+        "encoder_width": encoder.config.width,
+        "encoder_fingerprint": encoder.fingerprint,
+    }
+
+
+def vectors_of(encoder: PretrainedEncoder, cache: Path | str | None) -> Vectors:
     """Return what makes vectors of texts, keeping them in the folder `cache` if there is one."""
     return encoder.encode if cache is None else partial(cached_vectors, encoder, folder=cache)
 
@@ -329,14 +348,42 @@ def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
         dropout=config.dropout,
         channels=config.channels if config.image else (),
         buckets=config.buckets,
+        pretrained=config.encoder_width,
     )
     return guide_model(encoder, config.way)
 
 
-def reading_of(config: RunConfig, tokenizer: Tokenizer) -> Reading:
+def _vectors_of_run(
+    run: Path, config: RunConfig, folder: Path | str | None, cache: Path | str | None
+) -> Vectors | None:
+    """Return what makes the vectors that a guide was trained on; None if it reads none.
+
+    Raises:
+        CheckpointError: its encoder is not where it was, or is another one.
+    """
+    if not config.encoder_width:
+        return None
+    hint = "give the folder of the encoder that it was trained with, load(run, encoder=FOLDER)"
+    try:
+        found = load_encoder(
+            folder or config.encoder,
+            prefix=config.encoder_prefix,
+            pooling="cls" if config.encoder_pooling == "cls" else "mean",
+            length=config.encoder_length,
+        )
+    except EncoderError as error:
+        raise CheckpointError(f"{run}: {error}; {hint}") from error
+    if found.fingerprint != config.encoder_fingerprint:
+        raise CheckpointError(
+            f"{run}: {folder or config.encoder} holds another encoder than the guide reads; {hint}"
+        )
+    return vectors_of(found, cache)
+
+
+def reading_of(config: RunConfig, tokenizer: Tokenizer, vectors: Vectors | None = None) -> Reading:
     """Return how the guide of a run config reads examples, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
-    reader = TextReader(tokenizer, config.buckets)
+    reader = TextReader(tokenizer if config.layers else None, config.buckets, vectors)
     return Reading(reader, lengths, config.image, config.max_answer_tokens)
 
 

@@ -21,6 +21,7 @@ from metaguide.learners import (
     logistic,
     maml,
     maml_plus_plus,
+    map_head,
     matching,
     meta_sgd,
     proto_maml,
@@ -53,6 +54,7 @@ class Settings:
         rule: the learned optimizer.
         factor: multiplies the updates of the learned optimizer.
         penalty: λ of a ridge or logistic regression; its initial value if it is learned.
+        caution: standard errors by which the MAP head has to gain to be used; None always uses it.
         scale: initial scale of R2-D2's logits.
         temperature: divides distances or similarities; None for the learner's own.
         features: width of the problem's features, for relation networks.
@@ -74,6 +76,7 @@ class Settings:
     rule: Rule | None = None
     factor: float | Array = 1.0
     penalty: float | Array = 1.0
+    caution: float | None = 2.0
     scale: float = 1.0
     temperature: float | None = None
     features: int = 0
@@ -211,6 +214,15 @@ PROTOTYPES = Adaptation(
 )
 
 
+def _map_head(problem: Problem, settings: Settings) -> Learner:
+    # The guard refits once per example of the support. It decides whether a few examples improve on
+    # two classes that training knows; of many new classes training knows too little to do harm.
+    return map_head(problem, settings.penalty, settings.caution if problem.way == 2 else None)
+
+
+MAP_HEAD = Adaptation("features", "map", _map_head, "penalty")
+
+
 def _jointly(problem: Problem, settings: Settings) -> Learner:
     return joint(problem)
 
@@ -304,6 +316,7 @@ METHODS = {
     "head-only-adam": Method("multitask", _jointly, HEAD_BY_ADAM),
     "ridge": Method("multitask", _jointly, RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
+    "map-head": Method("multitask", _jointly, MAP_HEAD),
     "maml": Method("metatrain", _maml, ALL_BY_SGD, needs=("learning_rate", "mode")),
     "first-order": Method("metatrain", _first_order, ALL_BY_SGD, needs=("learning_rate",)),
     "anil": Method("metatrain", _anil, HEAD_BY_SGD, needs=("learning_rate",)),

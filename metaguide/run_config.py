@@ -17,7 +17,11 @@ FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 VERSION = 2
 """Version of the file; it increases when a field is added or changes its meaning."""
 
-ADDED: Mapping[str, Any] = {"buckets": 0}
+ADDED: Mapping[str, Any] = {
+    "buckets": 0,
+    **{"encoder": "", "encoder_prefix": "", "encoder_pooling": "mean", "encoder_length": 0},
+    **{"encoder_width": 0, "encoder_fingerprint": ""},
+}
 """Values, in files of version 1, of the fields that version 2 added."""
 
 MOST_BYTES = 16 * MIB
@@ -69,6 +73,12 @@ class RunConfig:
         name_tokens: tokens kept of the name of a class.
         max_answer_tokens: longest answer, in tokens.
         buckets: number of buckets of hashed n-grams; 0 if they are not read.
+        encoder: folder of the pretrained encoder, as the run was given it; "" if there is none.
+        encoder_prefix: text put before every text for it.
+        encoder_pooling: how its token states become a vector, "mean" or "cls".
+        encoder_length: most tokens it reads of a text.
+        encoder_width: width of its vectors; 0 if there is none.
+        encoder_fingerprint: hash of its files.
         vocabulary: number of the tokenizer's ids; None in older folders, which did not store it.
         serving: the method that serves each task, keyed by task.
         stage: one of `STAGES`.
@@ -92,6 +102,12 @@ class RunConfig:
     name_tokens: int
     max_answer_tokens: int
     buckets: int = 0
+    encoder: str = ""
+    encoder_prefix: str = ""
+    encoder_pooling: str = "mean"
+    encoder_length: int = 0
+    encoder_width: int = 0
+    encoder_fingerprint: str = ""
     vocabulary: int | None = None
     serving: Mapping[str, Served] = field(default_factory=dict)
     stage: str = ""
@@ -171,10 +187,11 @@ def _is_inside(value: Any) -> bool:
 
 
 _TOKENS = _whole(1, MOST_TOKENS)
+_TEXT = Range("a text", lambda value: isinstance(value, str) and len(value) <= 4096)
 
 RANGES: Mapping[str, Range] = {
     "width": _whole(1, WIDEST),
-    "layers": _whole(1, MOST_LAYERS),
+    "layers": _whole(0, MOST_LAYERS),
     "heads": _whole(1, WIDEST),
     "dropout": _number(0.0, math.nextafter(1.0, 0.0)),
     "channels": Range(
@@ -195,6 +212,12 @@ RANGES: Mapping[str, Range] = {
         f"0, or a whole number from 4 to {MOST_IDS}",
         lambda value: value == 0 and _whole(0, 0).holds(value) or _whole(4, MOST_IDS).holds(value),
     ),
+    "encoder": _TEXT,
+    "encoder_prefix": _TEXT,
+    "encoder_pooling": _among(("mean", "cls")),
+    "encoder_length": _whole(0, MOST_TOKENS),
+    "encoder_width": _whole(0, WIDEST),
+    "encoder_fingerprint": _TEXT,
     "vocabulary": _optional(_whole(1, MOST_IDS)),
     "serving": Range("a table of tasks", lambda value: isinstance(value, Mapping)),
     "stage": _among(STAGES),

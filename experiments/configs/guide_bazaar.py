@@ -31,6 +31,7 @@ SGD_RATES = (0.03, 0.1, 0.3)
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
 RULE_FACTORS = (1.0, 3.0, 10.0)
 PENALTIES = (0.3, 3.0, 30.0)
+MAP_PENALTIES = (30.0, 100.0, 300.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
 ADAPTED = ("classification", "sentiment", "questions")
 CLASSES = ("classification", "sentiment")
@@ -40,11 +41,11 @@ ALL = (*ADAPTED, "recommendation")
 
 METHODS = (
     *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
-    *("ridge", "logistic"),
+    *("ridge", "logistic", "map-head"),
     *("maml", "first-order", "anil", "prototypical"),
     *("rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
 )
-LEARNERS = METHODS[8:]
+LEARNERS = METHODS[METHODS.index("maml") :]
 """The methods that are meta-trained."""
 
 _TASKS = one_of(*ALL)
@@ -68,8 +69,13 @@ RANGES = {
     "text.pair": integer(4),
     "text.name": integer(2),
     "text.buckets": integer(0),
+    "encoder.weights": text(),
+    "encoder.prefix": text(),
+    "encoder.pooling": one_of("", "mean", "cls"),
+    "encoder.length": integer(3),
+    "encoder.cache": text(),
     "model.width": integer(1),
-    "model.layers": integer(1),
+    "model.layers": integer(0),
     "model.heads": integer(1),
     "model.dropout": share(one=False),
     "model.channels": several(integer(1), most=5),  # 32 pixels halve five times
@@ -124,6 +130,7 @@ RANGES = {
     "adapt.adam_learning_rates": several(positive()),
     "adapt.rule_factors": several(positive()),
     "adapt.penalties": several(positive()),
+    "adapt.map_penalties": several(positive()),
     **{f"adapt.methods.{method}": optional(several(_TASKS, least=0)) for method in METHODS},
     "adapt.methods.*": _NO_METHOD,
 }
@@ -215,9 +222,16 @@ def get_config() -> ConfigDict:
         "name": 8,  # maximum tokens of a class name
         "buckets": 2**15,  # buckets of the hashed n-grams that are read besides tokens; 0 for none
     }
+    config.encoder = {
+        "weights": "",  # Hugging Face folder of a pretrained encoder of texts; empty for none
+        "prefix": "",  # text put before every text for it; "query: " for the e5 models
+        "pooling": "",  # mean or cls; if empty, what the folder says
+        "length": 128,  # maximum tokens that it reads of a text
+        "cache": "",  # folder that keeps its vectors; if empty, one in the work folder
+    }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads
-        "layers": 2,  # layers of the encoder
+        "layers": 2,  # layers of our own Transformer; 0 for none, with n-grams or weights
         "heads": 4,  # number of attention heads
         "dropout": 0.1,  # dropout rate in pre-training
         # channels of the picture convolutions, each of which halves the side
@@ -301,6 +315,7 @@ def get_config() -> ConfigDict:
         # its steps are as small as the most sensitive task requires.
         "rule_factors": RULE_FACTORS,
         "penalties": PENALTIES,  # penalties of ridge and logistic regression, tuned on validation
+        "map_penalties": MAP_PENALTIES,  # penalties of the MAP head, tuned on validation
         # Which tasks a method is used for; () leaves it out.
         "methods": {
             "scratch": ADAPTED,
@@ -311,6 +326,7 @@ def get_config() -> ConfigDict:
             "head-only-adam": (),
             "ridge": CLASSES,
             "logistic": CLASSES,
+            "map-head": CLASSES,
             "maml": ADAPTED,
             "first-order": ADAPTED,
             "anil": ALL,

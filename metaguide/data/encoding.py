@@ -32,12 +32,12 @@ class Lengths(NamedTuple):
     name: int
 
 
-def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> Table:
+def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer | None, length: int) -> Table:
     """Return everything that self-supervision may read of `domains`.
 
     Args:
         domains: source domains.
-        tokenizer: trained on the same.
+        tokenizer: trained on the same; None if texts are not read.
         length: tokens kept of each text.
 
     Returns:
@@ -52,13 +52,16 @@ def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer, length: int) -> 
     # A passage may be asked about many times; it is read once.
     known = set(texts)
     texts += dict.fromkeys(text for text in others if text not in known)
-    encoded = tokenizer.encode(texts, length)
-    table: Table = {"text": {"tokens": encoded.tokens, "words": encoded.words}}
+    table: Table = {}
+    encoded = None if tokenizer is None else tokenizer.encode(texts, length)
+    if encoded is not None:
+        table["text"] = {"tokens": encoded.tokens, "words": encoded.words}
     pictured = [row for row, product in enumerate(products) if product.image is not None]
     if pictured:
         images = np.stack([products[row].image for row in pictured])  # pyright: ignore
         table["image"] = {"image": images}
-        table["pair"] = {"tokens": encoded.tokens[pictured], "image": images}
+        if encoded is not None:
+            table["pair"] = {"tokens": encoded.tokens[pictured], "image": images}
     return table
 
 

@@ -29,6 +29,7 @@ Black and white pictures of two by two pixels, whose features are the pixels:
 from metaguide.learners.gradient_based import anil, fine_tuning, imaml, joint, maml, meta_sgd
 from metaguide.learners.learned import learned
 from metaguide.learners.maml_plus_plus import maml_plus_plus
+from metaguide.learners.map import map_head
 from metaguide.learners.on_features import (
     logistic,
     matching,
@@ -49,6 +50,7 @@ __all__ = [
     "logistic",
     "maml",
     "maml_plus_plus",
+    "map_head",
     "matching",
     "meta_sgd",
     "proto_maml",

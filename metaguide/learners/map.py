@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from metaguide.learners.on_features import (
@@ -42,7 +41,9 @@ class Rows(NamedTuple):
     prior_logits: Array
 
 
-def map_head(problem: Problem, penalty: float = 300.0, caution: float | None = 2.0) -> Learner:
+def map_head(
+    problem: Problem, penalty: float | Array = 300.0, caution: float | None = 2.0
+) -> Learner:
     """Adapt by a head that is pulled to the trained one: argmin_θ Σ_i ℓ_i(θ) + λ/2 ‖θ − s θ₀‖².
 
     θ = s θ₀ + Δ, θ₀ being the problem's own trained head, of any form, and Δ linear in the features
@@ -62,7 +63,8 @@ def map_head(problem: Problem, penalty: float = 300.0, caution: float | None = 2
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}},
-        and whose `adapted` is (meta-parameters, (middle of the support, Δ)).
+        and whose `adapted` is (meta-parameters, (middle of the support, Δ)). Given {"params": φ}
+        alone, it adapts with λ = `penalty` and s = 1.
 
     Raises:
         ValueError: the problem has no classes, or λ is not positive.
@@ -75,29 +77,31 @@ def map_head(problem: Problem, penalty: float = 300.0, caution: float | None = 2
     [0 1 0 1]
     """
     way = classes_of(problem, "map_head")
-    if not penalty > 0:
+    if isinstance(penalty, int | float) and not penalty > 0:
         raise ValueError(f"penalty is {penalty}: it has to be positive")
+
+    def rule_of(meta: Params) -> Params:
+        if "rule" in meta:
+            return meta["rule"]
+        dtype = jnp.result_type(*jax.tree.leaves(meta["params"]))
+        log_penalty = jnp.log(jnp.asarray(penalty, dtype))
+        return {"log_penalty": log_penalty, "log_scale": jnp.zeros((), dtype)}
 
     def init(key: Key[Array, ""]) -> Params:
         params = problem.init(key)
-        dtype: DTypeLike = jnp.result_type(*jax.tree.leaves(params))
-        rule = {
-            "log_penalty": jnp.log(jnp.asarray(penalty, dtype)),
-            "log_scale": jnp.zeros((), dtype),
-        }
-        return {"params": params, "rule": rule}
+        return {"params": params, "rule": rule_of({"params": params})}
 
     def encoded(meta: Params, batch: Batch, context: Any) -> tuple[Array, Array]:
         states = problem.encode(meta["params"], batch, context, None)
         logits = problem.predict(meta["params"], states, batch, context)["logits"]
-        return problem.features(states), jnp.exp(meta["rule"]["log_scale"]) * logits
+        return problem.features(states), jnp.exp(rule_of(meta)["log_scale"]) * logits
 
     def fit(meta: Params, support: Batch, context: Any, caution: float | None) -> Any:
         features, known = encoded(meta, support, context)
         label, mask = support[problem.target], support["mask"]
         middle = middle_of_classes(features, label, mask, way)
         rows = Rows(from_middle(features, middle), label, mask, known)
-        strength = jnp.exp(meta["rule"]["log_penalty"])
+        strength = jnp.exp(rule_of(meta)["log_penalty"])
         shift = map_shift(*rows, strength)
         if caution is not None:
             pays = worth_adapting(*leave_one_out_losses(*rows, strength), mask, caution)

@@ -60,6 +60,8 @@ def task_distributions(
 ) -> dict[str, TaskDistribution]:
     """Build the episodes of every task that at least one of the domains has examples of.
 
+    A task that needs token states is left out if the encoder has none.
+
     Args:
         model: the guide's.
         domains: what episodes are drawn from.
@@ -82,6 +84,6 @@ def task_distributions(
     made: dict[str, TaskDistribution] = {}
     for task in map(TASKS.__getitem__, tasks):
         having = [domain for domain in domains if task.has_examples(domain)]
-        if having:
+        if having and not (task.needs_states and model.encoder.text is None):
             made[task.name] = task.episodes(model, having, reading, shape, always or {}, scored)
     return made

@@ -349,6 +349,7 @@ QUESTIONS = labelled_task(
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),
     head=lambda encoder, way: QuestionHead(encoder.dtype),
+    needs_states=True,
     scoring=Scoring(
         NAME,
         arrays=("em", "f1", "answerable"),

@@ -58,6 +58,7 @@ class Task(NamedTuple):
             does not adapt to examples of its domain.
         check: (adapted, examples, domain) -> None; refuses what cannot be answered.
         size: of an example; those of like size are asked together. None: all are of one size.
+        needs_states: whether it needs a state for each token, which not every encoder has.
         is_ranking: whether answers rank something, and so have a top.
     """
 
@@ -77,5 +78,6 @@ class Task(NamedTuple):
     picked: Callable[[Sequence[Any]], Sequence[Any]] | None = lambda examples: examples
     check: Callable[[Adapted, Sequence[Any], Domain], None] = lambda adapted, examples, domain: None
     size: Callable[[Any], int] | None = None
+    needs_states: bool = False
     is_ranking: bool = False
     classes: tuple[str, ...] = ()
