@@ -19,15 +19,16 @@
 # A guide is pre-trained and trained on some shopping domains, then adapts to a domain that it has
 # never seen from a handful of examples. This notebook makes a small one and asks it questions.
 #
-# In Colab: open it by the badge in the README, or by *File > Open notebook*, and say in `source`
-# below where the repository is. A few minutes on two CPU cores; a GPU is used where there is one.
+# In Colab, open it with the badge in the README or with *File > Open notebook*, and set `source`
+# below to the address of the repository. It takes a few minutes on two CPU cores; a GPU is used if
+# there is one.
 
 # %% tags=["parameters"]
-# Where metaguide is if it is not installed: a clone, or the address of its repository for git.
-# Empty: the clone that this notebook is in.
+# Where to find metaguide if it is not installed: a clone, or the git address of its repository.
+# Empty: the clone that contains this notebook.
 source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in about a minute and learns nothing
-workdir = "runs/notebook"  # started again with the same one, training goes on where it stopped
+workdir = "runs/notebook"  # started again with the same folder, training resumes where it stopped
 
 # %% [markdown]
 # Install metaguide if it is missing.
@@ -85,9 +86,10 @@ from metaguide.learners.gradient_based import whole_loss
 # %% [markdown]
 # ## The bazaar
 #
-# A generated shopping world: domains with products, reviews, questions and interactions, written
-# to disk as a catalogue, as one's own would be. The config says which domains are sources and which
-# are held out. A flag overrides a field, as on the command line.
+# The bazaar is a generated shopping world: domains with products, reviews, questions and
+# interactions, written to disk as a catalogue, just like your own data would be. The config says
+# which domains are sources and which are held out. A flag overrides a field, as on the command
+# line.
 
 # %%
 config, folder = command.resolve(
@@ -101,7 +103,7 @@ for part in ("sources", "validation", "held_out"):
     print(part, *(domain.name for domain in getattr(split, part)), sep="  ")
 
 # %% [markdown]
-# Products of a domain that no training stage will see.
+# Here are products of a domain that no training stage will see.
 
 # %%
 domain = split.held_out[0]
@@ -120,8 +122,8 @@ for review in domain.reviews[:3]:
 # %% [markdown]
 # ## Two stages of training
 #
-# Pre-training reads the sources unlabelled; multi-task training then learns all four tasks
-# at once. Each stage has a folder with its checkpoints, its config and its metrics.
+# Pre-training reads the sources without labels; multi-task training then learns all four tasks at
+# once. Each stage has a folder with its checkpoints, its config and its metrics.
 
 # %%
 start = random_start(split, config.seed)
@@ -135,9 +137,9 @@ for name, build in {"pretrain": pretraining_stage, "multitask": multitask_stage}
 # %% [markdown]
 # ## The guide at work
 #
-# `load` reads the folder of a stage, or of a whole run of `python -m experiments.guide`. `adapt`
-# takes a domain, or the folder of one. `predict` answers by the type of what it is given; labels
-# that the batch carries are not read. What is asked here is not among what was adapted to.
+# `load` reads the folder of a stage, or of a complete run of `python -m experiments.guide`. `adapt`
+# takes a domain, or the folder of one. `predict` chooses the task by the type of its input and does
+# not read labels. The examples asked about here were not used to adapt.
 
 # %%
 adapted = metaguide.load(folder / "multitask").adapt(domain, shots=5)
@@ -170,12 +172,12 @@ for user, found in zip(users, adapted.predict(users), strict=True):
     print(f"after {titles[user.products[-1]]}: {', '.join(map(titles.get, found.products[:3]))}")
 
 # %% [markdown]
-# ## A learner of one's own
+# ## Your own learner
 #
 # A learner is a few functions. `adapt` turns the support of an episode into an adapted problem, and
-# is all that differs here: gradient steps pulled back to where they started,
-# L(θ) + λ‖θ − θ₀‖² (Li et al., 2018). The rest is fine-tuning's. The scan, the optimizer and the
-# way of differentiating are those of the one inner loop.
+# only this function differs here: its gradient steps are pulled back to their start,
+# L(θ) + λ‖θ − θ₀‖² (Li et al., 2018). Everything else is the same as in fine-tuning. The scan, the
+# optimizer and the mode of differentiation are those of the shared inner loop.
 
 
 # %%
@@ -206,8 +208,8 @@ def pulled_back(problem, rate, steps, strength):
 # %% [markdown]
 # ## Adaptation curves
 #
-# Both learners on the same episodes of the held-out domain, before the first step and after each:
-# from the trained parameters and, for fine-tuning, from random ones.
+# The plot shows both learners on the same episodes of the held-out domain, before the first step
+# and after each step: from the trained parameters and, for fine-tuning, also from random ones.
 
 # %%
 distribution = split.task_distributions("held_out")["sentiment"]

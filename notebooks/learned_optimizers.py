@@ -16,18 +16,18 @@
 # %% [markdown]
 # # Learned optimizers
 #
-# A learned optimizer is an update rule whose parameters θ were themselves trained, on many
-# optimizations. Here it is an optax transform like any other. You will use a trained one in a loop
-# of your own, train one from scratch by two estimators of its gradient, write a rule of your own
-# in a dozen lines, and put it into the inner loop of MAML.
+# A learned optimizer is an update rule whose parameters θ were themselves trained on many
+# optimization problems. Here it is an optax transform like any other. You will use a trained one in
+# your own loop, train one from scratch with two estimators of its gradient, write your own rule in
+# a dozen lines, and put it into the inner loop of MAML.
 #
-# In Colab: open it by the badge in the README, or by *File > Open notebook*, and say in `source`
-# below where the repository is. Two to four minutes on two CPU cores; a GPU is used where there is
-# one. Nothing is downloaded after the install.
+# In Colab, open it with the badge in the README or with *File > Open notebook*, and set `source`
+# below to the address of the repository. It takes two to four minutes on two CPU cores; a GPU is
+# used if there is one. Nothing is downloaded after the install.
 
 # %% tags=["parameters"]
-# Where metaguide is if it is not installed: a clone, or the address of its repository for git.
-# Empty: the clone that this notebook is in.
+# Where to find metaguide if it is not installed: a clone, or the git address of its repository.
+# Empty: the clone that contains this notebook.
 source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
 workdir = "runs/learned_optimizers"  # gets the optimizer that is trained here
@@ -99,7 +99,7 @@ tiny = preset == "tiny"
 # %% [markdown]
 # ## A trained optimizer
 #
-# Two lines. The third thing that comes back is the command that trained it.
+# It takes two lines. The third value returned is the command that trained it.
 
 # %%
 rule, theta, command = metaguide.optimizers.pretrained("lstm")
@@ -108,9 +108,9 @@ optimizer = rule.transform(theta)
 print(f"{rule.name}; {sum(leaf.size for leaf in jax.tree.leaves(theta))} parameters; {command}")
 
 # %% [markdown]
-# A problem that it has not been trained on: a small network on scikit-learn's handwritten digits,
-# of 8 by 8 pixels. The loop is the usual one of optax. `value=loss` is for rules that read the loss
-# ("hyper" is one); the LSTM and Adam leave it aside.
+# The problem is one that it was not trained on: a small network on scikit-learn's handwritten
+# digits, 8 by 8 pixels. The loop is the usual optax loop. `value=loss` is for rules that read the
+# loss ("hyper" is one); the LSTM and Adam ignore it.
 
 # %%
 digits = load_digits()
@@ -171,23 +171,24 @@ panel.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Adam has had four tries at its rate on this problem and the LSTM none: a fair comparison would
-# tune Adam on other problems, as the next part does. How many steps the LSTM was trained for stands
-# in the config of its command, as `horizon`; here it takes as many as Adam.
+# Adam's rate was chosen among four on this problem, while nothing was tuned for the LSTM: a fair
+# comparison would tune Adam on other problems, as the next part does. The number of steps that the
+# LSTM was trained for is `horizon` in the config of its command; here it takes as many as Adam.
 #
 # ## Training one
 #
-# An optimizee is a distribution of functions: here ‖W θ − y‖² in ten dimensions, with entries of W
-# and y drawn anew for each. An estimator says how the gradient of the optimizer's own parameters
-# comes about, in windows of 20 steps of a descent that goes on from one meta-step to the next:
+# An optimizee is a distribution of functions: here ‖W θ − y‖² in ten dimensions, with new entries
+# of W and y drawn for each function. An estimator defines how the gradient of the optimizer's own
+# parameters is computed, in windows of 20 steps of a descent that continues from one meta-step to
+# the next:
 #
-# - `truncated` differentiates through the window, and does not see what an update does to losses
+# - `truncated` differentiates through the window, and does not see how an update affects the losses
 #   after it;
-# - `evolution` compares two descents under perturbed parameters and adds the perturbations up over
-#   all windows (persistent evolution strategies): noisier, and without that bias.
+# - `evolution` compares two descents under perturbed parameters and sums the perturbations over all
+#   windows (persistent evolution strategies): it is noisier, but without that bias.
 #
-# `minimised` is the library's training step in a plain loop, and serves all that follows. What is
-# minimised is the mean logarithm of the loss.
+# `minimised` is the library's training step in a plain loop; everything below uses it. The
+# objective is the mean logarithm of the loss.
 
 # %%
 functions = quadratics()
@@ -225,8 +226,8 @@ def meta_trained(rule, estimator_of, horizon, *, steps, learning_rate):
 
 # %% [markdown]
 # The rule is the library's smallest: a perceptron for each coordinate that reads the gradient and
-# its running means. It is trained by truncated windows on descents of 100 steps, and by evolution
-# on descents of 1,000.
+# its running means. It is trained with truncated windows on descents of 100 steps, and with
+# evolution on descents of 1,000.
 
 # %%
 estimators = {
@@ -241,7 +242,7 @@ perceptrons = {
 
 # %% [markdown]
 # All are scored on the same fresh functions. SGD (without momentum and with .9) and Adam get the
-# best of 13 rates on validation functions, for either horizon by itself.
+# best of 13 rates on validation functions, chosen separately for each horizon.
 
 # %%
 problems = 8 if tiny else 100
@@ -305,7 +306,7 @@ of_perceptrons = tested(perceptron, perceptrons)
 table({f"perceptron, {name}": found for name, found in of_perceptrons.items()})
 
 # %% [markdown]
-# The last one is kept, and read again: the file holds the rule's kind and settings beside θ.
+# The last rule is saved and read again: the file holds the rule's name and settings as well as θ.
 
 # %%
 folder = Path(workdir)
@@ -318,10 +319,10 @@ print(f"{path}: {again.rule.name}, trained by {again.command}")
 assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), last, again.theta))
 
 # %% [markdown]
-# ## A rule of your own
+# ## Your own rule
 #
 # A rule is a name, `init` (key -> θ) and `transform` (θ -> an optax transform). `coordinatewise`
-# makes it of what happens to a coordinate. This one is SGD with momentum, v ← σ(m) v + g and
+# builds it from the update of one coordinate. This one is SGD with momentum, v ← σ(m) v + g and
 # u = −exp(r) v, where r and m are learned.
 
 
@@ -343,8 +344,8 @@ def momentum():
 
 
 # %% [markdown]
-# The same code trains and scores it, by truncated windows on long descents too. What it has learned
-# are two numbers that one can look at.
+# The same code trains and scores it, with truncated windows on long descents too. It learns just
+# two numbers, which are easy to read.
 
 # %%
 estimators[f"truncated, {long} steps"] = (truncated, long)
@@ -384,17 +385,17 @@ panels[0].set_ylabel("mean log10 loss")
 plt.show()
 
 # %% [markdown]
-# Both panels have the same hand-made optimizers, tuned for the long horizon; the thin line is the
-# short one. On the right, two curves were trained on long descents: windows, horizon and objective
-# are the same, and the estimator alone differs. It is one seed of meta-training each, and another
-# one changes these curves.
+# Both panels have the same hand-made optimizers, tuned for the long horizon; the thin line marks
+# the short one. On the right, two curves were trained on long descents: windows, horizon and
+# objective are the same, and only the estimator differs. Each is one seed of meta-training; another
+# seed changes these curves.
 #
 # ## Inside MAML
 #
 # An optax transform also serves as the inner rule of a learner. `learned` meta-trains the
-# initialisation and the rule together, here on sine waves of which 10 points are known; `maml` is
-# the same with SGD at a fixed rate, where the rule of your own starts too. Both differentiate
-# through all five inner steps.
+# initialisation and the rule together, here on sine waves with 10 known points; `maml` is the same
+# with SGD at a fixed rate, at which your own rule also starts. Both differentiate through all five
+# inner steps.
 
 # %%
 problem = regression(MLP((40, 40), initialiser="lecun"), INITIALISERS["lecun"])
@@ -420,9 +421,9 @@ rate, decay = jnp.exp(meta["rule"]["rate"]), jax.nn.sigmoid(meta["rule"]["moment
 print(f"    learned: rate {rate:.4f}, momentum {decay:.3f}")
 
 # %% [markdown]
-# MAML's rate is the one of its paper and was not tuned, so that what the second row gains may be
-# the rate's doing. `metaguide.optimizers.lstm()` goes in the same place, and `lambda key: theta`
-# for `own.init` starts from a trained one.
+# MAML's rate is that of its paper and was not tuned, so the gain of the second row may come from
+# the rate. `metaguide.optimizers.lstm()` can take the rule's place, and `lambda key: theta` in
+# place of `own.init` starts from a trained one.
 #
-# For real runs: `python -m experiments.learn_optimizer` trains a rule from a config, chooses among
-# its checkpoints on validation problems and leaves a file that `metaguide.optimizers.load` reads.
+# For real runs, `python -m experiments.learn_optimizer` trains a rule from a config, chooses among
+# its checkpoints on validation problems, and saves a file that `metaguide.optimizers.load` reads.

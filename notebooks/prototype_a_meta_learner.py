@@ -21,16 +21,16 @@
 # compare it with MAML, ANIL and prototypical networks on the same test episodes.
 #
 # The learner is CAVIA (Zintgraf et al.: Fast Context Adaptation via Meta-Learning, 2019). The
-# network is learned over all tasks and shared by them. A task has a few context parameters of its
-# own, which start at zero and alone take the gradient steps on its support.
+# network is learned over all tasks and shared by them. Each task has a few context parameters,
+# which start at zero; only they take gradient steps on its support.
 #
-# In Colab: open it by the badge in the README, or by *File > Open notebook*, and say in `source`
-# below where the repository is. Two to five minutes on a CPU core; a GPU is used where there is
-# one.
+# In Colab, open it with the badge in the README or with *File > Open notebook*, and set `source`
+# below to the address of the repository. It takes two to five minutes on a CPU core; a GPU is used
+# if there is one.
 
 # %% tags=["parameters"]
-# Where metaguide is if it is not installed: a clone, or the address of its repository for git.
-# Empty: the clone that this notebook is in.
+# Where to find metaguide if it is not installed: a clone, or the git address of its repository.
+# Empty: the clone that contains this notebook.
 source = ""  # @param {type:"string"}
 preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
 workdir = "runs/prototype"  # keeps the generated world
@@ -99,9 +99,9 @@ from metaguide.types import TaskDistribution
 # %% [markdown]
 # ## The learner
 #
-# A learner is how a problem is adapted to a support; `completed` adds the rest. CAVIA is a gradient
-# descent (`descend`, the library's one inner loop) on the parameter group `context`, from zeros.
-# `Unrolled()` differentiates through its steps: the exact second-order meta-gradient.
+# A learner defines how a problem is adapted to a support; `completed` adds the rest. CAVIA is
+# gradient descent (`descend`, the library's one inner loop) on the parameter group `context`, from
+# zeros. `Unrolled()` differentiates through its steps, for the exact second-order meta-gradient.
 
 
 # %% tags=["learner"]
@@ -117,9 +117,9 @@ def cavia(problem, inner, steps, mode=Unrolled()):
 
 
 # %% [markdown]
-# It works on any problem that reads a group `context`. A problem is a few functions too, so that an
+# It works on any problem that reads a group `context`. A problem is also a few functions, so an
 # existing one gets a context by replacing two of them, `init` and `encode`. For the sine waves the
-# context stands beside the input, as in the paper.
+# context is concatenated with the input, as in the paper.
 
 
 # %% tags=["learner"]
@@ -140,7 +140,7 @@ def beside_input(problem, model, size):
 
 
 # %% [markdown]
-# For the products it modulates the features before the head (FiLM, as the paper has it for
+# For the products it modulates the features before the head (FiLM, which the paper uses for
 # convolutions): f ← f ∘ (1 + cΓ) + cB, where c is the context, and Γ and B are learned over all
 # tasks.
 
@@ -163,13 +163,13 @@ def modulated(problem, width, size):
 
 
 # %% [markdown]
-# That is all of it: 29 lines with their docstrings, blank lines not counted.
+# That is all of it: 29 lines including docstrings, not counting blank lines.
 #
 # ## Training and scoring
 #
-# The same two functions serve every learner on both benchmarks. `steps_per_call` steps are one call
-# of the compiled program. Test episodes depend on the seed and their number alone: all learners get
-# the same.
+# The same two functions serve every learner on both benchmarks. One call of the compiled program
+# takes `steps_per_call` steps. Test episodes depend only on the seed and their number, so all
+# learners get the same ones.
 
 
 # %%
@@ -237,13 +237,13 @@ def report(scores, steps, baseline="CAVIA"):
 # %% [markdown]
 # ## Benchmark 1: sine waves
 #
-# A task is a wave y = A sin(x − φ), of which 10 points are known. The networks have two layers of
-# 40 units, CAVIA's 4 context parameters beside x. A method is a problem, a learner for a number of
-# inner steps, and that number in training. At test all take up to 10 steps.
+# A task is a wave y = A sin(x − φ) with 10 known points. The networks have two layers of 40 units;
+# CAVIA's also reads 4 context parameters next to x. A method is a problem, a learner for a number
+# of inner steps, and that number in training. At test all take up to 10 steps.
 #
 # The inner rates of CAVIA and MAML are those of their papers. ANIL's is the best of .01, .03 and .1
-# on validation waves, and so is the initialisation, for all, among the library's three. 10,000
-# steps are a seventh of what `experiments/tables/sinusoid.py` takes.
+# on validation waves. The initialisation, the same for all, is the best there of the library's
+# three. 10,000 steps are a seventh of what `experiments/tables/sinusoid.py` takes.
 
 # %%
 reduced = preset == "tiny"
@@ -275,7 +275,7 @@ sine_metas, sine_scores = compared(
 report(sine_scores, (1, 10))
 
 # %% [markdown]
-# Three test waves before and after adaptation.
+# The plots show three test waves before and after adaptation.
 
 
 # %%
@@ -305,19 +305,19 @@ Image(filename=fits(shown, folder / "fits.png"))
 # %% [markdown]
 # ## Benchmark 2: products of unseen domains
 #
-# The bazaar is a generated shopping world; nothing is downloaded. A task has products of five
-# categories of one domain, by text and picture, 5 examples each. Training draws from seven domains,
-# the test from two others. The names of the categories are hidden: the model reads them otherwise,
-# and then the training tasks can be solved without looking at the support.
+# The bazaar is a generated shopping world; nothing is downloaded. A task has products from five
+# categories of one domain, with text and picture, 5 examples each. Training draws from seven
+# domains, the test from two others. The names of the categories are hidden: otherwise the model
+# reads them and can solve the training tasks without looking at the support.
 #
 # All learners start from random parameters and take the same number of steps. The inner rates were
-# chosen on the validation domain, among two for MAML and ANIL and three for CAVIA. CAVIA had more
-# of a search than they: the number of its context parameters, its inner steps and the initial size
-# of Γ and B too. With those a tenth as large it does not leave chance in this many steps.
+# chosen on the validation domain, among two for MAML and ANIL and three for CAVIA. CAVIA's search
+# was larger: it also covered the number of context parameters, the inner steps and the initial size
+# of Γ and B. With a tenth of that size it stays at chance for this many steps.
 #
-# Any other distribution with classes serves as well; for Omniglot take the pictures from
-# `metaguide.data.omniglot`, `classification_of_pictures` as the problem, and `encoded` in
-# `modulated` where it says `encoded["vector"]`.
+# Any other distribution with classes works as well; for Omniglot take the pictures from
+# `metaguide.data.omniglot`, `classification_of_pictures` as the problem, and in `modulated` replace
+# `encoded["vector"]` by `encoded`.
 
 # %%
 config, _ = command.resolve(
@@ -376,8 +376,8 @@ report(scores, (5,))
 # %% [markdown]
 # ## Both benchmarks
 #
-# Means over the test episodes and their 95% intervals, before the first step of adaptation and
-# after each. Prototypical networks take no steps.
+# The plots show means over the test episodes and their 95% intervals, before the first adaptation
+# step and after each step. Prototypical networks take no steps.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -397,7 +397,7 @@ panels[1].set(title="products of unseen domains, 5-way 5-shot", ylabel="accuracy
 plt.show()
 
 # %% [markdown]
-# ## What came out
+# ## Results
 #
 # With the default preset on a CPU and one training seed:
 #
@@ -409,15 +409,14 @@ plt.show()
 # | prototypical networks | | | **.833** ± .010 |
 #
 # On sine waves CAVIA is far ahead: a wave has two unknowns, and the context has room for both. It
-# goes on improving over more steps than it was trained with. So does MAML; ANIL diverges on two of
-# the 600 waves, which make its mean and its interval after 10 steps.
+# keeps improving over more steps than it was trained with. So does MAML; ANIL diverges on two of
+# the 600 waves, which dominate its mean and its interval after 10 steps.
 #
-# On the products CAVIA is last, by .14 and more. All that it knows of a task must pass through 100
-# numbers that scale and shift features, from which one fixed head has to tell five classes apart in
-# whatever order they come; the others fit a head to the support. It is not for want of steps:
-# with 1,000 in place of 200 its training loss falls to .03, and its accuracy on the validation
-# domain does not rise. This is a finding about this small design, not about CAVIA as its authors
-# tuned it on other pictures.
+# On the products CAVIA is last, by .14 or more. Everything it knows about a task must pass through
+# 100 numbers that scale and shift features, from which one fixed head has to separate five classes
+# in any order; the others fit a head to the support. More steps do not help: with 1,000 instead of
+# 200 its training loss falls to .03, but its accuracy on the validation domain does not rise. This
+# is a finding about this small design, not about CAVIA as its authors tuned it on other pictures.
 #
-# The intervals are over episodes. They leave out that products recur over episodes, and what
-# another training seed would change.
+# The intervals are over episodes. They do not account for products that recur across episodes, or
+# for the effect of another training seed.

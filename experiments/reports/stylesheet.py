@@ -1,4 +1,4 @@
-"""The report's style: light and dark, readable on a phone, no font or file from elsewhere."""
+"""The report's style: light and dark, readable on a phone, with no external font or file."""
 
 CSS = """
 :root {
@@ -48,8 +48,8 @@ pre { overflow: auto; max-height: 26rem; background: var(--card); border: 1px so
   border-radius: .5rem; padding: .9rem; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--accent); }
-/* The shades at the edges lie under two covers that scroll with the table: a shade shows where
-   there is more of it. */
+/* The shades at the edges lie under two covers that scroll with the table: a shade shows on the
+   side where the table continues. */
 .scroll { overflow-x: auto; margin: 1rem 0 .6rem; border: 1px solid var(--line);
   border-radius: .6rem; background:
     linear-gradient(to right, var(--card) 40%, transparent) left / 3rem 100% no-repeat local,
