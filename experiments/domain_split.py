@@ -132,7 +132,7 @@ def prepare(
         tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
         for part in (parts.sources, parts.validation, parts.held_out)
     )
-    if tokenizer is None:
+    if tokenizer is None and config.model.layers:
         tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
     encoder = _encoder(config)
     guide = _guide(config, tokenizer, encoder)
@@ -178,7 +178,7 @@ def _encoder(config: FrozenConfigDict) -> PretrainedEncoder | None:
 
 
 def _guide(
-    config: FrozenConfigDict, tokenizer: Tokenizer, encoder: PretrainedEncoder | None
+    config: FrozenConfigDict, tokenizer: Tokenizer | None, encoder: PretrainedEncoder | None
 ) -> RunConfig:
     """Return the run folder's description of the guide that a config specifies.
 
@@ -200,7 +200,7 @@ def _guide(
             name_tokens=text.name,
             max_answer_tokens=config.episodes.max_answer_tokens,
             buckets=text.buckets,
-            vocabulary=tokenizer.size,
+            vocabulary=None if tokenizer is None else tokenizer.size,
             **({} if encoder is None else description_of(encoder, config.encoder.weights)),
         )
     except FieldError as error:

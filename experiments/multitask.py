@@ -44,7 +44,10 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         why = f"no source domain has data of {lacking}" if lacking else "all are 0"
         raise ConfigError(f"config.multitask.weights: {why}; nothing is left to train on")
     if lacking:
-        say(f"multitask: {lacking} left out: no source domain has data of it")
+        why = "no source domain has data of it"
+        if split.model.encoder.text is None:
+            why += ", or it needs token states and config.model.layers is 0"
+        say(f"multitask: {lacking} left out: {why}")
     shared = shared_by(section.meta_batch_size)
     return build_stage(
         config,

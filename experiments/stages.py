@@ -144,7 +144,8 @@ def train_stage(
         serving=stage_serving(stage.learner, rate, steps),
     )
     run_config.write(run, workdir)
-    split.reading.tokenizer.save(workdir / TOKENIZER)
+    if (tokenizer := split.reading.reader.tokenizer) is not None:
+        tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():
@@ -262,7 +263,7 @@ def split_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
     # Check first, because `prepare` replaces what was made there for other data.
     check_config(config, workdir)
     tokenizer = None
-    if config.init_from:
+    if config.init_from and config.model.layers:
         before = Path(config.init_from) / TOKENIZER
         if not before.exists():
             raise ConfigError(

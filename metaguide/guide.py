@@ -244,8 +244,8 @@ def load(
     """
     run = Path(run)
     config = run_config.read(run)
-    tokenizer = Tokenizer.load(run / run_config.TOKENIZER)
-    if config.vocabulary not in (None, tokenizer.size):
+    tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
+    if tokenizer is not None and config.vocabulary not in (None, tokenizer.size):
         raise CheckpointError(
             f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
             f"with {config.vocabulary}; take the file from a copy of the run"
@@ -337,10 +337,10 @@ def vectors_of(encoder: PretrainedEncoder, cache: Path | str | None) -> Vectors:
     return encoder.encode if cache is None else partial(cached_vectors, encoder, folder=cache)
 
 
-def model_of(config: RunConfig, tokenizer: Tokenizer) -> GuideModel:
+def model_of(config: RunConfig, tokenizer: Tokenizer | None) -> GuideModel:
     """Return the model that a run config describes, for a tokenizer's ids."""
     encoder = transformer(
-        vocabulary=tokenizer.size,
+        vocabulary=0 if tokenizer is None else tokenizer.size,
         width=config.width,
         layers=config.layers,
         heads=config.heads,
@@ -380,10 +380,10 @@ def _vectors_of_run(
     return vectors_of(found, cache)
 
 
-def reading_of(config: RunConfig, tokenizer: Tokenizer, vectors: Vectors | None = None) -> Reading:
+def reading_of(config: RunConfig, tokenizer: Tokenizer | None, vectors: Vectors | None = None) -> Reading:
     """Return how the guide of a run config reads examples, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
-    reader = TextReader(tokenizer if config.layers else None, config.buckets, vectors)
+    reader = TextReader(tokenizer, config.buckets, vectors)
     return Reading(reader, lengths, config.image, config.max_answer_tokens)
 
 

@@ -333,7 +333,7 @@ def find(folder: Path) -> RunConfig | None:
         raise CheckpointError(
             f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
-    if version == 1:
+    if version == 1 and isinstance(version, int):
         found = {**ADDED, **found, "version": VERSION}
     try:
         return _built(found)

@@ -332,7 +332,7 @@ split = prepare(config, folder)
 def without_names(distribution):
     """The distribution with its classes unnamed."""
     return distribution._replace(
-        data={**distribution.data, "names": np.zeros_like(distribution.data["names"])}
+        data={**distribution.data, "has_names": np.zeros_like(distribution.data["has_names"])}
     )
 
 

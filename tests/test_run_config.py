@@ -143,7 +143,7 @@ def test_a_file_of_a_later_version_asks_for_an_update(tmp_path):
 
 BAD = {
     "width": ("8", 1e308, -4, None, [8], 0, True, 2**70),
-    "layers": (0, 2**70, 1.0),
+    "layers": (-1, 2**70, 1.0),
     "heads": (0, 3, -1, None),
     "dropout": (1.0, -0.1, float("nan"), "0.1", None),
     "channels": ([], [0], "44", None, [1] * 6, [2**70]),

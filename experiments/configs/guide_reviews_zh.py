@@ -27,9 +27,10 @@ def get_config() -> ConfigDict:
         "held_out": ("热水器", "衣服"),
         "validation": ("蒙牛",),
         "seed": 0,  # seed that draws the reviews set aside
+        "most": 0,  # maximum reviews read of each category, drawn by the seed; 0 for all
         "aside": 400,  # reviews per category, for classification, that no training stage reads
     }
-    config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4}
+    config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4, "buckets": 2**16}
     config.model.update({"width": 128, "image": False})
     config.pretrain.update({"steps": 1000, "learning_rate": 2e-3})
     config.pretrain.weights.update({"denoising": 0.0, "image_text": 0.0})

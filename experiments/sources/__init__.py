@@ -20,7 +20,7 @@ FIELDS: Mapping[str, Mapping[str, Range]] = {
         **{name: share() for name in ("shared", "chinese")},
     },
     "catalogue": {"folder": text()},
-    "online_shopping": {"seed": integer(0), "aside": integer(1)},
+    "online_shopping": {"seed": integer(0), "most": integer(0), "aside": integer(1)},
 }
 """Fields of a config's `data` that each source reads, in addition to those that name domains."""
 

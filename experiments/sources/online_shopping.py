@@ -1,6 +1,7 @@
 """Chinese shop reviews, online_shopping_10_cats: sentiment, and the category of a review."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """
     data = config.data
     domains = read_online_shopping(real_data("online_shopping_10_cats.zip"))
+    if data.most:
+        domains = {name: _at_most(domain, data.most, data.seed) for name, domain in domains.items()}
     parts = named(config, domains)
     kept: dict[str, tuple[Review, ...]] = {}
     aside: dict[str, dict[str, tuple[Review, ...]]] = {"validation": {}, "held_out": {}}
@@ -55,6 +58,13 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         (*parts.held_out, _categories(names["held_out"], aside["held_out"])),
         {names[part]: tuple(data[part]) for part in names},
     )
+
+
+def _at_most(domain: Domain, most: int, seed: int) -> Domain:
+    """Return a domain with at most so many reviews, drawn by a seed, in their order."""
+    rng = np.random.default_rng([seed, most])
+    rows = np.sort(rng.permutation(len(domain.reviews))[:most])
+    return replace(domain, reviews=tuple(domain.reviews[row] for row in rows))
 
 
 def _categories(name: str, reviews: Mapping[str, tuple[Review, ...]]) -> Domain:

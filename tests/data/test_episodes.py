@@ -52,7 +52,8 @@ def tables(draw, fewest=WAY, priority=False):
                 label[domain, row] = one
     table = {"rows": {"class": label}, "members": members, "count": counts}
     names = np.arange(1, 1 + DOMAINS * CLASSES, dtype=np.int32).reshape(DOMAINS, CLASSES, 1)
-    extra = {"names": np.where(names % 4 == 0, 0, names), "priority": np.array(first)}
+    has_names = names[..., 0] % 4 != 0
+    extra = {"names": {"tokens": names}, "has_names": has_names, "priority": np.array(first)}
     return {**table, **extra} if priority else table
 
 
@@ -107,8 +108,9 @@ def test_classes_that_have_to_be_there_are(table, seed, domain):
     context = taken(table, domain, SHOTS, seed).context
     wanted = table["priority"][domain] & (table["count"][domain] > SHOTS)
     assert set(np.flatnonzero(wanted)) <= set(context["classes"])
-    np.testing.assert_array_equal(context["names"], table["names"][domain, context["classes"]])
-    np.testing.assert_array_equal(context["has_names"], context["names"][:, 0] != 0)
+    names, classes = table["names"]["tokens"][domain], context["classes"]
+    np.testing.assert_array_equal(context["names"]["tokens"], names[classes])
+    np.testing.assert_array_equal(context["has_names"], names[classes, 0] % 4 != 0)
 
 
 @many

@@ -136,7 +136,9 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
 def test_a_rate_that_diverges_is_not_chosen():
     """Fault: what is not finite scores as a good outcome, and validation prefers its rate."""
     rates = {"learning_rates": (0.1, 1.0), "adam_learning_rates": (0.1, 1.0)}
-    config = FrozenConfigDict({"adapt": {**rates, "penalties": (1.0,), "rule_factors": (1.0,)}})
+    config = FrozenConfigDict(
+        {"adapt": {**rates, "penalties": (1.0,), "map_penalties": (1.0,), "rule_factors": (1.0,)}}
+    )
 
     class Outcomes:
         task, validation, diverging = "recommendation", ("books",), 0.0
@@ -184,7 +186,9 @@ def test_names_of_classes_are_in_the_order_of_their_numbers(shop):
     assert class_names(split) == {"c": ["c kind 0", "c kind 1", "c kind 2"]}
     table = split.task_distributions("unseen")["classification"].data
     tokens = split.reading.tokenizer.encode(class_names(split)["c"], config.text.name).tokens
-    np.testing.assert_array_equal(np.asarray(table["names"])[1, :3], tokens)
+    names = np.asarray(table["names"]["tokens"])[1, :3]
+    np.testing.assert_array_equal(names, tokens[:, : names.shape[1]])
+    assert not tokens[:, names.shape[1] :].any()
 
 
 @pytest.mark.parametrize("field", GRIDS)

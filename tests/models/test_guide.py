@@ -70,7 +70,7 @@ def test_a_guide_without_pictures():
 
 def test_nothing_to_encode(guide):
     """Catches an obscure failure where neither text nor picture is given."""
-    with pytest.raises(ValueError, match="neither tokens nor image"):
+    with pytest.raises(ValueError, match="neither text nor image"):
         use(guide, method="encode")
 
 

@@ -79,7 +79,7 @@ def task(kind):
     context = {}
     if kind == "classification":
         names = np.pad(tokens(rng, WAY, 3), ((0, 0), (0, 1)))
-        context = {"names": names, "has_names": np.array([True, True, False])}
+        context = {"names": {"tokens": names}, "has_names": np.array([True, True, False])}
         context["classes"] = np.array([4, 0, 2], np.int32)
         batch["label"] = (np.arange(BATCH) % WAY).astype(np.int32)
     elif kind == "sentiment":
@@ -162,7 +162,7 @@ def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypa
     texts are cut, or cut the texts."""
     seen = {}
 
-    def encode(self, variables, tokens, image, has_image, **options):
+    def encode(self, variables, *, tokens, image, has_image, **options):
         seen.update(tokens=tokens, image=image, has_image=has_image)
         return Encoding(tokens[:, :3].astype(jnp.float32), None)
 
@@ -173,7 +173,7 @@ def test_class_names_are_encoded_with_the_examples_and_without_pictures(monkeypa
     for length in (3, LENGTH, LENGTH + 2):
         names = jnp.asarray(tokens(np.random.default_rng(length), WAY, length))
         problem = classification(MODEL, WAY)
-        found = problem.encode({}, batch, {**context, "names": names}, None)
+        found = problem.encode({}, batch, {**context, "names": {"tokens": names}}, None)
         np.testing.assert_array_equal(found["vector"], batch["tokens"][:, :3])
         np.testing.assert_array_equal(found["names"], names[:, :3])
         np.testing.assert_array_equal(seen["tokens"][BATCH:, :length], names)

@@ -166,7 +166,7 @@ def test_products_come_back_out_of_the_table(tokenizer):
         for row, product in enumerate(kept):
             fields = {name: leaf[number, row] for name, leaf in table["rows"].items()}
             assert decoded(tokenizer, fields["tokens"]) == letters(product_text(product))
-            name = table["names"][number, found[row]]
+            name = table["names"]["tokens"][number, found[row]]
             assert decoded(tokenizer, name) == product.category
             assert fields["has_image"] == (product.image is not None)
             shade = 0 if product.image is None else product.image[0, 0, 0]

@@ -1,0 +1,106 @@
+"""A guide on a pretrained encoder: without training, and trained on its vectors."""
+
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import metaguide
+from metaguide.data.catalogue import Domain, Product, Review
+from metaguide.data.histories import History
+from metaguide.pretrained import PretrainedEncoder
+from metaguide.training.checkpoint import CheckpointError
+from tests.pretrained.conftest import write
+
+NAMES = ("good phone", "bad screen", "not the phone")
+PRODUCTS = tuple(Product(f"p{row}", NAMES[row % 3], category=NAMES[row % 3]) for row in range(6))
+REVIEWS = tuple(
+    Review(f"r{row}", "good good screen" if row % 2 else "bad bad phone", stars=1.0 + 4 * (row % 2))
+    for row in range(8)
+)
+DOMAIN = Domain("shop", PRODUCTS, REVIEWS)
+
+
+@pytest.fixture(scope="module")
+def guide(folders):
+    return metaguide.from_encoder(folders("bert"))
+
+
+@pytest.mark.filterwarnings("ignore:domain shop")
+def test_without_training_names_and_likeness_answer(guide):
+    """Faults: the projection of names hides what the encoder knows; a category has the name of
+    another; recommendation is not by likeness."""
+    zero = guide.adapt(DOMAIN, shots=0)
+    for found, product in zip(zero.predict(PRODUCTS), PRODUCTS, strict=True):
+        assert found.category == product.category
+    (ranking,) = zero.predict([History("u", ("p0",))])
+    assert ranking.products[0] == "p3" and "p0" not in ranking.products
+
+
+def test_sentiment_needs_examples_and_questions_need_training(guide):
+    """Fault: a head that nothing has trained answers as if it knew."""
+    with pytest.warns(UserWarning, match="sentiment: this guide was not trained; adapt it to ex"):
+        zero = guide.adapt(DOMAIN, shots=0)
+    with pytest.raises(ValueError, match="no answers of sentiment: this guide was not trained"):
+        zero.predict(REVIEWS[:1])
+    assert zero.notes["questions"] == ("this guide was not trained on questions",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        few = guide.adapt(DOMAIN, shots=2)
+    for found, review in zip(few.predict(REVIEWS), REVIEWS, strict=True):
+        assert found.sentiment == ("positive" if review.label else "negative")
+        assert found.stars is None
+
+
+@pytest.mark.filterwarnings("ignore:domain shop")
+def test_vectors_are_computed_once_where_there_is_a_cache(folders, tmp_path, monkeypatch):
+    """Faults: the cache is not read, or answers differ with it."""
+    expected = metaguide.from_encoder(folders("bert")).adapt(DOMAIN, 2).predict(REVIEWS)
+    first = metaguide.from_encoder(folders("bert"), cache=tmp_path).adapt(DOMAIN, 2)
+    assert [one.sentiment for one in first.predict(REVIEWS)] == [one.sentiment for one in expected]
+    monkeypatch.setattr(PretrainedEncoder, "encode", None)
+    again = metaguide.from_encoder(folders("bert"), cache=tmp_path).adapt(DOMAIN, 2)
+    assert first.predict(REVIEWS) == again.predict(REVIEWS)
+
+
+@pytest.mark.slow
+def test_a_guide_is_trained_on_vectors_loaded_and_refuses_another_encoder(tmp_path):
+    """Faults: a stage cannot run without a Transformer; a loaded guide reads other vectors than it
+    was trained on, or says nothing where its encoder has gone."""
+    folder, run = write(tmp_path / "encoder", "bert"), tmp_path / "run"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.guide", "--config.preset=tiny"),
+            *(f"--workdir={run}", f"--config.encoder.weights={folder}"),
+            *(
+                "--config.encoder.length=20",
+                "--config.model.layers=0",
+                "--config.model.image=False",
+            ),
+            *("--config.metatrain.learners=()", "--config.adapt.shots=(0, 5)"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    guide = metaguide.load(run)
+    assert "pretrain" not in {path.name for path in (run / "seed0").iterdir()}
+    assert set(guide.serving) == {"classification", "sentiment", "recommendation"}
+    assert guide.reading.reader.vectors is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zero = guide.adapt(DOMAIN, shots=0)
+    chances = [one.positive for one in zero.predict(REVIEWS)]
+    moved = tmp_path / "moved"
+    shutil.move(folder, moved)
+    with pytest.raises(CheckpointError, match=r"encoder.*no such folder.*load\(run, encoder=FOLD"):
+        metaguide.load(run)
+    other = write(tmp_path / "other", "e5")
+    with pytest.raises(CheckpointError, match="holds another encoder than the guide reads"):
+        metaguide.load(run, encoder=other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = metaguide.load(run, encoder=moved).adapt(DOMAIN, shots=0).predict(REVIEWS)
+    np.testing.assert_array_equal([one.positive for one in again], chances)
