@@ -28,7 +28,7 @@ class BazaarSettings:
         named: share of the products whose text contains the name of the category.
         borrowed: probability that a feature of a product is drawn from any of the categories.
         negation: probability that a judgement is phrased as the negation of its opposite.
-        contrast: share of the reviews that weigh a point in favour against one that is not.
+        contrast: share of the reviews that have both a point for and one against the product.
         label_noise: share of the reviews whose stars contradict their text.
         picture_noise: noise of the pictures; see `render`.
         unanswerable: share of the questions whose passage has no answer.

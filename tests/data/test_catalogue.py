@@ -230,7 +230,12 @@ def test_broken_image_is_named(tmp_path: Path, cut: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(noise).save(folder / "p.png")
     (folder / "p.png").write_bytes((folder / "p.png").read_bytes()[:cut])
-    refusal(folder, "products.jsonl:2: field 'image' names 'p.png'", "no picture", "save it anew")
+    refusal(
+        folder,
+        "products.jsonl:2: field 'image' names 'p.png'",
+        "not a readable picture",
+        "save it again",
+    )
 
 
 def test_broken_folders_are_named(tmp_path: Path) -> None:
@@ -266,7 +271,7 @@ def test_a_name_that_no_path_may_have_is_an_error(tmp_path: Path, name: str) -> 
     """Catches an error of the path in the place of one that names line and field."""
     folder = lay(tmp_path / "phones", products=[{**PRODUCT, "image": name}])
     (folder / "circle").symlink_to(folder / "circle")
-    refusal(folder, "products.jsonl:1: field 'image' names", "no picture that can be read")
+    refusal(folder, "products.jsonl:1: field 'image' names", "not a readable picture")
 
 
 def test_what_a_system_leaves_in_a_folder_is_no_part_of_it(tmp_path: Path) -> None:
