@@ -568,7 +568,7 @@ def test_support_may_be_picked_by_hand(probe):
         ({"domain": spoiled(DOMAIN, products=PRODUCTS[0])}, "products is Product.*give a tuple"),
         ({"domain": spoiled(DOMAIN, products=DOMAIN.reviews)}, r"products\[0\] is a Review; give"),
         ({"domain": Domain("shop", (spoiled(PRODUCTS[0], title=None),))}, "'title' is missing"),
-        ({"domain": Domain("shop", (Product("1", "a"),) * 2)}, "'id' is '1', which .*bears too"),
+        ({"domain": Domain("shop", (Product("1", "a"),) * 2)}, "'id' is '1', which .*has too"),
         (
             {"domain": Domain("shop", (spoiled(PRODUCTS[0], attributes={"ram": 8}),))},
             "field 'attributes' has the entry 'ram'",
