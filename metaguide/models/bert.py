@@ -166,7 +166,7 @@ class Bert(nn.Module):
         """Return the first layer's input; the arguments are those of `__call__`."""
         cfg, length = self.config, tokens.shape[1]
         if length > cfg.length:
-            raise ValueError(f"{length} tokens per row, but the encoder has {cfg.length} positions")
+            raise ValueError(f"{length} tokens per row; the encoder has {cfg.length} positions")
         x = self.embedding[tokens]
         x = x + self.positions[cfg.first_position : cfg.first_position + length]
         x = x + (self.types[0] if types is None else self.types[types])
