@@ -420,7 +420,7 @@ def write_domain(domain: Domain, folder: Path) -> None:
     for path in _listing(folder) if folder.exists() else ():
         if path.name not in (*_FILES, "images") and not is_left_by_system(path.name):
             raise CatalogueError(
-                f"{path}: this is no part of a domain and would be lost if one was written here; "
+                f"{path}: this is not part of a domain and would be lost if one were written here; "
                 "move it or give another folder."
             )
     files = _encoded(_not_empty(domain, folder), folder)
@@ -466,7 +466,7 @@ def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None
             known[name] = _resized(as_viewed(read_regular(path, MOST)))
         except FileNotFoundError as error:
             raise CatalogueError(
-                f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; "
+                f"{where}: field 'image' names {name!r}, but there is no such file in {folder}; "
                 "add it or leave the field out."
             ) from error
         except CatalogueError:

@@ -288,8 +288,8 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     """
     if way < 1 or shots < 0 or queries < 1:
         raise EpisodeError(
-            f"{way}-way {shots}-shot episodes with {queries} queries a class: there are some from "
-            f"1 way, 0 shots and 1 query on; raise way, shots or queries"
+            f"{way}-way {shots}-shot episodes with {queries} queries per class do not exist: there "
+            f"must be at least 1 way, 0 shots and 1 query; raise way, shots or queries"
         )
     classes, drawings = table["character"].shape[1], table["image"].shape[2]
     if classes < way:

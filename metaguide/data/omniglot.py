@@ -261,7 +261,7 @@ def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[st
                 yield found, members[name]()
     except FileNotFoundError as error:
         raise OmniglotError(
-            f"{where}: no such file; {_PUT}. Where that folder has none, TensorFlow Datasets "
+            f"{where}: no such file; {_PUT}. If that folder has none, TensorFlow Datasets "
             "downloads Omniglot."
         ) from error
     except (OSError, FileFault) as error:

@@ -92,7 +92,7 @@ def _distinct(
 ) -> list[Example]:
     """Return the first of each group of examples with the same texts and other content."""
     if not 0 < near <= 1:
-        raise ValueError(f"near is {near}; give a share of common pieces above 0, 1 for the same")
+        raise ValueError(f"near is {near}; give a share of common pieces above 0, at most 1")
     contents = [tuple(map(_content, parts)) for parts in texts]
     first: dict[Hashable, int] = {}
     for row, key in enumerate(zip(contents, others, strict=True)):

@@ -51,7 +51,7 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     else:
         scale, known = 1 / 257, least >= 0 and most <= 65535
     if not known:
-        raise ValueError(f"its values go from {least} to {most}, and nothing says what is white")
+        raise ValueError(f"its values go from {least} to {most}, so it is unknown what is white")
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 

@@ -79,8 +79,8 @@ def read_folder(folder: str | os.PathLike[str], pooling: Pooling | None = None) 
         raise EncoderError(str(error)) from error
     if tokenizer.size > config.vocabulary:
         raise EncoderError(
-            f"{path / TOKENIZER}: it has ids up to {tokenizer.size - 1}, and the embedding "
-            f"{config.vocabulary} rows; the files are of two encoders: {FETCH}"
+            f"{path / TOKENIZER}: it has ids up to {tokenizer.size - 1}, but the embedding has "
+            f"{config.vocabulary} rows; the files belong to different encoders: {FETCH}"
         )
     params = read_weights(path / WEIGHTS, config, ARCHITECTURES[_architecture(path / CONFIG)])
     digest = hashlib.sha256()
@@ -187,7 +187,7 @@ def _params(path: Path, file: Any, config: BertConfig, prefix: str) -> dict[str,
             older = name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
             if older not in names:
                 raise EncoderError(
-                    f"{path}: there is no tensor {name}; the file is of another encoder than "
+                    f"{path}: there is no tensor {name}; the file belongs to another encoder than "
                     f"{CONFIG}: {FETCH}"
                 )
             name = older
@@ -195,7 +195,7 @@ def _params(path: Path, file: Any, config: BertConfig, prefix: str) -> dict[str,
         if value.shape != shape:
             raise EncoderError(
                 f"{path}: {name} is {list(value.shape)}, but {CONFIG} requires {list(shape)}; the "
-                f"files are of two encoders: {FETCH}"
+                f"files belong to different encoders: {FETCH}"
             )
         # bfloat16 is not a native NumPy dtype; its kind is V.
         if value.dtype.kind != "f" and value.dtype.name != "bfloat16":

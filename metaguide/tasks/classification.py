@@ -202,7 +202,7 @@ LABELLING = Labelling(
 CLASSIFICATION = labelled_task(
     LABELLING,
     title="Classification",
-    summary="Which category a product is of.",
+    summary="Which category a product belongs to.",
     part="products",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),

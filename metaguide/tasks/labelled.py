@@ -144,7 +144,7 @@ def adapt(
         return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
 
     as_trained = "it answers as it was trained, without adapting"
-    # Adapted to a single class, the guide would predict that class for everything.
+    # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
     if (one_sided or not len(rows)) and not (serving.is_trained or labelling.has_names):
         untrained = "this guide was not trained; adapt it to examples of each class"

@@ -344,7 +344,7 @@ LABELLING = Labelling(
 QUESTIONS = labelled_task(
     LABELLING,
     title="Questions",
-    summary="Where a text answers a question, or that it does not.",
+    summary="Where a text answers a question, if it does.",
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),

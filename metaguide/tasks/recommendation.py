@@ -346,7 +346,7 @@ def _checked(where: str, history: History) -> History:
     products = tuple(products)
     for one in (history.user, *products):
         if not isinstance(one, str):
-            raise ValueError(f"{where}: {reprlib.repr(one)} is no id; users and products are texts")
+            raise ValueError(f"{where}: {reprlib.repr(one)} is not a text; give ids as texts")
     return History(history.user, products)
 
 
@@ -406,7 +406,7 @@ def _baselines(
 RECOMMENDATION = Task(
     name=NAME,
     title="Recommendation",
-    summary="Which product a user takes next, out of the catalogue.",
+    summary="Which product of the catalogue a user takes next.",
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),

@@ -137,7 +137,7 @@ LABELLING = Labelling(
 SENTIMENT = labelled_task(
     LABELLING,
     title="Sentiment",
-    summary="Whether a review is content.",
+    summary="Whether a review is positive.",
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),

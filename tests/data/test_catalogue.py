@@ -451,7 +451,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path: Path, change: dict, word
 def test_writer_deletes_nothing_but_a_domain(tmp_path: Path) -> None:
     """Catches a writer that replaces a folder of other things, such as a whole catalogue."""
     folder = lay(tmp_path / "phones", notes=["mine"])
-    with pytest.raises(CatalogueError, match=r"notes.jsonl: this is no part of a domain.*move it"):
+    with pytest.raises(CatalogueError, match=r"notes.jsonl: this is not part of a domain.*move it"):
         write_domain(some_domain(), folder)
     assert (folder / "notes.jsonl").exists()
 

@@ -272,7 +272,7 @@ BIAS, EMBEDDING = "encoder.layer.1.output.dense.bias", "embeddings.word_embeddin
         (cut("tokenizer.json", 0.5), "tokenizer.json: not a readable tokenizer .* incomplete dow"),
         (cut("config.json", 0.5), "config.json: not JSON: .*; fetch"),
         (nothing_around, "tokenizer.json: it puts no token before a text"),
-        (more_pieces, r"ids up to \d+, and the embedding \d+ rows"),
+        (more_pieces, r"ids up to \d+, but the embedding has \d+ rows"),
         (change_config(model_type="gpt2"), "model_type is 'gpt2'; .* bert, roberta, xlm-roberta"),
         (change_config(model_type=["bert"]), r"model_type is \['bert'\]"),
         (change_config(hidden_act="relu"), "hidden_act is 'relu'; only 'gelu' is supported"),
