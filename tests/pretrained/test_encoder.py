@@ -269,7 +269,7 @@ BIAS, EMBEDDING = "encoder.layer.1.output.dense.bias", "embeddings.word_embeddin
         (cut("model.safetensors", 0), "damaged, or an incomplete download .*; fetch"),
         (endless_header, "damaged, or an incomplete download .*; fetch"),
         (pointer, "a pointer of Git LFS, not the weights"),
-        (cut("tokenizer.json", 0.5), "tokenizer.json: not a readable tokenizer .* incomplete dow"),
+        (cut("tokenizer.json", 0.5), "tokenizer.json: not a readable .* incomplete download"),
         (cut("config.json", 0.5), "config.json: not JSON: .*; fetch"),
         (nothing_around, "tokenizer.json: it puts no token before a text"),
         (more_pieces, r"ids up to \d+, but the embedding has \d+ rows"),
