@@ -380,7 +380,9 @@ def _vectors_of_run(
     return vectors_of(found, cache)
 
 
-def reading_of(config: RunConfig, tokenizer: Tokenizer | None, vectors: Vectors | None = None) -> Reading:
+def reading_of(
+    config: RunConfig, tokenizer: Tokenizer | None, vectors: Vectors | None = None
+) -> Reading:
     """Return how the guide of a run config reads examples, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
     reader = TextReader(tokenizer, config.buckets, vectors)

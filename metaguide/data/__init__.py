@@ -1,1 +1,1 @@
-"""Catalogues of products, reviews, questions and interactions, and the readers that make them."""
+"""Catalogues of products, reviews, questions and interactions, and their readers."""

@@ -1,7 +1,7 @@
-"""The bazaar: a generated shopping world, the catalogue of a machine that has none.
+"""The bazaar: a generated shopping world, for machines without a catalogue.
 
-Each domain has products with pictures, reviews, questions and users, in English and Chinese.
-What domains share is one knob, what is private to each are others, so that transfer between
+Each domain has products with pictures, reviews, questions and users, in English and Chinese. One
+knob sets how much the domains share, others how much is private to each, so that transfer between
 domains is real, partial and measurable.
 """
 
@@ -40,13 +40,13 @@ def generate(settings: BazaarSettings) -> dict[str, Domain]:
         settings: the knobs; the world is a pure function of them.
 
     Returns:
-        The domains by name, in the order of `settings.domains`.
+        The domains keyed by name, in the order of `settings.domains`.
     """
     return {name: _domain(name, settings) for name in settings.domains}
 
 
 class _Item(NamedTuple):
-    """A product with what is hidden of it."""
+    """A product and its hidden properties."""
 
     product: Product
     category: int
@@ -59,7 +59,7 @@ class _Item(NamedTuple):
 def _domain(name: str, settings: BazaarSettings) -> Domain:
     words = vocabularies()[name]
     number = list(vocabularies()).index(name)
-    # A stream for each part: asking for more reviews leaves the products as they are.
+    # One random stream per part, so that asking for more reviews does not change the products.
     products, reviews, questions, users = (
         np.random.default_rng([settings.seed, number, part]) for part in range(4)
     )
@@ -88,7 +88,7 @@ def _items(
 ) -> tuple[_Item, ...]:
     count = settings.categories * settings.products
     chinese = rng.permutation(count) < round(settings.chinese * count)
-    # Which colours a warm taste goes for here, in the place of the order that all domains share.
+    # The domain's own order of colours (the first four suit a warm taste), for the unshared part.
     own_colours = [list(COLOURS)[k] for k in rng.permutation(len(COLOURS))]
     items = []
     for row in range(count):
@@ -100,7 +100,7 @@ def _items(
         order = list(COLOURS) if rng.random() < settings.shared else own_colours
         colour = pick(rng, order[:4] if warm else order[4:])
         material = pick(rng, words.materials)
-        # Of low price, high price, classic, modern, playful, eco: what holds and is told.
+        # Low price, high price, classic, modern, playful, eco: which hold, and which are told.
         holds = [price < 0, price > 0, *(style == k for k in range(3)), eco]
         told = [bool(flag and rng.random() < 0.85) for flag in holds]
         brand = pick(rng, words.brands[2:] if dear else words.brands[:2])
@@ -156,7 +156,7 @@ def _question(
 def _interactions(
     items: tuple[_Item, ...], settings: BazaarSettings, rng: np.random.Generator
 ) -> tuple[Interaction, ...]:
-    """Users choose without replacement by softmax(taste · product + popularity)."""
+    """Draw users' products without replacement by softmax(taste · product + popularity)."""
     traits = np.stack([item.taste for item in items])
     traits = (traits - traits.mean(0)) / (traits.std(0) + 1e-6)
     quality = np.array([item.quality for item in items])
@@ -168,8 +168,8 @@ def _interactions(
         leaning = 0.5 * rng.normal(size=settings.categories)
         utility = popular + settings.taste * (2 * traits @ wants + leaning[kinds])
         count = int(rng.integers(settings.interactions[0], settings.interactions[1] + 1))
-        # The largest of Gumbel-perturbed utilities: a draw by softmax without replacement. Their
-        # order is by liking, which time must not tell.
+        # The largest Gumbel-perturbed utilities are a softmax draw without replacement. They are
+        # shuffled, since their order is by liking, which the times must not reveal.
         chosen = rng.permutation(np.argsort(-(utility + rng.gumbel(size=len(items))))[:count])
         times = rng.uniform(0, 300) + np.cumsum(rng.exponential(3.0, count) + 0.01)
         interactions += [

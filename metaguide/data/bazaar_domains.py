@@ -1,12 +1,18 @@
-"""The private words of each domain of the bazaar, a block each; `bazaar_words` reads them.
+"""The private words of each domain of the bazaar, one block each; `bazaar_words` reads them.
 
-The first line: name; noun; Chinese noun; materials; brands (two cheap, two dear). Then by mark:
-`#` category; nouns; features;
-  the same in Chinese. `+` praise. `-` blame. `~` aspects. `*` taste
-words in the order of `TASTES`. `?` two attributes with values of one type, terms parted by a
-slash. `!` ways to ask for `{a}`. A line that is indented goes on from the one above. English
-stands before the last semicolon, Chinese after it. Words of praise and blame are no other
-domain's, and neither are their Chinese characters.
+The first line is: name; noun; Chinese noun; materials; brands (two cheap, two expensive). The mark
+at the start of each other line tells its kind:
+
+    #  category; nouns; features; the same in Chinese
+    +  praise
+    -  blame
+    ~  aspects
+    *  taste words, in the order of `TASTES`
+    ?  two attributes with values of one type, terms separated by a slash
+    !  ways to ask for `{a}`
+
+English comes before Chinese, separated by a semicolon. An indented line continues the one above.
+No two domains share words of praise or blame, or Chinese characters in these.
 """
 
 DOMAINS = """

@@ -1,4 +1,4 @@
-"""Pictures of the bazaar: a silhouette for each category, a colour, a texture for the material."""
+"""Pictures of the bazaar: a silhouette per category, a colour, and a texture per material."""
 
 from functools import cache
 
@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 
 from metaguide.data.bazaar_words import COLOURS
 
-# A drawing is strokes parted by semicolons on a canvas of 32 by 32, the last on top. A stroke is
-# a tone (b body, d dark, l light), a shape, and numbers: r x0 y0 x1 y1, e x y rx ry (an ellipse),
-# p x y x y ... (a polygon), s x0 y0 x1 y1 width (a straight stroke).
+# A drawing is a list of strokes, separated by semicolons, on a 32-by-32 canvas; the last is on top.
+# A stroke is a tone (b body, d dark, l light), a shape, and numbers: r x0 y0 x1 y1 (a rectangle),
+# e x y rx ry (an ellipse), p x y x y ... (a polygon), s x0 y0 x1 y1 width (a straight line).
 _DRAWINGS = """
 shirt: b p 9 6 14 5 18 5 23 6 30 13 26 17 23 14 23 28 9 28 9 14 6 17 2 13; l p 13 5 19 5 16 10
 jacket: b p 9 5 23 5 29 12 29 25 25 25 24 14 24 29 8 29 8 14 7 25 3 25 3 12; d r 15 6 17 29;
@@ -162,7 +162,7 @@ def _drawings() -> dict[str, tuple[tuple[str, np.ndarray], ...]]:
 
 
 def _textures() -> dict[str, np.ndarray]:
-    """Brightness of each material on the canvas, around 1."""
+    """Return the brightness of each material over the canvas, around 1."""
     y, x = np.mgrid[:_SIDE, :_SIDE]
     speckle = np.random.default_rng(0).normal(size=(_SIDE, _SIDE))
     return {
@@ -183,13 +183,13 @@ def render(
     """Draw one product.
 
     Args:
-        category: gives the silhouette.
+        category: the category, which sets the silhouette.
         colour: one of `COLOURS`.
-        material: one of `MATERIALS`; gives the texture.
-        noise: 0 draws the category the same each time, on white; 1 shifts, turns, scales and
-            dims it at random, puts it before a random background with a block that hides a part
-            of it, and adds Gaussian noise.
-        rng: where chance comes from.
+        material: one of `MATERIALS`, which sets the texture.
+        noise: strength of the randomness in [0, 1]. 0 draws a category the same each time, on
+            white; 1 shifts, rotates, scales and dims it at random, puts it on a random background,
+            hides a part of it behind a block, and adds Gaussian noise.
+        rng: source of randomness.
 
     Returns:
         The picture, RGB.

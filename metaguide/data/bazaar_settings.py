@@ -10,31 +10,31 @@ class BazaarSettings:
     """The knobs of the bazaar.
 
     Attributes:
-        seed: where all chance comes from; not negative.
-        domains: names out of `vocabularies()`. A domain is the same whichever others there are.
-        categories: of a domain, 1 to 8.
-        products: of a category.
-        reviews: of a domain.
-        questions: of a domain.
-        users: of a domain.
-        interactions: least and most of a user, each with another product.
+        seed: seed of all randomness; not negative.
+        domains: names out of `vocabularies()`. A domain does not depend on which others there are.
+        categories: number of categories per domain, 1 to 8.
+        products: number of products per category.
+        reviews: number of reviews per domain.
+        questions: number of questions per domain.
+        users: number of users per domain.
+        interactions: least and most interactions per user, each with a different product.
         chinese: share of the products, with their reviews and questions, that are in Chinese.
-        shared: what domains have in common. The chance that a word of praise or blame, a taste
-            word, the colour that a taste goes for, a question's attribute and its phrasing come
-            from the stock of all domains, not from the domain's own. 0: nothing; 1: all.
-        private_sentiment: how many words of praise, and how many of blame, a domain has of its
-            own; beyond its lexicon, words are invented.
-        private_attributes: how many attributes a domain has of its own, 2 or 4.
-        named: share of the products whose text has the name of the category.
-        borrowed: chance that a feature of a product is typical of another category.
-        negation: chance that a judgement is put as the negation of its opposite.
-        contrast: share of the reviews that weigh a point for against a point against.
+        shared: how much the domains have in common: the probability that a word of praise or
+            blame, a taste word, the colour that suits a taste, a question's attribute or its
+            phrasing comes from the common stock rather than the domain's own. 0: nothing; 1: all.
+        private_sentiment: number of private words of praise per domain, and as many of blame; if
+            its lexicon has fewer, words are invented.
+        private_attributes: number of private attributes per domain, 2 or 4.
+        named: share of the products whose text contains the name of the category.
+        borrowed: probability that a feature of a product is drawn from any of the categories.
+        negation: probability that a judgement is phrased as the negation of its opposite.
+        contrast: share of the reviews that have both a point for and one against the product.
         label_noise: share of the reviews whose stars contradict their text.
-        picture_noise: see `render`.
-        unanswerable: share of the questions to which their passage has no answer.
-        distractors: chance that a passage has a value of the same type as the one asked for.
-        taste: how much a user's choice follows their taste; 0 is not at all.
-        popularity: how much all users' choices follow one order of the products.
+        picture_noise: noise of the pictures; see `render`.
+        unanswerable: share of the questions whose passage has no answer.
+        distractors: probability that a passage also has a value of the same type as the answer.
+        taste: how much a user's choices follow their taste; 0 means not at all.
+        popularity: how much all users' choices follow a common order of the products.
     """
 
     seed: int = 0
@@ -73,7 +73,7 @@ class BazaarSettings:
         unknown = [name for name in self.domains if name not in vocabularies()]
         if unknown or not self.domains:
             raise ValueError(
-                f"bazaar: domains={self.domains}; choose out of {', '.join(vocabularies())}."
+                f"bazaar: domains={self.domains}; choose from {', '.join(vocabularies())}."
             )
         if not 1 <= self.categories <= 8 or self.products < 1:
             raise ValueError(

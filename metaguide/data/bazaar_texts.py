@@ -1,4 +1,4 @@
-"""Texts of the bazaar: products, reviews and questions, composed out of its words."""
+"""Texts of the bazaar: products, reviews and questions, composed of its words."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -39,12 +39,12 @@ _SYLLABLES = {
 
 
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """Return one of `choices`, each as likely as the others."""
+    """Return one of `choices`, drawn uniformly."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def own_sentiment(words: Vocabulary, language: str, number: int, count: int) -> Sides:
-    """Return `count` words of praise and of blame that only the domain of that number has."""
+    """Return `count` words of praise, and of blame, that only domain `number` has."""
     praise, blame = words.positive[language], words.negative[language]
     return (
         praise[:count] + _invented(language, 2 * number, count - len(praise)),
@@ -53,10 +53,10 @@ def own_sentiment(words: Vocabulary, language: str, number: int, count: int) -> 
 
 
 def _invented(language: str, block: int, count: int) -> tuple[str, ...]:
-    """Words of three syllables, the same for the same block, others for every other block."""
+    """Return words of three syllables, which depend only on the block and differ between blocks."""
     syllables = _SYLLABLES[language]
     base = len(syllables)
-    # A stride that is prime to every base scatters neighbours; 8,000 words hold 20 blocks of 100.
+    # A stride coprime to every base scatters neighbours; 8,000 words hold 20 blocks of 100.
     codes = ((block * 100 + word) * 3_677 % base**3 for word in range(count))
     return tuple(
         "".join(syllables[code // base**place % base] for place in range(3)) for code in codes
@@ -76,14 +76,14 @@ def product_text(
     """Compose the text of a product.
 
     Args:
-        words: the domain's own.
-        category: its number.
+        words: the domain's own words.
+        category: number of the category.
         language: "en" or "zh".
-        told: for each of `TASTES`, whether a word tells it.
-        brand: as it is written.
+        told: for each of `TASTES`, whether the text has a word for it.
+        brand: the brand as written.
         colour: one of `COLOURS`.
         settings: the knobs.
-        rng: where chance comes from.
+        rng: source of randomness.
 
     Returns:
         (noun, title, description)
@@ -133,14 +133,15 @@ def review_text(
     """Compose a review.
 
     Args:
-        words: the domain's own.
+        words: the domain's own words.
         own: the domain's own words of praise and blame.
         language: "en" or "zh".
-        noun: what the product is called.
-        stars: 1 to 5, what the review says: its main point is for the product above 3, strongly
-            so at 5; at 3 there is a mild point for and one against.
+        noun: noun for the product.
+        stars: rating that the text expresses, 1 to 5. Above 3 the main point is in favour of the
+            product, below against it, and strongly so at 5 and 1; at 3 there is a mild point for
+            it and one against.
         settings: the knobs.
-        rng: where chance comes from.
+        rng: source of randomness.
 
     Returns:
         The review.
@@ -172,7 +173,7 @@ def review_text(
 def _topics(
     words: Vocabulary, language: str, settings: BazaarSettings, rng: np.random.Generator
 ) -> list[tuple[bool, str]]:
-    """Two aspects, each with whether it is judged in words of all domains."""
+    """Return two aspects, each with whether it is judged in words that all domains share."""
     own = words.aspects[language]
     aspects = [own[k] for k in rng.permutation(len(own))[:2]]
     common = tuple(SHARED_ASPECTS[language])
@@ -216,14 +217,14 @@ def question_text(
     settings: BazaarSettings,
     rng: np.random.Generator,
 ) -> tuple[str, str, tuple[int, int] | None]:
-    """Compose a question and the passage that it is asked of.
+    """Compose a question and its passage.
 
     Args:
-        words: the domain's own.
+        words: the domain's own words.
         language: "en" or "zh".
-        facts: values of attributes that are known, by the attribute's English name.
+        facts: known values of attributes, keyed by the attribute's English name.
         settings: the knobs.
-        rng: where chance comes from.
+        rng: source of randomness.
 
     Returns:
         (question, passage, half-open character span of the answer or None)
@@ -233,7 +234,7 @@ def question_text(
     everything = (*SHARED_ATTRIBUTES, *private)
     start, stock = (0, SHARED_ATTRIBUTES) if shared else (len(SHARED_ATTRIBUTES), private)
     asked = start + int(rng.integers(len(stock)))
-    # Neighbours have values of one type.
+    # Attributes 2k and 2k + 1 have values of one type.
     partner = asked ^ 1
     told = [] if rng.random() < settings.unanswerable else [asked]
     answerable = bool(told)

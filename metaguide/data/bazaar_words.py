@@ -1,4 +1,4 @@
-"""Words of the bazaar: what every domain shares, and what each domain has of its own."""
+"""Words of the bazaar: those that all domains share, and those private to each domain."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,11 +7,11 @@ from typing import NamedTuple
 from metaguide.data.bazaar_domains import DOMAINS
 
 Pair = Mapping[str, tuple[str, ...]]
-"""Words by language, "en" and "zh"."""
+"""Words keyed by language, "en" and "zh"."""
 
 
 class Category(NamedTuple):
-    """One kind of product: its name, other nouns for it, and what is typical of it."""
+    """One kind of product: its name, other nouns for it, and its typical features."""
 
     name: str
     names: Mapping[str, str]
@@ -20,7 +20,7 @@ class Category(NamedTuple):
 
 
 class Attribute(NamedTuple):
-    """What a question may ask for: sentences with `{v}`, phrasings of the question, values."""
+    """A subject of questions: sentences with `{v}`, phrasings of the question, and values."""
 
     name: str
     sentences: Pair
@@ -29,19 +29,19 @@ class Attribute(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """What a domain has of its own.
+    """The private words of a domain.
 
     Attributes:
         name: the domain's name.
         noun: a noun for any product of the domain.
         materials: names out of `MATERIALS`.
-        brands: two of the lower tier, two of the higher.
+        brands: two brands of the lower tier, two of the higher.
         categories: the kinds of product.
-        positive: private words of praise by language.
-        negative: private words of blame by language.
-        aspects: private things that a review judges.
+        positive: private words of praise, keyed by language.
+        negative: private words of blame, keyed by language.
+        aspects: private aspects that a review judges.
         tastes: one private word for each of `TASTES`.
-        attributes: pairs of private attributes whose values are of one type, one after the other.
+        attributes: private attributes; those at 2k and 2k + 1 have values of one type.
         carriers: the domain's own ways to ask, with `{a}` for the attribute.
     """
 
@@ -70,7 +70,7 @@ COLOURS = {
     "navy": ("藏蓝", (35, 50, 115)),
     "purple": ("紫色", (125, 65, 150)),
 }
-"""Names, their Chinese, their RGB; the first four are warm, the others cool."""
+"""Colours by name: Chinese name and RGB; the first four are warm, the others cool."""
 
 MATERIALS = {
     "cotton": "棉布",
@@ -84,7 +84,7 @@ MATERIALS = {
 }
 
 TASTES = ("low price", "high price", "classic", "modern", "playful", "eco")
-"""The meanings behind taste words, in the order in which lexicons list them."""
+"""The meanings of taste words, in the order in which the lexicons list the words."""
 
 SHARED_TASTES: Pair = {
     "en": ("budget", "premium", "classic", "modern", "playful", "sustainable"),
@@ -116,7 +116,7 @@ SHARED_ASPECTS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]
         "外观": (("大方", "时尚"), ("丑陋", "土气")),
     },
 }
-"""Aspects that every domain is judged by, with their own words of praise and of blame."""
+"""Aspects that reviews of every domain judge, with their own words of praise and of blame."""
 
 CLOSERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "en": (
@@ -176,7 +176,7 @@ CHOICES: Mapping[str, tuple[str, str, str]] = {
     "en": ("Good for daily use.", "{article} {0} choice.", "{article} {0} and {1} choice."),
     "zh": ("适合日常使用。", "{0}之选。", "{0}又{1}。"),
 }
-"""How a description tells no taste word, one, two."""
+"""Sentences of a description with no, one and two taste words."""
 
 SHARED_CARRIERS: Pair = {
     "en": ("What is the {a}?", "What {a} does it have?", "Tell me the {a}?"),
@@ -199,7 +199,7 @@ def _attribute(name: str, english: str, chinese: str, values: str) -> Attribute:
 
 _KILOS = "1 kg/2 kg/3 kg/4 kg/5 kg/6 kg/7 kg/8 kg | 1公斤/2公斤/3公斤/4公斤/5公斤/6公斤/7公斤/8公斤"
 PRICES = (9, 15, 19, 25, 35, 45, 49, 59, 79, 89, 99, 149)
-"""Four low, four middle, four high."""
+"""Four low, four medium and four high prices."""
 
 _MONEY = " | ".join("/".join(f"{price}{unit}" for price in PRICES) for unit in (" dollars", "元"))
 _FEES = "2 dollars/3 dollars/5 dollars/6 dollars | 2元/3元/5元/6元"
@@ -297,13 +297,13 @@ SHARED_ATTRIBUTES: tuple[Attribute, ...] = (
         _STUFF,
     ),
 )
-"""Attributes that every domain has; neighbours (0 and 1, 2 and 3, ...) have values of one type."""
+"""Attributes that every domain has; pairs (0 and 1, 2 and 3, ...) have values of one type."""
 
 SENTENCES: Pair = {
     "en": ("The {a} is {v}.", "Its {a} is {v}.", "For the {a}, expect {v}."),
     "zh": ("{a}为{v}。", "{a}达到{v}。", "标注的{a}：{v}。"),
 }
-"""How a passage tells a private attribute."""
+"""Sentences of a passage that state a private attribute."""
 
 
 def _words(text: str, mark: str = ",") -> tuple[str, ...]:
@@ -367,6 +367,6 @@ def _vocabulary(block: str) -> Vocabulary:
 
 @cache
 def vocabularies() -> Mapping[str, Vocabulary]:
-    """Return the private words of every domain by its name, in a fixed order."""
+    """Return the private words of every domain, keyed by domain, in a fixed order."""
     blocks = (_vocabulary(block) for block in DOMAINS.strip().split("\n\n"))
     return {block.name: block for block in blocks}

@@ -1,7 +1,7 @@
-"""Catalogues on disk: what a shop knows of its products, one folder a domain.
+"""Catalogues on disk: what a shop knows about its products, one folder per domain.
 
 A catalogue is a folder with one folder for each domain; the name of the folder is the name of the
-domain. Hidden folders (names that start with a dot) are no domains.
+domain. Hidden folders (names that start with a dot) are ignored.
 
     my_shop/
         phones/
@@ -14,58 +14,58 @@ domain. Hidden folders (names that start with a dot) are no domains.
             reviews.jsonl
 
 Any of the four files may be missing, and so may `images/`; a domain needs at least one product,
-one review or one question. A file holds one JSON object a line (blank lines are passed over), in
-UTF-8. A field that is not required may be left out or be null. Fields not named here are errors,
-but for those of a product that hold a text or a number, such as a price: they are attributes.
+one review or one question. A file holds one JSON object per line (blank lines are skipped), in
+UTF-8. A field that is not required may be left out or be null. Other fields are errors, except
+that a product's fields with a text or a number, such as a price, become attributes.
 
-A domain is read whole, an object a line, and held in memory. That is meant for some hundred
-thousand lines; a shop of millions is for several domains.
+A domain is read completely and held in memory. This is meant for some hundred thousand lines; split
+a shop of millions into several domains.
 
-`products.jsonl`, a product a line:
+`products.jsonl`, one product per line:
 
     {"id": "p1", "title": "Aster 5 phone", "description": "Six inches.", "category": "phone",
      "attributes": {"colour": "red", "memory": "8 GB"}, "image": "images/p1.png"}
 
-    id           text, required, not empty, once in the file
+    id           text, required, not empty, unique in the file
     title        text, required
     description  text
     category     text, the class that product classification predicts
     attributes   object of texts
-    image        path from the domain's folder to a picture that Pillow reads; it is converted to
-                 RGB and resized to 32 by 32 pixels
+    image        path, relative to the domain's folder, of a picture that Pillow can read; it is
+                 converted to RGB and resized to 32 by 32 pixels
 
-`reviews.jsonl`, a review a line:
+`reviews.jsonl`, one review per line:
 
     {"id": "r1", "text": "Holds a day and a half.", "stars": 4, "product": "p1"}
     {"id": "r2", "text": "屏幕很差", "sentiment": "negative"}
 
-    id           text, required, not empty, once in the file
+    id           text, required, not empty, unique in the file
     text         text, required
-    stars        number from 1 to 5         } one of the two is required, and only one;
+    stars        number from 1 to 5         } exactly one of the two is required;
     sentiment    "positive" or "negative"   } above 3 stars is positive, below is negative
     product      id of a line in products.jsonl
 
-`questions.jsonl`, a question on a text a line:
+`questions.jsonl`, one question about a text per line:
 
     {"id": "q1", "question": "How long does it hold?", "text": "Holds a day and a half.",
      "answer": [6, 22], "product": "p1"}
 
-    id           text, required, not empty, once in the file
+    id           text, required, not empty, unique in the file
     question     text, required
-    text         text, required, in which the answer is looked for
-    answer       [start, end], characters of `text` counted from 0, `end` not included; null or
-                 left out where the text has no answer
-    answers      in place of `answer`, a list of such spans where several are right: the first is
-                 learned from, and what is said is scored against the nearest
+    text         text, required, in which the answer is searched
+    answer       [start, end], characters of `text` counted from 0, `end` excluded; null or left
+                 out if the text has no answer
+    answers      instead of `answer`, a list of such spans if several are right: training uses the
+                 first, and a prediction is scored against the best match
     product      id of a line in products.jsonl
 
-`interactions.jsonl`, a purchase, click or rating a line, in any order:
+`interactions.jsonl`, one purchase, click or rating per line, in any order:
 
     {"user": "u1", "product": "p1", "time": 1700000000}
 
     user         text, required, not empty
     product      id of a line in products.jsonl, required
-    time         number, required, in any unit that orders, such as seconds
+    time         number, required, in any unit that gives the order, such as seconds
 """
 
 import io
@@ -97,7 +97,7 @@ from metaguide.data.viewed import as_viewed
 from metaguide.files import MIB, is_left_by_system, read_regular
 
 IMAGE_SIDE = 32
-"""Pixels on a side of every product picture."""
+"""Side of every product picture, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Product:
     image: np.ndarray | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Equal in every field, pictures pixel by pixel."""
+        """Compare all fields, pictures pixel by pixel."""
         if not isinstance(other, Product):
             return NotImplemented
         mine, others = (
@@ -123,18 +123,18 @@ class Product:
 
 
 MOST = 64 * MIB
-"""Bytes of a picture's file."""
+"""The most bytes of a picture file."""
 
 
 def as_picture(where: str, image: np.ndarray) -> np.ndarray:
     """Return a picture as the reader makes it: uint8 [32, 32, 3].
 
     Args:
-        where: for messages.
+        where: location of the picture, for messages.
         image: RGB, [height, width, 3], uint8 or floats in [0, 1].
 
     Raises:
-        CatalogueError: it is no such array.
+        CatalogueError: `image` is not such an array.
     """
     image = np.asarray(image)
     real = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)
@@ -144,7 +144,7 @@ def as_picture(where: str, image: np.ndarray) -> np.ndarray:
             "width, 3], as uint8 or as floats from 0 to 1."
         )
     if image.dtype != np.uint8:
-        # NaN is not within the bounds either.
+        # NaN fails this comparison too.
         if not ((image >= 0) & (image <= 1)).all():
             raise CatalogueError(
                 f"{where}: field 'image' has floats that are NaN or not from 0 to 1; scale the "
@@ -182,10 +182,10 @@ class Review:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a text.
+    """A question about a text.
 
-    `answer` is a half-open span of the text's characters, None for no answer; `others` are further
-    spans that are right as well.
+    `answer` is a half-open span of the text's characters, None for no answer; `others` are
+    alternative right spans.
     """
 
     id: str
@@ -197,14 +197,14 @@ class Question:
 
     @property
     def golds(self) -> tuple[str, ...]:
-        """The right answers as they stand in the text; empty where there is none."""
+        """The right answers as written in the text; empty if there is none."""
         spans = () if self.answer is None else (self.answer, *self.others)
         return tuple(self.text[start:end] for start, end in spans)
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """A user took a product at a time (any unit that orders, such as seconds)."""
+    """A user took a product at a time (in any unit that gives the order, such as seconds)."""
 
     user: str
     product: str
@@ -213,7 +213,7 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain of a catalogue; an empty tuple is a part that the domain does not have."""
+    """One domain of a catalogue; a part that the domain lacks is an empty tuple."""
 
     name: str
     products: tuple[Product, ...] = ()
@@ -222,7 +222,7 @@ class Domain:
     interactions: tuple[Interaction, ...] = ()
 
     def __repr__(self) -> str:
-        """Name and sizes: a domain may hold a million rows."""
+        """Show name and sizes, since a domain may hold a million rows."""
         parts = {name: getattr(self, name) for name in _PARTS}
         sizes = (f"{len(p)} {name}" for name, p in parts.items() if isinstance(p, Sized) and p)
         return f"<Domain {self.name!r}: {', '.join(sizes) or 'empty'}>"
@@ -249,11 +249,11 @@ def read_catalogue(root: Path) -> dict[str, Domain]:
         root: a folder with one folder for each domain.
 
     Returns:
-        The domains by name, sorted by name.
+        The domains keyed by name, sorted by name.
 
     Raises:
-        CatalogueError: the folder is missing, unreadable, without domains, or a domain in it is
-            not as the module's docstring says.
+        CatalogueError: the folder is missing or unreadable, has no domains, or holds a domain that
+            breaks the format in the module's docstring.
     """
     listing = _listing(root)
     if any(path.name in _FILES for path in listing):
@@ -275,18 +275,18 @@ def read_domain(folder: Path) -> Domain:
     """Read one domain.
 
     Args:
-        folder: its files; the name of the folder is the name of the domain.
+        folder: folder with the domain's files; its name is the name of the domain.
 
     Returns:
         The domain, every part in the order of its file.
 
     Raises:
-        CatalogueError: the first thing found that is not as the module's docstring says, by file,
-            line and field.
+        CatalogueError: the first violation of the format in the module's docstring, with file, line
+            and field.
     """
     present = {path.name for path in _listing(folder) if not is_left_by_system(path.name)}
     for name in sorted(present):
-        # Such as reviews.json, reviews.jsonl.gz or REVIEWS.JSONL: a part that would not be read.
+        # Names like reviews.json, reviews.jsonl.gz or REVIEWS.JSONL would be silently ignored.
         meant = name.lower().removesuffix(".gz")
         meant = meant if meant.endswith(".jsonl") else meant.replace(".json", ".jsonl")
         if name not in _FILES and (meant in _FILES or meant.endswith(".jsonl")):
@@ -321,14 +321,14 @@ def checked_domain(domain: Domain) -> Domain:
     """Check a domain that was made in Python, as the reader checks one on disk.
 
     Args:
-        domain: its parts are any iterables; pictures are of any size, reviews need no label, and
-            a product that is named need not be there.
+        domain: the domain. Its parts may be any iterables, and pictures may have any size; reviews
+            need no label, and products that rows refer to need not exist.
 
     Returns:
         The domain as it would be read: parts are tuples, pictures uint8 [32, 32, 3].
 
     Raises:
-        CatalogueError: the first thing found that the reader would refuse, by part, row and field.
+        CatalogueError: the first violation that the reader would refuse, with part, row and field.
     """
     if not isinstance(domain.name, str):
         raise CatalogueError(f"the name of a domain is a text; this one is {domain.name!r}.")
@@ -341,9 +341,9 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
     """Check one part of a domain, such as its reviews; see `checked_domain`.
 
     Args:
-        where: for messages.
+        where: location of the part, for messages.
         part: name of the field of `Domain`.
-        rows: of the part, in any iterable.
+        rows: rows of the part, in any iterable.
 
     Returns:
         The rows as they would be read.
@@ -372,17 +372,17 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
 
 
 def checked_example(where: str, example: Any) -> Any:
-    """Check what a prediction reads of a product, a review or a question; labels are left out.
+    """Check the fields of a product, review or question that a prediction reads; drop its label.
 
     Args:
-        where: for messages.
+        where: location of the example, for messages.
         example: the `Product`, `Review` or `Question`.
 
     Returns:
         The example as it would be read.
 
     Raises:
-        CatalogueError: a field is not as the module's docstring says.
+        CatalogueError: a field breaks the format in the module's docstring.
     """
     fields = next(fields for made, fields in _PARTS.values() if made is type(example))
     read: dict[str, Any] = {}
@@ -401,16 +401,15 @@ def checked_example(where: str, example: Any) -> Any:
 
 
 def write_domain(domain: Domain, folder: Path) -> None:
-    """Write one domain, whole or not at all, in the place of an older one.
+    """Write one domain atomically, replacing an older one.
 
     Args:
-        domain: what to write; pictures are uint8 [32, 32, 3].
-        folder: where to; its last part is the name of the domain.
+        domain: the domain to write; pictures are uint8 [32, 32, 3].
+        folder: the folder to write; its last part is the name of the domain.
 
     Raises:
-        CatalogueError: `read_domain` would refuse what stands in `domain`, the folder is named
-            otherwise than the domain, it holds what is no part of a domain, or it cannot be
-            written.
+        CatalogueError: `read_domain` would refuse the domain, the folder's name is not the
+            domain's, the folder holds other files than a domain's, or it cannot be written.
     """
     folder = folder.absolute()
     if folder.name != domain.name or domain.name.startswith("."):
@@ -421,11 +420,11 @@ def write_domain(domain: Domain, folder: Path) -> None:
     for path in _listing(folder) if folder.exists() else ():
         if path.name not in (*_FILES, "images") and not is_left_by_system(path.name):
             raise CatalogueError(
-                f"{path}: this is no part of a domain and would be lost by writing one here; "
+                f"{path}: this is not part of a domain and would be lost if one were written here; "
                 "move it or give another folder."
             )
     files = _encoded(_not_empty(domain, folder), folder)
-    # Beside the place it goes to, so that a rename stays within one file system.
+    # Next to the target, so that the rename stays within one file system.
     target = folder.resolve()
     mark = uuid.uuid4().hex
     new, old = target.parent / f".{mark}.new", target.parent / f".{mark}.old"
@@ -451,7 +450,7 @@ def write_domain(domain: Domain, folder: Path) -> None:
 
 
 def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None]:
-    """Return (where, name) -> the picture of a file in a folder, which is decoded once."""
+    """Return (where, name) -> the picture of a file in a folder; each file is decoded once."""
     root, known = folder.resolve(), {}
 
     def read(where: str, name: str | None) -> np.ndarray | None:
@@ -467,16 +466,16 @@ def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None
             known[name] = _resized(as_viewed(read_regular(path, MOST)))
         except FileNotFoundError as error:
             raise CatalogueError(
-                f"{where}: field 'image' names {name!r}, and there is no such file in {folder}; "
+                f"{where}: field 'image' names {name!r}, but there is no such file in {folder}; "
                 "add it or leave the field out."
             ) from error
         except CatalogueError:
             raise
-        # A name may hold what no path may, or links in a circle.
+        # A name may also be invalid as a path, or lead into a circle of links.
         except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
             raise CatalogueError(
-                f"{where}: field 'image' names {name!r}, which is no picture that can be read "
-                f"({error}); save it anew as PNG or JPEG."
+                f"{where}: field 'image' names {name!r}, which is not a readable picture "
+                f"({error}); save it again as PNG or JPEG."
             ) from error
         return known[name]
 
@@ -491,7 +490,7 @@ def _question(row: dict[str, Any]) -> Question:
 
 
 def _row_of(example: Any) -> dict[str, Any]:
-    """Return the fields of an example as its line has them, but for a picture."""
+    """Return the fields of an example as in its line, except that a picture stays an array."""
 
     def listed(span: Any) -> Any:
         return list(span) if isinstance(span, tuple) else span
@@ -508,7 +507,7 @@ def _row_of(example: Any) -> dict[str, Any]:
 
 
 def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
-    """The files of a domain by their path within its folder, checked as the reader checks."""
+    """Return a domain's files, keyed by path in its folder, checked as the reader checks them."""
     files: dict[str, bytes] = {}
     ids = {product.id for product in domain.products}
     for name, part, fields in (
@@ -522,7 +521,7 @@ def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
             where = f"{folder / name}:{number}"
             row = _row_of(item)
             if "image" in row:
-                # Named by number, since an id may hold what a file name may not.
+                # Named by number, since an id may not be a valid file name.
                 path = f"images/{number:06d}.png"
                 files[path] = _png(where, row["image"])
                 row["image"] = path

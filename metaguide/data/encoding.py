@@ -1,7 +1,7 @@
-"""From domains to arrays: what the tables of all tasks are made of, padded over domains.
+"""From domains to arrays: building blocks of all tasks' tables, padded over domains.
 
-A table is a dict of arrays whose leading axis is the domain, so that a domain is a number which
-a compiled program may draw. It lives on the device and is an argument of every step.
+A table is a dict of arrays whose leading axis is the domain, so that a domain is a number that a
+compiled program can draw. It lives on the device and is an argument of every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ Table = dict[str, Any]
 
 
 class Lengths(NamedTuple):
-    """Tokens kept of each kind of text.
+    """Number of tokens kept of each kind of text.
 
     Attributes:
-        text: of a product or a review.
-        pair: of a question with its passage.
-        name: of a class name.
+        text: tokens of a product or a review.
+        pair: tokens of a question with its passage.
+        name: tokens of a class name.
     """
 
     text: int
@@ -37,19 +37,19 @@ def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer | None, length: i
 
     Args:
         domains: source domains.
-        tokenizer: trained on the same; None if texts are not read.
-        length: tokens kept of each text.
+        tokenizer: a tokenizer trained on the same domains; None if texts are not read.
+        length: number of tokens kept of each text.
 
     Returns:
         {"text": {"tokens", "words"}: int32 [texts, length] each, "image": {"image"}: uint8
-        [pictures, 32, 32, 3], "pair": {"tokens", "image"}, rows of products that have both}; a
-        part of which there is nothing is left out.
+        [pictures, 32, 32, 3], "pair": {"tokens", "image"}: rows of products that have both}; empty
+        parts are left out.
     """
     products = [product for domain in domains for product in domain.products]
     texts = [product_text(product) for product in products]
     others = [review.text for domain in domains for review in domain.reviews]
     others += [question.text for domain in domains for question in domain.questions]
-    # A passage may be asked about many times; it is read once.
+    # Many questions may share a passage; it is read once.
     known = set(texts)
     texts += dict.fromkeys(text for text in others if text not in known)
     table: Table = {}
@@ -67,12 +67,12 @@ def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer | None, length: i
 
 @dataclass(frozen=True)
 class TextReader:
-    """What makes arrays of texts: those of `TEXT_FIELDS` that an encoder reads.
+    """A reader that turns texts into the `TEXT_FIELDS` that an encoder reads.
 
     Attributes:
-        tokenizer: makes token ids; None if an encoder reads none.
-        buckets: of hashed n-grams; 0 where they are not read.
-        vectors: texts -> float32 [texts, width], of a pretrained encoder; None where there is none.
+        tokenizer: the tokenizer; None if tokens are not read.
+        buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
+        vectors: texts -> float32 [texts, width] of a pretrained encoder; None if there is none.
     """
 
     tokenizer: Tokenizer | None
@@ -83,12 +83,12 @@ class TextReader:
         """Return the fields of texts.
 
         Args:
-            texts: any.
-            length: tokens kept of each; n-grams and vectors read all of it.
+            texts: any texts.
+            length: number of tokens kept of each; n-grams and vectors read the whole text.
 
         Returns:
             {"tokens": int32 [texts, length], "grams": int32 [texts, ngrams], "vector": float16
-            [texts, width]}, of those that are read.
+            [texts, width]}; fields that are not read are left out.
         """
         rows: Table = {}
         if self.tokenizer is not None:
@@ -121,13 +121,13 @@ def labelled_table(
     """Return examples with classes as arrays, padded over domains.
 
     Args:
-        rows: per domain, fields with a leading axis of examples.
-        labels: per domain, int [examples], counted from 0.
-        classes: number of classes; by default the largest that occurs.
+        rows: for each domain, fields with a leading axis of examples.
+        labels: for each domain, int [examples], counted from 0.
+        classes: number of classes; by default 1 + the largest label.
 
     Returns:
-        {"rows": fields [domains, examples, ...], "members": int32 [domains, classes, largest], the
-        rows of each class, "count": int32 [domains, classes]}.
+        {"rows": fields [domains, examples, ...], "members": int32 [domains, classes, largest] (the
+        rows of each class), "count": int32 [domains, classes]}.
     """
     if classes is None:
         classes = 1 + max(int(label.max(initial=0)) for label in labels)
@@ -145,9 +145,9 @@ def labelled_table(
 
 
 def stack_rows(rows: Sequence[Mapping[str, np.ndarray]]) -> Table:
-    """Stack the rows of several domains, token rows no longer than the longest text among them.
+    """Stack the rows of several domains, with token rows cut to the longest text among them.
 
-    Padding costs as much as text does, and few texts are as long as may be.
+    Padding costs as much as text, and few texts reach the maximal length.
     """
     stacked = {name: stack([table[name] for table in rows]) for name in rows[0]}
     if (tokens := stacked.get("tokens")) is not None:

@@ -1,4 +1,4 @@
-"""Samplers of episodes: pure functions of (table, domain, shots, key), compiled into the step.
+"""Episode samplers: pure functions of (table, domain, shots, key), compiled into the step.
 
 Every sampler draws the largest support of the run first and masks it down to `shots`, so that the
 supports of 1, 5 and 10 shots are nested and the queries are the same for all of them.
@@ -18,7 +18,7 @@ Table = Mapping[str, Any]
 
 
 class EpisodeError(ValueError):
-    """A domain cannot give the episodes asked of it; the message names it and the fix."""
+    """A domain cannot give the requested episodes; the message names it and the fix."""
 
 
 def episode_key(seed: int, split: str, index: int | Int[Array, ""]) -> Key[Array, ""]:
@@ -43,15 +43,15 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
     same classes, and so follows the domain's own prior.
 
     Args:
-        way: classes an episode.
-        shots: the largest number of shots a class; 0 gives episodes without support.
-        queries: query examples an episode; padded and masked where a domain has fewer.
-        ordered: keep the classes in their own order (sentiment) instead of shuffling them.
+        way: number of classes per episode.
+        shots: the largest number of shots per class; 0 gives episodes without support.
+        queries: number of query examples per episode; padded and masked if a domain has fewer.
+        ordered: whether to keep the order of the classes (sentiment) instead of shuffling them.
 
     Returns:
-        (table, domain, shots, key) -> Episode. The support's leading axis is shots × way, the shots
-        outermost; batches hold the table's rows and `label` (the slot), `mask` and `id` (the row).
-        The context holds `classes` (int32 [way]), and where known `names`, `has_names` and
+        (table, domain, shots, key) -> Episode. The support's leading axis is shots × way, with the
+        shots outermost; batches hold the table's rows, `label` (the slot), `mask` and `id` (the
+        row). The context holds `classes` (int32 [way]) and, if known, `names`, `has_names` and
         `unseen` (bool, the classes that every episode contains).
     """
 
@@ -83,7 +83,7 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
 
         chance = jnp.where(there & ~taken, jax.random.gumbel(query_key, members.shape), -jnp.inf)
         best, place = jax.lax.top_k(chance.reshape(-1), min(queries, members.size))
-        # A distribution may have fewer examples in all than the queries asked for.
+        # A distribution may have fewer examples in total than the requested queries.
         lacking = (0, queries - len(place))
         place = jnp.pad(place, lacking)
         query = _batch(
@@ -107,24 +107,24 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
 
 
 def balanced_sampler(way: int, shots: int, queries: int) -> SampleFn:
-    """Return a sampler of N-way K-shot episodes of pictures whose support and query are balanced.
+    """Return a sampler of N-way K-shot episodes of pictures, with balanced support and query.
 
-    A class is a character under a quarter turn. Every class has the same number of drawings, and
-    those of an episode are turned alike.
+    A class is a character rotated by quarter turns. Every class has the same number of drawings,
+    and within an episode all drawings of a class are rotated by the same angle.
 
     Args:
-        way: classes an episode.
-        shots: the largest number of shots a class; 0 gives episodes without support.
-        queries: queries a class.
+        way: number of classes per episode.
+        shots: the largest number of shots per class; 0 gives episodes without support.
+        queries: number of queries per class.
 
     Returns:
         (table, domain, shots, key) -> Episode. The table holds `image` (uint8 [domains, characters,
-        drawings, size, size]), `character` (int32 [domains, classes], a class's place in `image`)
+        drawings, size, size]), `character` (int32 [domains, classes], a class's index into `image`)
         and `turns` (int32 [domains, classes], anticlockwise; -1 draws them for each episode).
-        The support's leading axis is shots × way, the query's queries × way, the classes innermost;
-        batches hold `image` (float32 [examples, size, size, 1] in [0, 1]), `label` (the slot),
-        `mask` and `id` (class × drawings + drawing). The context holds `classes` (int32 [way]).
-        It raises as `check_balanced` does.
+        The support's leading axis is shots × way, the query's queries × way, with the classes
+        innermost; batches hold `image` (float32 [examples, size, size, 1] in [0, 1]), `label` (the
+        slot), `mask` and `id` (class × drawings + drawing). The context holds `classes` (int32
+        [way]). The sampler raises the errors of `check_balanced`.
     """
 
     def sample(
@@ -144,7 +144,7 @@ def balanced_sampler(way: int, shots: int, queries: int) -> SampleFn:
         def batch(
             drawing: Int[Array, "examples way"], mask: Bool[Array, " examples"]
         ) -> dict[str, Array]:
-            # Bytes are turned, and only those of the drawings that the episode holds.
+            # Rotate bytes rather than floats, and only the drawings of this episode.
             image = _turned(table["image"][domain, character, drawing], turns)
             return {
                 "image": image.reshape(-1, *image.shape[2:], 1).astype(jnp.float32) / 255,
@@ -163,14 +163,14 @@ def balanced_sampler(way: int, shots: int, queries: int) -> SampleFn:
 def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
     """Return a sampler of recommendation episodes: an episode is one user.
 
-    The query asks for the user's last product, and K shots are the K products before it: they are
-    all that is known of the user, and `user_support` makes the support of them. The history of the
-    query is the same K products.
+    The query asks for the user's last product, and K shots are the K products before it. They are
+    all that is known about the user: `user_support` turns them into the support, and they are the
+    history of the query.
 
     Args:
         shots: the largest number of products before the last.
-        candidates: products to rank, drawn at random with those of support and query among them,
-            for training; None ranks the domain's whole catalogue.
+        candidates: number of products to rank, for training: those of support and query, and
+            random ones; None ranks the domain's whole catalogue.
 
     Returns:
         (table, domain, shots, key) -> Episode. Batches hold `item` (position among the candidates),
@@ -198,7 +198,7 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
         steps = jnp.arange(shots)
 
         def before_last(count: Int[Array, ""]) -> Int[Array, " items"]:
-            """Return the `count` products before the last in the order of time, padded behind."""
+            """Return the `count` products before the last, in chronological order, end-padded."""
             return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
 
         most, last = jnp.minimum(shots, taken - 1), items[taken - 1]
@@ -235,14 +235,14 @@ def user_support(
 ) -> dict[str, Array]:
     """Return a user's last products as the examples to adapt to, the latest first.
 
-    Example t asks for the product that has t later ones, and knows all those before it. Training
-    and serving both adapt to these.
+    Example t asks for the product that is followed by t others, given all products before it.
+    Training and serving both adapt to these examples.
 
     Args:
-        history: products in the order of time, padded behind.
-        taken: how many of them there are.
-        examples: the static number of examples.
-        shots: how many of the examples count.
+        history: products in chronological order, padded at the end.
+        taken: number of products, without padding.
+        examples: static number of examples.
+        shots: number of examples that count.
 
     Returns:
         `item` [examples], `history` [examples, items], `history_mask` and `mask`.
@@ -264,7 +264,7 @@ def draw_domain(weights: Float[Array, " domains"], key: Key[Array, ""]) -> Int[A
 def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int, kind: str) -> None:
     """Refuse a labelled table that cannot give `way`-way `shots`-shot episodes.
 
-    A class takes part if it has an example beside its `shots`, so that it can be asked about.
+    A class counts if it has at least one example besides its `shots`, to serve as a query.
 
     Raises:
         EpisodeError: a domain has too few such classes; the message names it and the fix.
@@ -283,13 +283,13 @@ def check_balanced(table: Table, way: int, shots: int, queries: int) -> None:
     """Refuse a table of pictures that cannot give `way`-way `shots`-shot episodes.
 
     Raises:
-        EpisodeError: it has too few classes, or drawings of a class, or there are no such episodes
-            (no class, no query); the message names the fix.
+        EpisodeError: there are too few classes or too few drawings per class, or an episode would
+            have no class or no query; the message names the fix.
     """
     if way < 1 or shots < 0 or queries < 1:
         raise EpisodeError(
-            f"{way}-way {shots}-shot episodes with {queries} queries a class: there are some from "
-            f"1 way, 0 shots and 1 query on; raise way, shots or queries"
+            f"{way}-way {shots}-shot episodes with {queries} queries per class do not exist: there "
+            f"must be at least 1 way, 0 shots and 1 query; raise way, shots or queries"
         )
     classes, drawings = table["character"].shape[1], table["image"].shape[2]
     if classes < way:
@@ -329,7 +329,7 @@ def _batch(
 def _turned(
     image: UInt8[Array, "... way size size"], turns: Int[Array, " way"]
 ) -> UInt8[Array, "... way size size"]:
-    """Return [..., way, size, size] pictures, those of each class turned as by `numpy.rot90`."""
+    """Return pictures [..., way, size, size], with each class rotated as by `numpy.rot90`."""
     turns = turns[:, None, None]
     image = jnp.where(turns % 2 == 1, image.swapaxes(-1, -2), image)
     image = jnp.where((turns == 1) | (turns == 2), image[..., ::-1, :], image)

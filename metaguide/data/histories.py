@@ -1,4 +1,4 @@
-"""What users took, in the order of time: what a history means wherever one is read."""
+"""Users' histories: the products they took, in chronological order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from metaguide.data.catalogue import Interaction
 
 @dataclass(frozen=True)
 class History:
-    """A user and the products taken so far, in the order of time."""
+    """A user and the products taken so far, in chronological order."""
 
     user: str
     products: tuple[str, ...]
 
 
 def histories(interactions: Sequence[Interaction]) -> list[History]:
-    """Return every user's products in the order of time, as `each_once`, users sorted by name."""
+    """Return every user's products by time, without repeats; users are sorted by name."""
     taken: dict[str, list[str]] = {}
     for event in sorted(interactions, key=lambda event: event.time):
         taken.setdefault(event.user, []).append(event.product)
@@ -23,8 +23,8 @@ def histories(interactions: Sequence[Interaction]) -> list[History]:
 
 
 def each_once(products: Iterable[str]) -> tuple[str, ...]:
-    """Return products in the order of time, one that comes again at its first time alone.
+    """Return products in chronological order, keeping the first of repeated ones.
 
-    This is what a history means wherever one is read: in training, in serving and in the baselines.
+    This defines a history everywhere: in training, in serving and in the baselines.
     """
     return tuple(dict.fromkeys(products))

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 70,000 pictures of 28 by 28 pixels in ten classes each.
+"""MNIST and Fashion-MNIST, each with 70,000 pictures of 28 by 28 pixels in ten classes.
 
 They come from the original IDX files, or through TensorFlow Datasets.
 """
@@ -29,13 +29,13 @@ _SITES = {
 
 
 MOST = 256 * MIB
-"""Bytes of a file, packed or not: 5 times the largest original."""
+"""The most bytes of a file, packed or not: 5 times the largest original."""
 
 CLASSES, SIDE = 10, 28
 
 
 class MnistError(ValueError):
-    """The pictures cannot be had as asked; the message names the file and the fix."""
+    """The pictures cannot be provided as requested; the message names the file and the fix."""
 
 
 class Pictures(NamedTuple):
@@ -51,22 +51,22 @@ class Pictures(NamedTuple):
 
 
 def read_pictures(folder: Path | None, name: str, split: str) -> Pictures:
-    """Read a split from the IDX files where they are there, through TensorFlow Datasets otherwise.
+    """Read a split from the IDX files if they exist, otherwise through TensorFlow Datasets.
 
-    The rows are the same and their order is not: TensorFlow Datasets shuffles.
+    Both give the same rows in different orders, since TensorFlow Datasets shuffles.
 
     Args:
-        folder: what METAGUIDE_DATA_DIR names: it holds the folder `name` with the IDX files, or
-            what TensorFlow Datasets made or is to make there. None: TensorFlow Datasets in its own
-            folder.
-        name: "mnist" or "fashion_mnist"; with IDX files any.
+        folder: the folder that METAGUIDE_DATA_DIR names. It holds the folder `name` with the IDX
+            files, or the data set as TensorFlow Datasets prepared it or will prepare it. None:
+            TensorFlow Datasets' own folder.
+        name: "mnist" or "fashion_mnist"; any name with IDX files.
         split: "train" or "test".
 
     Returns:
-        All its pictures.
+        All pictures of the split.
 
     Raises:
-        MnistError: they can be read from neither.
+        MnistError: the pictures can be read from neither source.
     """
     if folder is not None and not folder.is_dir():
         raise MnistError(
@@ -83,14 +83,15 @@ def read_files(folder: Path, split: str) -> Pictures:
     """Read a split from the IDX files.
 
     Args:
-        folder: holds train-images-idx3-ubyte.gz and the like.
+        folder: folder that holds train-images-idx3-ubyte.gz and the like.
         split: "train" or "test".
 
     Returns:
-        All its pictures, in the order of the files.
+        All pictures of the split, in the order of the files.
 
     Raises:
-        MnistError: a file is missing, damaged, or holds something else; or the two do not fit.
+        MnistError: a file is missing, damaged or of another kind, or pictures and labels do not
+            match.
     """
     return _pictures(*(folder / name for name in FILES[split]), where=f"{folder}: {split}")
 
@@ -99,17 +100,17 @@ def read_tfds(folder: Path | None, name: str, split: str, download: bool = True)
     """Read a split through TensorFlow Datasets, without TensorFlow.
 
     Args:
-        folder: TensorFlow Datasets' folder of all data sets; None: its own.
+        folder: TensorFlow Datasets' folder of all data sets; None: its default.
         name: "mnist" or "fashion_mnist".
         split: "train" or "test".
-        download: whether to download and prepare what is not there.
+        download: whether to download and prepare a missing data set.
 
     Returns:
-        All its pictures, in the order of TensorFlow Datasets, which shuffles.
+        All pictures of the split, in the order of TensorFlow Datasets, which shuffles.
 
     Raises:
-        MnistError: there is no such data set, it is not there and not to be downloaded, or cannot
-            be downloaded or read.
+        MnistError: `name` is unknown, or the data set is missing and `download` is False, or it
+            cannot be downloaded or read.
     """
     put = (
         f"put {FILES['train'][0]} and so on into {name}/ in the folder that "
@@ -129,10 +130,10 @@ def read_tfds(folder: Path | None, name: str, split: str, download: bool = True)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read a file of bytes: two zeros, 8 for bytes, the number of axes, their lengths, the values.
+    """Read an IDX file of bytes: two zeros, an 8, the number of axes, their lengths, the values.
 
     Raises:
-        MnistError: there is no such file, or it is not of that layout.
+        MnistError: the file does not exist, or does not have this layout.
     """
     try:
         packed = io.BytesIO(read_regular(path, MOST))
@@ -140,20 +141,20 @@ def read_idx(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise MnistError(f"{path}: no such file; put it there") from error
     except FileFault as error:
-        raise MnistError(f"{path}: cannot be unpacked ({error}); get it anew") from error
+        raise MnistError(f"{path}: cannot be unpacked ({error}); get it again") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise MnistError(f"{path}: does not begin as an IDX file of bytes does; get it anew")
+        raise MnistError(f"{path}: does not begin like an IDX file of bytes; get it again")
     head = 4 + 4 * content[3]
     shape = np.frombuffer(content[4:head].ljust(head - 4, b"\0"), ">u4").tolist()
-    size = math.prod(shape)  # of Python's numbers, which do not run over
+    size = math.prod(shape)  # Python integers, which do not overflow
     if len(content) != head + size:
         raise MnistError(
             f"{path}: {len(content)} bytes, where a file of shape {shape} has {head + size}; "
-            "get it anew"
+            "get it again"
         )
     if size == 0 or not 0 < len(shape) < 5:
         raise MnistError(
-            f"{path}: of shape {shape}, which holds no pictures or labels; get it anew"
+            f"{path}: of shape {shape}, which holds no pictures or labels; get it again"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
@@ -163,19 +164,19 @@ def _pictures(images: Path, labels: Path, where: str) -> Pictures:
     if image.ndim != 3 or label.ndim != 1 or len(image) != len(label):
         raise MnistError(
             f"{where} has pictures of shape {list(image.shape)} and labels of shape "
-            f"{list(label.shape)}; get both files anew"
+            f"{list(label.shape)}; get both files again"
         )
     if label.max() >= CLASSES:
         row = int((label >= CLASSES).argmax())
         raise MnistError(
             f"{labels}: the label of picture {row} is {label[row]}, and there are {CLASSES} "
-            "classes, 0 to 9; get it anew"
+            "classes, 0 to 9; get it again"
         )
     return Pictures(image, label.astype(np.int32))
 
 
 def _generators(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
-    """Do what TensorFlow Datasets' `_split_generators` does, from the files as they are."""
+    """Replace TensorFlow Datasets' `_split_generators`, reading the original files."""
     del builder
     return {split: _examples(*(files[name] for name in names)) for split, names in FILES.items()}
 
@@ -183,12 +184,12 @@ def _generators(builder: Any, files: Mapping[str, Path]) -> dict[str, Examples]:
 def _examples(images: Path, labels: Path) -> Examples:
     pictures = _pictures(images, labels, where=f"{images}, {labels}:")
     for index, (image, label) in enumerate(zip(*pictures, strict=True)):
-        # Of an array TensorFlow makes the PNG.
+        # Given an array, TensorFlow Datasets would need TensorFlow to make the PNG.
         yield index, {"image": Image.fromarray(image), "label": int(label)}
 
 
 def _decoded(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as image:
-        if image.size != (SIDE, SIDE):  # known before a pixel is unpacked
+        if image.size != (SIDE, SIDE):  # checked before any pixel is unpacked
             raise ValueError(f"a picture of {image.width} by {image.height} pixels")
         return np.asarray(image.convert("L"))

@@ -1,4 +1,4 @@
-"""Hashed n-grams of words and characters: what a bag of words knows of a text, in a fixed size."""
+"""Hashed n-grams of words and characters: a bag of words of fixed size."""
 
 import zlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 """A word of the n-grams: a Han character, or a run of other letters and digits."""
 
 MOST = 256
-"""The most n-grams kept of a text. A longer text keeps those of its beginning."""
+"""The most n-grams kept of a text; a longer text keeps those of its beginning."""
 
 
 def hashed_ngrams(
@@ -20,14 +20,14 @@ def hashed_ngrams(
 ) -> Int32[np.ndarray, "texts ngrams"]:
     """Return the distinct n-grams of each text as bucket numbers from 1, padded with 0.
 
-    Words and pairs of words share the lower half of the buckets, runs of 2 to 4 characters inside
-    words the upper half. Two n-grams of one bucket are one: with far more buckets than common
-    n-grams this costs little (Bojanowski et al. 2017; Weinberger et al. 2009).
+    Words and pairs of words use the lower half of the buckets, runs of 2 to 4 characters inside
+    words the upper half. N-grams that share a bucket are not distinguished, which costs little with
+    far more buckets than common n-grams (Bojanowski et al. 2017; Weinberger et al. 2009).
 
     Args:
         texts: any texts; case is ignored.
-        buckets: number of buckets, bucket 0 for padding included; at least 4.
-        most: the most n-grams of a text.
+        buckets: number of buckets, including bucket 0 for padding; at least 4.
+        most: the most n-grams kept of a text.
 
     Returns:
         Bucket numbers, those of words before those of characters, each in the order of the text.
@@ -45,7 +45,7 @@ def hashed_ngrams(
     for text in texts:
         of_words = (1 + _hash(gram) % half for gram in words(text))
         of_characters = (1 + half + _hash(gram) % half for gram in characters(text))
-        # Words first: where a text is cut, they say more than parts of them.
+        # Words first: if a text is cut, they say more than parts of words.
         rows.append(list(dict.fromkeys((*of_words, *of_characters)))[:most])
     found = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
     for row, ids in enumerate(rows):
@@ -55,7 +55,7 @@ def hashed_ngrams(
 
 @lru_cache(maxsize=1)
 def _analyzers() -> tuple[Any, Any]:
-    """Return what splits a text into pairs of words, and into runs of characters."""
+    """Return the analyzers that split a text into words and pairs, and into runs of characters."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     words = CountVectorizer(ngram_range=(1, 2), token_pattern=WORD)

@@ -1,7 +1,7 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
-The pictures come from `omniglot_28x28.zip`, the 28 by 28 version of one bit that few-shot code
-reads, with Vinyals' split in it, or from the original through TensorFlow Datasets.
+The pictures come from `omniglot_28x28.zip`, the 1-bit version of 28 by 28 pixels that few-shot code
+uses, which includes Vinyals' split, or from the original through TensorFlow Datasets.
 """
 
 import io
@@ -27,7 +27,7 @@ _MAML_SPLIT = (1100, 100, 423)
 _PICTURE = re.compile(r"omniglot/images/([^/]+/[^/]+)/[^/.][^/]*\.png")
 _SPLIT = re.compile(r"omniglot/splits/vinyals/(train|val|test)\.txt")
 _CLASS = re.compile(r"([^/]+/[^/]+)/rot(000|090|180|270)")
-_ANEW = "get it anew"
+_ANEW = "get it again"
 _PUT = f"put {ARCHIVE} into the folder that METAGUIDE_DATA_DIR names"
 
 _ORIGINAL = re.compile(
@@ -46,18 +46,18 @@ _ORIGINAL_URLS = {
 
 
 MOST_ALL = 256 * MIB
-"""Bytes of an archive, packed or not, or of all files of a folder: 50 times the original."""
+"""The most bytes of an archive, packed or not, or of a folder's files: 50 times the original."""
 
 
 class OmniglotError(ValueError):
-    """Omniglot cannot be had as asked; the message names the file and the fix."""
+    """Omniglot cannot be provided as requested; the message names the file and the fix."""
 
 
 class Drawings(NamedTuple):
     """All drawings of some characters.
 
     Attributes:
-        names: "Alphabet/characterNN" of each character, sorted.
+        names: name "Alphabet/characterNN" of each character, sorted.
         images: uint8 [characters, 20, 28, 28]; ink is 255, paper 0.
     """
 
@@ -66,18 +66,18 @@ class Drawings(NamedTuple):
 
 
 def read_drawings(folder: Path | None) -> Drawings:
-    """Read Omniglot from the archive where it is there, through TensorFlow Datasets otherwise.
+    """Read Omniglot from the archive if it exists, otherwise through TensorFlow Datasets.
 
     Args:
-        folder: what METAGUIDE_DATA_DIR names: it holds `omniglot_28x28.zip`, the folder
-            `omniglot` unzipped from it, or what TensorFlow Datasets made or is to make there.
-            None: TensorFlow Datasets in its own folder.
+        folder: the folder that METAGUIDE_DATA_DIR names. It holds `omniglot_28x28.zip`, the folder
+            `omniglot` unzipped from it, or the data set as TensorFlow Datasets prepared it or will
+            prepare it. None: TensorFlow Datasets' own folder.
 
     Returns:
         The drawings of all characters.
 
     Raises:
-        OmniglotError: none of them can be read.
+        OmniglotError: none of these can be read.
     """
     archive = _archive(folder)
     return read_tfds(folder) if archive is None else read_archive(archive)
@@ -90,10 +90,10 @@ def read_archive(path: Path) -> Drawings:
         path: the zip, or the folder `omniglot` unzipped from it.
 
     Returns:
-        The drawings in the order of their file names. Their images are 0 or 255.
+        The drawings in the order of their file names. Their pixels are 0 or 255.
 
     Raises:
-        OmniglotError: the archive is missing, damaged or not of this layout, by its member.
+        OmniglotError: the archive is missing, damaged or has another layout; names the member.
     """
     images = defaultdict(list)
     for found, content in _members(path, _PICTURE):
@@ -104,20 +104,21 @@ def read_archive(path: Path) -> Drawings:
 def read_tfds(folder: Path | None, download: bool = True) -> Drawings:
     """Read Omniglot through TensorFlow Datasets, without TensorFlow.
 
-    The original's 105 by 105 pixels are brought to 28 by 28 in grey with Lanczos' filter, as
-    torchvision's users do; the archive's have one bit. The drawings of a character come in the
-    order of TensorFlow Datasets, which shuffles, and not in the archive's.
+    The original's 105 by 105 pixels are resized to 28 by 28 in greyscale with the Lanczos filter,
+    as is common with torchvision; the archive's pixels have one bit. The drawings of a character
+    come in the order of TensorFlow Datasets, which shuffles, not in that of the archive.
 
     Args:
-        folder: TensorFlow Datasets' folder of all data sets; None: its own.
-        download: whether to download and prepare what is not there.
+        folder: TensorFlow Datasets' folder of all data sets; None: its default.
+        download: whether to download and prepare a missing data set.
 
     Returns:
         The drawings of the background characters (TensorFlow Datasets' split "train") and the
         evaluation ones ("test") together.
 
     Raises:
-        OmniglotError: it is not there and not to be downloaded, or cannot be downloaded or read.
+        OmniglotError: the data set is missing and `download` is False, or it cannot be downloaded
+            or read.
     """
 
     def read(builder: Any, where: str) -> Drawings:
@@ -135,22 +136,22 @@ def read_tfds(folder: Path | None, download: bool = True) -> Drawings:
 
 
 def random_split(characters: int, seed: int) -> dict[str, Int[np.ndarray, " some"]]:
-    """Draw MAML's split: 1,100 characters to train on, 100 for validation, 423 for the test.
+    """Draw MAML's split: 1,100 characters for training, 100 for validation, 423 for testing.
 
     Args:
-        characters: how many there are, 1,623.
+        characters: number of characters, 1,623.
         seed: seed of the split.
 
     Returns:
-        The characters' places for "train", "validation" and "test".
+        The characters' indices for "train", "validation" and "test".
 
     Raises:
-        OmniglotError: there are not 1,623.
+        OmniglotError: `characters` is not 1,623.
     """
     if characters != sum(_MAML_SPLIT):
         raise OmniglotError(
             f"MAML's split is of all {sum(_MAML_SPLIT)} characters, and there are {characters}; "
-            f"{_ANEW}, or take the split of Vinyals."
+            f"{_ANEW}, or use the split of Vinyals."
         )
     order = np.random.default_rng(seed).permutation(characters).astype(np.int32)
     parts = np.split(order, np.cumsum(_MAML_SPLIT)[:-1])
@@ -160,24 +161,24 @@ def random_split(characters: int, seed: int) -> dict[str, Int[np.ndarray, " some
 def vinyals_split(
     folder: Path | None, names: Sequence[str]
 ) -> dict[str, Int[np.ndarray, "classes 2"]]:
-    """Read the split of Vinyals et al., whose classes are characters turned by a fixed angle.
+    """Read the split of Vinyals et al., whose classes are characters rotated by a fixed angle.
 
     Args:
-        folder: as in `read_drawings`; it has to hold the archive, which has the split.
+        folder: as in `read_drawings`; it must hold the archive, which includes the split.
         names: the characters' names, `Drawings.names`.
 
     Returns:
-        For "train", "validation" and "test" a row for each class: the character's place among
-        `names` and its quarter turns, 0 to 3. A table of it is `table(drawings, *classes.T)`.
+        For "train", "validation" and "test", one row per class: the character's index into `names`
+        and its quarter turns, 0 to 3. `table(drawings, *classes.T)` makes a table of it.
 
     Raises:
-        OmniglotError: there is no archive, no split in it, or a line that names no character.
+        OmniglotError: the archive or the split is missing, or a line does not name a character.
     """
     path = _archive(folder)
     if path is None:
         raise OmniglotError(
-            "the split of Vinyals stands in the archive; TensorFlow Datasets has none; "
-            f"{_PUT}, or take the random split."
+            "the split of Vinyals is part of the archive; TensorFlow Datasets has none; "
+            f"{_PUT}, or use the random split."
         )
     places = {name: place for place, name in enumerate(names)}
     parts: dict[str, np.ndarray] = {}
@@ -203,16 +204,18 @@ def table(
     characters: Int[np.ndarray, " classes"],
     turns: Int[np.ndarray, " classes"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Lay out some classes for `balanced_sampler`, in one domain. A picture is stored once.
+    """Build a table of some classes for `balanced_sampler`, in one domain.
+
+    Each picture is stored once.
 
     Args:
-        drawings: of all characters.
-        characters: the character of each class, by its place in `drawings`.
-        turns: the quarter turns of each class; None: a random turn in each episode, MAML's way.
+        drawings: drawings of all characters.
+        characters: the character of each class, as an index into `drawings`.
+        turns: the quarter turns of each class; None for random turns in each episode, as in MAML.
 
     Returns:
-        `image` uint8 [1, characters, 20, 28, 28], `character` int32 [1, classes], which points
-        into it, and `turns` int32 [1, classes], which are -1 where they are random.
+        `image` uint8 [1, characters, 20, 28, 28]; `character` int32 [1, classes], indices into it;
+        and `turns` int32 [1, classes], -1 for random turns.
     """
     stored, place = np.unique(characters, return_inverse=True)
     fixed = np.full(len(characters), -1) if turns is None else turns
@@ -232,12 +235,12 @@ def _archive(folder: Path | None) -> Path | None:
         )
     if (folder / ARCHIVE).exists():
         return folder / ARCHIVE
-    # TensorFlow Datasets' folder is called `omniglot` too.
+    # TensorFlow Datasets' folder is also called `omniglot`.
     return folder / "omniglot" if (folder / "omniglot" / "images").is_dir() else None
 
 
 def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[str], bytes]]:
-    """Yield each member whose name matches, in the order of the names, with its content."""
+    """Yield each member whose name matches, with its content, sorted by name."""
     where = str(path)
     try:
         if path.is_dir():
@@ -258,7 +261,7 @@ def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[st
                 yield found, members[name]()
     except FileNotFoundError as error:
         raise OmniglotError(
-            f"{where}: no such file; {_PUT}. Where that folder has none, TensorFlow Datasets "
+            f"{where}: no such file; {_PUT}. If that folder has none, TensorFlow Datasets "
             "downloads Omniglot."
         ) from error
     except (OSError, FileFault) as error:
@@ -268,14 +271,14 @@ def _members(path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[re.Match[st
 def _ink(content: bytes, where: str, size: int) -> UInt8[np.ndarray, "28 28"]:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.size != (size, size):  # known before a pixel is unpacked
+            if image.size != (size, size):  # checked before any pixel is unpacked
                 raise OmniglotError(
                     f"{where}: {image.width}x{image.height}, not {size}x{size}; {_ANEW}."
                 )
             grey = image.convert("L")
     except OmniglotError:
         raise
-    except Exception as error:  # Pillow's errors for a broken PNG are of many kinds
+    except Exception as error:  # Pillow raises many kinds of errors for a broken PNG
         raise OmniglotError(f"{where}: broken picture ({error}); {_ANEW}.") from error
     if size != SIZE:
         grey = grey.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
@@ -295,7 +298,7 @@ def _drawings(images: Mapping[str, Sequence[np.ndarray]], where: str) -> Drawing
 
 
 def _generators(builder: Any, archives: Mapping[str, Path]) -> dict[str, Examples]:
-    """Do what TensorFlow Datasets' `_split_generators` does, from the zips as they are."""
+    """Replace TensorFlow Datasets' `_split_generators`, reading the original zips."""
     alphabets, labels = set(), {}
     for path in archives.values():
         for found in map(_ORIGINAL.fullmatch, _original(path)):
@@ -315,7 +318,7 @@ def _examples(path: Path) -> Examples:
     members = _original(path)
     for found in map(_ORIGINAL.fullmatch, members):
         if found:
-            # Its own keys too: they decide on the order of the examples.
+            # The original keys, since they determine the order of the examples.
             yield (
                 f"{_label(found)}_{found['file']}",
                 {

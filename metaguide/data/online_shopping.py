@@ -1,7 +1,7 @@
 """online_shopping_10_cats: 62,774 Chinese shop reviews of ten product categories.
 
-The file is published with ChineseNlpCorpus as a zip of one CSV, `cat,label,review`, in UTF-8. Some
-of its reviews hold a byte order mark, one is empty, and some stand in it twice.
+ChineseNlpCorpus publishes the file as a zip of one CSV, `cat,label,review`, in UTF-8. Some of its
+reviews contain a byte order mark, one is empty, and some occur twice.
 """
 
 import csv
@@ -22,14 +22,14 @@ _SENTIMENTS = {"1": "positive", "0": "negative"}
 
 
 MOST = 256 * MIB
-"""Bytes of the file, packed or not: 15 times the original."""
+"""The most bytes of the file, packed or not: 15 times the original."""
 
 PUBLISHED = 62_774
-"""Reviews in the file as it is published."""
+"""Number of reviews in the published file."""
 
 
 class Dropped(NamedTuple):
-    """How many reviews `drop_repeats` left out: without any letter or symbol, and said before."""
+    """Numbers of reviews that `drop_repeats` dropped: without a letter or symbol, and repeated."""
 
     empty: int
     repeated: int
@@ -38,30 +38,30 @@ class Dropped(NamedTuple):
 def read_online_shopping(path: Path) -> dict[str, Domain]:
     """Read the reviews, each text once.
 
-    The format has no count: a CSV that was cut at the end of a line is a whole one of fewer reviews
-    (in a zip its checksum would tell). Where there are fewer than in the file as published, a
-    warning says so.
+    The format has no count, so a CSV that was cut at the end of a line looks complete (in a zip,
+    the checksum would tell). A warning is given if there are fewer reviews than in the published
+    file.
 
     Args:
         path: the zip, or the CSV in it.
 
     Returns:
-        A domain for each category by name, sorted by name. A review is named for its category and
-        its row among the category's rows in the file, "热水器-00012".
+        One domain per category, keyed and sorted by name. A review's id is its category and its
+        row among the category's rows in the file, "热水器-00012".
 
     Raises:
-        CatalogueError: the file is missing or not of this format, by line and column.
+        CatalogueError: the file is missing or breaks this format; names line and column.
     """
     return drop_repeats(parse_online_shopping(path))[0]
 
 
 def parse_online_shopping(path: Path) -> dict[str, Domain]:
-    """Read all rows as they are, byte order marks removed; else like `read_online_shopping`."""
+    """Read all rows, repeated ones included; otherwise as `read_online_shopping`."""
     try:
         text = _content(path).decode()
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise CatalogueError(f"{path}:{line}: not UTF-8; download the file anew.") from error
+        raise CatalogueError(f"{path}:{line}: not UTF-8; download the file again.") from error
     rows = csv.DictReader(io.StringIO(text.replace("\ufeff", ""), newline=""), strict=True)
     reviews: dict[str, list[Review]] = {}
     try:
@@ -90,30 +90,30 @@ def parse_online_shopping(path: Path) -> dict[str, Domain]:
             )
     except csv.Error as error:
         raise CatalogueError(
-            f"{path}:{rows.reader.line_num}: broken CSV ({error}); download the file anew."
+            f"{path}:{rows.reader.line_num}: broken CSV ({error}); download the file again."
         ) from error
     if not reviews:
-        raise CatalogueError(f"{path}: no review in this file; download it anew.")
+        raise CatalogueError(f"{path}: no review in this file; download it again.")
     count = sum(map(len, reviews.values()))
     if count < PUBLISHED:
         warnings.warn(
             f"{path}: {count:,} reviews, and the published file has {PUBLISHED:,}: unless that is "
-            "meant, it was cut; download it anew",
+            "intended, it was cut; download it again",
             stacklevel=3,
         )
     return {name: Domain(name, reviews=tuple(reviews[name])) for name in sorted(reviews)}
 
 
 def drop_repeats(domains: Mapping[str, Domain]) -> tuple[dict[str, Domain], Dropped]:
-    """Keep the first of all reviews that are the same by `normalised`, over all domains.
+    """Drop reviews whose text, by `normalised`, occurs earlier in any domain.
 
-    A text that stood in two domains, or twice in one, could be learned from and tested on.
+    A text that occurs in two domains, or twice in one, could end up in both training and testing.
 
     Args:
-        domains: in the order in which a text is the first.
+        domains: the domains; their order decides which occurrence is the first.
 
     Returns:
-        The domains with the reviews left, and how many were dropped.
+        The domains with the remaining reviews, and how many were dropped.
     """
     seen: set[str] = set()
     empty = repeated = 0
@@ -142,7 +142,7 @@ def _content(path: Path) -> bytes:
         names = [name for name in members if name.lower().endswith(".csv")]
         if len(names) != 1:
             raise CatalogueError(
-                f"{path}: holds {len(names)} CSV files, not one; download it anew."
+                f"{path}: holds {len(names)} CSV files, not one; download it again."
             )
         return members[names[0]]()
     except FileNotFoundError as error:
@@ -151,4 +151,4 @@ def _content(path: Path) -> bytes:
             "online_shopping_10_cats.zip."
         ) from error
     except FileFault as error:
-        raise CatalogueError(f"{path}: cannot be read ({error}); download it anew.") from error
+        raise CatalogueError(f"{path}: cannot be read ({error}); download it again.") from error

@@ -1,4 +1,4 @@
-"""The tokenizer of a pretrained encoder, as `tokenizers` reads it from a `tokenizer.json`."""
+"""The tokenizer of a pretrained encoder, read from a `tokenizer.json` by `tokenizers`."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ _TEXTS_AT_ONCE = 4096
 
 
 class Tokenized(NamedTuple):
-    """Texts as the tokens that an encoder reads, one text behind the other.
+    """Texts as the tokens that an encoder reads, concatenated.
 
     Attributes:
-        tokens: ids, those around each text included.
-        counts: tokens of each text.
-        is_cut: whether a text was longer than the encoder reads, and lost its end.
+        tokens: token ids, including the special ones around each text.
+        counts: number of tokens of each text.
+        is_cut: whether a text was longer than the encoder reads, and was truncated.
     """
 
     tokens: Int32[np.ndarray, " tokens"]
@@ -35,14 +35,14 @@ class Tokenized(NamedTuple):
 
 @dataclass(frozen=True)
 class PretrainedTokenizer:
-    """A tokenizer that was made elsewhere: WordPiece, Unigram or byte-pair encoding.
+    """A tokenizer from another source: WordPiece, Unigram or byte-pair encoding.
 
     Names of special tokens within a text, such as "[SEP]", are ordinary characters.
 
     Attributes:
-        core: of the library `tokenizers`; it neither cuts nor pads.
-        before: ids in front of every text, such as [CLS].
-        after: ids behind it, such as [SEP].
+        core: tokenizer of the library `tokenizers`, which neither truncates nor pads.
+        before: ids before every text, such as [CLS].
+        after: ids after every text, such as [SEP].
         between: ids between the two texts of a pair.
     """
 
@@ -57,12 +57,12 @@ class PretrainedTokenizer:
         return 1 + max(self.core.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, texts: Sequence[str], length: int, prefix: str = "") -> Tokenized:
-        """Return texts as tokens; an empty text has those around it alone.
+        """Return texts as tokens; an empty text has only the special tokens around it.
 
         Args:
-            texts: any, also empty ones.
-            length: the most tokens of a text, those around it included; the rest is cut off.
-            prefix: put before each text.
+            texts: any texts, including empty ones.
+            length: the most tokens of a text, including those around it; the rest is cut off.
+            prefix: prefix of each text.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -70,7 +70,7 @@ class PretrainedTokenizer:
         """
         room = length - len(self.before) - len(self.after)
         if room < 1:
-            raise ValueError(f"length {length} has no room beside the tokens around a text")
+            raise ValueError(f"length {length} has no room besides the tokens around a text")
         parts, counts, is_cut = [], [], []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = [prefix + text for text in texts[start : start + _TEXTS_AT_ONCE]]
@@ -92,7 +92,7 @@ class PretrainedTokenizer:
                 except UnicodeEncodeError as error:
                     raise TokenizerError(
                         f"text {row} has half of a surrogate pair at character {error.start}: it "
-                        "is not valid Unicode; mend or drop it where it is read"
+                        "is not valid Unicode; fix or drop it where it is read"
                     ) from error
             raise
 
@@ -101,11 +101,11 @@ def read_tokenizer(path: Path) -> PretrainedTokenizer:
     """Read a tokenizer that the library `tokenizers` wrote.
 
     Args:
-        path: of the `tokenizer.json`.
+        path: path of the `tokenizer.json`.
 
     Raises:
-        FileNotFoundError: it is not there.
-        TokenizerError: it is damaged, or puts no tokens around a text.
+        FileNotFoundError: the file does not exist.
+        TokenizerError: the file is damaged, or puts no tokens around a text.
     """
     try:
         core = tokenizers.Tokenizer.from_str(read_regular(path, MOST).decode("utf-8"))
@@ -113,10 +113,11 @@ def read_tokenizer(path: Path) -> PretrainedTokenizer:
         raise
     except FileFault as error:
         raise TokenizerError(f"{path}: {error}") from error
-    # The library raises nothing narrower, and where its Rust code panics no Exception.
+    # The library raises nothing more specific; panics of its Rust code are not even Exceptions.
     except BaseException as error:
         raise TokenizerError(
-            f"{path}: not a readable tokenizer ({error}); it may be half a download: fetch it again"
+            f"{path}: not a readable tokenizer ({error}); it may be an incomplete download: fetch "
+            "it again"
         ) from error
     core.no_truncation()
     core.no_padding()
@@ -127,7 +128,7 @@ def read_tokenizer(path: Path) -> PretrainedTokenizer:
     before, after = _around(around.special_tokens_mask)
     if not before:
         raise TokenizerError(
-            f"{path}: it puts no token before a text, as tokenizers of the BERT family do"
+            f"{path}: it puts no token before a text, unlike tokenizers of the BERT family"
         )
     ids, own = np.array(around.ids), len(around.ids) - before - after
     between = pair.ids[before + own : len(pair.ids) - own - after]

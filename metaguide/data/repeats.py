@@ -1,7 +1,7 @@
-"""Examples that say the same: a query whose very text is in the support tests nothing.
+"""Removal of repeated examples: a query whose text is also in the support tests nothing.
 
-Each function keeps the first of the examples of a domain that are the same by their content, and
-warns of how many it leaves out.
+Each function keeps the first of a domain's examples with the same content, and warns how many it
+leaves out.
 """
 
 import re
@@ -20,22 +20,22 @@ from metaguide.data.texts import normalised, product_text
 Example = TypeVar("Example")
 
 _SHINGLE = 4
-"""Characters of the pieces by which nearly the same texts are found (Broder 1997)."""
+"""Length in characters of the pieces by which near-duplicates are found (Broder 1997)."""
 
 
 def without_repeats(domain: Domain, near: float = 1.0, pictures: bool = True) -> Domain:
     """Return a domain in which no text is an example twice.
 
     Args:
-        domain: any.
-        near: texts count as the same from this share of common pieces of four characters on, in
-            (0, 1]; 1 takes only those that are the same but for case, width, white space and
-            punctuation.
-        pictures: whether products of one text and several pictures are several examples.
+        domain: any domain.
+        near: texts count as the same if their share of common four-character pieces is at least
+            this, in (0, 1]; 1 matches only texts that are the same up to case, width, white space
+            and punctuation.
+        pictures: whether products with the same text but different pictures are different examples.
 
     Returns:
-        The domain without the reviews and questions that repeat another; a product that does stays
-        in the catalogue without its category, so that it is no example any more.
+        The domain without repeated reviews and questions. A repeated product stays in the catalogue
+        without its category, so that it is no longer an example.
 
     Raises:
         ValueError: `near` is out of its range.
@@ -79,7 +79,7 @@ def distinct_questions(domain: Domain, near: float = 1.0) -> list[Question]:
 
 
 def _content(text: str) -> str:
-    # A mark within a number makes another number of it; "|" is kept as a symbol.
+    # A mark within a number changes the number, so it becomes "|", which is kept as a symbol.
     return normalised(re.sub(r"(?<=\d)[.,:/-](?=\d)", "|", text)) or text.strip()
 
 
@@ -90,9 +90,9 @@ def _distinct(
     near: float,
     where: str,
 ) -> list[Example]:
-    """The first of the examples whose texts, and what else they have, are the same."""
+    """Return the first of each group of examples with the same texts and other content."""
     if not 0 < near <= 1:
-        raise ValueError(f"near is {near}; give a share of common pieces above 0, 1 for the same")
+        raise ValueError(f"near is {near}; give a share of common pieces above 0, at most 1")
     contents = [tuple(map(_content, parts)) for parts in texts]
     first: dict[Hashable, int] = {}
     for row, key in enumerate(zip(contents, others, strict=True)):
@@ -103,7 +103,7 @@ def _distinct(
     if len(rows) < len(examples):
         warnings.warn(
             f"{where}: {len(examples) - len(rows)} of {len(examples)} examples are left out, since "
-            "they repeat the text of another",
+            "they repeat the text of another one",
             stacklevel=3,
         )
     return [examples[row] for row in rows]
@@ -112,7 +112,7 @@ def _distinct(
 def _apart(
     rows: list[int], contents: Sequence[tuple[str, ...]], others: Sequence[Hashable], near: float
 ) -> list[int]:
-    """Those of the rows that are near to none of those kept before them, in every part."""
+    """Return the rows that are not near, in every part, to a row kept before them."""
     pieces: list[Any] = []
     for part in range(len(contents[0])):
         counter = CountVectorizer(

@@ -1,6 +1,6 @@
-"""The lines of a catalogue's files: which fields they have, and what each may hold.
+"""The lines of a catalogue's files: their fields and the valid values of each.
 
-`metaguide.data.catalogue` says what the fields mean.
+`metaguide.data.catalogue` documents the meaning of the fields.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from metaguide.files import MIB, FileFault, read_regular
 
 MOST = 4096 * MIB
-"""Bytes of a file of rows."""
+"""The most bytes of a file of rows."""
 
 
 class CatalogueError(ValueError):
@@ -23,7 +23,7 @@ class CatalogueError(ValueError):
 
 
 class Field(NamedTuple):
-    """A field of a row: `convert` returns its value or raises ValueError with fault and fix."""
+    """A field of a row; `convert` returns its value or raises ValueError with fault and fix."""
 
     convert: Callable[[Any], Any]
     required: bool = False
@@ -145,16 +145,16 @@ def checked_rows(
     """Check rows one by one and against one another.
 
     Args:
-        rows: (place, parsed JSON) of each, the place being for messages.
-        fields: what a row may hold, by name.
-        products: the ids that a row may name as its product; None where rows name none.
-        labelled: whether a review has to have its stars or its sentiment.
+        rows: (location, parsed JSON) of each row; the location is for messages.
+        fields: the fields that a row may have, keyed by name.
+        products: the ids that a row may name as its product; None to skip this check.
+        labelled: whether a review must have stars or a sentiment.
 
     Yields:
-        (place, converted values by field).
+        (location, converted values keyed by field).
 
     Raises:
-        CatalogueError: a row breaks the format, bears the id of another, or names an unknown
+        CatalogueError: a row breaks the format, has the id of another row, or names an unknown
             product.
     """
     first: dict[str, str] = {}
@@ -162,14 +162,14 @@ def checked_rows(
         values = _values(where, row, fields, labelled)
         if "id" in fields and first.setdefault(values["id"], where) != where:
             raise CatalogueError(
-                f"{where}: field 'id' is {values['id']!r}, which {first[values['id']]} bears too; "
+                f"{where}: field 'id' is {values['id']!r}, which {first[values['id']]} has too; "
                 "give each its own."
             )
         product = values.get("product")
         if products is not None and product is not None and product not in products:
             raise CatalogueError(
-                f"{where}: field 'product' is {product!r}, which is no id in products.jsonl; add "
-                "the product there or fix the id."
+                f"{where}: field 'product' is {product!r}, which is not an id in products.jsonl; "
+                "add the product there or fix the id."
             )
         yield where, values
 
@@ -216,12 +216,12 @@ def _check_answer(where: str, name: str, span: tuple[int, int], text: str) -> No
     (start, end), length = span, len(text)
     if not 0 <= start < end <= length:
         raise CatalogueError(
-            f"{where}: field {name!r} is [{start}, {end}], which is no part of the text of "
+            f"{where}: field {name!r} is [{start}, {end}], which is not a part of the text of "
             f"{length} characters; give 0 <= start < end <= {length}, or null for no answer."
         )
     if not text[start:end].strip():
         raise CatalogueError(
-            f"{where}: field {name!r} is [{start}, {end}], which is white space alone; give the "
+            f"{where}: field {name!r} is [{start}, {end}], which is only white space; give the "
             "characters of the answer, or null for no answer."
         )
 
@@ -229,9 +229,9 @@ def _check_answer(where: str, name: str, span: tuple[int, int], text: str) -> No
 def _further_attributes(
     where: str, unknown: Mapping[str, Any], fields: Mapping[str, Field]
 ) -> dict[str, str]:
-    """Return fields that the format does not name as attributes, where rows have attributes.
+    """Return fields outside the format as attributes, if rows have attributes.
 
-    A name that is almost that of a field is an error: a misspelt category is no attribute.
+    A name that is close to that of a field is an error: a misspelt category is not an attribute.
     """
     further = {}
     for name, value in unknown.items():
@@ -271,7 +271,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise CatalogueError(
             f"{path}: cannot be read ({error}); make it a readable file."
         ) from error
-    # Split at the newline byte alone: texts may hold the other separators that Unicode knows.
+    # Split only at the newline byte: texts may contain Unicode's other line separators.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -285,11 +285,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         except json.JSONDecodeError as error:
             raise CatalogueError(
                 f"{where}: broken JSON at character {error.pos + 1} ({error.msg}); write one "
-                "object a line."
+                "object per line."
             ) from error
         except (ValueError, RecursionError) as error:
             raise CatalogueError(
-                f"{where}: broken JSON ({error}); write one object a line."
+                f"{where}: broken JSON ({error}); write one object per line."
             ) from error
 
 
@@ -297,11 +297,11 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
     return found
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name: the known one that is near it, or all."""
+    """Return the end of a message on an unknown name: the closest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"the known ones are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Sine waves as regression tasks: y = A sin(x − φ), each task with its amplitude and phase."""
+"""Sine waves as regression tasks: y = A sin(x − φ), with an amplitude and a phase per task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ from metaguide.types import Episode, SampleFn
 def waves(
     amplitude: tuple[float, float] = (0.1, 5.0), phase: tuple[float, float] = (0.0, np.pi)
 ) -> dict[str, np.ndarray]:
-    """Return the table of one domain of waves, the ranges that tasks are drawn from uniformly.
+    """Return the table of one domain of waves: the ranges of the tasks' uniform distribution.
 
     Args:
         amplitude: lowest and highest A.
-        phase: lowest and highest φ, radians.
+        phase: lowest and highest φ, in radians.
 
     Returns:
-        float32 [1, 2] each: a domain, from and to.
+        {"amplitude", "phase"}: float32 [1, 2] each, one domain's lowest and highest values.
 
     Finn et al.: Model-Agnostic Meta-Learning, 2017, section 5.1.
     """
@@ -35,20 +35,19 @@ def wave_sampler(shots: int, queries: int, reach: float = 5.0) -> SampleFn:
     """Return a sampler of waves seen at points x ∈ [−reach, reach].
 
     Args:
-        shots: points of the support.
-        queries: points of the query.
-        reach: of x.
+        shots: number of points in the support.
+        queries: number of points in the query.
+        reach: largest |x|.
 
     Returns:
         (table, domain, shots, key) -> Episode, whose batches hold `x` and `y` (float32 [points,
-        1]), `mask` and `id` (the number of the point). The first points of a support are those of
-        a support of fewer shots.
+        1]), `mask` and `id` (the number of the point). Supports of different shots are nested.
     """
 
     def sample(
         table: Mapping[str, Any], domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
-        # One draw for all: several would take longer than the inner step that they are for.
+        # A single draw: several would take longer than the inner step that they serve.
         share = jax.random.uniform(key, (2 + shots + queries, 1))
         ranges = jnp.stack([table["amplitude"][domain], table["phase"][domain]])
         amplitude, phase = ranges[:, :1] + share[:2] * (ranges[:, 1:] - ranges[:, :1])

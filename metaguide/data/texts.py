@@ -1,4 +1,4 @@
-"""What is read of a product, and when two texts are the same."""
+"""The text of a product, and the normalisation by which two texts are the same."""
 
 import re
 import unicodedata
@@ -8,14 +8,14 @@ from metaguide.scoring import CHARACTER
 
 
 def product_text(product: Product) -> str:
-    """Return what is read of a product: title, description, attributes that they do not name."""
+    """Return a product's text: title, description, and attributes that these do not mention."""
     prose = " ".join(part for part in (product.title, product.description) if part)
     others = (f"{k} {v}" for k, v in product.attributes.items() if not _names(prose, k, v))
     return " ".join((prose, *others))
 
 
 def _names(prose: str, key: str, value: str) -> bool:
-    """Whether the prose has the value as whole words; of a bare number, the key as well."""
+    """Return whether the prose has the value as whole words; for a bare number, also the key."""
     prose, key, value = (
         " ".join(unicodedata.normalize("NFKC", text).lower().split())
         for text in (prose, key, value)
@@ -35,18 +35,18 @@ def _has_words(prose: str, words: str) -> bool:
 
 
 def _goes_on(words: str, beside: str) -> bool:
-    """Whether what stands behind `words` makes another word of it: "128" of "12", "red-hot"."""
+    """Return whether the text after `words` extends its last word: "128" for "12", "red-hot"."""
     joint = re.match(r"[-.,'’/]?\w", beside)
     if joint is None or not words[-1].isalnum():
         return False
     if CHARACTER.match(words[-1]) or CHARACTER.match(joint.group()[-1]):
-        # No blanks stand between Chinese words: a single character may be part of any.
+        # Chinese words are not separated by blanks: a single character may be part of any word.
         return len(words) == 1 and len(joint.group()) == 1 and bool(CHARACTER.match(joint.group()))
     return True
 
 
 def normalised(text: str) -> str:
-    """The text in NFKC and lower case, without white space, punctuation and control characters."""
+    """Return the text in NFKC and lower case, without white space, punctuation and controls."""
     folded = unicodedata.normalize("NFKC", text).lower()
-    # P: punctuation, Z: separators, C: controls, which tabs, newlines and byte order marks are.
+    # P: punctuation, Z: separators, C: controls, including tabs, newlines and byte order marks.
     return "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, made and read without TensorFlow, with one clear error."""
+"""TensorFlow Datasets' data sets, prepared and read without TensorFlow, with one clear error."""
 
 import ssl
 import urllib.error
@@ -10,22 +10,22 @@ from typing import Any, NamedTuple, TypeVar
 Made = TypeVar("Made")
 
 FORMAT = "array_record"
-"""What TensorFlow Datasets prepares and reads without TensorFlow."""
+"""The file format that TensorFlow Datasets prepares and reads without TensorFlow."""
 
 Examples = Iterator[tuple[Any, dict[str, Any]]]
-"""Of a split: (TensorFlow Datasets' own key, which decides on the order; the features)."""
+"""Examples of a split: (TensorFlow Datasets' own key, which determines the order; features)."""
 
 
 class DataSet(NamedTuple):
     """A data set of TensorFlow Datasets, whose own generator needs TensorFlow.
 
     Attributes:
-        name: there.
-        title: in messages.
-        urls: what is downloaded, by any name.
-        generators: (builder, downloaded files by the names of `urls`) -> examples by split.
-        hint: what else one can do where it cannot be had, for messages.
-        error: what is raised then.
+        name: name in TensorFlow Datasets.
+        title: name in messages.
+        urls: files to download, keyed by any name.
+        generators: (builder, downloaded files keyed as `urls`) -> examples, keyed by split.
+        hint: the alternative that messages suggest if the data set cannot be provided.
+        error: type of the error in that case.
     """
 
     name: str
@@ -42,19 +42,19 @@ def read_prepared(
     """Read a data set that TensorFlow Datasets has prepared, or prepare it first.
 
     Args:
-        data_set: which.
-        folder: TensorFlow Datasets' folder of all data sets; None: its own.
-        read: (builder, where it stands, for messages) -> what is read; see `encoded`.
-        download: whether to download and prepare what is not there.
+        data_set: the data set.
+        folder: TensorFlow Datasets' folder of all data sets; None: its default.
+        read: (builder, location for messages) -> the content; see `encoded`.
+        download: whether to download and prepare a missing data set.
 
     Returns:
-        What `read` returns.
+        The result of `read`.
 
     Raises:
-        ValueError: the data set's own error: it is not there and not to be downloaded, or cannot
-            be downloaded or read.
+        ValueError: the data set's own error type: the data set is missing and `download` is False,
+            or it cannot be downloaded or read.
     """
-    import tensorflow_datasets as tfds  # slow, and only who reads through it waits for it
+    import tensorflow_datasets as tfds  # imported here, since it is slow
 
     where = "TensorFlow Datasets" if folder is None else f"TensorFlow Datasets in {folder}"
     title, hint, error_of = data_set.title, data_set.hint, data_set.error
@@ -66,7 +66,7 @@ def read_prepared(
                 raise error_of(
                     f"{builder.data_path}: {title} was prepared there as {' and '.join(known)}, "
                     f"and only {FORMAT} is read without TensorFlow; delete that folder or move it "
-                    f"away, and it is prepared anew, or {hint}."
+                    f"away, and it is prepared again, or {hint}."
                 )
         else:
             if not download:
@@ -83,7 +83,7 @@ def read_prepared(
         return read(builder, where)
     except error_of:
         raise
-    except Exception as error:  # it lets through the errors of all libraries that it stands on
+    except Exception as error:  # errors of all underlying libraries can come through
         raise error_of(
             f"{where}: {title} cannot be downloaded or read ({type(error).__name__}: {error}); "
             f"fix that, or {hint}."
@@ -98,12 +98,12 @@ def encoded(builder: Any, split: str) -> Any:
 
 
 def _check_network(data_set: DataSet, where: str) -> None:
-    # TensorFlow Datasets tries for more than three minutes before it gives up.
+    # TensorFlow Datasets retries for more than three minutes before it gives up.
     request = urllib.request.Request(next(iter(data_set.urls.values())), method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=20).close()
     except OSError as error:
-        # An answer that is an error, or a certificate unknown to Python alone, is its to judge.
+        # HTTP errors, and certificates that only Python does not know, are left to the download.
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
             raise data_set.error(

@@ -25,7 +25,7 @@ _FIRST_BYTE = len(SPECIALS)
 _FIRST_PIECE = _FIRST_BYTE + 256
 _RESERVED = (*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)))
 
-# The ideographs, in blocks that start and end where the second byte of UTF-8 changes.
+# Ideographs, in blocks that start and end where the second byte of UTF-8 changes.
 _HAN_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 _HAN = re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in _HAN_BLOCKS) + "]")
 # One pre-token: a run of ideographs, a run of other letters and digits, or one punctuation mark.
@@ -37,7 +37,7 @@ _TEXTS_AT_ONCE = 4096
 
 
 MOST = 256 * MIB
-"""Bytes of a tokenizer's file."""
+"""The most bytes of a tokenizer file."""
 
 
 class TokenizerError(ValueError):
@@ -48,13 +48,12 @@ class Encoded(NamedTuple):
     """Texts as padded arrays.
 
     Attributes:
-        tokens: token ids, `PAD` behind the end.
-        words: number of the token's word in its row, rising from 0; -1 on specials and padding. A
+        tokens: token ids, with `PAD` after the end.
+        words: number of the token's word in its row, rising from 0; -1 for specials and padding. A
             word is a run of letters and digits, a punctuation mark, or one piece of a Chinese run.
-        offsets: half-open character span of the token in the text as given, before lower-casing
-            and NFKC. Characters that NFKC makes one, such as a letter and its accent, have one
-            span, and so have the bytes of one character; (-1, -1) on specials, padding and
-            questions.
+        offsets: half-open character span of the token in the original text, before lower-casing and
+            NFKC. Characters that NFKC merges, such as a letter and its accent, share a span, as do
+            the bytes of one character; (-1, -1) for specials, padding and questions.
     """
 
     tokens: Int32[np.ndarray, "*texts length"]
@@ -63,7 +62,7 @@ class Encoded(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """The tokens of many texts, one after the other, without specials."""
+    """The tokens of many texts, concatenated, without specials."""
 
     tokens: Int32[np.ndarray, " tokens"]
     words: Int32[np.ndarray, " tokens"]
@@ -75,10 +74,10 @@ class Tokenizer:
     """Byte-pair encoding (Sennrich et al. 2016) of lower-cased, NFKC-normalised text.
 
     Runs of ideographs, runs of other letters and digits, and single punctuation marks are encoded
-    apart, so no piece crosses from one to the next; white space only separates. A character that
-    the vocabulary lacks is spelled in its UTF-8 bytes, so none is lost and `UNK` is never given.
-    Ids 0 to 4 are the specials, the next 256 the bytes. Names of specials within a text, such as
-    "[MASK]", are ordinary characters.
+    separately, so that no piece spans two of them; white space only separates. A character outside
+    the vocabulary is spelled in its UTF-8 bytes, so none is lost and `UNK` never occurs. Ids 0 to 4
+    are the specials, the next 256 the bytes. Names of specials within a text, such as "[MASK]", are
+    ordinary characters.
     """
 
     def __init__(self, core: tokenizers.Tokenizer):
@@ -91,12 +90,12 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
-        """Learn a vocabulary; the same texts, in whatever order, give the same one.
+        """Learn a vocabulary, which does not depend on the order of the texts.
 
         Args:
             texts: the texts of the source domains.
-            size: number of ids, at most: 261 reserved ones, single characters (at most half of
-                what is left; those seen once stay bytes), and merged pieces seen at least twice.
+            size: the most ids: 261 reserved ones, single characters (at most half of the rest;
+                those seen once stay bytes), and merged pieces seen at least twice.
 
         Raises:
             TokenizerError: there is no text, or a text that is not valid Unicode.
@@ -110,7 +109,7 @@ class Tokenizer:
         if not seen:
             raise TokenizerError("no text to train a tokenizer on")
         common = [char for char in seen if seen[char] > 1 and not char.isspace()]
-        # The trainer breaks ties among rare characters by chance, so the choice is made here.
+        # The trainer breaks ties among rare characters at random, so they are selected here.
         common.sort(key=lambda char: (-seen[char], char))
         alphabet = sorted(common[: (size - _FIRST_PIECE) // 2])
         trainer = trainers.BpeTrainer(
@@ -122,13 +121,13 @@ class Tokenizer:
             show_progress=False,
         )
         core.train_from_iterator(texts, trainer)
-        # Built anew, since the trainer's special tokens would be looked for inside of texts.
+        # Built again, since the trainer's special tokens would be matched inside texts.
         trained = json.loads(core.to_str())["model"]
         return cls(_core(trained["vocab"], [(left, right) for left, right in trained["merges"]]))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Read what `save` wrote.
+        """Read a tokenizer that `save` wrote.
 
         Raises:
             TokenizerError: the file is missing, damaged, or another kind of tokenizer.
@@ -141,7 +140,7 @@ class Tokenizer:
             raise TokenizerError(f"{path}: there is no tokenizer here; {hint}") from error
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        # The library raises nothing narrower, and where its Rust code panics no Exception.
+        # The library raises nothing more specific; panics of its Rust code are not even Exceptions.
         except BaseException as error:
             raise TokenizerError(f"{path}: not a readable tokenizer ({error}); {hint}") from error
         vocabulary = core.get_vocab(with_added_tokens=True)
@@ -186,19 +185,19 @@ class Tokenizer:
     def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
         """Encode pairs as `[CLS] question [SEP] text`, in as many windows as the text needs.
 
-        A question keeps its first `length // 3` tokens. A text that does not fit beside it is read
-        in windows of `length` tokens, each with the question; a window begins half of a window's
-        text after the one before it, so that no token of the text is lost. Words are numbered
-        through the row, those of the text after those of the question. Offsets are the text's
-        alone.
+        A question keeps its first `length // 3` tokens. A text that does not fit next to it is read
+        in windows of `length` tokens, each with the question. Windows overlap: each begins half a
+        window's text after the previous one, and no token of the text is lost. Words are numbered
+        throughout the row, those of the text after those of the question. Offsets refer to the
+        text only.
 
         Returns:
-            Arrays [texts, windows, length], `windows` being what the longest of them needs; behind
-            the last window of a text all is padding.
+            Arrays [texts, windows, length], where the longest text determines `windows`; windows
+            after the last one of a text are padding.
 
         Raises:
             TokenizerError: a question or text is not valid Unicode.
-            ValueError: `length` is below 4, or there are more of the one than of the other.
+            ValueError: `length` is below 4, or the numbers of questions and texts differ.
         """
         if length < 4:
             raise ValueError(f"length {length} is too short for [CLS], [SEP], question and text")
@@ -220,7 +219,7 @@ class Tokenizer:
     def _windows(
         self, questions: Sequence[str], texts: Sequence[str], length: int, first: int
     ) -> Encoded:
-        """As `encode_pairs`; `first` is the row of texts[0], for errors."""
+        """Encode as `encode_pairs`; `first` is the row of texts[0], for errors."""
         question = self._pieces(questions, length // 3, first)
         text = self._pieces(texts, None, first)
         ends = question.counts + 1
@@ -237,10 +236,10 @@ class Tokenizer:
         asked[rows, columns + 1] = question.tokens
         words = np.full((len(texts), length), -1, np.int32)
         words[rows, columns + 1] = question.words
-        encoded.tokens[pairs, numbers] += asked[pairs]  # PAD is 0, and [CLS] and [SEP] lie beside
+        encoded.tokens[pairs, numbers] += asked[pairs]  # PAD is 0; [CLS], [SEP] do not overlap
         encoded.words[pairs, numbers] = words[pairs]
 
-        # Each window copies its part of the text out of the flat tokens.
+        # Each window copies its part of the text from the flat tokens.
         begins = numbers * steps[pairs]
         sizes = np.minimum(rooms[pairs], text.counts[pairs] - begins)
         window, place = _places(sizes)
@@ -258,12 +257,12 @@ class Tokenizer:
     def decode(
         self, tokens: Iterable[SupportsInt], words: Iterable[SupportsInt] | None = None
     ) -> str:
-        """Spell tokens out for a reader: lower case, blanks between words that need them.
+        """Return tokens as readable text: lower case, with blanks between words that need them.
 
         Args:
             tokens: ids of one text; `PAD`, `CLS` and `SEP` are left out.
-            words: the words they belong to, as `encode` gave them. Without them a blank also
-                stands inside of words of several pieces.
+            words: the words of the tokens, as returned by `encode`. Without them, blanks also
+                separate the pieces of a word.
         """
         ids = [int(token) for token in tokens]
         groups = [int(word) for word in words] if words is not None else self._guessed_words(ids)
@@ -285,19 +284,19 @@ class Tokenizer:
         return text
 
     def _guessed_words(self, ids: Sequence[int]) -> list[int]:
-        """One word a piece, and one for a run of bytes."""
+        """Number the words, assuming one per piece and one per run of bytes."""
         is_byte = [_FIRST_BYTE <= id < _FIRST_PIECE for id in ids]
         joined = [a and b for a, b in zip(is_byte, [False, *is_byte], strict=False)]
         return np.cumsum(~np.array(joined, bool)).tolist()
 
     def _pieces(self, texts: Sequence[str], limit: int | None, first: int) -> _Pieces:
-        """The first `limit` tokens of each text; `first` is the row of texts[0], for errors."""
+        """Return each text's first `limit` tokens; `first` is the row of texts[0], for errors."""
         texts = _checked(texts, first)
         composed = [unicodedata.normalize("NFKC", text) for text in texts]
         encodings = self._core.encode_batch(composed, add_special_tokens=False)
         if limit is not None:
             for encoding in encodings:
-                encoding.truncate(limit + 1)  # one more, to know an ideograph by its first byte
+                encoding.truncate(limit + 1)  # one more, to recognise an ideograph's first byte
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(counts.sum())
         flat = chain.from_iterable
@@ -324,9 +323,9 @@ class Tokenizer:
         return _Pieces(tokens[kept], words[kept], spans[kept], counts.clip(max=limit))
 
     def _starts_han(self, tokens: Int32[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
-        """Which tokens are a piece of ideographs or the first byte of a spelled ideograph.
+        """Return which tokens are a piece of ideographs or the first byte of a spelled one.
 
-        Two bytes tell the block; the last token of a text may lack its second.
+        Two bytes identify the block; the second is missing for the last token of a text.
         """
         starts = self._han[tokens]
         codes = tokens - _FIRST_BYTE
@@ -353,7 +352,7 @@ def _core(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenize
 
 
 def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
-    """The texts as a list, all of them valid Unicode."""
+    """Return the texts as a list; raise if one is not valid Unicode."""
     texts = list(texts)
     for row, text in zip(count(first), texts, strict=False):
         try:
@@ -367,9 +366,9 @@ def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
 
 
 def _origins(text: str, composed: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where each character of `composed`, the NFKC of `text`, begins and ends in `text`.
+    """Return where each character of `composed`, the NFKC of `text`, begins and ends in `text`.
 
-    `text` is cut into the smallest parts whose NFKC, one behind the other, is `composed`.
+    `text` is cut into the smallest parts whose NFKCs concatenate to `composed`.
     """
     sizes = [1] * len(text)
     parts = [_composed(char) for char in text]
@@ -388,7 +387,7 @@ def _origins(text: str, composed: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _joins(before: str, char: str, alone: str) -> bool:
-    """Whether NFKC may mix `char`, `alone` by itself, with the characters before it."""
+    """Return whether NFKC may merge `char` (`alone` is its own NFKC) with the ones before it."""
     if unicodedata.combining(unicodedata.normalize("NFKD", char)[0]):
         return True  # marks are reordered and composed
     if before.isascii() or char.isascii():
@@ -411,7 +410,7 @@ def _padding(*shape: int) -> Encoded:
 
 
 def _places(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of flat tokens, `counts` of them in each row, left-aligned."""
+    """Return rows and columns of flat tokens, `counts` of them per row, left-aligned."""
     rows = np.repeat(np.arange(len(counts)), counts)
     columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     return rows, columns

@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them, whatever their mode, depth, orientation or profile."""
+"""Pictures as a viewer shows them, for any mode, depth, orientation and colour profile."""
 
 import io
 from typing import Any
@@ -7,22 +7,22 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 MOST_PIXELS = 50_000_000
-"""Of a picture: what is larger takes seconds to decode, and is shown at 32 pixels."""
+"""Limit of a picture: larger ones take seconds to decode, only to be reduced to 32 pixels."""
 
 
 def as_viewed(content: bytes) -> Image.Image:
-    """Return the RGB picture that a viewer shows of a file.
+    """Return the RGB picture that a viewer shows for a file.
 
-    16 bits come to 8 and floats from [0, 1] or [0, 255]; transparent pixels lie on white; the
-    orientation of a camera is followed; a colour profile is turned into sRGB; of several frames
-    the first is shown.
+    16-bit values and floats in [0, 1] or [0, 255] are converted to 8 bits, transparency is put on
+    white, a camera's orientation is applied, a colour profile is converted to sRGB, and of several
+    frames the first is used.
 
     Args:
-        content: of the file.
+        content: content of the file.
 
     Raises:
-        ValueError: a viewer cannot show it either, or it has more than `MOST_PIXELS`.
-        Exception: whatever Pillow raises for a damaged file, which is of many kinds.
+        ValueError: a viewer could not show it either, or it has more than `MOST_PIXELS`.
+        Exception: Pillow's errors for a damaged file, which are of many kinds.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > MOST_PIXELS:
@@ -42,7 +42,7 @@ def as_viewed(content: bytes) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
-    """Return grey values of more than 8 bits as a picture of 8."""
+    """Return grey values of more than 8 bits as an 8-bit picture."""
     if not values.size or not np.isfinite(values).all():
         raise ValueError("its values are not finite")
     least, most = values.min(), values.max()
@@ -51,12 +51,12 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     else:
         scale, known = 1 / 257, least >= 0 and most <= 65535
     if not known:
-        raise ValueError(f"its values go from {least} to {most}, and nothing says what is white")
+        raise ValueError(f"its values go from {least} to {most}, so it is unknown what is white")
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 
 def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Return a picture in sRGB, its transparency as it is."""
+    """Return a picture in sRGB, with its transparency unchanged."""
     if picture.mode == "RGBA":
         colours = _in_srgb(picture.convert("RGB"), profile)
         colours.putalpha(picture.getchannel("A"))
@@ -74,5 +74,5 @@ def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
         srgb,
         outputMode="RGB",
     )
-    assert turned is not None  # it is only where it turns in place
+    assert turned is not None  # None is returned only for conversion in place
     return turned

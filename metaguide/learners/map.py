@@ -1,7 +1,7 @@
-"""Adaptation that starts from what is known: a head stays near the one that the sources taught.
+"""Maximum a posteriori adaptation: a head that stays close to the one trained on the sources.
 
-`map_head` is the learner. Its pieces are pure functions of arrays, for vectors that were computed
-once. All work under `jit` and `vmap`.
+`map_head` is the learner. Its parts are pure functions of arrays, for use on precomputed vectors.
+All of them work under `jit` and `vmap`.
 """
 
 from typing import Any, NamedTuple
@@ -29,11 +29,11 @@ Prior = Float[Array, " way"]
 Penalty = float | Float[Array, ""] | Float[Array, " width"]
 
 _LEAST_SHARE = 1e-6
-"""The least share of a class that is taken to the logarithm."""
+"""Lower bound of a class's share before the logarithm is taken."""
 
 
 class Rows(NamedTuple):
-    """Examples as `map_shift` reads them; stacked over tasks, each has a leading axis more."""
+    """Examples as `map_shift` reads them; when stacked over tasks, with one more leading axis."""
 
     inputs: Array
     label: Array
@@ -44,22 +44,22 @@ class Rows(NamedTuple):
 def map_head(
     problem: Problem, penalty: float | Array = 300.0, caution: float | None = 2.0
 ) -> Learner:
-    """Adapt by a head that is pulled to the trained one: argmin_θ Σ_i ℓ_i(θ) + λ/2 ‖θ − s θ₀‖².
+    """Build a head with a penalty towards the trained one: argmin_θ Σ_i ℓ_i(θ) + λ/2 ‖θ − s θ₀‖².
 
-    θ = s θ₀ + Δ, θ₀ being the problem's own trained head, of any form, and Δ linear in the features
-    as `from_middle` gives them; the scale s calibrates the head on domains that it does not know.
-    There is no bias in Δ: a support is balanced and its domain need not be, and ten examples say
-    little of where the classes meet. Classes that the support lacks keep what the sources taught.
+    θ = s θ₀ + Δ, where θ₀ is the problem's own trained head, of any form, and Δ is linear in the
+    features of `from_middle`. The scale s calibrates the head on domains that are new to it. Δ has
+    no bias: a support is balanced while its domain need not be, and ten examples say little about
+    the boundary between the classes. Classes without support keep what the sources taught.
 
-    λ and s are meta-learned on the loss of the query, without the guard, which has no slope. The
-    episodes have to be of domains that the head did not learn from: where it has seen their labels,
-    there is nothing to adapt to, and λ grows. `learn_rule` does it for vectors computed once.
+    λ and s are meta-learned on the loss of the query, without the guard, which has no gradient. The
+    episodes must be of domains that the head was not trained on: if it has seen their labels, there
+    is nothing to adapt to, and λ grows. For precomputed vectors, use `learn_rule`.
 
     Args:
         problem: a problem with classes, its head trained on source domains.
-        penalty: λ > 0 as it starts, for features of unit mean square.
-        caution: how sure the guard has to be, as of `worth_adapting`; None adapts always. The guard
-            adapts once for each example of the support.
+        penalty: initial λ > 0, for features of unit mean square.
+        caution: how certain the guard must be, as in `worth_adapting`; None always adapts. The
+            guard adapts once for each example of the support.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"log_penalty", "log_scale"}},
@@ -142,9 +142,9 @@ def map_head(
 
 
 def middle_of_classes(features: Features, label: Labels, mask: Mask, way: int) -> Array:
-    """Return the mean of the classes' mean features, [width]; of the classes that have examples.
+    """Return the mean of the classes' mean features, [width], over the classes with examples.
 
-    Unlike the mean of the examples it does not depend on how many each class has.
+    Unlike the mean of the examples, it does not depend on the number of examples per class.
     """
     flat = standardised(features)[:, :-1]
     present = ~absent(label, mask, way)[:, None]
@@ -153,11 +153,10 @@ def middle_of_classes(features: Features, label: Labels, mask: Mask, way: int) -
 
 
 def from_middle(features: Features, middle: Float[Array, " width"]) -> Inputs:
-    """Return features at unit mean square, seen from a middle, at unit mean square again.
+    """Return features scaled to unit mean square, centred at a middle, and scaled again.
 
-    Sentence encoders put all texts in one narrow cone: without the first step, what all have in
-    common acts as a bias. No axis is scaled by itself: directions in which texts differ much may
-    move more.
+    Sentence encoders put all texts into a narrow cone: without centring, the common part acts as a
+    bias. The axes are not scaled separately: directions in which texts differ a lot may move more.
     """
     return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
 
@@ -173,24 +172,24 @@ def map_shift(
     """Return Δ = argmin Σ_i −log softmax(z_i + Δᵀ x_i)_{y_i} + ½ Σ_k λ_k ‖Δ_k‖².
 
     With z_i = θ₀ᵀ x_i this is the maximum a posteriori head θ = θ₀ + Δ under a Gaussian prior of
-    mean θ₀ and precision λ; z_i may as well come from a head that is not linear.
+    mean θ₀ and precision λ; z_i may also come from a nonlinear head.
 
     The problem is convex. Newton's steps are solved by conjugate gradients, which stay in the span
     of the support and are exact after at most examples × (way − 1) iterations. A step that
     overshoots is halved. The first derivatives in `inputs`, `prior_logits` and `penalty` are those
-    of the minimum by the implicit function theorem, not of the iterations (Rajeswaran et al.:
-    Meta-Learning with Implicit Gradients, 2019).
+    of the minimum, by the implicit function theorem, not those of the iterations (Rajeswaran et
+    al.: Meta-Learning with Implicit Gradients, 2019).
 
     Args:
-        inputs: x, what Δ is linear in; put a column of ones for a bias.
-        label: class of each example, in [0, way); not read where `mask` is False.
+        inputs: x, the inputs of the linear Δ; append a column of ones for a bias.
+        label: class of each example, in [0, way); ignored where `mask` is False.
         mask: which examples count.
         prior_logits: z, the logits before adaptation.
-        penalty: λ > 0, one for all or one for each column of `inputs`.
-        steps: most steps of Newton.
+        penalty: λ > 0, a scalar or one value per column of `inputs`.
+        steps: the most steps of Newton's method.
 
     Returns:
-        Δ; zero where no example counts.
+        Δ; zero if no example counts.
     """
     known = mask[:, None]
     x = jnp.where(known, inputs, 0)
@@ -200,12 +199,12 @@ def map_shift(
     task = x, z, target, precision
     fixed = jax.lax.stop_gradient(task)
     found = _minimum(*fixed, steps)
-    # At the minimum this last step is zero, and its derivative is that of the minimum.
+    # At the minimum this last step is zero, and its derivative is the minimum's.
     return found - _newton(fixed, found, _slope(task, found))
 
 
 Task = tuple[Array, Array, Array, Array]
-"""The support of `map_shift`: x and z, 0 where masked, one-hot targets, λ [width, 1]."""
+"""The support of `map_shift`: x and z (0 where masked), one-hot targets, λ [width, 1]."""
 
 
 def _value(task: Task, shift: Shift) -> Float[Array, ""]:
@@ -221,10 +220,10 @@ def _slope(task: Task, shift: Shift) -> Shift:
 
 
 def _newton(task: Task, shift: Shift, slope: Shift) -> Shift:
-    """Return H⁻¹ slope, H being the Hessian at the shift."""
+    """Return H⁻¹ slope, where H is the Hessian at the shift."""
     x, z, target, precision = task
     p = target.sum(-1, keepdims=True) * jax.nn.softmax(z + x @ shift)
-    # With λ scaled to 1, the rank of the rest bounds the number of iterations.
+    # With λ scaled to 1, the rank of the remaining term bounds the number of iterations.
     root = jax.lax.rsqrt(precision)
 
     def hessian(vector: Array) -> Array:
@@ -239,7 +238,7 @@ def _newton(task: Task, shift: Shift, slope: Shift) -> Shift:
 
 
 def _minimum(x: Array, z: Array, target: Array, precision: Array, steps: int) -> Shift:
-    """Return Δ by Newton's method with a search along each step."""
+    """Return Δ by Newton's method with line search."""
     task = x, z, target, precision
     sizes = 0.5 ** jnp.arange(12, dtype=x.dtype)
     digits = 4 * float(jnp.finfo(x.dtype).eps)
@@ -252,7 +251,7 @@ def _minimum(x: Array, z: Array, target: Array, precision: Array, steps: int) ->
         shift, _, count = carry
         move = _newton(task, shift, _slope(task, shift))
         values = jax.vmap(lambda size: _value(task, shift - size * move))(sizes)
-        # Near the minimum all values round to one, and the whole step still adds digits.
+        # Near the minimum all values round to the same number, but the full step still adds digits.
         near = jnp.abs(move).max() <= 1e-2 * jnp.abs(shift).max()
         size = jnp.where(near, 1, sizes[jnp.argmin(values)])
         after = jnp.where(near | (values.min() < _value(task, shift)), shift - size * move, shift)
@@ -271,13 +270,13 @@ def leave_one_out_losses(
     prior_logits: Logits,
     penalty: Penalty,
 ) -> tuple[Float[Array, " examples"], Float[Array, " examples"]]:
-    """Return the loss of each support example before adaptation, and adapted to all the others.
+    """Return each support example's loss before adaptation, and after adapting to the others.
 
     Args:
-        inputs, label, mask, prior_logits, penalty: as of `map_shift`.
+        inputs, label, mask, prior_logits, penalty: as in `map_shift`.
 
     Returns:
-        (−log softmax(z_i)_{y_i}, −log softmax(z_i + Δ₋ᵢᵀ x_i)_{y_i}), Δ₋ᵢ being the `map_shift`
+        (−log softmax(z_i)_{y_i}, −log softmax(z_i + Δ₋ᵢᵀ x_i)_{y_i}), where Δ₋ᵢ is the `map_shift`
         of the support without example i; 0 where `mask` is False.
     """
 
@@ -302,10 +301,10 @@ def worth_adapting(
     d = before − after.
 
     Args:
-        before, after: losses of n support examples, as of `leave_one_out_losses`.
+        before, after: losses of n support examples, as from `leave_one_out_losses`.
         mask: which examples count.
-        caution: c, in standard errors. At 0 the better mean wins; the larger, the rarer is harm,
-            and the smaller what adaptation brings.
+        caution: c, in standard errors. At 0 the better mean wins; with larger values, adaptation
+            does harm less often and helps less.
 
     Returns:
         A bool; False for fewer than two examples.
@@ -320,20 +319,20 @@ def worth_adapting(
 def learn_rule(
     support: Rows, query: Rows, penalty: float = 300.0, steps: int = 80
 ) -> dict[str, Float[Array, ""]]:
-    """Meta-learn λ and s: descend the mean loss of the queries, adapted to the supports.
+    """Meta-learn λ and s by descending the queries' mean loss after adaptation to the supports.
 
-    The scale s calibrates a head on domains that it does not know. It changes no decision before
-    adaptation, but where logits are too small, fitting the support is mostly making them larger,
-    along whatever direction a few examples suggest.
+    The scale s calibrates a head on domains that are new to it. It changes no decision before
+    adaptation; but if logits are too small, fitting the support mostly enlarges them, along
+    whatever direction a few examples suggest.
 
     Args:
-        support, query: tasks of source domains, stacked on a leading axis. `prior_logits` of a
-            task have to be of a head that did not learn from its domain: hold out each in turn.
-        penalty: λ as it starts; s starts at 1.
-        steps: of resilient propagation, which needs no learning rate.
+        support, query: tasks of source domains, stacked on a leading axis. The `prior_logits` of a
+            task must come from a head that was not trained on its domain: hold out each in turn.
+        penalty: initial λ; s starts at 1.
+        steps: number of steps of resilient propagation, which needs no learning rate.
 
     Returns:
-        {"log_penalty", "log_scale"}, as of the rule of `map_head`.
+        {"log_penalty", "log_scale"}, as in the rule of `map_head`.
     """
     dtype = support.inputs.dtype
 
@@ -364,16 +363,16 @@ def prior_shift(
 ) -> Logits:
     """Return the logits under another class prior: z_n + log π'_n − log π_n.
 
-    Exact where p(x | class) is the same in both: p'(n | x) ∝ p(n | x) π'_n / π_n.
+    Exact if p(x | class) is the same under both: p'(n | x) ∝ p(n | x) π'_n / π_n.
 
     Args:
-        logits: z, of a model that is calibrated under `source_prior`.
-        source_prior: π, such as the shares of the classes among the examples it learned from; a
-            balanced support's is uniform.
-        target_prior: π', such as of `estimate_prior`.
+        logits: z, logits of a model that is calibrated under `source_prior`.
+        source_prior: π, such as the class shares of the training examples; uniform for a balanced
+            support.
+        target_prior: π', such as that of `estimate_prior`.
 
     Returns:
-        Logits that softmax takes to p'. A share of 0 is taken for 1e-6.
+        Logits whose softmax is p'. A share of 0 is replaced by 1e-6.
 
     Saerens, Latinne, Decaestecker: Adjusting the Outputs of a Classifier to New a Priori
     Probabilities, 2002.
@@ -396,19 +395,20 @@ def estimate_prior(
 ) -> Prior:
     """Estimate the class prior of unlabelled examples: π' ← (Σ_i p'(x_i) + s π) / (n + s).
 
-    p' is `prior_shift` to the last π': expectation maximisation, which starts from π.
+    p' is `prior_shift` to the previous π': expectation maximisation that starts from π.
 
     Args:
-        logits: of n unlabelled examples of the new domain, by a model that is calibrated under
-            `source_prior`.
+        logits: logits of n unlabelled examples of the new domain, from a model that is calibrated
+            under `source_prior`.
         mask: which examples count.
         source_prior: π > 0.
-        strength: s, how many examples the source prior is worth; 0 in the paper. Where the scores
-            of a domain are shifted and not its prior, 0 takes the one for the other.
-        steps: of the iteration; each raises the likelihood.
+        strength: s, the number of examples that the source prior is worth; 0 in the paper. With 0,
+            a domain whose scores are shifted, but not its prior, is mistaken for one with another
+            prior.
+        steps: number of iterations; each raises the likelihood.
 
     Returns:
-        π', which sums to 1; the source prior where no example counts.
+        π', which sums to 1; the source prior if no example counts.
 
     Saerens, Latinne, Decaestecker: Adjusting the Outputs of a Classifier to New a Priori
     Probabilities, 2002.
@@ -433,5 +433,5 @@ def _losses(logits: Logits, label: Labels, mask: Mask) -> Float[Array, " example
 
 
 def _mean(values: Float[Array, " examples"], mask: Mask) -> Float[Array, ""]:
-    """Return the mean where the mask is, 0 where it is nowhere."""
+    """Return the mean over the mask, 0 if the mask is empty."""
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)

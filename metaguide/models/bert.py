@@ -1,7 +1,7 @@
 """Encoders of the BERT family: post-norm layers over word, position and token-type embeddings.
 
-`Bert` computes what PyTorch `transformers` computes with the same weights in BertModel,
-RobertaModel and XLMRobertaModel, without their poolers.
+With the same weights, `Bert` computes the same as BertModel, RobertaModel and XLMRobertaModel of
+PyTorch `transformers`, without their poolers.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class BertConfig:
 
     Attributes:
         vocabulary: number of token ids.
-        width: of a state, a multiple of `heads`.
+        width: width of a state, a multiple of `heads`.
         layers: number of layers.
-        heads: attention heads a layer.
-        hidden: units of a layer's MLP.
-        positions: rows of the position embedding.
-        token_types: rows of the token-type embedding.
+        heads: number of attention heads per layer.
+        hidden: number of units of a layer's MLP.
+        positions: number of rows of the position embedding.
+        token_types: number of rows of the token-type embedding.
         first_position: row of the first token's position: 0 in BERT, the id of padding + 1 in
             RoBERTa and XLM-R.
-        epsilon: of the layer norms.
-        pad: id that fills rows behind the end of a text.
+        epsilon: epsilon of the layer norms.
+        pad: id of padding, which fills rows after the end of a text.
     """
 
     vocabulary: int
@@ -56,20 +56,20 @@ class BertConfig:
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return x Φ(x), exactly: by erf, which costs half of the erfc of `jax.nn.gelu` on a CPU."""
+    """Return x Φ(x) exactly, by erf: on a CPU it costs half as much as `jax.nn.gelu`'s erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class BertLayer(nn.Module):
     """LN(x + attention(x)), then LN(x + MLP(x)) (Devlin et al. 2019).
 
-    The heads stand before the positions while they attend: on a CPU that takes half the time of
-    `SelfAttention` where texts have 128 tokens, and is never slower.
+    Attention is computed with the axis of heads before that of positions: on a CPU this takes half
+    the time of `SelfAttention` for texts of 128 tokens, and is never slower.
 
     Attributes:
         config: the encoder's shape.
-        dropout: rate, on attention weights and residual branches.
-        dtype: of the computation; parameters stay float32.
+        dropout: dropout rate on attention weights and residual branches.
+        dtype: dtype of the computation; parameters stay float32.
     """
 
     config: BertConfig
@@ -84,7 +84,7 @@ class BertLayer(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Return the next states; `mask` is False where a position is padding."""
+        """Return the next states; `mask` is False for padding."""
         cfg, dtype = self.config, self.dtype
         batch, length, width = x.shape
         depth = width // cfg.heads
@@ -110,8 +110,8 @@ class Bert(nn.Module):
 
     Attributes:
         config: the encoder's shape.
-        dropout: rate, on embeddings, attention weights and residual branches.
-        dtype: of the computation; parameters stay float32, and so do the layer norms' sums.
+        dropout: dropout rate on embeddings, attention weights and residual branches.
+        dtype: dtype of the computation; parameters and the layer norms' sums stay float32.
     """
 
     config: BertConfig
@@ -119,7 +119,7 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Make the parameters, as Devlin et al. start them."""
+        """Create the parameters, initialised as by Devlin et al."""
         cfg, normal = self.config, nn.initializers.normal(0.02)
         table = (cfg.vocabulary, cfg.width)
         self.embedding = self.param("embedding", normal, table, jnp.float32)
@@ -139,16 +139,16 @@ class Bert(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Return the state of every token; those of padding mean nothing and touch no other.
+        """Return the state of every token; states of padding are meaningless and affect no other.
 
         Args:
-            tokens: int32 ids, at most `config.length` a row, padding behind the end.
-            mask: False where a position is padding; by default where the id is `config.pad`.
-            types: which part of a pair a token belongs to; 0 by default.
-            deterministic: no dropout; otherwise the rng "dropout" is read.
+            tokens: int32 ids, at most `config.length` per row, padded at the end.
+            mask: False for padding; by default, where the id is `config.pad`.
+            types: the part of a pair that a token belongs to; 0 by default.
+            deterministic: whether to skip dropout; otherwise the rng "dropout" is used.
 
         Raises:
-            ValueError: a row is longer than the positions.
+            ValueError: a row has more tokens than the encoder has positions.
         """
         mask = tokens != self.config.pad if mask is None else mask
         x = self.embed(tokens, types, deterministic=deterministic)
@@ -163,17 +163,17 @@ class Bert(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Return what the first layer reads; as in `__call__`."""
+        """Return the first layer's input; the arguments are those of `__call__`."""
         cfg, length = self.config, tokens.shape[1]
         if length > cfg.length:
-            raise ValueError(f"{length} tokens a row, the encoder has {cfg.length} positions")
+            raise ValueError(f"{length} tokens per row; the encoder has {cfg.length} positions")
         x = self.embedding[tokens]
         x = x + self.positions[cfg.first_position : cfg.first_position + length]
         x = x + (self.types[0] if types is None else self.types[types])
         return self.drop(self.norm(x), deterministic=deterministic)
 
     def attend(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
-        """Return the product of states with every token's embedding, the tied logits."""
+        """Return tied logits, the products of states with every token's embedding."""
         return states @ self.embedding.astype(self.dtype).T
 
 
@@ -182,20 +182,20 @@ def pool(
     mask: Bool[Array, "batch length"],
     pooling: Pooling,
 ) -> Float[Array, "batch width"]:
-    """Return one vector a text, in float32.
+    """Return one vector per text, in float32.
 
     Args:
-        states: of the tokens.
-        mask: False where a position is padding.
-        pooling: "mean" of the tokens, 0 where there are none, or "cls", the first of them.
+        states: states of the tokens.
+        mask: False for padding.
+        pooling: "mean" of the tokens (0 if there are none), or "cls", the first token.
 
     Raises:
-        ValueError: another pooling.
+        ValueError: unknown pooling.
     """
     if pooling == "cls":
         return states[:, 0].astype(jnp.float32)
     if pooling != "mean":
-        raise ValueError(f"pooling is {pooling!r}; it is 'mean' or 'cls'")
+        raise ValueError(f"pooling is {pooling!r}; give 'mean' or 'cls'")
     kept = mask.astype(jnp.float32)
     total = jnp.einsum("bl,blw->bw", kept, states.astype(jnp.float32))
     return total / jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1)

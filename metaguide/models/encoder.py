@@ -59,7 +59,7 @@ class Encoder:
         """Return the names of the parameter groups that encode texts, or texts and pictures."""
         pretrained = ("pretrained",) * bool(self.pretrained)
         image = ("image",) * (pictures and self.image)
-        # A table of n-grams has more entries than all else has, and a support reads a few of them.
+        # The table of n-grams has more entries than everything else; a support reads few of them.
         return (*(("text",) * (self.text is not None)), *pretrained, *image, "fusion")
 
 
@@ -97,7 +97,7 @@ def transformer(
 
 
 class NgramBag(nn.Module):
-    """Σ_g e_g / √n over the n distinct n-grams of a text, 0 where it has none.
+    """Σ_g e_g / √n over the n distinct n-grams of a text, 0 if it has none.
 
     The embeddings start at 0, so an n-gram that was absent from training contributes nothing.
 
@@ -124,9 +124,9 @@ class NgramBag(nn.Module):
 
 
 class Adapter(nn.Module):
-    """The vectors of a pretrained encoder at mean 0 and variance 1, projected to another width.
+    """A pretrained encoder's vectors, normalised to mean 0 and variance 1, and projected.
 
-    Where the widths are the same, the projection starts as the identity.
+    If the widths are the same, the projection starts as the identity.
 
     Attributes:
         width: width of the returned vectors.

@@ -1,7 +1,7 @@
 """Pretrained encoders of the BERT family, read from a local Hugging Face folder.
 
-`load_encoder` reads one, its `encode` makes vectors of texts, and `cached_vectors` keeps them on
-disk. It needs `pip install 'metaguide[guide]'`.
+`load_encoder` reads one, its `encode` turns texts into vectors, and `cached_vectors` caches these
+on disk. The package needs `pip install 'metaguide[guide]'`.
 """
 
 from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder

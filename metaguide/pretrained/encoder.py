@@ -1,4 +1,4 @@
-"""A pretrained encoder as a value: texts to vectors, in batches that compile few programs."""
+"""A pretrained encoder as a value: from texts to vectors, in batches that compile few programs."""
 
 import os
 import sys
@@ -21,19 +21,19 @@ from metaguide.models.bert import Bert, BertConfig, BertLayer, Pooling, pool
 from metaguide.pretrained.folder import read_folder
 
 FEW_TOKENS, MANY_TOKENS = 512, 32768
-"""Tokens of a batch: on a CPU what its caches hold, and on an accelerator what keeps it busy."""
+"""Tokens per batch: as many as a CPU's caches hold, and enough to keep an accelerator busy."""
 
 
 class CutTexts(UserWarning):
-    """Texts were longer than an encoder reads, and lost their ends."""
+    """Texts were longer than an encoder reads, and were truncated."""
 
 
 class States(NamedTuple):
-    """States of all tokens of some texts, one text behind the other.
+    """States of all tokens of some texts, concatenated.
 
     Attributes:
-        states: float16 or float32.
-        counts: tokens of each text, those around it included.
+        states: states of the tokens, float16 or float32.
+        counts: number of tokens of each text, including those around it.
     """
 
     states: Shaped[np.ndarray, "tokens width"]
@@ -44,9 +44,9 @@ class Batch(NamedTuple):
     """Some texts of similar lengths.
 
     Attributes:
-        rows: their numbers.
-        length: of the padded rows.
-        size: number of padded rows, at least as many as there are texts.
+        rows: numbers of the texts.
+        length: length of the padded rows.
+        size: number of padded rows, at least the number of texts.
     """
 
     rows: Int[np.ndarray, " texts"]
@@ -56,18 +56,18 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PretrainedEncoder:
-    """A frozen encoder of texts. Nothing of it changes; `dataclasses.replace` makes another.
+    """A frozen, immutable encoder of texts; use `dataclasses.replace` to change a field.
 
     Attributes:
-        config: the shape.
-        params: of `metaguide.models.bert.Bert`, float32.
-        tokenizer: makes tokens of texts.
+        config: the encoder's shape.
+        params: parameters of `metaguide.models.bert.Bert`, float32.
+        tokenizer: the tokenizer of the texts.
         pooling: how token states become a vector.
-        prefix: put before every text.
-        length: the most tokens of a text; what follows is cut off.
-        dtype: of the computation.
-        tokens_per_batch: tokens that are computed at once, padding included.
-        fingerprint: a hash of the files that it was read from.
+        prefix: prefix of every text.
+        length: the most tokens of a text; the rest is cut off.
+        dtype: dtype of the computation.
+        tokens_per_batch: number of tokens computed at once, including padding.
+        fingerprint: hash of the files that the encoder was read from.
     """
 
     config: BertConfig
@@ -82,11 +82,11 @@ class PretrainedEncoder:
 
     @property
     def module(self) -> Bert:
-        """The Linen module that `params` belong to."""
+        """The Linen module of `params`."""
         return Bert(self.config, dtype=self.dtype)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
-        """Return texts as tokens, cut to `length`, the prefix before each.
+        """Return texts as tokens, each with the prefix, cut to `length`.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -94,10 +94,10 @@ class PretrainedEncoder:
         return self.tokenizer.encode(texts, self.length, self.prefix)
 
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
-        """Return one vector a text, in the order of the texts.
+        """Return one vector per text, in the order of the texts.
 
-        An empty text has the vector of the tokens around it. Texts that are cut are counted in a
-        `CutTexts` warning.
+        An empty text gets the vector of the tokens around it. A `CutTexts` warning tells how many
+        texts were cut.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -113,7 +113,7 @@ class PretrainedEncoder:
 
         Args:
             texts: as in `encode`.
-            dtype: of the result; float16 halves the memory.
+            dtype: dtype of the result; float16 halves the memory.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -132,14 +132,14 @@ class PretrainedEncoder:
         if cut := int(tokenized.is_cut.sum()):
             warnings.warn(
                 f"{cut} of {len(texts)} texts are longer than {self.length} tokens; "
-                "what follows is not read",
+                "the rest is not read",
                 CutTexts,
                 stacklevel=3,
             )
         return tokenized
 
     def _batches(self, tokenized: Tokenized, states: bool) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yield batches with their vectors or states, as they are done."""
+        """Yield batches with their vectors or states, as they complete."""
         counts = tokenized.counts
         starts = np.cumsum(counts) - counts
 
@@ -156,7 +156,7 @@ class PretrainedEncoder:
             return batch, np.asarray(found)[: len(batch.rows)]
 
         todo = batches(counts, self.tokens_per_batch, self.length)
-        # Threads of a matrix product wait for one another; a batch a core waits for nothing.
+        # Threads within a matrix product wait for one another; one batch per core avoids that.
         workers = cores() if jax.default_backend() == "cpu" else 2
         with ThreadPoolExecutor(workers) as threads:
             running = deque(threads.submit(computed, batch) for batch in islice(todo, 2 * workers))
@@ -169,11 +169,12 @@ class PretrainedEncoder:
     ) -> Float[Array, "batch length width"]:
         """Return the states of padded rows of tokens.
 
-        All layers share one compiled program: it compiles in a twelfth of the time of all twelve.
+        All layers share one compiled program: with twelve layers, it compiles in a twelfth of the
+        time.
 
         Args:
             tokens: int32 ids.
-            mask: False where a position is padding.
+            mask: False for padding.
         """
         x = _embed(self.module, self.params, tokens)
         layer = BertLayer(self.config, dtype=self.dtype)
@@ -196,19 +197,19 @@ _pool = jax.jit(pool, static_argnums=2)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def batches(counts: Int[np.ndarray, " texts"], tokens: int, longest: int) -> Iterator[Batch]:
     """Yield the batches of texts, the longest texts first.
 
-    A batch has rows of one length, so that few programs are compiled and little is padded.
+    All rows of a batch have the same length, which limits both compiled programs and padding.
 
     Args:
-        counts: tokens of each text.
-        tokens: of a batch, padding included.
-        longest: no row is longer.
+        counts: number of tokens of each text.
+        tokens: number of tokens per batch, including padding.
+        longest: the largest length of a row.
     """
     order = np.argsort(-counts, kind="stable")
     padded = np.minimum(rounded(counts[order]), longest)
@@ -216,7 +217,7 @@ def batches(counts: Int[np.ndarray, " texts"], tokens: int, longest: int) -> Ite
     while start < len(order):
         length = int(padded[start])
         size = max(1, tokens // length)
-        # Short texts are not padded to a long one's length to save a program.
+        # Saving a program is not worth padding short texts to a long one's length.
         fits = np.searchsorted(-padded, -(length // 2), "left")
         stop = min(start + size, max(int(fits), start + 1))
         rows = order[start:stop]
@@ -225,7 +226,7 @@ def batches(counts: Int[np.ndarray, " texts"], tokens: int, longest: int) -> Ite
 
 
 def rounded(counts: Int[np.ndarray, " texts"]) -> Int[np.ndarray, " texts"]:
-    """Return lengths of padded rows: multiples of 4, beyond 32 four between two powers of two."""
+    """Return lengths of padded rows: multiples of 4 to 32, then 4 steps per power of two."""
     power = 2.0 ** np.ceil(np.log2(np.maximum(counts, 1)))
     step = np.maximum(power / 8, 4).astype(counts.dtype)
     return -(-counts // step) * step
@@ -243,12 +244,12 @@ def load_encoder(
     """Read a pretrained encoder of the BERT family from a Hugging Face folder.
 
     Args:
-        folder: with `config.json`, `model.safetensors` and `tokenizer.json`.
-        prefix: put before every text: "query: " for the e5 models, nothing for most others.
-        pooling: "mean" or "cls"; by default what `1_Pooling/config.json` says, "mean" without it.
-        length: the most tokens of a text; by default as many as the encoder has positions.
-        dtype: of the computation, float32 or bfloat16.
-        tokens_per_batch: tokens that are computed at once; by default what is fast here.
+        folder: folder with `config.json`, `model.safetensors` and `tokenizer.json`.
+        prefix: prefix of every text: "query: " for the e5 models, "" for most others.
+        pooling: "mean" or "cls"; by default that of `1_Pooling/config.json`, or "mean" without it.
+        length: the most tokens of a text; by default the number of the encoder's positions.
+        dtype: dtype of the computation, float32 or bfloat16.
+        tokens_per_batch: number of tokens computed at once; by default a fast one for the backend.
 
     Raises:
         EncoderError: the folder holds no such encoder, or a part of it is missing or damaged.
@@ -256,18 +257,18 @@ def load_encoder(
     """
     read = read_folder(folder, pooling)
     if read.pooling not in get_args(Pooling):
-        raise ValueError(f"pooling is {read.pooling!r}; it is 'mean' or 'cls'")
+        raise ValueError(f"pooling is {read.pooling!r}; give 'mean' or 'cls'")
     length = read.config.length if length is None else length
     if not 3 <= length <= read.config.length:
         raise ValueError(
-            f"length is {length}; it is from 3 to {read.config.length}, the encoder's positions"
+            f"length is {length}; give 3 to {read.config.length}, the encoder's positions"
         )
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}; it is float32 or bfloat16")
+        raise ValueError(f"dtype is {jnp.dtype(dtype)}; give float32 or bfloat16")
     if tokens_per_batch is None:
         tokens_per_batch = FEW_TOKENS if jax.default_backend() == "cpu" else MANY_TOKENS
     elif tokens_per_batch < 1:
-        raise ValueError(f"tokens_per_batch is {tokens_per_batch}; it is at least 1")
+        raise ValueError(f"tokens_per_batch is {tokens_per_batch}; give at least 1")
     return PretrainedEncoder(
         read.config,
         jax.tree.map(jnp.asarray, read.params),

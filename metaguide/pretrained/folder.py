@@ -1,4 +1,4 @@
-"""A Hugging Face folder of the BERT family, as configuration, weights, tokenizer and pooling."""
+"""Hugging Face folders of the BERT family: configuration, weights, tokenizer and pooling."""
 
 import hashlib
 import os
@@ -18,31 +18,31 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 """The files that a folder must have."""
 
 POOLING = Path("1_Pooling") / CONFIG
-"""Where sentence-transformers keeps how states are pooled."""
+"""Where sentence-transformers stores how states are pooled."""
 
 ARCHITECTURES: Mapping[str, str] = {
     "bert": "bert.",
     "roberta": "roberta.",
     "xlm-roberta": "roberta.",
 }
-"""The architectures that are read, and what may stand before the names of their tensors."""
+"""The supported architectures, and the prefix that the names of their tensors may have."""
 
 FETCH = "fetch the folder again, as snapshot_download of huggingface_hub does"
 
 
 class EncoderError(ValueError):
-    """A folder that holds no encoder which can be read, or a vector cache that cannot be used."""
+    """A folder that holds no readable encoder, or a vector cache that cannot be used."""
 
 
 class Folder(NamedTuple):
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
         config: the encoder's shape.
-        params: of `metaguide.models.bert.Bert`, NumPy arrays in float32.
-        tokenizer: its tokenizer.
+        params: parameters of `metaguide.models.bert.Bert`, NumPy arrays in float32.
+        tokenizer: the encoder's tokenizer.
         pooling: how token states become a vector.
-        fingerprint: a hash of the files' contents.
+        fingerprint: hash of the files' contents.
     """
 
     config: BertConfig
@@ -56,19 +56,19 @@ def read_folder(folder: str | os.PathLike[str], pooling: Pooling | None = None) 
     """Read an encoder of the BERT family. No pickle is read.
 
     Args:
-        folder: with `config.json`, `model.safetensors` and `tokenizer.json`, and, where
+        folder: folder with `config.json`, `model.safetensors` and `tokenizer.json`, and, if
             sentence-transformers wrote it, `1_Pooling/config.json`.
-        pooling: instead of what that file says; "mean" where neither says.
+        pooling: overrides that file; "mean" if neither is given.
 
     Raises:
-        EncoderError: the folder or a file is missing or damaged, the architecture is another one,
+        EncoderError: the folder or a file is missing or damaged, the architecture is not supported,
             a tensor is missing or has another shape, or the tokenizer has more ids than the
-            embedding has rows; says which, and the mend.
+            embedding has rows; the message names the fault and the fix.
     """
     path = Path(folder)
     if not path.is_dir():
         found = "a file, not a folder" if path.exists() else "there is no such folder"
-        raise EncoderError(f"{path}: {found}; give the folder of an encoder, with {CONFIG}")
+        raise EncoderError(f"{path}: {found}; give the folder of an encoder, with a {CONFIG}")
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (path / name).exists():
             raise EncoderError(f"{path}: there is no {name} here; {_mend(path, name)}")
@@ -79,8 +79,8 @@ def read_folder(folder: str | os.PathLike[str], pooling: Pooling | None = None) 
         raise EncoderError(str(error)) from error
     if tokenizer.size > config.vocabulary:
         raise EncoderError(
-            f"{path / TOKENIZER}: it has ids up to {tokenizer.size - 1}, and the embedding "
-            f"{config.vocabulary} rows; the files are of two encoders: {FETCH}"
+            f"{path / TOKENIZER}: it has ids up to {tokenizer.size - 1}, but the embedding has "
+            f"{config.vocabulary} rows; the files belong to different encoders: {FETCH}"
         )
     params = read_weights(path / WEIGHTS, config, ARCHITECTURES[_architecture(path / CONFIG)])
     digest = hashlib.sha256()
@@ -95,7 +95,7 @@ def read_config(path: Path) -> BertConfig:
     """Return the shape that a `config.json` describes.
 
     Raises:
-        EncoderError: it is damaged, of another architecture, or has a field that cannot be.
+        EncoderError: the file is damaged, of another architecture, or has an invalid field.
     """
     fields, kind = _json(path), _architecture(path)
 
@@ -103,7 +103,7 @@ def read_config(path: Path) -> BertConfig:
         value = fields.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             said = f"is {value!r}" if name in fields else "is missing"
-            raise EncoderError(f"{path}: {name} {said}; it is a whole number from {least}")
+            raise EncoderError(f"{path}: {name} {said}; it must be a whole number >= {least}")
         return value
 
     for name, allowed in {
@@ -112,10 +112,10 @@ def read_config(path: Path) -> BertConfig:
         "is_decoder": (False,),
     }.items():
         if (value := fields.get(name, allowed[0])) not in allowed:
-            raise EncoderError(f"{path}: {name} is {value!r}; only {allowed[0]!r} is read")
+            raise EncoderError(f"{path}: {name} is {value!r}; only {allowed[0]!r} is supported")
     epsilon = fields.get("layer_norm_eps", 1e-12)
     if isinstance(epsilon, bool) or not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise EncoderError(f"{path}: layer_norm_eps is {epsilon!r}; it is between 0 and 1")
+        raise EncoderError(f"{path}: layer_norm_eps is {epsilon!r}; it must be between 0 and 1")
     pad = number("pad_token_id", 0 if kind == "bert" else 1, least=0)
     config = BertConfig(
         vocabulary=number("vocab_size"),
@@ -145,18 +145,20 @@ def read_weights(path: Path, config: BertConfig, prefix: str = "bert.") -> dict[
     """Return the parameters of `metaguide.models.bert.Bert` from a `model.safetensors`.
 
     Args:
-        path: of the file. Tensors that the encoder has no use for, such as a pooler's, are left.
+        path: path of the file. Tensors that the encoder does not use, such as a pooler's, are
+            ignored.
         config: the encoder's shape.
-        prefix: of the tensors' names, which may lack it.
+        prefix: prefix of the tensors' names, which may lack it.
 
     Returns:
         The parameters, NumPy arrays in float32; float16 and bfloat16 are widened.
 
     Raises:
-        EncoderError: it is damaged, or a tensor is missing, no float or of another shape.
+        EncoderError: the file is damaged, or a tensor is missing, not of floats, or of another
+            shape.
     """
     try:
-        # Opened as a user opens it, so that the system's own words reach them.
+        # Opened here, so that the user sees the operating system's message if this fails.
         with open(path, "rb") as file:
             is_pointer = file.read(40).startswith(b"version https://git-lfs")
         if is_pointer:
@@ -167,9 +169,9 @@ def read_weights(path: Path, config: BertConfig, prefix: str = "bert.") -> dict[
             return _params(path, file, config, prefix)
     except EncoderError:
         raise
-    except Exception as error:  # of bytes that somebody has changed there are errors of many kinds
+    except Exception as error:  # corrupted bytes raise errors of many kinds
         raise EncoderError(
-            f"{path}: damaged, or half a download ({error or type(error).__name__}); {FETCH}"
+            f"{path}: damaged, or an incomplete download ({error or type(error).__name__}); {FETCH}"
         ) from error
 
 
@@ -181,25 +183,25 @@ def _params(path: Path, file: Any, config: BertConfig, prefix: str) -> dict[str,
     def tensor(name: str, *shape: int) -> np.ndarray:
         name = prefix + name
         if name not in names:
-            # Checkpoints that were converted from TensorFlow name a norm's tensors in its way.
+            # Checkpoints converted from TensorFlow use its names for a norm's tensors.
             older = name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
             if older not in names:
                 raise EncoderError(
-                    f"{path}: there is no tensor {name}; the file is of another encoder than "
+                    f"{path}: there is no tensor {name}; the file belongs to another encoder than "
                     f"{CONFIG}: {FETCH}"
                 )
             name = older
         value = file.get_tensor(name)
         if value.shape != shape:
             raise EncoderError(
-                f"{path}: {name} is {list(value.shape)}, and by {CONFIG} {list(shape)}; the files "
-                f"are of two encoders: {FETCH}"
+                f"{path}: {name} is {list(value.shape)}, but {CONFIG} requires {list(shape)}; the "
+                f"files belong to different encoders: {FETCH}"
             )
-        # bfloat16 is no NumPy dtype of its own; its kind is V.
+        # bfloat16 is not a native NumPy dtype; its kind is V.
         if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
             raise EncoderError(
-                f"{path}: {name} is {value.dtype}; quantised weights are not read, give those in "
-                "float32, float16 or bfloat16"
+                f"{path}: {name} is {value.dtype}; quantised weights are not supported, give those "
+                "in float32, float16 or bfloat16"
             )
         value = np.ascontiguousarray(value, np.float32)
         if not np.isfinite(value).all():
@@ -246,7 +248,7 @@ def _architecture(path: Path) -> str:
     found = _json(path).get("model_type")
     if not isinstance(found, str) or found not in ARCHITECTURES:
         raise EncoderError(
-            f"{path}: model_type is {found!r}; the architectures that are read are "
+            f"{path}: model_type is {found!r}; the supported architectures are "
             f"{', '.join(ARCHITECTURES)}"
         )
     return found
@@ -260,13 +262,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _mend(path: Path, missing: str) -> str:
-    """Say what to do about a missing file."""
+    """Return advice about a missing file."""
     names = {entry.name for entry in path.iterdir()}
     if missing == WEIGHTS and f"{WEIGHTS}.index.json" in names:
-        return "weights in several parts are not read; save them in one file"
+        return "weights in several parts are not supported; save them in one file"
     if missing == WEIGHTS and any(name.endswith((".bin", ".pt", ".h5")) for name in names):
         return (
-            "weights in pickles and other formats are not read; most models have the file in "
+            "weights in pickles and other formats are not supported; most models have the file in "
             f"their newest revision: {FETCH}, or convert them with safetensors"
         )
     if missing == TOKENIZER and names & {"vocab.txt", "sentencepiece.bpe.model", "vocab.json"}:
@@ -278,7 +280,7 @@ def _mend(path: Path, missing: str) -> str:
 
 
 def _pooling(folder: Path) -> Pooling:
-    """Return the pooling that sentence-transformers wrote, "mean" where it wrote none."""
+    """Return the pooling that sentence-transformers wrote, "mean" if it wrote none."""
     path = folder / POOLING
     if not path.exists():
         return "mean"

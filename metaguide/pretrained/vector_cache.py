@@ -1,9 +1,9 @@
-"""Vectors and token states on disk, by the content of a text and the encoder that made them.
+"""Vectors and token states on disk, keyed by the content of a text and the encoder.
 
-A folder of the cache has one folder for each encoder and for each of vectors and states, and in it
-files of some thousand texts, each written whole or not at all. An encoding that was interrupted
-goes on after the last of them. What a file holds is checked by a checksum, and that it is of this
-very encoder: its files, prefix, pooling, length and dtype.
+A cache has one folder for the vectors of each encoder and one for its states. These hold files of
+some thousand texts, each written atomically; an interrupted encoding resumes after the last one. A
+checksum protects the content of a file, and an identity ties it to the encoder: its files, prefix,
+pooling, length and dtype.
 """
 
 import hashlib
@@ -21,38 +21,38 @@ from metaguide.files import FileFault, read_arrays, write_arrays
 from metaguide.pretrained.encoder import PretrainedEncoder, States
 
 TEXTS_PER_FILE = 4096
-"""Texts after which what is computed is written, at most."""
+"""The most texts per file."""
 
 CHARACTERS_PER_FILE = 2**19
-"""The same in characters, of which a token has at least one: states take 2 bytes a token and
-unit."""
+"""A file is complete at this many characters, which bounds its tokens: a token has at least one
+character, and its state takes 2 bytes per unit."""
 
 MANY_FILES = 64
-"""Files of one encoder that are put together as one."""
+"""Number of an encoder's files from which they are merged into one."""
 
 MOST = 2**34
-"""Bytes of a file."""
+"""The most bytes of a file."""
 
 _DIGEST = 16
 
 
 class CacheFault(UserWarning):
-    """A file of the cache was not read or not written; nothing but time is lost."""
+    """A file of the cache was not read or not written; only time is lost."""
 
 
 def cached_vectors(
     encoder: PretrainedEncoder, texts: Sequence[str], folder: str | os.PathLike[str]
 ) -> Float32[np.ndarray, "texts width"]:
-    """Return `encoder.encode(texts)`, computing those alone that the cache lacks.
+    """Return `encoder.encode(texts)`, computing only the vectors that the cache lacks.
 
-    A file of the cache that is damaged or of another encoder is deleted and its vectors are
-    computed again. Where the disk is full, or the folder may not be written, the vectors are
-    returned all the same. Both are said in a `CacheFault` warning.
+    A file of the cache that is damaged or of another encoder is deleted, and its vectors are
+    computed again. If the disk is full or the folder is not writable, the vectors are still
+    returned. Both cases give a `CacheFault` warning.
 
     Args:
         encoder: the encoder.
-        texts: any; one that occurs twice is computed once.
-        folder: of the cache, made where it is missing; many encoders may share it.
+        texts: any texts; repeated ones are computed once.
+        folder: folder of the cache, created if missing; encoders may share it.
 
     Raises:
         TokenizerError: a text is not valid Unicode.
@@ -72,11 +72,11 @@ def cached_vectors(
 def cached_states(
     encoder: PretrainedEncoder, texts: Sequence[str], folder: str | os.PathLike[str]
 ) -> States:
-    """Return `encoder.states(texts)` in float16, computing those alone that the cache lacks.
+    """Return `encoder.states(texts)` in float16, computing only those that the cache lacks.
 
     Args:
         encoder: the encoder.
-        texts: any; one that occurs twice is computed once.
+        texts: any texts; repeated ones are computed once.
         folder: as in `cached_vectors`.
 
     Raises:
@@ -99,7 +99,7 @@ def cached_states(
 
 
 def identity(encoder: PretrainedEncoder) -> str:
-    """Return a hash of all that decides which vector a text has, in hexadecimal digits."""
+    """Return a hexadecimal hash of everything that determines a text's vector."""
     parts = {
         "fingerprint": encoder.fingerprint,
         "prefix": encoder.prefix,
@@ -111,7 +111,7 @@ def identity(encoder: PretrainedEncoder) -> str:
 
 
 def _own(encoder: PretrainedEncoder, of: str, folder: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of an encoder's files; None where there can be none."""
+    """Return the folder of an encoder's files, or None if it cannot be created."""
     path = Path(folder) / f"{of}-{identity(encoder)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _own(encoder: PretrainedEncoder, of: str, folder: str | os.PathLike[str]) ->
 
 
 def _read(own: Path | None, encoder: PretrainedEncoder, of: str) -> dict[bytes, np.ndarray]:
-    """Return what an encoder's files hold, by the digest of the text: rows of vectors or states."""
+    """Return the vectors or states in an encoder's files, keyed by the digest of the text."""
     kept: dict[bytes, np.ndarray] = {}
     for path in sorted(own.glob("*.npz")) if own else ():
         try:
@@ -132,7 +132,7 @@ def _read(own: Path | None, encoder: PretrainedEncoder, of: str) -> dict[bytes, 
                 raise FileFault("its arrays do not fit together")
             parts = np.split(values, np.cumsum(counts)[:-1])
             kept |= zip(map(bytes, digests), parts, strict=True)
-        except FileNotFoundError:  # another process has put files together
+        except FileNotFoundError:  # another process has merged files
             continue
         except (FileFault, KeyError, ValueError) as error:
             warnings.warn(
@@ -145,7 +145,7 @@ def _read(own: Path | None, encoder: PretrainedEncoder, of: str) -> dict[bytes, 
 
 
 def _missing(texts: Sequence[str], kept: dict[bytes, np.ndarray]) -> Iterator[list[str]]:
-    """Yield the texts that are not kept, each once, as many as one file holds at a time."""
+    """Yield the missing texts, without repeats, in lists of one file each."""
     some: list[str] = []
     characters = 0
     for text in dict.fromkeys(texts):
@@ -163,7 +163,7 @@ def _missing(texts: Sequence[str], kept: dict[bytes, np.ndarray]) -> Iterator[li
 def _written(
     own: Path | None, found: dict[bytes, np.ndarray], encoder: PretrainedEncoder, of: str
 ) -> Path | None:
-    """Write a file; return where to write the next one, None where this one could not be."""
+    """Write a file; return the folder for the next one, or None if writing failed."""
     if own is None:
         return None
     arrays = {
@@ -181,7 +181,7 @@ def _written(
 
 
 def _join(own: Path | None, encoder: PretrainedEncoder, of: str) -> None:
-    """Put an encoder's files together where they have become many, as small calls make them."""
+    """Merge an encoder's files if there are many, as after many small calls."""
     paths = sorted(own.glob("*.npz")) if own else ()
     if own is None or len(paths) < MANY_FILES:
         return
@@ -194,8 +194,8 @@ def _join(own: Path | None, encoder: PretrainedEncoder, of: str) -> None:
 
 def _say(path: Path, error: OSError) -> None:
     warnings.warn(
-        f"{path}: what is computed cannot be kept here ({error}); it is used all the same, and "
-        "will be computed again",
+        f"{path}: results cannot be kept here ({error}); they are still used, but will be "
+        "computed again next time",
         CacheFault,
         stacklevel=4,
     )

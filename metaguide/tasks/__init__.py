@@ -1,4 +1,4 @@
-"""The types of task that a guide serves, one file each; a new one is a file and a line here."""
+"""The task types that a guide serves, one file each; a new one takes a file and a line here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,15 +36,15 @@ __all__ = [
 TASKS: Mapping[str, Task] = {
     task.name: task for task in (CLASSIFICATION, SENTIMENT, QUESTIONS, RECOMMENDATION)
 }
-"""All types of task by name, in the order of tables."""
+"""All task types, keyed by name, in the order of the tables."""
 
 
 def guide_model(encoder: Encoder, way: int = 10) -> GuideModel:
     """Return the model of a guide: an encoder, and a head for each task.
 
     Args:
-        encoder: such as `metaguide.models.encoder.transformer(vocabulary)`.
-        way: most classes of a classification.
+        encoder: the encoder, such as `metaguide.models.encoder.transformer(vocabulary)`.
+        way: largest number of classes in a classification episode.
     """
     return GuideModel(encoder, {task.name: task.head for task in TASKS.values()}, way)
 
@@ -58,25 +58,26 @@ def task_distributions(
     always: Mapping[str, Sequence[str]] | None = None,
     scored: bool = True,
 ) -> dict[str, TaskDistribution]:
-    """Build the episodes of every task that at least one of the domains has examples of.
+    """Build the episodes of every task for which at least one domain has examples.
 
     A task that needs token states is left out if the encoder has none.
 
     Args:
-        model: the guide's.
-        domains: what episodes are drawn from.
-        reading: how the guide reads.
+        model: the guide's model.
+        domains: domains to draw episodes from.
+        reading: how the guide reads texts and pictures.
         shape: sizes of the episodes.
-        tasks: names of those to build.
-        always: by domain, categories that each of its classification episodes contains.
-        scored: whether answers will be scored; without, their scores need not be worked out.
+        tasks: names of the tasks to build.
+        always: for each domain, the categories that all its classification episodes contain.
+        scored: whether answers will be scored; if not, their scores are not computed.
 
     Returns:
-        Families by task; their data are numpy arrays, to be put on devices by the caller.
+        Task distributions, keyed by task. Their data are NumPy arrays, which the caller puts on
+        devices.
 
     Raises:
         EpisodeError: a domain has fewer classes or examples than `shape` asks for.
-        ValueError: an unknown task.
+        ValueError: unknown task.
     """
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:

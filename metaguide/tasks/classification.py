@@ -1,4 +1,4 @@
-"""Which category a product is of, by its text and picture."""
+"""Product classification: predict a product's category from its text and picture."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -28,11 +28,11 @@ NAME = "classification"
 
 
 class Category(NamedTuple):
-    """Which category a product is of.
+    """The predicted category of a product.
 
     Attributes:
-        category: the most probable one.
-        probabilities: of all categories of the domain, by name.
+        category: the most probable category.
+        probabilities: probabilities of all categories of the domain, keyed by name.
     """
 
     category: str
@@ -40,16 +40,16 @@ class Category(NamedTuple):
 
 
 def classification(model: GuideModel, way: int) -> Problem:
-    """Return N-way classification of products by text and picture, class names in the context.
+    """Build N-way classification of products by text and picture, with class names as context.
 
-    `encoded` holds the examples' vectors and the vectors of the class names; the logits compare
-    the two and add a linear head of N slots.
+    `encoded` holds the vectors of the examples and of the class names; the logits compare the two
+    and add a linear head of N slots.
     """
 
     def encode(
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
     ) -> dict[str, Array]:
-        # The names go through the encoder as further rows without a picture: one pass, not two.
+        # The names are encoded as additional rows without a picture: one pass instead of two.
         rows = {field: joined(batch[field], names) for field, names in context["names"].items()}
         if "image" in batch:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
@@ -78,7 +78,7 @@ def classification(model: GuideModel, way: int) -> Problem:
 
 
 def categories_of(products: Iterable[Product]) -> tuple[str, ...]:
-    """Return the categories of products, in the order that training and serving number them in."""
+    """Return the categories of products, in the order in which training and serving number them."""
     return tuple(sorted({str(one.category) for one in products if one.category is not None}))
 
 
@@ -105,8 +105,9 @@ def _table(
 ) -> Table:
     """Return `labelled_table`'s fields, and those of the classes.
 
-    `names` [domains, classes, ...] are the text fields of their names, `has_names` bool [domains,
-    classes] says which there are, and `priority` which of them every episode contains.
+    `names` [domains, classes, ...] are the text fields of the class names, `has_names` bool
+    [domains, classes] marks the classes that exist, and `priority` those that every episode
+    contains.
     """
     del scored
     names, priority = [], []
@@ -201,7 +202,7 @@ LABELLING = Labelling(
 CLASSIFICATION = labelled_task(
     LABELLING,
     title="Classification",
-    summary="Which category a product is of.",
+    summary="Which category a product belongs to.",
     part="products",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),

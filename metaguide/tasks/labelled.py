@@ -1,4 +1,4 @@
-"""Tasks whose examples each have a label: how their episodes are built, and how they serve."""
+"""Tasks whose examples each have a label: building their episodes and serving them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,9 +19,9 @@ class Labelled(NamedTuple):
     """The labelled examples of one domain.
 
     Attributes:
-        examples: each content once.
-        labels: int [examples], places in `classes`.
-        classes: their names, in the one order that training and serving number them in.
+        examples: the examples, without repeated content.
+        labels: int [examples], indices into `classes`.
+        classes: names of the classes, in the order in which training and serving number them.
     """
 
     examples: Sequence[Any]
@@ -30,25 +30,25 @@ class Labelled(NamedTuple):
 
 
 class Labelling(NamedTuple):
-    """What a task with labels says of its examples; training and serving use the same functions.
+    """A task with labels, as functions of its examples that training and serving share.
 
     Attributes:
-        name: of the task.
-        of_domain: (domain, reading, picked) -> its labelled examples; `picked` are examples that
-            take the place of the domain's, or None.
+        name: name of the task.
+        of_domain: (domain, reading, picked) -> the domain's labelled examples; `picked` are
+            examples to use instead of the domain's own, or None.
         rows: (examples, reading, domain's name) -> the fields of their rows, without the label.
         problem: (model, reading, classes) -> Problem, with a slot for each of `classes` classes.
-        answers: (outputs, examples, reading, classes) -> what `predict` returns.
-        table: (of each domain, its name and labelled examples; reading, always, scored) -> the
-            table of episodes; by default their rows and labels, of classes that are the same in
+        answers: (outputs, examples, reading, classes) -> the return value of `predict`.
+        table: (labelled examples keyed by domain, reading, always, scored) -> the table that
+            episodes are drawn from; by default rows and labels, for classes that are the same in
             every domain.
         context: (classes, reading) -> the context of a task in serving.
-        start: (params, number of classes) -> what adaptation starts from.
-        described: a class's name -> what messages call it.
-        lacking: what is missing where a domain has no class; None where it always has.
+        start: (params, number of classes) -> the parameters that adaptation starts from.
+        described: a class's name -> the phrase that messages use for it.
+        lacking: message for a domain without classes; None if every domain has them.
         needs_all: whether adaptation needs examples of every class.
-        has_names: whether the names of its classes are read, so that even a guide that was not
-            trained can tell them apart without examples.
+        has_names: whether the names of the classes are read, so that even an untrained guide can
+            tell them apart without examples.
         is_ordered: whether the slots of an episode keep the order of the classes.
     """
 
@@ -68,7 +68,7 @@ class Labelling(NamedTuple):
 
 
 def labelled_task(labelling: Labelling, **fields: Any) -> Task:
-    """Return the task of a labelling; `fields` are those of `Task` that it does not say."""
+    """Build the task of a labelling; `fields` are the fields of `Task` that it does not set."""
     return Task(
         name=labelling.name,
         episodes=partial(episodes, labelling),
@@ -87,7 +87,7 @@ def episodes(
     always: Mapping[str, Sequence[str]],
     scored: bool,
 ) -> TaskDistribution:
-    """Return the episodes of a task with labels; `Task.episodes` has the arguments.
+    """Build the episodes of a task with labels; the arguments are those of `Task.episodes`.
 
     Raises:
         EpisodeError: a domain has fewer classes or examples than `shape` asks for.
@@ -107,7 +107,7 @@ def table_of(
     always: Mapping[str, Sequence[str]],
     scored: bool,
 ) -> Table:
-    """Return the table that episodes are drawn from; `Task.episodes` has the arguments."""
+    """Return the table that episodes are drawn from; the arguments are those of `Task.episodes`."""
     parts = {one.name: labelling.of_domain(one, reading, None) for one in domains}
     if labelling.table is not None:
         return labelling.table(parts, reading, always, scored)
@@ -124,7 +124,7 @@ def adapt(
     rng: np.random.Generator,
     picked: Sequence[Any] | None,
 ) -> tuple[Adapted | None, tuple[str, ...]]:
-    """Adapt to a domain; also say what could not be adapted to. `Task.adapt` has the arguments."""
+    """Adapt to a domain, with notes on what is lacking; the arguments are those of `Task.adapt`."""
     reading, serving = server.reading, server.serving
     examples, labels, classes = labelling.of_domain(domain, reading, picked)
     if not classes:
@@ -144,7 +144,7 @@ def adapt(
         return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
 
     as_trained = "it answers as it was trained, without adapting"
-    # Without examples of another class, all would be of the one.
+    # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
     if (one_sided or not len(rows)) and not (serving.is_trained or labelling.has_names):
         untrained = "this guide was not trained; adapt it to examples of each class"
@@ -178,7 +178,7 @@ def predict(
     shots: int,
     top: int | None,
 ) -> list[Any]:
-    """Answer a batch; `Task.predict` has the arguments.
+    """Answer a batch; the arguments are those of `Task.predict`.
 
     Raises:
         ValueError: an answer is not finite.
@@ -192,13 +192,13 @@ def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[A
     """Check examples that were picked by hand to adapt to.
 
     Args:
-        part: of a domain that they could stand in, such as "reviews".
-        label: the field of an example that has its label.
-        what: a message calls it.
-        examples: of one type.
+        part: the part of a domain that holds such examples, such as "reviews".
+        label: name of the field that holds an example's label.
+        what: name of the label in messages.
+        examples: examples of one type.
 
     Raises:
-        CatalogueError: a field is not as it would be read.
+        CatalogueError: a field is one that the reader would refuse.
         ValueError: an example has no label.
     """
     checked = checked_part("support", part, examples)
@@ -209,18 +209,18 @@ def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[A
 
 
 def queried_rows(batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the rows of an episode's examples in the domain's table, -1 where it is padded."""
+    """Return the rows of an episode's examples in the domain's table, -1 for padding."""
     return np.where(batch["mask"], batch["id"], -1)
 
 
 def _draw(labels: np.ndarray, classes: int, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `shots` rows of each class, or as many as it has."""
+    """Draw `shots` rows of each class, or all of them if there are fewer."""
     members = [np.flatnonzero(labels == number) for number in range(classes)]
     return np.concatenate([rng.permutation(of_class)[:shots] for of_class in members])
 
 
 def _too_few(labels: np.ndarray, classes: Sequence[str], shots: int) -> list[str]:
-    """Say by name which classes have fewer examples than `shots`."""
+    """Return a note for each class that has fewer examples than `shots`."""
     counts = [int((labels == number).sum()) for number in range(len(classes))]
     wanted = f"{shots} shot{'s' if shots > 1 else ''}"
     return [

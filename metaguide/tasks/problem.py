@@ -1,4 +1,4 @@
-"""What the problems of all tasks are built with: one `init`, the shared encoder, a head each."""
+"""Building blocks of all tasks' problems: one `init`, a shared encoder, and a head per task."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -31,13 +31,13 @@ def problem_of(
     way: int | None = None,
     pictures: bool = False,
 ) -> Problem:
-    """Return the problem of one task; `init` makes the encoder and all heads.
+    """Build the problem of one task; `init` initialises the encoder and all heads.
 
     Args:
-        model: the guide's.
-        name: of the task, and of its head's parameter group.
-        encode, loss, predict, score, way: as in `Problem`; what is encoded has a `vector`.
-        pictures: whether its examples may have pictures.
+        model: the guide's model.
+        name: name of the task and of its head's parameter group.
+        encode, loss, predict, score, way: as in `Problem`; the output of `encode` has a `vector`.
+        pictures: whether the examples may have pictures.
     """
     return Problem(
         init=partial(init_params, model),
@@ -56,7 +56,7 @@ def problem_of(
 def encode_examples(
     model: GuideModel, params: Params, batch: Mapping[str, Any], key: Key[Array, ""] | None
 ) -> Any:
-    """Encode texts, and pictures where the batch has them; with dropout where there is a key."""
+    """Encode texts, and pictures if the batch has them; apply dropout if there is a key."""
     return model.apply(
         {"params": params},
         image=batch.get("image"),
@@ -76,9 +76,9 @@ def use_head(model: GuideModel, params: Params, task: str, method: str, *args: A
 def score_classes(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
     """Return `predicted` and `target` as classes of the domain, `finite`, `mask` and `id`.
 
-    Logits that are not finite predict class -1, which no example is of. Of equal logits one is
-    drawn, so that a constant gets what chance gets. Where a domain mixes unseen classes with source
-    ones, `unseen` marks the queries of the former.
+    Logits that are not finite predict class -1, which no example has. Ties between logits are
+    broken at random, so that constant logits perform at chance level. If a domain mixes unseen
+    classes with source classes, `unseen` marks the queries of unseen ones.
     """
     classes, logits = context["classes"], outputs["logits"]
     unseen = {"unseen": context["unseen"][query["label"]]} if "unseen" in context else {}

@@ -1,4 +1,4 @@
-"""Where a text answers a question, or that it does not: extractive question answering."""
+"""Extractive question answering: find the answer to a question in a text, or that it has none."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,20 +36,20 @@ NAME = "questions"
 
 
 class Answer(NamedTuple):
-    """Where the answer stands in the passage, as characters; both are None where there is none."""
+    """An answer and its character span in the passage; both are None if there is no answer."""
 
     span: tuple[int, int] | None
     text: str | None
 
 
 def questions(model: GuideModel, max_answer_tokens: int) -> Problem:
-    """Return extractive question answering: the span of the answer, or none.
+    """Build extractive question answering: the span of the answer, or none.
 
-    Rajpurkar et al. 2018 for "no answer" as position 0. A long passage comes in several windows,
-    tokens [examples, windows, length]. Each is an example of its own to the loss; of one passage,
-    those that hold the answer weigh one together, and those that do not weigh one. The best answer
-    of all windows is predicted; where the batch has `id`, as when it is scored, one of equals is
-    drawn, "no answer" being one of them, so that constant scores get what chance gets.
+    Position 0 means "no answer" (Rajpurkar et al. 2018). A long passage comes in several windows,
+    tokens [examples, windows, length]. The loss treats each window as an example; within a passage,
+    the windows that hold the answer have total weight one, and so do those that do not. The best
+    answer of all windows is predicted. If the batch has `id`, as in scoring, ties (including "no
+    answer") are broken at random, so that constant scores perform at chance level.
     """
 
     def encode(
@@ -96,10 +96,10 @@ def questions(model: GuideModel, max_answer_tokens: int) -> Problem:
 
 
 def score_spans(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
-    """Return `em` and `f1` of what each answer says, `answerable` and `finite`.
+    """Return `em` and `f1` of each answer, `answerable` and `finite`.
 
-    The scores of what can be said stand in the query's `em` and `f1`; see `question_rows`. Span
-    scores that are not finite say nothing, not that there is no answer: `em` and `f1` are 0.
+    The query's `em` and `f1` hold the scores of all possible answers; see `question_rows`. Span
+    scores that are not finite give no prediction, not even "no answer": `em` and `f1` are 0.
     """
     del context
     first, last, finite = outputs["start"], outputs["end"], outputs["finite"]
@@ -122,10 +122,10 @@ def score_spans(outputs: Mapping[str, Array], query: Batch, context: Any) -> dic
 
 
 def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list[Question]:
-    """Return the questions of a domain that can be learned from and asked, each once.
+    """Return the questions of a domain that can be learned from and asked, without repeats.
 
-    An answer that no window of `length` tokens is sure to hold whole cannot be; such questions are
-    left out with a warning.
+    If no window of `length` tokens is certain to hold the whole answer, the question is left out,
+    with a warning.
     """
     questions = distinct_questions(domain)
     encoded = _pairs(questions, tokenizer, length)
@@ -138,8 +138,8 @@ def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list
         ids = {question.id for question in questions} - {question.id for question in kept}
         warnings.warn(
             f"domain {domain.name}: {len(questions) - len(kept)} of {len(questions)} questions are "
-            f"left out, their answers being too long for windows of {length} tokens, such as that "
-            f"of {min(ids)!r}; mark shorter answers",
+            f"left out: their answers are too long for windows of {length} tokens, such as that of "
+            f"{min(ids)!r}; mark shorter answers",
             stacklevel=2,
         )
     return kept
@@ -152,22 +152,22 @@ def question_rows(
     where: str,
     max_answer_tokens: int | None = None,
 ) -> Table:
-    """Return questions as they are read: beside their passage, or windows of it.
+    """Return questions as arrays, each with its passage or with windows of the passage.
 
     Args:
-        questions: to encode.
-        tokenizer: what reads the texts.
-        length: tokens of a question with its passage, or a window of it.
+        questions: the questions to encode.
+        tokenizer: the tokenizer of the texts.
+        length: number of tokens of a question with its passage, or with a window of it.
         where: name of the domain, for errors.
-        max_answer_tokens: most tokens of an answer, to have `em` and `f1` too.
+        max_answer_tokens: the most tokens of an answer; if given, `em` and `f1` are returned too.
 
     Returns:
         {"tokens": int32 [questions, windows, length], "start", "end": int32 [questions, windows],
         "em": bool, "f1": float32 [questions, windows, length, max_answer_tokens]}. `start` and
-        `end`, the last token, are positions in the window's tokens, both 0, the [CLS] token, where
-        the window does not hold the whole answer. `em` and `f1` are the scores of what is said with
-        the tokens from a position on, 1 to `max_answer_tokens` of them; see `metaguide.scoring`.
-        The axis of windows is left out where every passage fits into one.
+        `end` (the last token) are positions in the window's tokens; both are 0, the [CLS] token, if
+        the window does not hold the whole answer. `em` and `f1` score the answers that begin at a
+        position and have 1 to `max_answer_tokens` tokens; see `metaguide.scoring`. The axis of
+        windows is left out if every passage fits into one.
 
     Raises:
         CatalogueError: an answer is blank.
@@ -202,9 +202,9 @@ def _rows(questions: Sequence[Question], reading: Reading, where: str) -> Table:
 def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored: bool) -> Table:
     """Return the table of questions: one class, rows of `tokens` and the answer's token span.
 
-    Rows are those of `question_rows`, with what can be said already scored where `scored`. Every
-    row has as many windows as the longest passage of all domains needs; where one will do, the
-    axis of windows is left out.
+    Rows are those of `question_rows`, including the scores of all possible answers if `scored`.
+    Every row has as many windows as the longest passage of all domains needs; if one is enough,
+    the axis of windows is left out.
     """
     del always
     tokenizer, length = reading.tokenizer, reading.lengths.pair
@@ -284,7 +284,7 @@ def _baselines(
 
 
 def _windows(tokens: Array) -> Array:
-    """Return [examples, windows, length] tokens of examples that may have no axis of windows."""
+    """Return tokens [examples, windows, length]; the given ones may lack the axis of windows."""
     return tokens.reshape(len(tokens), -1, tokens.shape[-1])
 
 
@@ -297,7 +297,7 @@ def _pairs(questions: Sequence[Question], tokenizer: Tokenizer, length: int) -> 
 
 
 def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> np.ndarray:
-    """The answer's first and last token in each window, (0, 0) in one that may not hold it all."""
+    """Return the answer's first and last token per window, (0, 0) if it may not hold all of it."""
     assert question.answer is not None
     first, past = question.answer
     begins, ends = encoded.offsets[row, ..., 0], encoded.offsets[row, ..., 1]
@@ -311,7 +311,7 @@ def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> 
     windows = int((encoded.tokens[row, :, 0] != PAD).sum())
     for window in np.flatnonzero(inside.any(1)):
         answer, text = np.flatnonzero(inside[window]), np.flatnonzero(begins[window] >= 0)
-        # At the edge between two windows, more of the answer may stand in the other one.
+        # At the edge between two windows, the other one may hold more of the answer.
         cut_before = window > 0 and answer[0] == text[0]
         cut_behind = window + 1 < windows and answer[-1] == text[-1]
         if not (cut_before or cut_behind):
@@ -320,7 +320,7 @@ def _token_spans(encoded: Encoded, row: int, question: Question, where: str) -> 
 
 
 def _fill_scores(em: np.ndarray, f1: np.ndarray, offsets: np.ndarray, question: Question) -> None:
-    """Fill in the scores [windows, length, max_answer_tokens] of every answer that can be said."""
+    """Fill in the scores [windows, length, max_answer_tokens] of every possible answer."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     for window, first in zip(*np.nonzero(offsets[..., 0] >= 0), strict=True):
         begin = int(offsets[window, first, 0])
@@ -344,7 +344,7 @@ LABELLING = Labelling(
 QUESTIONS = labelled_task(
     LABELLING,
     title="Questions",
-    summary="Where a text answers a question, or that it does not.",
+    summary="Where a text answers a question, if it does.",
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),

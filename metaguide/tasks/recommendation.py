@@ -1,4 +1,4 @@
-"""Which product a user takes next, out of the domain's catalogue."""
+"""Recommendation: predict which product of the domain's catalogue a user takes next."""
 
 import reprlib
 import warnings
@@ -45,28 +45,28 @@ CUTS = (5, 10, 50)
 """k of HR@k and NDCG@k."""
 
 HISTORY_SIZES = (16, 64, 256, 1024)
-"""Products that histories are padded to."""
+"""Lengths to which histories are padded, in products."""
 
 LONGEST_HISTORY = HISTORY_SIZES[-1]
-"""Products of a history that are read, the last ones: older ones have no weight left."""
+"""Number of a history's last products that are read: older ones have no weight left."""
 
 FLOATS_AT_ONCE = 2**26
-"""Numbers that a ranking holds at a time, 256 MiB of them."""
+"""Numbers that a ranking holds in memory at a time: 256 MiB."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking:
-    """The domain's products for one user, best first, without those the user has.
+    """The domain's products for one user, best first, without those the user already has.
 
     Attributes:
-        user: whose it is.
-        scores: float32, of each of `products`, falling; higher is better, and only the order of
-            one user's scores means something.
-        by: "history" where it follows from what the user took, "no history" where the user took
-            nothing: then it is what the guide learned of users in general on the domains it was
-            trained on, the same for all such users. It is not the popularity in this domain.
+        user: the user's name.
+        scores: float32 scores of `products`, in descending order; only the order of one user's
+            scores is meaningful.
+        by: "history" if the ranking is based on what the user took, "no history" if the user took
+            nothing. The latter ranking is the same for all such users: what the guide learned about
+            users in general on its training domains, not the popularity in this domain.
         catalogue: ids of all products of the domain.
-        rows: of `products` in the catalogue.
+        rows: rows of `products` in the catalogue.
     """
 
     user: str
@@ -77,11 +77,11 @@ class Ranking:
 
     @property
     def products(self) -> tuple[str, ...]:
-        """Ids, best first; made when asked, since 10,000 rankings of 10,000 fill the memory."""
+        """Ids, best first; made on request, since 10,000 rankings of 10,000 fill the memory."""
         return tuple(self.catalogue[row] for row in self.rows)
 
     def __eq__(self, other: object) -> bool:
-        """Equal in user, products, scores and what it follows from."""
+        """Compare user, products, scores and `by`."""
         if not isinstance(other, Ranking):
             return NotImplemented
         return (self.user, self.by, self.products) == (other.user, other.by, other.products) and (
@@ -89,18 +89,18 @@ class Ranking:
         )
 
     def __repr__(self) -> str:
-        """The first three products."""
+        """Show the first three products."""
         first = ", ".join(self.catalogue[row] for row in self.rows[:3])
         more = ", …" if len(self.rows) > 3 else ""
         return f"<Ranking of {len(self.rows)} for {self.user!r} by {self.by}: {first}{more}>"
 
 
 def recommendation(model: GuideModel) -> Problem:
-    """Return which product a user takes next: the user's vector over all product vectors.
+    """Build next-product prediction: the user's vector scored against all product vectors.
 
-    The catalogue is encoded once an episode (once for all users of a domain, where only the
-    domain's products reach it), or not at all, where the context has their `vectors`; the user's
-    side is the head.
+    The catalogue is encoded once per episode (once for all users of a domain, if it depends only on
+    the domain's products), or not at all if the context holds its `vectors`. The user's side is the
+    head.
     """
 
     def encode(
@@ -113,8 +113,8 @@ def recommendation(model: GuideModel) -> Problem:
         return {"products": vectors, "history": vectors[batch["history"]]}
 
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
-        # Where many users adapt on products that are encoded already, each has parameters of his
-        # own, and the two ways to the same scores differ in cost.
+        # When many users adapt on encoded products, each has their own parameters, and the two
+        # ways to compute the same scores differ in cost.
         alone = "vectors" in context
 
         def user(history: Array, mask: Array) -> Array:
@@ -128,7 +128,7 @@ def recommendation(model: GuideModel) -> Problem:
         else:
             products = use_head(model, params, NAME, "products", encoded["products"])
             scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
-        # What a user already has is not recommended, nor learned not to be.
+        # Products that a user already has are not recommended, and give no negative examples.
         taken = jnp.zeros(scores.shape, bool)
         rows = jnp.arange(len(scores))[:, None]
         taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
@@ -145,9 +145,9 @@ def recommendation(model: GuideModel) -> Problem:
 def score_ranks(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
     """Return the `rank` (from 1) of the product taken, and `finite`.
 
-    A product tied with t others gets one of the t + 1 places by a draw. Where the score of a
-    candidate is not finite, the product taken is the last of all, and the second where it is the
-    only one: nothing was ranked first.
+    A product tied with t others gets one of the t + 1 ranks at random. If a candidate's score is
+    not finite, the product taken gets the last rank, or rank 2 if it is the only candidate, since
+    nothing was ranked first.
     """
     del context
     scores, candidates, item = outputs["scores"], outputs["candidates"], query["item"][:, None]
@@ -161,10 +161,10 @@ def score_ranks(outputs: Mapping[str, Array], query: Batch, context: Any) -> dic
 
 
 def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
-    """Return the table of users: what they took, in the order of time, and all products.
+    """Return the table of users: what they took, in chronological order, and all products.
 
     A user's history is that of `metaguide.data.histories`. Users with fewer than two products
-    are left out: there is nothing to ask about them.
+    are left out: there is nothing to predict for them.
 
     Returns:
         {"products": rows [domains, products, ...], "catalogue": int32 [domains], "items": int32
@@ -191,11 +191,11 @@ def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """The products of a domain, encoded when a user first asks.
+    """The products of a domain, encoded on the first request.
 
     Attributes:
-        server: whose parameters encode them.
-        products: of the domain.
+        server: the server whose parameters encode the products.
+        products: products of the domain.
     """
 
     server: Server
@@ -208,12 +208,12 @@ class Catalogue:
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
-        """Place of each product, by id."""
+        """Row of each product, keyed by id."""
         return {one: row for row, one in enumerate(self.ids)}
 
     @cached_property
     def context(self) -> Mapping[str, Array]:
-        """What a ranking reads: {"vectors": float32 [products, width], "candidates"}."""
+        """The context of a ranking: {"vectors": float32 [products, width], "candidates"}."""
         model, reading, serving, programs = self.server
 
         def encode(params: Params, rows: Table) -> dict[str, Array]:
@@ -253,7 +253,7 @@ def _episodes(
 def _adapt(
     server: Server, domain: Domain, shots: int, rng: np.random.Generator, picked: None
 ) -> tuple[Adapted | None, tuple[str, ...]]:
-    """Users adapt when they ask; the catalogue is encoded when the first one does."""
+    """Defer adaptation: users adapt on request, and the first request encodes the catalogue."""
     del rng, picked
     if not domain.products:
         return None, ("there are no products to rank; add them",)
@@ -263,7 +263,7 @@ def _adapt(
 
 
 def _ranker(shots: int, learner: Learner) -> AdaptedPredictFn:
-    """Return (meta, users, context) -> {"scores"}: each user adapts, and is then asked about."""
+    """Return (meta, users, context) -> {"scores"}, which adapts to each user and then predicts."""
 
     def rank(meta: Params, users: Batch, context: Any) -> dict[str, Array]:
         def one(user: Batch) -> Array:
@@ -287,7 +287,7 @@ def _predict(
     shots: int,
     top: int | None,
 ) -> list[Ranking]:
-    """Rank the domain's products for users, each adapted to the last `shots` products."""
+    """Rank the domain's products for users, adapting to each one's last `shots` products."""
     catalogue: Catalogue = adapted.context
     del domain
     taken = [[catalogue.rows[product] for product in each_once(one.products)] for one in batch]
@@ -346,15 +346,15 @@ def _checked(where: str, history: History) -> History:
     products = tuple(products)
     for one in (history.user, *products):
         if not isinstance(one, str):
-            raise ValueError(f"{where}: {reprlib.repr(one)} is no id; users and products are texts")
+            raise ValueError(f"{where}: {reprlib.repr(one)} is not a text; give ids as texts")
     return History(history.user, products)
 
 
 def _users_at_once(server: Server, shots: int, products: int, length: int) -> int:
-    """Return how many users fit into the memory that a call may take."""
+    """Return how many users fit into the memory that a call may use."""
     head = sum(leaf.size for leaf in jax.tree.leaves(server.serving.meta["params"][NAME]))
-    # Scores of all products for each shot, the user's own products, and what leads to their
-    # gradient. A learned optimizer remembers some 80 numbers a parameter.
+    # The scores of all products for each shot, the user's own products, and the intermediates of
+    # their gradient. A learned optimizer remembers some 80 numbers per parameter.
     floats = 8 * (max(1, shots) + 1) * (products + length * server.model.width)
     floats += head * (200 if server.serving.rule else 8)
     return max(1, min(SIZES[-1], FLOATS_AT_ONCE // floats))
@@ -365,7 +365,7 @@ def _measures(flat: Mapping[str, np.ndarray]) -> Measures:
     if ranks.min() < 1:
         raise ResultsError(f"rank {ranks.min()}: the best rank is 1")
     everything = np.ones(ranks.shape[-1], bool)
-    # Where few compete, the last place would count as a hit of what ranked nothing.
+    # Among few candidates, even the last rank would count as a hit of a failed ranking.
     ranked = flat["finite"].astype(bool) if "finite" in flat else True
     hits = {f"hr@{k}": metrics.hit_rate(ranks, k) for k in CUTS}
     gains = {f"ndcg@{k}": metrics.ndcg(ranks, k) for k in CUTS}
@@ -384,7 +384,7 @@ def _baselines(
     tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
     features = tfidf.transform([product_text(product) for product in domain.products])
     index = {product.id: row for row, product in enumerate(domain.products)}
-    # Numbered as in the table: first the users that can be asked about.
+    # Numbered as in the table: the users with two products or more come first.
     every = sorted(histories(domain.interactions), key=lambda user: len(user.products) < 2)
     taken = np.array(
         [(number, index[p]) for number, user in enumerate(every) for p in user.products]
@@ -406,7 +406,7 @@ def _baselines(
 RECOMMENDATION = Task(
     name=NAME,
     title="Recommendation",
-    summary="Which product a user takes next, out of the catalogue.",
+    summary="Which product of the catalogue a user takes next.",
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),

@@ -1,4 +1,4 @@
-"""What a review thinks of a product: negative or positive, and how many stars."""
+"""Sentiment: predict whether a review is negative or positive, and how many stars it gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -28,7 +28,7 @@ CLASSES = ("negative", "positive")
 
 
 class Sentiment(NamedTuple):
-    """What a review thinks: "positive" or "negative", how probably positive, and how many stars."""
+    """A review's sentiment ("positive" or "negative"), probability of "positive", and stars."""
 
     sentiment: str
     positive: float
@@ -36,7 +36,7 @@ class Sentiment(NamedTuple):
 
 
 def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
-    """Return whether a review is negative (0) or positive (1), and how many stars it gives."""
+    """Build sentiment: whether a review is negative (0) or positive (1), and how many stars."""
 
     def encode(
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
@@ -70,7 +70,7 @@ def _labelled(domain: Domain, reading: Reading, picked: Sequence[Review] | None)
 
 
 def _rows(reviews: Sequence[Review], reading: Reading, where: str) -> Table:
-    """Return the text fields, and `stars` float32, 0 where a review has none."""
+    """Return the text fields, and `stars` float32, 0 for a review without stars."""
     del where
     texts = [review.text for review in reviews]
     return {
@@ -137,7 +137,7 @@ LABELLING = Labelling(
 SENTIMENT = labelled_task(
     LABELLING,
     title="Sentiment",
-    summary="Whether a review is content.",
+    summary="Whether a review is positive.",
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),

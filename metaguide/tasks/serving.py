@@ -1,4 +1,4 @@
-"""What a trained guide brings to a task, and what the task makes of it in one domain."""
+"""Serving: what a trained guide provides to its tasks, and a task adapted to one domain."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ from metaguide.types import AdaptedPredictFn, Learner, Params, Problem
 
 
 class Reading(NamedTuple):
-    """What turns texts and pictures into arrays.
+    """How texts and pictures are turned into arrays.
 
     Attributes:
-        reader: of texts.
-        lengths: tokens kept.
+        reader: reader of texts.
+        lengths: numbers of tokens kept.
         images: whether pictures are read.
-        max_answer_tokens: most tokens of an answer.
+        max_answer_tokens: the most tokens of an answer.
     """
 
     reader: TextReader
@@ -32,21 +32,21 @@ class Reading(NamedTuple):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The reader's tokenizer, where tokens are read."""
+        """The reader's tokenizer; only if tokens are read."""
         assert self.reader.tokenizer is not None
         return self.reader.tokenizer
 
 
 class Serving(NamedTuple):
-    """What serves one task: parameters, and how they adapt.
+    """The parameters that serve one task, and the method that adapts them.
 
     Attributes:
-        meta: {"params": the guide's}, and "rule" beside them where a learned optimizer adapts them.
+        meta: {"params": the guide's parameters}, plus "rule" if a learned optimizer adapts them.
         method: a name in `metaguide.methods.IN_GUIDE`.
-        learning_rate: of its gradient descent, or its penalty.
-        steps: of its gradient descent.
-        rule: of the learned optimizer.
-        is_trained: False if the heads are as they were initialised, in a guide that was built from
+        learning_rate: learning rate of the method's gradient descent, or its penalty.
+        steps: number of steps of its gradient descent.
+        rule: the learned optimizer's rule, if any.
+        is_trained: False if the heads are still at their initialisation, as in a guide built from
             a pretrained encoder alone.
     """
 
@@ -58,7 +58,7 @@ class Serving(NamedTuple):
     is_trained: bool = True
 
     def __repr__(self) -> str:
-        """The method: parameters are thousands of numbers."""
+        """Show the method, not the thousands of parameters."""
         return f"<Serving by {self.method}, rate {self.learning_rate:g}, {self.steps} steps>"
 
 
@@ -66,11 +66,11 @@ class Adapted(NamedTuple):
     """One task, adapted to a domain.
 
     Attributes:
-        learner: whose `predict` reads `state`; it is jitted.
-        state: opaque.
-        context: of the task.
+        learner: the jitted learner whose `predict` reads `state`.
+        state: the learner's adapted state, opaque to the task.
+        context: the task's context.
         chosen: ids of the examples adapted to.
-        classes: names of the classes, where the task has any.
+        classes: names of the classes, if the task has any.
     """
 
     learner: Learner
@@ -80,7 +80,7 @@ class Adapted(NamedTuple):
     classes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """How many examples it adapted to: the state is thousands of numbers."""
+        """Show the number of examples, not the thousands of numbers of the state."""
         return f"<Adapted to {len(self.chosen)} examples>"
 
 
@@ -88,10 +88,10 @@ class Server(NamedTuple):
     """A guide as one of its tasks sees it.
 
     Attributes:
-        model: the guide's.
-        reading: how it reads.
-        serving: what serves the task.
-        programs: what has been compiled, by key; it is added to.
+        model: the guide's model.
+        reading: how the guide reads texts and pictures.
+        serving: the parameters and the method that serve the task.
+        programs: compiled programs by key; a growing cache.
     """
 
     model: GuideModel
@@ -106,13 +106,13 @@ class Server(NamedTuple):
         adapts: bool,
         predict: Callable[[Learner], AdaptedPredictFn] = lambda learner: learner.predict,
     ) -> Learner:
-        """Return how the task adapts, jitted.
+        """Return the task's learner, jitted.
 
         Args:
-            key: of the program; two calls with the same one get the same learner.
-            problem: makes what adapts, where the key is new.
-            adapts: False answers from the parameters as they were trained.
-            predict: of the learner, what is compiled in place of its `predict`.
+            key: key of the program; calls with the same key get the same learner.
+            problem: builds the problem that adapts; called if the key is new.
+            adapts: whether to adapt; if False, the trained parameters answer.
+            predict: learner -> the function to compile instead of its `predict`.
         """
         key = (*key, adapts)
         if key not in self.programs:
@@ -141,7 +141,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def ask(adapted: Adapted, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what an adapted task predicts of rows, in pieces of a few sizes.
+    """Return an adapted task's predictions for rows, computed in pieces of a few sizes.
 
     Raises:
         ValueError: an output is not finite.
@@ -150,7 +150,7 @@ def ask(adapted: Adapted, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         lambda piece: adapted.learner.predict(adapted.state, piece, adapted.context), rows
     )
     for name, leaf in outputs.items():
-        # Of spans only where they stand comes out, and `finite`, whether their scores are.
+        # Spans come out as positions; `finite` says whether their scores are finite.
         if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):
             name = "span scores" if name == "finite" else name
             raise ValueError(

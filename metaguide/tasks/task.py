@@ -1,4 +1,4 @@
-"""What a type of task is: everything the guide knows of it, as one value."""
+"""A task type: everything the guide knows about it, as one value."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,17 +12,18 @@ from metaguide.tasks.serving import Adapted
 from metaguide.types import TaskDistribution
 
 Outcome = tuple[str, int, Mapping[str, np.ndarray]]
-"""A baseline's name, the shots it had, and what it is scored by, as `Problem.score` returns it."""
+"""A baseline's name, its number of shots, and its outcomes, as `Problem.score` returns them."""
 
 
 class Shape(NamedTuple):
     """The static sizes of episodes.
 
     Attributes:
-        way: classes of a classification episode.
+        way: number of classes of a classification episode.
         shots: the largest number of shots.
-        queries: query examples an episode; recommendation has one.
-        candidates: products that a training episode of recommendation ranks; None for all.
+        queries: number of query examples per episode; recommendation has one.
+        candidates: number of products that a training episode of recommendation ranks; None for
+            all.
     """
 
     way: int
@@ -32,34 +33,35 @@ class Shape(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One type of task.
+    """One task type.
 
     Attributes:
-        name: in configs, tables and checkpoints; the model's head has the same one.
-        title: in reports.
-        summary: what is asked, in a sentence.
-        part: of a domain that it adapts to, a field of `Domain`.
-        asks: the type whose examples ask for it.
-        classes: names of its classes, where every domain has the same ones.
-        has_examples: whether a domain has what it needs.
+        name: name in configs, tables and checkpoints, and of the model's head.
+        title: name in reports.
+        summary: the task in one sentence.
+        part: the part of a domain that it adapts to, a field of `Domain`.
+        asks: type of the examples that it predicts; no other task has the same.
+        classes: names of its classes, if every domain has the same ones.
+        has_examples: domain -> whether it has examples of the task.
         head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
         episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
-            all have examples; `always`, by domain, are classes that each episode contains, and
-            `scored` says whether answers will be scored.
-        scoring: from outcomes to metrics.
+            all have examples; `always` are, for each domain, the classes that each episode
+            contains, and `scored` tells whether answers will be scored.
+        scoring: how outcomes become metrics.
         baselines: (sources, domain, reading, always, cells) -> outcomes on one held-out domain;
-            `cells`, by shots, are of `metaguide.evaluation.evaluate.drawn`.
+            `cells`, keyed by shots, are those of `metaguide.evaluation.evaluate.drawn`.
         adapt: (server, domain, shots, rng, picked) -> (adapted or None, notes); `picked` are
-            examples to adapt to in place of a draw, or None.
-        predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is of rankings.
+            examples to adapt to instead of drawn ones, or None.
+        predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is for rankings.
         checked: (where, example) -> the example as `predict` reads it, without its label; `where`
             is for messages.
-        picked: examples to adapt to -> the same, checked, each with its label; None where the task
-            does not adapt to examples of its domain.
-        check: (adapted, examples, domain) -> None; refuses what cannot be answered.
-        size: of an example; those of like size are asked together. None: all are of one size.
+        picked: examples to adapt to -> the same examples, checked, each with its label; None if the
+            task does not adapt to examples of its domain.
+        check: (adapted, examples, domain) -> None; raises if an example cannot be answered.
+        size: example -> its size; examples of similar size are answered together. None if all have
+            the same size.
         needs_states: whether it needs a state for each token, which not every encoder has.
-        is_ranking: whether answers rank something, and so have a top.
+        is_ranking: whether answers are rankings, and so take a `top`.
     """
 
     name: str

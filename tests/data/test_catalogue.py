@@ -146,11 +146,11 @@ BAD_ROWS = [
         {**PRODUCT, "id": "p2", "image": "images/no.png"},
         ["field 'image' names 'images/no.png'", "no such file", "add it"],
     ),
-    ("products", PRODUCT, ["field 'id' is 'p1'", "products.jsonl:1 bears too", "its own"]),
+    ("products", PRODUCT, ["field 'id' is 'p1'", "products.jsonl:1 has too", "its own"]),
     ("products", '{"id": "\\ud83d", "title": "x"}', ["field 'id'", "surrogate", "whole character"]),
     ("products", ["p2"], ["not a JSON object", "write one"]),
-    ("products", '{"id": "p2", "title": }', ["broken JSON at character 23", "one object a line"]),
-    ("products", "[" * 100_000, ["broken JSON", "one object a line"]),
+    ("products", '{"id": "p2", "title": }', ["broken JSON at character 23", "one object per line"]),
+    ("products", "[" * 100_000, ["broken JSON", "one object per line"]),
     ("reviews", {**REVIEW, "stars": 0}, ["field 'stars' is 0, out of range", "from 1 to 5"]),
     ("reviews", {**REVIEW, "stars": 5.01}, ["field 'stars' is 5.01, out of range", "from 1 to 5"]),
     ("reviews", {**REVIEW, "stars": "4"}, ["field 'stars' is '4'", "number without quotes"]),
@@ -169,14 +169,14 @@ BAD_ROWS = [
         ["'stars' and 'sentiment' are both given", "leave one out"],
     ),
     ("reviews", {**REVIEW, "id": "r2", "product": "p9"}, ["field 'product' is 'p9'", "add the"]),
-    ("reviews", REVIEW, ["field 'id' is 'r1'", "reviews.jsonl:1 bears too"]),
+    ("reviews", REVIEW, ["field 'id' is 'r1'", "reviews.jsonl:1 has too"]),
     ("questions", {**QUESTION, "answer": [6, 13]}, ["field 'answer' is [6, 13]", "end <= 12"]),
     ("questions", {**QUESTION, "answer": [-1, 3]}, ["field 'answer' is [-1, 3]", "0 <= start"]),
     ("questions", {**QUESTION, "answer": [4, 4]}, ["field 'answer' is [4, 4]", "start < end"]),
     (
         "questions",
         {**QUESTION, "answer": [5, 6]},
-        ["field 'answer' is [5, 6]", "white space alone"],
+        ["field 'answer' is [5, 6]", "only white space"],
     ),
     ("questions", {**QUESTION, "answers": [[0, 5]]}, ["'answer' and 'answers'", "leave one out"]),
     (
@@ -230,7 +230,12 @@ def test_broken_image_is_named(tmp_path: Path, cut: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(noise).save(folder / "p.png")
     (folder / "p.png").write_bytes((folder / "p.png").read_bytes()[:cut])
-    refusal(folder, "products.jsonl:2: field 'image' names 'p.png'", "no picture", "save it anew")
+    refusal(
+        folder,
+        "products.jsonl:2: field 'image' names 'p.png'",
+        "not a readable picture",
+        "save it again",
+    )
 
 
 def test_broken_folders_are_named(tmp_path: Path) -> None:
@@ -266,7 +271,7 @@ def test_a_name_that_no_path_may_have_is_an_error(tmp_path: Path, name: str) -> 
     """Catches an error of the path in the place of one that names line and field."""
     folder = lay(tmp_path / "phones", products=[{**PRODUCT, "image": name}])
     (folder / "circle").symlink_to(folder / "circle")
-    refusal(folder, "products.jsonl:1: field 'image' names", "no picture that can be read")
+    refusal(folder, "products.jsonl:1: field 'image' names", "not a readable picture")
 
 
 def test_what_a_system_leaves_in_a_folder_is_no_part_of_it(tmp_path: Path) -> None:
@@ -446,7 +451,7 @@ def test_writer_refuses_what_the_reader_would(tmp_path: Path, change: dict, word
 def test_writer_deletes_nothing_but_a_domain(tmp_path: Path) -> None:
     """Catches a writer that replaces a folder of other things, such as a whole catalogue."""
     folder = lay(tmp_path / "phones", notes=["mine"])
-    with pytest.raises(CatalogueError, match=r"notes.jsonl: this is no part of a domain.*move it"):
+    with pytest.raises(CatalogueError, match=r"notes.jsonl: this is not part of a domain.*move it"):
         write_domain(some_domain(), folder)
     assert (folder / "notes.jsonl").exists()
 

@@ -298,7 +298,7 @@ def test_a_table_of_too_few_pictures_is_an_error():
     with pytest.raises(EpisodeError, match="5-way .* need 5 classes"):
         balanced_sampler(5, 2, 5)(table, 0, 2, jax.random.key(0))
     for way, shots, queries in ((0, 1, 1), (2, -1, 1), (2, 1, 0)):
-        with pytest.raises(EpisodeError, match="there are some from 1 way, 0 shots and 1 query on"):
+        with pytest.raises(EpisodeError, match="at least 1 way, 0 shots and 1 query; raise way"):
             check_balanced(table, way, shots, queries)
     with pytest.raises(EpisodeError, match="5-way .* need 5 classes; there are 4; lower way"):
         check_balanced(table, 5, 2, 5)

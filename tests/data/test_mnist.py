@@ -78,7 +78,7 @@ def test_a_split_is_its_two_files(tmp_path):
     [
         (lambda packed: packed[:-9], "cannot be unpacked"),
         (lambda packed: b"text", "cannot be unpacked"),
-        (lambda packed: gzip.compress(b"PNG" + gzip.decompress(packed)), "does not begin as"),
+        (lambda packed: gzip.compress(b"PNG" + gzip.decompress(packed)), "does not begin like"),
         (lambda packed: gzip.compress(gzip.decompress(packed)[:-1]), "where a file of shape"),
         (lambda packed: gzip.compress(gzip.decompress(packed)[:6]), "where a file of shape"),
         (lambda packed: gzip.compress(content(np.ones((3, 0, 2)))), "holds no pictures or labels"),
@@ -167,7 +167,7 @@ def test_another_format_of_tensorflow_datasets_is_one_error(
     with pytest.raises(
         MnistError,
         match=rf"^{about.parent}: mnist was prepared there as {form}, .* delete that folder or move"
-        r" it away, and it is prepared anew, or put train-images",
+        r" it away, and it is prepared again, or put train-images",
     ):
         read_tfds(folder, "mnist", "train")
     assert sorted(folder.rglob("*")) == before and not trace.exists()

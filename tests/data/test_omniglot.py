@@ -103,11 +103,11 @@ SPLIT = "omniglot/splits/vinyals/test.txt"
 @pytest.mark.parametrize(
     ("member", "content", "words"),
     [
-        (MEMBER, b"not a picture", rf"{MEMBER}: broken picture .*get it anew"),
-        (MEMBER, png(np.eye(28) > 0)[:-30], rf"{MEMBER}: broken picture .*get it anew"),
-        (MEMBER, png(np.eye(28) > 0)[:20], rf"{MEMBER}: broken picture .*get it anew"),
-        (MEMBER, png(np.ones((28, 27), bool)), rf"{MEMBER}: 27x28, not 28x28; get it anew"),
-        (MEMBER, None, r"Greek/character02 has 19 drawings, not 20; get it anew"),
+        (MEMBER, b"not a picture", rf"{MEMBER}: broken picture .*get it again"),
+        (MEMBER, png(np.eye(28) > 0)[:-30], rf"{MEMBER}: broken picture .*get it again"),
+        (MEMBER, png(np.eye(28) > 0)[:20], rf"{MEMBER}: broken picture .*get it again"),
+        (MEMBER, png(np.ones((28, 27), bool)), rf"{MEMBER}: 27x28, not 28x28; get it again"),
+        (MEMBER, None, r"Greek/character02 has 19 drawings, not 20; get it again"),
         (MEMBER + ".png", png(np.eye(28) > 0), r"Greek/character02 has 21 drawings, not 20"),
     ],
 )
@@ -127,12 +127,12 @@ def test_a_bad_archive_is_named(tmp_path: Path) -> None:
         read_archive(tmp_path / "none.zip")
     whole = pack(tmp_path / ARCHIVE, contents()).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OmniglotError, match="cut.zip: cannot be read .*get it anew"):
+    with pytest.raises(OmniglotError, match="cut.zip: cannot be read .*get it again"):
         read_archive(tmp_path / "cut.zip")
     hurt = bytearray(whole)
     hurt[whole.index(b"IDAT", whole.index(MEMBER.encode())) + 9] ^= 255
     (tmp_path / "hurt.zip").write_bytes(hurt)
-    with pytest.raises(OmniglotError, match=f"hurt.zip: {MEMBER}: cannot be read .*get it anew"):
+    with pytest.raises(OmniglotError, match=f"hurt.zip: {MEMBER}: cannot be read .*get it again"):
         read_archive(tmp_path / "hurt.zip")
     with pytest.raises(OmniglotError, match="other.zip: no picture of a character in it"):
         read_archive(pack(tmp_path / "other.zip", {"readme.txt": b"hello"}))
@@ -157,7 +157,7 @@ def test_an_archive_larger_than_it_may_be_is_not_unpacked(tmp_path: Path, monkey
     is decoded to gigabytes before its size is looked at."""
     path = lay(tmp_path / ARCHIVE if lay is pack else tmp_path, contents())
     monkeypatch.setattr(omniglot, "MOST_ALL", 3_000)
-    with pytest.raises(OmniglotError, match="cannot be read .it holds more than .*get it anew"):
+    with pytest.raises(OmniglotError, match="cannot be read .it holds more than .*get it again"):
         read_archive(path)
     monkeypatch.undo()
     head = png(np.ones((28, 28), bool))
@@ -172,7 +172,7 @@ def test_an_archive_larger_than_it_may_be_is_not_unpacked(tmp_path: Path, monkey
 def test_an_archive_that_is_no_regular_file_is_one_error(tmp_path: Path) -> None:
     """Fault: a named pipe hangs."""
     os.mkfifo(tmp_path / ARCHIVE)
-    with pytest.raises(OmniglotError, match="cannot be read .it is no regular file.; get it anew"):
+    with pytest.raises(OmniglotError, match="cannot be read .it is no regular file.; get it again"):
         read_archive(tmp_path / ARCHIVE)
 
 
@@ -281,7 +281,7 @@ def test_the_random_split_is_mamls(seed: int) -> None:
 
 def test_an_incomplete_omniglot_is_not_split() -> None:
     """Fault: characters that got lost make the test set smaller, and nobody notices."""
-    with pytest.raises(OmniglotError, match="1623 characters, and there are 964; get it anew"):
+    with pytest.raises(OmniglotError, match="1623 characters, and there are 964; get it again"):
         random_split(964, 0)
 
 
@@ -303,10 +303,13 @@ def test_vinyals_split(tmp_path: Path) -> None:
             b"Greek/character01/rot000\nGreek/character09/rot000\n",
             r"test.txt:2: .*no such character",
         ),
-        (b"Greek/character01/rot045\n", r"test.txt:1: .*rot045': no character/rotDDD; get it anew"),
+        (
+            b"Greek/character01/rot045\n",
+            r"test.txt:1: .*rot045': no character/rotDDD; get it again",
+        ),
         (b"Greek/character01\n", r"test.txt:1: .*no character/rotDDD"),
         (b"\xff\n", r"test.txt:1: .*no character/rotDDD"),
-        (None, r"no omniglot/splits/vinyals/test.txt; get it anew"),
+        (None, r"no omniglot/splits/vinyals/test.txt; get it again"),
     ],
 )
 def test_a_bad_line_of_the_split_is_named(tmp_path: Path, content, words) -> None:

@@ -162,7 +162,7 @@ def test_a_pipe_of_products_does_not_hang(tmp_path):
     ("line", "message"),
     [
         ('{"id": "1", "title": "t", "category": " "}', "field 'category' is empty"),
-        ('{"id": "1", "title": "t", "title": "u"}', "the key 'title' stands twice"),
+        ('{"id": "1", "title": "t", "title": "u"}', "the key 'title' occurs twice"),
     ],
 )
 def test_a_row_that_says_nothing_or_two_things_is_refused(tmp_path, line, message):
