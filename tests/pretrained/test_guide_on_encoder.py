@@ -80,7 +80,7 @@ def test_a_guide_is_trained_on_vectors_loaded_and_refuses_another_encoder(tmp_pa
                 "--config.model.layers=0",
                 "--config.model.image=False",
             ),
-            *("--config.metatrain.learners=()", "--config.adapt.shots=(0, 5)"),
+            *("--config.metatrain.learners=()", "--config.adapt.shots=(0,)"),
         ],
         check=True,
         capture_output=True,
