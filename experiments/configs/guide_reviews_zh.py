@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     """Return the config: the bazaar's, except for what is set here."""
     config = guide_bazaar.get_config()
     config.table = "reviews_zh"
-    config.preset = "default"  # named overrides: full or tiny
+    config.preset = "default"  # named overrides: full, pretrained or tiny
     config.log_every = 50
     config.checkpoint_every = 500
     config.data = {
@@ -42,6 +42,14 @@ def get_config() -> ConfigDict:
             "seeds": 3,
             "adapt": {"episodes": 600},
             "metatrain": {"learners": ("maml", "first-order", "anil", "prototypical")},
+        },
+        # On the vectors of a pretrained encoder, frozen; needs encoder.weights.
+        "pretrained": {
+            "table": "reviews_zh_pretrained",
+            "data": {"most": 1000, "aside": 100},
+            "encoder": {"prefix": "query: "},
+            "model": {"layers": 0, "width": 384},
+            "metatrain": {"learners": ("anil", "prototypical")},
         },
         "tiny": {
             "data": {"aside": 40},
