@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -104,31 +105,20 @@ def train(
         DeviceError: processes see different checkpoints in `workdir`.
         ValueError: the steps between lines or checkpoints are not a multiple of `steps_per_call`.
     """
+    _check_schedule(schedule)
     steps, log_every, checkpoint_every, steps_per_call = schedule
-    for what, count in {"log_every": log_every, "checkpoint_every": checkpoint_every}.items():
-        if count < 1 or count % steps_per_call:
-            raise ValueError(
-                f"{what} is {count}: make it a multiple of {steps_per_call} steps a call"
-            )
     alone = isinstance(workdir, Path)
     workdirs = [workdir] if alone else list(workdir)
     abouts = [about] * len(workdirs) if isinstance(about, Mapping) else list(about)
     folders = [one / checkpoint.FOLDER for one in workdirs]
     folder = folders[0]
-    window: list[Metrics] = []
-    waiting: tuple[int, list[Metrics]] | None = None
-    means: dict[str, float] = {}
-
-    def rate() -> float:
-        """Return the steps per second, without the first call, which compiles."""
-        return max(done - start - steps_per_call, 0) / max(time.perf_counter() - first_done, 1e-9)
 
     with ExitStack() as stack:
         for one in workdirs:
             if is_first_process():
                 stack.enter_context(held(one))
         state = _resumed(state, folders, abouts, alone)
-        done = start = int(np.ravel(jax.device_get(state.step))[0])
+        start = int(np.ravel(jax.device_get(state.step))[0])
         if start % steps_per_call:
             raise ValueError(
                 f"{folder}: step {start} is not a multiple of {steps_per_call} steps a call"
@@ -138,23 +128,19 @@ def train(
             return state
         if start:
             say(f"{name}: going on from step {start} of {steps}, {folder}")
-        begun = first_done = time.perf_counter()
+        clock = _Clock(start, steps_per_call)
         for one in workdirs:
-            stack.enter_context(_times(one, start, lambda: (done, first_done - begun, rate())))
+            stack.enter_context(_times(one, start, clock.reached))
         logs = [stack.enter_context(_log(one, start)) for one in workdirs]
+        lines = _Lines(logs, clock, partial(_check_finite, name=name, folder=folder, hint=hint))
         show = stack.enter_context(progress(name, steps, start=start))
         asked = stack.enter_context(stopping_between_steps())
 
-        def flush(last: int, metrics: Sequence[Metrics]) -> None:
-            nonlocal means
-            by_name = _joined(jax.device_get(metrics), len(workdirs))
-            _check_finite(by_name, last, name, folder, hint)
-            for number, write in enumerate(logs):
-                values = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
-                write(last, values, rate())
-            means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
-            if on_log is not None:
-                on_log(last, means)
+        def flush(window: Window | None) -> None:
+            if window is not None and window.metrics:
+                lines.write(window)
+                if on_log is not None:
+                    on_log(window.last, lines.means)
 
         def keep() -> None:
             if on_checkpoint is not None:
@@ -162,41 +148,105 @@ def train(
             for one, part, of in zip(folders, _parts(state, alone), abouts, strict=True):
                 checkpoint.save(one, part, of)
 
+        window: list[Metrics] = []
+        waiting: Window | None = None
         for done in range(start + steps_per_call, steps + 1, steps_per_call):
-            previous = window[-1:]
+            previous, clock.done = window[-1:], done
             state, metrics = step(state, data)
             window.append(metrics)
             # Read older metrics only now: the device already has its next step.
             jax.block_until_ready(previous)
-            if waiting is not None:
-                flush(*waiting)
-                waiting = None
-            if done == start + steps_per_call:
-                jax.block_until_ready(metrics)
-                first_done = time.perf_counter()
+            flush(waiting)
+            waiting = None
+            clock.tick(metrics)
             if done % checkpoint_every == 0 or done == steps:
-                flush(done, window)
+                flush(Window(done, window))
                 keep()
                 window = []
             elif done % log_every == 0:
-                waiting, window = (done, window), []
-            show(done, f"loss {means['loss']:.4g}" if means else "")
+                waiting, window = Window(done, window), []
+            show(done, f"loss {lines.means['loss']:.4g}" if lines.means else "")
             if (number := asked()) is not None and done < steps:
                 if jax.process_count() > 1:  # the others may not have been asked, and save no more
                     raise Stopped(number, f"{name}: the last checkpoint in {folder} is kept")
-                if waiting is not None:
-                    flush(*waiting)
-                if window:
-                    flush(done, window)
+                flush(waiting)
+                flush(Window(done, window))
                 if done % checkpoint_every:
                     keep()
                 raise Stopped(number, f"{name}: step {done} is saved in {folder}")
 
     say(
-        f"{name}: {steps - start} steps in {time.perf_counter() - begun:.1f} s "
-        f"({rate():.1f} steps/s after the first), loss {means['loss']:.4g}"
+        f"{name}: {steps - start} steps in {time.perf_counter() - clock.begun:.1f} s "
+        f"({clock.rate():.1f} steps/s after the first), loss {lines.means['loss']:.4g}"
     )
     return state
+
+
+class Window(NamedTuple):
+    """The metrics of some steps on end, on the devices.
+
+    Attributes:
+        last: number of the last of these steps.
+        metrics: metrics of each call of the step.
+    """
+
+    last: int
+    metrics: Sequence[Metrics]
+
+
+class _Clock:
+    """How far a run has come, and how fast; the first call, which compiles, does not count."""
+
+    def __init__(self, start: int, steps_per_call: int) -> None:
+        self.begun = self.first_done = time.perf_counter()
+        self.start, self.done, self.steps_per_call = start, start, steps_per_call
+
+    def tick(self, metrics: Metrics) -> None:
+        """Wait for the end of the first call, given the metrics of a call."""
+        if self.done == self.start + self.steps_per_call:
+            jax.block_until_ready(metrics)
+            self.first_done = time.perf_counter()
+
+    def rate(self) -> float:
+        """Return the steps per second."""
+        counted = max(self.done - self.start - self.steps_per_call, 0)
+        return counted / max(time.perf_counter() - self.first_done, 1e-9)
+
+    def reached(self) -> tuple[int, float, float]:
+        """Return (steps done, seconds of the first call, steps per second)."""
+        return self.done, self.first_done - self.begun, self.rate()
+
+
+class _Lines:
+    """The lines of metrics of a run: checked, and written to the log of each training."""
+
+    def __init__(
+        self,
+        logs: Sequence[Callable[[int, Mapping[str, float], float], None]],
+        clock: _Clock,
+        check: Callable[[Mapping[str, np.ndarray], int], None],
+    ) -> None:
+        self.logs, self.clock, self.check = logs, clock, check
+        self.means: dict[str, float] = {}
+
+    def write(self, window: Window) -> None:
+        """Write the means over a window, for each training; `means` are those over all of them."""
+        by_name = _joined(jax.device_get(window.metrics), len(self.logs))
+        self.check(by_name, window.last)
+        for number, write in enumerate(self.logs):
+            values = {key: float(by_name[key][:, number].mean()) for key in sorted(by_name)}
+            write(window.last, values, self.clock.rate())
+        self.means = {key: float(by_name[key].mean()) for key in sorted(by_name)}
+
+
+def _check_schedule(schedule: Schedule) -> None:
+    """Raise a ValueError if the steps between lines or checkpoints are not whole calls."""
+    for what in ("log_every", "checkpoint_every"):
+        count = getattr(schedule, what)
+        if count < 1 or count % schedule.steps_per_call:
+            raise ValueError(
+                f"{what} is {count}: make it a multiple of {schedule.steps_per_call} steps a call"
+            )
 
 
 def _resumed(

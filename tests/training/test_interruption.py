@@ -96,7 +96,7 @@ def test_a_command_that_a_signal_ends_says_so_and_exits_with_its_code(
         runner.run(main, default="experiments/configs/sinusoid.py", workdir="", argv=argv)
     assert ended.value.code == code
     said = capsys.readouterr().err
-    assert said.startswith(f"stopped by {signal.Signals(number).name}: the same command goes on")
+    assert said.startswith(f"stopped by {signal.Signals(number).name}: the same command resumes")
 
 
 def test_other_threads_are_left_alone():
