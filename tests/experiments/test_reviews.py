@@ -37,7 +37,9 @@ def corpus() -> Corpus:
     rng = np.random.default_rng(0)
     label = rng.permuted(np.tile([0, 1], (3, 14)), axis=1).ravel()
     vectors = (2.0 * label[:, None] * (np.arange(6) == 0) + rng.normal(size=(84, 6))) + 1
-    found = corpus_of(NAMES, np.repeat(range(3), 28), label, texts_of(label, rng), 3)
+    found = corpus_of(
+        NAMES, np.repeat(range(3), 28).tolist(), label.tolist(), texts_of(label, rng), 3
+    )
     return found._replace(vectors=vectors.astype(np.float32))
 
 
@@ -70,9 +72,8 @@ def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> N
         own = corpus.rows(0)
         if name != "encoder + n-grams":  # its share is chosen on the labels of all sources
             np.testing.assert_array_equal(after[1:, own], before[1:, own], err_msg=name)
-        others = corpus.rows(2)  # what the other categories know does change
-        assert np.abs(after[1][others] - before[1][others]).max() >= 0
-        assert np.abs(after[2][others] - before[2][others]).max() > 1e-3
+        # What others are told by this category does change.
+        assert np.abs(after[1] - before[1])[corpus.rows(1)].max() > 1e-3, name
 
 
 def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus: Corpus) -> None:
@@ -213,7 +214,8 @@ def test_vectors_are_of_unit_length_before_they_are_compared() -> None:
     """Fault: a long vector outweighs the others in the middle of a support."""
     vectors = np.random.default_rng(5).normal(size=(4, 3)) * [[1], [9], [1], [1]]
     gram = left_out.gram_of(vectors)
-    np.testing.assert_allclose(gram, normalize(vectors) @ normalize(vectors).T)
+    short = np.asarray(normalize(vectors))
+    np.testing.assert_allclose(gram, short @ short.T)
 
 
 def test_some_reviews_keep_what_belongs_to_them(corpus: Corpus) -> None:
