@@ -51,7 +51,7 @@ def outcomes(corpus: Corpus) -> reviews.Outcomes:
 def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> None:
     """Faults: a head, an n-gram's weight, a choice or a rule reads labels of the held-out category;
     logits that choices are made on come from heads that read the labels they are scored on."""
-    config = config_of("--config.ngrams.penalties=(0.1,10.0)")
+    config = config_of("--config.ngrams.penalties=(0.1,10.0)", "--config.rule.steps=15")
     rng = np.random.default_rng(1)
 
     def known_of(corpus: Corpus) -> tuple[Any, Any]:
@@ -226,3 +226,13 @@ def test_some_reviews_keep_what_belongs_to_them(corpus: Corpus) -> None:
     np.testing.assert_array_equal(some.vectors, corpus.vectors[rows])
     np.testing.assert_array_equal(some.counts.toarray(), corpus.counts.toarray()[rows])
     np.testing.assert_array_equal(some.label, corpus.label[rows])
+
+
+def test_the_held_out_category_has_no_say_in_a_choice(corpus: Corpus) -> None:
+    """Fault: the accuracy that decides counts the held-out category, here a large gain there."""
+    right = 2.0 * corpus.label - 1
+    candidates = np.stack([right, right])[:, None].repeat(3, 1)
+    candidates[0, 0, corpus.rows(0)] *= -1  # better in the sources by little, wrong in "a"
+    candidates[1, 0, corpus.rows(1)[:3]] *= -1
+    assert left_out.choice(candidates, corpus, 0) == 0
+    assert left_out.choice(candidates[::-1], corpus, 0) == 1
