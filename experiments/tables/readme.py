@@ -4,8 +4,8 @@
 `<!-- /table:NAME -->` from experiments/results/NAME.json, and draws adaptation.svg there. With
 `--check` it changes nothing, and fails if a block or the picture is stale.
 `<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->` shows a part of the table,
-with a column for each of these numbers of adaptation steps. `across=tasks` makes one table whose
-columns are the tasks.
+with a column for each of these numbers of adaptation steps; `domain=all` shows one domain.
+`across=tasks` makes one table whose columns are the tasks.
 """
 
 import re
@@ -38,7 +38,7 @@ _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a tab
 BASELINES = (*OF_THE_GUIDE, "pretrained", "pixels")
 """Names of the baselines in all tables."""
 
-CHOICES = ("task", "metric", "shots", "steps", "across")
+CHOICES = ("task", "metric", "shots", "steps", "domain", "across")
 """Fields that a block may select by."""
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -84,6 +84,7 @@ def markdown(
     metric: str | None = None,
     shots: str = "",
     steps: str = "",
+    domain: str = "",
     across: str = "",
 ) -> str:
     """Return the results as Markdown, a table per task with its main metric, or the named one.
@@ -93,13 +94,20 @@ def markdown(
         task, metric: the task and the metric to show.
         shots: numbers of shots, such as "1,5"; all by default.
         steps: numbers of adaptation steps; only the last step by default.
+        domain: the domain to show; all by default.
         across: "tasks" for one table whose columns are the tasks.
 
     Raises:
-        ResultsError: there are no rows of that task or metric, or an argument is invalid.
+        ResultsError: there are no rows of that choice, or an argument is invalid.
     """
     wanted = _numbers("shots", shots)
-    rows = [row for row in results.rows if not wanted or row.shots in wanted]
+    rows = [
+        row
+        for row in results.rows
+        if (not wanted or row.shots in wanted) and domain in ("", row.domain)
+    ]
+    if not rows:
+        raise ResultsError(f"README: there are no rows of shots={shots} domain={domain}")
     if across not in ("", "tasks"):
         raise ResultsError(f"README: across={across} is not across=tasks")
     if across:

@@ -636,8 +636,10 @@ def test_readme_shows_chosen_shots_and_a_column_a_step(tmp_path):
     assert "| *pretrained* | 6.010 | 6.100 |" in filled and "10 shots" not in filled
     filled = fill(block.format("shots=10 across=tasks"), tmp_path)
     assert "| waves, mse | sinusoid |" in filled and "| maml | **10.100** |" in filled
+    assert "| maml | **10.100** |" in fill(block.format("shots=10 domain=he"), tmp_path)
     for choice, message in (
         ("steps=one", "not numbers"),
+        ("domain=she", "no rows of .*domain=she"),
         ("across=methods", "is not across=tasks"),
     ):
         with pytest.raises(ResultsError, match=message):

@@ -1,0 +1,79 @@
+"""Sentiment of Chinese reviews of a category that no source has, each of ten held out in turn.
+
+METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.reviews \\
+    --config.encoder.weights=multilingual-e5-small --config.encoder.prefix="query: "
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.ranges import at_least_0, integer, positive, several, text
+
+RANGES = {
+    "table": text(),
+    "seed": integer(0),
+    "per_category": integer(0),
+    "shots": several(integer(0)),
+    "episodes": integer(2),
+    "caution": at_least_0(),
+    "encoder.weights": text(),
+    "encoder.prefix": text(),
+    "encoder.length": integer(3),
+    "encoder.cache": text(),
+    "encoder.penalties": several(positive()),
+    "ngrams.longest": integer(2, 8),
+    "ngrams.least_texts": integer(1),
+    "ngrams.penalties": several(positive()),
+    "stack.shares": several(positive()),
+    "rule.episodes": integer(1),
+    "rule.queries": integer(1),
+    "rule.penalty": positive(),
+    "rule.steps": integer(1),
+}
+"""Valid values of the fields."""
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = ConfigDict()
+    config.table = "reviews_zh"  # name of the table in results.json
+    config.seed = 0  # seed of the reviews that are drawn, and of the episodes
+    # Reviews of a category that are tested, and that the encoder reads; 0 for all. N-grams and
+    # TF-IDF learn from all reviews of the sources all the same: they need no encoder.
+    config.per_category = 2000
+    config.shots = (0, 5, 20)  # labelled reviews of each sentiment in the held-out category
+    config.episodes = 200  # supports that are drawn in each category
+    config.caution = 2.0  # standard errors by which adapting has to pay before the guard lets it
+    config.preset = "default"  # named overrides: tiny
+    config.presets = {
+        # For tests: everything runs, but nothing is learned.
+        "tiny": {
+            "per_category": 30,
+            "shots": (0, 2),
+            "episodes": 3,
+            "ngrams": {"penalties": (1.0,), "least_texts": 1},
+            "encoder": {"penalties": (10.0,)},
+            "stack": {"shares": (0.5, 1.0)},
+            "rule": {"episodes": 2, "queries": 5, "steps": 2},
+        },
+    }
+    config.encoder = {
+        "weights": "",  # Hugging Face folder of a pretrained encoder; if empty, n-grams alone
+        "prefix": "",  # put before every text, "query: " for the e5 models
+        "length": 128,  # tokens of a text, what follows is not read
+        "cache": "",  # folder that keeps vectors; if empty, one in the work folder
+        "penalties": (600.0, 2000.0, 6000.0),  # λ of the head that are tried
+    }
+    config.ngrams = {
+        "longest": 3,  # characters of an n-gram at most
+        "least_texts": 3,  # texts of source categories that an n-gram occurs in at least
+        "penalties": (0.1, 0.3, 1.0),  # λ of the head that are tried
+    }
+    # Weights of the logits of n-grams, added to those of the encoder, that are tried.
+    config.stack = {"shares": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
+    config.rule = {
+        "episodes": 8,  # episodes of each source category that λ and scale are learned on
+        "queries": 200,  # queries of such an episode at most
+        "penalty": 100.0,  # λ where learning starts, and where there is no source
+        "steps": 40,  # steps of resilient propagation
+    }
+    return config

@@ -1,0 +1,379 @@
+"""What source categories teach of a category that none of them is, each left out in turn.
+
+A choice for a held-out category is made on source categories, whose own labels are left out as
+well: row d of an array of logits [categories, reviews] has the logits of a review of category e by
+heads that saw no label of d and none of e.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import threadpoolctl
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
+
+from metaguide.learners.map import (
+    Rows,
+    learn_rule,
+    leave_one_out_losses,
+    map_shift,
+    worth_adapting,
+)
+from metaguide.training.progress import say
+
+Logits = Float[np.ndarray, "categories reviews"]
+Gram = Float[np.ndarray, "reviews reviews"]
+Support = Int[np.ndarray, "episodes examples"]
+
+SQUARE = 384.0
+"""The square of a vector's length as the map head reads it: the width of small encoders."""
+
+
+class Corpus(NamedTuple):
+    """Reviews of several categories.
+
+    Attributes:
+        names: of the categories.
+        category: int [reviews], the number of each review's category.
+        label: int [reviews], 1 if positive, else 0.
+        counts: how often each n-gram occurs, sparse [reviews, n-grams].
+        characters: int [n-grams], the length of each.
+        vectors: of an encoder, [reviews, width]; None without one.
+    """
+
+    names: tuple[str, ...]
+    category: Int[np.ndarray, " reviews"]
+    label: Int[np.ndarray, " reviews"]
+    counts: sparse.csr_array
+    characters: Int[np.ndarray, " ngrams"]
+    vectors: Float[np.ndarray, "reviews width"] | None = None
+
+    def rows(self, *categories: int) -> Int[np.ndarray, " rows"]:
+        """Return the numbers of the reviews of some categories."""
+        return np.flatnonzero(np.isin(self.category, categories))
+
+    def others(self, *categories: int) -> Int[np.ndarray, " rows"]:
+        """Return the numbers of the reviews of all other categories."""
+        return np.flatnonzero(~np.isin(self.category, categories))
+
+
+def corpus_of(
+    names: Sequence[str],
+    category: Sequence[int],
+    label: Sequence[int],
+    texts: Sequence[str],
+    longest: int,
+) -> Corpus:
+    """Return a corpus without vectors, with n-grams of 1 to `longest` characters."""
+    counter = CountVectorizer(analyzer="char", ngram_range=(1, longest))
+    counts = sparse.csr_array(counter.fit_transform(texts), dtype=np.float64)
+    characters = np.array([len(gram) for gram in counter.get_feature_names_out()], np.int32)
+    return Corpus(tuple(names), np.asarray(category), np.asarray(label), counts, characters)
+
+
+def taken(corpus: Corpus, rows: Int[np.ndarray, " rows"]) -> Corpus:
+    """Return some reviews of a corpus."""
+    vectors = None if corpus.vectors is None else corpus.vectors[rows]
+    return corpus._replace(
+        category=corpus.category[rows],
+        label=corpus.label[rows],
+        counts=corpus.counts[rows],
+        vectors=vectors,
+    )
+
+
+# ------------------------------------------------------------------------------ features and heads
+
+
+def tfidf(train: Corpus, out: Collection[int]) -> Callable[[sparse.csr_array], Any]:
+    """Return what makes TF-IDF vectors of counts: of 1 and 2 characters, as scikit-learn does."""
+    seen = train.counts[train.others(*out)] > 0
+    idf = _idf(seen) * (train.characters <= 2)
+    return lambda counts: normalize(counts @ sparse.diags_array(idf))
+
+
+def weighted_ngrams(
+    train: Corpus, out: Collection[int], least_texts: int
+) -> Callable[[sparse.csr_array], Any]:
+    """Return what makes vectors of counts: TF-IDF, scaled by how much an n-gram says of sentiment.
+
+    The scale is the root of the absolute log ratio of its frequencies in positive and in negative
+    texts (Wang and Manning: Baselines and Bigrams, 2012).
+
+    Args:
+        train: reviews.
+        out: categories of which nothing is read, label or text.
+        least_texts: n-grams of fewer texts have no weight.
+    """
+    rows = train.others(*out)
+    seen = train.counts[rows] > 0
+    positive = train.label[rows] == 1
+    of_positive, of_negative = (1.0 + seen[which].sum(axis=0) for which in (positive, ~positive))
+    ratio = np.log(of_positive / of_positive.sum()) - np.log(of_negative / of_negative.sum())
+    kept = np.flatnonzero(seen.sum(axis=0) >= least_texts)
+    idf, scale = _idf(seen)[kept], np.sqrt(np.abs(ratio))[kept]
+
+    def vectors(counts: sparse.csr_array) -> Any:
+        damped = counts[:, kept]
+        damped.data = 1 + np.log(damped.data)
+        return normalize(damped @ sparse.diags_array(idf)) @ sparse.diags_array(scale)
+
+    return vectors
+
+
+def _idf(seen: Any) -> Float[np.ndarray, " ngrams"]:
+    """Return log((1 + texts) / (1 + texts with it)) + 1, and 0 for an n-gram that none has."""
+    frequency = seen.sum(axis=0)
+    return np.where(frequency > 0, np.log((1 + seen.shape[0]) / (1 + frequency)) + 1, 0.0)
+
+
+def sparse_logits(train: Any, label: np.ndarray, test: Any, penalty: float) -> np.ndarray:
+    """Return the logits [test] of a logistic regression on sparse vectors."""
+    head = LogisticRegression(C=1 / penalty, solver="liblinear", tol=1e-3, random_state=0)
+    return head.fit(train, label).decision_function(test)
+
+
+def dense_logits(
+    train: np.ndarray, label: np.ndarray, test: np.ndarray, penalty: float
+) -> np.ndarray:
+    """Return the logits [test] of a logistic regression on vectors, each axis standardised."""
+    middle, spread = train.mean(0), train.std(0) + 1e-6
+    head = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-3)
+    return head.fit((train - middle) / spread, label).decision_function((test - middle) / spread)
+
+
+Heads = Callable[[tuple[int, ...], np.ndarray, Sequence[float]], Sequence[np.ndarray]]
+"""(categories that are left out, numbers of reviews, penalties) -> logits of these reviews, by a
+head for each penalty that saw no label of these categories."""
+
+
+def left_out(
+    corpus: Corpus, heads: Heads, penalties: Sequence[float]
+) -> Float[np.ndarray, "penalties categories reviews"]:
+    """Return logits by heads that saw neither of two categories.
+
+    Returns:
+        In [:, d], the logits of reviews of category e by heads without d and e; 0 for those of d.
+    """
+    count = len(corpus.names)
+    found = np.zeros((len(penalties), count, len(corpus.label)))
+    for d in range(count):
+        for e in range(d + 1, count):
+            rows = corpus.rows(d, e)
+            logits = np.stack([np.asarray(one) for one in heads((d, e), rows, penalties)])
+            for held_out, other in ((d, e), (e, d)):
+                of_other = corpus.category[rows] == other
+                found[:, held_out, rows[of_other]] = logits[:, of_other]
+        say(f"left out: {corpus.names[d]}, with each other category")
+    return found
+
+
+def zero_shot(
+    corpus: Corpus, heads: Heads, penalties: Sequence[float]
+) -> tuple[Logits, list[float]]:
+    """Choose a penalty for each held-out category on its sources, and train its head.
+
+    Returns:
+        In [d], the logits of reviews of category e by the heads of the penalty that was chosen:
+        without d, and without e. The penalty for each d.
+    """
+    candidates = left_out(corpus, heads, penalties)
+    found, chosen = np.zeros(candidates.shape[1:]), []
+    for d in range(len(corpus.names)):
+        best, rows = choice(candidates, corpus, d), corpus.rows(d)
+        found[d] = candidates[best, d]
+        (found[d, rows],) = heads((d,), rows, penalties[best : best + 1])
+        chosen.append(penalties[best])
+    return found, chosen
+
+
+def gram_of(vectors: Any) -> Gram:
+    """Return the inner products of vectors, sparse or dense, at unit length."""
+    short: Any = normalize(vectors)
+    products = short @ short.T
+    return np.asarray(products.toarray() if sparse.issparse(products) else products)
+
+
+def choice(
+    candidates: Float[np.ndarray, "candidates categories reviews"], corpus: Corpus, held_out: int
+) -> int:
+    """Return the candidate of the best mean accuracy on the sources of a held-out category."""
+    sources = [e for e in range(len(corpus.names)) if e != held_out]
+    found = []
+    for logits in candidates:
+        right = (logits[held_out] > 0) == corpus.label
+        found.append(np.mean([right[corpus.rows(e)].mean() for e in sources]))
+    return int(np.argmax(found))
+
+
+# ------------------------------------------------------------------------------ episodes
+
+
+def supports(
+    label: Int[np.ndarray, " reviews"], shots: int, count: int, key: Sequence[int]
+) -> Support:
+    """Draw supports: `shots` negative reviews, then as many positive, each once.
+
+    Args:
+        label: of the reviews of one category.
+        shots: reviews of each label; with 0, supports are empty.
+        count: supports.
+        key: what the draw depends on.
+
+    Returns:
+        Numbers of reviews, int [count, 2 shots].
+    """
+    rng = np.random.default_rng(key)
+    of_label = [np.flatnonzero(label == which) for which in (0, 1)]
+    drawn = [
+        np.concatenate([rng.choice(rows, shots, replace=False) for rows in of_label])
+        for _ in range(count)
+    ]
+    return np.stack(drawn)
+
+
+def coordinates(
+    gram: Gram, support: Int[np.ndarray, " examples"]
+) -> Float[np.ndarray, "reviews examples"]:
+    """Return vectors as `from_middle` gives them, projected to the span of the support.
+
+    All that a map head learns lies in that span: for n-grams as for an encoder, as many numbers a
+    review do as the support has examples.
+
+    Args:
+        gram: inner products of the vectors of all reviews of a category.
+        support: a balanced support, so that its mean is the middle of its classes.
+    """
+    to = gram[:, support]
+    middle = to.mean(1)
+    square = middle[support].mean()
+    length = np.sqrt(np.maximum(np.diag(gram) - 2 * middle + square, 1e-12))
+    inner = to - middle[:, None] - middle[support] + square
+    inner = SQUARE * inner / (length[:, None] * length[support])
+    values, axes = np.linalg.eigh(inner[support])
+    inverse = np.where(values > 1e-6 * values[-1], 1 / np.sqrt(np.abs(values) + 1e-12), 0)
+    return inner @ (axes * inverse)
+
+
+class Task(NamedTuple):
+    """Episodes of one category as the map head reads them.
+
+    Attributes:
+        support: numbers of reviews, [episodes, examples].
+        query: numbers of reviews, [episodes, queries].
+        inputs: coordinates of each, [episodes, examples or queries, examples].
+        label: of the reviews of the category.
+    """
+
+    support: Support
+    query: Int[np.ndarray, "episodes queries"]
+    inputs: tuple[np.ndarray, np.ndarray]
+    label: Int[np.ndarray, " reviews"]
+
+
+def task_of(gram: Gram, label: np.ndarray, support: Support, queries: int = 0) -> Task:
+    """Return the episodes of some supports; their queries are all other reviews, or the first few.
+
+    Args:
+        gram: inner products of the vectors of the category's reviews.
+        label: of the reviews.
+        support: one for each episode.
+        queries: how many at most; 0 for all.
+    """
+    query, inputs = [], []
+    with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
+        for rows in support:
+            others = np.setdiff1d(np.arange(len(label)), rows)[: queries or None]
+            own = coordinates(gram, rows)
+            query.append(others)
+            inputs.append((own[rows], own[others]))
+    of_support, of_query = (np.stack(part).astype(np.float32) for part in zip(*inputs, strict=True))
+    return Task(support, np.stack(query), (of_support, of_query), label)
+
+
+def _pair(logits: np.ndarray) -> np.ndarray:
+    return np.stack([-logits, logits], -1).astype(np.float32) / 2
+
+
+def rows_of(task: Task, logits: Float[np.ndarray, " reviews"]) -> tuple[Rows, Rows]:
+    """Return supports and queries for `learn_rule`, with the logits before adaptation."""
+
+    def one(which: np.ndarray, inputs: np.ndarray) -> Rows:
+        arrays = inputs, task.label[which], np.ones(which.shape, bool), _pair(logits[which])
+        return Rows(*map(jnp.asarray, arrays))
+
+    return one(task.support, task.inputs[0]), one(task.query, task.inputs[1])
+
+
+class Rule(NamedTuple):
+    """What a map head adapts by: λ, and the scale s of the logits of the sources' head."""
+
+    penalty: float
+    scale: float
+
+
+def rule_of(
+    tasks: Sequence[Task], logits: Sequence[np.ndarray], penalty: float, steps: int
+) -> Rule:
+    """Learn a rule on source categories.
+
+    Args:
+        tasks: episodes of each source category, all of one size.
+        logits: of its reviews, by heads that did not see its labels.
+        penalty: λ where learning starts.
+        steps: of `learn_rule`.
+    """
+    of_tasks = [rows_of(*one) for one in zip(tasks, logits, strict=True)]
+    least = min(query.label.shape[1] for _, query in of_tasks)
+    support = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(s for s, _ in of_tasks))
+    query = jax.tree.map(
+        lambda *parts: jnp.concatenate([part[:, :least] for part in parts]),
+        *(q for _, q in of_tasks),
+    )
+    found = _learn_rule(support, query, penalty, steps)
+    return Rule(float(np.exp(found["log_penalty"])), float(np.exp(found["log_scale"])))
+
+
+_learn_rule = jax.jit(learn_rule, static_argnums=(2, 3))
+
+
+def adapted(
+    task: Task,
+    logits: Float[np.ndarray, " reviews"],
+    rule: Rule,
+    caution: float | None,
+) -> tuple[Float[np.ndarray, "episodes queries"], Bool[np.ndarray, " episodes"]]:
+    """Return the queries' logits after adaptation, and in which episodes the guard let it happen.
+
+    Args:
+        task: episodes.
+        logits: of the category's reviews before adaptation.
+        rule: what to adapt by.
+        caution: of the guard; None adapts always.
+    """
+    support, _ = rows_of(task, rule.scale * logits)
+    direction, pays = jax.device_get(_shifts(support, rule.penalty, caution))
+    moved = np.einsum("eqi,ei->eq", task.inputs[1], np.where(pays[:, None], direction, 0))
+    return rule.scale * logits[task.query] + moved, pays
+
+
+@partial(jax.jit, static_argnums=2)
+def _shifts(support: Rows, penalty: float, caution: float | None) -> Any:
+    """Return by how much an input moves the logit, [episodes, width], and whether that pays."""
+
+    def one(rows: Rows) -> Any:
+        shift = map_shift(*rows, penalty)
+        pays = jnp.asarray(True)
+        if caution is not None:
+            losses = leave_one_out_losses(*rows, penalty)
+            pays = worth_adapting(*losses, rows.mask, caution)
+        return shift[:, 1] - shift[:, 0], pays
+
+    return jax.vmap(one)(support)

@@ -1,0 +1,457 @@
+"""Sentiment of reviews of a shop's new category: ten categories, each held out in turn.
+
+python -m experiments.tables.reviews
+python -m experiments.tables.reviews --config.encoder.weights=FOLDER \\
+    --config.encoder.prefix="query: "
+
+Zero-shot by heads that the nine others taught, and adapted to 5 + 5 and 20 + 20 reviews by a map
+head with its guard. Everything that is chosen is chosen on source categories, each left out in
+turn; `choices.json` in the work folder says what. Without `--config.encoder.weights` the table has
+the methods from nothing alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments import runner
+from experiments.config_files import ConfigError
+from experiments.modules import COMMANDS
+from experiments.processes import command_line
+from experiments.reports.terminal import print_tables
+from experiments.run_folder import write_config
+from experiments.sources.parts import real_data
+from experiments.tables.left_out import (
+    Corpus,
+    Gram,
+    Rule,
+    Task,
+    adapted,
+    choice,
+    corpus_of,
+    dense_logits,
+    gram_of,
+    rule_of,
+    sparse_logits,
+    supports,
+    taken,
+    task_of,
+    tfidf,
+    weighted_ngrams,
+    zero_shot,
+)
+from metaguide.data.online_shopping import read_online_shopping
+from metaguide.evaluation.metrics import bootstrap, mean_interval
+from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.files import write_json
+from metaguide.training.progress import say
+
+TASK = "sentiment"
+
+BASELINES = ("majority", "tf-idf zero-shot", "tf-idf few-shot")
+"""Names of the baselines of this table."""
+
+ALL = "all"
+"""The domain of the rows of all categories."""
+
+_TEST, _RULE = 0, 1
+
+
+class Outcome(NamedTuple):
+    """Answers of a method in one category at one number of shots.
+
+    Attributes:
+        label: of all reviews of the category.
+        query: numbers of the reviews asked for.
+        logits: the answers.
+        before: the method's logits of the same reviews without adaptation; None if it has none.
+        pays: in which episodes the guard let it adapt; None if there was nothing to adapt.
+    """
+
+    label: Int[np.ndarray, " reviews"]
+    query: Int[np.ndarray, "episodes queries"]
+    logits: Float[np.ndarray, "episodes queries"]
+    before: Float[np.ndarray, "episodes queries"] | None = None
+    pays: Bool[np.ndarray, " episodes"] | None = None
+
+
+Outcomes = dict[tuple[str, int], list[Outcome]]
+"""By method and shots, an outcome for each category."""
+
+
+def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
+    """Read the reviews, each text once over all categories.
+
+    Returns:
+        All reviews; those that are tested, in an order that was drawn; and the texts of these.
+
+    Raises:
+        ConfigError: a category has too few reviews for the shots.
+        CatalogueError: the reviews are missing or invalid.
+    """
+    domains = read_online_shopping(real_data("online_shopping_10_cats.zip"))
+    rng = np.random.default_rng(config.seed)
+    texts, category, label, rank = [], [], [], []
+    for number, domain in enumerate(domains.values()):
+        order = rng.permutation(len(domain.reviews))
+        texts += [domain.reviews[i].text for i in order]
+        label += [int(domain.reviews[i].sentiment == "positive") for i in order]
+        category += [number] * len(order)
+        rank += range(len(order))
+    everything = corpus_of(tuple(domains), category, label, texts, config.ngrams.longest)
+    tested = np.flatnonzero(np.asarray(rank) < (config.per_category or len(texts)))
+    corpus = taken(everything, tested)
+    for number, name in enumerate(corpus.names):
+        fewest = min(np.bincount(corpus.label[corpus.rows(number)], minlength=2))
+        if fewest <= max(config.shots):
+            raise ConfigError(
+                f"config.shots is {config.shots}: {name} has {fewest} reviews of one sentiment "
+                f"among config.per_category={config.per_category}; give fewer shots than that, or "
+                "more reviews a category"
+            )
+    return everything, corpus, [texts[row] for row in tested]
+
+
+def with_vectors(
+    config: FrozenConfigDict, workdir: Path, corpus: Corpus, texts: Sequence[str]
+) -> Corpus:
+    """Return the corpus with the encoder's vectors of its texts, kept in the cache."""
+    from metaguide.pretrained import cached_vectors, load_encoder
+
+    encoder = config.encoder
+    try:
+        loaded = load_encoder(encoder.weights, prefix=encoder.prefix, length=encoder.length)
+    except ValueError as error:
+        raise ConfigError(f"config.encoder: {error}") from error
+    folder = Path(encoder.cache) if encoder.cache else workdir / "vectors"
+    return corpus._replace(vectors=cached_vectors(loaded, texts, folder))
+
+
+# ------------------------------------------------------------------------------ methods
+
+
+class Known(NamedTuple):
+    """What sources teach of a held-out category, by one method.
+
+    Attributes:
+        logits: [categories, reviews], as of `zero_shot`.
+        gram: (category, categories left out) -> its reviews' inner products.
+        fixed: whether these are the same whatever is left out, as an encoder's are.
+    """
+
+    logits: Float[np.ndarray, "categories reviews"]
+    gram: Callable[[int, tuple[int, ...]], Gram]
+    fixed: bool
+
+
+def methods_of(
+    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+) -> dict[str, Known]:
+    """Train the heads of all methods, and choose among them on source categories.
+
+    Args:
+        config: the resolved config.
+        everything: the reviews that n-grams learn from.
+        corpus: the reviews that are tested and that choices are made on, with or without vectors.
+        choices: category -> method -> what was chosen; is filled.
+    """
+
+    def note(name: str, field: str, values: Sequence[float]) -> None:
+        for category, value in zip(corpus.names, values, strict=True):
+            choices.setdefault(category, {})[name] = {field: value}
+
+    least = config.ngrams.least_texts
+    trained = {True: everything, False: corpus}
+
+    def ngram_heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
+        train = trained[len(out) == 1]
+        vectors, others = weighted_ngrams(train, out, least), train.others(*out)
+        own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
+        label = train.label[others]
+        return [sparse_logits(own, label, test, penalty) for penalty in penalties]
+
+    @lru_cache(maxsize=len(corpus.names))  # the pairs of one held-out category
+    def ngram_gram(category: int, out: tuple[int, ...]) -> Gram:
+        vectors = weighted_ngrams(trained[len(out) == 1], out, least)
+        return gram_of(vectors(corpus.counts[corpus.rows(category)]))
+
+    ngrams, chosen = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
+    note("n-grams", "penalty", chosen)
+    found = {"n-grams": Known(ngrams, ngram_gram, fixed=False)}
+    if corpus.vectors is None:
+        return found
+
+    vectors = corpus.vectors / np.sqrt(np.square(corpus.vectors).mean(1, keepdims=True) + 1e-9)
+
+    def encoder_heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
+        others = corpus.others(*out)
+        own = partial(dense_logits, vectors[others], corpus.label[others], vectors[rows])
+        return [own(penalty) for penalty in penalties]
+
+    @cache
+    def gram(category: int) -> Gram:
+        return gram_of(vectors[corpus.rows(category)])
+
+    encoder, chosen = zero_shot(corpus, encoder_heads, config.encoder.penalties)
+    note("encoder", "penalty", chosen)
+    found["encoder"] = Known(encoder, lambda category, _: gram(category), fixed=True)
+    shares = config.stack.shares
+    stacked = np.stack([encoder + share * ngrams for share in shares])
+    best = [choice(stacked, corpus, d) for d in range(len(corpus.names))]
+    note("encoder + n-grams", "share", [shares[one] for one in best])
+    both = np.stack([stacked[one, d] for d, one in enumerate(best)])
+    found["encoder + n-grams"] = found["encoder"]._replace(logits=both)
+    return found
+
+
+def tfidf_of(corpus: Corpus, everything: Corpus) -> Known:
+    """Return TF-IDF of 1 and 2 characters, which learns from all texts of the sources."""
+    logits = np.zeros((len(corpus.names), len(corpus.label)))
+    for d in range(len(corpus.names)):
+        vectors, others, rows = tfidf(everything, (d,)), everything.others(d), corpus.rows(d)
+        own, test = vectors(everything.counts[others]), vectors(corpus.counts[rows])
+        logits[d, rows] = sparse_logits(own, everything.label[others], test, 1.0)
+
+    def gram(category: int, out: tuple[int, ...]) -> Gram:
+        return gram_of(tfidf(everything, out)(corpus.counts[corpus.rows(category)]))
+
+    return Known(logits, gram, fixed=False)
+
+
+def outcomes_of(
+    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+) -> Outcomes:
+    """Return the outcomes of all methods and baselines, on the same episodes.
+
+    Args:
+        config: the resolved config.
+        everything, corpus: as of `methods_of`.
+        choices: category -> method -> what was chosen; is filled.
+    """
+    methods = methods_of(config, everything, corpus, choices)
+    baseline = tfidf_of(corpus, everything)
+    found: Outcomes = {}
+    tasks: dict[Any, Task] = {}
+    for d, category in enumerate(corpus.names):
+        for shots in config.shots:
+            rules: dict[str, Rule] = {}
+            for name, known in methods.items() if shots else ():
+                rules[name] = rule_for(config, corpus, known, d, shots, tasks)
+                choices[category][name][f"{shots} shots"] = rules[name]._asdict()
+            for name, outcome in answers(config, corpus, baseline, methods, rules, d, shots):
+                found.setdefault((name, shots), []).append(outcome)
+        say(f"{category}: adapted and answered")
+    return found
+
+
+def rule_for(
+    config: FrozenConfigDict,
+    corpus: Corpus,
+    known: Known,
+    d: int,
+    shots: int,
+    tasks: dict[Any, Task],
+) -> Rule:
+    """Learn how to adapt to a held-out category, on episodes of its sources.
+
+    Args:
+        config, corpus: the config, and the reviews.
+        known: of the method.
+        d: the held-out category.
+        shots: of each label.
+        tasks: those of vectors that are the same whatever is left out; is filled.
+    """
+    own, logits = [], []
+    for e in range(len(corpus.names)):
+        if e == d:
+            continue
+        rows = corpus.rows(e)
+        place = (shots, e)
+        task = tasks.get(place) if known.fixed else None
+        if task is None:
+            label = corpus.label[rows]
+            draw = supports(label, shots, config.rule.episodes, (config.seed, _RULE, e, shots))
+            gram = known.gram(e, (min(d, e), max(d, e)))
+            task = task_of(gram, label, draw, config.rule.queries)
+            if known.fixed:
+                tasks[place] = task
+        own.append(task)
+        logits.append(known.logits[d, rows])
+    return rule_of(own, logits, config.rule.penalty, config.rule.steps)
+
+
+def answers(
+    config: FrozenConfigDict,
+    corpus: Corpus,
+    baseline: Known,
+    methods: Mapping[str, Known],
+    rules: Mapping[str, Rule],
+    d: int,
+    shots: int,
+) -> Iterator[tuple[str, Outcome]]:
+    """Yield the outcomes of all baselines and methods in one category, on the same episodes.
+
+    Args:
+        config, corpus: the config, and the reviews.
+        baseline: TF-IDF.
+        methods: name -> what is known.
+        rules: name -> how to adapt; not read without shots.
+        d: the held-out category.
+        shots: of each label.
+    """
+    rows = corpus.rows(d)
+    label = corpus.label[rows]
+    constant = np.where(label.mean() > 0.5, 1.0, -1.0) * np.ones(len(rows))
+    # Where there are no shots, all methods answer all reviews once.
+    every, count = np.arange(len(rows)), config.episodes
+    draw = supports(label, shots, count if shots else 1, (config.seed, _TEST, d, shots))
+    query = np.stack([np.setdiff1d(every, support) for support in draw])
+    yield "majority", Outcome(label, query, constant[query])
+    yield "tf-idf zero-shot", Outcome(label, query, baseline.logits[d, rows][query])
+    if not shots:
+        for name, known in methods.items():
+            yield name, Outcome(label, query, known.logits[d, rows][query])
+        return
+    alone = partial(
+        adapted, logits=np.zeros(len(rows)), rule=Rule(config.rule.penalty, 1.0), caution=None
+    )
+    few, _ = alone(task_of(baseline.gram(d, (d,)), label, draw))
+    yield "tf-idf few-shot", Outcome(label, query, few)
+    tasks: dict[bool, Task] = {}
+    for name, known in methods.items():
+        if known.fixed not in tasks:
+            tasks[known.fixed] = task_of(known.gram(d, (d,)), label, draw)
+        before = known.logits[d, rows]
+        logits, pays = adapted(tasks[known.fixed], before, rules[name], config.caution)
+        yield name, Outcome(label, query, logits, before[query], pays)
+    if True in tasks:
+        yield "encoder alone", Outcome(label, query, alone(tasks[True])[0])
+
+
+# ------------------------------------------------------------------------------ scores
+
+
+def f1(
+    positive: Float[np.ndarray, "*rows n"],
+    label: Int[np.ndarray, "*rows n"],
+    weights: Float[np.ndarray, "*rows n"],
+) -> Float[np.ndarray, "*rows"]:
+    """Return macro-F1 of two classes.
+
+    Args:
+        positive: whether, or in which share of the episodes, an entry was taken for positive.
+        label: of the entries.
+        weights: of the entries.
+    """
+    both = (weights * positive * label).sum(-1)
+    said, true, all_of = ((weights * x).sum(-1) for x in (positive, label, np.ones_like(positive)))
+    of_positive = 2 * both / np.maximum(said + true, 1e-12)
+    neither = all_of - said - true + both
+    of_negative = 2 * neither / np.maximum(2 * all_of - said - true, 1e-12)
+    return (of_positive + of_negative) / 2
+
+
+def measured(outcome: Outcome) -> dict[str, tuple[float, float]]:
+    """Return metric -> (mean over episodes, half-width of its 95% interval).
+
+    The interval is over examples, drawn with all their episodes, and over episodes.
+    """
+    label, query = outcome.label, outcome.query
+    asked = np.bincount(query.ravel(), minlength=len(label))
+    some = asked > 0
+
+    def over_episodes(values: np.ndarray) -> np.ndarray:
+        total = np.bincount(query.ravel(), values.ravel().astype(float), len(label))
+        return total[some] / asked[some]
+
+    said = outcome.logits > 0
+    right = said == label[query]
+    positive, of_some = over_episodes(said), label[some]
+    gains = np.zeros(right.shape)
+    if outcome.before is not None:
+        gains = right.astype(float) - ((outcome.before > 0) == label[query])
+    correct, gain = over_episodes(right), over_episodes(gains)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        total = weights.sum(1)
+        macro = f1(positive, of_some, weights)
+        return np.stack([weights @ correct / total, macro, weights @ gain / total], 1)
+
+    halves = bootstrap(statistic, np.arange(len(of_some)))
+    of_episode = (right.mean(1), f1(said, label[query], np.ones(said.shape)), gains.mean(1))
+    found = {}
+    names = ("accuracy", "macro_f1", "gain")
+    for name, values, half in zip(names, of_episode, halves, strict=True):
+        if name != "gain" or outcome.before is not None:
+            chance = mean_interval(values).half or 0.0
+            found[name] = (float(values.mean()), float(np.hypot(half, chance)))
+    return found
+
+
+def rows_of(
+    config: FrozenConfigDict, names: Sequence[str], outcomes: Outcomes
+) -> tuple[list[Row], Scores]:
+    """Return the rows of every category and of all, and the scores of reviews without shots.
+
+    "gain" is the accuracy after adaptation minus the method's own before it, on the same reviews,
+    "harm" the gain in the category where it is least, and "adapted" the share of the episodes in
+    which the guard let it adapt.
+    """
+    rows: list[Row] = []
+    scores: Scores = {}
+    for (method, shots), of_categories in outcomes.items():
+        count = len(of_categories[0].query)
+        row = partial(
+            Row, table=config.table, method=method, task=TASK, shots=shots, episodes=count
+        )
+        found = [measured(outcome) for outcome in of_categories]
+        for metric in found[0]:
+            values, halves = np.array([one[metric] for one in found]).T
+            half = float(np.linalg.norm(halves)) / len(halves)
+            rows.append(row(domain=ALL, metric=metric, value=float(values.mean()), ci95=half))
+            for name, value, half in zip(names, values.tolist(), halves.tolist(), strict=True):
+                rows.append(row(domain=name, metric=metric, value=value, ci95=half))
+                if metric == "accuracy" and not shots:
+                    outcome = of_categories[names.index(name)]
+                    right = (outcome.logits > 0) == outcome.label[outcome.query]
+                    ids = outcome.query.astype(np.int32)
+                    scores[key(rows[-1])] = {"score": right.astype(np.float32), "id": ids}
+            if metric == "gain":
+                worst = values.argmin()
+                least, half = float(values[worst]), float(halves[worst])
+                rows.append(row(domain=ALL, metric="harm", value=least, ci95=half))
+                shares = [one.pays.mean() for one in of_categories if one.pays is not None]
+                share = float(np.mean(shares))
+                rows.append(row(domain=ALL, metric="adapted", value=share))
+    return with_baselines(rows, BASELINES), scores
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Train, choose, adapt and score, then write the table."""
+    write_config(config, workdir)
+    everything, corpus, texts = read(config)
+    say(f"reviews: {len(texts)} of {len(everything.label)}, in {len(corpus.names)} categories")
+    if config.encoder.weights:
+        corpus = with_vectors(config, workdir, corpus, texts)
+    else:
+        say("no config.encoder.weights: the table has the methods from nothing alone")
+    choices: dict[str, Any] = {}
+    rows, scores = rows_of(config, corpus.names, outcomes_of(config, everything, corpus, choices))
+    path = write(
+        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=(config.seed,)
+    )
+    write_json(workdir / "choices.json", choices)
+    shown = [row for row in rows if row.domain == ALL]
+    for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):
+        if any(row.metric == metric for row in shown):
+            print_tables(shown, baselines=BASELINES, metric=metric)
+    say(f"reviews: {path}, {workdir / 'choices.json'}")
+
+
+if __name__ == "__main__":
+    runner.run(main, **COMMANDS["experiments.tables.reviews"]._asdict())

@@ -1,0 +1,238 @@
+"""The table of reviews: nothing of a held-out category is known before it is asked for."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections.config_dict import FrozenConfigDict
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import normalize
+
+from experiments import command
+from experiments.config_files import ConfigError
+from experiments.modules import COMMANDS
+from experiments.tables import left_out, reviews
+from experiments.tables.left_out import Corpus, corpus_of, taken
+from metaguide.evaluation.results import read
+from metaguide.learners.map import from_middle, map_shift, middle_of_classes
+
+NAMES = ("a", "b", "c")
+WORDS = (("坏", "差", "烂"), ("好", "棒", "赞"))
+
+
+def config_of(*flags: str) -> FrozenConfigDict:
+    defaults = COMMANDS["experiments.tables.reviews"]._asdict()
+    return command.resolve(["x", "--config.preset=tiny", *flags], **defaults, late=True)[0]
+
+
+def texts_of(label: np.ndarray, rng: np.random.Generator) -> list[str]:
+    return ["".join(rng.choice(list("天地人你我他大小"), 8)) + rng.choice(WORDS[y]) for y in label]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """Reviews of three categories: a word of sentiment, and one axis of a noisy vector."""
+    rng = np.random.default_rng(0)
+    label = rng.permuted(np.tile([0, 1], (3, 14)), axis=1).ravel()
+    vectors = (2.0 * label[:, None] * (np.arange(6) == 0) + rng.normal(size=(84, 6))) + 1
+    found = corpus_of(
+        NAMES, np.repeat(range(3), 28).tolist(), label.tolist(), texts_of(label, rng), 3
+    )
+    return found._replace(vectors=vectors.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def outcomes(corpus: Corpus) -> reviews.Outcomes:
+    return reviews.outcomes_of(config_of(), corpus, corpus, {})
+
+
+def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> None:
+    """Faults: a head, an n-gram's weight, a choice or a rule reads labels of the held-out category;
+    logits that choices are made on come from heads that read the labels they are scored on."""
+    config = config_of("--config.ngrams.penalties=(0.1,10.0)", "--config.rule.steps=15")
+    rng = np.random.default_rng(1)
+
+    def known_of(corpus: Corpus) -> tuple[Any, Any]:
+        choices: dict[str, Any] = {}
+        methods = reviews.methods_of(config, corpus, corpus, choices)
+        rules = [reviews.rule_for(config, corpus, known, 0, 2, {}) for known in methods.values()]
+        return {name: known.logits for name, known in methods.items()}, (choices["a"], rules)
+
+    logits, chosen = known_of(corpus)
+    label = corpus.label.copy()
+    label[corpus.rows(0)] = rng.permutation(label[corpus.rows(0)])
+    assert (label != corpus.label).sum() > 5
+    of_permuted, chosen_of_permuted = known_of(corpus._replace(label=label))
+    assert chosen_of_permuted == chosen
+    for name, before in logits.items():
+        after = of_permuted[name]
+        np.testing.assert_array_equal(after[0], before[0], err_msg=name)
+        own = corpus.rows(0)
+        if name != "encoder + n-grams":  # its share is chosen on the labels of all sources
+            np.testing.assert_array_equal(after[1:, own], before[1:, own], err_msg=name)
+        # What others are told by this category does change.
+        assert np.abs(after[1] - before[1])[corpus.rows(1)].max() > 1e-3, name
+
+
+def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus: Corpus) -> None:
+    """Faults: methods draw their own supports; a support example is asked for; a review of another
+    category is; without shots an episode asks for a part."""
+    names = {name for name, _ in outcomes}
+    methods = {"n-grams", "encoder", "encoder + n-grams"}
+    assert names == methods | {*reviews.BASELINES, "encoder alone"}
+    for shots in (0, 2):
+        for d in range(3):
+            own = [found[d] for (_, k), found in outcomes.items() if k == shots]
+            rows = corpus.rows(d)
+            for one in own:
+                np.testing.assert_array_equal(one.query, own[0].query)
+                np.testing.assert_array_equal(one.label, corpus.label[rows])
+                assert one.logits.shape == one.query.shape
+            for query in own[0].query:
+                out = np.setdiff1d(np.arange(len(rows)), query)
+                assert len(query) == len(rows) - 2 * shots == len(rows) - len(out)
+                assert corpus.label[rows][out].sum() == shots
+    first, second = outcomes["n-grams", 2][0].query[:2]
+    assert (first != second).any()
+
+
+def test_the_span_of_the_support_is_all_a_map_head_learns_in() -> None:
+    """Faults: the kernel is centred wrongly, lengths are those from before, a basis is not
+    orthonormal: the head would not be that of `from_middle` and `map_shift`."""
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(30, 384)).astype(np.float32) + 0.5
+    label = np.arange(30) % 2
+    support = left_out.supports(label, 3, 1, (0,))
+    task = left_out.task_of(left_out.gram_of(vectors), label, support)
+    logits = rng.normal(size=30)
+    found, pays = left_out.adapted(task, logits, left_out.Rule(40.0, 0.7), None)
+    assert pays.all()
+    (rows,), (query,) = support, task.query
+    y, mask, dense = jnp.asarray(label[rows]), jnp.ones(6, bool), jnp.asarray(vectors)
+    inputs = from_middle(dense, middle_of_classes(dense[rows], y, mask, 2))
+    known = jnp.asarray(0.7 * np.stack([-logits, logits], -1) / 2, jnp.float32)
+    shift = map_shift(inputs[rows], y, mask, known[rows], 40.0)
+    expected = np.diff(known[query] + inputs[query] @ shift)[:, 0]
+    np.testing.assert_allclose(found[0], expected, atol=2e-3)
+
+
+def test_tfidf_is_that_of_the_sources(corpus: Corpus) -> None:
+    """Faults: the held-out texts count in the frequencies, three characters do, a norm differs."""
+    rng = np.random.default_rng(0)
+    label = rng.permuted(np.tile([0, 1], (3, 14)), axis=1).ravel()
+    rng.normal(size=(84, 6))
+    texts = texts_of(label, rng)
+    sources = [texts[row] for row in corpus.others(1)]
+    theirs = TfidfVectorizer(analyzer="char", ngram_range=(1, 2)).fit(sources).transform(texts)
+    ours = left_out.tfidf(corpus, (1,))(corpus.counts)
+    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), atol=1e-9)
+
+
+def test_scores_by_hand() -> None:
+    """Faults: macro-F1 of one class, a gain over other reviews, an interval that is zero."""
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 2, 40)
+    query = np.stack([rng.permutation(40)[:30] for _ in range(5)])
+    before = rng.normal(size=query.shape)
+    logits = before + label[query] - 0.5
+    found = reviews.measured(reviews.Outcome(label, query, logits, before, np.ones(5, bool)))
+    f1 = [f1_score(label[q], z > 0, average="macro") for q, z in zip(query, logits, strict=True)]
+    right, was = (logits > 0) == label[query], (before > 0) == label[query]
+    assert found["macro_f1"][0] == pytest.approx(np.mean(f1))
+    assert found["accuracy"][0] == pytest.approx(right.mean())
+    assert found["gain"][0] == pytest.approx(right.mean() - was.mean())
+    assert all(0.02 < half < 0.3 for _, half in found.values())
+
+
+def lay(folder: Any, each: int = 16) -> None:
+    """Write the file of reviews as small."""
+    rng = np.random.default_rng(4)
+    label = np.tile([0, 1], 3 * each // 2)
+    rows = [
+        f"{NAMES[row // each]},{y},{text}"
+        for row, (y, text) in enumerate(zip(label, texts_of(label, rng), strict=True))
+    ]
+    path = folder / "online_shopping_10_cats.zip"
+    path.write_text("\n".join(["cat,label,review", *rows]), encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:.*the published file has")
+def test_without_an_encoder(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faults: a run without weights fails, or is silent on what the table lacks; the worst category
+    is not the worst; choices are not kept."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    reviews.main(config_of(), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "no config.encoder.weights: the table has the methods from nothing alone" in said
+    results = read(tmp_path / "run")
+    assert {row.method for row in results.rows} == {"n-grams", *reviews.BASELINES}
+    gains = [r.value for r in results.rows if r.metric == "gain" and r.domain != reviews.ALL]
+    (harm,) = (row.value for row in results.rows if row.metric == "harm")
+    assert len(gains) == 3 and harm == min(gains)
+    assert len(results.scores) == 3 * 3
+    assert (tmp_path / "run" / "choices.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*the published file has")
+def test_what_cannot_run_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults: a traceback of numpy where a category is too small, or of a missing encoder."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="config.shots is .*: a has 8 reviews of one sentiment"):
+        reviews.main(config_of("--config.shots=(0,8)"), tmp_path / "small")
+    with pytest.raises(ConfigError, match="config.encoder: .*none"):
+        weights = f"--config.encoder.weights={tmp_path / 'none'}"
+        reviews.main(config_of(weights), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("shots=()", "one or more values"),
+        ("shots=(-1,)", "each a whole number of at least 0"),
+        ("episodes=1", "give a whole number of at least 2"),
+        ("per_category=-1", "give a whole number of at least 0"),
+        ("caution=-1.0", "give a number of at least 0"),
+        ("encoder.penalties=(0.0,)", "each a positive number"),
+        ("ngrams.longest=1", "give a whole number from 2"),
+        ("stack.shares=()", "one or more values"),
+        ("rule.steps=0", "give a whole number of at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(flag: str, words: str) -> None:
+    """Fault: a setting without a meaning starts a run of minutes."""
+    with pytest.raises(ConfigError, match=words):
+        config_of(f"--config.{flag}")
+
+
+def test_vectors_are_of_unit_length_before_they_are_compared() -> None:
+    """Fault: a long vector outweighs the others in the middle of a support."""
+    vectors = np.random.default_rng(5).normal(size=(4, 3)) * [[1], [9], [1], [1]]
+    gram = left_out.gram_of(vectors)
+    short = np.asarray(normalize(vectors))
+    np.testing.assert_allclose(gram, short @ short.T)
+
+
+def test_some_reviews_keep_what_belongs_to_them(corpus: Corpus) -> None:
+    """Fault: vectors or counts of other rows."""
+    rows = np.array([3, 40, 80])
+    some = taken(corpus, rows)
+    assert some.vectors is not None and corpus.vectors is not None
+    np.testing.assert_array_equal(some.vectors, corpus.vectors[rows])
+    np.testing.assert_array_equal(some.counts.toarray(), corpus.counts.toarray()[rows])
+    np.testing.assert_array_equal(some.label, corpus.label[rows])
+
+
+def test_the_held_out_category_has_no_say_in_a_choice(corpus: Corpus) -> None:
+    """Fault: the accuracy that decides counts the held-out category, here a large gain there."""
+    right = 2.0 * corpus.label - 1
+    candidates = np.stack([right, right])[:, None].repeat(3, 1)
+    candidates[0, 0, corpus.rows(0)] *= -1  # better in the sources by little, wrong in "a"
+    candidates[1, 0, corpus.rows(1)[:3]] *= -1
+    assert left_out.choice(candidates, corpus, 0) == 0
+    assert left_out.choice(candidates[::-1], corpus, 0) == 1
