@@ -36,7 +36,7 @@ from metaguide.models.heads import with_slots
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import rule_of, stored
 from metaguide.run_config import RunConfig
-from metaguide.tasks import Adapted, Serving
+from metaguide.tasks import Adapted, Reading, Serving
 from metaguide.tasks.question_answering import question_rows
 from metaguide.tasks.serving import ask
 from metaguide.training.checkpoint import CheckpointError, save
@@ -330,7 +330,7 @@ def test_a_loaded_guide_is_the_one_that_was_saved(run, guide, probe):
     for loaded in (guide, metaguide.load(str(run))):
         for task in ("classification", "sentiment", "questions", "recommendation"):
             serving = loaded.serving[task]
-            assert serving[2:] == (RATE, STEPS, None)
+            assert serving[2:] == (RATE, STEPS, None, True)
             assert serving.method == ("head-only" if task == "recommendation" else "maml")
             saved = probe.serving["classification"].meta
             jax.tree.map(np.testing.assert_array_equal, serving.meta, saved)
@@ -673,11 +673,11 @@ import jax
 import numpy as np
 from metaguide.data.histories import History
 from metaguide.data.catalogue import Domain, Product
-from metaguide.data.encoding import Lengths
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.guide import Guide
 from metaguide.models.encoder import transformer
-from metaguide.tasks import Serving, guide_model
+from metaguide.tasks import Reading, Serving, guide_model
 from metaguide.models.guide import init_params
 
 products = tuple(Product(str(i), f"it calls {i % 7}") for i in range(10_000))

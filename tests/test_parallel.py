@@ -191,7 +191,7 @@ def test_devices_that_come_too_late_are_an_error():
         use_cpu_devices(3)
     with pytest.raises(DeviceError, match="cannot join the processes at auto: .*before"):
         connect("auto")
-    with pytest.raises(DeviceError, match="0 CPU devices: there has to be one"):
+    with pytest.raises(DeviceError, match="0 CPU devices: there has to be at least one"):
         use_cpu_devices(0)
 
 

@@ -362,7 +362,7 @@ def test_the_table_of_omniglot_runs(tmp_path, drawn):
         ("--config.tasks_per_chunk=3", "32 tasks a step do not divide into chunks of 3"),
         ("--config.way=500", "500-way episodes need 500 classes; there are 423; lower way"),
         ("--config.shot=20", "20-shot episodes with 20 queries need 40 drawings"),
-        ("--config.way=-1", "there are some from 1 way"),
+        ("--config.way=-1", "there must be at least 1 way"),
         ("--config.precision=half", "config.precision is 'half'; there are default, tensorfloat32"),
         ("--config.maml.way5.mode=exact", "mode is 'exact'; there are unrolled, remat, mixed"),
         (

@@ -223,7 +223,8 @@ FREE = {"table", "init_from", "data.folder", "problem", "preset"}
 
 def is_free(name):
     last = name.rsplit(".", 1)[-1]
-    return name in FREE or ".rule_from." in name or last in ("domain", "teacher")
+    is_encoders = name in ("encoder.weights", "encoder.prefix", "encoder.cache")
+    return name in FREE or is_encoders or ".rule_from." in name or last in ("domain", "teacher")
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_an_error_of_the_library_is_shown_with_the_flag(file, capsys, monkeypatc
             ["--config.seeds", "2", "--coordinator=localhost:1", "--processes=2", "--process=2"],
             "process 2 of 2: give .* a number of its own below 2",
         ),
-        (["--cpu_devices=0"], "0 CPU devices: there has to be one"),
+        (["--cpu_devices=0"], "0 CPU devices: there has to be at least one"),
         (["--cpu_devices", "3"], "too late for 3 CPU devices"),
     ],
 )
