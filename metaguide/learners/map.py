@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from metaguide.learners.on_features import (
     Features,
     absent,
+    check_positive,
     classes_of,
+    masked_loss,
     prototypes,
     standardised,
 )
@@ -77,8 +79,7 @@ def map_head(
     [0 1 0 1]
     """
     way = classes_of(problem, "map_head")
-    if isinstance(penalty, int | float) and not penalty > 0:
-        raise ValueError(f"penalty is {penalty}: it has to be positive")
+    check_positive(penalty=penalty)
 
     def rule_of(meta: Params) -> Params:
         if "rule" in meta:
@@ -127,9 +128,7 @@ def map_head(
 
     def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(adapted, query, context)["logits"]
-        label, mask = query[problem.target], query["mask"]
-        hit = (logits.argmax(-1).astype(label.dtype) == label).astype(logits.dtype)
-        return _mean(_losses(logits, label, mask), mask), {"accuracy": _mean(hit, mask)}
+        return masked_loss(logits, query[problem.target], query["mask"])
 
     def objective(
         meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress

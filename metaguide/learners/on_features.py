@@ -168,7 +168,7 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
     [0 1 0 1]
     """
-    _positive(penalty=penalty)
+    check_positive(penalty=penalty)
 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return ridge_weights(features, label, mask, way, penalty)
@@ -199,7 +199,7 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
     >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
     [0 1 0 1]
     """
-    _positive(penalty=penalty, scale=scale)
+    check_positive(penalty=penalty, scale=scale)
 
     def init(key: Key[Array, ""], dtype: DTypeLike) -> Params:
         del key
@@ -356,10 +356,37 @@ def _fit_prototypes(rule: Params, features: Features, label: Array, mask: Array,
     return prototypes(features, label, mask, way), absent(label, mask, way)
 
 
-def _positive(**numbers: float | Array) -> None:
+def check_positive(**numbers: float | Array) -> None:
+    """Raise a ValueError that names a number that is not positive; traced ones are not checked."""
     for name, value in numbers.items():
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name} is {value}: it has to be positive")
+
+
+def masked_loss(
+    logits: Float[Array, "examples way"],
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    each_loss: Callable[[Array, Array], Array] | None = None,
+) -> tuple[Array, Metrics]:
+    """Return the mean loss and the accuracy of the examples that count; 0 if none does.
+
+    Args:
+        logits: scores of the classes.
+        label: class of each example.
+        mask: which examples count.
+        each_loss: (logits, label) -> loss of each example; cross-entropy by default.
+    """
+    if each_loss is None:
+        # A loss is a difference of logits: if these are large, all its digits would be lost.
+        stable = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        each = optax.softmax_cross_entropy_with_integer_labels(stable, label)
+    else:
+        each = each_loss(logits, label)
+    count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
+    hit = mask & (logits.argmax(-1).astype(label.dtype) == label)
+    accuracy = hit.sum().astype(each.dtype) / count
+    return jnp.where(mask, each, 0.0).sum() / count, {"accuracy": accuracy}
 
 
 def _on_features(
@@ -375,7 +402,6 @@ def _on_features(
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     """
     way = classes_of(problem, "a classifier on features")
-    loss_of = each_loss or optax.softmax_cross_entropy_with_integer_labels
 
     def init(key: Key[Array, ""]) -> Params:
         if init_rule is None:
@@ -411,13 +437,7 @@ def _on_features(
     def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(adapted, query, context)["logits"]
         label, mask = query[problem.target], query["mask"]
-        # A loss is a difference of logits: if these are large, all its digits would be lost.
-        highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-        each = loss_of(logits if each_loss else logits - highest, label)
-        count = jnp.maximum(mask.sum(), 1).astype(each.dtype)
-        hit = mask & (logits.argmax(-1).astype(label.dtype) == label)
-        accuracy = hit.sum().astype(each.dtype) / count
-        return jnp.where(mask, each, 0.0).sum() / count, {"accuracy": accuracy}
+        return masked_loss(logits, label, mask, each_loss)
 
     def objective(
         meta: Params, episode: Episode, key: Key[Array, ""] | None, progress: Progress
