@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32
 
-from metaguide.data.tokenizer import MOST, TokenizerError
+from metaguide.data.tokenizer import MOST, TokenizerError, checked_texts
 from metaguide.files import FileFault, read_regular
 
 _TEXTS_AT_ONCE = 4096
@@ -73,28 +73,15 @@ class PretrainedTokenizer:
             raise ValueError(f"length {length} has no room besides the tokens around a text")
         parts, counts, is_cut = [], [], []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = [prefix + text for text in texts[start : start + _TEXTS_AT_ONCE]]
-            for encoding in self._encodings(some, start):
+            at_once = texts[start : start + _TEXTS_AT_ONCE]
+            some = checked_texts((prefix + text for text in at_once), start)
+            for encoding in self.core.encode_batch_fast(some, add_special_tokens=False):
                 ids = encoding.ids
                 parts.append((*self.before, *ids[:room], *self.after))
                 counts.append(len(parts[-1]))
                 is_cut.append(len(ids) > room)
         tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(counts))
         return Tokenized(tokens, np.array(counts, np.int32), np.array(is_cut, bool))
-
-    def _encodings(self, texts: list[str], first: int) -> list[tokenizers.Encoding]:
-        try:
-            return self.core.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
-            for row, text in enumerate(texts, first):
-                try:
-                    text.encode()
-                except UnicodeEncodeError as error:
-                    raise TokenizerError(
-                        f"text {row} has half of a surrogate pair at character {error.start}: it "
-                        "is not valid Unicode; fix or drop it where it is read"
-                    ) from error
-            raise
 
 
 def read_tokenizer(path: Path) -> PretrainedTokenizer:

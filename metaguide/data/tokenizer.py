@@ -103,7 +103,7 @@ class Tokenizer:
         """
         if size <= _FIRST_PIECE + 1:
             raise ValueError(f"size {size} is too small: {_FIRST_PIECE} ids are reserved")
-        texts = [unicodedata.normalize("NFKC", text) for text in _checked(texts)]
+        texts = [unicodedata.normalize("NFKC", text) for text in checked_texts(texts)]
         core = _core({}, [])
         seen = Counter(chain.from_iterable(map(_normalizer().normalize_str, texts)))
         if not seen:
@@ -291,7 +291,7 @@ class Tokenizer:
 
     def _pieces(self, texts: Sequence[str], limit: int | None, first: int) -> _Pieces:
         """Return each text's first `limit` tokens; `first` is the row of texts[0], for errors."""
-        texts = _checked(texts, first)
+        texts = checked_texts(texts, first)
         composed = [unicodedata.normalize("NFKC", text) for text in texts]
         encodings = self._core.encode_batch(composed, add_special_tokens=False)
         if limit is not None:
@@ -351,7 +351,7 @@ def _core(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenize
     return core
 
 
-def _checked(texts: Iterable[str], first: int = 0) -> list[str]:
+def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """Return the texts as a list; raise if one is not valid Unicode."""
     texts = list(texts)
     for row, text in zip(count(first), texts, strict=False):
