@@ -448,9 +448,8 @@ def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...
     if not adaptation.tuned:
         return ()
     grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
-    grids |= {"learning_rate": "adam_learning_rates"} if adaptation.by == "adam" else {}
-    grids |= {"penalty": "map_penalties"} if adaptation.by == "map" else {}
-    return section[grids[adaptation.tuned]]
+    of_its_own = {"adam": "adam_learning_rates", "map": "map_penalties"}
+    return section[of_its_own.get(adaptation.by, grids[adaptation.tuned])]
 
 
 def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:
