@@ -29,7 +29,7 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.bert import Pooling
 from metaguide.models.encoder import Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.pretrained import EncoderError, PretrainedEncoder, cached_vectors, load_encoder
+from metaguide.pretrained import EncoderError, PretrainedEncoder, load_encoder, vector_reader
 from metaguide.run_config import RunConfig
 from metaguide.tasks import (
     TASKS,
@@ -334,7 +334,7 @@ def description_of(encoder: PretrainedEncoder, folder: Path | str) -> dict[str, 
 
 def vectors_of(encoder: PretrainedEncoder, cache: Path | str | None) -> Vectors:
     """Return what makes vectors of texts, keeping them in the folder `cache` if there is one."""
-    return encoder.encode if cache is None else partial(cached_vectors, encoder, folder=cache)
+    return encoder.encode if cache is None else vector_reader(encoder, cache)
 
 
 def model_of(config: RunConfig, tokenizer: Tokenizer | None) -> GuideModel:

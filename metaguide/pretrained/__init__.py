@@ -6,7 +6,12 @@ on disk. The package needs `pip install 'metaguide[guide]'`.
 
 from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder
 from metaguide.pretrained.folder import EncoderError
-from metaguide.pretrained.vector_cache import CacheFault, cached_states, cached_vectors
+from metaguide.pretrained.vector_cache import (
+    CacheFault,
+    cached_states,
+    cached_vectors,
+    vector_reader,
+)
 
 __all__ = [
     "CacheFault",
@@ -17,4 +22,5 @@ __all__ = [
     "cached_states",
     "cached_vectors",
     "load_encoder",
+    "vector_reader",
 ]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,16 +57,34 @@ def cached_vectors(
     Raises:
         TokenizerError: a text is not valid Unicode.
     """
+    return vector_reader(encoder, folder)(texts)
+
+
+def vector_reader(
+    encoder: PretrainedEncoder, folder: str | os.PathLike[str]
+) -> Callable[[Sequence[str]], Float32[np.ndarray, "texts width"]]:
+    """Return texts -> `cached_vectors` of them, for many calls: it reads the cache only once.
+
+    The vectors of the cache stay in memory, 4 bytes per number.
+
+    Args:
+        encoder, folder: as in `cached_vectors`.
+    """
     own = _own(encoder, "vectors", folder)
     kept = _read(own, encoder, "vectors")
-    for some in _missing(texts, kept):
-        vectors = encoder.encode(some)
-        found = {_digest(text): vector[None] for text, vector in zip(some, vectors, strict=True)}
-        kept |= found
-        own = _written(own, found, encoder, "vectors")
-    _join(own, encoder, "vectors")
-    empty = np.zeros((0, encoder.config.width), np.float32)
-    return np.concatenate([empty, *(kept[_digest(text)] for text in texts)])
+
+    def vectors(texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+        nonlocal own
+        for some in _missing(texts, kept):
+            rows = encoder.encode(some)
+            found = {_digest(text): row[None] for text, row in zip(some, rows, strict=True)}
+            kept.update(found)
+            own = _written(own, found, encoder, "vectors")
+        _join(own, encoder, "vectors")
+        empty = np.zeros((0, encoder.config.width), np.float32)
+        return np.concatenate([empty, *(kept[_digest(text)] for text in texts)])
+
+    return vectors
 
 
 def cached_states(

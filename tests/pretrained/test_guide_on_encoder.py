@@ -11,7 +11,7 @@ import pytest
 import metaguide
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.histories import History
-from metaguide.pretrained import PretrainedEncoder
+from metaguide.pretrained import PretrainedEncoder, vector_cache
 from metaguide.training.checkpoint import CheckpointError
 from tests.pretrained.conftest import write
 
@@ -63,6 +63,8 @@ def test_vectors_are_computed_once_where_there_is_a_cache(folders, tmp_path, mon
     assert [one.sentiment for one in first.predict(REVIEWS)] == [one.sentiment for one in expected]
     monkeypatch.setattr(PretrainedEncoder, "encode", None)
     again = metaguide.from_encoder(folders("bert"), cache=tmp_path).adapt(DOMAIN, 2)
+    # And the files are read once, not at each question.
+    monkeypatch.setattr(vector_cache, "read_arrays", None)
     assert first.predict(REVIEWS) == again.predict(REVIEWS)
 
 
