@@ -10,6 +10,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
 from experiments.config_files import ConfigError
+from experiments.encoders import read_encoder
 from experiments.run_folder import identity
 from experiments.sources import bazaar
 from metaguide.data.catalogue import Domain
@@ -18,15 +19,12 @@ from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import atomic_write
-from metaguide.guide import description_of, model_of, reading_of, vectors_of
+from metaguide.guide import description_of, model_of, reading_of
 from metaguide.models.guide import GuideModel
-from metaguide.pretrained import EncoderError, PretrainedEncoder, load_encoder
+from metaguide.pretrained import PretrainedEncoder
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
 from metaguide.types import TaskDistribution
-
-VECTORS = "vectors"
-"""Subfolder that keeps the vectors of a pretrained encoder."""
 
 MADE_FROM = "made_from.txt"
 """File next to the tokenizer and the bazaar: identity of the fields they were made from."""
@@ -134,11 +132,9 @@ def prepare(
     )
     if tokenizer is None and config.model.layers:
         tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
-    encoder = _encoder(config)
+    pretrained = read_encoder(config.encoder, folder)
+    encoder, vectors = pretrained or (None, None)
     guide = _guide(config, tokenizer, encoder)
-    vectors = None
-    if encoder is not None:
-        vectors = vectors_of(encoder, config.encoder.cache or folder / VECTORS)
     return DomainSplit(
         read,
         validation,
@@ -154,27 +150,6 @@ def prepare(
         ),
         guide,
     )
-
-
-def _encoder(config: FrozenConfigDict) -> PretrainedEncoder | None:
-    """Read the pretrained encoder of a config, if it names one.
-
-    Raises:
-        ConfigError: it has another number of tokens than the config asks for.
-        EncoderError: the folder holds no such encoder.
-    """
-    section = config.encoder
-    if not section.weights:
-        return None
-    pooling: Any = section.pooling or None
-    try:
-        return load_encoder(
-            section.weights, prefix=section.prefix, pooling=pooling, length=section.length
-        )
-    except EncoderError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"config.encoder: {error}") from error
 
 
 def _guide(

@@ -22,7 +22,6 @@ from metaguide.evaluation.results import ResultsError
 from metaguide.files import FolderHeld
 from metaguide.optimizers import StoredError
 from metaguide.parallel import DeviceError, check_agreed
-from metaguide.pretrained import EncoderError
 from metaguide.training.checkpoint import CheckpointError
 from metaguide.training.interruption import Stopped, stopping_at_once
 from metaguide.training.loop import TrainingDiverged
@@ -32,7 +31,6 @@ USER_ERRORS = (
     CatalogueError,
     CheckpointError,
     DeviceError,
-    EncoderError,
     EpisodeError,
     FolderHeld,
     MnistError,

@@ -3,7 +3,7 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,13 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.bert import Pooling
 from metaguide.models.encoder import Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.pretrained import EncoderError, PretrainedEncoder, load_encoder, vector_reader
+from metaguide.pretrained import (
+    EncoderError,
+    PretrainedEncoder,
+    Vectors,
+    load_encoder,
+    vector_reader,
+)
 from metaguide.run_config import RunConfig
 from metaguide.tasks import (
     TASKS,
@@ -48,9 +54,6 @@ from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
 
 Support = Iterable[Product | Review | Question]
-
-Vectors = Callable[[Sequence[str]], np.ndarray]
-"""texts -> float32 [texts, width]."""
 
 
 @dataclass(frozen=True, repr=False)

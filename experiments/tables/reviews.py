@@ -21,6 +21,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import runner
 from experiments.config_files import ConfigError
+from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
@@ -115,21 +116,6 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
                 "more reviews a category"
             )
     return everything, corpus, [texts[row] for row in tested]
-
-
-def with_vectors(
-    config: FrozenConfigDict, workdir: Path, corpus: Corpus, texts: Sequence[str]
-) -> Corpus:
-    """Return the corpus with the encoder's vectors of its texts, kept in the cache."""
-    from metaguide.pretrained import cached_vectors, load_encoder
-
-    encoder = config.encoder
-    try:
-        loaded = load_encoder(encoder.weights, prefix=encoder.prefix, length=encoder.length)
-    except ValueError as error:
-        raise ConfigError(f"config.encoder: {error}") from error
-    folder = Path(encoder.cache) if encoder.cache else workdir / "vectors"
-    return corpus._replace(vectors=cached_vectors(loaded, texts, folder))
 
 
 # ------------------------------------------------------------------------------ methods
@@ -436,8 +422,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     write_config(config, workdir)
     everything, corpus, texts = read(config)
     say(f"reviews: {len(texts)} of {len(everything.label)}, in {len(corpus.names)} categories")
-    if config.encoder.weights:
-        corpus = with_vectors(config, workdir, corpus, texts)
+    if (pretrained := read_encoder(config.encoder, workdir)) is not None:
+        corpus = corpus._replace(vectors=pretrained.vectors(texts))
     else:
         say("no config.encoder.weights: the table has the methods from nothing alone")
     choices: dict[str, Any] = {}

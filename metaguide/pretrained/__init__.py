@@ -8,6 +8,7 @@ from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, lo
 from metaguide.pretrained.folder import EncoderError
 from metaguide.pretrained.vector_cache import (
     CacheFault,
+    Vectors,
     cached_states,
     cached_vectors,
     vector_reader,
@@ -19,6 +20,7 @@ __all__ = [
     "EncoderError",
     "PretrainedEncoder",
     "States",
+    "Vectors",
     "cached_states",
     "cached_vectors",
     "load_encoder",

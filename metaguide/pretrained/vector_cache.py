@@ -20,6 +20,9 @@ from jaxtyping import Float32
 from metaguide.files import FileFault, read_arrays, write_arrays
 from metaguide.pretrained.encoder import PretrainedEncoder, States
 
+Vectors = Callable[[Sequence[str]], Float32[np.ndarray, "texts width"]]
+"""texts -> one vector per text."""
+
 TEXTS_PER_FILE = 4096
 """The most texts per file."""
 
@@ -60,9 +63,7 @@ def cached_vectors(
     return vector_reader(encoder, folder)(texts)
 
 
-def vector_reader(
-    encoder: PretrainedEncoder, folder: str | os.PathLike[str]
-) -> Callable[[Sequence[str]], Float32[np.ndarray, "texts width"]]:
+def vector_reader(encoder: PretrainedEncoder, folder: str | os.PathLike[str]) -> Vectors:
     """Return texts -> `cached_vectors` of them, for many calls: it reads the cache only once.
 
     The vectors of the cache stay in memory, 4 bytes per number.

@@ -1,0 +1,46 @@
+"""The pretrained encoder that a config names, and its vectors."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.config_files import ConfigError
+from metaguide.pretrained import PretrainedEncoder, Vectors, load_encoder, vector_reader
+
+VECTORS = "vectors"
+"""Subfolder of a work folder that keeps vectors."""
+
+
+class Pretrained(NamedTuple):
+    """A pretrained encoder and what makes its vectors.
+
+    Attributes:
+        encoder: the encoder.
+        vectors: texts -> float32 [texts, width], kept on disk.
+    """
+
+    encoder: PretrainedEncoder
+    vectors: Vectors
+
+
+def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
+    """Read the pretrained encoder of a config's section `encoder`; None if it names none.
+
+    Args:
+        section: has `weights`, `prefix`, `length` and `cache`, and may have `pooling`.
+        folder: work folder, which keeps the vectors if `cache` is empty.
+
+    Raises:
+        ConfigError: the folder holds no such encoder, or a field is out of range.
+    """
+    if not section.weights:
+        return None
+    pooling: Any = section.get("pooling") or None
+    try:
+        encoder = load_encoder(
+            section.weights, prefix=section.prefix, pooling=pooling, length=section.length
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.encoder: {error}") from error
+    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))
