@@ -195,9 +195,12 @@ class Bench:
             )
             for together in set(self._together.values())
         }
+        # An episode of recommendation has one query, so as many of them tell less.
+        episodes = {"validation": section.validation_episodes, "test": section.episodes}
+        if TASKS[task].is_ranking:
+            episodes = {name: count * section.users for name, count in episodes.items()}
         self._keys = {
-            "validation": episode_keys(config.seed, "validation", section.validation_episodes),
-            "test": episode_keys(config.seed, "test", section.episodes),
+            name: episode_keys(config.seed, name, count) for name, count in episodes.items()
         }
         self._folder = folder
         self._of = digest(run_folder.identity(config), task, distribution.data)
@@ -279,16 +282,20 @@ class Bench:
         return float(np.median(took)) if took else None
 
 
-def compared(split: DomainSplit) -> dict[str, TaskDistribution]:
+def compared(split: DomainSplit, **sizes: int) -> dict[str, TaskDistribution]:
     """Return the domains that no stage trains on, keyed by the tasks that methods are compared on.
 
     A task without a validation domain is left out with a message, since its rates could not be
     chosen.
 
+    Args:
+        split: the split whose validation and held-out domains are read.
+        sizes: fields of `Shape`; the config's by default.
+
     Raises:
         ConfigError: no task is left.
     """
-    distributions = split.task_distributions("unseen")
+    distributions = split.task_distributions("unseen", **sizes)
     names = {one.name for one in split.validation}
     found = {task: one for task, one in distributions.items() if names.intersection(one.domains)}
     lacking = ", ".join(task for task in distributions if task not in found)
@@ -531,7 +538,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     metas = {"scratch": [nothing], **{method: [meta] for method in mine}}
     rules = {adaptation_of(learner).by: rule} if rule else {}
     with run_folder.claimed(config, workdir):
-        bench_of = benches(config, split, compared(split), metas, workdir, rules)
+        distributions = compared(split, queries=config.adapt.queries)
+        bench_of = benches(config, split, distributions, metas, workdir, rules)
         comparison = compare(config, split, metas, bench_of)
         write_comparison(comparison, config, split, workdir, [config.seed])
     print_tables(comparison.rows)

@@ -72,21 +72,19 @@ class DomainSplit(NamedTuple):
         except FieldError as error:
             raise ConfigError(f"the guide could not be loaded from its folder: {error}") from error
 
-    def task_distributions(self, part: str, shots: int | None = None, ranked: int | None = None):
+    def task_distributions(self, part: str, ranked: int | None = None, **sizes: int):
         """Return the task distributions of one part of the domains, keyed by task.
 
         Args:
             part: which domains: "sources", "validation", "held_out" or "unseen".
-            shots: size of the largest support; the config's by default.
             ranked: number of products that an episode of recommendation ranks; by default the
                 complete catalogue.
+            sizes: other fields of `Shape`; the config's by default.
 
         Raises:
             ConfigError: a domain cannot provide such episodes.
         """
-        shape = self.shape._replace(candidates=ranked)
-        if shots is not None:
-            shape = shape._replace(shots=shots)
+        shape = self.shape._replace(candidates=ranked, **sizes)
         try:
             made: dict[str, TaskDistribution] = task_distributions(
                 self.model,

@@ -118,7 +118,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
-    distributions = compared(split)
+    distributions = compared(split, queries=config.adapt.queries)
     methods = methods_in(config, distributions)
     stages = stages_of(config, split, methods)
     rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}

@@ -127,7 +127,7 @@ def _families(
         )
     part = section.rule_learned_on if is_learned else "sources"
     distributions = split.task_distributions(
-        part, shots=max(section.shots), ranked=split.shape.candidates
+        part, ranked=split.shape.candidates, shots=max(section.shots)
     )
     # A learner with a fixed initialisation cannot forget: its optimizer only needs the tasks on
     # which it is scored.

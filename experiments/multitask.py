@@ -35,7 +35,10 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
     """
     section = config.multitask
     distributions = split.task_distributions(
-        "sources", shots=max(section.shots), ranked=split.shape.candidates
+        "sources",
+        ranked=split.shape.candidates,
+        shots=max(section.shots),
+        users=section.users,
     )
     wanted = [task for task, weight in section.weights.items() if weight > 0]
     distributions = {task: one for task, one in distributions.items() if task in wanted}

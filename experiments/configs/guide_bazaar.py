@@ -103,6 +103,7 @@ RANGES = {
     "multitask.meta_batch_size": integer(1),
     "multitask.learning_rate": positive(),
     "multitask.weight_decay": at_least_0(),
+    "multitask.users": integer(2),
     "multitask.weighting": one_of("fixed", "uncertainty"),
     **{f"multitask.weights.{task}": at_least_0() for task in ALL},
     "multitask.shots": several(integer(0)),
@@ -123,6 +124,8 @@ RANGES = {
     "metatrain.shots": several(integer(0)),
     "adapt.shots": several(integer(0)),
     "adapt.episodes": integer(1),
+    "adapt.queries": integer(1),
+    "adapt.users": integer(1),
     "adapt.steps": integer(1),
     **{f"adapt.chunk.{task}": integer(1) for task in ALL},
     "adapt.validation_episodes": integer(1),
@@ -269,6 +272,7 @@ def get_config() -> ConfigDict:
     config.multitask = {
         "steps": 300,  # steps of joint training
         "meta_batch_size": 4,  # episodes per task and step, each from a uniformly drawn domain
+        "users": 64,  # users of an episode of recommendation
         "learning_rate": 3e-3,  # peak learning rate of AdamW
         "weight_decay": 0.01,  # weight decay of AdamW
         "weighting": "fixed",  # weighting of the losses: fixed or uncertainty
@@ -301,6 +305,8 @@ def get_config() -> ConfigDict:
     config.adapt = {
         "shots": (0, 1, 5, 10),  # numbers of shots in the table
         "episodes": 50,  # episodes per cell of the table
+        "queries": 30,  # query examples per episode of the table
+        "users": 8,  # users of recommendation for each episode of the other tasks
         "steps": 3,  # steps of gradient descent at test
         # Episodes side by side in a program. On a CPU, which runs one program per core, 1 is
         # fastest, except for recommendation, which encodes the catalogue once per program. On a

@@ -174,8 +174,10 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
 
     Returns:
         (table, domain, shots, key) -> Episode. Batches hold `item` (position among the candidates),
-        `history` int32 [examples, shots] and `history_mask`, `mask`, and `id` (the user); the
-        context holds `products` (their rows) and `candidates` (bool, which of them exist).
+        `history` int32 [examples, shots] and `history_mask`, `popularity` int32 [examples,
+        candidates] (how many other users took each product, not counting anyone's last one),
+        `mask`, and `id` (the user); the context holds `products` (their rows) and `candidates`
+        (bool, which of them exist).
 
     Raises:
         EpisodeError: fewer candidates than an episode has products.
@@ -201,6 +203,8 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
             """Return the `count` products before the last, in chronological order, end-padded."""
             return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
 
+        mine = jnp.zeros(total, jnp.int32).at[items].add(jnp.arange(len(items)) < taken - 1)
+        popularity = table["popularity"][domain] - mine
         most, last = jnp.minimum(shots, taken - 1), items[taken - 1]
         count = jnp.minimum(shots_now, most)
         history = before_last(count)
@@ -213,19 +217,83 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
             place = jnp.zeros(total, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
             history, last, exists = place[history], place[last], exists[rows]
             products = jax.tree.map(lambda leaf: leaf[rows], products)
+            popularity = popularity[rows]
 
         support = {
             **user_support(history, count, shots, shots_now),
+            "popularity": jnp.broadcast_to(popularity, (shots, len(popularity))),
             "id": jnp.full((shots,), user),
         }
         query = {
             "item": last[None],
             "history": history[None],
             "history_mask": (steps < count)[None],
+            "popularity": popularity[None],
             "mask": jnp.ones((1,), bool),
             "id": user[None],
         }
         return Episode(support, query, {"products": products, "candidates": exists})
+
+    return sample
+
+
+def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
+    """Return a sampler of recommendation episodes for joint training: an episode is many users.
+
+    One encoding of the products serves all users, and each user gives an example for every product
+    but their first, given those before it. With `candidates`, the episode is a smaller shop: the
+    products outside it are taken out of everyone's history.
+
+    Args:
+        users: number of users per episode, drawn with replacement.
+        candidates: number of products of an episode; None for the domain's whole catalogue.
+
+    Returns:
+        (table, domain, shots, key) -> Episode as from `user_sampler`, with users × longest examples
+        in the query and none in the support. The number of shots is not read.
+    """
+
+    def sample(
+        table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
+    ) -> Episode:
+        del shots_now
+        user_key, candidate_key = jax.random.split(key)
+        user = jax.random.randint(user_key, (users,), 0, table["users"][domain])
+        items, taken = table["items"][domain, user], table["taken"][domain, user]
+        total = jax.tree.leaves(table["products"])[0].shape[1]
+        exists = jnp.arange(total) < table["catalogue"][domain]
+        rows = jnp.arange(total)
+        if candidates is not None and candidates < total:
+            chance = jnp.where(exists, jax.random.gumbel(candidate_key, (total,)), -jnp.inf)
+            rows = jax.lax.top_k(chance, candidates)[1]
+        place = jnp.full(total, -1, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
+        real = jnp.arange(items.shape[1]) < taken[:, None]
+        history = jnp.where(real, place[items], -1)
+        there = history >= 0
+        history = jnp.maximum(history, 0)
+        counted = there & (jnp.arange(items.shape[1]) < taken[:, None] - 1)
+        mine = jnp.zeros((users, len(rows)), jnp.int32)
+        mine = mine.at[jnp.arange(users)[:, None], history].add(counted)
+        longest, steps = items.shape[1], jnp.arange(items.shape[1])
+        before = there[:, None, :] & (steps[None, None, :] < steps[None, :, None])
+
+        def flat(leaf: Array) -> Array:
+            return leaf.reshape(users * longest, *leaf.shape[2:])
+
+        def repeated(leaf: Array) -> Array:
+            return jnp.repeat(leaf, longest, axis=0)
+
+        query = {
+            "item": flat(history),
+            "history": repeated(history),
+            "history_mask": flat(before),
+            "popularity": repeated(table["popularity"][domain][rows] - mine),
+            "mask": flat(there & before.any(-1)),
+            "id": repeated(user),
+        }
+        products = jax.tree.map(lambda leaf: leaf[domain][rows], table["products"])
+        support = {name: leaf[:0] for name, leaf in query.items()}
+        return Episode(support, query, {"products": products, "candidates": exists[rows]})
 
     return sample
 

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from metaguide.models.transformer import PAD, TransformerEncoder
+from metaguide.models.transformer import PAD, TransformerEncoder, dropout
+
+SKETCH = 256
+"""Dimensions of a sketch: the cosines of two unrelated texts scatter by 1/√SKETCH."""
 
 
 class Encoding(NamedTuple):
@@ -17,10 +20,13 @@ class Encoding(NamedTuple):
     Attributes:
         vector: one vector per example.
         states: one state per token; None if there is no text.
+        lexical: a unit sketch of the words of each text, 0 where there are none; None if n-grams
+            are not read. See `NgramBag.sketch`.
     """
 
     vector: Float[Array, "batch width"]
     states: Float[Array, "batch length width"] | None
+    lexical: Float[Array, "batch sketch"] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,30 +103,67 @@ def transformer(
 
 
 class NgramBag(nn.Module):
-    """Σ_g e_g / √n over the n distinct n-grams of a text, 0 if it has none.
-
-    The embeddings start at 0, so an n-gram that was absent from training contributes nothing.
+    """The words of a text as a bag of hashed n-grams: a learned vector, and a sketch.
 
     Attributes:
         buckets: number of buckets; bucket 0 is padding.
         width: width of the vectors.
         dtype: dtype of the computation.
+        dropout: share of the n-grams that a training step does not see. Otherwise a text is known
+            by a few rare ones, and the common ones are not learned.
 
     Bojanowski, Grave, Joulin, Mikolov: Enriching Word Vectors with Subword Information, 2017.
+    Weinberger et al.: Feature Hashing for Large Scale Multitask Learning, 2009.
     """
 
     buckets: int
     width: int
     dtype: Any = jnp.float32
+    dropout: float = 0.5
 
-    @nn.compact
-    def __call__(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch width"]:
-        """Return the vectors of texts."""
-        shape = self.buckets, self.width
-        table = self.param("embedding", nn.initializers.zeros, shape, jnp.float32)
+    def setup(self) -> None:
+        """Build the embeddings and the logarithms of the term weights, all 0."""
+        zeros, shape = nn.initializers.zeros, (self.buckets, self.width)
+        self.embedding = self.param("embedding", zeros, shape, jnp.float32)
+        self.term_weight = self.param("term_weight", zeros, (self.buckets,), jnp.float32)
+
+    def __call__(
+        self, grams: Int[Array, "batch ngrams"], *, deterministic: bool = True
+    ) -> Float[Array, "batch width"]:
+        """Return Σ_g e_g / √n over the n distinct n-grams of each text, 0 if it has none.
+
+        The embeddings start at 0, so an n-gram that was absent from training contributes nothing.
+
+        Args:
+            grams: bucket numbers, 0 = padding.
+            deterministic: disables dropout; otherwise the rng "dropout" is read.
+        """
         mask = (grams != 0).astype(self.dtype)
-        total = jnp.einsum("bn,bnw->bw", mask, table[grams].astype(self.dtype))
+        if not deterministic and self.dropout:
+            kept = dropout(mask, self.dropout, self.make_rng("dropout")) > 0
+            mask = kept.astype(self.dtype)
+        total = jnp.einsum("bn,bnw->bw", mask, self.embedding[grams].astype(self.dtype))
         return total / jnp.sqrt(jnp.maximum(mask.sum(1, keepdims=True), 1))
+
+    def sketch(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch {SKETCH}"]:
+        """Return s / ‖s‖ with s_k = Σ_{g: g mod SKETCH = k} ± e^(w_g): signed feature hashing.
+
+        The product of two sketches approximates the cosine of the texts' weighted n-grams. Unlike
+        the embeddings it needs no training, so it compares words that no training text has. The
+        weights w_g are learned, and do the work of inverse document frequencies.
+
+        Args:
+            grams: bucket numbers, 0 = padding.
+        """
+        # The lowest bit of a multiplicative hash is that of the bucket; the highest is well mixed.
+        mixed = grams.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
+        sign = 1 - 2 * (mixed >> 31).astype(self.dtype)
+        weight = jnp.exp(jnp.clip(self.term_weight, -9, 9)).astype(self.dtype)
+        value = jnp.where(grams != 0, sign * weight[grams], 0)
+        rows = jnp.arange(len(grams))[:, None]
+        place = ((mixed >> 8) % SKETCH).astype(jnp.int32)
+        total = jnp.zeros((len(grams), SKETCH), self.dtype).at[rows, place].add(value)
+        return unit(total)
 
 
 class Adapter(nn.Module):
@@ -159,6 +202,11 @@ def mean_state(
     mask = (tokens != PAD).astype(states.dtype)
     total = jnp.einsum("bl,blw->bw", mask, states)
     return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+
+
+def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Return x / ‖x‖, or 0 with a finite gradient where x is 0."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def pixels(

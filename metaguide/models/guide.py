@@ -14,8 +14,15 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from metaguide.models.autoencoder import SIDE, ImageDecoder, ImageEncoder
-from metaguide.models.encoder import Adapter, Encoder, Encoding, NgramBag, mean_state, pixels
-from metaguide.models.heads import unit
+from metaguide.models.encoder import (
+    Adapter,
+    Encoder,
+    Encoding,
+    NgramBag,
+    mean_state,
+    pixels,
+    unit,
+)
 from metaguide.models.transformer import LayerNorm
 
 
@@ -169,7 +176,7 @@ class GuideModel(nn.Module):
         vector: Float[Array, "batch {self.encoder.pretrained}"] | None = None,
         deterministic: bool = True,
     ) -> Encoding:
-        """Return LayerNorm(mean of the text's and the picture's vectors), and the states.
+        """Return LayerNorm(mean of the text's and the picture's vectors), states and sketches.
 
         The vector of a text is the sum of the mean of its states, the bag of its n-grams and the
         adapted vector of a pretrained encoder, of those that there are.
@@ -187,12 +194,13 @@ class GuideModel(nn.Module):
         """
         if image is not None and not self.image:
             raise ValueError("pictures for a guide that was built with image=False")
-        states, parts = None, []
+        states, lexical, parts = None, None, []
         if tokens is not None and self.encoder.text is not None:
             states = self.text(tokens, deterministic=deterministic)
             parts.append(mean_state(states, tokens))
         if grams is not None:
-            parts.append(self.grams(grams))
+            parts.append(self.grams(grams, deterministic=deterministic))
+            lexical = self.grams.sketch(grams)
         if vector is not None:
             parts.append(self.pretrained(vector))
         if not parts:
@@ -203,7 +211,7 @@ class GuideModel(nn.Module):
         if image is not None:
             both = (whole + self.image_vector(image)) / 2
             whole = both if has_image is None else jnp.where(has_image[:, None], both, whole)
-        return Encoding(self.fusion(whole), states)
+        return Encoding(self.fusion(whole), states, lexical)
 
     def language_logits(
         self, states: Float[Array, "*batch width"]

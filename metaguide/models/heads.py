@@ -12,17 +12,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from metaguide.models.encoder import Encoding, identity
+from metaguide.models.encoder import Encoding, identity, unit
 from metaguide.models.transformer import PAD, SEP, LayerNorm, roles
 from metaguide.types import OUT
 
 LARGEST = 9.0
 """Bound on the learned logarithms of rates and scales: beyond it e^x times 0 would be NaN."""
-
-
-def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Return x / ‖x‖, or 0 with a finite gradient where x is 0."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
@@ -32,10 +27,11 @@ def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"
 
 
 class ClassificationHead(nn.Module):
-    """logit_c = has_name_c · s · cos(P v, Q n_c) + ⟨v, slot_c⟩ + bias_c.
+    """logit_c = has_name_c (s · cos(P v, Q n_c) + l · ⟨x, x_c⟩) + ⟨v, slot_c⟩ + bias_c.
 
-    Slots and biases start at 0. Without shots, only the names tell the classes apart; without names
-    either, all classes score the same.
+    x and x_c are the sketches of the text and of the class name, if the encoder makes them: they
+    recognise a name that training has never seen. Slots and biases start at 0. Without shots, only
+    the names tell the classes apart; without names either, all classes score the same.
     """
 
     way: int
@@ -47,8 +43,16 @@ class ClassificationHead(nn.Module):
         vector: Float[Array, "batch width"],
         names: Float[Array, "way width"],
         has_names: Bool[Array, "way"],
+        lexical: tuple[Float[Array, "batch sketch"], Float[Array, "way sketch"]] | None = None,
     ) -> Float[Array, "batch way"]:
-        """Return the logits of at most `self.way` classes."""
+        """Return the logits of at most `self.way` classes.
+
+        Args:
+            vector: vectors of the examples.
+            names: vectors of the class names.
+            has_names: which classes have a name.
+            lexical: sketches of the examples and of the class names.
+        """
         way, width = names.shape
         if way > self.way:
             raise ValueError(f"{way} classes, but the guide has slots for {self.way}")
@@ -61,15 +65,21 @@ class ClassificationHead(nn.Module):
         )
         example = unit(project(name="vector")(vector))
         name = unit(project(name="name")(names))
-        similarity = jnp.where(has_names, example @ name.T, 0)
-        scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
-        return scale * similarity + vector @ slots.T + bias
+        similarity = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype) * (example @ name.T)
+        if lexical is not None:
+            of_examples, of_names = lexical
+            scale = self.param("log_lexical", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32)
+            scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
+            similarity += scale * (of_examples @ of_names.T)
+        return jnp.where(has_names, similarity, 0) + vector @ slots.T + bias
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
         """Use the head once."""
         del tokens
-        names = encoding.vector[: self.way]
-        self(encoding.vector, names, jnp.ones((names.shape[0],), bool))
+        names, lexical = encoding.vector[: self.way], None
+        if encoding.lexical is not None:
+            lexical = encoding.lexical, encoding.lexical[: self.way]
+        self(encoding.vector, names, jnp.ones((names.shape[0],), bool), lexical)
 
 
 class SentimentHead(nn.Module):
@@ -113,11 +123,14 @@ class QuestionHead(nn.Module):
 
 
 class RecommendationHead(nn.Module):
-    """A user is a recency-weighted mean of projected products plus a residual MLP of that mean.
+    """score(p) = ⟨u, P p⟩ / √width + l · ⟨x_u, x_p⟩ + w · log(1 + taken_p).
 
+    u is a recency-weighted mean of the user's projected products plus a residual MLP of that mean:
     u_t = m_t + MLP(m_t), m_t = Σ_j≤t e^(−r (t − j)) p_j / Σ_j≤t e^(−r (t − j)), where p_0 is a
     learned start. Each group of channels has its own learned rate r, so that a user has both a
-    short and a long memory. Padding does not advance time.
+    short and a long memory. Padding does not advance time. x_u is the same mean of the sketches of
+    the products, with a rate of its own and without a start, and taken_p is how many other users
+    took p. l and w are learned.
     """
 
     width: int
@@ -134,6 +147,11 @@ class RecommendationHead(nn.Module):
         self.hidden = nn.Dense(2 * self.width, dtype=self.dtype)
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         self.out = nn.Dense(self.width, kernel_init=small, dtype=self.dtype)
+        self.popularity = self.param("popularity", nn.initializers.ones, (), jnp.float32)
+        self.log_lexical = self.param("log_lexical", nn.initializers.zeros, (), jnp.float32)
+        self.log_lexical_rate = self.param(
+            "log_lexical_rate", nn.initializers.constant(jnp.log(0.1)), (), jnp.float32
+        )
 
     def products(self, vector: Float[Array, "products width"]) -> Float[Array, "products width"]:
         """Return the products as users see them."""
@@ -151,6 +169,22 @@ class RecommendationHead(nn.Module):
         kernel, bias = (dense[name].astype(self.dtype) for name in ("kernel", "bias"))
         scores = (users @ kernel.T) @ vector.T + (users @ bias)[:, None]
         return scores / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+
+    def priors(self, taken: Int[Array, "*rows products"]) -> Float[Array, "*rows products"]:
+        """Return w · log(1 + taken), what the numbers of takers add to the scores."""
+        return self.popularity.astype(self.dtype) * jnp.log1p(taken.astype(self.dtype))
+
+    def recencies(self, mask: Bool[Array, "items"]) -> Float[Array, "items"]:
+        """Return l times the weight of each product of a history in x_u; 0 for padding.
+
+        Args:
+            mask: False where the history is padding.
+        """
+        time = jnp.cumsum(mask.astype(jnp.int32))
+        rate = jnp.exp(jnp.minimum(self.log_lexical_rate, LARGEST)).astype(self.dtype)
+        weights = jnp.where(mask, jnp.exp(-rate * (time[-1] - time).astype(self.dtype)), 0)
+        scale = jnp.exp(jnp.minimum(self.log_lexical, LARGEST)).astype(self.dtype)
+        return scale * weights / jnp.maximum(weights.sum(), jnp.finfo(self.dtype).tiny)
 
     def users(
         self,

@@ -42,8 +42,9 @@ class Category(NamedTuple):
 def classification(model: GuideModel, way: int) -> Problem:
     """Build N-way classification of products by text and picture, with class names as context.
 
-    `encoded` holds the vectors of the examples and of the class names; the logits compare the two
-    and add a linear head of N slots.
+    `encoded` holds the vectors and sketches of the examples and of the class names; the logits
+    compare them and add a linear head of N slots. Metric learners and probes read both of an
+    example: its sketch tells apart words that no training text has.
     """
 
     def encode(
@@ -55,8 +56,12 @@ def classification(model: GuideModel, way: int) -> Problem:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
             rows["image"] = jnp.concatenate([batch["image"], blank])
             rows["has_image"] = jnp.concatenate([batch["has_image"], jnp.zeros((way,), bool)])
-        vector = encode_examples(model, params, rows, key).vector
-        return {"vector": vector[:-way], "names": vector[-way:]}
+        encoding = encode_examples(model, params, rows, key)
+        encoded = {"vector": encoding.vector[:-way], "names": encoding.vector[-way:]}
+        if encoding.lexical is not None:
+            encoded["lexical"] = encoding.lexical[:-way]
+            encoded["lexical_names"] = encoding.lexical[-way:]
+        return encoded
 
     def joined(texts: Array, names: Array) -> Array:
         length = max(texts.shape[1], names.shape[1])
@@ -67,6 +72,8 @@ def classification(model: GuideModel, way: int) -> Problem:
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del batch
         given = encoded["vector"], encoded["names"], context["has_names"]
+        if "lexical" in encoded:
+            given = *given, (encoded["lexical"], encoded["lexical_names"])
         logits = use_head(model, params, NAME, "__call__", *given)
         return {"logits": logits}
 

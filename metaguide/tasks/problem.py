@@ -44,13 +44,25 @@ def problem_of(
         encode=encode,
         loss=loss,
         predict=predict,
-        features=lambda encoded: encoded["vector"],
+        features=features_of,
         score=score,
         body=model.encoder.groups(pictures),
         head=(name,),
         target="label",
         way=way,
     )
+
+
+def features_of(encoded: Mapping[str, Array]) -> Array:
+    """Return the vectors of examples, beside which their sketches stand where a task has them.
+
+    A sketch is scaled so that the two have the same mean square.
+    """
+    vector, lexical = encoded["vector"], encoded.get("lexical")
+    if lexical is None:
+        return vector
+    scale = jnp.sqrt(jnp.asarray(vector.shape[-1], vector.dtype))
+    return jnp.concatenate([vector, scale * lexical.astype(vector.dtype)], axis=-1)
 
 
 def encode_examples(

@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int32, Key
 
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Table, product_rows, stack, stack_rows
-from metaguide.data.episodes import check_users, user_sampler, user_support
+from metaguide.data.episodes import check_users, crowd_sampler, user_sampler, user_support
 from metaguide.data.histories import History, each_once, histories
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines, metrics
 from metaguide.evaluation.rows import Measures, ResultsError, Scoring
+from metaguide.models.encoder import Encoding
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
@@ -63,8 +64,8 @@ class Ranking:
         scores: float32 scores of `products`, in descending order; only the order of one user's
             scores is meaningful.
         by: "history" if the ranking is based on what the user took, "no history" if the user took
-            nothing. The latter ranking is the same for all such users: what the guide learned about
-            users in general on its training domains, not the popularity in this domain.
+            nothing. The latter ranking is the same for all such users: what users in general took
+            on the training domains, and what is popular in this one.
         catalogue: ids of all products of the domain.
         rows: rows of `products` in the catalogue.
     """
@@ -96,7 +97,7 @@ class Ranking:
 
 
 def recommendation(model: GuideModel) -> Problem:
-    """Build next-product prediction: the user's vector scored against all product vectors.
+    """Build next-product prediction: every product scored for a user, as `RecommendationHead` says.
 
     The catalogue is encoded once per episode (once for all users of a domain, if it depends only on
     the domain's products), or not at all if the context holds its `vectors`. The user's side is the
@@ -107,30 +108,33 @@ def recommendation(model: GuideModel) -> Problem:
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
     ) -> dict[str, Array]:
         if "vectors" in context:
-            vectors = context["vectors"]
+            products = {name: context[name] for name in ("vectors", "lexical") if name in context}
         else:
-            vectors = encode_examples(model, params, context["products"], key).vector
-        return {"products": vectors, "history": vectors[batch["history"]]}
+            products = product_encoding(encode_examples(model, params, context["products"], key))
+        return {"products": products, "history": products["vectors"][batch["history"]]}
 
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         # When many users adapt on encoded products, each has their own parameters, and the two
         # ways to compute the same scores differ in cost.
         alone = "vectors" in context
 
-        def user(history: Array, mask: Array) -> Array:
-            if alone:
-                return use_head(model, params, NAME, "user", history, mask)
-            return use_head(model, params, NAME, "users", history, mask)[-1]
-
-        users = jax.vmap(user)(encoded["history"], batch["history_mask"])
+        head = partial(use_head, model, params, NAME)
+        products, known = encoded["products"], batch["history_mask"]
+        users = jax.vmap(partial(head, "user"))(encoded["history"], known)
         if alone:
-            scores = use_head(model, params, NAME, "scores", users, encoded["products"])
+            scores = head("scores", users, products["vectors"])
         else:
-            products = use_head(model, params, NAME, "products", encoded["products"])
-            scores = users @ products.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+            seen = head("products", products["vectors"])
+            scores = users @ seen.T / jnp.sqrt(jnp.asarray(users.shape[-1], users.dtype))
+        rows = jnp.arange(len(scores))[:, None]
+        if "lexical" in products:
+            weights = jax.vmap(partial(head, "recencies"))(known)
+            of_products = jnp.zeros_like(scores).at[rows, batch["history"]].add(weights)
+            sketches = products["lexical"]
+            scores += (of_products @ sketches) @ sketches.T
+        scores += head("priors", batch["popularity"])
         # Products that a user already has are not recommended, and give no negative examples.
         taken = jnp.zeros(scores.shape, bool)
-        rows = jnp.arange(len(scores))[:, None]
         taken = taken.at[rows, batch["history"]].max(batch["history_mask"])
         scores = jnp.where(taken, jnp.asarray(OUT, scores.dtype), scores)
         return {"scores": scores, "candidates": context["candidates"] & ~taken}
@@ -140,6 +144,12 @@ def recommendation(model: GuideModel) -> Problem:
         return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
 
     return problem_of(model, NAME, encode, loss, predict, score_ranks, pictures=True)
+
+
+def product_encoding(encoding: Encoding) -> dict[str, Array]:
+    """Return what a ranking reads of encoded products: "vectors", and "lexical" if there is one."""
+    lexical = {} if encoding.lexical is None else {"lexical": encoding.lexical}
+    return {"vectors": encoding.vector, **lexical}
 
 
 def score_ranks(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
@@ -168,9 +178,11 @@ def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
 
     Returns:
         {"products": rows [domains, products, ...], "catalogue": int32 [domains], "items": int32
-        [domains, users, longest], "taken": int32 [domains, users], "users": int32 [domains]}.
+        [domains, users, longest], "taken": int32 [domains, users], "users": int32 [domains],
+        "popularity": int32 [domains, products]}. Popularity counts the users who took a product
+        before their last one: the last is what episodes ask for.
     """
-    products, items, taken = [], [], []
+    products, items, taken, popularity = [], [], [], []
     for domain in domains:
         index = {product.id: row for row, product in enumerate(domain.products)}
         every = histories(domain.interactions)
@@ -179,6 +191,7 @@ def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
         padded = [history + [0] * (longest - len(history)) for history in kept]
         items.append(np.array(padded, np.int32).reshape(len(kept), longest))
         taken.append(np.array([len(history) for history in kept], np.int32))
+        popularity.append(times_taken((history[:-1] for history in kept), len(domain.products)))
         products.append(_product_rows(domain.products, reading))
     return {
         "products": stack_rows(products),
@@ -186,7 +199,18 @@ def recommendation_table(domains: Sequence[Domain], reading: Reading) -> Table:
         "items": stack(items),
         "taken": stack(taken),
         "users": np.array([len(counts) for counts in taken], np.int32),
+        "popularity": stack(popularity),
     }
+
+
+def times_taken(
+    histories: Iterable[Sequence[int]], products: int
+) -> Int32[np.ndarray, " products"]:
+    """Return how many of these histories contain each product; rows that repeat count once."""
+    counts = np.zeros(products, np.int32)
+    for history in histories:
+        counts[list(set(history))] += 1
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +219,16 @@ class Catalogue:
 
     Attributes:
         server: the server whose parameters encode the products.
-        products: products of the domain.
+        domain: the domain, whose products are ranked.
     """
 
     server: Server
-    products: Sequence[Product]
+    domain: Domain
+
+    @property
+    def products(self) -> Sequence[Product]:
+        """The domain's products."""
+        return self.domain.products
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -213,11 +242,11 @@ class Catalogue:
 
     @cached_property
     def context(self) -> Mapping[str, Array]:
-        """The context of a ranking: {"vectors": float32 [products, width], "candidates"}."""
+        """The context of a ranking: what `product_encoding` returns, popularity and candidates."""
         model, reading, serving, programs = self.server
 
         def encode(params: Params, rows: Table) -> dict[str, Array]:
-            return {"vector": encode_examples(model, params, rows, None).vector}
+            return product_encoding(encode_examples(model, params, rows, None))
 
         program = programs.setdefault("catalogue", jax.jit(encode))
         pieces = []
@@ -225,10 +254,16 @@ class Catalogue:
             for start in range(0, len(self.products), SIZES[-1]):
                 products = self.products[start : start + SIZES[-1]]
                 rows = _product_rows(products, reading)
-                pieces.append(in_pieces(partial(program, serving.meta["params"]), rows)["vector"])
+                pieces.append(in_pieces(partial(program, serving.meta["params"]), rows))
                 tell(start + len(products))
-        vectors = np.concatenate(pieces)
-        return jax.device_put({"vectors": vectors, "candidates": np.ones(len(vectors), bool)})
+        taken = [[self.rows[p] for p in one.products] for one in histories(self.domain.interactions)]
+        return jax.device_put(
+            {
+                **{name: np.concatenate([one[name] for one in pieces]) for name in pieces[0]},
+                "popularity": times_taken(taken, len(self.products)),
+                "candidates": np.ones(len(self.products), bool),
+            }
+        )
 
 
 def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
@@ -246,7 +281,10 @@ def _episodes(
     del always, scored
     names, table = tuple(one.name for one in domains), recommendation_table(domains, reading)
     check_users(table, names)
-    sample = user_sampler(shape.shots, shape.candidates)
+    if shape.users > 1:
+        sample = crowd_sampler(shape.users, shape.candidates)
+    else:
+        sample = user_sampler(shape.shots, shape.candidates)
     return TaskDistribution(names, table, sample, recommendation(model))
 
 
@@ -259,7 +297,7 @@ def _adapt(
         return None, ("there are no products to rank; add them",)
     ranker = partial(_ranker, shots)
     learner = server.learner((NAME, shots), lambda: recommendation(server.model), shots > 0, ranker)
-    return Adapted(learner, server.serving.meta, Catalogue(server, domain.products), ()), ()
+    return Adapted(learner, server.serving.meta, Catalogue(server, domain), ()), ()
 
 
 def _ranker(shots: int, learner: Learner) -> AdaptedPredictFn:
@@ -269,9 +307,14 @@ def _ranker(shots: int, learner: Learner) -> AdaptedPredictFn:
         def one(user: Batch) -> Array:
             history, taken = user["history"], user["taken"]
             support = user_support(history, taken, max(1, shots), shots)
-            state, _ = learner.adapt(meta, support, context, None)
             known = jnp.arange(len(history)) < taken
-            query = {"history": history[None], "history_mask": known[None]}
+            # A user's own products say nothing of what others take; they may or may not be counted.
+            popularity = context["popularity"]
+            mine = jnp.zeros(len(popularity), jnp.int32).at[history].max(known.astype(jnp.int32))
+            others = jnp.maximum(popularity - mine, 0)[None]
+            support["popularity"] = jnp.broadcast_to(others, (max(1, shots), len(popularity)))
+            state, _ = learner.adapt(meta, support, context, None)
+            query = {"history": history[None], "history_mask": known[None], "popularity": others}
             return learner.predict(state, query, context)["scores"][0]
 
         return {"scores": jax.vmap(one)(users)}

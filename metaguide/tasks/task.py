@@ -24,12 +24,15 @@ class Shape(NamedTuple):
         queries: number of query examples per episode; recommendation has one.
         candidates: number of products that a training episode of recommendation ranks; None for
             all.
+        users: number of users of an episode of recommendation. With more than one there is no
+            support: such episodes are for joint training.
     """
 
     way: int
     shots: int
     queries: int
     candidates: int | None
+    users: int = 1
 
 
 class Task(NamedTuple):
