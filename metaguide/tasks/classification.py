@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
@@ -25,6 +26,9 @@ from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Metrics, Params, Problem
 
 NAME = "classification"
+
+HIDDEN = 0.5
+"""Share of the class names whose vectors a training step does not see, if names have sketches."""
 
 
 class Category(NamedTuple):
@@ -59,6 +63,11 @@ def classification(model: GuideModel, way: int) -> Problem:
         encoding = encode_examples(model, params, rows, key)
         encoded = {"vector": encoding.vector[:-way], "names": encoding.vector[-way:]}
         if encoding.lexical is not None:
+            if key is not None:
+                # A name of an unseen domain has no vector worth reading. A class whose vector is
+                # hidden teaches the head to trust the words that its name shares with a text.
+                shown = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - HIDDEN, (way, 1))
+                encoded["names"] *= shown
             encoded["lexical"] = encoding.lexical[:-way]
             encoded["lexical_names"] = encoding.lexical[-way:]
         return encoded
