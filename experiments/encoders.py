@@ -34,13 +34,20 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
     Raises:
         ConfigError: the folder holds no such encoder, or a field is out of range.
     """
+    encoder = load_of(section)
+    if encoder is None:
+        return None
+    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))
+
+
+def load_of(section: FrozenConfigDict) -> PretrainedEncoder | None:
+    """Read the pretrained encoder of a config's section without its vectors; see `read_encoder`."""
     if not section.weights:
         return None
     pooling: Any = section.get("pooling") or None
     try:
-        encoder = load_encoder(
+        return load_encoder(
             section.weights, prefix=section.prefix, pooling=pooling, length=section.length
         )
     except ValueError as error:
         raise ConfigError(f"config.encoder: {error}") from error
-    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))

@@ -74,6 +74,9 @@ RANGES = {
     "encoder.pooling": one_of("", "mean", "cls"),
     "encoder.length": integer(3),
     "encoder.cache": text(),
+    "encoder.train": one_of("frozen", "lora", "last", "all"),
+    "encoder.rank": integer(1),
+    "encoder.layers": integer(0),
     "model.width": integer(1),
     "model.layers": integer(0),
     "model.heads": integer(1),
@@ -228,6 +231,11 @@ def get_config() -> ConfigDict:
         "pooling": "",  # mean or cls; if empty, what the folder says
         "length": 128,  # maximum tokens that it reads of a text
         "cache": "",  # folder that keeps its vectors; if empty, one in the work folder
+        # what trains of it. frozen: nothing, and only its vectors are read. Otherwise it is the
+        # guide's encoder of texts: lora, last or all of its parameters
+        "train": "frozen",
+        "rank": 8,  # rank of the factors that lora trains beside queries and values
+        "layers": 2,  # number of last layers that last trains; 0 for the heads alone
     }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads

@@ -446,7 +446,8 @@ def cut(pieces: Pieces, limit: int | None) -> Pieces:
     if limit is None:
         return pieces
     kept = _places(pieces.counts)[1] < limit
-    return Pieces(*(leaf[kept] for leaf in pieces[:3]), pieces.counts.clip(max=limit))
+    tokens, words, offsets = (leaf[kept] for leaf in pieces[:3])
+    return Pieces(tokens, words, offsets, pieces.counts.clip(max=limit))
 
 
 def _normalizer() -> normalizers.Normalizer:
@@ -461,6 +462,11 @@ def _core(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenize
         tokenizers.Regex(_PRE_TOKEN), behavior="removed", invert=True
     )
     return core
+
+
+def is_han(text: str) -> bool:
+    """Return whether a text begins with an ideograph."""
+    return bool(_HAN.match(text))
 
 
 def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from metaguide.models.bert import Pooling
 from metaguide.models.transformer import PAD, TransformerEncoder
+
+FROZEN = "frozen"
+"""The parameter group that nothing trains: what is fixed of a pretrained encoder."""
 
 
 class Encoding(NamedTuple):
@@ -39,6 +43,10 @@ class Encoder:
         dtype: dtype of the computation; parameters are float32.
         buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
         pretrained: width of a pretrained encoder's vectors; 0 if there is none.
+        frozen: the unbound Linen module that `text` builds on, whose parameters are the group
+            `FROZEN`; None if there is none. `text` gets the bound one as its attribute `frozen`.
+        trains_text: whether `text` has parameters of its own.
+        pooling: how the states of a text's tokens become its vector.
     """
 
     text: nn.Module | None
@@ -49,6 +57,9 @@ class Encoder:
     dtype: Any = jnp.float32
     buckets: int = 0
     pretrained: int = 0
+    frozen: nn.Module | None = None
+    trains_text: bool = True
+    pooling: Pooling = "mean"
 
     @property
     def image(self) -> bool:
@@ -60,7 +71,8 @@ class Encoder:
         pretrained = ("pretrained",) * bool(self.pretrained)
         image = ("image",) * (pictures and self.image)
         # The table of n-grams has more entries than everything else; a support reads few of them.
-        return (*(("text",) * (self.text is not None)), *pretrained, *image, "fusion")
+        text = ("text",) * (self.text is not None and self.trains_text)
+        return (*text, *pretrained, *image, "fusion")
 
 
 def transformer(
@@ -159,6 +171,13 @@ def mean_state(
     mask = (tokens != PAD).astype(states.dtype)
     total = jnp.einsum("bl,blw->bw", mask, states)
     return total / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+
+
+def pooled(
+    states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"], pooling: Pooling
+) -> Float[Array, "batch width"]:
+    """Return one vector per text: the mean state, or with "cls" the state of the first token."""
+    return states[:, 0] if pooling == "cls" else mean_state(states, tokens)
 
 
 def pixels(
