@@ -18,7 +18,7 @@ from metaguide.data.catalogue import Domain
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
-from metaguide.data.tokenizer import TextTokenizer, Tokenizer
+from metaguide.data.tokenizer import TextTokenizer, Tokenizer, TokenizerError
 from metaguide.files import atomic_write
 from metaguide.guide import description_of, model_of, reading_of, tuning_of
 from metaguide.models.encoder import FROZEN
@@ -140,19 +140,13 @@ def prepare(
         tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
         for part in (parts.sources, parts.validation, parts.held_out)
     )
-    vectors = None
     if trains_encoder(config):
-        encoder = load_of(config.encoder)
-        if encoder is None:
-            raise ConfigError(
-                f"--config.encoder.train={config.encoder.train}: there is no encoder to train; "
-                "give its folder, --config.encoder.weights=FOLDER"
-            )
+        encoder, vectors = _encoder_to_train(config), None
         tokenizer = encoder.guide_tokenizer
     else:
+        encoder, vectors = read_encoder(config.encoder, folder) or (None, None)
         if tokenizer is None and config.model.layers:
             tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
-        encoder, vectors = read_encoder(config.encoder, folder) or (None, None)
     guide = _guide(config, tokenizer, encoder)
     weights: Mapping[str, Params] = {}
     try:
@@ -185,6 +179,25 @@ def trains_encoder(config: FrozenConfigDict) -> bool:
     Then our own Transformer is left out, whatever its layers.
     """
     return config.encoder.train != "frozen"
+
+
+def _encoder_to_train(config: FrozenConfigDict) -> PretrainedEncoder:
+    """Read the pretrained encoder that a config trains.
+
+    Raises:
+        ConfigError: the config names none, or its folder holds none that can be trained.
+    """
+    encoder = load_of(config.encoder)
+    if encoder is None:
+        raise ConfigError(
+            f"--config.encoder.train={config.encoder.train}: there is no encoder to train; give "
+            "its folder, --config.encoder.weights=FOLDER"
+        )
+    try:
+        encoder.guide_tokenizer  # noqa: B018  # it is built once, here
+    except TokenizerError as error:
+        raise ConfigError(f"--config.encoder.weights={config.encoder.weights}: {error}") from error
+    return encoder
 
 
 def _guide(

@@ -85,6 +85,8 @@ def build_stage(
     """
     section, mesh = config[name], tasks_mesh()
     optimizer = adamw(section.learning_rate, section.steps, section.get("weight_decay", 0.0))
+    if trains_encoder(config):
+        optimizer = optax.chain(optimizer, _scaled("text", config.encoder.learning_rate_scale))
     if trained is not None:
         # Fixed parameters have no gradient, but AdamW would keep state for them and decay them.
         rule_optimizer = adamw(section.rule_learning_rate, section.steps, 0.0)
@@ -194,7 +196,7 @@ def train_stage(
         workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
         hint=f"lower config.{stage.name}.learning_rate",
-        about={**run.about, "config": identity(config)},
+        about={**run.about, "config": identity(config), "encoder": run.encoder_fingerprint},
         on_checkpoint=keep_rule,
     )
     return with_frozen(state.params["meta"], split.frozen)
@@ -237,6 +239,19 @@ def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransfo
     )
 
 
+def _scaled(group: str, scale: float) -> optax.GradientTransformation:
+    """Return the transform that scales the updates of one parameter group."""
+
+    def update(updates: Params, params: Params | None = None) -> Params:
+        del params
+        groups = dict(updates["meta"]["params"])
+        if group in groups:
+            groups[group] = optax.tree.scale(scale, groups[group])
+        return {**updates, "meta": {**updates["meta"], "params": groups}}
+
+    return optax.stateless(update)
+
+
 def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> Weighting:
     """Return the weighting of the objectives `names` that a config specifies."""
     if kind == "uncertainty":
@@ -274,10 +289,18 @@ def start(
         config: its `init_from` and `seed` are read.
         split: the split whose model the parameters belong to.
         before: the return value of `stage_before`.
+
+    Raises:
+        ConfigError: the parameters of `init_from` are on another pretrained encoder.
     """
     meta = random_start(split, config.seed)
     if before is None:
         return meta, None
+    if split.weights and before.encoder_fingerprint != split.guide.encoder_fingerprint:
+        raise ConfigError(
+            f"--config.init_from={config.init_from}: it is on another encoder than "
+            f"--config.encoder.weights={config.encoder.weights}; give the folder of the same one"
+        )
     found, rule = restore_stage(Path(config.init_from), without_frozen(meta), before.about)
     return with_frozen(found, meta["params"].get(FROZEN)), rule
 

@@ -29,7 +29,7 @@ from metaguide.data.tokenizer import TextTokenizer, Tokenizer
 from metaguide.models.bert import Pooling
 from metaguide.models.encoder import FROZEN, Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.models.tuned import Trains, Tuning
+from metaguide.models.tuned import Tuning
 from metaguide.pretrained import (
     EncoderError,
     PretrainedEncoder,
@@ -251,20 +251,23 @@ def load(
     run = Path(run)
     config = run_config.read(run)
     pretrained, tuning = _encoder_of_run(run, config, encoder), tuning_of(config)
-    tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
+    vectors, frozen = None, {}
+    if pretrained is not None and tuning is not None:
+        tokenizer = pretrained.guide_tokenizer
+        groups = tuned_params(pretrained, tuning)
+        frozen = {name: one for name, one in groups.items() if name == FROZEN}
+    else:
+        tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
+        vectors = None if pretrained is None else vectors_of(pretrained, cache)
     if tokenizer is not None and config.vocabulary not in (None, tokenizer.size):
         raise CheckpointError(
             f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
             f"with {config.vocabulary}; take the file from a copy of the run"
         )
-    vectors, frozen = None, {}
-    if pretrained is not None and tuning is None:
-        vectors = vectors_of(pretrained, cache)
-    elif pretrained is not None and tuning is not None:
-        tokenizer = pretrained.guide_tokenizer
-        frozen = tuned_params(pretrained, tuning)
-        frozen = {name: one for name, one in frozen.items() if name == FROZEN}
-    model = model_of(config, tokenizer, pretrained)
+    try:
+        model = model_of(config, tokenizer, pretrained)
+    except ValueError as error:
+        raise CheckpointError(f"{run / run_config.FILE}: {error}, or train the run anew") from error
     like = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     like = {"params": {name: one for name, one in like.items() if name != FROZEN}}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -356,8 +359,7 @@ def tuning_of(config: RunConfig) -> Tuning | None:
     """Return what trains of the pretrained encoder that a guide is on; None if it is not."""
     if config.encoder_train == "frozen":
         return None
-    trains: Trains = config.encoder_train  # pyright: ignore[reportAssignmentType]  # checked there
-    return Tuning(trains, config.encoder_rank, config.encoder_layers)
+    return Tuning(config.encoder_train, config.encoder_rank, config.encoder_layers)
 
 
 def model_of(

@@ -262,6 +262,11 @@ def _check_fields(found: Mapping[str, Any]) -> None:
     width, heads = found["width"], found["heads"]
     if width % heads:
         raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
+    trains = found["encoder_train"]
+    if trains != "frozen" and not found["encoder_width"]:
+        raise FieldError("encoder_train", f"is {trains!r}, of no encoder; give 'frozen'")
+    if trains == "lora" and not found["encoder_rank"]:
+        raise FieldError("encoder_rank", "is 0; give the rank of the factors, 1 or more")
     for task, one in found["serving"].items():
         if task not in TASKS:
             raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(TASKS)}")

@@ -77,6 +77,7 @@ RANGES = {
     "encoder.train": one_of("frozen", "lora", "last", "all"),
     "encoder.rank": integer(1),
     "encoder.layers": integer(0),
+    "encoder.learning_rate_scale": positive(),
     "model.width": integer(1),
     "model.layers": integer(0),
     "model.heads": integer(1),
@@ -236,6 +237,7 @@ def get_config() -> ConfigDict:
         "train": "frozen",
         "rank": 8,  # rank of the factors that lora trains beside queries and values
         "layers": 2,  # number of last layers that last trains; 0 for the heads alone
+        "learning_rate_scale": 0.1,  # learning rate of what trains of it, times a stage's
     }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads

@@ -103,7 +103,8 @@ class BertLayer(nn.Module):
         if shift is not None:
             by_head = shift.reshape(2, batch, length, cfg.heads, depth).transpose(0, 1, 3, 2, 4)
             query, value = query + by_head[0], value + by_head[1]
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query * depth**-0.5, key).astype(jnp.float32)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query * depth**-0.5, key)
+        scores = scores.astype(dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32)
         scores = scores + jnp.where(mask, 0, OUT)[:, None, None, :]
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(dtype))
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)

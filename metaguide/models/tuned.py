@@ -5,7 +5,7 @@ and optimizers, which name the groups they change, never see it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from metaguide.models.bert import Bert, BertConfig, BertLayer
 from metaguide.models.transformer import PAD, SEP
 
-Trains = Literal["lora", "last", "all"]
-"""What trains: factors of low rank beside all layers, the last layers, or everything."""
+TRAINS = ("lora", "last", "all")
+"""What may train: factors of low rank beside all layers, the last layers, or everything."""
 
 ALPHA = 16.0
 """LoRA's updates are scaled by ALPHA / rank."""
@@ -32,7 +32,7 @@ class Tuning:
     """Which parameters of a pretrained encoder train.
 
     Attributes:
-        trains: "lora", "last" or "all".
+        trains: one of `TRAINS`.
         rank: rank of LoRA's factors; read with "lora".
         layers: number of last layers that train, from 0, where none do; read with "last".
 
@@ -40,15 +40,14 @@ class Tuning:
         ValueError: a field is out of range.
     """
 
-    trains: Trains
+    trains: str
     rank: int = 8
     layers: int = 2
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        known = get_args(Trains)
-        if self.trains not in known:
-            raise ValueError(f"trains is {self.trains!r}; give one of {', '.join(known)}")
+        if self.trains not in TRAINS:
+            raise ValueError(f"trains is {self.trains!r}; give one of {', '.join(TRAINS)}")
         if self.trains == "lora" and self.rank < 1:
             raise ValueError(f"rank is {self.rank}; give at least 1")
         if self.trains == "last" and self.layers < 0:
@@ -127,7 +126,7 @@ class TunedBert(nn.Module):
         Raises:
             ValueError: a row has more tokens than the encoder has positions.
         """
-        mask, types = tokens != PAD, self._types(tokens)
+        mask, types = tokens != PAD, self.types(tokens)
         bert: Any = self.bert if self.frozen is None else self.frozen
         x = bert.embed(tokens, types, deterministic=deterministic)
         last = () if self.tuning.trains != "last" else self.stack
@@ -143,7 +142,8 @@ class TunedBert(nn.Module):
         bert: Any = self.bert if self.frozen is None else self.frozen
         return bert.attend(states)
 
-    def _types(self, tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"] | None:
+    def types(self, tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"] | None:
+        """Return the part of a pair that each token belongs to; None if all are of type 0."""
         if not self.types_pairs:
             return None
         separator = (tokens == SEP).astype(jnp.int32)
