@@ -230,7 +230,7 @@ def get_config() -> ConfigDict:
         "weights": "",  # Hugging Face folder of a pretrained encoder of texts; empty for none
         "prefix": "",  # text put before every text for it; "query: " for the e5 models
         "pooling": "",  # mean or cls; if empty, what the folder says
-        "length": 128,  # maximum tokens that it reads of a text
+        "length": 128,  # maximum tokens that it reads of a text, if frozen; else those of text
         "cache": "",  # folder that keeps its vectors; if empty, one in the work folder
         # what trains of it. frozen: nothing, and only its vectors are read. Otherwise it is the
         # guide's encoder of texts: lora, last or all of its parameters

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,12 @@ from ml_collections.config_dict import FrozenConfigDict
 import metaguide
 from experiments import domain_split
 from experiments.config_files import ConfigError
-from experiments.guide import main
-from experiments.stages import build_stage, random_start, stage_before, start
+from experiments.metatrain import metatraining_stage
+from experiments.multitask import multitask_stage
+from experiments.pretrain import pretraining_stage
+from experiments.stages import build_stage, random_start, stage_before, start, train_stage
 from metaguide import run_config
-from metaguide.data.catalogue import Domain, Product, Question, Review, read_domain, write_domain
+from metaguide.data.catalogue import Domain, Question, Review, read_domain, write_domain
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.models.encoder import FROZEN
 from metaguide.objectives.weighting import fixed
@@ -96,100 +99,96 @@ def questions(name: str) -> tuple[Question, ...]:
     return tuple(found)
 
 
+STAGES = {
+    "pretrain": pretraining_stage,
+    "multitask": multitask_stage,
+    "metatrain": metatraining_stage,
+}
+
+
 @pytest.fixture(scope="module")
 def run(shop):
-    """A tiny guide on an encoder whose factors of low rank train, every stage once."""
+    """Every stage once, on an encoder whose factors of low rank train, each in its folder."""
     made, folder = shop
     for name in ("a", "b", "c"):
-        products = tuple(
-            Product(
-                f"{name}{i}", f"{name} good phone {i}", category=("phone", "screen", "bad")[i % 3]
-            )
-            for i in range(12)
-        )
         reviews = tuple(
             Review(f"{name}{i}", f"the {word} {word} screen {i}", stars=STARS[word])
             for i in range(8)
             for word in [("good", "bad")[i % 2]]
         )
-        write_domain(Domain(name, products, reviews, questions(name)), folder / "shops" / name)
+        domain = Domain(name, reviews=reviews, questions=questions(name))
+        write_domain(domain, folder / "shops" / name)
     config = made(data__folder=str(folder / "shops"))
-    config.preset = "tiny"
+    few = {"steps": 2, "meta_batch_size": 1, "shots": (1,)}
     config.pretrain.update({"steps": 2, "batch": 4})
-    config.pretrain.weights.update({"text_text": 1.0})
-    config.multitask.update({"steps": 2, "meta_batch_size": 1, "shots": (1,)})
-    config.metatrain.update({"steps": 2, "meta_batch_size": 1, "inner_steps": 1, "shots": (1,)})
-    config.metatrain.update({"learners": ("maml",), "domain_weights": {}})
-    methods = dict.fromkeys(config.adapt.methods, ())
-    config.adapt.methods.update({**methods, "maml": ("questions", "sentiment")})
-    config.adapt.methods.update({"zero-shot": ("classification",)})
-    config.adapt.update({"episodes": 2, "validation_episodes": 2, "steps": 1, "shots": (0, 1)})
-    config.seeds = 1
+    config.multitask.update(few)
+    config.metatrain.update({**few, "inner_steps": 1, "learner": "maml"})
+    config.metatrain.domain_weights = {}
+    config.metatrain.weights.sentiment = 0.0
+    frozen = FrozenConfigDict(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        main(FrozenConfigDict(config), folder / "run")
-    return config, folder
+        split = domain_split.prepare(frozen, folder / "run")
+        meta, kept = random_start(split, 0), {}
+        for name, build in STAGES.items():
+            stage, here = build(frozen, split), folder / name
+            meta = train_stage(stage, meta, config=frozen, split=split, workdir=here, seed=0)
+            kept[name] = jax.device_get(meta["params"])
+    return config, folder, split, kept
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:domain c")
 def test_a_guide_trains_its_encoder_in_every_stage_and_is_loaded(run):
     """Faults: a stage trains nothing of the encoder, or its checkpoint holds the frozen weights or
     lacks what trained; a loaded guide has other weights or tokens than it was trained with."""
-    config, folder = run
-    found = run_config.read(folder / "run")
+    _, folder, split, kept = run
+    found = run_config.read(folder / "metatrain")
     assert (found.encoder_train, found.encoder_rank, found.encoder_layers) == ("lora", 2, 0)
     assert (found.width, found.layers, found.heads) == (16, 0, 2)
-    guide = metaguide.load(folder / "run")
-    assert set(guide.serving) == {"classification", "sentiment", "questions"}
-    kept = {}
-    for stage in ("pretrain", "multitask", "metatrain-maml"):
-        path = folder / "run" / "seed0" / stage
-        assert not (path / TOKENIZER).exists()
-        params = guide.serving["questions"].meta["params"]
-        like = {"params": {name: one for name, one in params.items() if name != FROZEN}}
-        kept[stage] = restore_meta(path, like)["params"]["text"]["layer_0"]
-    for one, other in (("pretrain", "multitask"), ("multitask", "metatrain-maml")):
-        assert (kept[one]["up"] != kept[other]["up"]).any(), f"{one}, {other}"
-    split = domain_split.prepare(FrozenConfigDict(config), folder / "again")
+    changed = [kept[stage]["text"]["layer_0"]["up"] for stage in STAGES]
+    assert changed[0].any()
+    assert all((one != other).any() for one, other in zip(changed, changed[1:], strict=False))
+    guide = metaguide.load(folder / "metatrain")
     params = guide.serving["questions"].meta["params"]
+    jax.tree.map(np.testing.assert_array_equal, dict(params), kept["metatrain"])
     jax.tree.map(np.testing.assert_array_equal, params[FROZEN], split.frozen)
-    np.testing.assert_array_equal(params["text"]["layer_0"]["up"], kept["metatrain-maml"]["up"])
-    assert (
-        not isinstance(guide.reading.tokenizer, Tokenizer) and guide.reading.reader.vectors is None
-    )
+    without = {"params": {name: one for name, one in params.items() if name != FROZEN}}
+    restore_meta(folder / "metatrain", without)
+    with pytest.raises(
+        CheckpointError, match=r"another model: .*frozen.* is absent"
+    ):
+        restore_meta(folder / "metatrain", {"params": params})
+    assert not (folder / "metatrain" / TOKENIZER).exists()
+    assert not isinstance(guide.reading.tokenizer, Tokenizer)
+    assert guide.reading.reader.vectors is None
 
     domain = read_domain(folder / "shops" / "c")
-    adapted = guide.adapt(domain, shots=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = guide.adapt(domain, shots=1)
     for answer, asked in zip(adapted.predict(domain.questions), domain.questions, strict=True):
         if answer.span is not None:
             assert answer.text == asked.text[slice(*answer.span)]
     assert {one.sentiment for one in adapted.predict(domain.reviews)} <= {"positive", "negative"}
-    assert {one.category for one in adapted.predict(domain.products)} <= set(adapted.categories)
     with pytest.raises(CheckpointError, match="holds another encoder than the guide reads"):
-        metaguide.load(folder / "run", encoder=write(folder / "other", "e5"))
+        metaguide.load(folder / "metatrain", encoder=write(folder / "other", "e5"))
 
 
 @pytest.mark.slow
 def test_a_stage_goes_on_from_one_on_the_same_encoder_only(run):
     """Faults: a stage run alone lacks the frozen weights of the one before; factors are read beside
     weights that they were not trained with."""
-    config, folder = run
+    config, folder, split, _ = run
     config = ConfigDict(config.to_dict())
-    config.init_from = str(folder / "run" / "seed0" / "multitask")
+    config.init_from = str(folder / "multitask")
     frozen = FrozenConfigDict(config)
-    split = domain_split.prepare(frozen, folder / "alone")
     meta, rule = start(frozen, split, stage_before(frozen))
     assert rule is None and FROZEN in meta["params"]
     fresh = random_start(split, 0)
-    assert (
-        meta["params"]["text"]["layer_0"]["up"] != fresh["params"]["text"]["layer_0"]["up"]
-    ).any()
-    other = split._replace(
-        guide=split.guide.__class__(**{**vars(split.guide), "encoder_fingerprint": "x"})
-    )
+    of, other = (one["params"]["text"]["layer_0"]["up"] for one in (meta, fresh))
+    assert (of != other).any()
+    split = split._replace(guide=replace(split.guide, encoder_fingerprint="another"))
     with pytest.raises(ConfigError, match="init_from=.*: it is on another encoder than"):
-        start(frozen, other, stage_before(frozen))
+        start(frozen, split, stage_before(frozen))
 
 
 BAD = {
