@@ -293,14 +293,14 @@ def start(
     Raises:
         ConfigError: the parameters of `init_from` are on another pretrained encoder.
     """
-    meta = random_start(split, config.seed)
     if before is None:
-        return meta, None
+        return random_start(split, config.seed), None
     if split.weights and before.encoder_fingerprint != split.guide.encoder_fingerprint:
         raise ConfigError(
             f"--config.init_from={config.init_from}: it is on another encoder than "
             f"--config.encoder.weights={config.encoder.weights}; give the folder of the same one"
         )
+    meta = random_start(split, config.seed)
     found, rule = restore_stage(Path(config.init_from), without_frozen(meta), before.about)
     return with_frozen(found, meta["params"].get(FROZEN)), rule
 

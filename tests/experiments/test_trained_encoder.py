@@ -49,46 +49,6 @@ def shop(shop_config, tmp_path_factory):
     return made, folder
 
 
-def test_a_step_changes_what_trains_and_keeps_nothing_of_the_rest(shop):
-    """Faults: weight decay shrinks the frozen weights, which have no gradient; the optimizer keeps
-    moments of them, the state a copy; the encoder learns at the rate of the heads."""
-    made, folder = shop
-    config = FrozenConfigDict(
-        made(multitask__steps=4, multitask__learning_rate=0.1, encoder__learning_rate_scale=0.01)
-    )
-    split = domain_split.prepare(config, folder / "step")
-    meta = random_start(split, 0)
-
-    def pull(meta, data, key, progress):
-        params = meta["params"]
-        loss = sum(jnp.abs(leaf - 1).sum() for leaf in jax.tree.leaves(params["text"]))
-        loss += jnp.abs(params["fusion"]["bias"] - 1).sum() + data.sum()
-        return loss + jnp.square(params[FROZEN]["embedding"]).sum(), {}
-
-    gradients = {"a": jax.value_and_grad(pull, has_aux=True)}
-    stage = build_stage(
-        config,
-        "multitask",
-        gradients,
-        {"a": jnp.ones(2)},
-        fixed({"a": 1.0}),
-        frozen=split.frozen,
-    )
-    state = stage.init(meta, 0)
-    before = jax.device_get(state.params["meta"]["params"])
-    trained = sum(leaf.size for leaf in jax.tree.leaves(before))
-    assert FROZEN not in before and FROZEN in meta["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(state.optimizer)) < 2 * trained + 10
-    for _ in range(4):
-        state, metrics = stage.step(state, stage.data)
-    assert np.isfinite(metrics["loss"])
-    after = jax.device_get(state.params["meta"]["params"])
-    fusion = np.abs(after["fusion"]["bias"] - before["fusion"]["bias"]).max()
-    factors = np.abs(after["text"]["layer_0"]["up"] - before["text"]["layer_0"]["up"]).max()
-    assert 0 < factors < 0.02 * fusion
-    np.testing.assert_array_equal(meta["params"][FROZEN]["embedding"], split.frozen["embedding"])
-
-
 def questions(name: str) -> tuple[Question, ...]:
     text = "the phone is good , the screen is bad"
     found = []
@@ -124,7 +84,7 @@ def run(shop):
     config.multitask.update(few)
     config.metatrain.update({**few, "inner_steps": 1, "learner": "maml"})
     config.metatrain.domain_weights = {}
-    config.metatrain.weights.sentiment = 0.0
+    config.multitask.weights.sentiment = config.metatrain.weights.sentiment = 0.0
     frozen = FrozenConfigDict(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -137,6 +97,47 @@ def run(shop):
     return config, folder, split, kept
 
 
+@pytest.mark.slow
+def test_a_step_changes_what_trains_and_keeps_nothing_of_the_rest(run):
+    """Faults: weight decay shrinks the frozen weights, which have no gradient; the optimizer keeps
+    moments of them, the state a copy; the encoder learns at the rate of the heads."""
+    config, _, split, kept = run
+    config = ConfigDict(config.to_dict())
+    config.multitask.update({"steps": 4, "learning_rate": 0.1})
+    config.encoder.learning_rate_scale = 0.01
+    config, meta = FrozenConfigDict(config), {"params": kept["pretrain"]}
+
+    def pull(meta, data, key, progress):
+        params = meta["params"]
+        loss = sum(jnp.abs(leaf - 1).sum() for leaf in jax.tree.leaves(params["text"]))
+        loss += jnp.abs(params["fusion"]["bias"] - 1).sum() + data.sum()
+        return loss + jnp.square(params[FROZEN]["embedding"]).sum(), {}
+
+    gradients = {"a": jax.value_and_grad(pull, has_aux=True)}
+    stage = build_stage(
+        config,
+        "multitask",
+        gradients,
+        {"a": jnp.ones(2)},
+        fixed({"a": 1.0}),
+        frozen=split.frozen,
+    )
+    state = stage.init(meta, 0)
+    before = jax.device_get(state.params["meta"]["params"])
+    trained = sum(leaf.size for leaf in jax.tree.leaves(before))
+    assert FROZEN not in before and FROZEN in meta["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.optimizer)) < 2 * trained + 10
+    for _ in range(4):
+        state, metrics = stage.step(state, stage.data)
+    assert np.isfinite(metrics["loss"])
+    after = jax.device_get(state.params["meta"]["params"])
+    fusion = np.abs(after["fusion"]["bias"] - before["fusion"]["bias"]).max()
+    factors = np.abs(after["text"]["layer_0"]["up"] - before["text"]["layer_0"]["up"]).max()
+    assert 0 < factors < 0.02 * fusion
+    np.testing.assert_array_equal(meta["params"][FROZEN]["embedding"], split.frozen["embedding"])
+
+
+@pytest.mark.slow
 def test_a_guide_trains_its_encoder_in_every_stage_and_is_loaded(run):
     """Faults: a stage trains nothing of the encoder, or its checkpoint holds the frozen weights or
     lacks what trained; a loaded guide has other weights or tokens than it was trained with."""
@@ -153,9 +154,7 @@ def test_a_guide_trains_its_encoder_in_every_stage_and_is_loaded(run):
     jax.tree.map(np.testing.assert_array_equal, params[FROZEN], split.frozen)
     without = {"params": {name: one for name, one in params.items() if name != FROZEN}}
     restore_meta(folder / "metatrain", without)
-    with pytest.raises(
-        CheckpointError, match=r"another model: .*frozen.* is absent"
-    ):
+    with pytest.raises(CheckpointError, match=r"another model: .*frozen.* is absent"):
         restore_meta(folder / "metatrain", {"params": params})
     assert not (folder / "metatrain" / TOKENIZER).exists()
     assert not isinstance(guide.reading.tokenizer, Tokenizer)
@@ -177,15 +176,13 @@ def test_a_guide_trains_its_encoder_in_every_stage_and_is_loaded(run):
 def test_a_stage_goes_on_from_one_on_the_same_encoder_only(run):
     """Faults: a stage run alone lacks the frozen weights of the one before; factors are read beside
     weights that they were not trained with."""
-    config, folder, split, _ = run
+    config, folder, split, kept = run
     config = ConfigDict(config.to_dict())
     config.init_from = str(folder / "multitask")
     frozen = FrozenConfigDict(config)
     meta, rule = start(frozen, split, stage_before(frozen))
-    assert rule is None and FROZEN in meta["params"]
-    fresh = random_start(split, 0)
-    of, other = (one["params"]["text"]["layer_0"]["up"] for one in (meta, fresh))
-    assert (of != other).any()
+    assert rule is None
+    jax.tree.map(np.testing.assert_array_equal, dict(meta["params"]), kept["multitask"])
     split = split._replace(guide=replace(split.guide, encoder_fingerprint="another"))
     with pytest.raises(ConfigError, match="init_from=.*: it is on another encoder than"):
         start(frozen, split, stage_before(frozen))
