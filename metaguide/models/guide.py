@@ -97,7 +97,7 @@ class GuideModel(nn.Module):
         """Build the groups."""
         encoder = self.encoder
         if encoder.text is not None:
-            below = {}
+            below: dict[str, Any] = {}
             if encoder.frozen is not None:
                 self.frozen = encoder.frozen.clone()
                 below = {"frozen": self.frozen}

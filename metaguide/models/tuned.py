@@ -74,10 +74,11 @@ class LowRank(nn.Module):
         """Return the shifts of a layer's queries and values."""
         width = x.shape[-1]
         start = nn.initializers.normal(width**-0.5)
-        down = self.param("down", start, (2, width, self.rank), jnp.float32)
+        down = self.param("down", start, (width, 2 * self.rank), jnp.float32)
         up = self.param("up", nn.initializers.zeros, (2, self.rank, width), jnp.float32)
-        inside = jnp.einsum("blw,pwr->pblr", x, down.astype(self.dtype))
-        return jnp.einsum("pblr,prw->pblw", inside, up.astype(self.dtype)) * (ALPHA / self.rank)
+        inside = jnp.split(x @ down.astype(self.dtype), 2, axis=-1)
+        scaled = up.astype(self.dtype) * (ALPHA / self.rank)
+        return jnp.stack([part @ own for part, own in zip(inside, scaled, strict=True)])
 
 
 class TunedBert(nn.Module):
