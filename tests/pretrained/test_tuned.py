@@ -16,7 +16,7 @@ from metaguide.data.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, TextTokenize
 from metaguide.learners import maml
 from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import GuideModel, init_params
-from metaguide.models.tuned import Tuning
+from metaguide.models.tuned import ALPHA, Tuning
 from metaguide.objectives import pretraining
 from metaguide.pretrained import load_encoder, tuned_encoder, tuned_params
 from metaguide.tasks import SENTIMENT
@@ -156,8 +156,33 @@ def test_last_with_all_layers_is_all_but_the_embeddings(guides, tokens):
 
 
 @pytest.mark.slow
+def test_factors_add_their_product_to_the_kernels_of_queries_and_values(guides, tokens):
+    """Faults: the factors of queries and values change places, reach the keys, or are scaled or
+    transposed wrongly; those of one layer are used in another."""
+    (model, params), (frozen, weights) = guides("lora"), guides("none")
+    random = np.random.default_rng(0)
+    factors = jax.tree.map(
+        lambda leaf: random.standard_normal(leaf.shape).astype(np.float32) / 8, params["text"]
+    )
+    merged = dict(weights[FROZEN])
+    for name, of in factors.items():
+        products = [
+            a @ b * ALPHA / 2 for a, b in zip(np.split(of["down"], 2, 1), of["up"], strict=True)
+        ]
+        more = np.concatenate([products[0], np.zeros((16, 16)), products[1]], axis=1)
+        qkv = merged[name]["qkv"]
+        kernel = qkv["kernel"] + jnp.asarray(more, jnp.float32)
+        merged[name] = {**merged[name], "qkv": {**qkv, "kernel": kernel}}
+    found = states((model, {**params, "text": factors}), tokens)
+    expected = states((frozen, {**weights, FROZEN: merged}), tokens)
+    read = np.asarray(tokens) != PAD
+    np.testing.assert_allclose(found[read], expected[read], atol=2e-5)
+    assert np.abs(found - states(guides("none"), tokens)).max() > 0.1
+
+
+@pytest.mark.slow
 def test_the_gradient_of_the_factors_is_that_of_finite_differences(guides, tokens):
-    """Faults: a factor is scaled or transposed wrongly, or reaches the keys."""
+    """Faults: the gradient of a factor is stopped, or computed by a wrong rule."""
     with jax.enable_x64(True):
         model, params = guides("lora")
         wide = replace(model.encoder.text, dtype=jnp.float64)
