@@ -37,6 +37,9 @@ from metaguide.files import FileFault, read_regular
 _TEXTS_AT_ONCE = 4096
 """Encodings hold every token as a string, so a whole corpus of them would take gigabytes."""
 
+_LETTER, _MARK, _HAN, _SPACE = range(4)
+"""Kinds of characters; a letter is what is none of the others."""
+
 
 class Tokenized(NamedTuple):
     """Texts as the tokens that an encoder reads, concatenated.
@@ -296,9 +299,6 @@ def _trimmed(
     ends = np.maximum(before[ends], begins)
     trimmed = np.stack([begins - first, ends - first], axis=1).astype(np.int32)
     return trimmed, np.append(kinds, _LETTER)[begins]
-
-
-_LETTER, _MARK, _HAN, _SPACE = range(4)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -270,6 +270,19 @@ def test_pairs_are_those_of_the_tokenizer(folders, variant):
         assert types is None and set(expected.type_ids) == {0}
 
 
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], [" "], ["\u3000\n", "", "good"]])
+def test_texts_of_nothing_have_the_tokens_around_them(folders, texts):
+    """Faults: no text, or only blanks, ends in an error of NumPy; a blank has a span outside."""
+    for prefix in ("", "good: "):
+        own = load_encoder(folders("e5"), prefix=prefix).guide_tokenizer
+        rows, pairs = own.encode(texts, 8), own.encode_pairs(texts, texts, 16)
+        assert rows.tokens.shape == (len(texts), 8) and len(pairs.tokens) == len(texts)
+        assert (rows.tokens[:, 0] == CLS).all() and (pairs.tokens[:, 0, 0] == CLS).all()
+        assert ((rows.tokens == SEP).sum(1) == 1).all()
+        for text, offsets in zip(texts, rows.offsets, strict=True):
+            assert offsets.max(initial=0) <= len(text)
+
+
 def test_words_are_hidden_whole_and_the_prefix_never(folders):
     """Faults: a Chinese sentence without blanks is one word; pieces of a word are words; the
     prefix is masked; a special token in a text separates it."""
