@@ -4,27 +4,30 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
 from experiments.config_files import ConfigError
-from experiments.encoders import read_encoder
+from experiments.encoders import load_of, read_encoder
 from experiments.run_folder import identity
 from experiments.sources import bazaar
 from metaguide.data.catalogue import Domain
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
-from metaguide.data.tokenizer import Tokenizer
+from metaguide.data.tokenizer import TextTokenizer, Tokenizer, TokenizerError
 from metaguide.files import atomic_write
-from metaguide.guide import description_of, model_of, reading_of
+from metaguide.guide import description_of, model_of, reading_of, tuning_of
+from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import GuideModel
-from metaguide.pretrained import PretrainedEncoder
+from metaguide.parallel import replicate, tasks_mesh
+from metaguide.pretrained import PretrainedEncoder, tuned_params
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
-from metaguide.types import TaskDistribution
+from metaguide.types import Params, TaskDistribution
 
 MADE_FROM = "made_from.txt"
 """File next to the tokenizer and the bazaar: identity of the fields they were made from."""
@@ -42,6 +45,7 @@ class DomainSplit(NamedTuple):
         reading: how the guide reads, with a tokenizer trained on the sources.
         shape: sizes of the episodes.
         guide: description of the guide as stored in a run folder, before any training.
+        weights: parameter groups that start as those of a pretrained encoder, keyed by name.
     """
 
     sources: tuple[Domain, ...]
@@ -52,6 +56,12 @@ class DomainSplit(NamedTuple):
     reading: Reading
     shape: Shape
     guide: RunConfig
+    weights: Mapping[str, Params] = MappingProxyType({})
+
+    @property
+    def frozen(self) -> Params | None:
+        """Return the parameters that nothing trains; None if there are none."""
+        return self.weights.get(FROZEN)
 
     @property
     def unseen(self) -> tuple[Domain, ...]:
@@ -100,7 +110,7 @@ class DomainSplit(NamedTuple):
 
 
 def prepare(
-    config: FrozenConfigDict, folder: Path, tokenizer: Tokenizer | None = None
+    config: FrozenConfigDict, folder: Path, tokenizer: TextTokenizer | None = None
 ) -> DomainSplit:
     """Read or generate the domains of a config, and train the tokenizer on its sources.
 
@@ -128,17 +138,27 @@ def prepare(
         tuple(without_repeats(one, config.episodes.near, config.model.image) for one in part)
         for part in (parts.sources, parts.validation, parts.held_out)
     )
-    if tokenizer is None and config.model.layers:
-        tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
-    pretrained = read_encoder(config.encoder, folder)
-    encoder, vectors = pretrained or (None, None)
+    if trains_encoder(config):
+        encoder, vectors = _encoder_to_train(config), None
+        tokenizer = encoder.guide_tokenizer
+    else:
+        encoder, vectors = read_encoder(config.encoder, folder) or (None, None)
+        if tokenizer is None and config.model.layers:
+            tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
     guide = _guide(config, tokenizer, encoder)
+    weights: Mapping[str, Params] = {}
+    try:
+        model, tuning = model_of(guide, tokenizer, encoder), tuning_of(guide)
+    except ValueError as error:
+        raise ConfigError(f"config.encoder, config.text: {error}") from error
+    if encoder is not None and tuning is not None:
+        weights = replicate(tuned_params(encoder, tuning), tasks_mesh())
     return DomainSplit(
         read,
         validation,
         held_out,
         parts.always,
-        model_of(guide, tokenizer),
+        model,
         reading_of(guide, tokenizer, vectors),
         Shape(
             config.episodes.way,
@@ -147,23 +167,55 @@ def prepare(
             config.episodes.candidates,
         ),
         guide,
+        weights,
     )
 
 
+def trains_encoder(config: FrozenConfigDict) -> bool:
+    """Return whether a config's pretrained encoder is the guide's encoder of texts.
+
+    Then our own Transformer is left out, whatever its layers.
+    """
+    return config.encoder.train != "frozen"
+
+
+def _encoder_to_train(config: FrozenConfigDict) -> PretrainedEncoder:
+    """Read the pretrained encoder that a config trains.
+
+    Raises:
+        ConfigError: the config names none, or its folder holds none that can be trained.
+    """
+    encoder = load_of(config.encoder)
+    if encoder is None:
+        raise ConfigError(
+            f"--config.encoder.train={config.encoder.train}: there is no encoder to train; give "
+            "its folder, --config.encoder.weights=FOLDER"
+        )
+    try:
+        encoder.guide_tokenizer  # noqa: B018  # it is built once, here
+    except TokenizerError as error:
+        raise ConfigError(f"--config.encoder.weights={config.encoder.weights}: {error}") from error
+    return encoder
+
+
 def _guide(
-    config: FrozenConfigDict, tokenizer: Tokenizer | None, encoder: PretrainedEncoder | None
+    config: FrozenConfigDict, tokenizer: TextTokenizer | None, encoder: PretrainedEncoder | None
 ) -> RunConfig:
     """Return the run folder's description of the guide that a config specifies.
 
     Raises:
         ConfigError: a field has a value that no guide can have.
     """
-    model, text = config.model, config.text
+    model, text, section = config.model, config.text, config.encoder
+    shape = {"width": model.width, "layers": model.layers, "heads": model.heads}
+    if encoder is not None and trains_encoder(config):
+        shape = {"width": encoder.config.width, "layers": 0, "heads": encoder.config.heads}
+        shape["encoder_rank"] = section.rank if section.train == "lora" else 0
+        shape["encoder_layers"] = section.layers if section.train == "last" else 0
     try:
         return RunConfig(
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
+            **shape,
+            encoder_train=section.train,
             dropout=model.dropout,
             channels=tuple(model.channels),
             image=model.image,

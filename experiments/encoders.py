@@ -34,13 +34,26 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
     Raises:
         ConfigError: the folder holds no such encoder, or a field is out of range.
     """
+    encoder = load_of(section, section.length)
+    if encoder is None:
+        return None
+    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))
+
+
+def load_of(section: FrozenConfigDict, length: int | None = None) -> PretrainedEncoder | None:
+    """Read the pretrained encoder of a config's section without its vectors.
+
+    Args:
+        section: as in `read_encoder`.
+        length: the most tokens of a text; by default the number of the encoder's positions.
+
+    Raises:
+        ConfigError: as in `read_encoder`.
+    """
     if not section.weights:
         return None
     pooling: Any = section.get("pooling") or None
     try:
-        encoder = load_encoder(
-            section.weights, prefix=section.prefix, pooling=pooling, length=section.length
-        )
+        return load_encoder(section.weights, prefix=section.prefix, pooling=pooling, length=length)
     except ValueError as error:
         raise ConfigError(f"config.encoder: {error}") from error
-    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))

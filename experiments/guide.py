@@ -43,7 +43,7 @@ def stages_of(
 ) -> dict[str, Stage]:
     """Build all training stages of these methods, keyed by folder name, in the order they run."""
     encoder = split.model.encoder
-    learns = encoder.text is not None or encoder.image
+    learns = (encoder.text is not None and encoder.trains_text) or encoder.image
     return {
         **({"pretrain": pretraining_stage(config, split)} if learns else {}),
         "multitask": multitask_stage(config, split),

@@ -107,6 +107,7 @@ def metatraining_stage(config: FrozenConfigDict, split: DomainSplit, learner: st
         learner,
         shared,
         trained,
+        split.frozen,
     )
 
 

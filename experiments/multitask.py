@@ -49,7 +49,7 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
     if lacking:
         why = "no source domain has data of it"
         if split.model.encoder.text is None:
-            why += ", or it needs token states and config.model.layers is 0"
+            why += ", or it needs token states: give config.model.layers or config.encoder.train"
         say(f"multitask: {lacking} left out: {why}")
     shared = shared_by(section.meta_batch_size)
     return build_stage(
@@ -68,6 +68,7 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         {task: distribution.data for task, distribution in distributions.items()},
         weighting_of(section.weighting, section.weights, list(distributions)),
         shared=shared,
+        frozen=split.frozen,
     )
 
 

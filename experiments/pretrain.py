@@ -76,6 +76,7 @@ def pretraining_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         {name: jax.value_and_grad(objectives[name][1](), has_aux=True) for name in used},
         {name: table[objectives[name][0]] for name in used},
         weighting_of("fixed", used, list(used)),
+        frozen=split.frozen,
     )
 
 

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from experiments.domain_split import DomainSplit, prepare
+from experiments.domain_split import DomainSplit, prepare, trains_encoder
 from experiments.processes import command_line
 from experiments.run_folder import check_config, identity, write_config
 from metaguide import run_config
 from metaguide.data.tokenizer import Tokenizer
+from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import init_params
 from metaguide.objectives.weighting import Weighting, fixed, uncertainty
 from metaguide.optimizers import Rule, Trained, save
@@ -31,7 +33,7 @@ from metaguide.training.step import (
     init_state,
     make_step,
 )
-from metaguide.types import Params
+from metaguide.types import Metrics, Params
 
 
 class Stage(NamedTuple):
@@ -65,6 +67,7 @@ def build_stage(
     learner: str = "",
     shared: Mesh | None = None,
     trained: Trained | None = None,
+    frozen: Params | None = None,
 ) -> Stage:
     """Build a stage; nothing is compiled yet.
 
@@ -77,9 +80,13 @@ def build_stage(
         learner: the learner, for meta-training.
         shared: mesh over which the gradients share their tasks, from `shared_by`.
         trained: the learner's optimizer, as it is at the start of this stage.
+        frozen: the parameter group that nothing trains. The steps read it as they read data: it
+            has no gradient, no place in the optimizer and none in the checkpoints.
     """
     section, mesh = config[name], tasks_mesh()
     optimizer = adamw(section.learning_rate, section.steps, section.get("weight_decay", 0.0))
+    if trains_encoder(config):
+        optimizer = optax.chain(optimizer, _scaled("text", config.encoder.learning_rate_scale))
     if trained is not None:
         # Fixed parameters have no gradient, but AdamW would keep state for them and decay them.
         rule_optimizer = adamw(section.rule_learning_rate, section.steps, 0.0)
@@ -89,12 +96,40 @@ def build_stage(
         )
 
     def init(meta: Params, seed: int) -> TrainState:
+        meta = without_frozen(meta)
         meta = meta if trained is None else {**meta, "rule": trained.theta}
         return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
 
+    if frozen is not None:
+        gradients = {name: _beside_frozen(gradient) for name, gradient in gradients.items()}
+        data = {name: {"data": one, FROZEN: frozen} for name, one in data.items()}
     step = make_step(gradients, weighting, optimizer, section.steps, mesh=shared)
     rule = None if trained is None else trained.rule
     return Stage(name, learner, section.steps, step, replicate(dict(data), mesh), init, rule)
+
+
+def without_frozen(meta: Params) -> Params:
+    """Return meta-parameters without the group that nothing trains."""
+    params = {name: one for name, one in meta["params"].items() if name != FROZEN}
+    return {**meta, "params": params}
+
+
+def with_frozen(meta: Params, frozen: Params | None) -> Params:
+    """Return meta-parameters with the group that nothing trains, if there is one."""
+    return meta if frozen is None else {**meta, "params": {**meta["params"], FROZEN: frozen}}
+
+
+def _beside_frozen(gradient: Gradient) -> Gradient:
+    """Return a gradient that finds the frozen parameters beside its data."""
+
+    def beside(
+        meta: Params, data: Any, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> tuple[tuple[Array, Metrics], Params]:
+        full = with_frozen(meta, data[FROZEN])
+        found, slope = gradient(full, data["data"], key, progress)
+        return found, without_frozen(slope)
+
+    return beside
 
 
 def shared_by(meta_batch_size: int) -> Mesh | None:
@@ -144,7 +179,8 @@ def train_stage(
         serving=stage_serving(stage.learner, rate, steps),
     )
     run_config.write(run, workdir)
-    if (tokenizer := split.reading.reader.tokenizer) is not None:
+    # That of a pretrained encoder is in the encoder's folder.
+    if isinstance(tokenizer := split.reading.reader.tokenizer, Tokenizer):
         tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
@@ -160,10 +196,10 @@ def train_stage(
         workdir,
         name=f"{stage.name} {stage.learner}".rstrip(),
         hint=f"lower config.{stage.name}.learning_rate",
-        about={**run.about, "config": identity(config)},
+        about={**run.about, "config": identity(config), "encoder": run.encoder_fingerprint},
         on_checkpoint=keep_rule,
     )
-    return state.params["meta"]
+    return with_frozen(state.params["meta"], split.frozen)
 
 
 def run_stage(
@@ -203,6 +239,19 @@ def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransfo
     )
 
 
+def _scaled(group: str, scale: float) -> optax.GradientTransformation:
+    """Return the transform that scales the updates of one parameter group."""
+
+    def update(updates: Params, params: Params | None = None) -> Params:
+        del params
+        groups = dict(updates["meta"]["params"])
+        if group in groups:
+            groups[group] = optax.tree.scale(scale, groups[group])
+        return {**updates, "meta": {**updates["meta"], "params": groups}}
+
+    return optax.stateless(update)
+
+
 def weighting_of(kind: str, weights: Mapping[str, float], names: list[str]) -> Weighting:
     """Return the weighting of the objectives `names` that a config specifies."""
     if kind == "uncertainty":
@@ -240,16 +289,25 @@ def start(
         config: its `init_from` and `seed` are read.
         split: the split whose model the parameters belong to.
         before: the return value of `stage_before`.
+
+    Raises:
+        ConfigError: the parameters of `init_from` are on another pretrained encoder.
     """
-    meta = random_start(split, config.seed)
     if before is None:
-        return meta, None
-    return restore_stage(Path(config.init_from), meta, before.about)
+        return random_start(split, config.seed), None
+    if split.weights and before.encoder_fingerprint != split.guide.encoder_fingerprint:
+        raise ConfigError(
+            f"--config.init_from={config.init_from}: it is on another encoder than "
+            f"--config.encoder.weights={config.encoder.weights}; give the folder of the same one"
+        )
+    meta = random_start(split, config.seed)
+    found, rule = restore_stage(Path(config.init_from), without_frozen(meta), before.about)
+    return with_frozen(found, meta["params"].get(FROZEN)), rule
 
 
 def random_start(split: DomainSplit, seed: int) -> Params:
-    """Return fresh meta-parameters, which differ from seed to seed."""
-    meta = {"params": init_params(split.model, jax.random.key(1000 + seed))}
+    """Return fresh meta-parameters, which differ from seed to seed except for pretrained groups."""
+    meta = {"params": init_params(split.model, jax.random.key(1000 + seed), split.weights)}
     # Placed as after training, so that no program is compiled twice for different input placements.
     return replicate(meta, tasks_mesh())
 
@@ -263,7 +321,7 @@ def split_of_stage(config: FrozenConfigDict, workdir: Path) -> DomainSplit:
     # Check first, because `prepare` replaces what was made there for other data.
     check_config(config, workdir)
     tokenizer = None
-    if config.init_from and config.model.layers:
+    if config.init_from and config.model.layers and not trains_encoder(config):
         before = Path(config.init_from) / TOKENIZER
         if not before.exists():
             raise ConfigError(

@@ -25,15 +25,18 @@ from metaguide.data.catalogue import (
 from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
-from metaguide.data.tokenizer import Tokenizer
+from metaguide.data.tokenizer import TextTokenizer, Tokenizer
 from metaguide.models.bert import Pooling
-from metaguide.models.encoder import Encoder, transformer
+from metaguide.models.encoder import FROZEN, Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
+from metaguide.models.tuned import Tuning
 from metaguide.pretrained import (
     EncoderError,
     PretrainedEncoder,
     Vectors,
     load_encoder,
+    tuned_encoder,
+    tuned_params,
     vector_reader,
 )
 from metaguide.run_config import RunConfig
@@ -247,20 +250,32 @@ def load(
     """
     run = Path(run)
     config = run_config.read(run)
-    tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
+    pretrained, tuning = _encoder_of_run(run, config, encoder), tuning_of(config)
+    vectors, frozen = None, {}
+    if pretrained is not None and tuning is not None:
+        tokenizer = pretrained.guide_tokenizer
+        groups = tuned_params(pretrained, tuning)
+        frozen = {name: one for name, one in groups.items() if name == FROZEN}
+    else:
+        tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
+        vectors = None if pretrained is None else vectors_of(pretrained, cache)
     if tokenizer is not None and config.vocabulary not in (None, tokenizer.size):
         raise CheckpointError(
             f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
             f"with {config.vocabulary}; take the file from a copy of the run"
         )
-    vectors = _vectors_of_run(run, config, encoder, cache)
-    model = model_of(config, tokenizer)
-    like = {"params": jax.eval_shape(partial(init_params, model), jax.random.key(0))}
+    try:
+        model = model_of(config, tokenizer, pretrained)
+    except ValueError as error:
+        raise CheckpointError(f"{run / run_config.FILE}: {error}, or train the run anew") from error
+    like = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    like = {"params": {name: one for name, one in like.items() if name != FROZEN}}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     found = {}
     for name in {one.folder for one in config.serving.values()}:
         stage = run_config.find(run / name)
-        found[name] = restore_stage(run / name, like, {} if stage is None else stage.about)
+        meta, rule = restore_stage(run / name, like, {} if stage is None else stage.about)
+        found[name] = {**meta, "params": {**meta["params"], **frozen}}, rule
     return Guide(
         model,
         reading_of(config, tokenizer, vectors),
@@ -340,8 +355,35 @@ def vectors_of(encoder: PretrainedEncoder, cache: Path | str | None) -> Vectors:
     return encoder.encode if cache is None else vector_reader(encoder, cache)
 
 
-def model_of(config: RunConfig, tokenizer: Tokenizer | None) -> GuideModel:
-    """Return the model that a run config describes, for a tokenizer's ids."""
+def tuning_of(config: RunConfig) -> Tuning | None:
+    """Return what trains of the pretrained encoder that a guide is on; None if it is not."""
+    if config.encoder_train == "frozen":
+        return None
+    return Tuning(config.encoder_train, config.encoder_rank, config.encoder_layers)
+
+
+def model_of(
+    config: RunConfig, tokenizer: TextTokenizer | None, pretrained: PretrainedEncoder | None = None
+) -> GuideModel:
+    """Return the model that a run config describes.
+
+    Args:
+        config: the run config.
+        tokenizer: the tokenizer whose ids it reads; None if it reads none.
+        pretrained: the encoder that it trains; None if it trains none.
+
+    Raises:
+        ValueError: the encoder has fewer layers than train, or fewer positions than are read.
+    """
+    channels, tuning = config.channels if config.image else (), tuning_of(config)
+    if pretrained is not None and tuning is not None:
+        longest = max(config.text_tokens, config.pair_tokens, config.name_tokens)
+        if longest > pretrained.config.length:
+            raise ValueError(
+                f"texts of {longest} tokens; the encoder reads {pretrained.config.length}"
+            )
+        fields = {"channels": channels, "buckets": config.buckets}
+        return guide_model(tuned_encoder(pretrained, tuning, config.dropout, **fields), config.way)
     encoder = transformer(
         vocabulary=0 if tokenizer is None else tokenizer.size,
         width=config.width,
@@ -349,17 +391,17 @@ def model_of(config: RunConfig, tokenizer: Tokenizer | None) -> GuideModel:
         heads=config.heads,
         length=max(config.text_tokens, config.pair_tokens),
         dropout=config.dropout,
-        channels=config.channels if config.image else (),
+        channels=channels,
         buckets=config.buckets,
         pretrained=config.encoder_width,
     )
     return guide_model(encoder, config.way)
 
 
-def _vectors_of_run(
-    run: Path, config: RunConfig, folder: Path | str | None, cache: Path | str | None
-) -> Vectors | None:
-    """Return what makes the vectors that a guide was trained on; None if it reads none.
+def _encoder_of_run(
+    run: Path, config: RunConfig, folder: Path | str | None
+) -> PretrainedEncoder | None:
+    """Return the pretrained encoder that a guide was trained on; None if there is none.
 
     Raises:
         CheckpointError: its encoder is not where it was, or is another one.
@@ -380,11 +422,11 @@ def _vectors_of_run(
         raise CheckpointError(
             f"{run}: {folder or config.encoder} holds another encoder than the guide reads; {hint}"
         )
-    return vectors_of(found, cache)
+    return found
 
 
 def reading_of(
-    config: RunConfig, tokenizer: Tokenizer | None, vectors: Vectors | None = None
+    config: RunConfig, tokenizer: TextTokenizer | None, vectors: Vectors | None = None
 ) -> Reading:
     """Return how the guide of a run config reads examples, with its tokenizer."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)

@@ -14,21 +14,27 @@ from metaguide.training.checkpoint import About, CheckpointError
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 """Files of a run folder: its self-description, and the tokenizer of its guide."""
 
-VERSION = 2
+VERSION = 3
 """Version of the file; it increases when a field is added or changes its meaning."""
 
-ADDED: Mapping[str, Any] = {
-    "buckets": 0,
-    **{"encoder": "", "encoder_prefix": "", "encoder_pooling": "mean", "encoder_length": 0},
-    **{"encoder_width": 0, "encoder_fingerprint": ""},
+ADDED: Mapping[int, Mapping[str, Any]] = {
+    2: {
+        "buckets": 0,
+        **{"encoder": "", "encoder_prefix": "", "encoder_pooling": "mean", "encoder_length": 0},
+        **{"encoder_width": 0, "encoder_fingerprint": ""},
+    },
+    3: {"encoder_train": "frozen", "encoder_rank": 0, "encoder_layers": 0},
 }
-"""Values, in files of version 1, of the fields that version 2 added."""
+"""Values, in files of earlier versions, of the fields that a version added."""
 
 MOST_BYTES = 16 * MIB
 """Limit on the bytes of a file that are read."""
 
 STAGES = ("", "pretrain", "multitask", "metatrain")
 """Training stages; "" is a complete guide, whose stages have their own folders."""
+
+TRAINED = ("frozen", "lora", "last", "all")
+"""What may train of a pretrained encoder; "frozen" is nothing, and its vectors are read."""
 
 LARGEST_RATE, MOST_STEPS = 1e6, 10_000
 WIDEST, MOST_LAYERS, MOST_TOKENS, MOST_IDS = 2**14, 2**8, 2**16, 2**24
@@ -79,6 +85,10 @@ class RunConfig:
         encoder_length: most tokens it reads of a text.
         encoder_width: width of its vectors; 0 if there is none.
         encoder_fingerprint: hash of its files.
+        encoder_train: what trains of it: "frozen" for nothing, where its vectors are read; in a
+            guide whose encoder of texts it is, "lora", "last" or "all" of its parameters.
+        encoder_rank: rank of LoRA's factors; 0 if there are none.
+        encoder_layers: number of its last layers that train with "last".
         vocabulary: number of the tokenizer's ids; None in older folders, which did not store it.
         serving: the method that serves each task, keyed by task.
         stage: one of `STAGES`.
@@ -108,6 +118,9 @@ class RunConfig:
     encoder_length: int = 0
     encoder_width: int = 0
     encoder_fingerprint: str = ""
+    encoder_train: str = "frozen"
+    encoder_rank: int = 0
+    encoder_layers: int = 0
     vocabulary: int | None = None
     serving: Mapping[str, Served] = field(default_factory=dict)
     stage: str = ""
@@ -218,6 +231,9 @@ RANGES: Mapping[str, Range] = {
     "encoder_length": _whole(0, MOST_TOKENS),
     "encoder_width": _whole(0, WIDEST),
     "encoder_fingerprint": _TEXT,
+    "encoder_train": _among(TRAINED),
+    "encoder_rank": _whole(0, WIDEST),
+    "encoder_layers": _whole(0, MOST_LAYERS),
     "vocabulary": _optional(_whole(1, MOST_IDS)),
     "serving": Range("a table of tasks", lambda value: isinstance(value, Mapping)),
     "stage": _among(STAGES),
@@ -246,6 +262,11 @@ def _check_fields(found: Mapping[str, Any]) -> None:
     width, heads = found["width"], found["heads"]
     if width % heads:
         raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
+    trains = found["encoder_train"]
+    if trains != "frozen" and not found["encoder_width"]:
+        raise FieldError("encoder_train", f"is {trains!r}, of no encoder; give 'frozen'")
+    if trains == "lora" and not found["encoder_rank"]:
+        raise FieldError("encoder_rank", "is 0; give the rank of the factors, 1 or more")
     for task, one in found["serving"].items():
         if task not in TASKS:
             raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(TASKS)}")
@@ -333,12 +354,18 @@ def find(folder: Path) -> RunConfig | None:
         raise CheckpointError(
             f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
-    if version == 1 and isinstance(version, int):
-        found = {**ADDED, **found, "version": VERSION}
+    if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
+        found = {**_added_since(version), **found, "version": VERSION}
     try:
         return _built(found)
     except FieldError as error:
         raise CheckpointError(f"{path}: {error}, or train the run anew") from error
+
+
+def _added_since(version: int) -> dict[str, Any]:
+    """Return the values, in a file of a version, of the fields that later versions added."""
+    later = (added for number, added in ADDED.items() if number > version)
+    return {name: value for added in later for name, value in added.items()}
 
 
 def _built(found: Mapping[str, Any]) -> RunConfig:
@@ -389,7 +416,8 @@ def _read_earlier(folder: Path) -> RunConfig | None:
         return None
     said = stage or {}
     found: dict[str, Any] = {name: said.get(name) or "" for name in ("stage", "learner")}
-    found |= {"seed": said.get("seed"), "vocabulary": None, **ADDED, "version": VERSION}
+    found |= {"seed": said.get("seed"), "vocabulary": None}
+    found |= {**_added_since(1), "version": VERSION}
     try:
         found |= {name: _at(config, name) for name in _EARLIER if "." not in name}
         if serving is None:

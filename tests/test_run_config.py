@@ -6,6 +6,7 @@ import json
 import pytest
 
 from metaguide import run_config
+from metaguide.models.tuned import TRAINS
 from metaguide.run_config import FieldError, RunConfig, Served, stage_serving
 from metaguide.training.checkpoint import CheckpointError
 
@@ -141,6 +142,26 @@ def test_a_file_of_a_later_version_asks_for_an_update(tmp_path):
             run_config.read(tmp_path)
 
 
+@pytest.mark.parametrize("version", range(1, run_config.VERSION))
+def test_a_file_of_an_earlier_version_is_read_on(tmp_path, version):
+    """Fault: a folder of the version before is refused, or trains an encoder that was frozen."""
+    run_config.write(RUN, tmp_path)
+    path = tmp_path / run_config.FILE
+    found = json.loads(path.read_text())
+    for later in range(version + 1, run_config.VERSION + 1):
+        found = {name: one for name, one in found.items() if name not in run_config.ADDED[later]}
+    path.write_text(json.dumps({**found, "version": version}))
+    assert run_config.read(tmp_path) == RUN
+
+
+def test_what_trains_is_what_the_encoder_can_train():
+    """Faults: two lists of the ways to train an encoder disagree; LoRA without a rank is a division
+    by 0 far from here."""
+    assert ("frozen", *TRAINS) == run_config.TRAINED
+    with pytest.raises(FieldError, match="encoder_rank is 0; give the rank"):
+        dataclasses.replace(RUN, encoder_train="lora", encoder_width=8)
+
+
 BAD = {
     "width": ("8", 1e308, -4, None, [8], 0, True, 2**70),
     "layers": (-1, 2**70, 1.0),
@@ -153,6 +174,9 @@ BAD = {
     "pair_tokens": (0, None),
     "name_tokens": ("4",),
     "max_answer_tokens": (0, [4]),
+    "encoder_train": (None, "most", ["all"], "last"),  # the run has no encoder
+    "encoder_rank": (-1, 1.0, 2**70),
+    "encoder_layers": (-1, None, 2**70),
     "stage": (3, None, "adapt"),
     "learner": ("ltsm", ["maml"], None, "ridge"),
     "seed": (-1, "0", 1.5),

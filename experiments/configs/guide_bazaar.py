@@ -74,6 +74,10 @@ RANGES = {
     "encoder.pooling": one_of("", "mean", "cls"),
     "encoder.length": integer(3),
     "encoder.cache": text(),
+    "encoder.train": one_of("frozen", "lora", "last", "all"),
+    "encoder.rank": integer(1),
+    "encoder.layers": integer(0),
+    "encoder.learning_rate_scale": positive(),
     "model.width": integer(1),
     "model.layers": integer(0),
     "model.heads": integer(1),
@@ -229,8 +233,14 @@ def get_config() -> ConfigDict:
         "weights": "",  # Hugging Face folder of a pretrained encoder of texts; empty for none
         "prefix": "",  # text put before every text for it; "query: " for the e5 models
         "pooling": "",  # mean or cls; if empty, what the folder says
-        "length": 128,  # maximum tokens that it reads of a text
+        "length": 128,  # maximum tokens that it reads of a text, if frozen; else those of text
         "cache": "",  # folder that keeps its vectors; if empty, one in the work folder
+        # what trains of it. frozen: nothing, and only its vectors are read. Otherwise it is the
+        # guide's encoder of texts: lora, last or all of its parameters
+        "train": "frozen",
+        "rank": 8,  # rank of the factors that lora trains beside queries and values
+        "layers": 2,  # number of last layers that last trains; 0 for the heads alone
+        "learning_rate_scale": 0.1,  # learning rate of what trains of it, times a stage's
     }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads

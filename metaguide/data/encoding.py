@@ -13,7 +13,7 @@ import numpy as np
 from metaguide.data.catalogue import IMAGE_SIDE, Domain, Product
 from metaguide.data.ngrams import hashed_ngrams
 from metaguide.data.texts import product_text
-from metaguide.data.tokenizer import PAD, Tokenizer
+from metaguide.data.tokenizer import PAD, TextTokenizer
 
 Table = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Lengths(NamedTuple):
     name: int
 
 
-def unlabelled(domains: Sequence[Domain], tokenizer: Tokenizer | None, length: int) -> Table:
+def unlabelled(domains: Sequence[Domain], tokenizer: TextTokenizer | None, length: int) -> Table:
     """Return everything that self-supervision may read of `domains`.
 
     Args:
@@ -75,7 +75,7 @@ class TextReader:
         vectors: texts -> float32 [texts, width] of a pretrained encoder; None if there is none.
     """
 
-    tokenizer: Tokenizer | None
+    tokenizer: TextTokenizer | None
     buckets: int = 0
     vectors: Callable[[Sequence[str]], np.ndarray] | None = None
 

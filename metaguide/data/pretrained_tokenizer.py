@@ -1,9 +1,10 @@
 """The tokenizer of a pretrained encoder, read from a `tokenizer.json` by `tokenizers`."""
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,32 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32
 
-from metaguide.data.tokenizer import MOST, TokenizerError, checked_texts
+from metaguide.data.tokenizer import (
+    CLS,
+    MASK,
+    MOST,
+    PAD,
+    SEP,
+    SPECIALS,
+    UNK,
+    Around,
+    Encoded,
+    Pieces,
+    TokenizerError,
+    checked_texts,
+    cut,
+    encode_pairs,
+    encode_texts,
+    is_han,
+    numbered,
+)
 from metaguide.files import FileFault, read_regular
 
 _TEXTS_AT_ONCE = 4096
 """Encodings hold every token as a string, so a whole corpus of them would take gigabytes."""
+
+_LETTER, _MARK, _HAN, _SPACE = range(4)
+"""Kinds of characters; a letter is what is none of the others."""
 
 
 class Tokenized(NamedTuple):
@@ -44,12 +66,14 @@ class PretrainedTokenizer:
         before: ids before every text, such as [CLS].
         after: ids after every text, such as [SEP].
         between: ids between the two texts of a pair.
+        types_pairs: whether the second text of a pair, and the ids after it, are of type 1.
     """
 
     core: tokenizers.Tokenizer
     before: tuple[int, ...]
     after: tuple[int, ...]
     between: tuple[int, ...]
+    types_pairs: bool = False
 
     @cached_property
     def size(self) -> int:
@@ -82,6 +106,127 @@ class PretrainedTokenizer:
                 is_cut.append(len(ids) > room)
         tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(counts))
         return Tokenized(tokens, np.array(counts, np.int32), np.array(is_cut, bool))
+
+
+@dataclass(frozen=True)
+class GuideTokenizer:
+    """A pretrained tokenizer as a guide reads it: a `TextTokenizer`, whose specials come first.
+
+    The ids 0 to 4 are `metaguide.data.tokenizer.SPECIALS`; the other ids follow in their order.
+    Tokens within a text that have the id of a special become `UNK`.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        prefix: prefix of every text; of a pair, that of the question.
+        ids: the tokenizer's id of each id.
+    """
+
+    tokenizer: PretrainedTokenizer
+    prefix: str
+    ids: Int32[np.ndarray, " ids"]
+
+    @property
+    def size(self) -> int:
+        """Number of ids; all tokens are below it."""
+        return len(self.ids)
+
+    @cached_property
+    def _own(self) -> Int32[np.ndarray, " ids"]:
+        """The id here of each of the tokenizer's ids."""
+        own = np.full(self.tokenizer.size, UNK, np.int32)
+        own[self.ids[len(SPECIALS) :]] = np.arange(len(SPECIALS), self.size)
+        # A tokenizer may use one id for two specials; these two are what the model looks for.
+        for special in (PAD, UNK, MASK, CLS, SEP):
+            own[self.ids[special]] = special
+        return own
+
+    @cached_property
+    def _around(self) -> Around:
+        own, of = self._own, self.tokenizer
+        return Around(
+            *(tuple(own[list(ids)].tolist()) for ids in (of.before, of.between, of.after))
+        )
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """Encode texts, cut and padded to `length` tokens.
+
+        Words are runs of letters and digits, single punctuation marks, and single pieces of Chinese
+        runs; the prefix has none.
+
+        Raises:
+            TokenizerError: a text is not valid Unicode.
+            ValueError: `length` has no room for a token of a text.
+        """
+        return encode_texts(partial(self._pieces, self.prefix), texts, length, self._around)
+
+    def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
+        """Encode pairs in windows, as `metaguide.data.tokenizer.Tokenizer.encode_pairs` does.
+
+        Raises:
+            TokenizerError: a question or text is not valid Unicode.
+            ValueError: `length` has no room for a token of a text, or the numbers of questions and
+                texts differ.
+        """
+        split = partial(self._pieces, self.prefix), partial(self._pieces, "")
+        return encode_pairs(*split, questions, texts, length, self._around)
+
+    def _pieces(self, prefix: str, texts: Sequence[str], limit: int | None, first: int) -> Pieces:
+        """Return each text's first `limit` tokens; `first` is the row of texts[0], for errors."""
+        texts = [prefix + text for text in checked_texts(texts, first)]
+        encodings = self.tokenizer.core.encode_batch(texts, add_special_tokens=False)
+        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        total = int(counts.sum())
+        flat = chain.from_iterable
+        tokens = self._own[np.fromiter(flat(e.ids for e in encodings), np.int32, total)]
+        parts = np.fromiter(flat(e.word_ids for e in encodings), np.int32, total)
+        spans = np.fromiter(flat(flat(e.offsets for e in encodings)), np.int32, 2 * total)
+        spans, kinds = _trimmed(texts, spans.reshape(total, 2), counts)
+        starts = np.ones(total, bool)
+        starts[1:] = (parts[1:] != parts[:-1]) | (kinds[1:] != kinds[:-1]) | (kinds[1:] != _LETTER)
+        starts[1:] &= (spans[1:] != spans[:-1]).any(1)  # not between the bytes of a character
+
+        of_prefix = (spans[:, 1] <= len(prefix)) & bool(prefix)
+        starts = (starts | np.roll(of_prefix, 1)) & ~of_prefix
+        heads = np.repeat(np.cumsum(counts) - counts, counts)
+        words = numbered(starts, counts) - of_prefix[heads]  # the prefix has a number of its own
+        words[of_prefix] = -1
+        spans = np.where(of_prefix[:, None], -1, np.maximum(spans - len(prefix), 0))
+        tokens = np.where(tokens < len(SPECIALS), UNK, tokens)
+        tokens, words, spans = (leaf.astype(np.int32) for leaf in (tokens, words, spans))
+        return cut(Pieces(tokens, words, spans, counts), limit)
+
+
+def guide_tokenizer(tokenizer: PretrainedTokenizer, pad: int, prefix: str = "") -> GuideTokenizer:
+    """Return a pretrained tokenizer as a guide reads it.
+
+    Args:
+        tokenizer: the tokenizer.
+        pad: the id that stands for a special token that it does not name.
+        prefix: prefix of every text.
+
+    Raises:
+        TokenizerError: it puts no token between the texts of a pair.
+    """
+    if not tokenizer.between:
+        raise TokenizerError(
+            "the tokenizer puts no token between a question and its text; give an encoder whose "
+            "tokenizer does, as those of the BERT family do"
+        )
+    known = tokenizer.core.get_vocab(with_added_tokens=True)
+
+    def named(*names: str) -> int:
+        return next((known[name] for name in names if name in known), pad)
+
+    specials = {
+        PAD: named("[PAD]", "<pad>"),
+        UNK: named("[UNK]", "<unk>"),
+        CLS: tokenizer.before[0],
+        SEP: tokenizer.between[0],
+        MASK: named("[MASK]", "<mask>", "[UNK]", "<unk>"),
+    }
+    first = [specials[special] for special in range(len(SPECIALS))]
+    rest = [id for id in range(tokenizer.size) if id not in first]
+    return GuideTokenizer(tokenizer, prefix, np.array(first + rest, np.int32))
 
 
 def read_tokenizer(path: Path) -> PretrainedTokenizer:
@@ -120,8 +265,49 @@ def read_tokenizer(path: Path) -> PretrainedTokenizer:
     ids, own = np.array(around.ids), len(around.ids) - before - after
     between = pair.ids[before + own : len(pair.ids) - own - after]
     return PretrainedTokenizer(
-        core, tuple(ids[:before].tolist()), tuple(ids[before + own :].tolist()), tuple(between)
+        core,
+        tuple(ids[:before].tolist()),
+        tuple(ids[before + own :].tolist()),
+        tuple(between),
+        types_pairs=pair.type_ids[-1] == 1,
     )
+
+
+def _trimmed(
+    texts: Sequence[str], spans: Int32[np.ndarray, "tokens 2"], counts: np.ndarray
+) -> tuple[Int32[np.ndarray, "tokens 2"], np.ndarray]:
+    """Return the tokens' spans without the white space at their ends, and what they begin with.
+
+    Args:
+        texts: the texts.
+        spans: half-open character spans of all tokens.
+        counts: number of tokens of each text.
+    """
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+    found, places = np.unique(codes, return_inverse=True)
+    kinds = np.fromiter(map(_kind, map(chr, found.tolist())), np.int8, len(found))[places]
+    number = np.arange(len(codes))
+    after = np.where(kinds == _SPACE, len(codes), number)
+    after = np.minimum.accumulate(np.append(after, len(codes))[::-1])[::-1]
+    before = np.maximum.accumulate(np.append(0, np.where(kinds == _SPACE, 0, number + 1)))
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    past = np.cumsum(sizes)
+    first = np.repeat(past - sizes, counts)
+    begins, ends = (spans + first[:, None]).T
+    # A token of white space alone is empty, where the next character is.
+    begins = np.minimum(after[begins], np.repeat(past, counts))
+    ends = np.maximum(before[ends], begins)
+    trimmed = np.stack([begins - first, ends - first], axis=1).astype(np.int32)
+    return trimmed, np.append(kinds, _LETTER)[begins]
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind(char: str) -> int:
+    if char.isspace():
+        return _SPACE
+    if is_han(char):
+        return _HAN
+    return _MARK if unicodedata.category(char)[0] in "PS" else _LETTER
 
 
 def _around(is_special: Sequence[int]) -> tuple[int, int]:

@@ -5,11 +5,11 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain, count
 from pathlib import Path
-from typing import NamedTuple, SupportsInt
+from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 import tokenizers
@@ -61,13 +61,57 @@ class Encoded(NamedTuple):
     offsets: Int32[np.ndarray, "*texts length 2"]
 
 
-class _Pieces(NamedTuple):
-    """The tokens of many texts, concatenated, without specials."""
+class Pieces(NamedTuple):
+    """The tokens of many texts, concatenated, without specials.
+
+    Attributes:
+        tokens, words, offsets: as in `Encoded`.
+        counts: number of tokens of each text.
+    """
 
     tokens: Int32[np.ndarray, " tokens"]
     words: Int32[np.ndarray, " tokens"]
     offsets: Int32[np.ndarray, "tokens 2"]
-    counts: np.ndarray  # tokens of each text
+    counts: np.ndarray
+
+
+class Around(NamedTuple):
+    """The special tokens of a row.
+
+    Attributes:
+        before: ids before every text.
+        between: ids between a question and its text; the first is `SEP`.
+        after: ids after every text.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+_AROUND = Around((CLS,), (SEP,), ())
+
+SplitFn = Callable[[Sequence[str], int | None, int], Pieces]
+"""(texts, limit, first) -> each text's first `limit` tokens; `first` is the row of texts[0], for
+errors."""
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """A tokenizer that a guide can read texts with: ids 0 to 4 are `SPECIALS`."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids; all tokens are below it."""
+        ...
+
+    def encode(self, texts: Sequence[str], length: int) -> Encoded:
+        """Encode texts, cut and padded to `length` tokens; the first is `CLS`."""
+        ...
+
+    def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
+        """Encode questions with their texts, in as many windows as a text needs."""
+        ...
 
 
 class Tokenizer:
@@ -169,18 +213,7 @@ class Tokenizer:
             TokenizerError: a text is not valid Unicode.
             ValueError: `length` is below 2.
         """
-        if length < 2:
-            raise ValueError(f"length {length} is too short for [CLS] and a token")
-        encoded = _padding(len(texts), length)
-        encoded.tokens[:, 0] = CLS
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            pieces = self._pieces(texts[start : start + _TEXTS_AT_ONCE], length - 1, start)
-            rows, columns = _places(pieces.counts)
-            rows, columns = rows + start, columns + 1
-            encoded.tokens[rows, columns] = pieces.tokens
-            encoded.words[rows, columns] = pieces.words
-            encoded.offsets[rows, columns] = pieces.offsets
-        return encoded
+        return encode_texts(self._pieces, texts, length, _AROUND)
 
     def encode_pairs(self, questions: Sequence[str], texts: Sequence[str], length: int) -> Encoded:
         """Encode pairs as `[CLS] question [SEP] text`, in as many windows as the text needs.
@@ -199,60 +232,7 @@ class Tokenizer:
             TokenizerError: a question or text is not valid Unicode.
             ValueError: `length` is below 4, or the numbers of questions and texts differ.
         """
-        if length < 4:
-            raise ValueError(f"length {length} is too short for [CLS], [SEP], question and text")
-        if len(questions) != len(texts):
-            raise ValueError(f"{len(questions)} questions do not pair with {len(texts)} texts")
-        parts = [
-            self._windows(questions[start:stop], texts[start:stop], length, start)
-            for start in range(0, len(texts), _TEXTS_AT_ONCE)
-            for stop in [start + _TEXTS_AT_ONCE]
-        ]
-        most = max((part.tokens.shape[1] for part in parts), default=1)
-        padded = _padding(len(texts), most, length)
-        for number, part in enumerate(parts):
-            start = number * _TEXTS_AT_ONCE
-            for into, given in zip(padded, part, strict=True):
-                into[start : start + len(given), : given.shape[1]] = given
-        return padded
-
-    def _windows(
-        self, questions: Sequence[str], texts: Sequence[str], length: int, first: int
-    ) -> Encoded:
-        """Encode as `encode_pairs`; `first` is the row of texts[0], for errors."""
-        question = self._pieces(questions, length // 3, first)
-        text = self._pieces(texts, None, first)
-        ends = question.counts + 1
-        rooms = length - 1 - ends
-        steps = rooms - rooms // 2
-        windows = 1 + np.maximum(0, -(-(text.counts - rooms) // steps))
-        encoded = _padding(len(texts), int(windows.max(initial=1)), length)
-        pairs, numbers = _places(windows)
-        encoded.tokens[pairs, numbers, 0] = CLS
-        encoded.tokens[pairs, numbers, ends[pairs]] = SEP
-
-        rows, columns = _places(question.counts)
-        asked = np.full((len(texts), length), PAD, np.int32)
-        asked[rows, columns + 1] = question.tokens
-        words = np.full((len(texts), length), -1, np.int32)
-        words[rows, columns + 1] = question.words
-        encoded.tokens[pairs, numbers] += asked[pairs]  # PAD is 0; [CLS], [SEP] do not overlap
-        encoded.words[pairs, numbers] = words[pairs]
-
-        # Each window copies its part of the text from the flat tokens.
-        begins = numbers * steps[pairs]
-        sizes = np.minimum(rooms[pairs], text.counts[pairs] - begins)
-        window, place = _places(sizes)
-        pair = pairs[window]
-        heads = np.cumsum(text.counts) - text.counts
-        source = heads[pair] + begins[window] + place
-        target = pair, numbers[window], ends[pair] + 1 + place
-        encoded.tokens[target] = text.tokens[source]
-        offset = words.max(axis=1, initial=-1) + 1
-        before = text.words[source - place]  # of the window's first token
-        encoded.words[target] = text.words[source] - before + offset[pair]
-        encoded.offsets[target] = text.offsets[source]
-        return encoded
+        return encode_pairs(self._pieces, self._pieces, questions, texts, length, _AROUND)
 
     def decode(
         self, tokens: Iterable[SupportsInt], words: Iterable[SupportsInt] | None = None
@@ -289,7 +269,7 @@ class Tokenizer:
         joined = [a and b for a, b in zip(is_byte, [False, *is_byte], strict=False)]
         return np.cumsum(~np.array(joined, bool)).tolist()
 
-    def _pieces(self, texts: Sequence[str], limit: int | None, first: int) -> _Pieces:
+    def _pieces(self, texts: Sequence[str], limit: int | None, first: int) -> Pieces:
         """Return each text's first `limit` tokens; `first` is the row of texts[0], for errors."""
         texts = checked_texts(texts, first)
         composed = [unicodedata.normalize("NFKC", text) for text in texts]
@@ -310,17 +290,9 @@ class Tokenizer:
                 begins, ends = _origins(texts[row], composed[row])
                 own[:] = np.stack([begins[own[:, 0]], ends[own[:, 1] - 1]], axis=1)
 
-        filled = counts[counts > 0]
-        heads = np.cumsum(filled) - filled
         starts = self._starts_han(tokens)
         starts[1:] |= parts[1:] != parts[:-1]
-        starts[heads] = True
-        words = np.cumsum(starts, dtype=np.int32)
-        words -= np.repeat(words[heads], filled)
-        if limit is None:
-            return _Pieces(tokens, words, spans, counts)
-        kept = _places(counts)[1] < limit
-        return _Pieces(tokens[kept], words[kept], spans[kept], counts.clip(max=limit))
+        return cut(Pieces(tokens, numbered(starts, counts), spans, counts), limit)
 
     def _starts_han(self, tokens: Int32[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
         """Return which tokens are a piece of ideographs or the first byte of a spelled one.
@@ -337,6 +309,147 @@ class Tokenizer:
         return starts
 
 
+def encode_texts(split: SplitFn, texts: Sequence[str], length: int, around: Around) -> Encoded:
+    """Encode texts with the special tokens around each, cut and padded to `length` tokens.
+
+    Args:
+        split: what makes their tokens.
+        texts: the texts.
+        length: number of tokens of a row.
+        around: the special tokens.
+
+    Raises:
+        TokenizerError: a text is not valid Unicode.
+        ValueError: `length` has no room for a token of a text.
+    """
+    start = len(around.before)
+    room = length - start - len(around.after)
+    if room < 1:
+        raise ValueError(f"length {length} is too short for a token and those around a text")
+    encoded = _padding(len(texts), length)
+    encoded.tokens[:, :start] = around.before
+    for first in range(0, len(texts), _TEXTS_AT_ONCE):
+        pieces = split(texts[first : first + _TEXTS_AT_ONCE], room, first)
+        rows, columns = _places(pieces.counts)
+        rows, columns = rows + first, columns + start
+        encoded.tokens[rows, columns] = pieces.tokens
+        encoded.words[rows, columns] = pieces.words
+        encoded.offsets[rows, columns] = pieces.offsets
+        own = np.arange(first, first + len(pieces.counts))
+        for place, token in enumerate(around.after):
+            encoded.tokens[own, start + pieces.counts + place] = token
+    return encoded
+
+
+def encode_pairs(
+    split_questions: SplitFn,
+    split_texts: SplitFn,
+    questions: Sequence[str],
+    texts: Sequence[str],
+    length: int,
+    around: Around,
+) -> Encoded:
+    """Encode questions with their texts, in windows; see `Tokenizer.encode_pairs`.
+
+    Args:
+        split_questions, split_texts: what makes their tokens.
+        questions, texts: the pairs.
+        length: number of tokens of a row.
+        around: the special tokens.
+
+    Raises:
+        TokenizerError: a question or text is not valid Unicode.
+        ValueError: `length` has no room for a token of a text, or the numbers of questions and
+            texts differ.
+    """
+    if length - length // 3 - sum(map(len, around)) < 1:
+        raise ValueError(
+            f"length {length} is too short for the tokens around a pair, question and text"
+        )
+    if len(questions) != len(texts):
+        raise ValueError(f"{len(questions)} questions do not pair with {len(texts)} texts")
+    parts = [
+        _windows(
+            split_questions(questions[start:stop], length // 3, start),
+            split_texts(texts[start:stop], None, start),
+            length,
+            around,
+        )
+        for start in range(0, len(texts), _TEXTS_AT_ONCE)
+        for stop in [start + _TEXTS_AT_ONCE]
+    ]
+    most = max((part.tokens.shape[1] for part in parts), default=1)
+    padded = _padding(len(texts), most, length)
+    for number, part in enumerate(parts):
+        start = number * _TEXTS_AT_ONCE
+        for into, given in zip(padded, part, strict=True):
+            into[start : start + len(given), : given.shape[1]] = given
+    return padded
+
+
+def _windows(question: Pieces, text: Pieces, length: int, around: Around) -> Encoded:
+    """Encode as `encode_pairs`."""
+    first, number = len(around.before), len(text.counts)
+    ends = question.counts + first
+    starts = ends + len(around.between)
+    rooms = length - starts - len(around.after)
+    steps = rooms - rooms // 2
+    windows = 1 + np.maximum(0, -(-(text.counts - rooms) // steps))
+    encoded = _padding(number, int(windows.max(initial=1)), length)
+
+    rows, columns = _places(question.counts)
+    asked = np.full((number, length), PAD, np.int32)
+    asked[:, :first] = around.before
+    asked[rows, columns + first] = question.tokens
+    for place, token in enumerate(around.between):
+        asked[np.arange(number), ends + place] = token
+    words = np.full((number, length), -1, np.int32)
+    words[rows, columns + first] = question.words
+    pairs, numbers = _places(windows)
+    encoded.tokens[pairs, numbers] = asked[pairs]
+    encoded.words[pairs, numbers] = words[pairs]
+
+    # Each window copies its part of the text from the flat tokens.
+    begins = numbers * steps[pairs]
+    sizes = np.minimum(rooms[pairs], text.counts[pairs] - begins)
+    window, place = _places(sizes)
+    pair = pairs[window]
+    heads = np.cumsum(text.counts) - text.counts
+    source = heads[pair] + begins[window] + place
+    target = pair, numbers[window], starts[pair] + place
+    encoded.tokens[target] = text.tokens[source]
+    for place_after, token in enumerate(around.after):
+        encoded.tokens[pairs, numbers, starts[pairs] + sizes + place_after] = token
+    offset = words.max(axis=1, initial=-1) + 1
+    before = text.words[source - place]  # of the window's first token
+    encoded.words[target] = text.words[source] - before + offset[pair]
+    encoded.offsets[target] = text.offsets[source]
+    return encoded
+
+
+def numbered(starts: Bool[np.ndarray, " tokens"], counts: np.ndarray) -> Int32[np.ndarray, "..."]:
+    """Return the number of each token's word in its text.
+
+    Args:
+        starts: whether a token begins a word; the first of a text always does.
+        counts: number of tokens of each text.
+    """
+    filled = counts[counts > 0]
+    heads = np.cumsum(filled) - filled
+    starts[heads] = True
+    words = np.cumsum(starts, dtype=np.int32)
+    return words - np.repeat(words[heads], filled)
+
+
+def cut(pieces: Pieces, limit: int | None) -> Pieces:
+    """Return the first `limit` tokens of each text; all if it is None."""
+    if limit is None:
+        return pieces
+    kept = _places(pieces.counts)[1] < limit
+    tokens, words, offsets = (leaf[kept] for leaf in pieces[:3])
+    return Pieces(tokens, words, offsets, pieces.counts.clip(max=limit))
+
+
 def _normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
 
@@ -349,6 +462,11 @@ def _core(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenize
         tokenizers.Regex(_PRE_TOKEN), behavior="removed", invert=True
     )
     return core
+
+
+def is_han(text: str) -> bool:
+    """Return whether a text begins with an ideograph."""
+    return bool(_HAN.match(text))
 
 
 def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:

@@ -81,10 +81,18 @@ class BertLayer(nn.Module):
         self,
         x: Float[Array, "batch length width"],
         mask: Bool[Array, "batch length"],
+        shift: Float[Array, "2 batch length width"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch length width"]:
-        """Return the next states; `mask` is False for padding."""
+        """Return the next states.
+
+        Args:
+            x: the states.
+            mask: False for padding.
+            shift: what is added to the queries and to the values; nothing by default.
+            deterministic: whether to skip dropout; otherwise the rng "dropout" is used.
+        """
         cfg, dtype = self.config, self.dtype
         batch, length, width = x.shape
         depth = width // cfg.heads
@@ -92,7 +100,11 @@ class BertLayer(nn.Module):
 
         qkv = Dense(3 * width, dtype, name="qkv")(x).reshape(batch, length, 3, cfg.heads, depth)
         query, key, value = qkv.transpose(2, 0, 3, 1, 4)
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query * depth**-0.5, key).astype(jnp.float32)
+        if shift is not None:
+            by_head = shift.reshape(2, batch, length, cfg.heads, depth).transpose(0, 1, 3, 2, 4)
+            query, value = query + by_head[0], value + by_head[1]
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query * depth**-0.5, key)
+        scores = scores.astype(dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32)
         scores = scores + jnp.where(mask, 0, OUT)[:, None, None, :]
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(dtype))
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
@@ -171,6 +183,18 @@ class Bert(nn.Module):
         x = x + self.positions[cfg.first_position : cfg.first_position + length]
         x = x + (self.types[0] if types is None else self.types[types])
         return self.drop(self.norm(x), deterministic=deterministic)
+
+    def layer(
+        self,
+        number: int,
+        x: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"],
+        shift: Float[Array, "2 batch length width"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch length width"]:
+        """Return the output of the layer `number`; the other arguments are those of `BertLayer`."""
+        return self.stack[number](x, mask, shift, deterministic=deterministic)
 
     def attend(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """Return tied logits, the products of states with every token's embedding."""

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from metaguide.models.bert import Pooling
 from metaguide.models.transformer import PAD, TransformerEncoder, dropout
 
 SKETCH = 256
 """Dimensions of a sketch: the cosines of two unrelated texts scatter by 1/√SKETCH."""
+
+FROZEN = "frozen"
+"""The parameter group that nothing trains: what is fixed of a pretrained encoder."""
 
 
 class Encoding(NamedTuple):
@@ -45,6 +49,10 @@ class Encoder:
         dtype: dtype of the computation; parameters are float32.
         buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
         pretrained: width of a pretrained encoder's vectors; 0 if there is none.
+        frozen: the unbound Linen module that `text` builds on, whose parameters are the group
+            `FROZEN`; None if there is none. `text` gets the bound one as its attribute `frozen`.
+        trains_text: whether `text` has parameters of its own.
+        pooling: how the states of a text's tokens become its vector.
     """
 
     text: nn.Module | None
@@ -55,6 +63,9 @@ class Encoder:
     dtype: Any = jnp.float32
     buckets: int = 0
     pretrained: int = 0
+    frozen: nn.Module | None = None
+    trains_text: bool = True
+    pooling: Pooling = "mean"
 
     @property
     def image(self) -> bool:
@@ -66,7 +77,8 @@ class Encoder:
         pretrained = ("pretrained",) * bool(self.pretrained)
         image = ("image",) * (pictures and self.image)
         # The table of n-grams has more entries than everything else; a support reads few of them.
-        return (*(("text",) * (self.text is not None)), *pretrained, *image, "fusion")
+        text = ("text",) * (self.text is not None and self.trains_text)
+        return (*text, *pretrained, *image, "fusion")
 
 
 def transformer(
@@ -207,6 +219,13 @@ def mean_state(
 def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
     """Return x / ‖x‖, or 0 with a finite gradient where x is 0."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+def pooled(
+    states: Float[Array, "batch length width"], tokens: Int[Array, "batch length"], pooling: Pooling
+) -> Float[Array, "batch width"]:
+    """Return one vector per text: the mean state, or with "cls" the state of the first token."""
+    return states[:, 0] if pooling == "cls" else mean_state(states, tokens)
 
 
 def pixels(

@@ -2,7 +2,7 @@
 
 The top-level parameter names are the groups that learners and objectives refer to: "text", "grams",
 "pretrained", "image" and "fusion" encode; "language", "decoder" and "contrast" serve pre-training;
-each task's head is named after its task.
+"frozen" is what nothing trains of a pretrained encoder; each task's head is named after its task.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from metaguide.models.encoder import (
     Encoder,
     Encoding,
     NgramBag,
-    mean_state,
     pixels,
+    pooled,
     unit,
 )
 from metaguide.models.transformer import LayerNorm
@@ -104,7 +104,11 @@ class GuideModel(nn.Module):
         """Build the groups."""
         encoder = self.encoder
         if encoder.text is not None:
-            self.text: Any = encoder.text.clone()
+            below: dict[str, Any] = {}
+            if encoder.frozen is not None:
+                self.frozen = encoder.frozen.clone()
+                below = {"frozen": self.frozen}
+            self.text: Any = encoder.text.clone(**below)
             self.language = LanguageHead(encoder.vocabulary, encoder.dtype)
             self.contrast = Contrast(encoder.width, encoder.image, encoder.dtype)
         if encoder.image:
@@ -157,8 +161,9 @@ class GuideModel(nn.Module):
     def text_vector(
         self, tokens: Int[Array, "batch length"], *, deterministic: bool = True
     ) -> Float[Array, "batch {self.width}"]:
-        """Return the mean state over the tokens that are not padding."""
-        return mean_state(self.text(tokens, deterministic=deterministic), tokens)
+        """Return the vector of every text, by the encoder's pooling of the states."""
+        states = self.text(tokens, deterministic=deterministic)
+        return pooled(states, tokens, self.encoder.pooling)
 
     def image_vector(
         self, image: Float[Array, "batch 32 32 3"] | UInt8[Array, "batch 32 32 3"]
@@ -178,7 +183,7 @@ class GuideModel(nn.Module):
     ) -> Encoding:
         """Return LayerNorm(mean of the text's and the picture's vectors), states and sketches.
 
-        The vector of a text is the sum of the mean of its states, the bag of its n-grams and the
+        The vector of a text is the sum of its pooled states, the bag of its n-grams and the
         adapted vector of a pretrained encoder, of those that there are.
 
         Args:
@@ -197,7 +202,7 @@ class GuideModel(nn.Module):
         states, lexical, parts = None, None, []
         if tokens is not None and self.encoder.text is not None:
             states = self.text(tokens, deterministic=deterministic)
-            parts.append(mean_state(states, tokens))
+            parts.append(pooled(states, tokens, self.encoder.pooling))
         if grams is not None:
             parts.append(self.grams(grams, deterministic=deterministic))
             lexical = self.grams.sketch(grams)
@@ -247,13 +252,23 @@ class GuideModel(nn.Module):
         return self.contrast.temperature()
 
 
-def init_params(model: GuideModel, key: Key[Array, ""]) -> dict[str, Any]:
+def init_params(
+    model: GuideModel, key: Key[Array, ""], known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the parameters of every group, float32.
 
     Args:
         model: the guide.
         key: typed PRNG key.
+        known: groups to take as they are, such as those of a pretrained encoder.
     """
+    known = known or {}
     tokens = jnp.zeros((1, min(2, model.encoder.length)), jnp.int32)
     image = jnp.zeros((1, SIDE, SIDE, 3)) if model.image else None
-    return dict(jax.jit(model.init)(key, tokens, image)["params"])
+
+    @jax.jit
+    def others(key: Key[Array, ""]) -> dict[str, Any]:
+        params = model.init(key, tokens, image)["params"]
+        return {group: one for group, one in params.items() if group not in known}
+
+    return {**others(key), **known}

@@ -68,7 +68,9 @@ class ClassificationHead(nn.Module):
         similarity = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype) * (example @ name.T)
         if lexical is not None:
             of_examples, of_names = lexical
-            scale = self.param("log_lexical", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32)
+            scale = self.param(
+                "log_lexical", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32
+            )
             scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
             similarity += scale * (of_examples @ of_names.T)
         return jnp.where(has_names, similarity, 0) + vector @ slots.T + bias

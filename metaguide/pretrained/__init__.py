@@ -1,11 +1,13 @@
 """Pretrained encoders of the BERT family, read from a local Hugging Face folder.
 
 `load_encoder` reads one, its `encode` turns texts into vectors, and `cached_vectors` caches these
-on disk. The package needs `pip install 'metaguide[guide]'`.
+on disk. `tuned_encoder` makes it the encoder of a guide, which trains it in part. The package needs
+`pip install 'metaguide[guide]'`.
 """
 
 from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder
 from metaguide.pretrained.folder import EncoderError
+from metaguide.pretrained.tuned import tuned_encoder, tuned_params
 from metaguide.pretrained.vector_cache import (
     CacheFault,
     Vectors,
@@ -24,5 +26,7 @@ __all__ = [
     "cached_states",
     "cached_vectors",
     "load_encoder",
+    "tuned_encoder",
+    "tuned_params",
     "vector_reader",
 ]

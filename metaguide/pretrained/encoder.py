@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple, get_args
 
@@ -16,7 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Shaped
 
-from metaguide.data.pretrained_tokenizer import PretrainedTokenizer, Tokenized
+from metaguide.data.pretrained_tokenizer import (
+    GuideTokenizer,
+    PretrainedTokenizer,
+    Tokenized,
+    guide_tokenizer,
+)
 from metaguide.models.bert import Bert, BertConfig, BertLayer, Pooling, pool
 from metaguide.pretrained.folder import read_folder
 
@@ -84,6 +89,15 @@ class PretrainedEncoder:
     def module(self) -> Bert:
         """The Linen module of `params`."""
         return Bert(self.config, dtype=self.dtype)
+
+    @cached_property
+    def guide_tokenizer(self) -> GuideTokenizer:
+        """The tokenizer with the prefix, as a guide reads them.
+
+        Raises:
+            TokenizerError: the tokenizer puts no token between the texts of a pair.
+        """
+        return guide_tokenizer(self.tokenizer, self.config.pad, self.prefix)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Return texts as tokens, each with the prefix, cut to `length`.

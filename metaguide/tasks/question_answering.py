@@ -19,7 +19,7 @@ from metaguide.data.catalogue import (
 )
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_questions
-from metaguide.data.tokenizer import PAD, Encoded, Tokenizer
+from metaguide.data.tokenizer import PAD, Encoded, TextTokenizer
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Measures, Scoring
 from metaguide.models.guide import GuideModel
@@ -121,7 +121,7 @@ def score_spans(outputs: Mapping[str, Array], query: Batch, context: Any) -> dic
     }
 
 
-def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list[Question]:
+def question_examples(domain: Domain, tokenizer: TextTokenizer, length: int) -> list[Question]:
     """Return the questions of a domain that can be learned from and asked, without repeats.
 
     If no window of `length` tokens is certain to hold the whole answer, the question is left out,
@@ -147,7 +147,7 @@ def question_examples(domain: Domain, tokenizer: Tokenizer, length: int) -> list
 
 def question_rows(
     questions: Sequence[Question],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     length: int,
     where: str,
     max_answer_tokens: int | None = None,
@@ -288,7 +288,7 @@ def _windows(tokens: Array) -> Array:
     return tokens.reshape(len(tokens), -1, tokens.shape[-1])
 
 
-def _pairs(questions: Sequence[Question], tokenizer: Tokenizer, length: int) -> Encoded:
+def _pairs(questions: Sequence[Question], tokenizer: TextTokenizer, length: int) -> Encoded:
     return tokenizer.encode_pairs(
         [question.question for question in questions],
         [question.text for question in questions],

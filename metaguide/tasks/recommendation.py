@@ -256,7 +256,9 @@ class Catalogue:
                 rows = _product_rows(products, reading)
                 pieces.append(in_pieces(partial(program, serving.meta["params"]), rows))
                 tell(start + len(products))
-        taken = [[self.rows[p] for p in one.products] for one in histories(self.domain.interactions)]
+        taken = [
+            [self.rows[p] for p in one.products] for one in histories(self.domain.interactions)
+        ]
         return jax.device_put(
             {
                 **{name: np.concatenate([one[name] for one in pieces]) for name in pieces[0]},

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from metaguide.data.encoding import Lengths, TextReader
-from metaguide.data.tokenizer import Tokenizer
+from metaguide.data.tokenizer import TextTokenizer
 from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
     max_answer_tokens: int
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """The reader's tokenizer; only if tokens are read."""
         assert self.reader.tokenizer is not None
         return self.reader.tokenizer
