@@ -106,7 +106,7 @@ def recommendation(model: GuideModel) -> Problem:
 
     def encode(
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         if "vectors" in context:
             products = {name: context[name] for name in ("vectors", "lexical") if name in context}
         else:
