@@ -19,8 +19,10 @@ from experiments.metatrain import metatraining_stage
 from experiments.modules import COMMANDS
 from experiments.multitask import multitask_stage
 from experiments.pretrain import pretraining_stage
+from experiments.reports.layout import tasks_of
 from experiments.reports.page import write_report
 from experiments.reports.terminal import print_tables
+from experiments.reports.verdicts import verdict
 from experiments.showcase import showcase
 from experiments.stages import (
     Stage,
@@ -33,9 +35,17 @@ from metaguide import run_config
 from metaguide.evaluation import results
 from metaguide.guide import load
 from metaguide.methods import METHODS, adaptation_of
+from metaguide.tasks import TASKS
 from metaguide.training.program import in_background
 from metaguide.training.progress import say
 from metaguide.types import Params
+
+LEFT_OUT = {
+    "full": "",
+    "quick": "; left out: meta-training and fine-tuning, 1 and 10 shots, most training steps and "
+    "data, two seeds of three; the default has them",
+}
+"""What a preset leaves out, for its first line."""
 
 
 def stages_of(
@@ -114,7 +124,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     say(
         f"guide: {config.seeds} seed(s), {episodes} episodes per cell; held out "
         f"{', '.join(domain.name for domain in split.held_out)}"
-        + ("" if config.preset == "full" else "; --config.preset=full has 600")
+        + LEFT_OUT.get(config.preset, "; --config.preset=full has 600")
     )
     seeds = [config.seed + number for number in range(config.seeds)]
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
@@ -144,9 +154,27 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     serving = serving_of(comparison, served, config.adapt.steps)
     run_config.write(split.run_config(seed=config.seed, serving=serving), workdir)
     shown = showcase(load(workdir), split)
-    report = write_report(results.read(path), workdir, shown)
+    scored = results.read(path)
+    report = write_report(scored, workdir, shown)
     print_tables(comparison.rows)
+    tell(scored, workdir, report)
     say(f"guide: {time.perf_counter() - begun:.0f} s; {path}; {report}")
+
+
+def tell(scored: results.Results, workdir: Path, report: Path) -> None:
+    """Print what a finished guide can do, what to open, and how to use it.
+
+    Args:
+        scored: the results of its comparison.
+        workdir: the folder of its run.
+        report: its report.
+    """
+    for task in tasks_of(scored.rows):
+        found = verdict(scored, task)
+        print(f"{TASKS[task].title}: {found.use} {found.warning}".rstrip())
+    print(f"Open {report} for what each choice beats and costs. To use the guide in Python:")
+    print(f"    guide = metaguide.load({str(workdir)!r}).adapt(CATALOGUE, shots=5)")
+    print("    guide.predict([Product(...), Review(...), Question(...), History(...)])")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The guide on the embedded bazaar: the default of every experiment module.
 
 python -m experiments.guide                          2 CPU cores, 3 seeds, 50 episodes per cell
-python -m experiments.guide --config.seeds=1         a first look, in a third of the time or more
-python -m experiments.guide --config.preset=full     3 seeds, 600 episodes per cell
+python -m experiments.guide --config.preset=quick    a first look: short training, fewer methods
+python -m experiments.guide --config.preset=methods  every method but the learned optimizers
+python -m experiments.guide --config.preset=full     the same, longer, with 600 episodes per cell
 python -m experiments.guide --config.preset=optimizers --workdir=runs/guide_optimizers
                                                      learned optimizers against tuned SGD and Adam
 """
@@ -50,6 +51,12 @@ LEARNERS = METHODS[METHODS.index("maml") :]
 
 _TASKS = one_of(*ALL)
 _NO_METHOD = Range(f"the name of a method, {', '.join(METHODS)}", lambda value: False, late=True)
+
+EVERY_METHOD = {
+    "metatrain": {"learners": ("maml", "first-order", "anil", "prototypical")},
+    "adapt": {"methods": {"scratch": ADAPTED, "logistic": CLASSES}},
+}
+"""Overrides that add what the default leaves out, but for learned optimizers and Adam."""
 
 RANGES = {
     "table": text(),
@@ -162,16 +169,27 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 200  # steps between two checkpoints
     # optimised, or fast: compiles in a third of the time, for short runs
     config.compilation = "optimised"
-    config.preset = "default"  # named overrides: full, optimizers or tiny
+    config.preset = "default"  # named overrides: quick, methods, full, optimizers or tiny
     config.presets = {
+        # A first look within a minute, once the programs are compiled.
+        "quick": {
+            "seeds": 1,
+            "data": {"reviews": 240, "questions": 160, "users": 120},
+            "pretrain": {"steps": 10},
+            "multitask": {"steps": 60},
+            "metatrain": {"learners": ()},
+            "adapt": {
+                "shots": (0, 5),
+                "episodes": 20,
+                "methods": {"fine-tuning": (), "map-head": ("sentiment",), "head-only": ()},
+            },
+        },
+        "methods": EVERY_METHOD,
         "full": {
-            "adapt": {"episodes": 600},
+            "adapt": {"episodes": 600, **EVERY_METHOD["adapt"]},
             "pretrain": {"steps": 2000},
             "multitask": {"steps": 3000},
-            "metatrain": {
-                "steps": 1000,
-                "learners": ("maml", "first-order", "anil", "prototypical"),
-            },
+            "metatrain": {"steps": 1000, **EVERY_METHOD["metatrain"]},
         },
         # Learned optimizers against tuned SGD and Adam, all with the same number of steps.
         "optimizers": {
@@ -182,13 +200,7 @@ def get_config() -> ConfigDict:
                 "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
             },
             "adapt": {
-                "methods": {
-                    "fine-tuning-adam": ADAPTED,
-                    "head-only-adam": ALL,
-                    "scratch": (),
-                    "ridge": (),
-                    "logistic": (),
-                },
+                "methods": {"fine-tuning-adam": ADAPTED, "head-only-adam": ALL, "ridge": ()},
             },
         },
         # For tests and notebooks: every stage runs, but nothing is learned.
@@ -215,9 +227,9 @@ def get_config() -> ConfigDict:
         # Parameters of the bazaar; see metaguide.data.bazaar.
         "seed": 0,  # seed of the generated world
         "categories": 8,  # categories per domain, 1 to 8
-        "reviews": 240,  # reviews per domain
-        "questions": 160,  # questions per domain
-        "users": 120,  # users per domain
+        "reviews": 1000,  # reviews per domain
+        "questions": 400,  # questions per domain
+        "users": 400,  # users per domain
         "shared": 0.7,  # how much domains have in common, 0 to 1
         "chinese": 0.25,  # share of products described in Chinese
     }
@@ -227,7 +239,7 @@ def get_config() -> ConfigDict:
         "text": 28,  # maximum tokens of a product or a review
         "pair": 72,  # maximum tokens of a question with its passage
         "name": 8,  # maximum tokens of a class name
-        "buckets": 0,  # buckets of hashed n-grams, read besides tokens, such as 32768; 0 for none
+        "buckets": 32768,  # buckets of hashed n-grams, read besides tokens; 0 for none
     }
     config.encoder = {
         "weights": "",  # Hugging Face folder of a pretrained encoder of texts; empty for none
@@ -256,14 +268,14 @@ def get_config() -> ConfigDict:
         "way": 5,  # classes per episode
         "shots": 10,  # largest number of shots; smaller supports are prefixes of it
         "queries": 15,  # query examples per episode
-        "candidates": 32,  # products to rank in a training episode of recommendation
+        "candidates": 64,  # products to rank in a training episode of recommendation
         "max_answer_tokens": 8,  # maximum tokens of an answer
         # share in common from which two texts count as one example; 1: identical texts only
         "near": 1.0,
     }
 
     config.pretrain = {
-        "steps": 300,  # steps of pre-training
+        "steps": 150,  # steps of pre-training
         "batch": 64,  # texts, pictures or pairs per step
         "learning_rate": 4e-3,  # peak learning rate of AdamW
         "weight_decay": 0.01,  # weight decay of AdamW
@@ -282,7 +294,7 @@ def get_config() -> ConfigDict:
     config.multitask = {
         "steps": 300,  # steps of joint training
         "meta_batch_size": 4,  # episodes per task and step, each from a uniformly drawn domain
-        "users": 64,  # users of an episode of recommendation
+        "users": 32,  # users of an episode of recommendation
         "learning_rate": 3e-3,  # peak learning rate of AdamW
         "weight_decay": 0.01,  # weight decay of AdamW
         "weighting": "fixed",  # weighting of the losses: fixed or uncertainty
@@ -291,8 +303,8 @@ def get_config() -> ConfigDict:
     }
     config.metatrain = {
         "learner": "maml",  # learner that `experiments.metatrain` trains
-        # Learners that the guide trains; the preset full adds first-order MAML.
-        "learners": ("maml", "anil", "prototypical"),
+        # Learners that the guide trains; the presets methods and full add more.
+        "learners": ("maml", "prototypical"),
         "steps": 40,  # steps of meta-training
         "meta_batch_size": 2,  # episodes per task and step
         "tasks_per_chunk": 1,  # tasks that a device maps over at once; 0 for all
@@ -334,14 +346,14 @@ def get_config() -> ConfigDict:
         "map_penalties": MAP_PENALTIES,  # penalties of the MAP head, tuned on validation
         # Which tasks a method is used for; () leaves it out.
         "methods": {
-            "scratch": ADAPTED,
+            "scratch": (),
             "zero-shot": ALL,
             "fine-tuning": ADAPTED,
             "fine-tuning-adam": (),
             "head-only": ALL,
             "head-only-adam": (),
             "ridge": CLASSES,
-            "logistic": CLASSES,
+            "logistic": (),
             "map-head": CLASSES,
             "maml": ADAPTED,
             "first-order": ADAPTED,

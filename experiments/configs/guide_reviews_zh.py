@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
         "most": 0,  # maximum reviews read of each category, drawn by the seed; 0 for all
         "aside": 400,  # reviews per category, for classification, that no training stage reads
     }
-    config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4, "buckets": 0}
+    config.text = {"vocabulary": 8000, "text": 48, "pair": 48, "name": 4, "buckets": 65536}
     config.model.update({"width": 128, "image": False})
     config.pretrain.update({"steps": 1000, "learning_rate": 2e-3})
     config.pretrain.weights.update({"denoising": 0.0, "image_text": 0.0})
