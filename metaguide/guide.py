@@ -327,7 +327,10 @@ def from_encoder(
     encoder = load_encoder(folder, prefix=prefix, pooling=pooling, length=length)
     width = encoder.config.width
     model = guide_model(Encoder(None, 0, width, 0, pretrained=width))
-    meta = {"params": init_params(model, jax.random.key(0))}
+    params = init_params(model, jax.random.key(0))
+    # How much popularity counts against likeness is learned; without training, only likeness does.
+    params["recommendation"] = {**params["recommendation"], "popularity": jnp.zeros(())}
+    meta = {"params": params}
     reading = Reading(
         TextReader(None, vectors=vectors_of(encoder, cache)), Lengths(0, 0, 0), False, 0
     )
