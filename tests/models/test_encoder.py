@@ -18,7 +18,8 @@ def test_a_bag_is_the_sum_of_its_embeddings_over_the_root_of_their_number():
     bag = NgramBag(7, 3)
     table = jnp.asarray(RNG.normal(size=(7, 3)), jnp.float32)
     grams = jnp.array([[1, 4, 0], [5, 0, 0], [0, 0, 0]], jnp.int32)
-    found = bag.apply({"params": {"embedding": table}}, grams)
+    params = {"embedding": table, "term_weight": jnp.ones(7)}
+    found = bag.apply({"params": params}, grams)
     expected = [(table[1] + table[4]) / np.sqrt(2), table[5], np.zeros(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert not np.any(bag.init(KEY, grams)["params"]["embedding"])
