@@ -203,7 +203,8 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
             """Return the `count` products before the last, in chronological order, end-padded."""
             return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
 
-        mine = jnp.zeros(total, jnp.int32).at[items].add(jnp.arange(len(items)) < taken - 1)
+        counted = (jnp.arange(len(items)) < taken - 1).astype(jnp.int32)
+        mine = jnp.zeros(total, jnp.int32).at[items].add(counted)
         popularity = table["popularity"][domain] - mine
         most, last = jnp.minimum(shots, taken - 1), items[taken - 1]
         count = jnp.minimum(shots_now, most)
@@ -273,7 +274,7 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
         history = jnp.maximum(history, 0)
         counted = there & (jnp.arange(items.shape[1]) < taken[:, None] - 1)
         mine = jnp.zeros((users, len(rows)), jnp.int32)
-        mine = mine.at[jnp.arange(users)[:, None], history].add(counted)
+        mine = mine.at[jnp.arange(users)[:, None], history].add(counted.astype(jnp.int32))
         longest, steps = items.shape[1], jnp.arange(items.shape[1])
         before = there[:, None, :] & (steps[None, None, :] < steps[None, :, None])
 

@@ -157,7 +157,7 @@ class NgramBag(nn.Module):
         total = jnp.einsum("bn,bnw->bw", mask, self.embedding[grams].astype(self.dtype))
         return total / jnp.sqrt(jnp.maximum(mask.sum(1, keepdims=True), 1))
 
-    def sketch(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch {SKETCH}"]:
+    def sketch(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch sketch"]:
         """Return s / ‖s‖ with s_k = Σ_{g: g mod SKETCH = k} ± e^(w_g): signed feature hashing.
 
         The product of two sketches approximates the cosine of the texts' weighted n-grams. Unlike

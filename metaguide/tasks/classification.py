@@ -67,7 +67,7 @@ def classification(model: GuideModel, way: int) -> Problem:
                 # A name of an unseen domain has no vector worth reading. A class whose vector is
                 # hidden teaches the head to trust the words that its name shares with a text.
                 shown = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - HIDDEN, (way, 1))
-                encoded["names"] *= shown
+                encoded["names"] = jnp.where(shown, encoded["names"], 0)
             encoded["lexical"] = encoding.lexical[:-way]
             encoded["lexical_names"] = encoding.lexical[-way:]
         return encoded

@@ -13,6 +13,7 @@ from metaguide.data.episodes import (
     check_balanced,
     check_labelled,
     check_users,
+    crowd_sampler,
     draw_domain,
     episode_key,
     labelled_sampler,
@@ -315,6 +316,24 @@ def users(candidates):
     return jax.jit(user_sampler(SHOTS + 1, candidates))
 
 
+@cache
+def crowds(number, candidates):
+    return jax.jit(crowd_sampler(number, candidates))
+
+
+def own_products(table, domain, user):
+    return table["items"][domain, user, : table["taken"][domain, user]].tolist()
+
+
+def takers(table, domain, but=None):
+    """How many users but this one took each product, not counting anyone's last one."""
+    counts = np.zeros(PRODUCTS, np.int32)
+    for user in range(table["users"][domain]):
+        if user != but:
+            counts[own_products(table, domain, user)[:-1]] += 1
+    return counts
+
+
 @st.composite
 def user_tables(draw):
     items = np.zeros((DOMAINS, USERS, LONGEST), np.int32)
@@ -325,13 +344,15 @@ def user_tables(draw):
             count = taken[domain, user] = draw(st.integers(2, LONGEST))
             items[domain, user, :count] = draw(st.permutations(range(catalogue[domain])))[:count]
     products = {"tokens": np.arange(DOMAINS * PRODUCTS, dtype=np.int32)}
-    return {
+    table = {
         "products": {"tokens": products["tokens"].reshape(DOMAINS, PRODUCTS, 1)},
         "catalogue": catalogue,
         "items": items,
         "taken": taken,
         "users": np.array([draw(st.integers(1, USERS)) for _ in range(DOMAINS)], np.int32),
     }
+    popularity = np.stack([takers(table, domain) for domain in range(DOMAINS)])
+    return {**table, "popularity": popularity}
 
 
 @pytest.mark.parametrize("candidates", [None, SHOTS + 2, 7, 40])
@@ -352,7 +373,7 @@ def test_a_user_episode_is_what_it_says(candidates):
             user = query["id"][0]
             everyone.append((user, *query["item"], *support["item"]))
             assert user < table["users"][domain]
-            own = list(table["items"][domain, user, : table["taken"][domain, user]])
+            own = own_products(table, domain, user)
             # A product's token is its number, so that positions can be followed back.
             number = context["products"]["tokens"][:, 0] - domain * PRODUCTS
             size = PRODUCTS if candidates is None else min(candidates, PRODUCTS)
@@ -371,6 +392,9 @@ def test_a_user_episode_is_what_it_says(candidates):
             assert list(number[known]) == shown
             assert number[query["item"][0]] == own[-1] and query["mask"].all()
             assert query["item"][0] not in known and context["candidates"][query["item"][0]]
+            others = takers(table, domain, but=user)[number]
+            np.testing.assert_array_equal(query["popularity"], others[None])
+            np.testing.assert_array_equal(support["popularity"], np.tile(others, (shots, 1)))
         assert len({user for user, *_ in everyone}) == 1
 
     check()
@@ -384,6 +408,7 @@ def test_candidates_are_drawn_from_the_whole_catalogue():
         "items": np.array([[[5, 6, 0, 0]]], np.int32),
         "taken": np.array([[2]], np.int32),
         "users": np.array([1], np.int32),
+        "popularity": np.eye(1, PRODUCTS, 5, dtype=np.int32),
     }
     sample = user_sampler(3, candidates=5)
     table = jax.tree.map(jnp.asarray, table)
@@ -393,6 +418,82 @@ def test_candidates_are_drawn_from_the_whole_catalogue():
     np.testing.assert_array_equal(rate[[5, 6]], 1)
     np.testing.assert_array_equal(rate[PRODUCTS - 2 :], 0)
     np.testing.assert_allclose(np.delete(rate[: PRODUCTS - 2], [5, 6]), 3 / 8, atol=0.06)
+
+
+CROWD = 5
+
+
+@pytest.mark.parametrize("candidates", [None, 4, 7, 40])
+def test_a_crowd_episode_is_what_it_says(candidates):
+    """Faults: an example's history holds what came after it, or the product itself; a product that
+    the small shop does not have is asked for, or stands in a history as another one; a product
+    with nothing before it is asked for, or one with something before it is not; padding of a
+    history is product 0; popularity counts the user's own products, or what others are asked for,
+    twice where a user is drawn twice, or is that of other products; the support has rows; the
+    episode depends on the number of shots; padding of the catalogue is ranked."""
+
+    @many
+    @given(user_tables(), seeds, st.integers(0, DOMAINS - 1))
+    def check(table, seed, domain):
+        sample, key = crowds(CROWD, candidates), jax.random.key(seed)
+        found = [sample(table, np.int32(domain), np.int32(shots), key) for shots in (0, 2)]
+        jax.tree.map(np.testing.assert_array_equal, *found)
+        support, query, context = jax.tree.map(np.asarray, found[0])
+        assert {name: leaf.shape for name, leaf in support.items()} == {
+            name: (0, *leaf.shape[1:]) for name, leaf in query.items()
+        }
+        number = context["products"]["tokens"][:, 0] - domain * PRODUCTS
+        size = PRODUCTS if candidates is None else min(candidates, PRODUCTS)
+        assert len(number) == size == len(set(number))
+        assert {number[i] for i in np.flatnonzero(context["candidates"])} == {
+            one for one in number if one < table["catalogue"][domain]
+        }
+        assert context["candidates"].sum() == min(size, table["catalogue"][domain])
+        rows = {name: leaf.reshape(CROWD, LONGEST, *leaf.shape[1:]) for name, leaf in query.items()}
+        assert rows["history"].shape == rows["history_mask"].shape == (CROWD, LONGEST, LONGEST)
+        for place in range(CROWD):
+            row = {name: leaf[place] for name, leaf in rows.items()}
+            user = row["id"][0]
+            assert (row["id"] == user).all() and 0 <= user < table["users"][domain]
+            others = takers(table, domain, but=user)[number]
+            np.testing.assert_array_equal(row["popularity"], np.tile(others, (LONGEST, 1)))
+            own = own_products(table, domain, user)
+            for step in range(LONGEST):
+                before = [product for product in own[:step] if product in number]
+                asked = step < len(own) and own[step] in number and bool(before)
+                assert row["mask"][step] == asked
+                if asked:
+                    known = row["history"][step][row["history_mask"][step]]
+                    assert number[known].tolist() == before
+                    assert number[row["item"][step]] == own[step]
+        assert 0 <= query["item"].min() and query["item"].max() < size
+        assert 0 <= query["history"].min() and query["history"].max() < size
+
+    check()
+
+
+def test_a_crowd_and_its_shop_are_drawn_evenly():
+    """Faults: some user is always or never in the crowd, or users of a crowd are all the same; some
+    product is always, or never, in the small shop; one that does not exist is."""
+    table = {
+        "products": {"tokens": np.arange(PRODUCTS, dtype=np.int32).reshape(1, PRODUCTS, 1)},
+        "catalogue": np.array([PRODUCTS - 2], np.int32),
+        "items": np.array([[[5, 6], [1, 2], [3, 4], [0, 0]]], np.int32),
+        "taken": np.array([[2, 2, 2, 0]], np.int32),
+        "users": np.array([3], np.int32),
+        "popularity": np.array([[0, 1, 0, 1, 0, 1] + [0] * 6], np.int32),
+    }
+    sample = crowd_sampler(2, candidates=4)
+    table = jax.tree.map(jnp.asarray, table)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    episodes = jax.jit(jax.vmap(lambda key: sample(table, 0, 0, key)))(keys)
+    first, second = np.asarray(episodes.query["id"])[:, [0, 2]].T
+    together = np.bincount(3 * first + second, minlength=9) / 2000
+    np.testing.assert_allclose(together, 1 / 9, atol=0.03)
+    tokens = np.asarray(episodes.context["products"]["tokens"])
+    rate = np.bincount(tokens.reshape(-1), minlength=PRODUCTS) / 2000
+    np.testing.assert_array_equal(rate[PRODUCTS - 2 :], 0)
+    np.testing.assert_allclose(rate[: PRODUCTS - 2], 0.4, atol=0.05)
 
 
 def test_too_few_candidates_is_an_error():

@@ -18,19 +18,25 @@ from metaguide.models.encoder import Encoding, transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.objectives.tasks import span_predict
 from metaguide.tasks import RECOMMENDATION, Reading, Shape, guide_model, task_distributions
-from metaguide.tasks.classification import classification
-from metaguide.tasks.problem import score_classes
+from metaguide.tasks.classification import HIDDEN, classification
+from metaguide.tasks.problem import features_of, score_classes
 from metaguide.tasks.question_answering import question_rows, questions, score_spans
-from metaguide.tasks.recommendation import recommendation, score_ranks
+from metaguide.tasks.recommendation import recommendation, score_ranks, times_taken
 from metaguide.tasks.sentiment import sentiment
 from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
 
 
-def model_of(vocabulary=VOCABULARY, length=LENGTH, dropout=0.5, channels=()):
+def model_of(vocabulary=VOCABULARY, length=LENGTH, dropout=0.5, **options):
     encoder = transformer(
-        vocabulary, 8, layers=1, heads=2, length=length, dropout=dropout, channels=channels
+        vocabulary,
+        8,
+        layers=1,
+        heads=2,
+        length=length,
+        dropout=dropout,
+        **{"channels": (), **options},
     )
     return guide_model(encoder, way=4)
 
@@ -92,6 +98,7 @@ def task(kind):
         history = np.array([[0, 1], [2, 3], [4, 5], [1, 0], [5, 2], [3, 4]], np.int32)
         batch |= {"history": history, "item": np.array([2, 4, 0, 3, 1, 5], np.int32)}
         batch["history_mask"] = np.array([[1, 1], [1, 0], [0, 0], [1, 1], [1, 1], [1, 1]], bool)
+        batch["popularity"] = rng.integers(0, 50, (BATCH, 7)).astype(np.int32)
         products = {"tokens": tokens(rng, 7)}
         context = {"products": products, "candidates": np.arange(7) < 6}
     return jax.tree.map(jnp.asarray, (batch, context))
@@ -208,16 +215,24 @@ def test_what_a_user_has_is_not_recommended():
 
 
 @pytest.mark.slow
-def test_products_that_are_encoded_already_give_the_same_scores():
+@pytest.mark.parametrize("buckets", [0, 40])
+def test_products_that_are_encoded_already_give_the_same_scores(buckets):
     """Faults: serving, which encodes a catalogue once, ranks otherwise than training; its gradient
-    is another, or the encoder's parameters are read."""
+    is another, or the encoder's parameters are read; the sketches or the popularity count in one
+    of them only."""
     batch, context = task("recommendation")
-    problem = recommendation(MODEL)
+    problem, start = recommendation(MODEL), params()
+    if buckets:
+        grams = np.random.default_rng(4).integers(0, buckets, (7, 5)).astype(np.int32)
+        context["products"]["grams"] = jnp.asarray(grams)
+        model = model_of(buckets=buckets)
+        problem, start = recommendation(model), drawn(model)
     # Biases and scales that are not 0 and 1, so that none of them is left out.
-    mine = jax.tree.map(lambda leaf: leaf + 0.1 if leaf.ndim == 1 else leaf, params())
+    mine = jax.tree.map(lambda leaf: leaf + 0.1 if leaf.ndim < 2 else leaf, start)
     rows = {"history": batch["history"][:1], "history_mask": batch["history_mask"][:1]}
-    vectors = jax.jit(problem.encode)(mine, rows, context, None)["products"]
-    ready = {"vectors": vectors, "candidates": context["candidates"]}
+    products = jax.jit(problem.encode)(mine, rows, context, None)["products"]
+    assert ("lexical" in products) == bool(buckets)
+    ready = {**products, "candidates": context["candidates"]}
 
     @jax.jit
     def loss_of(head, context):
@@ -228,6 +243,105 @@ def test_products_that_are_encoded_already_give_the_same_scores():
 
     both = [jax.grad(loss_of, has_aux=True)(mine["recommendation"], c) for c in (context, ready)]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *both)
+    reads = {"popularity", *(("log_lexical", "log_lexical_rate") if buckets else ())}
+    assert all(abs(both[0][0][name]) > 1e-6 for name in reads)
+
+
+def test_features_are_the_vector_and_a_sketch_of_the_same_weight():
+    """Faults: metric learners and probes read no words, so that they cannot tell apart those that
+    no training text has; a sketch of norm 1 counts for nothing beside a vector whose channels have
+    variance 1, or drowns it; without sketches the vector is scaled."""
+    rng = np.random.default_rng(0)
+    vector, lexical = (rng.normal(size=(5, width)).astype(np.float32) for width in (16, 64))
+    vector *= 4 / np.linalg.norm(vector, axis=-1, keepdims=True)  # as LayerNorm leaves it
+    lexical /= np.linalg.norm(lexical, axis=-1, keepdims=True)
+    lexical[4] = 0
+    given = {"vector": jnp.asarray(vector), "names": jnp.zeros((2, 16))}
+    np.testing.assert_array_equal(features_of(given), vector)
+    found = np.asarray(features_of({**given, "lexical": jnp.asarray(lexical)}))
+    np.testing.assert_array_equal(found[:, :16], vector)
+    np.testing.assert_allclose(np.linalg.norm(found[:4, 16:], axis=-1), 4, rtol=1e-5)
+    assert not found[4, 16:].any()
+    # The product of two features weighs both cosines alike.
+    cosines = (vector[:4] @ vector[:4].T) / 16 + lexical[:4] @ lexical[:4].T
+    np.testing.assert_allclose(found[:4] @ found[:4].T / 16, cosines, atol=1e-5)
+    low = features_of({"vector": given["vector"].astype(jnp.bfloat16), "lexical": lexical})
+    assert low.dtype == jnp.bfloat16 and low.shape == (5, 80)
+
+
+def named(buckets):
+    """A problem of three classes, and a function that encodes a batch with a key or without."""
+    batch, context = task("classification")
+    model = model_of(buckets=buckets)
+    problem, start = classification(model, WAY), drawn(model)
+    if buckets:
+        grams = np.random.default_rng(4).integers(1, buckets, (BATCH + WAY, 5)).astype(np.int32)
+        batch["grams"], context["names"]["grams"] = map(jnp.asarray, (grams[:BATCH], grams[BATCH:]))
+    return jax.jit(lambda key: problem.encode(start, batch, context, key))
+
+
+def test_training_hides_the_vectors_of_half_of_the_names_if_they_have_sketches():
+    """Faults: evaluation and adaptation hide names; training hides none, all, or always the same
+    ones or all of an episode together; it hides sketches or examples; names without sketches are
+    hidden, and nothing is left of them."""
+    encode = named(40)
+    keys = jax.random.split(jax.random.key(0), 600)
+    found = jax.device_get(jax.jit(jax.vmap(encode))(keys))
+    hidden = (found["names"] == 0).all(-1)
+    np.testing.assert_allclose(hidden.mean(0), HIDDEN, atol=0.08)
+    together = np.bincount(hidden @ (1 << np.arange(WAY)), minlength=2**WAY) / 600
+    np.testing.assert_allclose(together, HIDDEN**WAY, atol=0.06)
+    # A name is hidden as a whole or not at all.
+    assert ((found["names"] != 0).mean(-1)[~hidden] > 0.8).all()
+    assert found["vector"].any(-1).all()
+    np.testing.assert_allclose(np.linalg.norm(found["lexical_names"], axis=-1), 1, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found["lexical"], axis=-1), 1, atol=1e-3)
+    plain = jax.device_get(encode(None))
+    assert plain["names"].any(-1).all()
+    for name in ("lexical", "lexical_names"):
+        np.testing.assert_allclose(found[name], np.broadcast_to(plain[name], found[name].shape),
+                                   atol=1e-6)  # fmt: skip
+    without = named(0)
+    assert set(without(None)) == {"vector", "names"}
+    names = jax.jit(jax.vmap(lambda key: without(key)["names"]))(keys[:30])
+    assert np.asarray(names).any(-1).all()
+
+
+SYLLABLES = [first + vowel for first in "bdfgklmnprstvz" for vowel in "aeiou"]
+
+
+def made_up(rng, count):
+    """Words that are in no text but those of the test."""
+    return ["".join(rng.choice(SYLLABLES, 4)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("buckets", [0, 2**12])
+def test_a_name_that_the_text_mentions_is_recognised_without_any_training(tokenizer, buckets):
+    """Faults: the words of a name that no training text has are not compared with those of a text,
+    or are outweighed by vectors that say nothing; the sketches are those of other names or
+    examples. Without n-grams an untrained guide is at a loss: the task is not easy for all."""
+    rng, way, many = np.random.default_rng(0), 6, 60
+    names, noise = made_up(rng, way), made_up(rng, 200)
+    label = np.arange(many) % way
+    texts = [
+        " ".join(rng.permutation([names[one], *rng.choice(noise, 5, replace=False)]))
+        for one in label
+    ]
+    model = model_of(vocabulary=tokenizer.size, length=40, dropout=0.0, buckets=buckets)
+    model = model.clone(way=way)
+    reader = TextReader(tokenizer, buckets)
+    batch = {**reader.rows(texts, 40), "label": label.astype(np.int32)}
+    context = {"names": reader.rows(names, 12), "has_names": np.ones(way, bool)}
+    problem = classification(model, way)
+
+    @jax.jit
+    def answers(params, batch, context):
+        encoded = problem.encode(params, batch, context, None)
+        return problem.predict(params, encoded, batch, context)["logits"].argmax(-1)
+
+    params = jax.jit(partial(init_params, model))(jax.random.key(0))
+    right = answers(params, *jax.tree.map(jnp.asarray, (batch, context))) == label
+    assert right.mean() > 0.85 if buckets else right.mean() < 0.5
 
 
 def test_classes_are_judged_as_the_domain_numbers_them():
@@ -391,6 +505,15 @@ def test_ranks_are_those_of_a_sorted_list(seed, levels):
         best, worst = (1 + sum(map(beats, rivals)) for beats in (own.__lt__, own.__le__))
         assert best <= found["rank"][row] <= worst
     assert found["finite"].all()
+
+
+@given(st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=6))
+def test_a_product_is_taken_once_by_each_who_took_it(taken):
+    """Faults: one who took a product twice counts twice; a history of nothing is an error; products
+    that nobody took are missing."""
+    expected = [sum(product in one for one in taken) for product in range(7)]
+    found = times_taken(iter(taken), 7)
+    assert found.dtype == np.int32 and found.tolist() == expected
 
 
 def ranked(scores, item, **changes):

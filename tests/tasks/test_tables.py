@@ -345,7 +345,8 @@ def test_the_scores_of_what_can_be_said_are_those_of_its_text(tokenizer, data, l
 
 def test_users_come_back_out_of_the_table(tokenizer):
     """Faults: products are out of the order of time, one is there twice (and so both history and
-    target), a user with one product is asked about, padding is taken for product 0."""
+    target), a user with one product is asked about, padding is taken for product 0; popularity
+    counts what users are asked for, those who are not asked, or padding."""
     table = recommendation_table(BOTH, Reading(TextReader(tokenizer), LENGTHS, True, 1))
     np.testing.assert_array_equal(table["users"], [2, 1])
     np.testing.assert_array_equal(table["catalogue"], [4, 2])
@@ -353,6 +354,8 @@ def test_users_come_back_out_of_the_table(tokenizer):
     assert table["items"][0, 0].tolist() == [0, 1, 3]  # u1: p1 at 2, p2 at 3, p4 at 9
     assert table["items"][0, 1, :2].tolist() == [3, 2]  # u2: p4 at 0, p3 at 1
     assert table["items"][1, 0, :2].tolist() == [1, 0]
+    # Taken by u1 or u2 before their last one; padding of the users and of their products is none.
+    assert table["popularity"].tolist() == [[1, 1, 0, 1], [0, 1, 0, 0]]
     for number, domain in enumerate(BOTH):
         for row, product in enumerate(domain.products):
             tokens = table["products"]["tokens"][number, row]
