@@ -1,5 +1,7 @@
 """The evaluations that a comparison of methods stands on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.outcomes import digest, kept
 from experiments.stages import random_start
+from metaguide.data.catalogue import Domain, Interaction, Product, write_domain
 from metaguide.methods import ALL_BY_SGD, NOTHING, adaptation_of
 from metaguide.optimizers import rnn
 
@@ -70,6 +73,36 @@ def test_methods_are_scored_on_the_same_episodes_each_with_its_own_optimizer(sho
     assert method["method"] == "rnn" and method["learning_rate"] in frozen.adapt.rule_factors
     assert method["seconds"] and 0 < method["seconds"] < 60
     assert bench.seconds([together], adaptation) is None  # nothing was computed from these
+
+
+def test_recommendation_is_scored_on_as_many_users_as_the_config_says(tmp_path):
+    """Faults: an episode of one user counts as much as one of many queries, so that the rows of
+    recommendation are noise; other tasks pay for the users; queries are those of training."""
+    for name in "abc":
+        products = tuple(
+            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
+            for i in range(6)
+        )
+        taken = tuple(Interaction("u", product.id, 0.0) for product in products[:3])
+        write_domain(Domain(name, products, interactions=taken), tmp_path / "shop" / name)
+    config = guide_bazaar.get_config()
+    config.data.update({"world": "catalogue", "folder": str(tmp_path / "shop")})
+    config.data.update({"validation": ("b",), "held_out": ("c",)})
+    config.model.update({"width": 8, "layers": 1, "image": False})
+    config.text.vocabulary = 300
+    config.episodes.update({"way": 3, "shots": 1, "queries": 1})
+    config.adapt.update({"episodes": 2, "validation_episodes": 1, "users": 3, "queries": 2})
+    frozen = FrozenConfigDict(config)
+    split = domain_split.prepare(frozen, tmp_path / "run")
+    distributions = compared(split, queries=frozen.adapt.queries)
+    bench_of = benches(frozen, split, distributions, ("ridge",), tmp_path, {})
+    for task, validation, test in (("classification", 1, 2), ("recommendation", 3, 6)):
+        keys = bench_of[task]._keys
+        assert (len(keys["validation"]), len(keys["test"])) == (validation, test)
+    one = distributions["classification"]
+    data = jax.tree.map(jnp.asarray, one.data)
+    sampled = jax.eval_shape(partial(one.sample, data, 0, 1, jax.random.key(0)))
+    assert sampled.query["mask"].shape == (2,)
 
 
 def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys):

@@ -2,8 +2,11 @@
 
 import importlib
 import inspect
+from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
@@ -13,7 +16,7 @@ from experiments.configs import guide_bazaar, guide_reviews_zh
 from experiments.run_folder import write_config
 from experiments.sources import online_shopping
 from experiments.stages import split_of_stage
-from metaguide.data.catalogue import Domain, Product, Review, write_domain
+from metaguide.data.catalogue import Domain, Interaction, Product, Review, write_domain
 
 
 def catalogue(folder):
@@ -176,6 +179,34 @@ def test_the_chinese_categories_to_train_on_may_be_named(monkeypatch, tmp_path):
     made.data.update({"aside": 0, "sources": ("平板",), "held_out": ("热水器",)})
     parts = sources.read(FrozenConfigDict(made), tmp_path)
     assert [one.name for one in parts.sources] == ["平板", "source categories"]
+
+
+def test_episodes_have_the_sizes_that_are_asked_for(tmp_path):
+    """Faults: joint training gets one user per episode, or the table of methods the queries of
+    training; a size that is asked for once is kept for those who ask for none."""
+    catalogue(tmp_path / "shop")
+    for name in ("a", "d"):
+        products = tuple(Product(f"{name}{i}", f"thing {i}", category=f"{i % 3}") for i in range(9))
+        taken = tuple(Interaction("u", f"{name}{i}", float(i)) for i in range(5))
+        write_domain(Domain(name, products, interactions=taken), tmp_path / "shop" / name)
+    made = ConfigDict(config(tmp_path / "shop"))
+    made.episodes.update({"way": 3, "shots": 1, "queries": 2})
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "run")
+
+    def shapes(task, **sizes):
+        distribution = split.task_distributions("sources", **sizes)[task]
+        data = jax.tree.map(jnp.asarray, distribution.data)
+        sampled = partial(distribution.sample, data, 0, 1, jax.random.key(0))
+        support, query, context = jax.eval_shape(sampled)
+        ranked = context["candidates"].shape if task == "recommendation" else None
+        return support["mask"].shape, query["mask"].shape, ranked
+
+    assert shapes("recommendation", users=3) == ((0,), (15,), (9,))
+    assert shapes("recommendation", ranked=4, users=3) == ((0,), (15,), (4,))
+    assert shapes("recommendation", ranked=4, shots=2) == ((2,), (1,), (4,))
+    assert shapes("recommendation") == ((1,), (1,), (9,))
+    assert shapes("classification", queries=1) == ((3,), (1,), None)
+    assert shapes("classification") == ((3,), (2,), None)
 
 
 def test_what_no_episode_can_be_drawn_from_names_the_section(tmp_path):

@@ -82,7 +82,8 @@ texts = st.lists(st.integers(1, BUCKETS - 1), max_size=24, unique=True)
 @given(texts, st.randoms(use_true_random=False), st.integers(0, 2**31))
 def test_a_sketch_is_a_unit_vector_of_a_set(grams, order, seed):
     """Faults: the sketch depends on the order or on the padding; padding is an n-gram; a text
-    without words is no 0, or NaN; long texts, or heavy words, have longer sketches."""
+    without words is no 0, or NaN; long texts, or heavy words, have longer sketches; the weights
+    are read as they are and not as logarithms, or are those of other n-grams."""
     weights = jnp.asarray(np.random.default_rng(seed).normal(0, 2, BUCKETS), jnp.float32)
     shuffled = [*grams, *([0] * (32 - len(grams)))]
     order.shuffle(shuffled)
@@ -95,6 +96,10 @@ def test_a_sketch_is_a_unit_vector_of_a_set(grams, order, seed):
     elif len(grams) == 1 or first.any():
         np.testing.assert_allclose(np.linalg.norm(first), 1, atol=1e-3)
     assert (first != 0).sum() <= len(grams)
+    if (first != 0).sum() == len(grams):  # No two are in the same place.
+        exact = np.exp(np.asarray(weights, float)[grams])
+        expected = np.sort(exact / np.linalg.norm(exact))
+        np.testing.assert_allclose(np.sort(np.abs(first[first != 0])), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])

@@ -7,7 +7,7 @@ import pytest
 
 from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
-from metaguide.models.heads import RecommendationHead, unit
+from metaguide.models.heads import ClassificationHead, RecommendationHead, unit
 from metaguide.tasks import guide_model
 from metaguide.types import OUT
 
@@ -179,6 +179,34 @@ def test_classification_head_is_its_equation(guide):
                 10 * cosine * float(has_names[c]) + vector[i] @ mine["slots"][c] + mine["bias"][c]
             )
             np.testing.assert_allclose(found[i, c], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sketches_add_to_the_logits_of_classes_that_have_names():
+    """Faults: the scale of the sketches is not read, or not as a logarithm, or is that of the
+    vectors; a class without a name is compared by words; examples and names change places; a
+    hidden vector makes NaN, in the logits or in the gradient."""
+    rng = np.random.default_rng(0)
+    one = ClassificationHead(WAY)
+    arrays = [rng.normal(size=size) for size in ((3, WIDTH), (4, WIDTH), (3, 20), (4, 20))]
+    vector, names, of_examples, of_names = (jnp.asarray(leaf, jnp.float32) for leaf in arrays)
+    names = names.at[0].set(0)
+    has_names = jnp.array([True, False, True, True])
+    lexical = of_examples, of_names
+    variables = one.init(jax.random.key(0), vector, names, has_names, lexical)
+    scales = {"log_lexical": jnp.float32(0.7), "log_scale": jnp.float32(1.9)}
+    given = {"params": {**variables["params"], **scales}}
+    plain = one.apply(given, vector, names, has_names)
+    found = one.apply(given, vector, names, has_names, lexical)
+    words = np.exp(0.7) * arrays[2] @ arrays[3].T * np.array([1, 0, 1, 1])
+    np.testing.assert_allclose(found - plain, words, rtol=1e-4, atol=1e-4)
+    assert not np.any(plain[:, :2])  # hidden, and without a name; slots are 0
+    assert variables["params"]["log_lexical"] == pytest.approx(np.log(10))
+
+    def total(given, names):
+        return jnp.square(one.apply(given, vector, names, has_names, lexical)).sum()
+
+    slopes = jax.grad(total, (0, 1))(given, names)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
 def test_too_many_classes(guide):
@@ -359,6 +387,26 @@ def test_bfloat16_heads(guide, images):
         ),
     ]:
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.3)
+
+
+def test_recencies_of_any_size_are_finite():
+    """Fault: e^x of the learned rate or scale of sketches overflows, and times 0 it is NaN."""
+    head = RecommendationHead(8)
+    masks = [[True, True, False, True], [False] * 4]
+    history, mask = jnp.ones((4, 8)), jnp.asarray(masks[0])
+    params = head.init(jax.random.key(0), history, mask, method="users")["params"]
+
+    def total(given, mask):
+        return head.apply({"params": given}, mask, method="recencies").sum()
+
+    slope_of = jax.jit(jax.value_and_grad(total))
+    for name in ("log_lexical", "log_lexical_rate"):
+        for size in (-1e30, -100.0, 100.0, 1e30):
+            given = {**params, name: jnp.float32(size)}
+            for mask in masks:
+                value, slope = slope_of(given, jnp.asarray(mask))
+                assert np.isfinite(value)
+                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
 @pytest.mark.slow

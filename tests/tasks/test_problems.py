@@ -711,6 +711,38 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     }
 
 
+def test_episodes_of_many_users_are_for_joint_training(tokenizer):
+    """Faults: joint training gets a user per episode though many are asked for, or all products
+    though fewer are; an episode without support cannot be encoded; its loss is NaN or counts
+    padding; another task than recommendation changes with the number of users."""
+    model = model_of(vocabulary=tokenizer.size, dropout=0.0)
+    reading = Reading(TextReader(tokenizer), LENGTHS, False, 3)
+    shape = SHAPE._replace(users=3, candidates=5)
+    made = task_distributions(model, (PHONES,), reading, shape)
+    distribution = made["recommendation"]
+    data = jax.tree.map(jnp.asarray, distribution.data)
+    support, query, context = distribution.sample(data, 0, 0, jax.random.key(0))
+    # The user took four of nine products.
+    assert query["mask"].shape == (12,) and query["popularity"].shape == (12, 5)
+    assert context["products"]["tokens"].shape == (5, 6)
+    assert all(len(leaf) == 0 for leaf in support.values())
+    asked = made["sentiment"].sample(
+        jax.tree.map(jnp.asarray, made["sentiment"].data), 0, 1, jax.random.key(0)
+    )
+    assert asked.support["mask"].shape == (2,) and asked.query["mask"].shape == (4,)
+
+    start, problem = drawn(model), distribution.problem
+    loss = jax.jit(loss_of(problem))
+    encoded = jax.eval_shape(partial(problem.encode, key=None), start, support, context)
+    assert encoded["history"].shape == (0, 4, 8)
+    found = loss(start, query, context)
+    # The mean of the examples alone.
+    alone = [query | {"mask": np.arange(12) == row} for row in np.flatnonzero(query["mask"])]
+    rows = [loss(start, one, context) for one in alone]
+    assert rows and np.isfinite(found)
+    np.testing.assert_allclose(found, np.mean(rows), rtol=1e-4)
+
+
 def test_families_that_cannot_be_are_errors(tokenizer):
     """Fault: an unknown task is passed over; too large a shape gives wrong episodes."""
     make = partial(
