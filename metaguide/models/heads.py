@@ -185,7 +185,8 @@ class RecommendationHead(nn.Module):
         rate = jnp.exp(jnp.minimum(self.log_lexical_rate, LARGEST)).astype(self.dtype)
         weights = jnp.where(mask, jnp.exp(-rate * (time[-1] - time).astype(self.dtype)), 0)
         scale = jnp.exp(jnp.minimum(self.log_lexical, LARGEST)).astype(self.dtype)
-        return scale * weights / jnp.maximum(weights.sum(), jnp.finfo(self.dtype).tiny)
+        # Without any product the sum is 0, and a tiny divisor would have an infinite derivative.
+        return scale * weights / jnp.where(mask.any(), weights.sum(), 1)
 
     def users(
         self,
