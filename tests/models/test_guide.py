@@ -425,3 +425,19 @@ def test_rates_and_scales_of_any_size_are_finite():
         value, slope = jax.value_and_grad(total)(given)
         assert np.isfinite(value)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_second_derivatives_of_empty_histories_and_texts_are_finite():
+    """Fault: MAML's meta-gradient is NaN, since a user without products or a hidden name divides
+    by a tiny number whose derivatives overflow."""
+    head = RecommendationHead(8)
+    history, nothing = jnp.ones((3, 8)), jnp.zeros(3, bool)
+    params = head.init(jax.random.key(0), history, ~nothing, method="users")["params"]
+
+    def weights(rate):
+        given = {**params, "log_lexical_rate": rate}
+        return head.apply({"params": given}, nothing, method="recencies").sum()
+
+    assert jax.jit(jax.grad(jax.grad(weights)))(jnp.float32(0)) == 0
+    curvature = jax.jit(jax.hessian(lambda x: unit(x).sum()))(jnp.zeros(4))
+    assert jnp.isfinite(curvature).all()
