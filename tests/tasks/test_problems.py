@@ -740,6 +740,7 @@ def test_episodes_of_many_users_are_for_joint_training(tokenizer):
     alone = [query | {"mask": np.arange(12) == row} for row in np.flatnonzero(query["mask"])]
     rows = [loss(start, one, context) for one in alone]
     assert rows and np.isfinite(found)
+    assert abs(loss(start, query | {"mask": np.ones(12, bool)}, context) - found) > 1e-4
     np.testing.assert_allclose(found, np.mean(rows), rtol=1e-4)
 
 
