@@ -56,7 +56,7 @@ def problem_of(
 def features_of(encoded: Mapping[str, Array]) -> Array:
     """Return the vectors of examples, beside which their sketches stand where a task has them.
 
-    A sketch is scaled so that the two have the same mean square.
+    A sketch is scaled to the norm that a normalised vector has, √width.
     """
     vector, lexical = encoded["vector"], encoded.get("lexical")
     if lexical is None:
