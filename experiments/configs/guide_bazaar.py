@@ -212,8 +212,18 @@ def get_config() -> ConfigDict:
             "text": {"vocabulary": 1000, "pair": 112},
             "pretrain": {"steps": 4, "batch": 8},
             "multitask": {"steps": 4, "meta_batch_size": 2},
-            "metatrain": {"steps": 2, "meta_batch_size": 1, "inner_steps": 1},
-            "adapt": {"episodes": 4, "steps": 2, "validation_episodes": 2},
+            "metatrain": {
+                "steps": 2,
+                "meta_batch_size": 1,
+                "inner_steps": 1,
+                "learners": ("maml", "anil", "prototypical"),
+            },
+            "adapt": {
+                "episodes": 4,
+                "steps": 2,
+                "validation_episodes": 2,
+                **EVERY_METHOD["adapt"],
+            },
             "episodes": {"queries": 6},
         },
     }

@@ -121,6 +121,7 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     assert set(compared(split)) == {"classification"}
     with pytest.raises(ConfigError, match="no validation domain has examples of classification"):
         compared(split._replace(validation=()))
+    config.metatrain.learners = ("maml", "anil", "prototypical")
     methods = methods_in(FrozenConfigDict(config), ("questions",))
     assert "anil" in methods and "prototypical" not in methods and "ridge" not in methods
 
