@@ -325,7 +325,7 @@ def test_second_order_by_task_is_finite_and_reaches_every_encoder(guide, images)
     model, params = guide
 
     def loss(params, tokens):
-        vector, states = model.apply({"params": params}, tokens, images, method="encode")
+        vector, states, _ = model.apply({"params": params}, tokens, images, method="encode")
         names = vector[:2]
         logits = model.apply(
             {"params": params},
@@ -373,7 +373,7 @@ def test_bfloat16_heads(guide, images):
     model, params = guide
     half = transformer(**SIZES, channels=(4, 8), dtype=jnp.bfloat16)
     low = (guide_model(half, WAY), params)
-    vector, states = use(low, TOKENS, images, method="encode")
+    vector, states, _ = use(low, TOKENS, images, method="encode")
     assert vector.dtype == states.dtype == jnp.bfloat16
     ones = jnp.ones(3, bool)
     for found, expected in [
