@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.configs import guide_bazaar
-from metaguide.data.catalogue import Domain, Product, write_domain
+from metaguide.data.catalogue import Domain, Interaction, Product, write_domain
 
 CONFIG = """
 from ml_collections import config_dict
@@ -31,20 +31,32 @@ def file(tmp_path):
     return path
 
 
-@pytest.fixture(scope="module")
-def shop_config(tmp_path_factory):
-    """A config of one task on a catalogue, and the folder that it is in."""
-    folder = tmp_path_factory.mktemp("shop")
+def _write_shop(folder, bought=0):
+    """Write a catalogue in which a user took the first `bought` products; return its config."""
     for name in ("a", "b", "c"):
         products = tuple(
             Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
             for i in range(6)
         )
-        write_domain(Domain(name, products), folder / "shop" / name)
+        taken = tuple(Interaction("u", product.id, 0.0) for product in products[:bought])
+        write_domain(Domain(name, products, interactions=taken), folder / "shop" / name)
     config = guide_bazaar.get_config()
     config.data.update({"world": "catalogue", "folder": str(folder / "shop")})
     config.data.update({"validation": ("b",), "held_out": ("c",)})
     config.model.update({"width": 8, "layers": 1, "image": False})
     config.text.vocabulary = 300
     config.episodes.update({"way": 3, "shots": 1, "queries": 2})
-    return config, folder
+    return config
+
+
+@pytest.fixture(scope="session")
+def write_shop():
+    """What writes a shop to a folder and returns its config."""
+    return _write_shop
+
+
+@pytest.fixture(scope="module")
+def shop_config(tmp_path_factory, write_shop):
+    """A config of one task on a catalogue, and the folder that it is in."""
+    folder = tmp_path_factory.mktemp("shop")
+    return write_shop(folder), folder

@@ -25,7 +25,6 @@ from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.outcomes import digest, kept
 from experiments.stages import random_start
-from metaguide.data.catalogue import Domain, Interaction, Product, write_domain
 from metaguide.methods import ALL_BY_SGD, NOTHING, adaptation_of
 from metaguide.optimizers import rnn
 
@@ -75,22 +74,11 @@ def test_methods_are_scored_on_the_same_episodes_each_with_its_own_optimizer(sho
     assert bench.seconds([together], adaptation) is None  # nothing was computed from these
 
 
-def test_recommendation_is_scored_on_as_many_users_as_the_config_says(tmp_path):
+def test_recommendation_is_scored_on_as_many_users_as_the_config_says(tmp_path, write_shop):
     """Faults: an episode of one user counts as much as one of many queries, so that the rows of
     recommendation are noise; other tasks pay for the users; queries are those of training."""
-    for name in "abc":
-        products = tuple(
-            Product(f"{name}{i}", f"{name} thing {i}", category=f"{name} kind {i % 3}")
-            for i in range(6)
-        )
-        taken = tuple(Interaction("u", product.id, 0.0) for product in products[:3])
-        write_domain(Domain(name, products, interactions=taken), tmp_path / "shop" / name)
-    config = guide_bazaar.get_config()
-    config.data.update({"world": "catalogue", "folder": str(tmp_path / "shop")})
-    config.data.update({"validation": ("b",), "held_out": ("c",)})
-    config.model.update({"width": 8, "layers": 1, "image": False})
-    config.text.vocabulary = 300
-    config.episodes.update({"way": 3, "shots": 1, "queries": 1})
+    config = write_shop(tmp_path, bought=3)
+    config.episodes.queries = 1
     config.adapt.update({"episodes": 2, "validation_episodes": 1, "users": 3, "queries": 2})
     frozen = FrozenConfigDict(config)
     split = domain_split.prepare(frozen, tmp_path / "run")
