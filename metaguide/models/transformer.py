@@ -202,6 +202,12 @@ class TransformerLayer(nn.Module):
         return x + drop(h, deterministic=deterministic)
 
 
+def after_separator(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
+    """Return which tokens follow the first separator of their row."""
+    separator = (tokens == SEP).astype(jnp.int32)
+    return jnp.cumsum(separator, axis=-1) - separator > 0
+
+
 def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
     """Return each token's role: 0 up to the first separator, 1 after it, 2 for an exact match.
 
@@ -211,8 +217,7 @@ def roles(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
     Args:
         tokens: int32 ids.
     """
-    separator = (tokens == SEP).astype(jnp.int32)
-    after = jnp.cumsum(separator, axis=-1) - separator > 0
+    after = after_separator(tokens)
     word = tokens >= SPECIALS
     asked = jnp.where(word & ~after, tokens, -1)
     matched = after & jnp.any(tokens[:, :, None] == asked[:, None, :], axis=-1)

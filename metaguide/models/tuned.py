@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from metaguide.models.bert import Bert, BertConfig, BertLayer
-from metaguide.models.transformer import PAD, SEP
+from metaguide.models.transformer import PAD, after_separator
 
 TRAINS = ("lora", "last", "all")
 """What may train: factors of low rank beside all layers, the last layers, or everything."""
@@ -128,27 +128,27 @@ class TunedBert(nn.Module):
             ValueError: a row has more tokens than the encoder has positions.
         """
         mask, types = tokens != PAD, self.types(tokens)
-        bert: Any = self.bert if self.frozen is None else self.frozen
-        x = bert.embed(tokens, types, deterministic=deterministic)
+        x = self._base.embed(tokens, types, deterministic=deterministic)
         last = () if self.tuning.trains != "last" else self.stack
         for number in range(self.config.layers - len(last)):
             shift = self.factors[number](x) if self.tuning.trains == "lora" else None
-            x = bert.layer(number, x, mask, shift, deterministic=deterministic)
+            x = self._base.layer(number, x, mask, shift, deterministic=deterministic)
         for layer in last:
             x = layer(x, mask, deterministic=deterministic)
         return x
 
     def attend(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """Return tied logits, the products of states with every token's embedding."""
-        bert: Any = self.bert if self.frozen is None else self.frozen
-        return bert.attend(states)
+        return self._base.attend(states)
+
+    @property
+    def _base(self) -> Any:
+        """The encoder that embeds tokens and holds the layers that come first."""
+        return self.bert if self.frozen is None else self.frozen
 
     def types(self, tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"] | None:
         """Return the part of a pair that each token belongs to; None if all are of type 0."""
-        if not self.types_pairs:
-            return None
-        separator = (tokens == SEP).astype(jnp.int32)
-        return (jnp.cumsum(separator, axis=-1) - separator > 0).astype(jnp.int32)
+        return after_separator(tokens).astype(jnp.int32) if self.types_pairs else None
 
 
 def frozen_layers(config: BertConfig, tuning: Tuning) -> int:
