@@ -203,8 +203,7 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
             """Return the `count` products before the last, in chronological order, end-padded."""
             return items[jnp.clip(taken - 1 - count + steps, 0, len(items) - 1)]
 
-        counted = (jnp.arange(len(items)) < taken - 1).astype(jnp.int32)
-        mine = jnp.zeros(total, jnp.int32).at[items].add(counted)
+        mine = _times_in(items, jnp.arange(len(items)) < taken - 1, total)
         popularity = table["popularity"][domain] - mine
         most, last = jnp.minimum(shots, taken - 1), items[taken - 1]
         count = jnp.minimum(shots_now, most)
@@ -268,15 +267,13 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
             chance = jnp.where(exists, jax.random.gumbel(candidate_key, (total,)), -jnp.inf)
             rows = jax.lax.top_k(chance, candidates)[1]
         place = jnp.full(total, -1, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
-        real = jnp.arange(items.shape[1]) < taken[:, None]
-        history = jnp.where(real, place[items], -1)
+        longest, steps = items.shape[1], jnp.arange(items.shape[1])
+        history = jnp.where(steps < taken[:, None], place[items], -1)
         there = history >= 0
         history = jnp.maximum(history, 0)
-        counted = there & (jnp.arange(items.shape[1]) < taken[:, None] - 1)
-        mine = jnp.zeros((users, len(rows)), jnp.int32)
-        mine = mine.at[jnp.arange(users)[:, None], history].add(counted.astype(jnp.int32))
-        longest, steps = items.shape[1], jnp.arange(items.shape[1])
-        before = there[:, None, :] & (steps[None, None, :] < steps[None, :, None])
+        counted = there & (steps < taken[:, None] - 1)
+        mine = jax.vmap(_times_in, in_axes=(0, 0, None))(history, counted, len(rows))
+        before = there[:, None, :] & (steps < steps[:, None])
 
         def flat(leaf: Array) -> Array:
             return leaf.reshape(users * longest, *leaf.shape[2:])
@@ -382,6 +379,13 @@ def check_users(table: Table, domains: tuple[str, ...]) -> None:
                 f"domain {name}, recommendation: no user took two products, so there is nothing to "
                 f"predict; remove its interactions or add more"
             )
+
+
+def _times_in(
+    history: Int[Array, " items"], counted: Bool[Array, " items"], products: int
+) -> Int[Array, " products"]:
+    """Return how often each product is in a history, at the places that are counted."""
+    return jnp.zeros(products, jnp.int32).at[history].add(counted.astype(jnp.int32))
 
 
 def _batch(

@@ -19,6 +19,11 @@ LARGEST = 9.0
 """Bound on the learned logarithms of rates and scales: beyond it e^x times 0 would be NaN."""
 
 
+def exponential(logarithm: Float[Array, "*shape"], dtype: Any) -> Float[Array, "*shape"]:
+    """Return e^x of a learned logarithm x, which is bounded by `LARGEST`."""
+    return jnp.exp(jnp.minimum(logarithm, LARGEST)).astype(dtype)
+
+
 def answerable(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch length"]:
     """Return where an answer may begin or end: in the text, or at position 0 for no answer."""
     text = (roles(tokens) > 0) & (tokens != PAD) & (tokens != SEP)
@@ -64,14 +69,13 @@ class ClassificationHead(nn.Module):
         )
         example = unit(project(name="vector")(vector))
         name = unit(project(name="name")(names))
-        similarity = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype) * (example @ name.T)
+        similarity = exponential(scale, self.dtype) * (example @ name.T)
         if lexical is not None:
             of_examples, of_names = lexical
             scale = self.param(
                 "log_lexical", nn.initializers.constant(jnp.log(10.0)), (), jnp.float32
             )
-            scale = jnp.exp(jnp.minimum(scale, LARGEST)).astype(self.dtype)
-            similarity += scale * (of_examples @ of_names.T)
+            similarity += exponential(scale, self.dtype) * (of_examples @ of_names.T)
         return jnp.where(has_names, similarity, 0) + vector @ slots.T + bias
 
     def touch(self, encoding: Encoding, tokens: Int[Array, "batch length"]) -> None:
@@ -182,9 +186,9 @@ class RecommendationHead(nn.Module):
             mask: False where the history is padding.
         """
         time = jnp.cumsum(mask.astype(jnp.int32))
-        rate = jnp.exp(jnp.minimum(self.log_lexical_rate, LARGEST)).astype(self.dtype)
+        rate = exponential(self.log_lexical_rate, self.dtype)
         weights = jnp.where(mask, jnp.exp(-rate * (time[-1] - time).astype(self.dtype)), 0)
-        scale = jnp.exp(jnp.minimum(self.log_lexical, LARGEST)).astype(self.dtype)
+        scale = exponential(self.log_lexical, self.dtype)
         # Without any product the sum is 0, and a tiny divisor would have an infinite derivative.
         return scale * weights / jnp.where(mask.any(), weights.sum(), 1)
 
@@ -207,7 +211,7 @@ class RecommendationHead(nn.Module):
         rows = jnp.arange(items.shape[0])
         seen = real[None, :] & (rows[None, :] <= rows[at, None])
         age = jnp.maximum(time[at, None] - time[None, :], 0).astype(self.dtype)
-        rate = jnp.exp(jnp.minimum(self.log_rate, LARGEST)).astype(self.dtype)
+        rate = exponential(self.log_rate, self.dtype)
         weights = jnp.where(seen, jnp.exp(-rate[:, None, None] * age), 0)
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         grouped = items.reshape(items.shape[0], self.rates, -1)

@@ -117,7 +117,6 @@ def recommendation(model: GuideModel) -> Problem:
         # When many users adapt on encoded products, each has their own parameters, and the two
         # ways to compute the same scores differ in cost.
         alone = "vectors" in context
-
         head = partial(use_head, model, params, NAME)
         products, known = encoded["products"], batch["history_mask"]
         users = jax.vmap(partial(head, "user"))(encoded["history"], known)
