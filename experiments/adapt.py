@@ -195,7 +195,7 @@ class Bench:
             )
             for together in set(self._together.values())
         }
-        # An episode of recommendation has one query, so as many of them tell less.
+        # An episode of recommendation has a single query, so its score takes more of them.
         episodes = {"validation": section.validation_episodes, "test": section.episodes}
         if TASKS[task].is_ranking:
             episodes = {name: count * section.users for name, count in episodes.items()}

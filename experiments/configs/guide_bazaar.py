@@ -262,7 +262,8 @@ def get_config() -> ConfigDict:
         "train": "frozen",
         "rank": 8,  # rank of the factors that lora trains beside queries and values
         "layers": 2,  # number of last layers that last trains; 0 for the heads alone
-        "learning_rate_scale": 0.1,  # learning rate of what trains of it, times a stage's
+        # factor on a stage's learning rate, for the parameters of the encoder that train
+        "learning_rate_scale": 0.1,
     }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads

@@ -158,7 +158,9 @@ class NgramBag(nn.Module):
         return total / jnp.sqrt(jnp.maximum(mask.sum(1, keepdims=True), 1))
 
     def sketch(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch sketch"]:
-        """Return s / ‖s‖ with s_k = Σ_{g: g mod SKETCH = k} ± e^(w_g): signed feature hashing.
+        """Return s / ‖s‖ with s_k = Σ_{g: h(g) = k} ± e^(w_g): signed feature hashing.
+
+        h is a hash of the bucket to one of `SKETCH` places, and so is the sign.
 
         The product of two sketches approximates the cosine of the texts' weighted n-grams. Unlike
         the embeddings it needs no training, so it compares words that no training text has. The
