@@ -219,10 +219,8 @@ def mean_state(
 
 
 def unit(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Return x / ‖x‖, or 0 with finite derivatives of any order where x is 0."""
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    # The derivatives of √ε grow by 1/ε with each order; second-order MAML would overflow.
-    return x * jax.lax.rsqrt(jnp.where(square > 0, square + 1e-12, 1))
+    """Return x / ‖x‖, or 0 with a finite gradient where x is 0."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def pooled(

@@ -189,7 +189,7 @@ class RecommendationHead(nn.Module):
         rate = exponential(self.log_lexical_rate, self.dtype)
         weights = jnp.where(mask, jnp.exp(-rate * (time[-1] - time).astype(self.dtype)), 0)
         scale = exponential(self.log_lexical, self.dtype)
-        # Without any product the sum is 0, and a tiny divisor would have an infinite derivative.
+        # Without any product the sum is 0; MAML's second derivatives by a tiny divisor overflow.
         return scale * weights / jnp.where(mask.any(), weights.sum(), 1)
 
     def users(
