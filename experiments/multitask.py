@@ -13,15 +13,19 @@ from experiments.domain_split import DomainSplit
 from experiments.modules import COMMANDS
 from experiments.stages import Stage, build_stage, run_stage, shared_by, stage_before, weighting_of
 from metaguide.learners import joint
+from metaguide.tasks.sentiment import NAME as SENTIMENT
+from metaguide.tasks.sentiment import fit_polarity
 from metaguide.training.episodic import episodic
 from metaguide.training.progress import say
+from metaguide.training.state import TrainState
+from metaguide.types import Params
 
 
 def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
     """Build the joint training of encoder and heads, with batches balanced over domains and tasks.
 
     A batch has several episodes of every task, from uniformly drawn domains. Support and query are
-    trained on alike, without adaptation.
+    trained on alike, without adaptation. What n-grams say of a review's sentiment is fitted first.
 
     Args:
         config: its `multitask` is read.
@@ -52,7 +56,7 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
             why += ", or it needs token states: give config.model.layers or config.encoder.train"
         say(f"multitask: {lacking} left out: {why}")
     shared = shared_by(section.meta_batch_size)
-    return build_stage(
+    stage = build_stage(
         config,
         "multitask",
         {
@@ -70,6 +74,16 @@ def multitask_stage(config: FrozenConfigDict, split: DomainSplit) -> Stage:
         shared=shared,
         frozen=split.frozen,
     )
+    if SENTIMENT not in distributions or not split.reading.reader.buckets:
+        return stage
+    polarity = fit_polarity(split.sources, split.reading)
+
+    def init(meta: Params, seed: int) -> TrainState:
+        params = meta["params"]
+        grams = {**params["grams"], "polarity": polarity}
+        return stage.init({**meta, "params": {**params, "grams": grams}}, seed)
+
+    return stage._replace(init=init)
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:

@@ -209,7 +209,7 @@ def get_config() -> ConfigDict:
             "compilation": "fast",
             "data": {"categories": 6, "users": 20, "reviews": 60, "questions": 40},
             "model": {"width": 16, "layers": 1, "channels": (4, 8, 8)},
-            "text": {"vocabulary": 1000, "pair": 112},
+            "text": {"vocabulary": 1000, "pair": 112, "buckets": 256},
             "pretrain": {"steps": 4, "batch": 8},
             "multitask": {"steps": 4, "meta_batch_size": 2},
             "metatrain": {

@@ -94,7 +94,7 @@ class TextReader:
         if self.tokenizer is not None:
             rows["tokens"] = self.tokenizer.encode(texts, length).tokens
         if self.buckets:
-            rows["grams"] = hashed_ngrams(texts, self.buckets)
+            rows["grams"] = hashed_ngrams(texts)
         if self.vectors is not None:
             rows["vector"] = self.vectors(texts).astype(np.float16)
         return rows

@@ -1,4 +1,4 @@
-"""Hashed n-grams of words and characters: a bag of words of fixed size."""
+"""Hashed n-grams of words and characters: a bag of words that needs no vocabulary."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,40 +11,37 @@ from jaxtyping import Int32
 WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 """A word of the n-grams: a Han character, or a run of other letters and digits."""
 
+HASHES = 1 << 18
+"""Bound on the number of an n-gram: of 5,000 words and pairs, 2% share their number with another."""
+
 MOST = 256
 """The most n-grams kept of a text; a longer text keeps those of its beginning."""
 
 
-def hashed_ngrams(
-    texts: Sequence[str], buckets: int, most: int = MOST
-) -> Int32[np.ndarray, "texts ngrams"]:
-    """Return the distinct n-grams of each text as bucket numbers from 1, padded with 0.
+def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "texts ngrams"]:
+    """Return the distinct n-grams of each text as numbers in [2, `HASHES`), padded with 0.
 
-    Words and pairs of words use the lower half of the buckets, runs of 2 to 4 characters inside
-    words the upper half. N-grams that share a bucket are not distinguished, which costs little with
-    far more buckets than common n-grams (Bojanowski et al. 2017; Weinberger et al. 2009).
+    Words and pairs of words have even numbers, runs of 2 to 4 characters inside words odd ones.
+    N-grams that share a number are not distinguished, which costs little with far more numbers than
+    common n-grams (Bojanowski et al. 2017; Weinberger et al. 2009).
 
     Args:
         texts: any texts; case is ignored.
-        buckets: number of buckets, including bucket 0 for padding; at least 4.
         most: the most n-grams kept of a text.
 
     Returns:
-        Bucket numbers, those of words before those of characters, each in the order of the text.
+        The numbers, those of words before those of characters, each in the order of the text.
 
     Raises:
-        ValueError: `buckets` is less than 4, or `most` less than 1.
+        ValueError: `most` is less than 1.
     """
-    if buckets < 4:
-        raise ValueError(f"buckets is {buckets}; give at least 4")
     if most < 1:
         raise ValueError(f"most is {most}; give at least 1")
-    half = (buckets - 1) // 2
     words, characters = _analyzers()
     rows = []
     for text in texts:
-        of_words = (1 + _hash(gram) % half for gram in words(text))
-        of_characters = (1 + half + _hash(gram) % half for gram in characters(text))
+        of_words = (2 + 2 * _hash(gram) for gram in words(text))
+        of_characters = (3 + 2 * _hash(gram) for gram in characters(text))
         # Words first: if a text is cut, they say more than parts of words.
         rows.append(list(dict.fromkeys((*of_words, *of_characters)))[:most])
     found = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
@@ -64,5 +61,5 @@ def _analyzers() -> tuple[Any, Any]:
 
 
 def _hash(gram: str) -> int:
-    """Return a hash that is the same in every process."""
-    return zlib.crc32(gram.encode("utf-8", "surrogatepass"))
+    """Return a hash in [0, `HASHES` / 2 - 1) that is the same in every process."""
+    return zlib.crc32(gram.encode("utf-8", "surrogatepass")) % (HASHES // 2 - 1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from metaguide.data.ngrams import HASHES
 from metaguide.models.bert import Pooling
 from metaguide.models.transformer import PAD, TransformerEncoder, dropout
 
@@ -115,10 +116,12 @@ def transformer(
 
 
 class NgramBag(nn.Module):
-    """The words of a text as a bag of hashed n-grams: a learned vector, and a sketch.
+    """The words of a text as a bag of hashed n-grams: a learned vector, a sketch, and a score.
+
+    N-grams come as the numbers of `metaguide.data.ngrams.hashed_ngrams`, 0 = padding.
 
     Attributes:
-        buckets: number of buckets; bucket 0 is padding.
+        buckets: number of embeddings, which n-grams share; the first is padding's.
         width: width of the vectors.
         dtype: dtype of the computation.
         dropout: share of the n-grams that a training step does not see. Otherwise a text is known
@@ -134,10 +137,14 @@ class NgramBag(nn.Module):
     dropout: float = 0.5
 
     def setup(self) -> None:
-        """Build the embeddings and the logarithms of the term weights, all 0."""
+        """Build the embeddings, the logarithms of the term weights and the polarities, all 0."""
         zeros, shape = nn.initializers.zeros, (self.buckets, self.width)
         self.embedding = self.param("embedding", zeros, shape, jnp.float32)
         self.term_weight = self.param("term_weight", zeros, (self.buckets,), jnp.float32)
+        self.polarities = self.param("polarity", zeros, (HASHES,), jnp.float32)
+
+    def _bucket(self, grams: Int[Array, "batch ngrams"]) -> Int[Array, "batch ngrams"]:
+        return jnp.where(grams == 0, 0, 1 + grams % (self.buckets - 1))
 
     def __call__(
         self, grams: Int[Array, "batch ngrams"], *, deterministic: bool = True
@@ -147,37 +154,51 @@ class NgramBag(nn.Module):
         The embeddings start at 0, so an n-gram that was absent from training contributes nothing.
 
         Args:
-            grams: bucket numbers, 0 = padding.
+            grams: numbers of n-grams.
             deterministic: disables dropout; otherwise the rng "dropout" is read.
         """
         mask = (grams != 0).astype(self.dtype)
         if not deterministic and self.dropout:
             kept = dropout(mask, self.dropout, self.make_rng("dropout")) > 0
             mask = kept.astype(self.dtype)
-        total = jnp.einsum("bn,bnw->bw", mask, self.embedding[grams].astype(self.dtype))
+        embedded = self.embedding[self._bucket(grams)].astype(self.dtype)
+        total = jnp.einsum("bn,bnw->bw", mask, embedded)
         return total / jnp.sqrt(jnp.maximum(mask.sum(1, keepdims=True), 1))
 
     def sketch(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch sketch"]:
         """Return s / ‖s‖ with s_k = Σ_{g: h(g) = k} ± e^(w_g): signed feature hashing.
 
-        h is a hash of the bucket to one of `SKETCH` places, and so is the sign.
+        h is a hash of the n-gram to one of `SKETCH` places, and so is the sign.
 
         The product of two sketches approximates the cosine of the texts' weighted n-grams. Unlike
         the embeddings it needs no training, so it compares words that no training text has. The
         weights w_g are learned, and do the work of inverse document frequencies.
 
         Args:
-            grams: bucket numbers, 0 = padding.
+            grams: numbers of n-grams.
         """
-        # The lowest bit of a multiplicative hash is that of the bucket; the highest is well mixed.
+        # Only the high bits of a multiplicative hash depend on all bits of the number.
         mixed = grams.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)
         sign = 1 - 2 * (mixed >> 31).astype(self.dtype)
         weight = jnp.exp(jnp.clip(self.term_weight, -9, 9)).astype(self.dtype)
-        value = jnp.where(grams != 0, sign * weight[grams], 0)
+        value = jnp.where(grams != 0, sign * weight[self._bucket(grams)], 0)
         rows = jnp.arange(len(grams))[:, None]
-        place = ((mixed >> 8) % SKETCH).astype(jnp.int32)
+        place = ((mixed >> 23) % SKETCH).astype(jnp.int32)
         total = jnp.zeros((len(grams), SKETCH), self.dtype).at[rows, place].add(value)
         return unit(total)
+
+    def polarity(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch"]:
+        """Return Σ_g c_g / √n over the n words and pairs of words g of each text, 0 if none.
+
+        c_g says how much more positive than negative a word is. `fit_polarity` fits it; unlike the
+        embeddings it is not trained further, and rarely shared by two words.
+
+        Args:
+            grams: numbers of n-grams.
+        """
+        mask = ((grams > 0) & (grams % 2 == 0)).astype(self.dtype)
+        total = (mask * self.polarities[grams].astype(self.dtype)).sum(1)
+        return total / jnp.sqrt(jnp.maximum(mask.sum(1), 1))
 
 
 class Adapter(nn.Module):

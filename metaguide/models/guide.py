@@ -190,7 +190,7 @@ class GuideModel(nn.Module):
             tokens: int32 ids, 0 = padding, or None for pictures alone.
             image: pictures, float in [0, 1] or uint8; or None for texts alone.
             has_image: False where a row has a text but no picture; None if every row has one.
-            grams: int32 buckets of n-grams, 0 = padding; None if they are not read.
+            grams: int32 numbers of n-grams, 0 = padding; None if they are not read.
             vector: a pretrained encoder's vector of each text; None if there is none.
             deterministic: disables dropout; otherwise the rng "dropout" is read.
 
@@ -217,6 +217,10 @@ class GuideModel(nn.Module):
             both = (whole + self.image_vector(image)) / 2
             whole = both if has_image is None else jnp.where(has_image[:, None], both, whole)
         return Encoding(self.fusion(whole), states, lexical)
+
+    def polarity(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch"]:
+        """Return how much more positive than negative the n-grams of each text are."""
+        return self.grams.polarity(grams)
 
     def language_logits(
         self, states: Float[Array, "*batch width"]

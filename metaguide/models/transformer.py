@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from metaguide.types import OUT
 
-PAD, SEP, SPECIALS = 0, 3, 5
+PAD, SEP, MASK, SPECIALS = 0, 3, 4, 5
 """Token ids of padding and of the separator, and the number of ids that are not words."""
 
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from metaguide.models.guide import GuideModel, init_params
+from metaguide.models.transformer import MASK, SPECIALS
 from metaguide.ties import highest
 from metaguide.types import (
     TEXT_FIELDS,
@@ -19,6 +21,9 @@ from metaguide.types import (
     Problem,
     ScoreFn,
 )
+
+HIDDEN_TOKENS = 0.2
+"""Share of a text's tokens that a training step does not see."""
 
 
 def problem_of(
@@ -66,18 +71,37 @@ def features_of(encoded: Mapping[str, Array]) -> Array:
 
 
 def encode_examples(
-    model: GuideModel, params: Params, batch: Mapping[str, Any], key: Key[Array, ""] | None
+    model: GuideModel,
+    params: Params,
+    batch: Mapping[str, Any],
+    key: Key[Array, ""] | None,
+    hidden: float = HIDDEN_TOKENS,
 ) -> Any:
-    """Encode texts, and pictures if the batch has them; apply dropout if there is a key."""
+    """Encode texts, and pictures if the batch has them.
+
+    If there is a key, dropout is applied and a share of the tokens is hidden: otherwise the Transformer
+    knows a text of the sources by a few of its words, and learns little that another domain shares.
+    """
+    texts = {field: batch[field] for field in TEXT_FIELDS if field in batch}
+    if key is not None and "tokens" in texts:
+        texts["tokens"] = hide_tokens(jax.random.fold_in(key, 2), texts["tokens"], hidden)
     return model.apply(
         {"params": params},
         image=batch.get("image"),
         has_image=batch.get("has_image"),
-        **{field: batch[field] for field in TEXT_FIELDS if field in batch},
+        **texts,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key},
         method="encode",
     )
+
+
+def hide_tokens(
+    key: Key[Array, ""], tokens: Int[Array, "*batch length"], rate: float
+) -> Int[Array, "*batch length"]:
+    """Put [MASK] in place of each token of a text with a probability; special tokens stay."""
+    hidden = jax.random.bernoulli(key, rate, tokens.shape) & (tokens >= SPECIALS)
+    return jnp.where(hidden, jnp.asarray(MASK, tokens.dtype), tokens)
 
 
 def use_head(model: GuideModel, params: Params, task: str, method: str, *args: Any) -> Any:

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float32, Key
+from scipy import sparse
 
 from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table
+from metaguide.data.ngrams import HASHES, hashed_ngrams
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
@@ -36,7 +39,12 @@ class Sentiment(NamedTuple):
 
 
 def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
-    """Build sentiment: whether a review is negative (0) or positive (1), and how many stars."""
+    """Build sentiment: whether a review is negative (0) or positive (1), and how many stars.
+
+    If n-grams are read, the prediction is a product of two experts: the logits of the head, which
+    the loss trains and which adapt, and those of `fit_polarity`, which are fixed. Trained as one,
+    the two would leave to each other what each can learn.
+    """
 
     def encode(
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
@@ -45,15 +53,19 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
         return {"vector": encode_examples(model, params, batch, key).vector}
 
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
-        del batch, context
+        del context
         logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
+        if "grams" in batch:
+            known = model.apply({"params": params}, batch["grams"], method="polarity") / 2
+            logits += jnp.stack([-known, known], axis=-1)
         return {"logits": logits, "stars": stars}
 
     def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
-        out = predict(params, encoded, batch, context)
+        del context
+        logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
         return sentiment_loss(
-            out["logits"],
-            out["stars"],
+            logits,
+            stars,
             batch["label"],
             batch["stars"],
             batch["mask"],
@@ -61,6 +73,40 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
         )
 
     return problem_of(model, NAME, encode, loss, predict, score_classes, way=2)
+
+
+def fit_polarity(
+    domains: Sequence[Domain], reading: Reading, penalty: float = 1.0
+) -> Float32[np.ndarray, " hashes"]:
+    """Fit what each word says of a review's sentiment: argmin_c Σ_i ℓ_i(c) + λ/2 Σ_g (c_g / w_g)².
+
+    ℓ is the logistic loss of Σ_g c_g / √n, `NgramBag.polarity`, and w_g = 1 + log((1 + N) / (1 +
+    N_g)) the inverse document frequency: a word that is in most reviews says little. Pairs of
+    words count as words; a word of fewer than two reviews has c_g = 0.
+
+    Args:
+        domains: the source domains.
+        reading: how texts are read.
+        penalty: λ.
+
+    Returns:
+        c; 0 if the reviews are not of both sentiments.
+    """
+    parts = [_labelled(domain, reading, None) for domain in domains]
+    label = np.concatenate([part.labels for part in parts])
+    texts = [review.text for part in parts for review in part.examples]
+    if len(set(label.tolist())) < len(CLASSES):
+        return np.zeros(HASHES, np.float32)
+    grams = hashed_ngrams(texts)
+    grams[grams % 2 == 1] = 0  # runs of characters
+    row, place = np.nonzero(grams)
+    column = grams[row, place]
+    count = np.bincount(column, minlength=HASHES)
+    weight = np.where(count < 2, 0, 1 + np.log((1 + len(texts)) / (1 + count)))
+    value = weight[column] / np.sqrt((grams != 0).sum(1))[row]
+    features = sparse.csr_matrix((value, (row, column)), shape=(len(texts), HASHES))
+    known = baselines.fit_source(features, label, 1 / penalty)
+    return (known.coef_[0] * weight).astype(np.float32)
 
 
 def _labelled(domain: Domain, reading: Reading, picked: Sequence[Review] | None) -> Labelled:
