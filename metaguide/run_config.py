@@ -14,8 +14,11 @@ from metaguide.training.checkpoint import About, CheckpointError
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 """Files of a run folder: its self-description, and the tokenizer of its guide."""
 
-VERSION = 3
-"""Version of the file; it increases when a field is added or changes its meaning."""
+VERSION = 4
+"""Version of the file; it increases when a field is added or changes its meaning.
+
+Version 4 numbers n-grams anew: a guide of an earlier version that reads them must be trained anew.
+"""
 
 ADDED: Mapping[int, Mapping[str, Any]] = {
     2: {
@@ -355,6 +358,11 @@ def find(folder: Path) -> RunConfig | None:
             f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
     if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
+        if version < 4 and found.get("buckets"):
+            raise CheckpointError(
+                f"{path}: version is {version}, whose n-grams (buckets) had other numbers; train "
+                "the guide anew"
+            )
         found = {**_added_since(version), **found, "version": VERSION}
     try:
         return _built(found)

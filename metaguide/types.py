@@ -12,6 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 Batch = Mapping[str, Array]
 """Arrays with a leading axis of examples; `mask` (bool) where padded, `id` = row in its table."""
 
+HASHES = 1 << 18
+"""Bound on the numbers of n-grams: of 5,000 words, 4% share their number with another one."""
+
 TEXT_FIELDS = ("tokens", "grams", "vector")
 """Fields of a batch that hold its texts, as an encoder may read them: token ids, hashed n-grams,
 and vectors from a pretrained encoder."""

@@ -249,7 +249,7 @@ def get_config() -> ConfigDict:
         "text": 28,  # maximum tokens of a product or a review
         "pair": 72,  # maximum tokens of a question with its passage
         "name": 8,  # maximum tokens of a class name
-        "buckets": 32768,  # buckets of hashed n-grams, read besides tokens; 0 for none
+        "buckets": 32768,  # embeddings of hashed n-grams, read besides tokens; 0 for none
     }
     config.encoder = {
         "weights": "",  # Hugging Face folder of a pretrained encoder of texts; empty for none

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from metaguide.types import HASHES
+
 WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
 """A word of the n-grams: a Han character, or a run of other letters and digits."""
-
-HASHES = 1 << 18
-"""Bound on the number of an n-gram: of 5,000 words and pairs, 2% share their number with another."""
 
 MOST = 256
 """The most n-grams kept of a text; a longer text keeps those of its beginning."""

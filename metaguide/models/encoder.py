@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from metaguide.data.ngrams import HASHES
 from metaguide.models.bert import Pooling
 from metaguide.models.transformer import PAD, TransformerEncoder, dropout
+from metaguide.types import HASHES
 
 SKETCH = 256
 """Dimensions of a sketch: the cosines of two unrelated texts scatter by 1/√SKETCH."""
@@ -48,12 +48,15 @@ class Encoder:
         length: longest sequence, in tokens.
         channels: channels of the convolutions on pictures; () if pictures are not read.
         dtype: dtype of the computation; parameters are float32.
-        buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
+        buckets: number of embeddings of hashed n-grams, at least 2; 0 if n-grams are not read.
         pretrained: width of a pretrained encoder's vectors; 0 if there is none.
         frozen: the unbound Linen module that `text` builds on, whose parameters are the group
             `FROZEN`; None if there is none. `text` gets the bound one as its attribute `frozen`.
         trains_text: whether `text` has parameters of its own.
         pooling: how the states of a text's tokens become its vector.
+
+    Raises:
+        ValueError: `buckets` is 1.
     """
 
     text: nn.Module | None
@@ -67,6 +70,10 @@ class Encoder:
     frozen: nn.Module | None = None
     trains_text: bool = True
     pooling: Pooling = "mean"
+
+    def __post_init__(self) -> None:
+        if self.buckets == 1:
+            raise ValueError("buckets is 1; give at least 2, of which one is padding's, or 0")
 
     @property
     def image(self) -> bool:
@@ -106,7 +113,7 @@ def transformer(
         dropout: dropout rate of the Transformer.
         channels: channels of the convolutions on pictures.
         dtype: dtype of the computation.
-        buckets: number of buckets of hashed n-grams, whose embeddings are summed; 0 for none.
+        buckets: number of embeddings of hashed n-grams, as in `Encoder`.
         pretrained: width of a pretrained encoder's vectors; 0 for none.
     """
     text = None
@@ -144,7 +151,7 @@ class NgramBag(nn.Module):
         self.polarities = self.param("polarity", zeros, (HASHES,), jnp.float32)
 
     def _bucket(self, grams: Int[Array, "batch ngrams"]) -> Int[Array, "batch ngrams"]:
-        return jnp.where(grams == 0, 0, 1 + grams % (self.buckets - 1))
+        return jnp.where(grams == 0, 0, 1 + (grams - 1) % (self.buckets - 1))
 
     def __call__(
         self, grams: Int[Array, "batch ngrams"], *, deterministic: bool = True

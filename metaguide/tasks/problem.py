@@ -79,8 +79,9 @@ def encode_examples(
 ) -> Any:
     """Encode texts, and pictures if the batch has them.
 
-    If there is a key, dropout is applied and a share of the tokens is hidden: otherwise the Transformer
-    knows a text of the sources by a few of its words, and learns little that another domain shares.
+    If there is a key, dropout is applied and a share of the tokens is hidden: otherwise the
+    Transformer knows a text of the sources by a few of its words, and learns little that another
+    domain shares.
     """
     texts = {field: batch[field] for field in TEXT_FIELDS if field in batch}
     if key is not None and "tokens" in texts:

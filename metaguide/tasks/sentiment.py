@@ -11,7 +11,7 @@ from scipy import sparse
 
 from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table
-from metaguide.data.ngrams import HASHES, hashed_ngrams
+from metaguide.data.ngrams import hashed_ngrams
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
@@ -23,7 +23,7 @@ from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome
-from metaguide.types import Batch, Metrics, Params, Problem
+from metaguide.types import HASHES, Batch, Metrics, Params, Problem
 
 NAME = "sentiment"
 
@@ -56,8 +56,8 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
         del context
         logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
         if "grams" in batch:
-            known = model.apply({"params": params}, batch["grams"], method="polarity") / 2
-            logits += jnp.stack([-known, known], axis=-1)
+            said: Any = model.apply({"params": params}, batch["grams"], method="polarity")
+            logits += jnp.stack([-said / 2, said / 2], axis=-1)
         return {"logits": logits, "stars": stars}
 
     def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
