@@ -28,7 +28,7 @@ def guide(folder):
         "--config.preset=tiny",
         f"--workdir={folder}",
         "--config.metatrain.learners=('prototypical',)",
-        "--config.adapt.shots=(0,1,5)",
+        "--config.adapt.shots=(0,1)",
         "--config.adapt.learning_rates=(0.1,)",
         "--config.adapt.penalties=(1.0,)",
     )
