@@ -1,6 +1,5 @@
 """Eight CPU devices, strict numerics, and array shapes checked at run time, for every test."""
 
-import itertools
 import os
 
 from experiments.compilation import fast
@@ -39,13 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
-_tests_run = itertools.count(1)
-
-
-def pytest_runtest_teardown() -> None:
-    """Forget compiled programs from time to time: beyond 8,192 functions JAX keeps no new ones."""
-    if next(_tests_run) % 300 == 0:
-        jax.clear_caches()
+@pytest.fixture
+def room_for_programs() -> None:
+    """Forget compiled programs: of more than 8,192 functions JAX keeps and counts no new ones."""
+    jax.clear_caches()
 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

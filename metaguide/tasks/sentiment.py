@@ -82,8 +82,8 @@ def fit_polarity(
 
     ℓ is the logistic loss of Σ_g c_g / √n, `NgramBag.polarity`, and w_g = 1 + log((1 + N) / (1 +
     N_g)) the inverse document frequency: a word that is in most reviews says little. Pairs of
-    words count as words; a word of fewer than two reviews has c_g = 0. A bias is fitted too and left
-    out, since the share of positive reviews differs between domains.
+    words count as words; a word of fewer than two reviews has c_g = 0. A bias is fitted too and
+    left out, since the share of positive reviews differs between domains.
 
     Args:
         domains: the source domains.

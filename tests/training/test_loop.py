@@ -97,6 +97,7 @@ def test_resumed_stage_is_the_unbroken_one_to_the_bit(tmp_path, capsys):
     assert [json.loads(line)["step"] for line in lines.splitlines()] == [2, 3, 4, 6]
 
 
+@pytest.mark.usefixtures("room_for_programs")
 @pytest.mark.slow
 def test_stage_compiles_once(tmp_path):
     """Fault: logging, a checkpoint or the restored state brings arrays of another kind to the step,

@@ -31,6 +31,7 @@ def counted(traces):
     return function
 
 
+@pytest.mark.usefixtures("room_for_programs")
 def test_threads_that_call_at_once_share_one_compilation():
     """Fault: every thread that comes before the first is done traces and compiles for itself."""
     traces, found = [], []
@@ -73,6 +74,7 @@ def test_once_is_once_and_whoever_asks_later_waits():
     assert (len(runs), seen) == (1, [1, 1, 1, 1])
 
 
+@pytest.mark.usefixtures("room_for_programs")
 def test_what_was_compiled_ahead_is_what_is_called():
     """Faults: a call compiles again, compiling ahead takes a donated argument away, or an error of
     one function is lost in its thread."""
@@ -152,6 +154,7 @@ def test_pieces_are_the_whole(count, most):
     np.testing.assert_array_equal(found["sum"], rows["a"] + 1)
 
 
+@pytest.mark.usefixtures("room_for_programs")
 def test_any_number_of_rows_compiles_few_programs():
     """Fault: every new number of rows compiles anew."""
     function = jax.jit(lambda rows: {"x": rows + 1})

@@ -114,6 +114,7 @@ def test_nothing_to_train_is_an_error(gradients, total):
         make_step(gradients, fixed({"near": 1.0}), optax.sgd(0.1), total)
 
 
+@pytest.mark.usefixtures("room_for_programs")
 @pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "devices"), [("jit", 1), ("jit", 8), ("pmap", 8)])
 def test_several_steps_a_call_are_the_steps_one_by_one(parallel, devices):
