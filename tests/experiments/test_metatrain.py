@@ -18,6 +18,8 @@ from experiments.pretrain import pretraining_stage
 from experiments.runner import USER_ERRORS
 from experiments.stages import build_stage, random_start, stage_before, start, train_stage
 from metaguide import optimizers, run_config
+from metaguide.data.catalogue import Review
+from metaguide.data.ngrams import hashed_ngrams
 from metaguide.objectives.weighting import fixed
 from metaguide.optimizers import StoredError, Trained, rule_of
 from metaguide.tasks import guide_model
@@ -124,6 +126,29 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     config.metatrain.learners = ("maml", "anil", "prototypical")
     methods = methods_in(FrozenConfigDict(config), ("questions",))
     assert "anil" in methods and "prototypical" not in methods and "ridge" not in methods
+
+
+def test_joint_training_begins_with_what_words_say(shop):
+    """Faults: the fitted words are left out, or known to methods that start from random
+    parameters."""
+    config, split = shop
+    config = config.copy_and_resolve_references()
+    config.multitask.update({"meta_batch_size": 1, "shots": (1,)})
+    reviews = tuple(
+        Review(f"r{i}", f"{('awful', 'superb')[i % 2]} number{i}", stars=1.0 + 4.0 * (i % 2))
+        for i in range(40)
+    )
+    split = split._replace(
+        model=guide_model(replace(split.model.encoder, buckets=16)),
+        sources=tuple(replace(domain, reviews=reviews) for domain in split.sources),
+        reading=split.reading._replace(reader=replace(split.reading.reader, buckets=16)),
+    )
+    stage, begun = multitask_stage(FrozenConfigDict(config), split), random_start(split, 0)
+    params = stage.init(begun, 0).params["meta"]["params"]
+    row = jnp.asarray(hashed_ngrams(["superb", "awful"]))
+    good, bad = split.model.apply({"params": params}, row, method="polarity")
+    assert good > 0 > bad
+    assert not begun["params"]["grams"]["polarity"].any()
 
 
 def said(capsys):
