@@ -122,6 +122,11 @@ def transformer(
     return Encoder(text, vocabulary, width, length, channels, dtype, buckets, pretrained)
 
 
+def is_word(grams: Any) -> Any:
+    """Return where an n-gram is a word or a pair of words, not a run of characters or padding."""
+    return (grams > 0) & (grams % 2 == 0)
+
+
 class NgramBag(nn.Module):
     """The words of a text as a bag of hashed n-grams: a learned vector, a sketch, and a score.
 
@@ -203,7 +208,7 @@ class NgramBag(nn.Module):
         Args:
             grams: numbers of n-grams.
         """
-        mask = ((grams > 0) & (grams % 2 == 0)).astype(self.dtype)
+        mask = is_word(grams).astype(self.dtype)
         total = (mask * self.polarities[grams].astype(self.dtype)).sum(1)
         return total / jnp.sqrt(jnp.maximum(mask.sum(1), 1))
 

@@ -15,6 +15,7 @@ from metaguide.data.ngrams import hashed_ngrams
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
+from metaguide.models.encoder import is_word
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import SentimentHead
 from metaguide.objectives.tasks import sentiment_loss
@@ -99,12 +100,12 @@ def fit_polarity(
     if len(set(label.tolist())) < len(CLASSES):
         return np.zeros(HASHES, np.float32)
     grams = hashed_ngrams(texts)
-    grams[grams % 2 == 1] = 0  # runs of characters
-    row, place = np.nonzero(grams)
+    words = is_word(grams)
+    row, place = np.nonzero(words)
     column = grams[row, place]
     count = np.bincount(column, minlength=HASHES)
     weight = np.where(count < 2, 0, 1 + np.log((1 + len(texts)) / (1 + count)))
-    value = weight[column] / np.sqrt((grams != 0).sum(1))[row]
+    value = weight[column] / np.sqrt(words.sum(1))[row]
     features = sparse.csr_matrix((value, (row, column)), shape=(len(texts), HASHES))
     known = baselines.fit_source(features, label, 1 / penalty)
     return (known.coef_[0] * weight).astype(np.float32)

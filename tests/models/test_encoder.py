@@ -144,7 +144,8 @@ def test_products_of_sketches_are_the_cosines_of_weighted_ngrams(spread):
     error = ((one * other).sum(-1) - exact) / spreads
     assert abs(error.mean()) < 4 / np.sqrt(pairs)
     # One or two of 2,000 pairs, of almost equal texts, are beyond 5 under a random hash too.
-    assert 0.5 < error.std() < 1.1 and np.sort(np.abs(error))[-3] < 5
+    ordered = np.sort(np.abs(error))
+    assert 0.5 < error.std() < 1.1 and ordered[-3] < 5 and ordered[-1] < 7
 
 
 def test_every_place_and_both_signs_of_a_sketch_are_used():
