@@ -219,6 +219,7 @@ def get_config() -> ConfigDict:
                 "learners": ("maml", "anil", "prototypical"),
             },
             "adapt": {
+                "users": 8,
                 "episodes": 4,
                 "steps": 2,
                 "validation_episodes": 2,
@@ -239,7 +240,7 @@ def get_config() -> ConfigDict:
         "categories": 8,  # categories per domain, 1 to 8
         "reviews": 1000,  # reviews per domain
         "questions": 400,  # questions per domain
-        "users": 400,  # users per domain
+        "users": 1000,  # users per domain
         "shared": 0.7,  # how much domains have in common, 0 to 1
         "chinese": 0.25,  # share of products described in Chinese
     }
@@ -267,7 +268,7 @@ def get_config() -> ConfigDict:
     }
     config.model = {
         "width": 48,  # width of the encoder, a multiple of heads
-        "layers": 2,  # layers of our own Transformer; 0 for none, with n-grams or weights
+        "layers": 1,  # layers of our own Transformer; 0 for none, with n-grams or weights
         "heads": 4,  # number of attention heads
         "dropout": 0.1,  # dropout rate in pre-training
         # channels of the picture convolutions, each of which halves the side
@@ -303,7 +304,7 @@ def get_config() -> ConfigDict:
         "occlusion": 10,  # side of the square hole in a picture, in pixels; 0 for none
     }
     config.multitask = {
-        "steps": 300,  # steps of joint training
+        "steps": 400,  # steps of joint training
         "meta_batch_size": 4,  # episodes per task and step, each from a uniformly drawn domain
         "users": 32,  # users of an episode of recommendation
         "learning_rate": 3e-3,  # peak learning rate of AdamW
@@ -339,7 +340,7 @@ def get_config() -> ConfigDict:
         "shots": (0, 1, 5, 10),  # numbers of shots in the table
         "episodes": 50,  # episodes per cell of the table
         "queries": 30,  # query examples per episode of the table
-        "users": 8,  # users of recommendation for each episode of the other tasks
+        "users": 20,  # users of recommendation for each episode of the other tasks
         "steps": 3,  # steps of gradient descent at test
         # Episodes side by side in a program. On a CPU, which runs one program per core, 1 is
         # fastest, except for recommendation, which encodes the catalogue once per program. On a

@@ -23,7 +23,10 @@ from metaguide.models.encoder import (
     pooled,
     unit,
 )
-from metaguide.models.transformer import LayerNorm
+from metaguide.models.transformer import LayerNorm, dropout
+
+WITHOUT_STATES = 0.5
+"""Share of the texts of a training step that are known by their n-grams alone."""
 
 
 class LanguageHead(nn.Module):
@@ -184,7 +187,10 @@ class GuideModel(nn.Module):
         """Return LayerNorm(mean of the text's and the picture's vectors), states and sketches.
 
         The vector of a text is the sum of its pooled states, the bag of its n-grams and the
-        adapted vector of a pretrained encoder, of those that there are.
+        adapted vector of a pretrained encoder, of those that there are. In training, the states of
+        a text with n-grams are left out of its vector with probability `WITHOUT_STATES`: otherwise
+        they know the texts of the sources so well that the n-grams, which say more of another
+        domain, have little left to learn.
 
         Args:
             tokens: int32 ids, 0 = padding, or None for pictures alone.
@@ -202,7 +208,12 @@ class GuideModel(nn.Module):
         states, lexical, parts = None, None, []
         if tokens is not None and self.encoder.text is not None:
             states = self.text(tokens, deterministic=deterministic)
-            parts.append(pooled(states, tokens, self.encoder.pooling))
+            said = pooled(states, tokens, self.encoder.pooling)
+            if grams is not None and not deterministic:
+                ones = jnp.ones((len(said), 1), said.dtype)
+                read = dropout(ones, WITHOUT_STATES, self.make_rng("dropout")) > 0
+                said = jnp.where(read, said, 0)
+            parts.append(said)
         if grams is not None:
             parts.append(self.grams(grams, deterministic=deterministic))
             lexical = self.grams.sketch(grams)

@@ -101,7 +101,8 @@ def recommendation(model: GuideModel) -> Problem:
 
     The catalogue is encoded once per episode (once for all users of a domain, if it depends only on
     the domain's products), or not at all if the context holds its `vectors`. The user's side is the
-    head.
+    head. Products are known by their texts alone: what pictures show for classification, the kind
+    of product, drowns the words that tell a user's taste.
     """
 
     def encode(
@@ -142,7 +143,7 @@ def recommendation(model: GuideModel) -> Problem:
         out = predict(params, encoded, batch, context)
         return ranking_loss(out["scores"], batch["item"], batch["mask"], context["candidates"])
 
-    return problem_of(model, NAME, encode, loss, predict, score_ranks, pictures=True)
+    return problem_of(model, NAME, encode, loss, predict, score_ranks)
 
 
 def product_encoding(encoding: Encoding) -> dict[str, Array]:
@@ -268,7 +269,7 @@ class Catalogue:
 
 
 def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
-    return product_rows(products, reading.reader, reading.lengths.text, reading.images)
+    return product_rows(products, reading.reader, reading.lengths.text, images=False)
 
 
 def _episodes(

@@ -30,6 +30,10 @@ NAME = "sentiment"
 
 CLASSES = ("negative", "positive")
 
+HEAD_WEIGHT = 0.4
+"""Weight of the head's logits beside those of `fit_polarity`: trained on the reviews of the sources
+until it knows them, the head is too sure of those of another domain."""
+
 
 class Sentiment(NamedTuple):
     """A review's sentiment ("positive" or "negative"), probability of "positive", and stars."""
@@ -43,8 +47,8 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
     """Build sentiment: whether a review is negative (0) or positive (1), and how many stars.
 
     If n-grams are read, the prediction is a product of two experts: the logits of the head, which
-    the loss trains and which adapt, and those of `fit_polarity`, which are fixed. Trained as one,
-    the two would leave to each other what each can learn.
+    the loss trains and which adapt, times `HEAD_WEIGHT`, and those of `fit_polarity`, which are
+    fixed. Trained as one, the two would leave to each other what each can learn.
     """
 
     def encode(
@@ -58,7 +62,7 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
         logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
         if "grams" in batch:
             said: Any = model.apply({"params": params}, batch["grams"], method="polarity")
-            logits += jnp.stack([-said / 2, said / 2], axis=-1)
+            logits = HEAD_WEIGHT * logits + jnp.stack([-said / 2, said / 2], axis=-1)
         return {"logits": logits, "stars": stars}
 
     def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:

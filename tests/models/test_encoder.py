@@ -1,5 +1,7 @@
 """The channels of an encoder besides tokens: n-grams and vectors of a pretrained encoder."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -255,6 +257,32 @@ def test_an_encoding_has_the_sketch_of_its_ngrams_and_drops_none_of_them(three_c
     first, second = (encoded(jax.random.key(seed), grams=grams).vector for seed in (1, 2))
     assert np.abs(first - second).max() > 1e-2
     np.testing.assert_array_equal(encoded(grams=grams).vector, plain.vector)
+
+
+def test_training_knows_half_of_the_texts_by_their_ngrams_alone():
+    """Faults: states are never or always left out, or for all texts of a batch together; they are
+    left out where there are no n-grams, or when nothing is trained."""
+    text = transformer(50, 8, 1, 2, 6, dropout=0.0, channels=(), buckets=9)
+    model = guide_model(text, way=3)
+    params = init_params(model, KEY)
+    bag = {**params["grams"], "embedding": jnp.asarray(RNG.normal(size=(9, 8)))}
+    params = {**params, "grams": bag}
+    tokens = jnp.tile(jnp.array([[2, 5, 6]], jnp.int32), (400, 1))
+    # One n-gram 60 times: however many are dropped, the norm of the bag alone is the same.
+    grams = jnp.full((400, 60), 3, jnp.int32)
+
+    @partial(jax.jit, static_argnames="trains")
+    def encoded(tokens, grams, trains):
+        rngs = {"dropout": jax.random.key(3)} if trains else None
+        rest = {"deterministic": not trains, "rngs": rngs, "method": "encode"}
+        return model.apply({"params": params}, tokens, grams=grams, **rest).vector
+
+    alone = encoded(None, grams, False)
+    left_out = np.isclose(encoded(tokens, grams, True), alone, atol=1e-4).all(1)
+    assert abs(left_out.mean() - 0.5) < 0.1
+    assert not np.isclose(encoded(tokens, grams, False), alone, atol=1e-2).all(1).any()
+    by_tokens = encoded(tokens, None, False)
+    np.testing.assert_allclose(encoded(tokens, None, True), by_tokens, atol=1e-6)
 
 
 def test_adaptation_moves_the_adapter_and_holds_the_table_of_ngrams(three_channels):

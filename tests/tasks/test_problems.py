@@ -275,7 +275,9 @@ def named(buckets):
     model = model_of(buckets=buckets)
     problem, start = classification(model, WAY), drawn(model)
     if buckets:
-        grams = np.random.default_rng(4).integers(1, buckets, (BATCH + WAY, 5)).astype(np.int32)
+        # So many that training never drops all n-grams of a text, which would hide it too.
+        rng = np.random.default_rng(4)
+        grams = rng.integers(1, buckets, (BATCH + WAY, 40)).astype(np.int32)
         batch["grams"], context["names"]["grams"] = map(jnp.asarray, (grams[:BATCH], grams[BATCH:]))
     return jax.jit(lambda key: problem.encode(start, batch, context, key))
 

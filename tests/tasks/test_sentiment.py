@@ -13,8 +13,8 @@ from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
 from metaguide.models.transformer import MASK, SPECIALS
 from metaguide.tasks import Reading, guide_model
-from metaguide.tasks.problem import HIDDEN_TOKENS, hide_tokens
-from metaguide.tasks.sentiment import fit_polarity, sentiment
+from metaguide.tasks.problem import HIDDEN_TOKENS, hide_tokens, use_head
+from metaguide.tasks.sentiment import HEAD_WEIGHT, fit_polarity, sentiment
 from metaguide.types import HASHES
 
 READING = Reading(TextReader(None, 64), Lengths(8, 16, 4), images=False, max_answer_tokens=3)
@@ -94,7 +94,7 @@ def model_and_params():
 
 def test_a_prediction_is_the_sum_of_two_experts_and_the_loss_reads_one(model_and_params):
     """Faults: polarities are not read, count twice or for the other class; they are trained, or
-    adapt; the head leaves to them what it could learn."""
+    adapt; the head leaves to them what it could learn, or counts as much as without them."""
     model, params = model_and_params
     problem = sentiment(model)
     grams = jnp.asarray([[2, 4, 3], [6, 0, 0]], jnp.int32)
@@ -115,10 +115,13 @@ def test_a_prediction_is_the_sum_of_two_experts_and_the_loss_reads_one(model_and
         return problem.predict(params, encoded, batch, ())["logits"], loss
 
     (plain, before), (both, after) = outputs(params), outputs(told)
+    vector = problem.encode(params, batch, (), None)["vector"]
     said = np.diff(both - plain, axis=1)[:, 0]
     np.testing.assert_allclose(said, [3 / np.sqrt(2), -3], rtol=1e-4)
     np.testing.assert_allclose((both - plain).sum(1), 0, atol=1e-5)
     assert before == after
+    head = use_head(model, params, "sentiment", "__call__", vector)[0]
+    np.testing.assert_allclose(plain, HEAD_WEIGHT * head, rtol=1e-4)
     assert "grams" not in (*problem.body, *problem.head)
 
 

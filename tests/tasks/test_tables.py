@@ -346,7 +346,7 @@ def test_the_scores_of_what_can_be_said_are_those_of_its_text(tokenizer, data, l
 def test_users_come_back_out_of_the_table(tokenizer):
     """Faults: products are out of the order of time, one is there twice (and so both history and
     target), a user with one product is asked about, padding is taken for product 0; popularity
-    counts what users are asked for, those who are not asked, or padding."""
+    counts what users are asked for, those who are not asked, or padding; pictures are read."""
     table = recommendation_table(BOTH, Reading(TextReader(tokenizer), LENGTHS, True, 1))
     np.testing.assert_array_equal(table["users"], [2, 1])
     np.testing.assert_array_equal(table["catalogue"], [4, 2])
@@ -360,10 +360,7 @@ def test_users_come_back_out_of_the_table(tokenizer):
         for row, product in enumerate(domain.products):
             tokens = table["products"]["tokens"][number, row]
             assert decoded(tokenizer, tokens) == letters(product_text(product))
-            has = table["products"]["has_image"][number, row]
-            assert has == (product.image is not None)
-    plain = recommendation_table(BOTH, Reading(TextReader(tokenizer), LENGTHS, False, 1))
-    assert set(plain["products"]) == {"tokens"}
+    assert set(table["products"]) == {"tokens"}
 
 
 def test_users_without_two_products_leave_an_empty_table(tokenizer):
