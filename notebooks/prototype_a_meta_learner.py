@@ -321,7 +321,7 @@ Image(filename=fits(shown, folder / "fits.png"))
 
 # %%
 config, _ = command.resolve(
-    ["notebook", f"--config.preset={preset}", "--config.model.layers=1"],
+    ["notebook", f"--config.preset={preset}"],
     default="experiments/configs/guide_bazaar.py",
     workdir=workdir,
 )

@@ -180,6 +180,7 @@ def get_config() -> ConfigDict:
             "metatrain": {"learners": ()},
             "adapt": {
                 "shots": (0, 5),
+                "users": 10,
                 "episodes": 20,
                 "methods": {"fine-tuning": (), "map-head": ("sentiment",), "head-only": ()},
             },
@@ -240,7 +241,7 @@ def get_config() -> ConfigDict:
         "categories": 8,  # categories per domain, 1 to 8
         "reviews": 1000,  # reviews per domain
         "questions": 400,  # questions per domain
-        "users": 1000,  # users per domain
+        "users": 2000,  # users per domain
         "shared": 0.7,  # how much domains have in common, 0 to 1
         "chinese": 0.25,  # share of products described in Chinese
     }
@@ -340,7 +341,7 @@ def get_config() -> ConfigDict:
         "shots": (0, 1, 5, 10),  # numbers of shots in the table
         "episodes": 50,  # episodes per cell of the table
         "queries": 30,  # query examples per episode of the table
-        "users": 20,  # users of recommendation for each episode of the other tasks
+        "users": 40,  # users of recommendation for each episode of the other tasks
         "steps": 3,  # steps of gradient descent at test
         # Episodes side by side in a program. On a CPU, which runs one program per core, 1 is
         # fastest, except for recommendation, which encodes the catalogue once per program. On a

@@ -240,9 +240,9 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
 def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
     """Return a sampler of recommendation episodes for joint training: an episode is many users.
 
-    One encoding of the products serves all users, and each user gives an example for every product
-    but their first, given those before it. With `candidates`, the episode is a smaller shop: the
-    products outside it are taken out of everyone's history.
+    One encoding of the products serves all users, and each user gives an example for every product,
+    given those before it: none for the first, as of a new user. With `candidates`, the episode is a
+    smaller shop: the products outside it are taken out of everyone's history.
 
     Args:
         users: number of users per episode, drawn with replacement.
@@ -286,7 +286,7 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
             "history": repeated(history),
             "history_mask": flat(before),
             "popularity": repeated(table["popularity"][domain][rows] - mine),
-            "mask": flat(there & before.any(-1)),
+            "mask": flat(there),
             "id": repeated(user),
         }
         products = jax.tree.map(lambda leaf: leaf[domain][rows], table["products"])

@@ -427,8 +427,8 @@ CROWD = 5
 def test_a_crowd_episode_is_what_it_says(candidates):
     """Faults: an example's history holds what came after it, or the product itself; a product that
     the small shop does not have is asked for, or stands in a history as another one; a product
-    with nothing before it is asked for, or one with something before it is not; padding of a
-    history is product 0; popularity counts the user's own products, or what others are asked for,
+    that it has is not asked for, with nothing before it or with something; padding of a history
+    is product 0; popularity counts the user's own products, or what others are asked for,
     twice where a user is drawn twice, or is that of other products; the support has rows; the
     episode depends on the number of shots; padding of the catalogue is ranked."""
 
@@ -460,7 +460,7 @@ def test_a_crowd_episode_is_what_it_says(candidates):
             own = own_products(table, domain, user)
             for step in range(LONGEST):
                 before = [product for product in own[:step] if product in number]
-                asked = step < len(own) and own[step] in number and bool(before)
+                asked = step < len(own) and own[step] in number
                 assert row["mask"][step] == asked
                 if asked:
                     known = row["history"][step][row["history_mask"][step]]
