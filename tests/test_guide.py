@@ -645,9 +645,9 @@ def test_the_catalogue_is_encoded_once(guide, monkeypatch):
     read = []
     rows_of = product_rows
 
-    def counted(products, *rest):
+    def counted(products, *rest, **options):
         read.append(len(products))
-        return rows_of(products, *rest)
+        return rows_of(products, *rest, **options)
 
     monkeypatch.setattr("metaguide.tasks.recommendation.product_rows", counted)
     adapted = guide.adapt(Domain("shop", PRODUCTS), shots=0)
