@@ -241,8 +241,8 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
     """Return a sampler of recommendation episodes for joint training: an episode is many users.
 
     One encoding of the products serves all users, and each user gives an example for every product,
-    given those before it: none for the first, as of a new user. With `candidates`, the episode is a
-    smaller shop: the products outside it are taken out of everyone's history.
+    given those before it: none for the first, as for a new user. With `candidates`, the episode is
+    a smaller shop: the products outside it are taken out of everyone's history.
 
     Args:
         users: number of users per episode, drawn with replacement.

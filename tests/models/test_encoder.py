@@ -268,7 +268,7 @@ def test_training_knows_half_of_the_texts_by_their_ngrams_alone():
     bag = {**params["grams"], "embedding": jnp.asarray(RNG.normal(size=(9, 8)))}
     params = {**params, "grams": bag}
     tokens = jnp.tile(jnp.array([[2, 5, 6]], jnp.int32), (400, 1))
-    # One n-gram 60 times: however many are dropped, the norm of the bag alone is the same.
+    # One n-gram 60 times: however many are dropped, the bag alone is the same once normalised.
     grams = jnp.full((400, 60), 3, jnp.int32)
 
     @partial(jax.jit, static_argnames="trains")
