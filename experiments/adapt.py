@@ -25,7 +25,11 @@ from metaguide.evaluation import results
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.evaluate import drawn, episode_keys, evaluator
 from metaguide.methods import (
+    ALL_BY_ADAM,
+    HEAD_BY_ADAM,
     IN_GUIDE,
+    MAP_ALL,
+    MAP_HEAD,
     META_TRAINED,
     METHODS,
     NOTHING,
@@ -46,7 +50,10 @@ from metaguide.types import Params, TaskDistribution
 TUNED_AT = 5
 """Number of shots at which rates are chosen."""
 
-GRIDS = ("learning_rates", "adam_learning_rates", "penalties", "map_penalties", "rule_factors")
+GRIDS = (
+    *("learning_rates", "adam_learning_rates", "rule_factors"),
+    *("penalties", "map_penalties", "map_all_penalties"),
+)
 """Fields of the config's `adapt` that hold the values validation chooses from."""
 
 OUTCOMES = "outcomes"
@@ -455,8 +462,13 @@ def _grid(section: FrozenConfigDict, adaptation: Adaptation) -> tuple[float, ...
     if not adaptation.tuned:
         return ()
     grids = {"learning_rate": "learning_rates", "penalty": "penalties", "factor": "rule_factors"}
-    of_its_own = {"adam": "adam_learning_rates", "map": "map_penalties"}
-    return section[of_its_own.get(adaptation.by, grids[adaptation.tuned])]
+    of_its_own = {
+        ALL_BY_ADAM: "adam_learning_rates",
+        HEAD_BY_ADAM: "adam_learning_rates",
+        MAP_HEAD: "map_penalties",
+        MAP_ALL: "map_all_penalties",
+    }
+    return section[of_its_own.get(adaptation, grids[adaptation.tuned])]
 
 
 def _adaptation_in(name: str, task: str, shots: int) -> Adaptation | None:

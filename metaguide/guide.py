@@ -26,6 +26,7 @@ from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.histories import History
 from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import TextTokenizer, Tokenizer
+from metaguide.methods import adaptation_of
 from metaguide.models.bert import Pooling
 from metaguide.models.encoder import FROZEN, Encoder, transformer
 from metaguide.models.guide import GuideModel, init_params
@@ -76,13 +77,23 @@ class Guide:
 
     @overload
     def adapt(
-        self, domain: Domain, shots: int = 5, seed: int = 0, support: Support = ()
+        self,
+        domain: Domain,
+        shots: int = 5,
+        seed: int = 0,
+        support: Support = (),
+        unlabelled: int = 0,
     ) -> "AdaptedGuide": ...
     @overload
     def adapt(
-        self, domain: Path | str, shots: int = 5, seed: int = 0, support: Support = ()
+        self,
+        domain: Path | str,
+        shots: int = 5,
+        seed: int = 0,
+        support: Support = (),
+        unlabelled: int = 0,
     ) -> "AdaptedGuide": ...
-    def adapt(self, domain, shots=5, seed=0, support=()):
+    def adapt(self, domain, shots=5, seed=0, support=(), unlabelled=0):
         """Adapt to a domain from a few of its examples.
 
         If a task cannot be adapted to in full, the guide adapts as far as possible, warns, and
@@ -97,6 +108,9 @@ class Guide:
             seed: seed of the draw of the examples.
             support: hand-picked examples to adapt to. For their tasks they replace the draw, and
                 `shots` and `seed` are ignored.
+            unlabelled: the most other products and reviews of the domain that a method may learn
+                from too, without their labels if they have any. `soft-k-means` does, which serves
+                sentiment in a guide of `from_encoder`.
 
         Returns:
             The adapted guide.
@@ -107,6 +121,14 @@ class Guide:
             ValueError: another argument is not as above, or an example of the support has no label.
         """
         shots, seed = whole_number("shots", shots, 0), whole_number("seed", seed, 0)
+        unlabelled = whole_number("unlabelled", unlabelled, 0)
+        methods = [one.method for one in self.serving.values()]
+        if unlabelled and not any(adaptation_of(one).reads_unlabelled for one in methods):
+            warnings.warn(
+                f"unlabelled is {unlabelled}, but none of the methods of this guide learns from "
+                "examples without labels",
+                stacklevel=2,
+            )
         if isinstance(domain, Domain):
             domain = checked_domain(domain)
         elif isinstance(domain, str | os.PathLike):
@@ -125,7 +147,7 @@ class Guide:
                 notes[name] = (f"this guide was not trained on {name}",)
                 continue
             adapted[name], notes[name] = TASKS[name].adapt(
-                self._server(name), domain, shots, rng, picked.get(name)
+                self._server(name), domain, shots, rng, picked.get(name), unlabelled
             )
             # Do not warn about a task that the domain does not have at all.
             if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
@@ -287,12 +309,12 @@ def load(
     )
 
 
-UNTRAINED: Mapping[str, tuple[str, float]] = {
-    "classification": ("prototypical", 0.0),
-    "sentiment": ("logistic", 3.0),
-    "recommendation": ("zero-shot", 0.0),
+UNTRAINED: Mapping[str, str] = {
+    "classification": "prototypical",
+    "sentiment": "soft-k-means",
+    "recommendation": "zero-shot",
 }
-"""The method and the penalty that serve each task in a guide without training."""
+"""The method that serves each task in a guide without training."""
 
 
 def from_encoder(
@@ -306,7 +328,8 @@ def from_encoder(
     """Build a guide on a pretrained encoder of texts, without any training.
 
     It classifies products by the names of their categories, or by examples of them; it tells
-    praise from blame after `adapt` has seen examples of both; it recommends products like those
+    praise from blame after `adapt` has seen examples of both, better if it may
+    also read reviews without labels (`unlabelled`); it recommends products like those
     that a user took. It answers no questions, and reads no pictures.
 
     Args:
@@ -335,8 +358,7 @@ def from_encoder(
         TextReader(None, vectors=vectors_of(encoder, cache)), Lengths(0, 0, 0), False, 0
     )
     serving = {
-        task: Serving(meta, method, penalty, 0, is_trained=False)
-        for task, (method, penalty) in UNTRAINED.items()
+        task: Serving(meta, method, 0.0, 0, is_trained=False) for task, method in UNTRAINED.items()
     }
     return Guide(model, reading, serving)
 

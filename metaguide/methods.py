@@ -26,10 +26,12 @@ from metaguide.learners import (
     meta_sgd,
     proto_maml,
     prototypical,
+    proximal_sgd,
     r2d2,
     relation,
     reptile,
     ridge,
+    soft_k_means,
 )
 from metaguide.optimizers import Rule
 from metaguide.optimizers.rule import Theta
@@ -53,7 +55,8 @@ class Settings:
         hold_body: adapt only the head, as ANIL does.
         rule: the learned optimizer.
         factor: multiplies the updates of the learned optimizer.
-        penalty: λ of a ridge or logistic regression; its initial value if it is learned.
+        penalty: λ of a ridge or logistic regression, or of the pull to the trained parameters; its
+            initial value if it is learned.
         caution: standard errors by which the MAP head has to gain to be used; None always uses it.
         scale: initial scale of R2-D2's logits.
         temperature: divides distances or similarities; None for the learner's own.
@@ -111,12 +114,14 @@ class Adaptation:
             adaptation.
         learner: builds the learner that adapts.
         tuned: the field of `Settings` that validation chooses; "" if there is none.
+        reads_unlabelled: whether it also learns from examples without a label.
     """
 
     adapts: str
     by: str
     learner: Build = field(compare=False, repr=False)
     tuned: str = field(default="", compare=False, repr=False)
+    reads_unlabelled: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_learned(self) -> bool:
@@ -213,6 +218,10 @@ PROTOTYPES = Adaptation(
     "features", "prototypes", lambda problem, s: prototypical(problem, s.temperature)
 )
 
+SOFT_K_MEANS = Adaptation(
+    "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
+)
+
 
 def _map_head(problem: Problem, settings: Settings) -> Learner:
     # The guard refits once per example of the support. It decides whether a few examples improve on
@@ -221,6 +230,14 @@ def _map_head(problem: Problem, settings: Settings) -> Learner:
 
 
 MAP_HEAD = Adaptation("features", "map", _map_head, "penalty")
+
+
+def _map_all(problem: Problem, settings: Settings) -> Learner:
+    inner = proximal_sgd(settings.learning_rate, settings.penalty)
+    return fine_tuning(problem, inner, settings.steps)
+
+
+MAP_ALL = Adaptation("all", "map", _map_all, "penalty")
 
 
 def _jointly(problem: Problem, settings: Settings) -> Learner:
@@ -316,7 +333,9 @@ METHODS = {
     "head-only-adam": Method("multitask", _jointly, HEAD_BY_ADAM),
     "ridge": Method("multitask", _jointly, RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
+    "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
     "map-head": Method("multitask", _jointly, MAP_HEAD),
+    "map-all": Method("multitask", _jointly, MAP_ALL),
     "maml": Method("metatrain", _maml, ALL_BY_SGD, needs=("learning_rate", "mode")),
     "first-order": Method("metatrain", _first_order, ALL_BY_SGD, needs=("learning_rate",)),
     "anil": Method("metatrain", _anil, HEAD_BY_SGD, needs=("learning_rate",)),

@@ -265,6 +265,8 @@ def _check_fields(found: Mapping[str, Any]) -> None:
     width, heads = found["width"], found["heads"]
     if width % heads:
         raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
+    if not (found["layers"] or found["buckets"] or found["encoder_width"]):
+        raise FieldError("layers", "is 0, without n-grams or an encoder; give 1 or more")
     trains = found["encoder_train"]
     if trains != "frozen" and not found["encoder_width"]:
         raise FieldError("encoder_train", f"is {trains!r}, of no encoder; give 'frozen'")

@@ -23,6 +23,7 @@ from metaguide.learners import (
     meta_sgd,
     proto_maml,
     prototypical,
+    proximal_sgd,
     r2d2,
     reptile,
     ridge,
@@ -623,6 +624,21 @@ def test_meta_sgd_with_one_rate_is_maml():
     outer = jax.grad(lambda p: maml(PROBLEM, SGD, 0).loss(p, task().query, ())[0])(moved)
     expected = jax.tree.map(lambda a, b: -a * b, inner, outer)
     near(slope["rule"]["rates"], {name: expected[name] for name in ("body", "head")}, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1e6])
+def test_proximal_descent_ends_at_the_penalised_minimum(strength):
+    """Faults: the pull is to the last point or to zero, it is taken without the rate, or a strong
+    one makes the descent diverge."""
+    target, start = jnp.asarray([1.0, -2.0]), jnp.asarray([3.0, 5.0])
+    rule, theta = proximal_sgd(0.5, strength), start
+    state = rule.init(theta)
+    for step in range(100):
+        update, state = rule.update(theta - target, state, theta)
+        if not step and not strength:
+            same(update, SGD.update(theta - target, SGD.init(theta))[0])
+        theta = theta + update
+    near(theta, (target + strength * start) / (1 + strength), rtol=1e-5)
 
 
 def test_rates_of_another_structure_are_an_error():

@@ -152,3 +152,62 @@ def test_an_empty_support_prefers_no_class(name):
     logits = learner.predict(adapted, support, ())["logits"]
     np.testing.assert_allclose(logits, jnp.broadcast_to(logits[:, :1], logits.shape), rtol=1e-6)
     assert np.isfinite(slope).all()
+
+
+def soft_k_means_in_numpy(rows, label, others, way, steps, weight):
+    def scaled(x):
+        return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-6)
+
+    flat = scaled(rows)
+    middle = flat[label >= 0].sum(0) + flat[others].sum(0)
+    middle = middle / ((label >= 0).sum() + others.sum())
+    x = scaled(flat - middle)
+    member = weight * (label[:, None] == np.arange(way))
+    centres = member.T @ x / member.sum(0)[:, None]
+    for _ in range(steps):
+        logits = -np.square(x[:, None] - centres).sum(-1) / np.sqrt(x.shape[1])
+        shares = member + scipy.special.softmax(logits, axis=1) * others[:, None]
+        centres = shares.T @ x / shares.sum(0)[:, None]
+    return x, centres, -np.square(x[:, None] - centres).sum(-1) / np.sqrt(x.shape[1])
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_soft_k_means_against_a_plain_loop(steps):
+    """Faults: the labels of unlabelled rows are read, padding counts, the support is forgotten
+    after the first step or has no weight, features are not centred."""
+    problem, rows = on_rows(3, 6)
+    place = np.arange(18) % 6
+    known, others = place < 2, (place == 2) | (place == 3)
+    spoilt = np.where((known | others)[:, None], rows["x"], np.nan)
+    label = jnp.where(known, rows["label"], 2)
+    support = {"x": jnp.asarray(spoilt), "label": label, "mask": jnp.asarray(known)}
+    support["unlabelled"] = jnp.asarray(others)
+    learner = learners.soft_k_means(problem, steps)
+    adapted, _ = jax.jit(learner.adapt)({"params": {}}, support, (), None)
+    x, label = np.asarray(rows["x"], np.float64), np.where(known, rows["label"], -1)
+    _, centres, logits = soft_k_means_in_numpy(x, label, others, 3, steps, 10.0)
+    np.testing.assert_allclose(adapted[1][1], centres, rtol=1e-4, atol=1e-5)
+    found = learner.predict(adapted, rows, ())["logits"]
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_unlabelled_rows_help_and_a_class_without_support_gets_none():
+    """Faults: unlabelled rows move nothing, or are shared with a class that nobody named."""
+    problem, rows = on_rows(3, 40, width=64)
+    label = np.asarray(rows["label"])
+    rng = np.random.default_rng(0)
+    x = 0.5 * rng.normal(size=(3, 64))[label] + rng.normal(size=(120, 64))
+    rows["x"] = jnp.asarray(x, jnp.float32)
+    first = np.isin(np.arange(120), [0, 40])  # one example of two classes, none of the third
+    others = ~first & (label < 2)
+    support = {**rows, "mask": jnp.asarray(first)}
+    learner = learners.soft_k_means(problem)
+
+    def accuracy(support):
+        adapted, _ = learner.adapt({"params": {}}, support, (), None)
+        said = learner.predict(adapted, rows, ())["logits"].argmax(-1)
+        assert not (said == 2).any()
+        return (np.asarray(said) == label)[others].mean()
+
+    alone = accuracy(support)
+    assert accuracy(support | {"unlabelled": jnp.asarray(others)}) > alone + 0.05

@@ -11,11 +11,13 @@ from metaguide.methods import (
     HEAD_BY_ADAM,
     HEAD_BY_SGD,
     LOGISTIC,
+    MAP_ALL,
     META_TRAINED,
     METHODS,
     NOTHING,
     PROTOTYPES,
     RIDGE,
+    SOFT_K_MEANS,
     Settings,
     UnknownMethod,
     adaptation_of,
@@ -83,6 +85,7 @@ def moved(learner, episode):
     [
         (ALL_BY_SGD, {"body", "head"}),
         (ALL_BY_ADAM, {"body", "head"}),
+        (MAP_ALL, {"body", "head"}),
         (by_rule("rnn"), {"body", "head"}),
         (HEAD_BY_SGD, {"head"}),
         (HEAD_BY_ADAM, {"head"}),
@@ -91,6 +94,7 @@ def moved(learner, episode):
         (RIDGE, "a classifier on features"),
         (LOGISTIC, "a classifier on features"),
         (PROTOTYPES, "a classifier on features"),
+        (SOFT_K_MEANS, "a classifier on features"),
     ],
 )
 def test_a_method_adapts_what_it_says(adaptation, expected, episode):
@@ -159,7 +163,7 @@ def test_a_factor_multiplies_the_updates_of_a_learned_optimizer(episode):
     jax.tree.map(np.testing.assert_array_equal, adapted, expected)
 
 
-@pytest.mark.parametrize("adaptation", [ALL_BY_SGD, RIDGE])
+@pytest.mark.parametrize("adaptation", [ALL_BY_SGD, MAP_ALL, RIDGE])
 def test_the_rate_may_be_traced(adaptation, episode):
     """Fault: each rate or penalty that is tried costs a compilation of its own."""
     traces = []

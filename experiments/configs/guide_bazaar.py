@@ -33,6 +33,7 @@ ADAM_RATES = (1e-3, 3e-3, 1e-2)
 RULE_FACTORS = (1.0, 3.0, 10.0)
 PENALTIES = (0.3, 3.0, 30.0)
 MAP_PENALTIES = (30.0, 100.0, 300.0)
+MAP_ALL_PENALTIES = (0.3, 3.0, 30.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
 ADAPTED = ("classification", "sentiment", "questions")
 CLASSES = ("classification", "sentiment")
@@ -42,7 +43,7 @@ ALL = (*ADAPTED, "recommendation")
 
 METHODS = (
     *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
-    *("ridge", "logistic", "map-head"),
+    *("ridge", "logistic", "soft-k-means", "map-head", "map-all"),
     *("maml", "first-order", "anil", "prototypical"),
     *("rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
 )
@@ -54,7 +55,14 @@ _NO_METHOD = Range(f"the name of a method, {', '.join(METHODS)}", lambda value: 
 
 EVERY_METHOD = {
     "metatrain": {"learners": ("maml", "first-order", "anil", "prototypical")},
-    "adapt": {"methods": {"scratch": ADAPTED, "logistic": CLASSES}},
+    "adapt": {
+        "methods": {
+            "scratch": ADAPTED,
+            "logistic": CLASSES,
+            "soft-k-means": CLASSES,
+            "map-all": ADAPTED,
+        }
+    },
 }
 """Overrides that add what the default leaves out, but for learned optimizers and Adam."""
 
@@ -145,6 +153,7 @@ RANGES = {
     "adapt.rule_factors": several(positive()),
     "adapt.penalties": several(positive()),
     "adapt.map_penalties": several(positive()),
+    "adapt.map_all_penalties": several(positive()),
     **{f"adapt.methods.{method}": optional(several(_TASKS, least=0)) for method in METHODS},
     "adapt.methods.*": _NO_METHOD,
 }
@@ -357,6 +366,8 @@ def get_config() -> ConfigDict:
         "rule_factors": RULE_FACTORS,
         "penalties": PENALTIES,  # penalties of ridge and logistic regression, tuned on validation
         "map_penalties": MAP_PENALTIES,  # penalties of the MAP head, tuned on validation
+        # Penalties of all parameters towards the trained ones, tuned on validation.
+        "map_all_penalties": MAP_ALL_PENALTIES,
         # Which tasks a method is used for; () leaves it out.
         "methods": {
             "scratch": (),
@@ -367,7 +378,9 @@ def get_config() -> ConfigDict:
             "head-only-adam": (),
             "ridge": CLASSES,
             "logistic": (),
+            "soft-k-means": (),
             "map-head": CLASSES,
+            "map-all": (),
             "maml": ADAPTED,
             "first-order": ADAPTED,
             "anil": ALL,

@@ -26,7 +26,15 @@ Black and white pictures of two by two pixels, whose features are the pixels:
 >>> shades = Episode(support=batch, query=batch)
 """
 
-from metaguide.learners.gradient_based import anil, fine_tuning, imaml, joint, maml, meta_sgd
+from metaguide.learners.gradient_based import (
+    anil,
+    fine_tuning,
+    imaml,
+    joint,
+    maml,
+    meta_sgd,
+    proximal_sgd,
+)
 from metaguide.learners.learned import learned
 from metaguide.learners.maml_plus_plus import maml_plus_plus
 from metaguide.learners.map import map_head
@@ -37,6 +45,7 @@ from metaguide.learners.on_features import (
     r2d2,
     relation,
     ridge,
+    soft_k_means,
 )
 from metaguide.learners.proto_maml import proto_maml
 from metaguide.learners.reptile import reptile
@@ -55,8 +64,10 @@ __all__ = [
     "meta_sgd",
     "proto_maml",
     "prototypical",
+    "proximal_sgd",
     "r2d2",
     "relation",
     "reptile",
     "ridge",
+    "soft_k_means",
 ]

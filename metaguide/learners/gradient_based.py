@@ -373,3 +373,35 @@ def check_differentiates_steps(mode: Mode, what: str) -> None:
             f"mode Implicit differentiates the inner solution, which no learned {what} changes; "
             f"learn it under Unrolled or FirstOrder"
         )
+
+
+def proximal_sgd(
+    learning_rate: float | Array, strength: float | Array
+) -> optax.GradientTransformation:
+    """Return gradient descent on L(θ) + λ/2 ‖θ − θ₀‖², where θ₀ is where it starts.
+
+    The pull is taken at the new point: θ ← (θ − η ∇L(θ) + η λ θ₀) / (1 + η λ), so that no λ makes
+    the descent diverge.
+
+    Args:
+        learning_rate: η.
+        strength: λ ≥ 0; with 0 it is `optax.sgd`.
+
+    Parikh, Boyd: Proximal Algorithms, 2014.
+
+    >>> theta, rule = {"w": jnp.ones(())}, proximal_sgd(0.5, 2.0)
+    >>> update, _ = rule.update({"w": jnp.ones(())}, rule.init(theta), theta)
+    >>> print(update["w"])
+    -0.25
+    """
+
+    def update(
+        updates: PyTree, state: PyTree, params: Params | None = None
+    ) -> tuple[PyTree, PyTree]:
+        def step(gradient: Array, start: Array, now: Array) -> Array:
+            moved = -learning_rate * (gradient + strength * (now - start))
+            return (moved / (1 + learning_rate * strength)).astype(gradient.dtype)
+
+        return jax.tree.map(step, updates, state, params), state
+
+    return optax.GradientTransformation(lambda params: params, update)

@@ -16,6 +16,7 @@ from metaguide.learners.on_features import (
     absent,
     check_positive,
     classes_of,
+    from_middle,
     masked_loss,
     prototypes,
     standardised,
@@ -149,15 +150,6 @@ def middle_of_classes(features: Features, label: Labels, mask: Mask, way: int) -
     present = ~absent(label, mask, way)[:, None]
     centres = jnp.where(present, prototypes(flat, label, mask, way), 0)
     return centres.sum(0) / present.sum().astype(flat.dtype)
-
-
-def from_middle(features: Features, middle: Float[Array, " width"]) -> Inputs:
-    """Return features scaled to unit mean square, centred at a middle, and scaled again.
-
-    Sentence encoders put all texts into a narrow cone: without centring, the common part acts as a
-    bias. The axes are not scaled separately: directions in which texts differ a lot may move more.
-    """
-    return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
 
 
 def map_shift(

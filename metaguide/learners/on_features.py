@@ -18,6 +18,9 @@ from metaguide.types import Batch, Episode, Learner, Metrics, Observe, Params, P
 
 Features = Float[Array, "examples width"]
 
+UNLABELLED = "unlabelled"
+"""The field of a support that marks the rows without a label that a learner may read."""
+
 
 def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
     """Classify by the nearest class mean: p(y = n | x) ∝ exp(−‖f(x) − c_n‖² / τ).
@@ -48,6 +51,85 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
         return out_of_reach(-distance / scale, lacking)
 
     return _on_features(problem, _fit_prototypes, score)
+
+
+def soft_k_means(
+    problem: Problem, steps: int = 3, weight: float | Array = 10.0, temperature: float | None = None
+) -> Learner:
+    """Refine the prototypes by examples without labels: c_n = Σ_i p_in f_i / Σ_i p_in.
+
+    The sums are over the support, where p_in is `weight` for the class of the example and else 0,
+    and over the unlabelled examples, where p_in ∝ exp(−‖f_i − c_n‖² / τ) by the prototypes of the
+    step before.
+    Features are centred at the mean of all these examples, so that what all texts of a domain have
+    in common is not mistaken for confidence, and then scaled to unit mean square. Classes are taken
+    to be about as frequent as one another.
+
+    The support's field `unlabelled`, bool, says which of the rows that its mask leaves out are
+    such examples. Without the field, or without steps, each class has the mean of its support.
+
+    Args:
+        problem: a problem with classes; its head is not used.
+        steps: number of refinements; 1 in the paper.
+        weight: how many unlabelled examples an example of the support counts as; 1 in the paper.
+            A larger one does less harm where one class is much rarer than another.
+        temperature: τ; √width by default, as in `prototypical`.
+
+    Returns:
+        A learner whose `adapted` is (meta-parameters, (mean of the examples, prototypes, which
+        classes are absent)).
+
+    Raises:
+        ValueError: the problem has no classes.
+
+    Ren et al.: Meta-Learning for Semi-Supervised Few-Shot Classification, 2018.
+
+    >>> learner = soft_k_means(pictures)
+    >>> first = jnp.arange(4) < 2
+    >>> support = {**shades.support, "mask": first, "unlabelled": ~first}
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), support, (), key)
+    >>> print(learner.predict(adapted, shades.query, ())["logits"].argmax(-1))
+    [0 1 0 1]
+    """
+
+    def distance(features: Features, centres: Array) -> Array:
+        scale = features.shape[-1] ** 0.5 if temperature is None else temperature
+        return jnp.square(features[:, None] - centres).sum(-1) / scale
+
+    def fit(
+        rule: Params,
+        features: Features,
+        label: Array,
+        mask: Array,
+        way: int,
+        unlabelled: Array | None = None,
+    ) -> Any:
+        others = jnp.zeros_like(mask) if unlabelled is None else unlabelled & ~mask
+        known = mask.astype(features.dtype)
+        # The features of rows that are neither are padding, and need not be finite.
+        rows = jnp.where((mask | others)[:, None], features, 0)
+        counts = (mask | others).astype(features.dtype)
+        flat = standardised(rows)[:, :-1]
+        middle = counts @ flat / jnp.maximum(counts.sum(), 1)
+        x = from_middle(rows, middle)
+        lacking = absent(label, mask, way)
+        member = weight * jax.nn.one_hot(label, way, dtype=x.dtype) * known[:, None]
+
+        def mean_of(shares: Array) -> Array:
+            return shares.T @ x / jnp.maximum(shares.sum(0)[:, None], 1e-6)
+
+        def refine(centres: Array, _: None) -> tuple[Array, None]:
+            chance = jax.nn.softmax(out_of_reach(-distance(x, centres), lacking))
+            return mean_of(member + jnp.where(others[:, None], chance, 0)), None
+
+        centres, _ = jax.lax.scan(refine, mean_of(member), length=steps)
+        return middle, centres, lacking
+
+    def score(rule: Params, features: Features, fitted: Any) -> Array:
+        middle, centres, lacking = fitted
+        return out_of_reach(-distance(from_middle(features, middle), centres), lacking)
+
+    return _on_features(problem, fit, score, reads_unlabelled=True)
 
 
 def matching(problem: Problem, temperature: float = 1.0) -> Learner:
@@ -341,6 +423,15 @@ def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
 
+def from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
+    """Return features scaled to unit mean square, centred at a middle, and scaled again.
+
+    Sentence encoders put all texts into a narrow cone: without centring, the common part acts as a
+    bias. The axes are not scaled separately: directions in which texts differ a lot may move more.
+    """
+    return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
+
+
 def classes_of(problem: Problem, learner: str) -> int:
     """Return the problem's number of classes.
 
@@ -395,11 +486,13 @@ def _on_features(
     score: Callable[[Params, Features, Any], Array],
     init_rule: Callable[..., Params] | None = None,
     each_loss: Callable[[Array, Array], Array] | None = None,
+    reads_unlabelled: bool = False,
 ) -> Learner:
     """Build a learner from fit(rule, features, label, mask, way), score(rule, features, fitted).
 
     `init_rule(key, dtype)` returns the meta-parameters in addition to the encoder's.
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
+    With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
     """
     way = classes_of(problem, "a classifier on features")
 
@@ -423,7 +516,9 @@ def _on_features(
     ) -> tuple[Any, Any]:
         del key
         known = features(meta["params"], support, context)
-        fitted = fit(meta.get("rule"), known, support[problem.target], support["mask"], way)
+        given = (support.get(UNLABELLED),) if reads_unlabelled else ()
+        label, mask = support[problem.target], support["mask"]
+        fitted = fit(meta.get("rule"), known, label, mask, way, *given)
         adapted = (meta, fitted)
         # One step goes straight to the solution, so there is one observation.
         seen = None if observe is None else jax.tree.map(lambda a: a[None], observe(adapted))

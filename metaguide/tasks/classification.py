@@ -209,6 +209,7 @@ LABELLING = Labelling(
     table=_table,
     context=_context,
     start=with_slots,
+    unlabelled=lambda domain: domain.products,
     described=lambda name: f"category {name!r}",
     lacking="no product has a category, so there are none to tell apart; add some",
     is_ordered=False,

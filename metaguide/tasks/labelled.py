@@ -9,6 +9,8 @@ import numpy as np
 from metaguide.data.catalogue import Domain, checked_part
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
+from metaguide.learners.on_features import UNLABELLED
+from metaguide.methods import adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape, Task
@@ -44,6 +46,7 @@ class Labelling(NamedTuple):
             every domain.
         context: (classes, reading) -> the context of a task in serving.
         start: (params, number of classes) -> the parameters that adaptation starts from.
+        unlabelled: domain -> the examples that a method may learn from without their labels.
         described: a class's name -> the phrase that messages use for it.
         lacking: message for a domain without classes; None if every domain has them.
         needs_all: whether adaptation needs examples of every class.
@@ -60,6 +63,7 @@ class Labelling(NamedTuple):
     table: Callable[..., Table] | None = None
     context: Callable[[tuple[str, ...], Reading], dict[str, Any]] = lambda classes, reading: {}
     start: Callable[[Params, int], Params] = lambda params, classes: params
+    unlabelled: Callable[[Domain], Sequence[Any]] = lambda domain: ()
     described: Callable[[str], str] = str
     lacking: str | None = None
     needs_all: bool = False
@@ -123,6 +127,7 @@ def adapt(
     shots: int,
     rng: np.random.Generator,
     picked: Sequence[Any] | None,
+    unlabelled: int = 0,
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Adapt to a domain, with notes on what is lacking; the arguments are those of `Task.adapt`."""
     reading, serving = server.reading, server.serving
@@ -154,10 +159,17 @@ def adapt(
             return unadapted()
         return unadapted(*["no examples to adapt to"] * (not len(rows)), as_trained)
     chosen: list[Any] = [examples[int(row)] for row in rows]
+    others: list[Any] = []
+    if unlabelled and adaptation_of(serving.method).reads_unlabelled:
+        taken = {one.id for one in chosen}
+        pool = [one for one in labelling.unlabelled(domain) if one.id not in taken]
+        others = [pool[row] for row in rng.permutation(len(pool))[:unlabelled]]
+    known = np.arange(len(chosen) + len(others)) < len(chosen)
     support = {
-        **labelling.rows(chosen, reading, domain.name),
-        "label": labels[rows].astype(np.int32),
-        "mask": np.ones(len(rows), bool),
+        **labelling.rows([*chosen, *others], reading, domain.name),
+        "label": np.pad(labels[rows], (0, len(others))).astype(np.int32),
+        "mask": known,
+        **({UNLABELLED: ~known} if others else {}),
     }
     state, _ = learner(True).adapt(meta, support, context, None)
     if not is_finite(state):

@@ -291,10 +291,15 @@ def _episodes(
 
 
 def _adapt(
-    server: Server, domain: Domain, shots: int, rng: np.random.Generator, picked: None
+    server: Server,
+    domain: Domain,
+    shots: int,
+    rng: np.random.Generator,
+    picked: None,
+    unlabelled: int,
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Defer adaptation: users adapt on request, and the first request encodes the catalogue."""
-    del rng, picked
+    del rng, picked, unlabelled
     if not domain.products:
         return None, ("there are no products to rank; add them",)
     ranker = partial(_ranker, shots)

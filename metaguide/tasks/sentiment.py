@@ -182,6 +182,10 @@ LABELLING = Labelling(
     rows=_rows,
     problem=_problem,
     answers=_answers,
+    # A review of three stars is neither positive nor negative.
+    unlabelled=lambda domain: [
+        one for one in domain.reviews if one.label is not None or one.stars is None
+    ],
     described=lambda name: f"sentiment {name!r}",
     needs_all=True,
 )

@@ -53,8 +53,9 @@ class Task(NamedTuple):
         scoring: how outcomes become metrics.
         baselines: (sources, domain, reading, always, cells) -> outcomes on one held-out domain;
             `cells`, keyed by shots, are those of `metaguide.evaluation.evaluate.drawn`.
-        adapt: (server, domain, shots, rng, picked) -> (adapted or None, notes); `picked` are
-            examples to adapt to instead of drawn ones, or None.
+        adapt: (server, domain, shots, rng, picked, unlabelled) -> (adapted or None, notes);
+            `picked` are examples to adapt to instead of drawn ones, or None, and `unlabelled` is
+            the most other examples that a method may learn from without their labels.
         predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is for rankings.
         checked: (where, example) -> the example as `predict` reads it, without its label; `where`
             is for messages.

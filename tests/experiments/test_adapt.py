@@ -157,9 +157,7 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
 def test_a_rate_that_diverges_is_not_chosen():
     """Fault: what is not finite scores as a good outcome, and validation prefers its rate."""
     rates = {"learning_rates": (0.1, 1.0), "adam_learning_rates": (0.1, 1.0)}
-    config = FrozenConfigDict(
-        {"adapt": {**rates, "penalties": (1.0,), "map_penalties": (1.0,), "rule_factors": (1.0,)}}
-    )
+    config = FrozenConfigDict({"adapt": {**dict.fromkeys(GRIDS, (1.0,)), **rates}})
 
     class Outcomes:
         task, validation, diverging = "recommendation", ("books",), 0.0

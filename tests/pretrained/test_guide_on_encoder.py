@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,41 @@ def test_vectors_are_computed_once_where_there_is_a_cache(folders, tmp_path, mon
     # And the files are read once, not at each question.
     monkeypatch.setattr(vector_cache, "read_arrays", None)
     assert first.predict(REVIEWS) == again.predict(REVIEWS)
+
+
+@pytest.mark.filterwarnings("ignore:domain shop")
+def test_other_reviews_are_read_without_their_labels(guide):
+    """Faults: reviews without labels change nothing, their labels are read where they have any, a
+    review of three stars counts as one without a label, more are read than was asked for."""
+    some = ("good screen", "bad phone", "screen", "the phone", "not good", "good good", "bad")
+    others = [Review(f"o{row}", text) for row, text in enumerate(some)]
+    support = REVIEWS[:2]
+
+    def chances(*reviews, unlabelled=10):
+        domain = Domain("shop", reviews=(*support, *reviews))
+        adapted = guide.adapt(domain, support=support, unlabelled=unlabelled)
+        assert set(adapted.adapted["sentiment"].chosen) == {"r0", "r1"}
+        return [one.positive for one in adapted.predict(REVIEWS + tuple(others))]
+
+    alone, read = chances(*others, unlabelled=0), chances(*others)
+    assert alone == chances() and max(abs(np.subtract(alone, read))) > 1e-3
+    labelled = [Review(one.id, one.text, stars=5.0) for one in others]
+    np.testing.assert_allclose(chances(*labelled), read, rtol=1e-5)
+    neither = [Review(one.id, one.text, stars=3.0) for one in others]
+    assert chances(*neither) == alone
+    one = [chances(other) for other in others]
+    found = chances(*others, unlabelled=1)
+    assert any(np.allclose(found, this, rtol=1e-5) for this in one)
+
+
+def test_unlabelled_examples_that_nothing_reads_are_said(guide):
+    """Fault: a guide whose methods read none passes over them in silence."""
+    with pytest.raises(ValueError, match="unlabelled is -1; it has to be 0 or more"):
+        guide.adapt(DOMAIN, unlabelled=-1)
+    serving = {"sentiment": guide.serving["sentiment"]._replace(method="logistic")}
+    other = replace(guide, serving=serving)
+    with pytest.warns(UserWarning, match="unlabelled is 5, but none of the methods of this guide"):
+        other.adapt(DOMAIN, unlabelled=5)
 
 
 @pytest.mark.slow
