@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +26,7 @@ from metaguide.learners.map import (
     map_shift,
     worth_adapting,
 )
+from metaguide.learners.on_features import from_middle, nearness, soft_prototypes
 from metaguide.training.progress import say
 
 Logits = Float[np.ndarray, "categories reviews"]
@@ -362,6 +363,29 @@ def adapted(
     direction, pays = jax.device_get(_shifts(support, rule.penalty, caution))
     moved = np.einsum("eqi,ei->eq", task.inputs[1], np.where(pays[:, None], direction, 0))
     return rule.scale * logits[task.query] + moved, pays
+
+
+@jax.jit
+def with_unlabelled(
+    vectors: Float[Array, "reviews width"],
+    label: Int[Array, " reviews"],
+    support: Int[Array, "episodes examples"],
+) -> Float[Array, "episodes reviews"]:
+    """Return the logits of a category's reviews after 3 refinements of soft k-means.
+
+    Args:
+        vectors: of all its reviews; those outside the support are read without their labels.
+        label: of its reviews.
+        support: one for each episode.
+    """
+
+    def one(rows: Array) -> Array:
+        known = jnp.zeros(len(label), bool).at[rows].set(True)
+        middle, centres = soft_prototypes(vectors, label, known, ~known, way=2)
+        logits = nearness(from_middle(vectors, middle), centres)
+        return logits[:, 1] - logits[:, 0]
+
+    return jax.lax.map(one, support)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -44,6 +44,7 @@ from experiments.tables.left_out import (
     task_of,
     tfidf,
     weighted_ngrams,
+    with_unlabelled,
     zero_shot,
 )
 from metaguide.data.online_shopping import read_online_shopping
@@ -317,6 +318,13 @@ def answers(
         yield name, Outcome(label, query, logits, before[query], pays)
     if True in tasks:
         yield "encoder alone", Outcome(label, query, alone(tasks[True])[0])
+        assert corpus.vectors is not None
+        given = corpus.vectors[rows], label.astype(np.int32), draw.astype(np.int32)
+        found = np.asarray(with_unlabelled(*given))
+        yield (
+            "encoder alone, unlabelled",
+            Outcome(label, query, np.take_along_axis(found, query, 1)),
+        )
 
 
 # ------------------------------------------------------------------------------ scores

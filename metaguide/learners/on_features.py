@@ -46,9 +46,7 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
         centres, lacking = fitted
-        distance = jnp.square(features[:, None] - centres).sum(-1)
-        scale = features.shape[-1] ** 0.5 if temperature is None else temperature
-        return out_of_reach(-distance / scale, lacking)
+        return out_of_reach(nearness(features, centres, temperature), lacking)
 
     return _on_features(problem, _fit_prototypes, score)
 
@@ -92,10 +90,6 @@ def soft_k_means(
     [0 1 0 1]
     """
 
-    def distance(features: Features, centres: Array) -> Array:
-        scale = features.shape[-1] ** 0.5 if temperature is None else temperature
-        return jnp.square(features[:, None] - centres).sum(-1) / scale
-
     def fit(
         rule: Params,
         features: Features,
@@ -105,29 +99,13 @@ def soft_k_means(
         unlabelled: Array | None = None,
     ) -> Any:
         others = jnp.zeros_like(mask) if unlabelled is None else unlabelled & ~mask
-        known = mask.astype(features.dtype)
-        # The features of rows that are neither are padding, and need not be finite.
-        rows = jnp.where((mask | others)[:, None], features, 0)
-        counts = (mask | others).astype(features.dtype)
-        flat = standardised(rows)[:, :-1]
-        middle = counts @ flat / jnp.maximum(counts.sum(), 1)
-        x = from_middle(rows, middle)
-        lacking = absent(label, mask, way)
-        member = weight * jax.nn.one_hot(label, way, dtype=x.dtype) * known[:, None]
-
-        def mean_of(shares: Array) -> Array:
-            return shares.T @ x / jnp.maximum(shares.sum(0)[:, None], 1e-6)
-
-        def refine(centres: Array, _: None) -> tuple[Array, None]:
-            chance = jax.nn.softmax(out_of_reach(-distance(x, centres), lacking))
-            return mean_of(member + jnp.where(others[:, None], chance, 0)), None
-
-        centres, _ = jax.lax.scan(refine, mean_of(member), length=steps)
-        return middle, centres, lacking
+        found = soft_prototypes(features, label, mask, others, way, steps, weight, temperature)
+        return *found, absent(label, mask, way)
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
         middle, centres, lacking = fitted
-        return out_of_reach(-distance(from_middle(features, middle), centres), lacking)
+        logits = nearness(from_middle(features, middle), centres, temperature)
+        return out_of_reach(logits, lacking)
 
     return _on_features(problem, fit, score, reads_unlabelled=True)
 
@@ -366,6 +344,57 @@ def prototypes(
     """
     member = jax.nn.one_hot(label, way, axis=0, dtype=features.dtype) * mask.astype(features.dtype)
     return member @ features / jnp.maximum(member.sum(1, keepdims=True), 1.0)
+
+
+def soft_prototypes(
+    features: Features,
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    unlabelled: Bool[Array, " examples"],
+    way: int,
+    steps: int = 3,
+    weight: float | Array = 10.0,
+    temperature: float | None = None,
+) -> tuple[Float[Array, " width"], Float[Array, "way width"]]:
+    """Return prototypes that examples without labels refine, as `soft_k_means` does.
+
+    Args:
+        features: features of all examples; of those that neither mask has, they are not read.
+        label: class of each example, in [0, way); not read where `mask` is False.
+        mask: which examples have a label.
+        unlabelled: which other examples are read.
+        way: number of classes.
+        steps, weight, temperature: as in `soft_k_means`.
+
+    Returns:
+        The mean that features are centred at by `from_middle`, and a prototype per class in centred
+        features; zero for a class without examples.
+    """
+    read = mask | unlabelled
+    rows = jnp.where(read[:, None], features, 0)
+    counts = read.astype(rows.dtype)
+    middle = counts @ standardised(rows)[:, :-1] / jnp.maximum(counts.sum(), 1)
+    x = from_middle(rows, middle)
+    lacking = absent(label, mask, way)
+    member = weight * jax.nn.one_hot(label, way, dtype=x.dtype) * mask[:, None].astype(x.dtype)
+
+    def mean_of(shares: Array) -> Array:
+        return shares.T @ x / jnp.maximum(shares.sum(0)[:, None], 1e-6)
+
+    def refine(centres: Array, _: None) -> tuple[Array, None]:
+        chance = jax.nn.softmax(out_of_reach(nearness(x, centres, temperature), lacking))
+        return mean_of(member + jnp.where(unlabelled[:, None], chance, 0)), None
+
+    centres, _ = jax.lax.scan(refine, mean_of(member), length=steps)
+    return middle, centres
+
+
+def nearness(
+    features: Features, centres: Float[Array, "way width"], temperature: float | None = None
+) -> Float[Array, "examples way"]:
+    """Return −‖f − c‖² / τ of each feature and prototype; τ is √width by default."""
+    scale = features.shape[-1] ** 0.5 if temperature is None else temperature
+    return -jnp.square(features[:, None] - centres).sum(-1) / scale
 
 
 def absent(label: Int[Array, " examples"], mask: Bool[Array, " examples"], way: int) -> Array:
