@@ -16,7 +16,8 @@ from experiments.modules import COMMANDS
 from experiments.tables import left_out, reviews
 from experiments.tables.left_out import Corpus, corpus_of, taken
 from metaguide.evaluation.results import read
-from metaguide.learners.map import from_middle, map_shift, middle_of_classes
+from metaguide.learners.map import map_shift, middle_of_classes
+from metaguide.learners.on_features import from_middle
 
 NAMES = ("a", "b", "c")
 WORDS = (("坏", "差", "烂"), ("好", "棒", "赞"))
@@ -116,6 +117,25 @@ def test_the_span_of_the_support_is_all_a_map_head_learns_in() -> None:
     shift = map_shift(inputs[rows], y, mask, known[rows], 40.0)
     expected = np.diff(known[query] + inputs[query] @ shift)[:, 0]
     np.testing.assert_allclose(found[0], expected, atol=2e-3)
+
+
+def test_reviews_without_labels_are_read_without_them(corpus: Corpus) -> None:
+    """Faults: a label outside the support is read, or the reviews outside it are not."""
+    assert corpus.vectors is not None
+    rows = corpus.rows(0)
+    vectors, label = corpus.vectors[rows].astype(np.float32), corpus.label[rows].astype(np.int32)
+    support = left_out.supports(label, 2, 3, (0,)).astype(np.int32)
+    found = left_out.with_unlabelled(vectors, label, support)
+    assert found.shape == (3, len(rows))
+    other = 1 - label
+    other[support[0]] = label[support[0]]
+    of_other = left_out.with_unlabelled(vectors, other, support)
+    np.testing.assert_array_equal(found[0], of_other[0])
+    moved = vectors.copy()
+    unread = np.setdiff1d(np.arange(len(rows)), support[0])
+    moved[unread[0]] = -moved[unread[0]]
+    of_moved = np.asarray(left_out.with_unlabelled(moved, label, support))[0]
+    assert np.abs(of_moved - np.asarray(found)[0])[unread[1:]].max() > 1e-5
 
 
 def test_tfidf_is_that_of_the_sources(corpus: Corpus) -> None:
