@@ -298,5 +298,7 @@ def test_what_cannot_be_read_is_not_written():
     """Fault: a run trains for an hour, and its folder cannot be loaded."""
     with pytest.raises(FieldError, match="heads is 3; give a divisor of the width, 8"):
         dataclasses.replace(RUN, heads=3)
+    with pytest.raises(FieldError, match="layers is 0, without n-grams or an encoder"):
+        dataclasses.replace(RUN, layers=0, buckets=0)
     with pytest.raises(FieldError, match="serving.sentiment.steps is -1"):
         dataclasses.replace(RUN, serving={"sentiment": Served(".", "maml", 0.1, -1)})
