@@ -108,9 +108,9 @@ class Guide:
             seed: seed of the draw of the examples.
             support: hand-picked examples to adapt to. For their tasks they replace the draw, and
                 `shots` and `seed` are ignored.
-            unlabelled: the most other products and reviews of the domain that a method may learn
-                from too, without their labels if they have any. `soft-k-means` does, which serves
-                sentiment in a guide of `from_encoder`.
+            unlabelled: the largest number of other examples of the domain, for each task, that a
+                method may learn from as well; their labels, if they have any, are not read. The
+                method `soft-k-means` does, which serves sentiment in a guide of `from_encoder`.
 
         Returns:
             The adapted guide.
@@ -328,9 +328,9 @@ def from_encoder(
     """Build a guide on a pretrained encoder of texts, without any training.
 
     It classifies products by the names of their categories, or by examples of them; it tells
-    praise from blame after `adapt` has seen examples of both, better if it may
-    also read reviews without labels (`unlabelled`); it recommends products like those
-    that a user took. It answers no questions, and reads no pictures.
+    praise from blame after `adapt` has seen examples of both, and better if `unlabelled` lets it
+    read reviews without labels; it recommends products like those that a user took. It answers no
+    questions, and reads no pictures.
 
     Args:
         folder: a Hugging Face folder of the BERT family, with `config.json`, `model.safetensors`

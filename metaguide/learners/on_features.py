@@ -57,11 +57,10 @@ def soft_k_means(
     """Refine the prototypes by examples without labels: c_n = Σ_i p_in f_i / Σ_i p_in.
 
     The sums are over the support, where p_in is `weight` for the class of the example and else 0,
-    and over the unlabelled examples, where p_in ∝ exp(−‖f_i − c_n‖² / τ) by the prototypes of the
-    step before.
-    Features are centred at the mean of all these examples, so that what all texts of a domain have
-    in common is not mistaken for confidence, and then scaled to unit mean square. Classes are taken
-    to be about as frequent as one another.
+    and over the unlabelled examples, where p_in ∝ exp(−‖f_i − c_n‖² / τ) with the prototypes of the
+    previous step. Features are centred at the mean of all these examples, so that what the texts of
+    a domain have in common does not count, and then scaled to unit mean square. Classes are assumed
+    to be about equally frequent.
 
     The support's field `unlabelled`, bool, says which of the rows that its mask leaves out are
     such examples. Without the field, or without steps, each class has the mean of its support.
