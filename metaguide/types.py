@@ -12,6 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 Batch = Mapping[str, Array]
 """Arrays with a leading axis of examples; `mask` (bool) where padded, `id` = row in its table."""
 
+UNLABELLED = "unlabelled"
+"""The field of a support that marks the rows without a label that a learner may read."""
+
 HASHES = 1 << 18
 """Bound on the numbers of n-grams: of 5,000 words, 4% share their number with another one."""
 

@@ -72,7 +72,7 @@ LEARNERS = {
     ),
     "learned": lambda p: learned(p, RULE.init, RULE.transform, 3, Unrolled()),
 }
-ON_FEATURES = ("prototypical", "ridge", "logistic", "matching", "relation", "r2d2")
+ON_FEATURES = ("prototypical", "soft-k-means", "ridge", "logistic", "matching", "relation", "r2d2")
 every = pytest.mark.parametrize("name", LEARNERS)
 
 

@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
             "log_every": 1,
             "checkpoint_every": 2,
             "reptile": {"way5": {"steps": 2, "train_shots": 2, "test_steps": 2}},
-            "maml++": {"way5": {"steps": 2, "inner_steps": 1}},
+            "maml++": {"way5": {"steps": 2, "inner_steps": 2}},
             "imaml": {"way5": {"steps": 2, "inner_steps": 4}},
             "prototypical": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},
             "r2d2": {"way5": {"steps": 2, "train_way": 6, "test_episodes": 4}},

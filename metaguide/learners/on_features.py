@@ -14,12 +14,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from metaguide.types import Batch, Episode, Learner, Metrics, Observe, Params, Problem, Progress
+from metaguide.types import (
+    UNLABELLED,
+    Batch,
+    Episode,
+    Learner,
+    Metrics,
+    Observe,
+    Params,
+    Problem,
+    Progress,
+)
 
 Features = Float[Array, "examples width"]
-
-UNLABELLED = "unlabelled"
-"""The field of a support that marks the rows without a label that a learner may read."""
 
 
 def prototypical(problem: Problem, temperature: float | None = None) -> Learner:

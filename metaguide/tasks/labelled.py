@@ -9,12 +9,11 @@ import numpy as np
 from metaguide.data.catalogue import Domain, checked_part
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
-from metaguide.learners.on_features import UNLABELLED
 from metaguide.methods import adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape, Task
-from metaguide.types import Learner, Params, Problem, TaskDistribution
+from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
 
 class Labelled(NamedTuple):
