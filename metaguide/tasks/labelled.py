@@ -126,7 +126,7 @@ def adapt(
     shots: int,
     rng: np.random.Generator,
     picked: Sequence[Any] | None,
-    unlabelled: int = 0,
+    unlabelled: int,
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Adapt to a domain, with notes on what is lacking; the arguments are those of `Task.adapt`."""
     reading, serving = server.reading, server.serving
