@@ -5,10 +5,12 @@ import io
 import json
 import os
 import shlex
+import shutil
 import socket
 import stat
 import sys
 import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +57,28 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         os.unlink(part)
         raise
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Give a folder its name, in the place of an older folder, which is deleted.
+
+    Args:
+        new: the folder, complete, in the file system of `target`.
+        target: its name to be.
+
+    Raises:
+        OSError: it cannot be; the older folder stays.
+    """
+    old = target.parent / f".{uuid.uuid4().hex}.old"
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -32,12 +32,13 @@ BELOW: Mapping[str, frozenset[str]] = {
         "training": "types files parallel data objectives inner_loop optimizers learners problems",
         "evaluation": "types files scoring parallel data training",
         "tasks": "types ties scoring data models objectives optimizers methods training evaluation",
+        "overview": "data tasks",
         "run_config": "files methods tasks training",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import besides itself."""
 
-FACES = frozenset({"__init__", "guide"})
+FACES = frozenset({"__init__", "__main__", "cli", "guide"})
 """The modules on top of metaguide: they may import every room, and no room imports them."""
 
 HOMES: Mapping[str, frozenset[str]] = {
@@ -68,6 +69,9 @@ EXPERIMENTS_OWN: Mapping[str, str] = {
     r"(?<!\w)(config|stage|serving)\.json\b": "a file of the experiments",
 }
 """What no text of the library names but a docstring, with what it is."""
+
+COMMAND = "metaguide/cli.py"
+"""The module that has flags of its own, and may name them."""
 
 NAMES_SUCH_FILES: Mapping[str, str] = {
     "metaguide/run_config.py": r"(config|stage|serving)\.json",  # earlier run folders had them
@@ -192,7 +196,8 @@ def named(modules: Mapping[str, str]) -> list[str]:
     """
     found = []
     for path, source in sorted(modules.items()):
-        for line, text in texts(source) if path.startswith("metaguide/") else ():
+        is_library = path.startswith("metaguide/") and path != COMMAND
+        for line, text in texts(source) if is_library else ():
             for pattern, what in EXPERIMENTS_OWN.items():
                 if not (match := re.search(pattern, text)):
                     continue

@@ -14,9 +14,10 @@ domain. Hidden folders (names that start with a dot) are ignored.
             reviews.jsonl
 
 Any of the four files may be missing, and so may `images/`; a domain needs at least one product,
-one review or one question. A file holds one JSON object per line (blank lines are skipped), in
-UTF-8. A field that is not required may be left out or be null. Other fields are errors, except
-that a product's fields with a text or a number, such as a price, become attributes.
+one review or one question. `rejects.jsonl`, which an import may leave beside them, is not read. A
+file holds one JSON object per line (blank lines are skipped), in UTF-8. A field that is not
+required may be left out or be null. Other fields are errors, except that a product's fields with a
+text or a number, such as a price, become attributes.
 
 A domain is read completely and held in memory. This is meant for some hundred thousand lines; split
 a shop of millions into several domains.
@@ -41,7 +42,7 @@ a shop of millions into several domains.
 
     id           text, required, not empty, unique in the file
     text         text, required
-    stars        number from 1 to 5         } exactly one of the two is required;
+    stars        number from 1 to 5         } one of the two, or neither if it is not known;
     sentiment    "positive" or "negative"   } above 3 stars is positive, below is negative
     product      id of a line in products.jsonl
 
@@ -70,7 +71,6 @@ a shop of millions into several domains.
 
 import io
 import json
-import os
 import reprlib
 import shutil
 import uuid
@@ -84,17 +84,17 @@ from PIL import Image
 
 from metaguide.data.rows import (
     INTERACTION,
+    PARTS,
     PRODUCT,
     QUESTION,
     REVIEW,
     CatalogueError,
-    Field,
     checked_rows,
     read_rows,
     suggestion,
 )
 from metaguide.data.viewed import as_viewed
-from metaguide.files import MIB, is_left_by_system, read_regular
+from metaguide.files import MIB, is_left_by_system, read_regular, replace_folder
 
 IMAGE_SIDE = 32
 """Side of every product picture, in pixels."""
@@ -162,7 +162,7 @@ def _resized(picture: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Review:
-    """A review with `stars` (1 to 5) or `sentiment` ("positive" or "negative"), not both."""
+    """A review with `stars` (1 to 5), `sentiment` ("positive" or "negative"), or neither."""
 
     id: str
     text: str
@@ -223,23 +223,27 @@ class Domain:
 
     def __repr__(self) -> str:
         """Show name and sizes, since a domain may hold a million rows."""
-        parts = {name: getattr(self, name) for name in _PARTS}
+        parts = {name: getattr(self, name) for name in PARTS}
         sizes = (f"{len(p)} {name}" for name, p in parts.items() if isinstance(p, Sized) and p)
         return f"<Domain {self.name!r}: {', '.join(sizes) or 'empty'}>"
 
 
-_PARTS: Mapping[str, tuple[type, Mapping[str, Field]]] = {
-    "products": (Product, PRODUCT),
-    "reviews": (Review, REVIEW),
-    "questions": (Question, QUESTION),
-    "interactions": (Interaction, INTERACTION),
+_ROWS: Mapping[str, type] = {
+    "products": Product,
+    "reviews": Review,
+    "questions": Question,
+    "interactions": Interaction,
 }
 _ASKED: Mapping[type, tuple[str, ...]] = {
     Product: ("title", "description", "attributes", "image"),
     Review: ("text",),
     Question: ("question", "text"),
 }
-_FILES = ("products.jsonl", "reviews.jsonl", "questions.jsonl", "interactions.jsonl")
+FILES = tuple(f"{part}.jsonl" for part in PARTS)
+"""Names of the files of a domain."""
+
+REJECTS = "rejects.jsonl"
+"""Name of the file of lines that an import could not read; it is no part of a domain."""
 
 
 def read_catalogue(root: Path) -> dict[str, Domain]:
@@ -256,7 +260,7 @@ def read_catalogue(root: Path) -> dict[str, Domain]:
             breaks the format in the module's docstring.
     """
     listing = _listing(root)
-    if any(path.name in _FILES for path in listing):
+    if any(path.name in FILES for path in listing):
         raise CatalogueError(
             f"{root}: this is the folder of one domain; give the folder above it, or move the "
             "files into a folder named for the domain."
@@ -289,9 +293,9 @@ def read_domain(folder: Path) -> Domain:
         # Names like reviews.json, reviews.jsonl.gz or REVIEWS.JSONL would be silently ignored.
         meant = name.lower().removesuffix(".gz")
         meant = meant if meant.endswith(".jsonl") else meant.replace(".json", ".jsonl")
-        if name not in _FILES and (meant in _FILES or meant.endswith(".jsonl")):
-            raise CatalogueError(f"{folder / name}: unknown file; {suggestion(meant, _FILES)}.")
-    raw = {name: read_rows(folder / name) if name in present else () for name in _FILES}
+        if name not in (*FILES, REJECTS) and (meant in FILES or meant.endswith(".jsonl")):
+            raise CatalogueError(f"{folder / name}: unknown file; {suggestion(meant, FILES)}.")
+    raw = {name: read_rows(folder / name) if name in present else () for name in FILES}
     read_image = _image_reader(folder)
     products = tuple(
         Product(**{**row, "image": read_image(where, row.get("image"))})
@@ -321,8 +325,8 @@ def checked_domain(domain: Domain) -> Domain:
     """Check a domain that was made in Python, as the reader checks one on disk.
 
     Args:
-        domain: the domain. Its parts may be any iterables, and pictures may have any size; reviews
-            need no label, and products that rows refer to need not exist.
+        domain: the domain. Its parts may be any iterables, pictures may have any size, and products
+            that rows refer to need not exist.
 
     Returns:
         The domain as it would be read: parts are tuples, pictures uint8 [32, 32, 3].
@@ -333,7 +337,7 @@ def checked_domain(domain: Domain) -> Domain:
     if not isinstance(domain.name, str):
         raise CatalogueError(f"the name of a domain is a text; this one is {domain.name!r}.")
     where = f"domain {domain.name}"
-    parts = {part: checked_part(where, part, getattr(domain, part)) for part in _PARTS}
+    parts = {part: checked_part(where, part, getattr(domain, part)) for part in PARTS}
     return _not_empty(Domain(domain.name, **parts), f"domain {domain.name}")
 
 
@@ -348,7 +352,7 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
     Returns:
         The rows as they would be read.
     """
-    made, fields = _PARTS[part]
+    made, fields = _ROWS[part], PARTS[part]
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise CatalogueError(f"{where}: {part} is {reprlib.repr(rows)}; give a tuple of them.")
 
@@ -367,7 +371,7 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
     make = _question if made is Question else lambda values: made(**values)
     return tuple(
         make(values | ({"image": pictures.pop(place)} if place in pictures else {}))
-        for place, values in checked_rows(raw(), fields, labelled=False)
+        for place, values in checked_rows(raw(), fields)
     )
 
 
@@ -384,7 +388,7 @@ def checked_example(where: str, example: Any) -> Any:
     Raises:
         CatalogueError: a field breaks the format in the module's docstring.
     """
-    fields = next(fields for made, fields in _PARTS.values() if made is type(example))
+    fields = next(PARTS[part] for part, made in _ROWS.items() if made is type(example))
     read: dict[str, Any] = {}
     for name in _ASKED[type(example)]:
         value = getattr(example, name)
@@ -418,7 +422,7 @@ def write_domain(domain: Domain, folder: Path) -> None:
             "which must not start with a dot."
         )
     for path in _listing(folder) if folder.exists() else ():
-        if path.name not in (*_FILES, "images") and not is_left_by_system(path.name):
+        if path.name not in (*FILES, REJECTS, "images") and not is_left_by_system(path.name):
             raise CatalogueError(
                 f"{path}: this is not part of a domain and would be lost if one were written here; "
                 "move it or give another folder."
@@ -426,27 +430,18 @@ def write_domain(domain: Domain, folder: Path) -> None:
     files = _encoded(_not_empty(domain, folder), folder)
     # Next to the target, so that the rename stays within one file system.
     target = folder.resolve()
-    mark = uuid.uuid4().hex
-    new, old = target.parent / f".{mark}.new", target.parent / f".{mark}.old"
+    new = target.parent / f".{uuid.uuid4().hex}.new"
     try:
         for name, content in files.items():
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_bytes(content)
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(new, target)
-        except OSError:
-            if old.exists():
-                os.replace(old, target)
-            raise
+        replace_folder(new, target)
     except OSError as error:
         raise CatalogueError(
             f"{folder}: cannot be written ({error}); make room or give another folder."
         ) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None]:
@@ -510,14 +505,9 @@ def _encoded(domain: Domain, folder: Path) -> dict[str, bytes]:
     """Return a domain's files, keyed by path in its folder, checked as the reader checks them."""
     files: dict[str, bytes] = {}
     ids = {product.id for product in domain.products}
-    for name, part, fields in (
-        ("products.jsonl", domain.products, PRODUCT),
-        ("reviews.jsonl", domain.reviews, REVIEW),
-        ("questions.jsonl", domain.questions, QUESTION),
-        ("interactions.jsonl", domain.interactions, INTERACTION),
-    ):
-        rows = []
-        for number, item in enumerate(part, start=1):
+    for part, fields in PARTS.items():
+        name, rows = f"{part}.jsonl", []
+        for number, item in enumerate(getattr(domain, part), start=1):
             where = f"{folder / name}:{number}"
             row = _row_of(item)
             if "image" in row:

@@ -134,13 +134,19 @@ INTERACTION = {
     "product": Field(_name, required=True),
     "time": Field(_number, required=True),
 }
+PARTS: Mapping[str, Mapping[str, Field]] = {
+    "products": PRODUCT,
+    "reviews": REVIEW,
+    "questions": QUESTION,
+    "interactions": INTERACTION,
+}
+"""The fields of the rows of each part of a domain."""
 
 
 def checked_rows(
     rows: Iterable[tuple[str, Any]],
     fields: Mapping[str, Field],
     products: Set[str] | None = None,
-    labelled: bool = True,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Check rows one by one and against one another.
 
@@ -148,7 +154,6 @@ def checked_rows(
         rows: (location, parsed JSON) of each row; the location is for messages.
         fields: the fields that a row may have, keyed by name.
         products: the ids that a row may name as its product; None to skip this check.
-        labelled: whether a review must have stars or a sentiment.
 
     Yields:
         (location, converted values keyed by field).
@@ -159,7 +164,10 @@ def checked_rows(
     """
     first: dict[str, str] = {}
     for where, row in rows:
-        values = _values(where, row, fields, labelled)
+        try:
+            values = checked_row(row, fields)
+        except ValueError as error:
+            raise CatalogueError(f"{where}: {error}.") from error
         if "id" in fields and first.setdefault(values["id"], where) != where:
             raise CatalogueError(
                 f"{where}: field 'id' is {values['id']!r}, which {first[values['id']]} has too; "
@@ -174,61 +182,66 @@ def checked_rows(
         yield where, values
 
 
-def _values(where: str, row: Any, fields: Mapping[str, Field], labelled: bool) -> dict[str, Any]:
+def checked_row(row: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Check one row.
+
+    Args:
+        row: parsed JSON.
+        fields: the fields that it may have, keyed by name.
+
+    Returns:
+        The converted values, keyed by field.
+
+    Raises:
+        ValueError: the row breaks the format; the message names the field and the fix.
+    """
     if not isinstance(row, dict):
-        raise CatalogueError(f'{where}: not a JSON object; write one as in {{"id": "1", ...}}.')
+        raise ValueError('not a JSON object; write one as in {"id": "1", ...}')
     unknown = {name: value for name, value in row.items() if name not in fields}
-    further = _further_attributes(where, unknown, fields)
+    further = _further_attributes(unknown, fields) if unknown else {}
     values = {}
     for name, (convert, required) in fields.items():
         if row.get(name) is not None:
             try:
                 values[name] = convert(row[name])
             except ValueError as error:
-                raise CatalogueError(f"{where}: field {name!r} {error}.") from error
+                raise ValueError(f"field {name!r} {error}") from error
         elif required:
-            raise CatalogueError(f"{where}: field {name!r} is missing; add it.")
+            raise ValueError(f"field {name!r} is missing; add it")
     if further:
         known = values.get("attributes", {})
         for name in sorted(further.keys() & known.keys()):
             if known[name] != further[name]:
-                raise CatalogueError(
-                    f"{where}: field {name!r} is {further[name]!r} and the attribute of that name "
-                    f"is {known[name]!r}; keep one of them."
+                raise ValueError(
+                    f"field {name!r} is {further[name]!r} and the attribute of that name is "
+                    f"{known[name]!r}; keep one of them"
                 )
         values["attributes"] = {**known, **further}
-    given = "stars" in values, "sentiment" in values
-    if "stars" in fields and (all(given) or labelled and not any(given)):
-        fault = "both given; leave one out" if "stars" in values else "missing; add one of them"
-        raise CatalogueError(f"{where}: fields 'stars' and 'sentiment' are {fault}.")
-    if "answer" in values and "answers" in values:
-        raise CatalogueError(
-            f"{where}: fields 'answer' and 'answers' are both given; leave one out."
-        )
-    for name, spans in (("answer", [values.get("answer")]), ("answers", values.get("answers", ()))):
-        for span in spans:
-            if span is not None:
-                _check_answer(where, name, span, values["text"])
+    for one, other in (("stars", "sentiment"), ("answer", "answers")):
+        if one in values and other in values:
+            raise ValueError(f"fields {one!r} and {other!r} are both given; leave one out")
+    if "answer" in values:
+        _check_answer("answer", values["answer"], values["text"])
+    for span in values.get("answers", ()):
+        _check_answer("answers", span, values["text"])
     return values
 
 
-def _check_answer(where: str, name: str, span: tuple[int, int], text: str) -> None:
+def _check_answer(name: str, span: tuple[int, int], text: str) -> None:
     (start, end), length = span, len(text)
     if not 0 <= start < end <= length:
-        raise CatalogueError(
-            f"{where}: field {name!r} is [{start}, {end}], which is not a part of the text of "
-            f"{length} characters; give 0 <= start < end <= {length}, or null for no answer."
+        raise ValueError(
+            f"field {name!r} is [{start}, {end}], which is not a part of the text of {length} "
+            f"characters; give 0 <= start < end <= {length}, or null for no answer"
         )
     if not text[start:end].strip():
-        raise CatalogueError(
-            f"{where}: field {name!r} is [{start}, {end}], which is only white space; give the "
-            "characters of the answer, or null for no answer."
+        raise ValueError(
+            f"field {name!r} is [{start}, {end}], which is only white space; give the characters "
+            "of the answer, or null for no answer"
         )
 
 
-def _further_attributes(
-    where: str, unknown: Mapping[str, Any], fields: Mapping[str, Field]
-) -> dict[str, str]:
+def _further_attributes(unknown: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, str]:
     """Return fields outside the format as attributes, if rows have attributes.
 
     A name that is close to that of a field is an error: a misspelt category is not an attribute.
@@ -237,7 +250,7 @@ def _further_attributes(
     for name, value in unknown.items():
         almost = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
         if "attributes" not in fields or almost:
-            raise CatalogueError(f"{where}: unknown field {name!r}; {suggestion(name, fields)}.")
+            raise ValueError(f"unknown field {name!r}; {suggestion(name, fields)}")
         if value is None:
             continue
         try:
@@ -255,7 +268,7 @@ def _further_attributes(
                     "attribute"
                 )
         except ValueError as error:
-            raise CatalogueError(f"{where}: field {name!r} {error}.") from error
+            raise ValueError(f"field {name!r} {error}") from error
     return further
 
 

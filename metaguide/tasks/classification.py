@@ -1,5 +1,6 @@
 """Product classification: predict a product's category from its text and picture."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -223,6 +224,7 @@ CLASSIFICATION = labelled_task(
     part="products",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),
+    counts=lambda domain: Counter(str(p.category) for p in distinct_products(domain)),
     head=lambda encoder, way: ClassificationHead(way, encoder.dtype),
     scoring=Scoring(
         NAME,

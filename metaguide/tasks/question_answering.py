@@ -1,6 +1,7 @@
 """Extractive question answering: find the answer to a question in a text, or that it has none."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -350,6 +351,10 @@ QUESTIONS = labelled_task(
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),
+    counts=lambda domain: Counter(
+        "with an answer" if question.golds else "without an answer"
+        for question in distinct_questions(domain)
+    ),
     head=lambda encoder, way: QuestionHead(encoder.dtype),
     needs_states=True,
     scoring=Scoring(

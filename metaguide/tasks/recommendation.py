@@ -2,6 +2,7 @@
 
 import reprlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -460,6 +461,10 @@ RECOMMENDATION = Task(
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),
+    counts=lambda domain: Counter(
+        "users of one product" if len(history.products) == 1 else "users of several products"
+        for history in histories(domain.interactions)
+    ),
     head=lambda encoder, way: RecommendationHead(encoder.width, dtype=encoder.dtype),
     episodes=_episodes,
     scoring=Scoring(

@@ -1,5 +1,6 @@
 """Sentiment: predict whether a review is negative or positive, and how many stars it gives."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -197,6 +198,7 @@ SENTIMENT = labelled_task(
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
+    counts=lambda domain: Counter(CLASSES[int(r.label or 0)] for r in distinct_reviews(domain)),
     head=lambda encoder, way: SentimentHead(encoder.dtype),
     scoring=Scoring(
         NAME,

@@ -45,6 +45,8 @@ class Task(NamedTuple):
         part: the part of a domain that it adapts to, a field of `Domain`.
         asks: type of the examples that it predicts; no other task has the same.
         classes: names of its classes, if every domain has the same ones.
+        counts: domain -> numbers of examples, keyed by class or by what they are; repeated ones
+            count once.
         has_examples: domain -> whether it has examples of the task.
         head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
         episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
@@ -87,3 +89,4 @@ class Task(NamedTuple):
     needs_states: bool = False
     is_ranking: bool = False
     classes: tuple[str, ...] = ()
+    counts: Callable[[Domain], Mapping[str, int]] = lambda domain: {}

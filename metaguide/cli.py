@@ -1,0 +1,274 @@
+"""The console command `metaguide`: import a shop's files, and check what they allow."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from metaguide.data.catalogue import CatalogueError, read_domain
+from metaguide.data.importers import FORMATS, Group, Options, Summary, format_of, import_domain
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="A shopping guide for your own shop.",
+)
+
+_FORMATS = "\n\n".join(f"  {name:<12} {one.summary}" for name, one in FORMATS.items())
+
+_IMPORT_HELP = f"""Import files into a domain of a catalogue.
+
+    metaguide import my.csv my_shop/garden --map=title:name,category:cat
+
+Products first, then reviews that name them: what the domain already has stays. Lines that cannot be
+read are counted by reason, and written to rejects.jsonl in the domain's folder.
+
+\b
+Formats:
+{_FORMATS.replace(chr(10) * 2, chr(10))}
+
+\b
+Fields to map, for a table: of products id, title, description, category, image, attributes.NAME; of
+reviews id, text, stars or sentiment, product; of questions id, question, text, answer, product; of
+interactions user, product, time. Without --map, the columns that are named so.
+"""
+
+
+class Refusal(Exception):
+    """Something that the user has to mend; the message says what."""
+
+
+def main() -> None:
+    """Run the command; every error is one line that says what to do."""
+    try:
+        app()
+    except (CatalogueError, Refusal) as error:
+        print(f"metaguide: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt as error:
+        print("metaguide: interrupted; nothing was changed", file=sys.stderr)
+        raise SystemExit(130) from error
+
+
+@app.callback()
+def _command() -> None:
+    """Take subcommands, even while there is only one."""
+
+
+@app.command("import", help=_IMPORT_HELP)
+def import_(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES... DOMAIN", help="The files, and last the domain's folder."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The domain's folder, if it is not the last argument.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="One of the formats; by default the name tells.")
+    ] = "",
+    map: Annotated[
+        str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
+    ] = "",
+    columns: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Names of columns without a header."),
+    ] = "",
+    delimiter: Annotated[str, typer.Option(help="What separates columns; found by default.")] = "",
+    encoding: Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")] = "utf-8",
+    time_format: Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")] = "",
+    stars_out_of: Annotated[float, typer.Option(help="The best rating.")] = 5,
+    positive: Annotated[
+        str, typer.Option(metavar="WORD,...", help="The words for a positive sentiment.")
+    ] = "",
+    negative: Annotated[
+        str, typer.Option(metavar="WORD,...", help="The words for a negative sentiment.")
+    ] = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first line that cannot be read.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace what the domain already has of these parts.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Import files into a domain."""
+    files, folder = (paths, output) if output is not None else (paths[:-1], paths[-1])
+    if not files:
+        raise Refusal("give the files and the domain's folder, as in: import my.csv my_shop/garden")
+    if format and format not in FORMATS:
+        raise Refusal(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
+    known = format or format_of(files[0])
+    try:
+        options = Options(
+            mapping=_mapping(map),
+            columns=_words(columns),
+            delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter),
+            encoding=encoding,
+            time_format=time_format,
+            most_stars=stars_out_of,
+            positive=tuple(word.lower() for word in _words(positive)),
+            negative=tuple(word.lower() for word in _words(negative)),
+        )
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    start = time.monotonic()
+    with _counting("rows") as tell:
+        summary = import_domain(
+            FORMATS[known].importer,
+            files,
+            folder,
+            options,
+            strict=strict,
+            replace=replace,
+            tell=tell,
+        )
+    if as_json:
+        print(json.dumps(_summary_json(summary), ensure_ascii=False, indent=2))
+    else:
+        for line in _summary_lines(summary, known, time.monotonic() - start):
+            print(line)
+
+
+@app.command()
+def check(
+    shop: Annotated[Path, typer.Argument(help="A catalogue, or the folder of one domain.")],
+    shots: Annotated[int, typer.Option(min=1, help="Examples of each class to adapt to.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a shop's domains hold, and which tasks they allow.
+
+    metaguide check my_shop
+    """
+    from metaguide.data.catalogue import FILES
+    from metaguide.overview import overview
+
+    is_domain = any((shop / name).exists() for name in FILES)
+    folders = [shop] if is_domain else _domains(shop)
+    found, faults = [], []
+    for folder in folders:
+        try:
+            found.append(overview(read_domain(folder), shots))
+        except CatalogueError as error:
+            faults.append(str(error))
+    if as_json:
+        tasks = [{**one._asdict(), "tasks": _plain(one.tasks)} for one in found]
+        print(json.dumps({"domains": tasks, "faults": faults}, ensure_ascii=False, indent=2))
+    else:
+        for one in found:
+            for line in _overview_lines(one):
+                print(line)
+    if faults:
+        raise Refusal("; ".join(faults))
+    if not as_json and folders:
+        print(f"next: metaguide.from_encoder(FOLDER).adapt({str(folders[0])!r})")
+
+
+def _domains(shop: Path) -> list[Path]:
+    try:
+        listing = sorted(shop.iterdir())
+    except OSError as error:
+        raise Refusal(f"{shop}: cannot be read ({error.strerror}); give a folder") from error
+    folders = [one for one in listing if one.is_dir() and not one.name.startswith(".")]
+    if not folders:
+        raise Refusal(f"{shop}: holds no domain; make one: metaguide import my.csv {shop}/garden")
+    return folders
+
+
+def _plain(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one._asdict() for name, one in tasks.items()}
+
+
+def _overview_lines(one: Any) -> Iterator[str]:
+    rows = ", ".join(f"{count:,} {part}" for part, count in one.rows.items() if count)
+    yield f"{one.name}: {rows}"
+    for name, task in one.tasks.items():
+        largest = sorted(task.counts.items(), key=lambda item: -item[1])
+        counts = ", ".join(f"{label} {count:,}" for label, count in largest[:4])
+        more = f", and {len(largest) - 4} more" if len(largest) > 4 else ""
+        said = "; ".join(part for part in (f"{counts}{more}", *task.notes) if part)
+        yield f"  {name:<15} {'yes' if task.is_possible else 'no':<4} {said}"
+    for note in one.notes:
+        yield f"  {note}"
+
+
+def _summary_lines(summary: Summary, format: str, seconds: float) -> Iterator[str]:
+    yield f"{summary.folder} (read as {format}, {seconds:.1f} s)"
+    for part, count in summary.read.items():
+        yield f"  {part:<12} {count:>9,}"
+    if summary.mapping:
+        columns = ", ".join(f"{name} from {column!r}" for name, column in summary.mapping.items())
+        yield f"  {columns}"
+    if summary.unread:
+        yield f"  columns not read: {', '.join(map(repr, summary.unread))}"
+    if summary.rejected:
+        yield f"rejected, {summary.rejects:,} in all; they are in {summary.folder}/rejects.jsonl:"
+        yield from _group_lines(summary.rejected)
+    if summary.remarks:
+        yield "taken for granted:"
+        yield from _group_lines(summary.remarks)
+    yield f"next: metaguide check {summary.folder.parent}"
+
+
+def _group_lines(groups: Mapping[str, Group]) -> Iterator[str]:
+    for reason, group in sorted(groups.items(), key=lambda item: -item[1].count):
+        detail = f": {group.detail}" if group.detail else ""
+        yield f"  {group.count:>9,} {reason} (first at {group.first}{detail})"
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    def plain(groups: Mapping[str, Group]) -> dict[str, Any]:
+        return {
+            reason: {**asdict(group), "first": group.first._asdict()}
+            for reason, group in groups.items()
+        }
+
+    return {
+        "folder": str(summary.folder),
+        "read": dict(summary.read),
+        "rejected": plain(summary.rejected),
+        "remarks": plain(summary.remarks),
+        "mapping": dict(summary.mapping),
+        "unread": list(summary.unread),
+    }
+
+
+def _mapping(text: str) -> dict[str, str]:
+    """Parse "field:column,field:column"; a column may hold colons, but no commas.
+
+    Raises:
+        ValueError: it is not written so, or maps a field twice.
+    """
+    found: dict[str, str] = {}
+    for pair in _words(text):
+        name, colon, column = (word.strip() for word in pair.partition(":"))
+        if not (name and colon and column):
+            raise ValueError(f"--map has {pair!r}; write FIELD:COLUMN, as in title:name")
+        if name in found:
+            raise ValueError(f"--map has {name} twice; map it to one column")
+        found[name] = column
+    return found
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+@contextmanager
+def _counting(unit: str) -> Iterator[Any]:
+    """Show a growing number on a terminal; elsewhere nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    with console.status(f"0 {unit}") as status:
+        yield lambda count: status.update(f"{count:,} {unit}")

@@ -1,0 +1,335 @@
+"""Importing a shop's files into a domain of a catalogue, row by row."""
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from metaguide.data.catalogue import FILES, REJECTS
+from metaguide.data.catalogue import MOST as MOST_OF_PICTURE
+from metaguide.data.importers.source import Place, Reject, Row
+from metaguide.data.importers.tables import Options, Reading
+from metaguide.data.rows import PARTS, CatalogueError, checked_row
+from metaguide.data.viewed import as_viewed
+from metaguide.files import FileFault, read_regular, replace_folder
+
+LONGEST_RAW = 4096
+"""Number of characters of a rejected line that `rejects.jsonl` keeps."""
+
+Importer = Callable[[Sequence[Path], Options], Reading]
+"""(files, options) -> their rows. Products come before the rows that name them."""
+
+
+@dataclass
+class Group:
+    """Rows of which the same is said.
+
+    Attributes:
+        count: how many there are.
+        first: where the first one stands.
+        detail: what is said of the first one in particular.
+    """
+
+    first: Place
+    detail: str
+    count: int = 0
+
+
+@dataclass
+class Summary:
+    """What an import read.
+
+    Attributes:
+        folder: the domain's folder.
+        read: number of rows written, keyed by part.
+        rejected: what was not, keyed by reason.
+        remarks: what was taken for granted, keyed by remark.
+        mapping: the columns that were read, keyed by field.
+        unread: the columns that were not.
+    """
+
+    folder: Path
+    read: Counter[str] = field(default_factory=Counter)
+    rejected: dict[str, Group] = field(default_factory=dict)
+    remarks: dict[str, Group] = field(default_factory=dict)
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    @property
+    def rejects(self) -> int:
+        """Number of rejected rows."""
+        return sum(group.count for group in self.rejected.values())
+
+
+def import_domain(
+    importer: Importer,
+    files: Sequence[Path],
+    folder: Path,
+    options: Options = Options(),  # noqa: B008
+    *,
+    strict: bool = False,
+    replace: bool = False,
+    tell: Callable[[int], None] = lambda rows: None,
+) -> Summary:
+    """Import files into a domain.
+
+    Rows are read and written one by one. What cannot be read is left out, counted by reason, and
+    written to `rejects.jsonl` in the domain's folder with file and line. The parts that the domain
+    already has stay, so that products and reviews may be imported one after the other. The folder
+    changes at the end, and all at once.
+
+    A row is known by a 64-bit hash of its id: of 10 million rows, one is taken for a duplicate
+    with a chance of 1 in 400,000.
+
+    Args:
+        importer: how the files are read; see `metaguide.data.importers.FORMATS`.
+        files: the files.
+        folder: folder of the domain; created if missing.
+        options: how values are written, and which column is which field.
+        strict: whether the first reject is an error.
+        replace: whether parts that the domain already has are replaced.
+        tell: called now and then with the number of rows read so far.
+
+    Returns:
+        What was read, and what was not.
+
+    Raises:
+        CatalogueError: a file cannot be opened or is not of this format; nothing in it can be
+            used; the domain has a part already; or, with `strict`, the first reject.
+    """
+    folder = folder.absolute()
+    _check_folder(folder)
+    summary = Summary(folder)
+    try:
+        reading = importer(files, options)
+    except FileFault as error:
+        raise CatalogueError(f"{files[0]}: {error}.") from error
+    summary.mapping, summary.unread = reading.mapping, reading.unread
+    with _new_folder(folder) as new:
+        with _Writer(new, folder, summary, replace) as writer:
+            for number, one in enumerate(reading.rows, 1):
+                fault = writer.add(one) if isinstance(one, Row) else one
+                if fault is not None:
+                    writer.reject(fault)
+                    if strict:
+                        said = f"{fault.reason}" + (f" ({fault.detail})" if fault.detail else "")
+                        raise CatalogueError(f"{fault.place}: {said}; nothing was imported.")
+                if number % 10_000 == 0:
+                    tell(number)
+        if not summary.read:
+            why = "; ".join(
+                f"{reason}, {group.count:,}, the first at {group.first}"
+                for reason, group in summary.rejected.items()
+            )
+            raise CatalogueError(
+                f"{files[0]}: nothing in it can be imported ({why or 'it has no rows'})."
+            )
+        _keep_other_parts(folder, new, summary)
+        try:
+            replace_folder(new, folder)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+    return summary
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder holds a domain or nothing.
+
+    Raises:
+        CatalogueError: it holds other files, or may not be named so.
+    """
+    if folder.name.startswith("."):
+        raise CatalogueError(f"{folder}: the name of a domain must not start with a dot.")
+    if folder.exists() and not folder.is_dir():
+        raise CatalogueError(f"{folder}: is a file; give the folder of a domain.")
+    others = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others -= {*FILES, REJECTS, "images"}
+    if others:
+        raise CatalogueError(
+            f"{folder}: holds {min(others)!r}, which is no part of a domain; give another folder, "
+            "such as one for each domain inside it."
+        )
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder next to another one, and remove what is left of it."""
+    new = folder.parent / f".{uuid.uuid4().hex}.new"
+    try:
+        new.mkdir(parents=True)
+        yield new
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _not_written(folder: Path, error: OSError) -> CatalogueError:
+    return CatalogueError(
+        f"{folder}: cannot be written ({error}); make room or give another folder."
+    )
+
+
+def _keep_other_parts(folder: Path, new: Path, summary: Summary) -> None:
+    """Copy the parts of a domain that were not imported to its new folder."""
+    for name in FILES:
+        if (folder / name).exists() and not (new / name).exists():
+            _link(folder / name, new / name)
+    if (folder / "images").is_dir() and "products" not in summary.read:
+        shutil.copytree(folder / "images", new / "images", copy_function=_link)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+class _Seen:
+    """A set of texts, kept as hashes of 8 bytes."""
+
+    _AT_ONCE = 2**20
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted = np.empty(0, np.int64)
+
+    def __contains__(self, text: str) -> bool:
+        """Return whether a text was added."""
+        key = hash(text)
+        if key in self._recent:
+            return True
+        place = int(self._sorted.searchsorted(key)) if self._sorted.size else 0
+        return place < self._sorted.size and self._sorted[place] == key
+
+    def add(self, text: str) -> None:
+        """Add a text."""
+        self._recent.add(hash(text))
+        if len(self._recent) >= self._AT_ONCE:
+            recent = np.fromiter(self._recent, np.int64, len(self._recent))
+            self._sorted = np.sort(np.concatenate([self._sorted, recent]))
+            self._recent.clear()
+
+
+class _Writer:
+    """The files of a new domain, written row by row."""
+
+    def __init__(self, new: Path, folder: Path, summary: Summary, replace: bool):
+        self._new, self._folder, self._replace = new, folder, replace
+        self._summary = summary
+        self._files: dict[str, IO[str]] = {}
+        self._stack = ExitStack()
+        self._ids = {part: _Seen() for part in PARTS}
+        self._texts = _Seen()
+        self._pictures = 0
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode
+
+    def __enter__(self) -> "_Writer":
+        """Read the ids of the products that the domain already has."""
+        path = self._folder / "products.jsonl"
+        if path.exists() and not self._replace:
+            with open(path, encoding="utf-8") as file:
+                for line in file:
+                    self._ids["products"].add(json.loads(line)["id"])
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def add(self, row: Row) -> Reject | None:
+        """Write a row, or return why it cannot be."""
+        part, values, place = row.part, row.values, row.place
+        products = self._ids["products"]
+        if "id" in values and values["id"] in self._ids[part]:
+            if row.may_repeat:
+                self.remark(f"{part}: named again by a later row", place)
+                return None
+            return _unwritten(row, "the id of an earlier row", f"id is {values['id']!r}")
+        product = values.get("product")
+        if product is not None and product not in products:
+            if part == "interactions":
+                return _unwritten(row, "a product that is not among the products", repr(product))
+            self.remark(f"{part}: a product that is not among the products, left out", place)
+            values = {name: value for name, value in values.items() if name != "product"}
+        image = values.get("image")
+        if image is not None:
+            values = {name: value for name, value in values.items() if name != "image"}
+        try:
+            values = checked_row(values, PARTS[part])
+        except ValueError as error:
+            return _unwritten(row, "a field that a catalogue cannot hold", str(error))
+        if image is not None and (name := self._picture(image, place)):
+            values["image"] = name
+        for remark in row.remarks:
+            self.remark(remark, place)
+        if "id" in values:
+            self._ids[part].add(values["id"])
+        if part == "reviews":
+            if values["text"] in self._texts:
+                self.remark("reviews: the text of an earlier one, which a guide reads once", place)
+            self._texts.add(values["text"])
+        self._file(part).write(self._encode(values) + "\n")
+        self._summary.read[part] += 1
+        return None
+
+    def reject(self, fault: Reject) -> None:
+        """Count a reject, and write it down."""
+        _count(self._summary.rejected, fault.reason, fault.place, fault.detail)
+        said = {**fault.place._asdict(), "reason": fault.reason, "detail": fault.detail}
+        raw = fault.raw[:LONGEST_RAW].encode(errors="backslashreplace").decode()
+        self._file(REJECTS).write(json.dumps({**said, "raw": raw}, ensure_ascii=False) + "\n")
+
+    def remark(self, remark: str, place: Place) -> None:
+        """Count a remark."""
+        _count(self._summary.remarks, remark, place, "")
+
+    def _file(self, name: str) -> IO[str]:
+        """Return the file of a part, or of the rejects."""
+        if name not in self._files:
+            file = name if name == REJECTS else f"{name}.jsonl"
+            if name != REJECTS and (self._folder / file).exists() and not self._replace:
+                raise CatalogueError(
+                    f"{self._folder}: the domain has {name} already; import to another domain, or "
+                    "replace them, replace=True."
+                )
+            opened = open(self._new / file, "w", encoding="utf-8", newline="\n", buffering=2**20)
+            self._files[name] = self._stack.enter_context(opened)
+        return self._files[name]
+
+    def _picture(self, image: Path | bytes, place: Place) -> str | None:
+        """Copy a picture into the domain and return its path there; None if it is none."""
+        try:
+            content = image if isinstance(image, bytes) else read_regular(image, MOST_OF_PICTURE)
+            as_viewed(content)
+        # Pillow's decoders raise many kinds of errors for a damaged file.
+        except Exception as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else "not readable"
+            self.remark(f"products, image: a picture that is left out, {reason}", place)
+            return None
+        suffix = ".png" if isinstance(image, bytes) else image.suffix.lower()
+        self._pictures += 1
+        name = f"images/{self._pictures:06d}{suffix}"
+        (self._new / "images").mkdir(exist_ok=True)
+        (self._new / name).write_bytes(content)
+        return name
+
+
+def _unwritten(row: Row, reason: str, detail: str) -> Reject:
+    """Return why a row is not written."""
+    raw = json.dumps(row.values, ensure_ascii=False, default=str)
+    return Reject(f"{row.part}: {reason}", row.place, detail, raw)
+
+
+def _count(groups: dict[str, Group], name: str, place: Place, detail: str) -> None:
+    group = groups.setdefault(name, Group(place, detail))
+    group.count += 1

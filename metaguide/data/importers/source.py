@@ -1,0 +1,230 @@
+"""Files as importers read them: one line at a time, packed or not, whatever they hold."""
+
+import gzip
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from metaguide.files import MIB, FileFault, is_left_by_system
+
+LONGEST_LINE = 16 * MIB
+"""The most characters of a line."""
+
+_LARGEST_EXPANSION = 200
+"""A packed file may expand to so many times its size; texts expand to 5 to 30 times."""
+
+_ALWAYS_EXPANDED = 64 * MIB
+"""Any packed file may expand to so many bytes."""
+
+
+class Place(NamedTuple):
+    """Where a row stands.
+
+    Attributes:
+        file: path of the file.
+        line: line or row, counted from 1; 0 for the file as a whole.
+    """
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        """Return "file:line"."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+class Row(NamedTuple):
+    """A row for a catalogue.
+
+    Attributes:
+        part: the part of a domain that it belongs to, such as "reviews".
+        values: its fields, as a line of the catalogue's files has them.
+        place: where it stands.
+        remarks: what its conversion took for granted.
+        may_repeat: whether later rows of its id say the same again, as every review of a table
+            names its product.
+    """
+
+    part: str
+    values: dict
+    place: Place
+    remarks: tuple[str, ...] = ()
+    may_repeat: bool = False
+
+
+class Reject(NamedTuple):
+    """A line, or a part of it, that cannot be read.
+
+    Attributes:
+        reason: what is wrong, the same words for all such lines.
+        place: where it stands.
+        detail: what this line holds instead, and the mend; "" if the reason says all.
+        raw: the line.
+    """
+
+    reason: str
+    place: Place
+    detail: str = ""
+    raw: str = ""
+
+
+class Line(NamedTuple):
+    """A line of a text file.
+
+    Attributes:
+        number: counted from 1.
+        text: the line with its line break; undecodable bytes are lone surrogates.
+        fault: why it cannot be used; "" if it can.
+    """
+
+    number: int
+    text: str
+    fault: str = ""
+
+
+TOO_LONG = f"a line of more than {LONGEST_LINE / MIB:g} MiB"
+NOT_DECODED = "not in the file's encoding"
+ENDS_EARLY = "the file is damaged or ends early"
+
+
+def read_lines(
+    path: Path, encoding: str = "utf-8", suffixes: tuple[str, ...] = ()
+) -> Iterator[Line]:
+    """Yield the lines of a file, of one packed by gzip, or of a member of a zip.
+
+    Lines end at a newline only, since texts hold Unicode's other separators. A file that is
+    damaged or cut yields a last line without text, whose fault says so.
+
+    Args:
+        path: path of the file. For a zip it may go on inside, as in `shop.zip/reviews.csv`, and
+            must if several members have one of the suffixes.
+        encoding: the encoding; a byte order mark of UTF-16 overrides "utf-8".
+        suffixes: how the member of a zip may end; any if empty.
+
+    Raises:
+        FileFault: it cannot be opened; the message says why.
+    """
+    with opened(path, suffixes) as file:
+        yield from _decoded(file, encoding)
+
+
+@contextmanager
+def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[IO[bytes]]:
+    """Open a file for reading its unpacked bytes; the arguments are those of `read_lines`."""
+    archive, member = _inside(path)
+    try:
+        mode = os.stat(archive).st_mode
+    except OSError as error:
+        raise FileFault(f"cannot be read ({error.strerror}); give a file that exists") from error
+    if not stat.S_ISREG(mode):
+        raise FileFault("is no regular file; give one")
+    with open(archive, "rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start[:2] == b"\x1f\x8b":
+            with gzip.open(file) as unpacked:
+                yield cast(IO[bytes], _Bounded(unpacked, file.tell))
+        elif start == b"PK\x03\x04" and not path.name.endswith((".parquet", ".xlsx")):
+            try:
+                with zipfile.ZipFile(file) as packed:
+                    info = _member(packed, member, suffixes)
+                    with packed.open(info) as unpacked:
+                        yield cast(IO[bytes], _Bounded(unpacked, lambda: info.compress_size))
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                raise FileFault(f"cannot be unpacked ({error}); pack it again") from error
+        else:
+            yield file
+
+
+class _Bounded(io.RawIOBase):
+    """A packed stream that ends with a fault where it expands beyond all measure."""
+
+    def __init__(self, unpacked: Any, consumed: Callable[[], int]):
+        self.unpacked, self.consumed, self.made = unpacked, consumed, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Read into a buffer.
+
+        Raises:
+            FileFault: the stream expands too far.
+        """
+        content = self.unpacked.read(len(buffer))
+        self.made += len(content)
+        if self.made > max(_ALWAYS_EXPANDED, _LARGEST_EXPANSION * self.consumed()):
+            raise FileFault(f"it expands to more than {_LARGEST_EXPANSION} times its size")
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _inside(path: Path) -> tuple[Path, str]:
+    """Return the path of a file, and the member of it that the path goes on to if it is a zip."""
+    for parent in path.parents:
+        if parent.suffix.lower() == ".zip" and parent.is_file():
+            return parent, path.relative_to(parent).as_posix()
+    return path, ""
+
+
+def _member(packed: zipfile.ZipFile, name: str, suffixes: tuple[str, ...]) -> zipfile.ZipInfo:
+    """Return the member of a zip to read."""
+    members = {
+        one.filename: one
+        for one in packed.infolist()
+        if not one.is_dir() and not is_left_by_system(one.filename)
+    }
+    if name:
+        if name not in members:
+            raise FileFault(f"holds no {name!r}; it holds {_listed(members)}")
+        return members[name]
+    fitting = [one for one in members if one.lower().endswith(suffixes or ("",))]
+    if len(fitting) != 1:
+        raise FileFault(
+            f"holds {_listed(fitting or members)}; name the one to read, as in archive.zip/name"
+        )
+    return members[fitting[0]]
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(names)
+    return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+
+
+def _decoded(file: IO[bytes], encoding: str) -> Iterator[Line]:
+    buffered = io.BufferedReader(file, MIB) if isinstance(file, io.RawIOBase) else file
+    number = 0
+    try:
+        start = buffered.peek(4)[:4]  # pyright: ignore[reportAttributeAccessIssue]
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+            is_wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
+            encoding = "utf-16" if is_wide else "utf-8-sig"
+        errors = "strict" if "16" in encoding or "32" in encoding else "surrogateescape"
+        reader = io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="\n")
+        while line := reader.readline(LONGEST_LINE):
+            number += 1
+            if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                while (more := reader.readline(MIB)) and not more.endswith("\n"):
+                    pass
+                yield Line(number, line[:1000], TOO_LONG)
+            elif line.isascii() or _is_text(line):
+                yield Line(number, line)
+            else:
+                yield Line(number, line, NOT_DECODED)
+    # gzip and zlib raise many kinds of errors on tampered bytes.
+    except Exception as error:
+        yield Line(number + 1, "", f"{ENDS_EARLY} ({error or type(error).__name__})")
+
+
+def _is_text(line: str) -> bool:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,341 @@
+"""Tables of a shop's own, of which a mapping says which column is which field of a catalogue.
+
+What a row holds follows from the fields that are mapped: with `title` it is a product, with `text`
+a review, with `question` a question about `text`, and with `user` an interaction. A row may be
+several at once, as in an export of orders: then `product` is the product's id and `id` that of the
+review or question.
+"""
+
+import codecs
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metaguide.data.importers import values
+from metaguide.data.importers.records import (
+    Table,
+    read_csv,
+    read_json_lines,
+    read_parquet,
+)
+from metaguide.data.importers.source import Place, Reject, Row
+from metaguide.data.importers.values import Value
+from metaguide.data.rows import CatalogueError
+
+FIELDS = (
+    "id",
+    "title",
+    "description",
+    "category",
+    "image",
+    "text",
+    "stars",
+    "sentiment",
+    "question",
+    "answer",
+    "user",
+    "product",
+    "time",
+)
+"""The fields that columns may be mapped to, besides `attributes.NAME`."""
+
+ATTRIBUTE = "attributes."
+
+CONVERSIONS: Mapping[str, Callable[[Any], Value]] = {
+    "id": values.plain,
+    "product": values.plain,
+    "user": values.plain,
+    "stars": values.stars,
+    "sentiment": values.sentiment,
+    "time": values.time,
+}
+"""The conversions of fields that are not texts, as a table without options has them."""
+
+_REQUIRED = {
+    "products": ("title",),
+    "reviews": ("text",),
+    "questions": ("question", "text"),
+    "interactions": ("user", "product", "time"),
+}
+
+_OF_PRODUCT = ("title", "description", "category", "image")
+_OF_REVIEW = ("text", "stars", "sentiment")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a shop's files are to be read; what is not said is found out or usual.
+
+    Attributes:
+        mapping: names of columns, keyed by the field that they hold. By default each column named
+            like a field holds it. In JSON, "a.b" is the field "b" of the object "a".
+        columns: names of the columns, of a file without a header.
+        delimiter: what separates fields of a table of text.
+        is_quoted: whether a field of such a table may stand in double quotes.
+        encoding: encoding of a file of text.
+        time_format: how times are written, as in `datetime.strptime`.
+        most_stars: the best rating.
+        positive: the words for a positive sentiment, in lower case.
+        negative: the words for a negative one.
+
+    Raises:
+        ValueError: an option cannot be used; the message says what to give.
+    """
+
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    delimiter: str = ""
+    is_quoted: bool = True
+    encoding: str = "utf-8"
+    time_format: str = ""
+    most_stars: float = 5
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        for name in self.mapping:
+            if name not in FIELDS and not re.fullmatch(rf"{re.escape(ATTRIBUTE)}.+", name):
+                close = difflib.get_close_matches(name, FIELDS, n=1)
+                known = f"map {', '.join(FIELDS)} or {ATTRIBUTE}NAME"
+                known = f"did you mean {close[0]!r}?" if close else known
+                raise ValueError(f"there is no field {name!r}; {known}")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"encoding is {self.encoding!r}; give one such as 'gb18030'"
+            ) from error
+        if len(self.delimiter) > 1:
+            raise ValueError(f"delimiter is {self.delimiter!r}; give one character")
+        if not self.most_stars > 0:
+            raise ValueError(f"most_stars is {self.most_stars}; give a number above 0")
+        if bool(self.positive) != bool(self.negative):
+            raise ValueError("positive and negative words are given together or not at all")
+
+
+class Reading(NamedTuple):
+    """What an importer makes of its files.
+
+    Attributes:
+        rows: rows for a catalogue, and lines that cannot be read.
+        mapping: the columns that were read, keyed by field; empty for formats that fix them.
+        unread: the columns that were not.
+    """
+
+    rows: Iterator[Row | Reject]
+    mapping: Mapping[str, str] = {}
+    unread: tuple[str, ...] = ()
+
+
+def csv(path: Path, options: Options) -> Reading:
+    """Read a table of text with a delimiter."""
+    table = read_csv(
+        path,
+        columns=options.columns,
+        delimiter=options.delimiter,
+        is_quoted=options.is_quoted,
+        encoding=options.encoding,
+    )
+    return mapped(path, table, options)
+
+
+def json_lines(path: Path, options: Options) -> Reading:
+    """Read a table of one JSON object a line."""
+    return mapped(path, read_json_lines(path, encoding=options.encoding), options)
+
+
+def parquet(path: Path, options: Options) -> Reading:
+    """Read a Parquet file."""
+    return mapped(path, read_parquet(path), options)
+
+
+def mapped(path: Path, table: Table, options: Options) -> Reading:
+    """Return the rows of a table.
+
+    Args:
+        path: path of the table's file.
+        table: the table.
+        options: the mapping, and how values are written.
+
+    Raises:
+        CatalogueError: the table has no column that is mapped, or too few are mapped to tell what
+            a row is.
+    """
+    mapping = options.mapping or _by_name(table.columns)
+    for name, column in mapping.items():
+        if column not in table.columns and "." not in column:
+            raise CatalogueError(
+                f"{path}: no column {column!r} for {name}; the columns are "
+                f"{_listed(table.columns)}. If the first line is no header, name the columns."
+            )
+    parts = _parts(mapping)
+    if not parts:
+        raise CatalogueError(
+            f"{path}: nothing says what a row is, of the columns {_listed(table.columns)}; map one "
+            "to title (of products), to text (of reviews), or to user, product and time."
+        )
+    convert = _conversions(path, options)
+    row_of = partial(_rows, path=path, mapping=mapping, parts=parts, convert=convert)
+
+    def rows() -> Iterator[Row | Reject]:
+        for record in table.records:
+            if isinstance(record, Reject):
+                yield record
+            else:
+                yield from row_of(*record)
+
+    used = {column.split(".")[0] for column in mapping.values()}
+    return Reading(rows(), mapping, tuple(one for one in table.columns if one not in used))
+
+
+def _by_name(columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that are named like fields, keyed by field."""
+    named = {column.strip().lower(): column for column in reversed(columns)}
+    return {name: named[name] for name in FIELDS if name in named}
+
+
+def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the parts of a domain that a row of such a mapping belongs to."""
+    asks = "question" in mapping
+    having = {
+        "products": "title" in mapping,
+        "reviews": "text" in mapping and not asks,
+        "questions": asks and "text" in mapping,
+        "interactions": {"user", "product", "time"} <= mapping.keys(),
+    }
+    return tuple(part for part, has in having.items() if has)
+
+
+def _rows(
+    place: Place,
+    record: Mapping[str, Any],
+    line: str,
+    *,
+    path: Path,
+    mapping: Mapping[str, str],
+    parts: tuple[str, ...],
+    convert: Mapping[str, Callable[[Any], Value]],
+) -> Iterator[Row | Reject]:
+    """Yield the rows of a catalogue that one record of a table holds."""
+    raw = {name: _at(record, column) for name, column in mapping.items()}
+    raw = {name: value for name, value in raw.items() if not values.is_empty(value)}
+    made = f"{path.name.split('.')[0]}-{place.line}"
+    of_product = raw.get("product")
+    if "products" in parts:
+        alone = len(parts) == 1
+        if of_product is None:
+            of_product = raw.get("id", made) if alone else raw.get("title")
+    for part in parts:
+        fields = _fields_of(part, raw)
+        if part == "products":
+            fields["id"] = made if of_product is None else of_product
+        elif of_product is not None:
+            fields["product"] = of_product
+        if part in ("reviews", "questions"):
+            fields["id"] = raw.get("id", made)
+        yield converted(part, fields, place, line, convert, part == "products" and len(parts) > 1)
+
+
+def _fields_of(part: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    if part == "products":
+        attributes = {name: value for name, value in raw.items() if name.startswith(ATTRIBUTE)}
+        return {**{name: raw[name] for name in _OF_PRODUCT if name in raw}, **attributes}
+    names = {
+        "reviews": _OF_REVIEW,
+        "questions": ("question", "text", "answer"),
+        "interactions": ("user", "time"),
+    }[part]
+    return {name: raw[name] for name in names if name in raw}
+
+
+def converted(
+    part: str,
+    fields: Mapping[str, Any],
+    place: Place,
+    line: str,
+    convert: Mapping[str, Callable[[Any], Value]] = CONVERSIONS,
+    may_repeat: bool = False,
+) -> Row | Reject:
+    """Return a row as a catalogue has it.
+
+    Args:
+        part: the part that it belongs to.
+        fields: its fields as the shop writes them; `attributes.NAME` is an attribute.
+        place: where it stands.
+        line: the line that holds it.
+        convert: how fields are converted, keyed by name; the others are texts.
+        may_repeat: as in `Row`.
+    """
+    row: dict[str, Any] = {}
+    attributes: dict[str, str] = {}
+    remarks: list[str] = []
+    for name, value in fields.items():
+        if values.is_empty(value):
+            continue
+        is_attribute = name.startswith(ATTRIBUTE)
+        try:
+            if name == "answer":
+                found = values.span(value, row.get("text", ""))
+            elif is_attribute:
+                found = _attribute(name, value)
+            else:
+                found = convert.get(name, values.text)(value)
+        except ValueError as error:
+            if not is_attribute:
+                reason = f"{part}: {name} that cannot be read"
+                return Reject(reason, place, f"{name} {error}", line)
+            found = Value(None, "cannot be read, left out")
+        if found.remark:
+            remarks.append(f"{part}, {name}: {found.remark}")
+        if found.value is not None and is_attribute:
+            attributes[name.removeprefix(ATTRIBUTE)] = found.value
+        elif found.value is not None:
+            row[name] = found.value
+    for name in _REQUIRED[part]:
+        if name not in row:
+            return Reject(f"{part}: no {name}", place, raw=line)
+    if "stars" in row and "sentiment" in row:
+        del row["stars"]
+        remarks.append("reviews: of stars and sentiment, the sentiment is stored")
+    if attributes:
+        row["attributes"] = attributes
+    return Row(part, row, place, tuple(remarks), may_repeat)
+
+
+def _conversions(path: Path, options: Options) -> Mapping[str, Callable[[Any], Value]]:
+    """Return the conversions of a table's fields, as its options say."""
+    return {
+        **CONVERSIONS,
+        "stars": lambda value: values.stars(value, options.most_stars),
+        "sentiment": lambda value: values.sentiment(value, options.positive, options.negative),
+        "time": lambda value: values.time(value, options.time_format),
+        "image": lambda value: Value(path.parent / values.plain(value).value),
+    }
+
+
+def _attribute(name: str, value: Any) -> Value:
+    if name == f"{ATTRIBUTE}price" and isinstance(value, str):
+        return values.price(value)
+    if isinstance(value, bool):
+        return Value("yes" if value else "no")
+    return values.text(value)
+
+
+def _at(record: Mapping[str, Any], column: str) -> Any:
+    """Return a column of a record; with dots, a field of an object in it."""
+    if column in record:
+        return record[column]
+    found: Any = record
+    for name in column.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _listed(columns: Sequence[str]) -> str:
+    known = ", ".join(repr(column) for column in columns[:12])
+    return known + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")

@@ -1,0 +1,222 @@
+"""What shops write in a field, as the value that a catalogue holds.
+
+Each function returns a `Value`, or raises ValueError with the fault and its mend, to follow "field
+'...'" in a message.
+"""
+
+import html
+import math
+import re
+import reprlib
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+
+class Value(NamedTuple):
+    """A converted value.
+
+    Attributes:
+        value: as a catalogue holds it; None if the field is empty.
+        remark: what the conversion took for granted, such as the unit of a time; "" if nothing.
+    """
+
+    value: Any
+    remark: str = ""
+
+
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_NUMBER = r"(\d+(?:[.,]\d+)?)"
+_STARS = re.compile(rf"{_NUMBER}\s*(?:stars?|sterne?|estrellas?|étoiles?|星|分)?")
+_STARS_OF = re.compile(rf"{_NUMBER}\s*(?:/|out of|of|von|sur|de)\s*{_NUMBER}\s*\D*")
+_DRAWN = re.compile(r"([★⭐]+)\ufe0f?[☆✩]*")
+_WORDS = {
+    word: number
+    for number, words in enumerate(("one 一", "two 二 两", "three 三", "four 四", "five 五"), 1)
+    for word in words.split()
+}
+_POSITIVE = frozenset("1 +1 1.0 positive pos good true 正面 正向 积极 好评".split())
+_NEGATIVE = frozenset("0 -1 0.0 -1.0 negative neg bad false 负面 负向 消极 差评".split())
+_NEUTRAL = frozenset("neutral neu mixed 中性 中评".split())
+_PRICE = re.compile(r"(?P<before>[^\d\s.,-]*)\s*(?P<number>\d[\d.,'\s]*)\s*(?P<after>[^\d\s.,-]*)")
+
+_UNITS = ((1e11, 1.0, "seconds"), (1e14, 1e3, "milliseconds"), (1e17, 1e6, "microseconds"))
+"""Below each bound in this century, times are in such units, of which a second has so many."""
+
+_YEAR_1973 = 1e8
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a field holds nothing: None, NaN, or white space."""
+    if isinstance(value, str):
+        return not value.strip("\ufeff \t\r\n")
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def plain(value: Any) -> Value:
+    """Return a text or a number as a text, for ids: 12.0 is "12"."""
+    if isinstance(value, str):
+        return Value(value.strip("\ufeff \t\r\n") or None)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"is {reprlib.repr(value)}; write a text")
+    return Value(str(value))
+
+
+def text(value: Any) -> Value:
+    """Return a text without HTML's entities and line breaks, and without byte order marks."""
+    found = plain(value).value
+    if found is None:
+        return Value(None)
+    if "&" in found:
+        found = html.unescape(found)
+    if "<" in found:
+        found = _LINE_BREAK.sub("\n", found)
+    return Value(found.replace("\ufeff", "").strip() or None)
+
+
+def stars(value: Any, most: float = 5) -> Value:
+    """Return stars from 1 to 5: a number, "4,5", "4 out of 5", "four stars", "★★★★☆".
+
+    Args:
+        value: what the shop writes.
+        most: the best rating, which is 5 stars.
+    """
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    fault = "is {}; write a number of stars"
+    if isinstance(value, str):
+        said = value.strip().lower()
+        word = re.sub(r"\s*(stars?|星|分)$", "", said)
+        if drawn := _DRAWN.fullmatch(said):
+            found = float(len(drawn[1]))
+        elif word in _WORDS:
+            found = float(_WORDS[word])
+        elif (of := _STARS_OF.fullmatch(said)) and _decimal(of[2]):
+            found, most = _decimal(of[1]), _decimal(of[2])
+        elif number := _STARS.fullmatch(said):
+            found = _decimal(number[1])
+        else:
+            raise ValueError(fault.format(reprlib.repr(value)))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = float(value)
+    else:
+        raise ValueError(fault.format(reprlib.repr(value)))
+    if not 0 < found <= most:
+        raise ValueError(f"is {reprlib.repr(value)}; the range is above 0, to {most:g}")
+    scaled = 5 * found / most
+    if scaled < 1:
+        return Value(1.0, "less than one star, stored as one")
+    return Value(scaled, "" if most == 5 else "rated out of another number, stored out of 5")
+
+
+def sentiment(value: Any, positive: Collection[str] = (), negative: Collection[str] = ()) -> Value:
+    """Return "positive" or "negative"; nothing for a neutral one.
+
+    Args:
+        value: what the shop writes.
+        positive: the words for "positive" in lower case; by default usual ones in English and
+            Chinese, 1 and +1.
+        negative: the words for "negative"; by default usual ones, 0 and -1.
+    """
+    said = str(plain(value).value).lower() if not isinstance(value, bool) else str(value).lower()
+    if said in (positive or _POSITIVE):
+        return Value("positive")
+    if said in (negative or _NEGATIVE):
+        return Value("negative")
+    if not (positive or negative) and said in _NEUTRAL:
+        return Value(None, "neutral, stored without a label")
+    raise ValueError(
+        f"is {reprlib.repr(value)}; say which words are positive and which are negative"
+    )
+
+
+def time(value: Any, pattern: str = "") -> Value:
+    """Return seconds since 1970: of seconds, milliseconds, microseconds, or ISO 8601.
+
+    Numbers below 10⁸, which would be times before 1973, are kept: they may be an order only. A
+    time without a zone is taken as UTC.
+
+    Args:
+        value: what the shop writes.
+        pattern: how times are written, as in `datetime.strptime`; by default as above.
+    """
+    if isinstance(value, datetime):
+        return _since_1970(value)
+    said = str(plain(value).value)
+    if pattern:
+        try:
+            return _since_1970(datetime.strptime(said, pattern))
+        except ValueError as error:
+            raise ValueError(f"is {said!r:.40}, which is not written as {pattern!r}") from error
+    try:
+        number = float(said)
+    except ValueError:
+        try:
+            return _since_1970(datetime.fromisoformat(said))
+        except ValueError as error:
+            raise ValueError(
+                f"is {said!r:.40}; write seconds, milliseconds or ISO 8601, or say how times are "
+                "written"
+            ) from error
+    if not math.isfinite(number):
+        raise ValueError(f"is {said!r:.40}; write a finite number")
+    if abs(number) < _YEAR_1973:
+        return Value(number, "a small number, kept as an order in time")
+    for bound, per_second, unit in _UNITS:
+        if abs(number) < bound:
+            return Value(number / per_second, f"in {unit}, stored in seconds")
+    raise ValueError(f"is {said!r:.40}; write seconds, milliseconds or microseconds since 1970")
+
+
+def price(value: Any) -> Value:
+    """Return a price as a text, its currency as it is written: "$1,299.00" is "1299.00 $"."""
+    found = _PRICE.fullmatch(str(text(value).value))
+    fault = ValueError(f"is {reprlib.repr(value)}; write one number and a currency")
+    if found is None or (found["before"] and found["after"]):
+        raise fault
+    digits = re.sub(r"['\s]", "", found["number"]).rstrip(".,")
+    currency = found["before"] or found["after"]
+    remark = ""
+    marks = re.findall("[.,]", digits)
+    *whole, last = re.split("[.,]", digits)
+    if marks and (len(set(marks)) > 1 or (len(marks) == 1 and len(last) != 3)):
+        number, thousands = f"{''.join(whole)}.{last}", whole[1:]
+    else:
+        number, thousands = "".join((*whole, last)), [*whole[1:], last][: len(marks)]
+        if len(marks) == 1:
+            remark = "the three digits after the mark are read as thousands"
+    if any(len(group) != 3 for group in thousands) or len(set(marks[:-1])) > 1:
+        raise fault
+    return Value(f"{number} {currency}".strip(), remark)
+
+
+def span(value: Any, passage: str) -> Value:
+    """Return the characters of an answer in a passage, as [start, end].
+
+    Args:
+        value: the answer's text, its span as a list, or that list as JSON.
+        passage: the text that holds it.
+    """
+    if isinstance(value, str) and (bounds := re.fullmatch(r"[\[(](\d+), *(\d+)[\])]", value)):
+        value = [int(bounds[1]), int(bounds[2])]
+    if isinstance(value, list | tuple):
+        return Value(list(value))
+    answer = text(value).value
+    start = passage.find(answer)
+    if start < 0:
+        raise ValueError(f"is {reprlib.repr(value)}, which the text does not hold; copy it exactly")
+    again = passage.find(answer, start + 1) >= 0
+    remark = "occurs several times in the text; the first is stored" if again else ""
+    return Value([start, start + len(answer)], remark)
+
+
+def _decimal(number: str) -> float:
+    return float(number.replace(",", "."))
+
+
+def _since_1970(moment: datetime) -> Value:
+    if moment.tzinfo is None:
+        return Value(moment.replace(tzinfo=UTC).timestamp(), "a date without a zone, taken as UTC")
+    return Value(moment.timestamp(), "a date, stored in seconds")
