@@ -6,6 +6,7 @@ an interaction as well. Its text is the review's, or its title if it has no text
 
 import ast
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _first(path: Path, options: Options) -> Mapping[str, Any]:
     """Return the first line of a file that can be read."""
     for line in read_lines(path, options.encoding, SUFFIXES):
         found = None if line.fault else _parsed(line.text)
-        if found is not None and "asin" in found | {"asin": found.get("parent_asin")}:
+        if found is not None and not found.keys().isdisjoint(_REVIEWS["product"]):
             return found
         if line.number > 100:
             break
@@ -69,9 +70,14 @@ def _parsed(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
+        if not text.startswith("{'"):
+            return None
+        # The metadata of 2014 are Python's literals.
         try:
-            # The metadata of 2014 are Python's literals.
-            found = ast.literal_eval(text.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                warnings.simplefilter("ignore", DeprecationWarning)
+                found = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return found if isinstance(found, dict) else None

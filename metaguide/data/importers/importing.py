@@ -209,7 +209,7 @@ class _Seen:
         if key in self._recent:
             return True
         place = int(self._sorted.searchsorted(key)) if self._sorted.size else 0
-        return place < self._sorted.size and self._sorted[place] == key
+        return place < self._sorted.size and bool(self._sorted[place] == key)
 
     def add(self, text: str) -> None:
         """Add a text."""

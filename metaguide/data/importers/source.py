@@ -5,10 +5,11 @@ import io
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from metaguide.files import MIB, FileFault, is_left_by_system
 
@@ -89,6 +90,9 @@ class Line(NamedTuple):
 
 TOO_LONG = f"a line of more than {LONGEST_LINE / MIB:g} MiB"
 NOT_DECODED = "not in the file's encoding"
+_DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What unpacking and decoding raise on tampered bytes."""
+
 ENDS_EARLY = "the file is damaged or ends early"
 
 
@@ -114,7 +118,7 @@ def read_lines(
 
 
 @contextmanager
-def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[IO[bytes]]:
+def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[io.BufferedReader]:
     """Open a file for reading its unpacked bytes; the arguments are those of `read_lines`."""
     archive, member = _inside(path)
     try:
@@ -128,13 +132,14 @@ def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[IO[bytes]]:
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
             with gzip.open(file) as unpacked:
-                yield cast(IO[bytes], _Bounded(unpacked, file.tell))
+                yield io.BufferedReader(_Bounded(unpacked, file.tell), MIB)
         elif start == b"PK\x03\x04" and not path.name.endswith((".parquet", ".xlsx")):
             try:
                 with zipfile.ZipFile(file) as packed:
                     info = _member(packed, member, suffixes)
                     with packed.open(info) as unpacked:
-                        yield cast(IO[bytes], _Bounded(unpacked, lambda: info.compress_size))
+                        bounded = _Bounded(unpacked, lambda: info.compress_size)
+                        yield io.BufferedReader(bounded, MIB)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
                 raise FileFault(f"cannot be unpacked ({error}); pack it again") from error
         else:
@@ -151,13 +156,14 @@ class _Bounded(io.RawIOBase):
         """Return True."""
         return True
 
-    def readinto(self, buffer: bytearray) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: Any) -> int:
         """Read into a buffer.
 
         Raises:
             FileFault: the stream expands too far.
         """
-        content = self.unpacked.read(len(buffer))
+        # `read` would lose what comes before the damage.
+        content = self.unpacked.read1(len(buffer))
         self.made += len(content)
         if self.made > max(_ALWAYS_EXPANDED, _LARGEST_EXPANSION * self.consumed()):
             raise FileFault(f"it expands to more than {_LARGEST_EXPANSION} times its size")
@@ -197,16 +203,15 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
 
 
-def _decoded(file: IO[bytes], encoding: str) -> Iterator[Line]:
-    buffered = io.BufferedReader(file, MIB) if isinstance(file, io.RawIOBase) else file
+def _decoded(file: io.BufferedReader, encoding: str) -> Iterator[Line]:
     number = 0
     try:
-        start = buffered.peek(4)[:4]  # pyright: ignore[reportAttributeAccessIssue]
+        start = file.peek(4)[:4]
         if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
             is_wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
             encoding = "utf-16" if is_wide else "utf-8-sig"
         errors = "strict" if "16" in encoding or "32" in encoding else "surrogateescape"
-        reader = io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="\n")
+        reader = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n")
         while line := reader.readline(LONGEST_LINE):
             number += 1
             if len(line) == LONGEST_LINE and not line.endswith("\n"):
@@ -217,8 +222,7 @@ def _decoded(file: IO[bytes], encoding: str) -> Iterator[Line]:
                 yield Line(number, line)
             else:
                 yield Line(number, line, NOT_DECODED)
-    # gzip and zlib raise many kinds of errors on tampered bytes.
-    except Exception as error:
+    except _DAMAGE as error:
         yield Line(number + 1, "", f"{ENDS_EARLY} ({error or type(error).__name__})")
 
 

@@ -92,7 +92,7 @@ class Options:
     is_quoted: bool = True
     encoding: str = "utf-8"
     time_format: str = ""
-    most_stars: float = 5
+    most_stars: float = 5.0
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
 
@@ -186,8 +186,13 @@ def mapped(path: Path, table: Table, options: Options) -> Reading:
         for record in table.records:
             if isinstance(record, Reject):
                 yield record
-            else:
-                yield from row_of(*record)
+                continue
+            spans_lines = "\n" in record[2].rstrip("\r\n")
+            for row in row_of(*record):
+                if spans_lines and isinstance(row, Row):
+                    # So it should be where a text has line breaks, and not where a quote is lost.
+                    row = row._replace(remarks=(*row.remarks, f"{row.part}: of several lines"))
+                yield row
 
     used = {column.split(".")[0] for column in mapping.values()}
     return Reading(rows(), mapping, tuple(one for one in table.columns if one not in used))

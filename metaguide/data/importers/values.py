@@ -38,7 +38,8 @@ _WORDS = {
 _POSITIVE = frozenset("1 +1 1.0 positive pos good true 正面 正向 积极 好评".split())
 _NEGATIVE = frozenset("0 -1 0.0 -1.0 negative neg bad false 负面 负向 消极 差评".split())
 _NEUTRAL = frozenset("neutral neu mixed 中性 中评".split())
-_PRICE = re.compile(r"(?P<before>[^\d\s.,-]*)\s*(?P<number>\d[\d.,'\s]*)\s*(?P<after>[^\d\s.,-]*)")
+_CURRENCY = r"[A-Z]{0,3}[^\w\s.,-]?|kr|zł|Kč|Ft|lei|Rs|руб|元|円|원"
+_PRICE = re.compile(rf"(?P<before>{_CURRENCY})\s*(?P<number>\d[\d.,'\s]*)(?P<after>{_CURRENCY})\.?")
 
 _UNITS = ((1e11, 1.0, "seconds"), (1e14, 1e3, "milliseconds"), (1e17, 1e6, "microseconds"))
 """Below each bound in this century, times are in such units, of which a second has so many."""
@@ -76,7 +77,7 @@ def text(value: Any) -> Value:
     return Value(found.replace("\ufeff", "").strip() or None)
 
 
-def stars(value: Any, most: float = 5) -> Value:
+def stars(value: Any, most: float = 5.0) -> Value:
     """Return stars from 1 to 5: a number, "4,5", "4 out of 5", "four stars", "★★★★☆".
 
     Args:
@@ -105,7 +106,7 @@ def stars(value: Any, most: float = 5) -> Value:
         raise ValueError(fault.format(reprlib.repr(value)))
     if not 0 < found <= most:
         raise ValueError(f"is {reprlib.repr(value)}; the range is above 0, to {most:g}")
-    scaled = 5 * found / most
+    scaled = found if most == 5 else 5 * found / most
     if scaled < 1:
         return Value(1.0, "less than one star, stored as one")
     return Value(scaled, "" if most == 5 else "rated out of another number, stored out of 5")

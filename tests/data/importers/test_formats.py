@@ -1,0 +1,455 @@
+"""Each format: what it reads, and that no line of it is lost in silence."""
+
+import csv
+import gzip
+import io
+import json
+import random
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pyarrow import parquet
+
+from metaguide.data.catalogue import REJECTS, CatalogueError, read_domain
+from metaguide.data.importers import FORMATS, Options, Summary, import_domain
+
+
+def imported(format: str, files: list[Path], folder: Path, **options: Any) -> Summary:
+    """Imports files of a format, in the place of what the folder holds."""
+    return import_domain(FORMATS[format].importer, files, folder, Options(**options), replace=True)
+
+
+def write(path: Path, *lines: Any) -> Path:
+    """Writes lines, those that are no texts as JSON."""
+    texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in lines]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
+
+
+ORDERS = [
+    {"id": "r1", "text": 'Works, "well"', "stars": "5", "product": "p1", "title": "A hose"},
+    {"id": "r2", "text": "Two\nlines", "stars": "1", "product": "p2", "title": "盆栽土"},
+    {"id": "r3", "text": "Again", "stars": "2", "product": "p1", "title": "A hose"},
+]
+ORDERS = [{**one, "user": f"u{n}", "time": str(1_700_000_000 + n)} for n, one in enumerate(ORDERS)]
+
+
+def as_csv(path: Path, rows: list[dict], delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    """Writes a table of text."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_bytes(stream.getvalue().encode(encoding))
+    return path
+
+
+def as_parquet(path: Path, rows: list[dict]) -> Path:
+    """Writes Parquet."""
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+TABLES: Mapping[str, Callable[[Path], Path]] = {
+    "csv": lambda folder: as_csv(folder / "a.csv", ORDERS),
+    "tsv": lambda folder: as_csv(folder / "a.tsv", ORDERS, "\t"),
+    "jsonl": lambda folder: write(folder / "a.jsonl", *ORDERS),
+    "parquet": lambda folder: as_parquet(folder / "a.parquet", ORDERS),
+}
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_a_row_of_a_table_may_be_a_product_a_review_and_a_purchase(
+    tmp_path: Path, format: str
+) -> None:
+    """Catches a part that is not read, a product that is written twice, or a link that is lost."""
+    file = TABLES[format](tmp_path)
+    summary = imported(format, [file], tmp_path / "shop" / "garden")
+    domain = read_domain(tmp_path / "shop" / "garden")
+    assert summary.read == {"products": 2, "reviews": 3, "interactions": 3} and not summary.rejected
+    assert [(one.id, one.title) for one in domain.products] == [("p1", "A hose"), ("p2", "盆栽土")]
+    assert [(one.id, one.text, one.stars, one.product) for one in domain.reviews] == [
+        (one["id"], one["text"], float(one["stars"]), one["product"]) for one in ORDERS
+    ]
+    assert [(one.user, one.time) for one in domain.interactions] == [
+        (one["user"], float(one["time"])) for one in ORDERS
+    ]
+    assert "products: named again by a later row" in summary.remarks
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "gb18030"])
+def test_tables_of_other_programs_are_read(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    """Catches Excel's byte order mark in the first column's name, or a delimiter not found."""
+    rows = [{"text": "Grün, teuer & gut", "stars": "4,5"}]
+    file = as_csv(tmp_path / "a.csv", rows, delimiter, encoding)
+    said = "utf-8" if encoding.startswith("utf") else encoding
+    imported("csv", [file], tmp_path / "garden", encoding=said)
+    (review,) = read_domain(tmp_path / "garden").reviews
+    assert (review.id, review.text, review.stars) == ("a-2", "Grün, teuer & gut", 4.5)
+
+
+def test_a_mapping_says_which_column_is_which_field(tmp_path: Path) -> None:
+    """Catches a column that is read by its own name, or an attribute that is dropped in silence."""
+    file = write(
+        tmp_path / "a.jsonl", {"sku": 7, "t": {"en": "Hose"}, "cat": "Watering", "p": "$3", "id": 1}
+    )
+    mapping = {"id": "sku", "title": "t.en", "category": "cat", "attributes.price": "p"}
+    summary = imported("jsonl", [file], tmp_path / "garden", mapping=mapping)
+    (product,) = read_domain(tmp_path / "garden").products
+    assert (product.id, product.title, product.category) == ("7", "Hose", "Watering")
+    assert product.attributes == {"price": "3 $"}
+    assert summary.unread == ("id",) and summary.mapping == mapping
+
+
+BAD_TABLES = [
+    (["name,stars", "a,1"], {}, "nothing says what a row is, of the columns 'name', 'stars'"),
+    (["text,stars", "a,1"], {"mapping": {"text": "review"}}, "no column 'review' for text"),
+    (["text,text", "a,1"], {}, "a.csv:1: two columns are named 'text'"),
+    (["", ""], {}, "nothing says what a row is"),
+    (['"text,stars', "a,1"], {}, "broken quotes in the header"),
+    (["text,stars"], {}, "nothing in it can be imported .it has no rows"),
+    (["text,stars", ",1", ",2"], {}, "reviews: no text, 2, the first at .*a.csv:2"),
+]
+
+
+@pytest.mark.parametrize(("lines", "options", "words"), BAD_TABLES)
+def test_a_table_that_is_no_table_is_one_error(
+    tmp_path: Path, lines: list[str], options: dict, words: str
+) -> None:
+    """Catches a folder half written, or a traceback, for a file that cannot be used."""
+    with pytest.raises(CatalogueError, match=words):
+        imported("csv", [write(tmp_path / "a.csv", *lines)], tmp_path / "shop" / "x", **options)
+    assert sorted(path.name for path in tmp_path.rglob("*")) in (["a.csv"], ["a.csv", "shop"])
+
+
+def test_a_broken_record_costs_its_own_line(tmp_path: Path) -> None:
+    """Catches an open quote that swallows the lines behind it."""
+    lines = ["text,stars", '"open,1', "a,2", 'b "x",3', "c", '"d"e,4', '"f\ng",5', "h,1,2", "i,1"]
+    summary = imported("csv", [write(tmp_path / "a.csv", *lines)], tmp_path / "garden")
+    read = [review.text for review in read_domain(tmp_path / "garden").reviews]
+    assert read == ["a", 'b "x"', "f\ng", "i"]
+    rejects = [json.loads(line) for line in (tmp_path / "garden" / REJECTS).open(encoding="utf-8")]
+    assert [one["line"] for one in rejects] == [2, 5, 6, 9]
+    assert summary.rejects == 4
+
+
+def test_amazon_is_read_in_both_layouts(tmp_path: Path) -> None:
+    """Catches a field of one layout that is not known, or reviews read before their products."""
+    old = [
+        {"asin": "B1", "reviewerID": "A", "overall": 5.0, "reviewText": "Good", "summary": "s",
+         "unixReviewTime": 1400000000, "image": ["x"]},
+        {"asin": "B1", "reviewerID": "B", "overall": 2.0, "summary": "Only this",
+         "unixReviewTime": 1400000001},
+    ]  # fmt: skip
+    literal = str({"asin": "B1", "title": "O'Hara", "categories": [["Shop", "Hoses", "Long"]],
+                   "price": 3.5, "brand": "X"})  # fmt: skip
+    imported("amazon", [write(tmp_path / "r.json", *old), write(tmp_path / "meta.json", literal)],
+             tmp_path / "old")  # fmt: skip
+    domain = read_domain(tmp_path / "old")
+    (product,) = domain.products
+    assert (product.id, product.title, product.category) == ("B1", "O'Hara", "Hoses")
+    assert product.attributes == {"price": "3.5", "brand": "X"}
+    assert [(one.text, one.stars, one.product) for one in domain.reviews] == [
+        ("Good", 5, "B1"),
+        ("Only this", 2, "B1"),
+    ]
+    new = {"rating": 4.0, "title": "t", "text": "Fine<br />so far", "asin": "B2-red",
+           "parent_asin": "B2", "user_id": "A", "timestamp": 1588687728923}  # fmt: skip
+    meta = {"main_category": "All", "title": "Hose", "categories": [], "parent_asin": "B2",
+            "description": ["One.", "Two."], "price": None, "store": "S"}  # fmt: skip
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(json.dumps(new).encode()))
+    summary = imported("amazon", [tmp_path / "r.jsonl.gz", write(tmp_path / "m.jsonl", meta)],
+                       tmp_path / "new")  # fmt: skip
+    domain = read_domain(tmp_path / "new")
+    assert summary.read == {"products": 1, "reviews": 1, "interactions": 1}
+    assert domain.products[0].description == "One. Two." and domain.products[0].category is None
+    assert domain.reviews[0].text == "Fine\nso far"
+    assert domain.interactions[0].time == 1588687728.923
+    with pytest.raises(CatalogueError, match="no line of Amazon's reviews"):
+        imported("amazon", [write(tmp_path / "x.jsonl", {"a": 1})], tmp_path / "x")
+
+
+def test_recbole_is_read_by_its_types(tmp_path: Path) -> None:
+    """Catches a type that stays in a name, or a title that is taken from the categories."""
+    header = "item_id:token\tclass:token_seq\tmovie_title:token_seq\ty:float"
+    item = write(tmp_path / "a.item", header, '1\tWar Drama\tA "film"\t1.5')
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    rows = "u\t1\t3\t1400000000", "v\t9\t3\t1400000000"
+    inter = write(tmp_path / "a.inter", header, *rows)
+    for files in ([inter, item], [tmp_path]):
+        summary = imported("recbole", files, tmp_path / "shop" / "a")
+        domain = read_domain(tmp_path / "shop" / "a")
+        assert [(one.id, one.title, one.category) for one in domain.products] == [
+            ("1", 'A "film"', "War Drama")
+        ]
+        assert [one.user for one in domain.interactions] == ["u"]
+        assert "interactions: a product that is not among the products" in summary.rejected
+    with pytest.raises(CatalogueError, match=r"no \.item file"):
+        imported("recbole", [inter], tmp_path / "b")
+    with pytest.raises(CatalogueError, match="has no type"):
+        imported("recbole", [write(tmp_path / "b.item", "item_id\ttitle", "1\tA")], tmp_path / "b")
+
+
+@pytest.mark.parametrize("size", ["latest", "1m", "100k"])
+def test_movielens_is_read_in_every_size(tmp_path: Path, size: str) -> None:
+    """Catches a separator, an encoding or a genre of another size."""
+    folder = tmp_path / "ml"
+    if size == "latest":
+        write(folder / "movies.csv", "movieId,title,genres", '1,"Été, l\'",Comedy|Drama')
+        write(folder / "ratings.csv", "userId,movieId,rating,timestamp", "7,1,0.5,1400000000")
+    elif size == "1m":
+        (folder).mkdir()
+        (folder / "movies.dat").write_bytes("1::Été, l'::Comedy|Drama\n".encode("latin-1"))
+        write(folder / "ratings.dat", "7::1::5::1400000000")
+    else:
+        (folder).mkdir()
+        flags = ["0"] * 5 + ["1"] + ["0"] * 13
+        line = "|".join(["1", "Été, l'", "01-Jan-1995", "", "url", *flags])
+        (folder / "u.item").write_bytes(f"{line}\n".encode("latin-1"))
+        write(folder / "u.data", "7\t1\t5\t1400000000")
+    imported("movielens", [folder], tmp_path / "films")
+    domain = read_domain(tmp_path / "films")
+    assert [(p.id, p.title, p.category) for p in domain.products] == [("1", "Été, l'", "Comedy")]
+    assert [(i.user, i.product, i.time) for i in domain.interactions] == [("7", "1", 1.4e9)]
+    with pytest.raises(CatalogueError, match="no movies.csv or movies.dat or u.item"):
+        imported("movielens", [tmp_path], tmp_path / "x")
+
+
+def test_squad_is_read_with_all_its_answers(tmp_path: Path) -> None:
+    """Catches a span that is shifted, an answer that is lost, an unanswerable question dropped."""
+    passage = "Holds a day. A day and a half."
+    asked = [
+        {"id": "1", "question": "How long?", "answers": [{"text": "a day", "answer_start": 6},
+         {"text": "a half", "answer_start": 23}, {"text": "a day", "answer_start": 6}]},
+        {"id": "2", "question": "Why?", "answers": [], "is_impossible": True},
+        {"id": "3", "question": "Who?", "answers": [{"text": "nobody", "answer_start": 0}]},
+    ]  # fmt: skip
+    file = write(
+        tmp_path / "a.json", {"data": [{"paragraphs": [{"context": passage, "qas": asked}]}]}
+    )
+    summary = imported("squad", [file], tmp_path / "q")
+    questions = read_domain(tmp_path / "q").questions
+    assert [one.golds for one in questions] == [("a day", "a half"), ()]
+    assert list(summary.rejected) == ["questions: an answer that is not in its text"]
+    for content in ("[]", "{", '{"data": 1}'):
+        with pytest.raises(CatalogueError, match="not JSON|no list 'data'"):
+            imported("squad", [write(tmp_path / "b.json", content)], tmp_path / "b")
+
+
+def test_subjqa_is_read_by_its_spans(tmp_path: Path) -> None:
+    """Catches words of the annotation that replace its span, or the mark of no answer in a text."""
+    rows = [
+        {"question": "Good?", "review": "Very good. ANSWERNOTFOUND", "human_ans_spans": "wrong",
+         "human_ans_indices": "(5, 9)"},
+        {"question": "Bad?", "review": "Very good. ANSWERNOTFOUND",
+         "human_ans_spans": "ANSWERNOTFOUND", "human_ans_indices": "(11, 25)"},
+        {"question": "So?", "review": "x", "human_ans_spans": "", "human_ans_indices": "none"},
+    ]  # fmt: skip
+    summary = imported("subjqa", [as_csv(tmp_path / "test.csv", rows)], tmp_path / "q")
+    questions = read_domain(tmp_path / "q").questions
+    assert [(one.text, one.golds) for one in questions] == [
+        ("Very good. ", ("good",)),
+        ("Very good. ", ()),
+    ]
+    assert summary.rejects == 1
+
+
+def test_presets_of_public_tables(tmp_path: Path) -> None:
+    """Catches a column of a headless table that is read as another one."""
+    line = "3,apple iphone 8,1,7,Apple iPhone 8,2612,Mobile Phones"
+    imported("pricerunner", [write(tmp_path / "p.csv", line)], tmp_path / "p")
+    (product,) = read_domain(tmp_path / "p").products
+    assert (product.id, product.title, product.category) == ("3", "apple iphone 8", "Mobile Phones")
+    clusters = {"id": "id", "title": "title", "category": "cluster"}
+    imported("pricerunner", [tmp_path / "p.csv"], tmp_path / "p", mapping=clusters)
+    assert read_domain(tmp_path / "p").products[0].category == "7"
+    for format, lines in {"fdu-mtl": ["1\tso \"good", "0\tbad"],
+                          "arsc": ["so \"good\t1", "bad\t-1"]}.items():  # fmt: skip
+        imported(format, [write(tmp_path / "books.train", *lines)], tmp_path / "s")
+        reviews = read_domain(tmp_path / "s").reviews
+        assert [(one.text, one.label) for one in reviews] == [('so "good', 1), ("bad", 0)]
+
+
+def test_pictures_are_read_from_idx_and_from_folders(tmp_path: Path) -> None:
+    """Catches pictures whose classes are those of others, or that are changed on the way."""
+    picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
+    header = b"\0\0\x08\3" + np.array(picture.shape, ">u4").tobytes()
+    (tmp_path / "a-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + picture.tobytes()))
+    (tmp_path / "a-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1\0\0\0\2\1\0")
+    files = [tmp_path / "a-images-idx3-ubyte.gz", tmp_path / "a-labels-idx1-ubyte"]
+    imported("idx", files, tmp_path / "i", columns=("shirt", "shoe"))
+    products = read_domain(tmp_path / "i").products
+    assert [one.category for one in products] == ["shoe", "shirt"]
+    for product, expected in zip(products, picture, strict=True):
+        assert product.image is not None
+        np.testing.assert_array_equal(product.image, expected[..., None].repeat(3, -1))
+    (tmp_path / "a-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1\0\0\0\1\1")
+    with pytest.raises(CatalogueError, match="1 labels, and .* holds 2 pictures"):
+        imported("idx", files, tmp_path / "i")
+    for name in ("shoe/b.png", "shoe/c.png", "shirt/a.png"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[0]).save(tmp_path / "root" / name)
+    (tmp_path / "root" / "shoe" / "c.png").write_bytes(b"x")
+    summary = imported("folders", [tmp_path / "root"], tmp_path / "f")
+    products = read_domain(tmp_path / "f").products
+    assert [(one.id, one.category, one.image is None) for one in products] == [
+        ("shirt/a.png", "shirt", False),
+        ("shoe/b.png", "shoe", False),
+        ("shoe/c.png", "shoe", True),
+    ]
+    assert "products, image: a picture that is left out, not readable" in summary.remarks
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff&<"), min_size=1).filter(
+    lambda text: text == text.strip() != ""
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"text": TEXT, "stars": st.integers(1, 5)}), min_size=1))
+def test_any_reviews_survive_any_table(tmp_path_factory: Any, rows: list[dict]) -> None:
+    """Catches a character that splits a record, or a text that is read as another one."""
+    folder = tmp_path_factory.mktemp("tables")
+    rows = [{**row, "text": row["text"].replace("\r", " ").strip() or "x"} for row in rows]
+    files = {
+        "csv": as_csv(folder / "a.csv", [{k: str(v) for k, v in row.items()} for row in rows]),
+        "jsonl": write(folder / "a.jsonl", *rows),
+        "parquet": as_parquet(folder / "a.parquet", rows),
+    }
+    for format, file in files.items():
+        imported(format, [file], folder / "shop")
+        reviews = read_domain(folder / "shop").reviews
+        assert [(one.text, one.stars) for one in reviews] == [
+            (row["text"], row["stars"]) for row in rows
+        ]
+
+
+LINES: Mapping[str, tuple[str, Callable[[int], str]]] = {
+    "csv": ("text,stars,product", lambda n: f'"tok{n}e, a",{1 + n % 5},p{n}'),
+    "tsv": ("text\tstars", lambda n: f"tok{n}e\t{1 + n % 5}"),
+    "jsonl": ("", lambda n: json.dumps({"text": f"tok{n}e", "stars": 1 + n % 5})),
+    "fdu-mtl": ("", lambda n: f"{n % 2}\ttok{n}e"),
+    "arsc": ("", lambda n: f"tok{n}e\t{n % 2 * 2 - 1}"),
+    "pricerunner": ("", lambda n: f"{n},tok{n}e,1,2,label,4,Phones"),
+    "amazon": (
+        "",
+        lambda n: json.dumps(
+            {"asin": f"B{n}", "title": f"tok{n}e"}
+            if n % 2
+            else {"asin": "B1", "reviewText": f"tok{n}e", "overall": 4, "reviewerID": "u",
+                  "unixReviewTime": 1}
+        ),
+    ),
+    "recbole": ("item_id:token\ttitle:token_seq", lambda n: f"{n}\ttok{n}e"),
+    "subjqa": ("question,review,human_ans_indices", lambda n: f'a?,tok{n}e,"(0, 3)"'),
+    "movielens": ("movieId,title,genres", lambda n: f"{n},tok{n}e,Drama"),
+}  # fmt: skip
+"""A header, and line number n, in whose text "tok{n}e" stands, of each format of lines."""
+
+NAMES = {"recbole": "a.item", "movielens": "movies.csv"}
+
+EVERY = {"id": "id", "title": "title", "category": "category", "description": "label"}
+EVERY |= {f"attributes.{name}": name for name in ("vendor", "cluster", "category_id")}
+MAPPED: Mapping[str, Any] = {"pricerunner": {"mapping": EVERY}}
+"""An open quote may make lines a part of any column; in a test each has to be read."""
+
+MUTATED = 3000
+"""Lines of each format; 100,000 were tried by hand."""
+
+
+def mutated(line: str, rng: random.Random) -> bytes:
+    """Changes, drops or adds up to three characters, anywhere but in the token of the line."""
+    content = bytearray(line.encode())
+    begin = content.index(b"tok")
+    end = content.index(b"e", begin)
+    for _ in range(rng.randint(0, 3)):
+        place = rng.randrange(len(content) + 1)
+        if begin <= place <= end:
+            continue
+        new = rng.choice([b'"', b",", b"\t", b"\xff", b"", b"\0", b"{", "é".encode(), b"\\", b"9"])
+        content[place : place + rng.randint(0, 1)] = new
+        moved = content.find(b"tok")
+        begin, end = moved, content.index(b"e", moved)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("format", LINES)
+def test_no_mutated_line_is_lost_in_silence(tmp_path: Path, format: str) -> None:
+    """Catches a line that is neither read nor rejected, and any error but CatalogueError."""
+    header, line = LINES[format]
+    rng = random.Random(0)
+    lines = [mutated(line(n), rng) for n in range(MUTATED)]
+    start = [header.encode()] if header else [line(MUTATED + 1).encode()]
+    file = tmp_path / NAMES.get(format, "a.txt")
+    file.write_bytes(b"\n".join([*start, *lines]))
+    files = [file]
+    if format == "movielens":
+        files.append(write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp"))
+    summary = imported(format, files, tmp_path / "shop", **MAPPED.get(format, {}))
+    read_domain(tmp_path / "shop")
+    found = "".join(
+        path.read_text(encoding="utf-8") for path in (tmp_path / "shop").glob("*.jsonl")
+    )
+    lost = [n for n in range(MUTATED) if f"tok{n}e" not in found]
+    assert not lost, (len(lost), lines[lost[0]])
+    assert 0 < summary.rejects < MUTATED
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "subjqa", "fdu-mtl"])
+def test_damaged_archives_say_where_they_end(tmp_path: Path, format: str) -> None:
+    """Catches the first half of a file that passes for all of it."""
+    header, line = LINES[format]
+    text = "\n".join([*([header] if header else []), *(line(n) for n in range(2000))]).encode()
+    packed = gzip.compress(text)
+    (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
+    summary = imported(format, [tmp_path / "cut.gz"], tmp_path / "shop")
+    (reason,) = [one for one in summary.rejected if "damaged or ends early" in one]
+    assert summary.rejected[reason].count == 1 and summary.rejected[reason].first.line > 100
+    with pytest.raises(CatalogueError, match="cut.gz:.*damaged or ends early.*nothing was"):
+        import_domain(FORMATS[format].importer, [tmp_path / "cut.gz"], tmp_path / "x", strict=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_archives_that_expand_beyond_measure_end(tmp_path: Path) -> None:
+    """Catches a gigabyte that comes out of a megabyte."""
+    bomb = b"text,stars\n" + b"good,5\n" * 3 + (b" " * 2**20 + b"\n") * 150
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(bomb))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.csv", bomb)
+    for name in ("a.csv.gz", "b.zip"):
+        summary = imported("csv", [tmp_path / name], tmp_path / "shop")
+        assert summary.read == {"reviews": 3}
+        assert any("expands to more than 200 times" in reason for reason in summary.rejected)
+
+
+def test_a_line_without_end_is_not_held(tmp_path: Path) -> None:
+    """Catches a line of gigabytes that is read into memory, or lines behind it that are lost."""
+    long = "x" * (17 * 2**20)
+    file = write(tmp_path / "a.csv", "text,stars", "a,1", f"{long},1", "b,5")
+    summary = imported("csv", [file], tmp_path / "shop")
+    assert [one.text for one in read_domain(tmp_path / "shop").reviews] == ["a", "b"]
+    assert list(summary.rejected) == ["a line of more than 16 MiB"]
+    assert (tmp_path / "shop" / REJECTS).stat().st_size < 10_000
+
+
+def test_a_member_of_a_zip_is_named_by_the_path(tmp_path: Path) -> None:
+    """Catches another member that is read, or an archive of several that is read by chance."""
+    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
+        archive.writestr("a/books.csv", "text,stars\nbook,1\n")
+        archive.writestr("a/garden.csv", "text,stars\ngarden,1\n")
+        archive.writestr("__MACOSX/a/._garden.csv", "x")
+    imported("csv", [tmp_path / "shop.zip" / "a" / "garden.csv"], tmp_path / "g")
+    assert [one.text for one in read_domain(tmp_path / "g").reviews] == ["garden"]
+    with pytest.raises(CatalogueError, match="holds a/books.csv, a/garden.csv; name the one"):
+        imported("csv", [tmp_path / "shop.zip"], tmp_path / "x")
+    with pytest.raises(CatalogueError, match="holds no 'a/toys.csv'; it holds"):
+        imported("csv", [tmp_path / "shop.zip" / "a" / "toys.csv"], tmp_path / "x")

@@ -1,0 +1,184 @@
+"""What shops write in a field, as a catalogue holds it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metaguide.data.importers import values
+
+STARS = [
+    ("4", 4.0),
+    (4, 4.0),
+    (4.5, 4.5),
+    ("4,5", 4.5),
+    ("4.5", 4.5),
+    ("3 stars", 3.0),
+    ("4 out of 5", 4.0),
+    ("4.0 out of 5 stars", 4.0),
+    ("8/10", 4.0),
+    ("four", 4.0),
+    ("Five stars", 5.0),
+    ("四星", 4.0),
+    ("★★★★☆", 4.0),
+    ("⭐⭐", 2.0),
+    ("0.5", 1.0),
+]
+
+
+@pytest.mark.parametrize(("written", "stars"), STARS)
+def test_stars_are_read_as_shops_write_them(written: object, stars: float) -> None:
+    """Catches a comma, a scale or a word that is read as another number, or refused."""
+    assert values.stars(written).value == stars
+
+
+@pytest.mark.parametrize("written", ["", "0", 0, "6", "-1", "nan", "4 or 5", True, [4], "sehr"])
+def test_what_is_no_number_of_stars_is_refused(written: object) -> None:
+    """Catches an unrated 0, a rating out of range or a sentence that becomes stars."""
+    with pytest.raises(ValueError, match="is .*; (write|the range)"):
+        values.stars(written)
+
+
+def test_the_best_rating_may_be_another() -> None:
+    """Catches stars out of ten that are stored unscaled, or without a word."""
+    assert values.stars("8", most=10.0) == (4.0, "rated out of another number, stored out of 5")
+    assert values.stars("1", most=10.0).value == 1.0
+
+
+SENTIMENTS = [("1", 1), (1, 1), ("+1", 1), ("pos", 1), ("Positive", 1), ("好评", 1), (True, 1)]
+SENTIMENTS += [("0", 0), (-1, 0), ("-1", 0), ("NEG", 0), ("差评", 0), (0.0, 0), (False, 0)]
+
+
+@pytest.mark.parametrize(("written", "positive"), SENTIMENTS)
+def test_sentiments_are_read_as_shops_write_them(written: object, positive: int) -> None:
+    """Catches a label that is read as its opposite."""
+    assert values.sentiment(written).value == ("negative", "positive")[positive]
+
+
+def test_words_of_a_sentiment_replace_the_usual_ones() -> None:
+    """Catches a shop's "2 is positive, 1 is negative" that is read as 1 is positive."""
+    assert values.sentiment("1", positive=("2",), negative=("1",)).value == "negative"
+    assert values.sentiment("2", positive=("2",), negative=("1",)).value == "positive"
+    with pytest.raises(ValueError, match="say which words"):
+        values.sentiment("0", positive=("2",), negative=("1",))
+    with pytest.raises(ValueError, match="is '2'; say which words are positive"):
+        values.sentiment("2")
+    assert values.sentiment("neutral") == (None, "neutral, stored without a label")
+
+
+MOMENT = datetime(2024, 5, 1, 12, 30, 15, tzinfo=UTC)
+TIMES = [
+    (MOMENT.timestamp(), "seconds"),
+    (str(int(MOMENT.timestamp())), "seconds"),
+    (int(MOMENT.timestamp() * 1e3), "milliseconds"),
+    (str(int(MOMENT.timestamp() * 1e6)), "microseconds"),
+    ("2024-05-01T12:30:15Z", "a date"),
+    ("2024-05-01T14:30:15+02:00", "a date"),
+    ("2024-05-01 12:30:15", "UTC"),
+    (MOMENT, "a date"),
+]
+
+
+@pytest.mark.parametrize(("written", "remark"), TIMES)
+def test_times_are_seconds(written: object, remark: str) -> None:
+    """Catches milliseconds that are stored as seconds, a zone that is dropped, an unsaid unit."""
+    found = values.time(written)
+    assert found.value == MOMENT.timestamp()
+    assert remark in found.remark
+
+
+def test_other_times_need_a_pattern() -> None:
+    """Catches 03/04 that is taken for April, or for March, without a word."""
+    with pytest.raises(ValueError, match="or say how times are"):
+        values.time("03/04/2024")
+    assert (
+        values.time("03/04/2024", "%d/%m/%Y").value == datetime(2024, 4, 3, tzinfo=UTC).timestamp()
+    )
+    with pytest.raises(ValueError, match="is not written as"):
+        values.time("2024-05-01", "%d/%m/%Y")
+    assert values.time(17) == (17.0, "a small number, kept as an order in time")
+    for wrong in ("nan", "inf", 1e30, True):
+        with pytest.raises(ValueError, match="write"):
+            values.time(wrong)
+
+
+PRICES = [
+    ("12.99", "12.99"),
+    ("$12.99", "12.99 $"),
+    ("12,99 €", "12.99 €"),
+    ("1.299,00 €", "1299.00 €"),
+    ("$1,299.00", "1299.00 $"),
+    ("1,299,000 KRW", "1299000 KRW"),
+    ("CNY 35", "35 CNY"),
+    ("￥35", "35 ￥"),
+    ("1'299.50 CHF", "1299.50 CHF"),
+    ("1 299,50 zł", "1299.50 zł"),
+]
+
+
+@pytest.mark.parametrize(("written", "price"), PRICES)
+def test_prices_are_read_as_shops_write_them(written: str, price: str) -> None:
+    """Catches a decimal comma that is taken for thousands, or the other way round."""
+    assert values.price(written) == (price, "")
+
+
+@pytest.mark.parametrize("written", ["from 3", "$1 - $2", "free", "1,29,9", "1.2.3,4,5", "$5 €"])
+def test_what_is_no_price_is_refused(written: str) -> None:
+    """Catches a range or a sentence that becomes a price."""
+    with pytest.raises(ValueError, match="write one number and a currency"):
+        values.price(written)
+
+
+def test_a_price_that_may_be_either_says_so() -> None:
+    """Catches 1,299 that is taken for thousands in silence."""
+    assert values.price("1,299") == (
+        "1299",
+        "the three digits after the mark are read as thousands",
+    )
+
+
+def test_texts_lose_entities_and_marks() -> None:
+    """Catches HTML in a text that is trained on, or a byte order mark that makes two texts two."""
+    assert values.text("\ufeffGut &amp; g&uuml;nstig<br />sehr ").value == "Gut & günstig\nsehr"
+    assert values.text(12.0).value == "12"
+    assert values.text(" ").value is None
+
+
+def test_answers_are_found_in_their_text() -> None:
+    """Catches an answer of another place, or one that the text does not hold."""
+    assert values.span("day", "A day and a day.") == (
+        [2, 5],
+        "occurs several times in the text; the first is stored",
+    )
+    assert values.span("[2, 5]", "A day.").value == values.span([2, 5], "A day.").value == [2, 5]
+    with pytest.raises(ValueError, match="does not hold; copy it exactly"):
+        values.span("week", "A day.")
+
+
+@given(st.floats(0.01, 5) | st.integers(1, 5))
+def test_any_number_of_stars_survives_writing(stars: float) -> None:
+    """Catches a way of writing a number that is read as another one."""
+    expected = max(1.0, float(stars))
+    assert values.stars(stars).value == expected
+    assert values.stars(f"{stars:.17f}").value == pytest.approx(expected)
+
+
+@given(st.integers(0, 10**7), st.integers(0, 99), st.sampled_from(["", "'", " ", ",", "."]))
+def test_any_price_survives_writing(whole: int, cents: int, mark: str) -> None:
+    """Catches digits that are lost between marks of thousands."""
+    point = "," if mark == "." else "."
+    written = f"{whole:,}".replace(",", mark) + f"{point}{cents:02d} €"
+    assert values.price(written).value == f"{whole}.{cents:02d} €"
+
+
+@given(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
+)
+def test_any_value_is_read_or_refused(value: object) -> None:
+    """Catches a value that ends in another error than one with its mend."""
+    for convert in (values.stars, values.sentiment, values.time, values.price, values.plain):
+        try:
+            convert(value)
+        except ValueError as error:
+            assert str(error).startswith("is ") and ";" in str(error)
