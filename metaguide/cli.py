@@ -1,8 +1,9 @@
-"""The console command `metaguide`: import a shop's files, and check what they allow."""
+"""The console command `metaguide`: from a shop's files to answers."""
 
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,12 +52,23 @@ def main() -> None:
     """Run the command; every error is one line that says what to do."""
     try:
         app()
-    except (CatalogueError, Refusal) as error:
+    except (*_refusals(), CatalogueError, Refusal) as error:
         print(f"metaguide: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
         print("metaguide: interrupted; nothing was changed", file=sys.stderr)
         raise SystemExit(130) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return the errors that say what is wrong with a guide, of modules that were imported."""
+    known = {
+        "metaguide.training.checkpoint": "CheckpointError",
+        "metaguide.pretrained": "EncoderError",
+        "metaguide.data.tokenizer": "TokenizerError",
+        "metaguide.optimizers.stored": "StoredError",
+    }
+    return tuple(getattr(sys.modules[m], n) for m, n in known.items() if m in sys.modules)
 
 
 @app.callback()
@@ -108,19 +120,16 @@ def import_(
     if format and format not in FORMATS:
         raise Refusal(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
     known = format or format_of(files[0])
-    try:
-        options = Options(
-            mapping=_mapping(map),
-            columns=_words(columns),
-            delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter),
-            encoding=encoding,
-            time_format=time_format,
-            most_stars=stars_out_of,
-            positive=tuple(word.lower() for word in _words(positive)),
-            negative=tuple(word.lower() for word in _words(negative)),
-        )
-    except ValueError as error:
-        raise Refusal(str(error)) from error
+    options = _options(
+        map,
+        columns,
+        delimiter,
+        encoding,
+        time_format=time_format,
+        most_stars=stars_out_of,
+        positive=tuple(word.lower() for word in _words(positive)),
+        negative=tuple(word.lower() for word in _words(negative)),
+    )
     start = time.monotonic()
     with _counting("rows") as tell:
         summary = import_domain(
@@ -170,7 +179,133 @@ def check(
     if faults:
         raise Refusal("; ".join(faults))
     if not as_json and folders:
-        print(f"next: metaguide.from_encoder(FOLDER).adapt({str(folders[0])!r})")
+        print(f"next: metaguide adapt {folders[0]} --guide=RUN_OR_ENCODER --output=garden.guide")
+
+
+@app.command()
+def adapt(
+    domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
+    guide: Annotated[
+        Path,
+        typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
+    ],
+    output: Annotated[Path, typer.Option(help="The folder to save the adapted guide to.")],
+    shots: Annotated[int, typer.Option(min=0, help="Examples of each class to adapt to.")] = 5,
+    unlabelled: Annotated[
+        int, typer.Option(min=0, help="Most other examples to read without their labels.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of examples.")] = 0,
+    prefix: Annotated[
+        str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")
+    ] = "",
+    length: Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")] = 128,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
+    ] = None,
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="Copy the encoder, so that the guide can move.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Adapt a guide to a domain, and save it.
+
+    metaguide adapt my_shop/garden --guide=bge-small-en-v1.5 --output=garden.guide
+    """
+    import metaguide
+    from metaguide.guide import AdaptedGuide
+
+    start = time.monotonic()
+    if (guide / "model.safetensors").exists():
+        found = metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
+    else:
+        found = metaguide.load(guide, cache=cache)
+    if isinstance(found, AdaptedGuide):
+        raise Refusal(f"{guide}: is adapted already; give the guide that it was adapted from")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
+    adapted.save(output, with_encoder)
+    notes = [str(one.message) for one in caught]
+    if as_json:
+        counts = {task: len(one.chosen) for task, one in adapted.adapted.items()}
+        print(json.dumps({"guide": str(output), "examples": counts, "notes": notes}, indent=2))
+        return
+    print(f"{output} ({time.monotonic() - start:.1f} s)")
+    for task, one in adapted.adapted.items():
+        method = found.serving[task].method
+        print(f"  {task:<15} by {method}, adapted to {len(one.chosen)} examples")
+    for note in notes:
+        print(f"  {note}")
+    print(f"next: metaguide predict {output} --input=new.csv --output=answers.csv")
+
+
+@app.command()
+def predict(
+    guide: Annotated[Path, typer.Argument(help="A saved guide.")],
+    input: Annotated[Path, typer.Option(help="A table: CSV, TSV, JSON lines or Parquet.")],
+    output: Annotated[Path, typer.Option(help="The table to write: .csv, .tsv or .jsonl.")],
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="The input's format; by default the name tells.")
+    ] = "",
+    map: Annotated[
+        str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
+    ] = "",
+    columns: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")
+    ] = "",
+    delimiter: Annotated[str, typer.Option(help="What separates columns; found by default.")] = "",
+    encoding: Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")] = "utf-8",
+    top: Annotated[int, typer.Option(min=1, help="Products to rank for each user.")] = 10,
+    encoder: Annotated[
+        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Answer every row of a table, and write the rows with their answers.
+
+    metaguide predict garden.guide --input=new_reviews.csv --output=answers.csv
+
+    A row with a question is a question, one with a text a review, one with a title a product; rows
+    with user, product and time are what users took.
+    """
+    import metaguide
+    from metaguide.guide import AdaptedGuide
+    from metaguide.predicting import predict_file
+
+    options = _options(map, columns, delimiter, encoding)
+    start = time.monotonic()
+    found = metaguide.load(guide, encoder=encoder, cache=cache)
+    if not isinstance(found, AdaptedGuide):
+        raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
+    with _counting("rows") as tell:
+        done = predict_file(found, input, output, options, format=format, top=top, tell=tell)
+    if as_json:
+        print(json.dumps({"output": str(output), **done._asdict()}, ensure_ascii=False, indent=2))
+        return
+    print(f"{output}: {done.answered:,} of {done.task} ({time.monotonic() - start:.1f} s)")
+    if done.unread:
+        print(f"  without an answer: {done.unread:,}, the first at {done.first}")
+
+
+def _options(map: str, columns: str, delimiter: str, encoding: str, **others: Any) -> Options:
+    """Return how a table is to be read.
+
+    Raises:
+        Refusal: an option cannot be used.
+    """
+    try:
+        return Options(
+            mapping=_mapping(map),
+            columns=_words(columns),
+            delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter),
+            encoding=encoding,
+            **others,
+        )
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
 
 def _domains(shop: Path) -> list[Path]:

@@ -351,6 +351,8 @@ QUESTIONS = labelled_task(
     part="questions",
     asks=Question,
     has_examples=lambda domain: bool(domain.questions),
+    columns=("answer", "start", "end"),
+    cells=lambda answer: [(answer.text, *(answer.span or (None, None)))],
     counts=lambda domain: Counter(
         "with an answer" if question.golds else "without an answer"
         for question in distinct_questions(domain)

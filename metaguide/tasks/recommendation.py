@@ -461,6 +461,13 @@ RECOMMENDATION = Task(
     part="interactions",
     asks=History,
     has_examples=lambda domain: bool(domain.interactions),
+    columns=("rank", "product", "score"),
+    cells=lambda ranking: [
+        (rank, product, float(score))
+        for rank, (product, score) in enumerate(
+            zip(ranking.products, ranking.scores, strict=True), 1
+        )
+    ],
     counts=lambda domain: Counter(
         "users of one product" if len(history.products) == 1 else "users of several products"
         for history in histories(domain.interactions)

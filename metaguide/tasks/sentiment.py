@@ -198,6 +198,7 @@ SENTIMENT = labelled_task(
     part="reviews",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
+    columns=Sentiment._fields,
     counts=lambda domain: Counter(CLASSES[int(r.label or 0)] for r in distinct_reviews(domain)),
     head=lambda encoder, way: SentimentHead(encoder.dtype),
     scoring=Scoring(

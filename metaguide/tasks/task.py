@@ -45,6 +45,8 @@ class Task(NamedTuple):
         part: the part of a domain that it adapts to, a field of `Domain`.
         asks: type of the examples that it predicts; no other task has the same.
         classes: names of its classes, if every domain has the same ones.
+        columns: names of the columns of a table of answers.
+        cells: answer -> the rows of that table that say it, several for a ranking.
         counts: domain -> numbers of examples, keyed by class or by what they are; repeated ones
             count once.
         has_examples: domain -> whether it has examples of the task.
@@ -89,4 +91,6 @@ class Task(NamedTuple):
     needs_states: bool = False
     is_ranking: bool = False
     classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    cells: Callable[[Any], Sequence[tuple[Any, ...]]] = lambda answer: [tuple(answer)]
     counts: Callable[[Domain], Mapping[str, int]] = lambda domain: {}

@@ -16,6 +16,7 @@ from metaguide.data.importers.movielens import movielens
 from metaguide.data.importers.pictures import folders, idx
 from metaguide.data.importers.questions import squad, subjqa
 from metaguide.data.importers.recbole import recbole
+from metaguide.data.importers.records import Table
 from metaguide.data.importers.source import Place, Reject, Row
 from metaguide.data.importers.tables import Options, Reading
 from metaguide.data.rows import CatalogueError
@@ -42,23 +43,32 @@ class Format(NamedTuple):
         summary: what it is, in a line.
         importer: its importer.
         suffixes: the ends of names of files that are taken to be of it.
+        table: (file, options) -> its table and the options that count for it; None if its files
+            are no tables that a mapping describes.
     """
 
     summary: str
     importer: Importer
     suffixes: tuple[str, ...] = ()
+    table: Callable[[Path, Options], tuple[Table, Options]] | None = None
 
 
-def _in_turn(read: Callable[[Path, Options], Reading], **fixed: Any) -> Importer:
-    """Return the importer that reads each file by itself, with some options fixed.
+def _table_format(
+    summary: str,
+    read: Callable[[Path, Options], Table],
+    *suffixes: str,
+    **fixed: Any,
+) -> Format:
+    """Return the format of tables, each read by itself; options that are given replace `fixed`."""
 
-    Options that are given count more than `fixed`.
-    """
+    def table(path: Path, options: Options) -> tuple[Table, Options]:
+        usual = Options()
+        unsaid = {k: v for k, v in fixed.items() if getattr(options, k) == getattr(usual, k)}
+        options = replace(options, **unsaid)
+        return read(path, options), options
 
     def importer(files: Sequence[Path], options: Options) -> Reading:
-        unsaid = Options()
-        free = {k: v for k, v in fixed.items() if getattr(options, k) == getattr(unsaid, k)}
-        readings = [read(path, replace(options, **free)) for path in files]
+        readings = [tables.mapped(path, *table(path, options)) for path in files]
 
         def rows() -> Iterator[Row | Reject]:
             for reading in readings:
@@ -67,39 +77,39 @@ def _in_turn(read: Callable[[Path, Options], Reading], **fixed: Any) -> Importer
         unread = {column: None for reading in readings for column in reading.unread}
         return Reading(rows(), readings[0].mapping, tuple(unread))
 
-    return importer
+    return Format(summary, importer, suffixes, table)
 
-
-_PRICERUNNER = ("id", "title", "vendor", "cluster", "label", "category_id", "category")
 
 FORMATS: Mapping[str, Format] = {
-    "csv": Format("a table with a header, and a mapping", _in_turn(tables.csv), (".csv", ".txt")),
-    "tsv": Format("the same, separated by tabs", _in_turn(tables.csv, delimiter="\t"), (".tsv",)),
-    "jsonl": Format(
-        "one JSON object a line, and a mapping", _in_turn(tables.json_lines), (".jsonl", ".ndjson")
+    "csv": _table_format("a table with a header, and a mapping", tables.csv, ".csv", ".txt"),
+    "tsv": _table_format("the same, separated by tabs", tables.tsv, ".tsv"),
+    "jsonl": _table_format(
+        "one JSON object a line, and a mapping", tables.json_lines, ".jsonl", ".ndjson"
     ),
-    "parquet": Format("Parquet, and a mapping", _in_turn(tables.parquet), (".parquet",)),
+    "parquet": _table_format("Parquet, and a mapping", tables.parquet, ".parquet"),
     "amazon": Format("Amazon Reviews 2014, 2018 or 2023: reviews and metadata", amazon),
     "recbole": Format("RecBole's atomic files", recbole, (".item", ".inter")),
     "movielens": Format("MovieLens: movies and ratings", movielens),
     "squad": Format("SQuAD's JSON", squad),
     "subjqa": Format("SubjQA's tables", subjqa),
-    "pricerunner": Format(
+    "pricerunner": _table_format(
         "PriceRunner's products of several shops",
-        _in_turn(
-            tables.csv,
-            columns=_PRICERUNNER,
-            delimiter=",",
-            mapping={name: name for name in ("id", "title", "category")},
-        ),
+        tables.csv,
+        columns=("id", "title", "vendor", "cluster", "label", "category_id", "category"),
+        delimiter=",",
+        mapping={name: name for name in ("id", "title", "category")},
     ),
-    "fdu-mtl": Format(
+    "fdu-mtl": _table_format(
         "FDU-MTL's reviews: label, tab, text",
-        _in_turn(tables.csv, columns=("sentiment", "text"), delimiter="\t", is_quoted=False),
+        tables.tsv,
+        columns=("sentiment", "text"),
+        is_quoted=False,
     ),
-    "arsc": Format(
+    "arsc": _table_format(
         "ARSC's reviews: text, tab, label",
-        _in_turn(tables.csv, columns=("text", "sentiment"), delimiter="\t", is_quoted=False),
+        tables.tsv,
+        columns=("text", "sentiment"),
+        is_quoted=False,
     ),
     "idx": Format("IDX files, as of MNIST: pictures and labels", idx),
     "folders": Format("a folder of pictures for each category", folders),

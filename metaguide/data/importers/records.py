@@ -207,6 +207,26 @@ def read_parquet(path: Path) -> Table:
     return Table(tuple(file.schema_arrow.names), records())
 
 
+def read_frame(frame: Any) -> Table:
+    """Read a data frame of pandas or Polars, or any other table that Arrow reads.
+
+    Raises:
+        TypeError: it is none.
+    """
+    import pyarrow
+
+    table = pyarrow.table(frame)
+
+    def records() -> Iterator[Record | Reject]:
+        number = 0
+        for batch in table.to_batches(_BATCH):
+            for values in batch.to_pylist():
+                number += 1
+                yield Place("table", number), values, ""
+
+    return Table(tuple(table.column_names), records())
+
+
 def _peeked(path: Path, records: Iterator[Record | Reject]) -> Table:
     """Return a table whose columns are those of its first record."""
     before: list[Record | Reject] = []

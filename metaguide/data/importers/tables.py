@@ -10,13 +10,14 @@ import codecs
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metaguide.data.importers import values
 from metaguide.data.importers.records import (
+    Record,
     Table,
     read_csv,
     read_json_lines,
@@ -132,70 +133,93 @@ class Reading(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-def csv(path: Path, options: Options) -> Reading:
-    """Read a table of text with a delimiter."""
-    table = read_csv(
+def csv(path: Path, options: Options) -> Table:
+    """Open a table of text with a delimiter."""
+    return read_csv(
         path,
         columns=options.columns,
         delimiter=options.delimiter,
         is_quoted=options.is_quoted,
         encoding=options.encoding,
     )
-    return mapped(path, table, options)
 
 
-def json_lines(path: Path, options: Options) -> Reading:
-    """Read a table of one JSON object a line."""
-    return mapped(path, read_json_lines(path, encoding=options.encoding), options)
+def tsv(path: Path, options: Options) -> Table:
+    """Open a table of text whose columns are parted by tabs."""
+    return csv(path, replace(options, delimiter=options.delimiter or "\t"))
 
 
-def parquet(path: Path, options: Options) -> Reading:
-    """Read a Parquet file."""
-    return mapped(path, read_parquet(path), options)
+def json_lines(path: Path, options: Options) -> Table:
+    """Open a table of one JSON object a line."""
+    return read_json_lines(path, encoding=options.encoding)
 
 
-def mapped(path: Path, table: Table, options: Options) -> Reading:
-    """Return the rows of a table.
+def parquet(path: Path, options: Options) -> Table:
+    """Open a Parquet file."""
+    del options
+    return read_parquet(path)
+
+
+class Plan(NamedTuple):
+    """What the columns of a table hold.
+
+    Attributes:
+        mapping: the columns that are read, keyed by field.
+        parts: the parts of a domain that each row belongs to.
+        unread: the columns that are not read.
+        rows: record -> its rows, one for each part.
+    """
+
+    mapping: Mapping[str, str]
+    parts: tuple[str, ...]
+    unread: tuple[str, ...]
+    rows: Callable[[Record], Iterator[Row | Reject]]
+
+
+def planned(path: Path, columns: Sequence[str], options: Options) -> Plan:
+    """Return what the columns of a table hold.
 
     Args:
         path: path of the table's file.
-        table: the table.
+        columns: names of its columns.
         options: the mapping, and how values are written.
 
     Raises:
         CatalogueError: the table has no column that is mapped, or too few are mapped to tell what
             a row is.
     """
-    mapping = options.mapping or _by_name(table.columns)
+    mapping = options.mapping or _by_name(columns)
     for name, column in mapping.items():
-        if column not in table.columns and "." not in column:
+        if column not in columns and "." not in column:
             raise CatalogueError(
-                f"{path}: no column {column!r} for {name}; the columns are "
-                f"{_listed(table.columns)}. If the first line is no header, name the columns."
+                f"{path}: no column {column!r} for {name}; the columns are {_listed(columns)}. If "
+                "the first line is no header, name the columns."
             )
     parts = _parts(mapping)
     if not parts:
         raise CatalogueError(
-            f"{path}: nothing says what a row is, of the columns {_listed(table.columns)}; map one "
-            "to title (of products), to text (of reviews), or to user, product and time."
+            f"{path}: nothing says what a row is, of the columns {_listed(columns)}; map one to "
+            "title (of products), to text (of reviews), or to user, product and time."
         )
     convert = _conversions(path, options)
-    row_of = partial(_rows, path=path, mapping=mapping, parts=parts, convert=convert)
+    used = {column.split(".")[0] for column in mapping.values()}
+    unread = tuple(one for one in columns if one not in used)
+    rows = partial(_rows, path=path, mapping=mapping, parts=parts, convert=convert)
+    return Plan(mapping, parts, unread, rows)
+
+
+def mapped(path: Path, table: Table, options: Options) -> Reading:
+    """Return the rows of a table; the other arguments and the errors are those of `planned`."""
+    plan = planned(path, table.columns, options)
 
     def rows() -> Iterator[Row | Reject]:
         for record in table.records:
             if isinstance(record, Reject):
                 yield record
-                continue
-            spans_lines = "\n" in record[2].rstrip("\r\n")
-            for row in row_of(*record):
-                if spans_lines and isinstance(row, Row):
-                    # So it should be where a text has line breaks, and not where a quote is lost.
-                    row = row._replace(remarks=(*row.remarks, f"{row.part}: of several lines"))
-                yield row
+            else:
+                yield from plan.rows(record)
 
-    used = {column.split(".")[0] for column in mapping.values()}
-    return Reading(rows(), mapping, tuple(one for one in table.columns if one not in used))
+    return Reading(rows(), plan.mapping, plan.unread)
 
 
 def _by_name(columns: Sequence[str]) -> dict[str, str]:
@@ -217,17 +241,15 @@ def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _rows(
-    place: Place,
-    record: Mapping[str, Any],
-    line: str,
-    *,
+    record: Record,
     path: Path,
     mapping: Mapping[str, str],
     parts: tuple[str, ...],
     convert: Mapping[str, Callable[[Any], Value]],
 ) -> Iterator[Row | Reject]:
     """Yield the rows of a catalogue that one record of a table holds."""
-    raw = {name: _at(record, column) for name, column in mapping.items()}
+    place, found, line = record
+    raw = {name: _at(found, column) for name, column in mapping.items()}
     raw = {name: value for name, value in raw.items() if not values.is_empty(value)}
     made = f"{path.name.split('.')[0]}-{place.line}"
     of_product = raw.get("product")
@@ -243,7 +265,11 @@ def _rows(
             fields["product"] = of_product
         if part in ("reviews", "questions"):
             fields["id"] = raw.get("id", made)
-        yield converted(part, fields, place, line, convert, part == "products" and len(parts) > 1)
+        row = converted(part, fields, place, line, convert, part == "products" and len(parts) > 1)
+        if "\n" in line.rstrip("\r\n") and isinstance(row, Row):
+            # So it should be where a text has line breaks, and not where a quote was lost.
+            row = row._replace(remarks=(*row.remarks, f"{part}: of several lines"))
+        yield row
 
 
 def _fields_of(part: str, raw: Mapping[str, Any]) -> dict[str, Any]:
