@@ -47,6 +47,16 @@ def _goes_on(words: str, beside: str) -> bool:
 
 def normalised(text: str) -> str:
     """Return the text in NFKC and lower case, without white space, punctuation and controls."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    # P: punctuation, Z: separators, C: controls, including tabs, newlines and byte order marks.
-    return "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")
+    return unicodedata.normalize("NFKC", text).lower().translate(_KEPT)
+
+
+class _Kept(dict[int, int | None]):
+    """A table for `str.translate` that deletes characters, filled as they occur."""
+
+    def __missing__(self, code: int) -> int | None:
+        # P: punctuation, Z: separators, C: controls, including tabs, newlines, byte order marks.
+        deleted = unicodedata.category(chr(code))[0] in "PZC"
+        return self.setdefault(code, None if deleted else code)
+
+
+_KEPT = _Kept()
