@@ -5,10 +5,12 @@ import io
 import json
 import os
 import shlex
+import shutil
 import socket
 import stat
 import sys
 import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +57,37 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         os.unlink(part)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that gets its name when the `with` ends; after an error nothing has changed.
+
+    Args:
+        path: path of the folder. Its parent is created if missing; a folder of that name is
+            replaced.
+
+    Yields:
+        The empty folder to fill, a hidden neighbour of `path`.
+    """
+    # Next to the target, so that the rename stays within one file system.
+    target = path.resolve()
+    mark = f".{target.name}.{uuid.uuid4().hex}"
+    new, old = target.parent / f"{mark}.new", target.parent / f"{mark}.old"
+    new.mkdir(parents=True)
+    try:
+        yield new
+        try:
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
