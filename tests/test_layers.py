@@ -33,6 +33,7 @@ BELOW: Mapping[str, frozenset[str]] = {
         "evaluation": "types files scoring parallel data training",
         "tasks": "types ties scoring data models objectives optimizers methods training evaluation",
         "run_config": "files methods tasks training",
+        "saved": "files data models optimizers pretrained training tasks run_config",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import besides itself."""
