@@ -223,10 +223,10 @@ def write(contents: Contents, folder: Path, with_encoder: bool = False) -> None:
     found = _fields_of(contents, config, same)
     domain, support, unlabelled = _kept_of(contents)
     reviews = unlabelled.reviews
-    _check_replaceable(folder)
     source = Path(config.encoder) if config.encoder_width else None
     inside = source is not None and source.resolve().is_relative_to(folder.resolve())
     try:
+        _check_replaceable(folder)
         with atomic_folder(folder) as new:
             safetensors.numpy.save_file(arrays, new / ARRAYS)
             if contents.tokenizer is not None:
@@ -318,7 +318,7 @@ def _are_texts(value: Any) -> bool:
 def _is_setting(value: Any) -> bool:
     # A rule's builder makes as many layers as it is told to.
     return isinstance(value, bool | str) or (
-        isinstance(value, int | float) and abs(value) <= WIDEST // 4
+        isinstance(value, int | float) and abs(value) <= WIDEST // 16
     )
 
 

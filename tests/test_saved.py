@@ -84,8 +84,7 @@ CASES = {
         {"shots": 2},
     ),
     "on features": (
-        {"classification": ("prototypical", 0.0, 0), "sentiment": ("logistic", 1.0, 0)}
-        | {"recommendation": ("zero-shot", 0.0, 0)},
+        {"classification": ("prototypical", 0.0, 0), "sentiment": ("logistic", 1.0, 0)},
         {"shots": 1, "seed": 3},
     ),
     "unlabelled": (
@@ -93,13 +92,11 @@ CASES = {
         {"shots": 1, "unlabelled": 2},
     ),
     "a learned optimizer": (
-        {"sentiment": ("lstm", 1.0, 2), "questions": ("lstm-head", 1.0, 2)}
-        | {"recommendation": ("lstm-head", 1.0, 2)},
+        {"sentiment": ("lstm-head", 1.0, 2), "recommendation": ("lstm-head", 1.0, 2)},
         {"shots": 2},
     ),
     "no shots": (
-        {"classification": ("maml", 0.3, 2), "sentiment": ("map-head", 30.0, 0)}
-        | {"questions": ("maml", 0.3, 2), "recommendation": ("head-only", 0.3, 2)},
+        {"classification": ("maml", 0.3, 2), "sentiment": ("map-head", 30.0, 0)},
         {"shots": 0},
     ),
 }
@@ -159,14 +156,11 @@ def test_pictures_and_ngrams_are_kept(tokenizer, tmp_path):
         dataclasses.replace(one, image=image) for one, image in zip(PRODUCTS, pixels, strict=True)
     )
     domain = Domain("a/b. 店", products, interactions=DOMAIN.interactions)
-    guide = guide_of(
-        tokenizer, config, classification=("ridge", 0.1, 0), recommendation=("zero-shot", 0.0, 0)
-    )
-    before = guide.adapt(domain, shots=1)
+    methods = {"classification": ("ridge", 0.1, 0), "recommendation": ("zero-shot", 0.0, 0)}
+    before = guide_of(tokenizer, config, **methods).adapt(domain, shots=1)
     before.save(tmp_path / "garden.guide")
     after = metaguide.load(tmp_path / "garden.guide")
     assert after.predict(products) == before.predict(products)
-    assert after.predict(USERS) == before.predict(USERS)
     assert after.domain == Domain(domain.name, products)
     assert after.adapted["classification"].support == before.adapted["classification"].support
 
@@ -191,10 +185,12 @@ def test_what_is_not_needed_is_not_kept_and_nothing_twice(adapted, folder):
 @pytest.mark.slow
 def test_adapting_further_is_adapting_at_once(tokenizer, small, tmp_path):
     """Faults: further examples replace those of before; their order or a category is lost; a task
-    without new examples adapts anew, or what a guide adapts to depends on where it came from."""
+    without new examples adapts anew, or what a guide adapts to depends on where it came from; a
+    review of a product that is not kept cannot be kept either."""
     first = (*PRODUCTS[:2], PRODUCTS[3], DOMAIN.reviews[0], DOMAIN.reviews[1])
     boot = Product("boot", "it walks too", category="boot")
-    more = (boot, PRODUCTS[4], Review("new", "good good", sentiment="positive"))
+    new = Review("new", "good good", sentiment="positive", product="phone2")
+    more = (boot, PRODUCTS[4], new)
     with pytest.warns(UserWarning, match="category 'shoe' has no examples"):
         begun = small.adapt(DOMAIN, support=first)
         expected = answers(small.adapt(DOMAIN, support=(*first, *more)))
@@ -205,12 +201,12 @@ def test_adapting_further_is_adapting_at_once(tokenizer, small, tmp_path):
             further = one.adapt(support=iter(more))
         assert answers(further) == expected
         assert further.categories == ("boot", "novel", "phone", "shoe")
-        twice = one.adapt(support=[Review("new", "good good", sentiment="positive")])
+        twice = one.adapt(support=[new])
         assert twice.adapted["classification"] is one.adapted["classification"]
         assert twice.notes == one.notes
         assert twice.predict(DOMAIN.reviews) == expected["sentiment"]
         # The label that is given last is right.
-        other = twice.adapt(support=[dataclasses.replace(more[-1], sentiment="negative")])
+        other = twice.adapt(support=[dataclasses.replace(new, sentiment="negative")])
         assert other.adapted["sentiment"].chosen == ("r0", "r1", "new")
         assert other.predict(DOMAIN.reviews) != expected["sentiment"]
     further.save(tmp_path / "garden.guide")
@@ -220,8 +216,8 @@ def test_adapting_further_is_adapting_at_once(tokenizer, small, tmp_path):
     drawn_ = small.adapt(DOMAIN, shots=1)
     chosen = [r for id in drawn_.adapted["sentiment"].chosen for r in DOMAIN.reviews if r.id == id]
     with pytest.warns(UserWarning):
-        at_once = small.adapt(DOMAIN, support=[*chosen, more[-1]])
-    found = drawn_.adapt(support=more[-1:])
+        at_once = small.adapt(DOMAIN, support=[*chosen, new])
+    found = drawn_.adapt(support=[new])
     assert found.predict(DOMAIN.reviews) == at_once.predict(DOMAIN.reviews)
 
 
@@ -267,7 +263,7 @@ def test_what_stands_there_is_replaced_whole_or_not_at_all(adapted, small, tmp_p
             replaced = os.replace
 
             def once(old, new, error=error):
-                if str(old).endswith(".new"):
+                if os.path.basename(new) == path.name and str(old).endswith(".new"):
                     raise error
                 replaced(old, new)
 
@@ -329,6 +325,18 @@ def test_a_damaged_file_is_one_error_that_names_it(folder, tmp_path, name):
         if not os.path.lexists(path):
             path.write_bytes(b"")
     path.unlink()
+
+
+def test_a_changed_value_of_the_description_is_noticed(folder, tmp_path):
+    """Fault: a number is changed, and rankings are others without a word."""
+    copy = tmp_path / "guide"
+    shutil.copytree(folder, copy)
+    text = (copy / "guide.json").read_text()
+    (copy / "guide.json").write_text(text.replace('"shots": 2', '"shots": 3'))
+    with pytest.raises(CheckpointError, match="guide.json: it is not as it was written; copy"):
+        metaguide.load(copy)
+    (copy / "guide.json").write_text(json.dumps(json.loads(text)))  # other white space
+    assert metaguide.load(copy).shots == 2
 
 
 def sealed(folder, change):
@@ -413,7 +421,7 @@ def test_whatever_the_bytes_it_is_one_error_or_the_same_answers(adapted, folder,
         st.binary(min_size=1, max_size=2),
     )
 
-    @settings(max_examples=80, deadline=None, database=None)
+    @settings(max_examples=40, deadline=None, database=None)
     @given(st.sampled_from(FILES), st.lists(edit, min_size=1, max_size=2))
     def check_bytes(name, edits):
         (copy / name).write_bytes(mutated((folder / name).read_bytes(), edits))
@@ -424,7 +432,7 @@ def test_whatever_the_bytes_it_is_one_error_or_the_same_answers(adapted, folder,
         finally:
             shutil.copyfile(folder / name, copy / name)
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=40, deadline=None, database=None)
     @given(st.floats(0, 1), odd_values)
     def check_values(share, value):
         try:
