@@ -1,7 +1,7 @@
 """Meta-learning for cross-domain knowledge transfer in shopping.
 
-`metaguide.load` reads a trained guide, `metaguide.from_encoder` builds one on a pretrained encoder;
-both need `pip install 'metaguide[guide]'`. Learners
+`metaguide.load` reads a trained guide, or one that was adapted and saved; `metaguide.from_encoder`
+builds one on a pretrained encoder. Both need `pip install 'metaguide[guide]'`. Learners
 (`metaguide.learners`), the inner loop (`metaguide.inner_loop`) and learned optimizers
 (`metaguide.optimizers`) need the base install alone.
 """

@@ -59,25 +59,34 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Give a folder its name, in the place of an older folder, which is deleted.
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that gets its name when the `with` ends; after an error nothing has changed.
 
     Args:
-        new: the folder, complete, in the file system of `target`.
-        target: its name to be.
+        path: path of the folder. Its parent is created if missing; a folder of that name is
+            replaced.
 
-    Raises:
-        OSError: it cannot be; the older folder stays.
+    Yields:
+        The empty folder to fill, a hidden neighbour of `path`.
     """
-    old = target.parent / f".{uuid.uuid4().hex}.old"
-    if target.exists():
-        os.replace(target, old)
+    # Next to the target, so that the rename stays within one file system.
+    target = path.resolve()
+    mark = f".{target.name}.{uuid.uuid4().hex}"
+    new, old = target.parent / f"{mark}.new", target.parent / f"{mark}.old"
+    new.mkdir(parents=True)
     try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
+        yield new
+        try:
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,10 +1,13 @@
-"""A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`."""
+"""A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`.
+
+An adapted guide is kept by `save`, and read again by `load`.
+"""
 
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaguide import run_config
+from metaguide import run_config, saved
 from metaguide.data.catalogue import (
     Domain,
     Product,
@@ -28,7 +31,7 @@ from metaguide.data.repeats import without_repeats
 from metaguide.data.tokenizer import TextTokenizer, Tokenizer
 from metaguide.methods import adaptation_of
 from metaguide.models.bert import Pooling
-from metaguide.models.encoder import FROZEN, Encoder, transformer
+from metaguide.models.encoder import FROZEN, transformer
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.models.tuned import Tuning
 from metaguide.pretrained import (
@@ -62,11 +65,22 @@ Support = Iterable[Product | Review | Question]
 
 @dataclass(frozen=True, repr=False)
 class Guide:
-    """A trained guide, before adaptation to a domain."""
+    """A trained guide, before adaptation to a domain.
+
+    Attributes:
+        model: its model.
+        reading: how it reads texts and pictures.
+        serving: the parameters and the method that serve each task, keyed by task.
+        config: the description of its model and reading; None in a guide that was put together by
+            hand, which cannot be saved.
+        source: the folder it was loaded from.
+    """
 
     model: GuideModel
     reading: Reading
     serving: Mapping[str, Serving]
+    config: RunConfig | None = None
+    source: str = ""
     _programs: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
     """Compiled programs: another domain of the same sizes does not compile again."""
 
@@ -140,26 +154,44 @@ class Guide:
             )
         picked = _picked(support)
         domain = without_repeats(domain, pictures=self.model.image)
-        rng = np.random.default_rng(seed)
-        adapted, notes, urgent = {}, {}, []
-        for name in dict.fromkeys((*self.serving, *TASKS)):
+        others = dict.fromkeys(self.serving, unlabelled)
+        adapted, notes = self._adapted(domain, shots, seed, picked, others)
+        for name in TASKS:
             if name not in self.serving:
                 notes[name] = (f"this guide was not trained on {name}",)
-                continue
+        return AdaptedGuide(self, domain, shots, adapted, notes)
+
+    def _adapted(
+        self,
+        domain: Domain,
+        shots: int,
+        seed: int,
+        picked: Mapping[str, Sequence[Any]],
+        unlabelled: Mapping[str, int | Sequence[Any]],
+    ) -> tuple[dict[str, Adapted], dict[str, tuple[str, ...]]]:
+        """Return the adapted tasks, and notes on what is lacking; warn of what is urgent.
+
+        Args:
+            domain, shots, seed: as in `adapt`.
+            picked: examples to adapt to, keyed by task; the other tasks draw theirs.
+            unlabelled: the tasks to adapt, and what each reads without labels: as many examples,
+                or these.
+        """
+        rng = np.random.default_rng(seed)
+        adapted, notes, urgent = {}, {}, []
+        for name, others in unlabelled.items():
             adapted[name], notes[name] = TASKS[name].adapt(
-                self._server(name), domain, shots, rng, picked.get(name), unlabelled
+                self._server(name), domain, shots, rng, picked.get(name), others
             )
             # Do not warn about a task that the domain does not have at all.
             if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
                 urgent.append(name)
         adapted = {task: one for task, one in adapted.items() if one is not None}
         notes = {task: said for task, said in notes.items() if said}
-        if not adapted:
-            urgent = [task for task in notes if task in self.serving]
-        for task in urgent:
+        for task in urgent if adapted else notes:
             said = "; ".join(notes[task])
-            warnings.warn(f"domain {domain.name}, {task}: {said}", stacklevel=2)
-        return AdaptedGuide(self, domain, shots, adapted, notes)
+            warnings.warn(f"domain {domain.name}, {task}: {said}", stacklevel=3)
+        return adapted, notes
 
     def _server(self, task: str) -> Server:
         return Server(self.model, self.reading, self.serving[task], self._programs)
@@ -193,6 +225,74 @@ class AdaptedGuide:
         """Return the domain's categories."""
         found = self.adapted.get("classification")
         return found.classes if found else ()
+
+    def adapt(self, support: Support) -> "AdaptedGuide":
+        """Adapt further, from the examples of before and new ones.
+
+        The tasks of the new examples adapt anew from both; the others stay as they are.
+
+        Args:
+            support: hand-picked examples, as in `Guide.adapt`. One with the id of an earlier one
+                replaces it.
+
+        Returns:
+            The adapted guide; this one does not change.
+
+        Raises:
+            ValueError: an example has no label, or is of a task that the guide does not serve.
+        """
+        picked, unlabelled = {}, {}
+        for name, new in _picked(support).items():
+            if name not in self.guide.serving:
+                raise ValueError(
+                    f"support holds examples of {name}, which this guide was not trained on; leave "
+                    "them out"
+                )
+            ids, before = {one.id for one in new}, self.adapted.get(name)
+            known = () if before is None else before.support
+            picked[name] = [*(one for one in known if one.id not in ids), *new]
+            unlabelled[name] = () if before is None else before.unlabelled
+        # What the guide adapted to is given; of the rest of the domain only products are read.
+        domain = Domain(self.domain.name, self.domain.products)
+        adapted, notes = self.guide._adapted(domain, self.shots, 0, picked, unlabelled)
+        kept = {task: said for task, said in self.notes.items() if task not in picked}
+        return replace(self, adapted={**self.adapted, **adapted}, notes={**kept, **notes})
+
+    def save(self, path: Path | str, with_encoder: bool = False) -> None:
+        """Write the guide into a folder that `load` reads, atomically.
+
+        The folder holds the parameters, the examples that were adapted to and the products of the
+        domain, but none of its other reviews and questions, and no interactions.
+
+        Args:
+            path: the folder. A guide that was saved there is replaced.
+            with_encoder: whether to copy the files of the pretrained encoder, if there is one, so
+                that the folder needs nothing else; by default it says where the encoder is.
+
+        Raises:
+            CheckpointError: there is something else in the folder, or it cannot be written.
+            EncoderError: the pretrained encoder is no longer where it was read.
+            ValueError: the guide was put together by hand, or has a part that is not the library's
+                own.
+        """
+        guide = self.guide
+        if guide.config is None:
+            raise ValueError(
+                "this guide was put together by hand, and its model is not described; save one of "
+                "load or from_encoder"
+            )
+        tokenizer = guide.reading.reader.tokenizer
+        contents = saved.Contents(
+            guide.config,
+            guide.source,
+            tokenizer if isinstance(tokenizer, Tokenizer) else None,
+            guide.serving,
+            self.domain,
+            self.shots,
+            self.adapted,
+            self.notes,
+        )
+        saved.write(contents, Path(path), with_encoder)
 
     @overload
     def predict(self, batch: Iterable[Product]) -> list[Category]: ...
@@ -250,46 +350,35 @@ class AdaptedGuide:
 
 
 def load(
-    run: Path | str, encoder: Path | str | None = None, cache: Path | str | None = None
-) -> Guide:
-    """Load a trained guide.
+    path: Path | str, encoder: Path | str | None = None, cache: Path | str | None = None
+) -> Any:
+    """Load a trained guide, or one that was adapted and saved.
 
     Args:
-        run: the folder of an `experiments.guide` run, whose methods serve the tasks they did best
-            on in validation; or the work folder of a single stage.
+        path: the folder of an `experiments.guide` run, whose methods serve the tasks they did best
+            on in validation; the work folder of a single stage; or a folder that
+            `AdaptedGuide.save` wrote.
         encoder: folder of the pretrained encoder that the guide reads, if it reads one; by default
-            the one that the run was given.
+            the one that the folder holds or says.
         cache: folder that keeps the vectors of that encoder.
 
     Returns:
-        The guide.
+        A `Guide` for a run, an `AdaptedGuide` for a saved one. Only the folder tells which, so that
+        the annotation does not.
 
     Raises:
-        CheckpointError: there is no run in the folder, one of its files is invalid, or its
+        CheckpointError: there is no guide in the folder, one of its files is invalid, or its
             checkpoint does not fit.
         TokenizerError: its tokenizer is damaged.
         StoredError: the file of a learned optimizer is damaged.
     """
-    run = Path(run)
+    path = Path(path)
+    return (_load_saved if saved.is_saved(path) else _load_run)(path, encoder, cache)
+
+
+def _load_run(run: Path, encoder: Path | str | None, cache: Path | str | None) -> Guide:
     config = run_config.read(run)
-    pretrained, tuning = _encoder_of_run(run, config, encoder), tuning_of(config)
-    vectors, frozen = None, {}
-    if pretrained is not None and tuning is not None:
-        tokenizer = pretrained.guide_tokenizer
-        groups = tuned_params(pretrained, tuning)
-        frozen = {name: one for name, one in groups.items() if name == FROZEN}
-    else:
-        tokenizer = Tokenizer.load(run / run_config.TOKENIZER) if config.layers else None
-        vectors = None if pretrained is None else vectors_of(pretrained, cache)
-    if tokenizer is not None and config.vocabulary not in (None, tokenizer.size):
-        raise CheckpointError(
-            f"{run / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was trained "
-            f"with {config.vocabulary}; take the file from a copy of the run"
-        )
-    try:
-        model = model_of(config, tokenizer, pretrained)
-    except ValueError as error:
-        raise CheckpointError(f"{run / run_config.FILE}: {error}, or train the run anew") from error
+    config, model, reading, frozen = _opened(run / run_config.FILE, config, encoder, cache)
     like = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     like = {"params": {name: one for name, one in like.items() if name != FROZEN}}
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -298,15 +387,59 @@ def load(
         stage = run_config.find(run / name)
         meta, rule = restore_stage(run / name, like, {} if stage is None else stage.about)
         found[name] = {**meta, "params": {**meta["params"], **frozen}}, rule
-    return Guide(
-        model,
-        reading_of(config, tokenizer, vectors),
-        {
-            task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
-            for task, one in config.serving.items()
-            for meta, rule in [found[one.folder]]
-        },
-    )
+    serving = {
+        task: Serving(meta, one.method, one.learning_rate, one.steps, rule)
+        for task, one in config.serving.items()
+        for meta, rule in [found[one.folder]]
+    }
+    return Guide(model, reading, serving, config, str(run))
+
+
+def _load_saved(folder: Path, encoder: Path | str | None, cache: Path | str | None) -> AdaptedGuide:
+    found = saved.read(folder)
+    encoder = encoder or saved.encoder_in(folder)
+    file = folder / saved.FILE
+    config, model, reading, frozen = _opened(file, found.config, encoder, cache)
+    guide = Guide(model, reading, found.serving(model, frozen), config, found.source)
+    adapted = found.adapted(guide._server)
+    return AdaptedGuide(guide, found.domain, found.shots, adapted, found.notes)
+
+
+def _opened(
+    file: Path, config: RunConfig, encoder: Path | str | None, cache: Path | str | None
+) -> tuple[RunConfig, GuideModel, Reading, Mapping[str, Any]]:
+    """Read the encoder and the tokenizer of a guide.
+
+    Args:
+        file: the file that describes it; its tokenizer lies beside.
+        config: what the file says.
+        encoder, cache: as in `load`.
+
+    Returns:
+        Its config, with the folder where the encoder was found; its model; how it reads; and the
+        parameters of the encoder that do not train.
+    """
+    pretrained, tuning = _encoder_of(file.parent, config, encoder), tuning_of(config)
+    if pretrained is not None:
+        config = replace(config, encoder=str(encoder or config.encoder))
+    vectors, frozen = None, {}
+    if pretrained is not None and tuning is not None:
+        tokenizer = pretrained.guide_tokenizer
+        groups = tuned_params(pretrained, tuning)
+        frozen = {name: one for name, one in groups.items() if name == FROZEN}
+    else:
+        tokenizer = Tokenizer.load(file.parent / run_config.TOKENIZER) if config.layers else None
+        vectors = None if pretrained is None else vectors_of(pretrained, cache)
+    if tokenizer is not None and config.vocabulary not in (None, tokenizer.size):
+        raise CheckpointError(
+            f"{file.parent / run_config.TOKENIZER}: it has {tokenizer.size} ids, and the guide was "
+            f"trained with {config.vocabulary}; take the file from a copy of the run"
+        )
+    try:
+        model = model_of(config, tokenizer, pretrained)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}, or train the run anew") from error
+    return config, model, reading_of(config, tokenizer, vectors), frozen
 
 
 UNTRAINED: Mapping[str, str] = {
@@ -348,19 +481,29 @@ def from_encoder(
         ValueError: an argument is out of range.
     """
     encoder = load_encoder(folder, prefix=prefix, pooling=pooling, length=length)
-    width = encoder.config.width
-    model = guide_model(Encoder(None, 0, width, 0, pretrained=width))
+    # Of texts only vectors are read, so that numbers of tokens have no meaning.
+    tokens = dict.fromkeys(("text_tokens", "pair_tokens", "name_tokens", "max_answer_tokens"), 1)
+    config = RunConfig(
+        width=encoder.config.width,
+        layers=0,
+        heads=1,
+        dropout=0.0,
+        channels=(1,),
+        image=False,
+        way=10,
+        **tokens,
+        **description_of(encoder, folder),
+    )
+    model = model_of(config, None)
     params = init_params(model, jax.random.key(0))
     # How much popularity counts against likeness is learned; without training, only likeness does.
     params["recommendation"] = {**params["recommendation"], "popularity": jnp.zeros(())}
     meta = {"params": params}
-    reading = Reading(
-        TextReader(None, vectors=vectors_of(encoder, cache)), Lengths(0, 0, 0), False, 0
-    )
+    reading = reading_of(config, None, vectors_of(encoder, cache))
     serving = {
         task: Serving(meta, method, 0.0, 0, is_trained=False) for task, method in UNTRAINED.items()
     }
-    return Guide(model, reading, serving)
+    return Guide(model, reading, serving, config, str(folder))
 
 
 def description_of(encoder: PretrainedEncoder, folder: Path | str) -> dict[str, Any]:
@@ -423,8 +566,8 @@ def model_of(
     return guide_model(encoder, config.way)
 
 
-def _encoder_of_run(
-    run: Path, config: RunConfig, folder: Path | str | None
+def _encoder_of(
+    where: Path, config: RunConfig, folder: Path | str | None
 ) -> PretrainedEncoder | None:
     """Return the pretrained encoder that a guide was trained on; None if there is none.
 
@@ -442,10 +585,11 @@ def _encoder_of_run(
             length=config.encoder_length,
         )
     except EncoderError as error:
-        raise CheckpointError(f"{run}: {error}; {hint}") from error
+        raise CheckpointError(f"{where}: {error}; {hint}") from error
     if found.fingerprint != config.encoder_fingerprint:
         raise CheckpointError(
-            f"{run}: {folder or config.encoder} holds another encoder than the guide reads; {hint}"
+            f"{where}: {folder or config.encoder} holds another encoder than the guide reads; "
+            f"{hint}"
         )
     return found
 

@@ -261,7 +261,7 @@ def _check_fields(found: Mapping[str, Any]) -> None:
     Raises:
         FieldError: a field is missing, surplus or out of its range.
     """
-    _check_table("", found, RANGES)
+    check_table("", found, RANGES)
     width, heads = found["width"], found["heads"]
     if width % heads:
         raise FieldError("heads", f"is {heads}; give a divisor of the width, {width}")
@@ -276,10 +276,20 @@ def _check_fields(found: Mapping[str, Any]) -> None:
         if task not in TASKS:
             raise FieldError("serving", f"names the task {task!r:.40}; name {', '.join(TASKS)}")
         _check(f"serving.{task}", one, Range("a table", lambda value: isinstance(value, Mapping)))
-        _check_table(f"serving.{task}.", one, SERVING_RANGES)
+        check_table(f"serving.{task}.", one, SERVING_RANGES)
 
 
-def _check_table(prefix: str, found: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
+def check_table(prefix: str, found: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
+    """Check that a table holds these fields, and no others.
+
+    Args:
+        prefix: what stands before the names of its fields in messages.
+        found: the table.
+        ranges: valid values, keyed by field.
+
+    Raises:
+        FieldError: a field is missing, surplus or out of its range.
+    """
     for name in found:
         if name not in ranges:
             raise FieldError(f"{prefix}{name:.40}", "is no field of this version; take it out")
@@ -326,7 +336,12 @@ def write(config: RunConfig, folder: Path) -> None:
         config: the description.
         folder: the run folder; created if missing.
     """
-    write_json(folder / FILE, {"version": config.version, **asdict(config)})
+    write_json(folder / FILE, as_fields(config))
+
+
+def as_fields(config: RunConfig) -> dict[str, Any]:
+    """Return a description as plain JSON, the version first."""
+    return {"version": config.version, **asdict(config)}
 
 
 def read(folder: Path) -> RunConfig:
@@ -352,24 +367,38 @@ def find(folder: Path) -> RunConfig | None:
     """
     path = folder / FILE
     found = _json(path)
-    if found is None:
-        return _read_earlier(folder)
+    return _read_earlier(folder) if found is None else from_fields(found, path)
+
+
+def from_fields(
+    found: Mapping[str, Any], where: Path, mend: str = "train the run anew"
+) -> RunConfig:
+    """Return the description that `as_fields` made plain, in this version or an earlier one.
+
+    Args:
+        found: the JSON object.
+        where: the file that holds it, for messages.
+        mend: what else to do about an invalid field, for messages.
+
+    Raises:
+        CheckpointError: a field is invalid, or the version is newer.
+    """
     version = found.get("version")
     if isinstance(version, int) and version > VERSION:
         raise CheckpointError(
-            f"{path}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
+            f"{where}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
     if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
         if version < 4 and found.get("buckets"):
             raise CheckpointError(
-                f"{path}: version is {version}, whose n-grams (buckets) had other numbers; train "
+                f"{where}: version is {version}, whose n-grams (buckets) had other numbers; train "
                 "the guide anew"
             )
         found = {**_added_since(version), **found, "version": VERSION}
     try:
         return _built(found)
     except FieldError as error:
-        raise CheckpointError(f"{path}: {error}, or train the run anew") from error
+        raise CheckpointError(f"{where}: {error}, or {mend}") from error
 
 
 def _added_since(version: int) -> dict[str, Any]:

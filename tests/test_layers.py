@@ -34,11 +34,12 @@ BELOW: Mapping[str, frozenset[str]] = {
         "tasks": "types ties scoring data models objectives optimizers methods training evaluation",
         "overview": "data tasks",
         "run_config": "files methods tasks training",
+        "saved": "files data models optimizers pretrained training tasks run_config",
     }.items()
 }
 """The rooms of metaguide, from the bottom, and those that each may import besides itself."""
 
-FACES = frozenset({"__init__", "__main__", "cli", "guide"})
+FACES = frozenset({"__init__", "__main__", "cli", "guide", "predicting"})
 """The modules on top of metaguide: they may import every room, and no room imports them."""
 
 HOMES: Mapping[str, frozenset[str]] = {

@@ -72,8 +72,6 @@ a shop of millions into several domains.
 import io
 import json
 import reprlib
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +92,7 @@ from metaguide.data.rows import (
     suggestion,
 )
 from metaguide.data.viewed import as_viewed
-from metaguide.files import MIB, is_left_by_system, read_regular, replace_folder
+from metaguide.files import MIB, atomic_folder, is_left_by_system, read_regular
 
 IMAGE_SIDE = 32
 """Side of every product picture, in pixels."""
@@ -428,20 +426,15 @@ def write_domain(domain: Domain, folder: Path) -> None:
                 "move it or give another folder."
             )
     files = _encoded(_not_empty(domain, folder), folder)
-    # Next to the target, so that the rename stays within one file system.
-    target = folder.resolve()
-    new = target.parent / f".{uuid.uuid4().hex}.new"
     try:
-        for name, content in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-        replace_folder(new, target)
+        with atomic_folder(folder) as new:
+            for name, content in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                (new / name).write_bytes(content)
     except OSError as error:
         raise CatalogueError(
             f"{folder}: cannot be written ({error}); make room or give another folder."
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _image_reader(folder: Path) -> Callable[[str, str | None], np.ndarray | None]:

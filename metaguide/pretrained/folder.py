@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,12 +84,37 @@ def read_folder(folder: str | os.PathLike[str], pooling: Pooling | None = None) 
             f"{config.vocabulary} rows; the files belong to different encoders: {FETCH}"
         )
     params = read_weights(path / WEIGHTS, config, ARCHITECTURES[_architecture(path / CONFIG)])
+    return Folder(config, params, tokenizer, pooling or _pooling(path), fingerprint_of(path))
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return a hexadecimal hash of the files that a folder must have."""
     digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS, TOKENIZER):
-        with open(path / name, "rb") as file:
+        with open(folder / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    pooling = pooling or _pooling(path)
-    return Folder(config, params, tokenizer, pooling, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def copy_encoder(folder: str | os.PathLike[str], target: Path, fingerprint: str) -> None:
+    """Copy the files of an encoder, without its pooling, into a new folder.
+
+    Args:
+        folder: the folder of the encoder.
+        target: the folder to make.
+        fingerprint: the encoder's fingerprint, which the copy has to have.
+
+    Raises:
+        EncoderError: a file is missing, or the folder holds another encoder by now.
+    """
+    target.mkdir()
+    try:
+        for name in (CONFIG, WEIGHTS, TOKENIZER):
+            shutil.copyfile(Path(folder) / name, target / name)
+    except FileNotFoundError as error:
+        raise EncoderError(f"{error.filename}: there is no such file any more; {FETCH}") from error
+    if fingerprint_of(target) != fingerprint:
+        raise EncoderError(f"{folder}: it holds another encoder than the guide reads; {FETCH}")
 
 
 def read_config(path: Path) -> BertConfig:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from metaguide.data.catalogue import Domain, checked_part
@@ -11,7 +12,7 @@ from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.methods import adaptation_of
 from metaguide.models.guide import GuideModel
-from metaguide.tasks.serving import Adapted, Reading, Server, ask, is_finite
+from metaguide.tasks.serving import Adapted, Fill, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape, Task
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
@@ -76,6 +77,8 @@ def labelled_task(labelling: Labelling, **fields: Any) -> Task:
         name=labelling.name,
         episodes=partial(episodes, labelling),
         adapt=partial(adapt, labelling),
+        arrays=arrays,
+        restore=partial(restore, labelling),
         predict=partial(predict, labelling),
         **fields,
     )
@@ -126,7 +129,7 @@ def adapt(
     shots: int,
     rng: np.random.Generator,
     picked: Sequence[Any] | None,
-    unlabelled: int,
+    unlabelled: int | Sequence[Any],
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Adapt to a domain, with notes on what is lacking; the arguments are those of `Task.adapt`."""
     reading, serving = server.reading, server.serving
@@ -138,11 +141,7 @@ def adapt(
     notes = _too_few(
         labels, [labelling.described(name) for name in classes], 1 if picked else shots
     )
-    meta = {**serving.meta, "params": labelling.start(serving.meta["params"], count)}
-
-    def learner(adapts: bool) -> Learner:
-        key = labelling.name, count
-        return server.learner(key, lambda: labelling.problem(server.model, reading, count), adapts)
+    learner, meta = _start(labelling, server, count)
 
     def unadapted(*more: str) -> tuple[Adapted, tuple[str, ...]]:
         return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
@@ -161,23 +160,55 @@ def adapt(
     others: list[Any] = []
     if unlabelled and adaptation_of(serving.method).reads_unlabelled:
         taken = {one.id for one in chosen}
-        pool = [one for one in labelling.unlabelled(domain) if one.id not in taken]
-        others = [pool[row] for row in rng.permutation(len(pool))[:unlabelled]]
-    known = np.arange(len(chosen) + len(others)) < len(chosen)
-    support = {
-        **labelling.rows([*chosen, *others], reading, domain.name),
-        "label": np.pad(labels[rows], (0, len(others))).astype(np.int32),
-        "mask": known,
-        **({UNLABELLED: ~known} if others else {}),
-    }
+        drawn = isinstance(unlabelled, int)
+        pool = labelling.unlabelled(domain) if drawn else unlabelled
+        others = [one for one in pool if one.id not in taken]
+        if drawn:
+            others = [others[row] for row in rng.permutation(len(others))[:unlabelled]]
+    support = _support_rows(labelling, reading, domain.name, chosen, labels[rows], others)
     state, _ = learner(True).adapt(meta, support, context, None)
     if not is_finite(state):
         return unadapted(
             f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
             f"{serving.steps} steps); {as_trained}"
         )
-    ids = tuple(one.id for one in chosen)
-    return Adapted(learner(True), state, context, ids, classes), tuple(notes)
+    adapted = Adapted(learner(True), state, context, tuple(chosen), classes, tuple(others))
+    return adapted, tuple(notes)
+
+
+def arrays(adapted: Adapted) -> dict[str, Any]:
+    """Return what a saved guide keeps of a task: its context, and its state if it adapted."""
+    state = {"state": adapted.state} if adapted.support else {}
+    return {"context": adapted.context, **state}
+
+
+def restore(
+    labelling: Labelling,
+    server: Server,
+    domain: Domain,
+    shots: int,
+    support: Sequence[Any],
+    unlabelled: Sequence[Any],
+    fill: Fill,
+) -> Adapted:
+    """Restore what `adapt` returned from its arrays; the arguments are those of `Task.restore`.
+
+    A method that adapts parameters has them as its state. For the state of another, what `adapt`
+    makes of the examples is traced, which a gradient would take seconds for.
+    """
+    del shots
+    _, labels, classes = labelling.of_domain(domain, server.blank, support)
+    learner, meta = _start(labelling, server, len(classes))
+    like: dict[str, Any] = {"context": labelling.context(classes, server.blank)}
+    if not support:
+        return Adapted(learner(False), meta["params"], fill(like)["context"], (), classes)
+    like["state"] = meta["params"]
+    if adaptation_of(server.serving.method).adapts == "features":
+        rows = _support_rows(labelling, server.blank, domain.name, support, labels, unlabelled)
+        like["state"], _ = jax.eval_shape(learner(True).adapt, meta, rows, like["context"], None)
+    found = fill(like)
+    examples = tuple(support), classes, tuple(unlabelled)
+    return Adapted(learner(True), found["state"], found["context"], *examples)
 
 
 def predict(
@@ -222,6 +253,39 @@ def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[A
 def queried_rows(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the rows of an episode's examples in the domain's table, -1 for padding."""
     return np.where(batch["mask"], batch["id"], -1)
+
+
+def _start(
+    labelling: Labelling, server: Server, classes: int
+) -> tuple[Callable[[bool], Learner], Params]:
+    """Return (whether to adapt) -> the learner, and the meta-parameters it starts from."""
+
+    def learner(adapts: bool) -> Learner:
+        key = labelling.name, classes
+        return server.learner(
+            key, lambda: labelling.problem(server.model, server.reading, classes), adapts
+        )
+
+    meta = server.serving.meta
+    return learner, {**meta, "params": labelling.start(meta["params"], classes)}
+
+
+def _support_rows(
+    labelling: Labelling,
+    reading: Reading,
+    where: str,
+    chosen: Sequence[Any],
+    labels: np.ndarray,
+    others: Sequence[Any],
+) -> Table:
+    """Return the rows to adapt to: labelled examples, then those read without a label."""
+    known = np.arange(len(chosen) + len(others)) < len(chosen)
+    return {
+        **labelling.rows([*chosen, *others], reading, where),
+        "label": np.pad(labels, (0, len(others))).astype(np.int32),
+        "mask": known,
+        **({UNLABELLED: ~known} if others else {}),
+    }
 
 
 def _draw(labels: np.ndarray, classes: int, shots: int, rng: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ from metaguide.models.guide import GuideModel
 from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
-from metaguide.tasks.serving import Adapted, Reading, Server
+from metaguide.tasks.serving import Adapted, Fill, Reading, Server
 from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.ties import drawn
 from metaguide.training.program import SIZES, in_pieces, padded_size
@@ -221,10 +221,12 @@ class Catalogue:
     Attributes:
         server: the server whose parameters encode the products.
         domain: the domain, whose products are ranked.
+        known: the context, if it is known, as in a saved guide.
     """
 
     server: Server
     domain: Domain
+    known: Mapping[str, Array] | None = None
 
     @property
     def products(self) -> Sequence[Product]:
@@ -244,12 +246,10 @@ class Catalogue:
     @cached_property
     def context(self) -> Mapping[str, Array]:
         """The context of a ranking: what `product_encoding` returns, popularity and candidates."""
+        if self.known is not None:
+            return self.known
         model, reading, serving, programs = self.server
-
-        def encode(params: Params, rows: Table) -> dict[str, Array]:
-            return product_encoding(encode_examples(model, params, rows, None))
-
-        program = programs.setdefault("catalogue", jax.jit(encode))
+        program = programs.setdefault("catalogue", jax.jit(partial(_encode_products, model)))
         pieces = []
         with patience("encoding the products", len(self.products)) as tell:
             for start in range(0, len(self.products), SIZES[-1]):
@@ -267,6 +267,10 @@ class Catalogue:
                 "candidates": np.ones(len(self.products), bool),
             }
         )
+
+
+def _encode_products(model: GuideModel, params: Params, rows: Table) -> dict[str, Array]:
+    return product_encoding(encode_examples(model, params, rows, None))
 
 
 def _product_rows(products: Sequence[Product], reading: Reading) -> Table:
@@ -297,15 +301,40 @@ def _adapt(
     shots: int,
     rng: np.random.Generator,
     picked: None,
-    unlabelled: int,
+    unlabelled: int | Sequence[Any],
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Defer adaptation: users adapt on request, and the first request encodes the catalogue."""
     del rng, picked, unlabelled
     if not domain.products:
         return None, ("there are no products to rank; add them",)
+    return Adapted(_learner(server, shots), server.serving.meta, Catalogue(server, domain)), ()
+
+
+def _restore(
+    server: Server,
+    domain: Domain,
+    shots: int,
+    support: Sequence[Any],
+    unlabelled: Sequence[Any],
+    fill: Fill,
+) -> Adapted:
+    """Restore a catalogue whose products are encoded already."""
+    del support, unlabelled
+    count, params = len(domain.products), server.serving.meta["params"]
+    rows = _product_rows(domain.products[:1], server.blank)
+    one = jax.eval_shape(partial(_encode_products, server.model), params, rows)
+    like = {
+        **{name: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype) for name, a in one.items()},
+        "popularity": jax.ShapeDtypeStruct((count,), jnp.int32),
+        "candidates": jax.ShapeDtypeStruct((count,), jnp.bool_),
+    }
+    catalogue = Catalogue(server, domain, fill(like))
+    return Adapted(_learner(server, shots), server.serving.meta, catalogue)
+
+
+def _learner(server: Server, shots: int) -> Learner:
     ranker = partial(_ranker, shots)
-    learner = server.learner((NAME, shots), lambda: recommendation(server.model), shots > 0, ranker)
-    return Adapted(learner, server.serving.meta, Catalogue(server, domain), ()), ()
+    return server.learner((NAME, shots), lambda: recommendation(server.model), shots > 0, ranker)
 
 
 def _ranker(shots: int, learner: Learner) -> AdaptedPredictFn:
@@ -483,6 +512,8 @@ RECOMMENDATION = Task(
     ),
     baselines=_baselines,
     adapt=_adapt,
+    arrays=lambda adapted: adapted.context.context,
+    restore=_restore,
     predict=_predict,
     checked=_checked,
     picked=None,

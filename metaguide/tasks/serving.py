@@ -1,6 +1,7 @@
 """Serving: what a trained guide provides to its tasks, and a task adapted to one domain."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
 from metaguide.training.program import in_pieces
 from metaguide.types import AdaptedPredictFn, Learner, Params, Problem
+
+Fill = Callable[[Any], Any]
+"""A pytree of arrays or shapes -> the saved arrays of the same structure, shapes and dtypes."""
 
 
 class Reading(NamedTuple):
@@ -69,19 +73,26 @@ class Adapted(NamedTuple):
         learner: the jitted learner whose `predict` reads `state`.
         state: the learner's adapted state, opaque to the task.
         context: the task's context.
-        chosen: ids of the examples adapted to.
+        support: the examples adapted to.
         classes: names of the classes, if the task has any.
+        unlabelled: the examples that were read without their labels.
     """
 
     learner: Learner
     state: Any
     context: Any
-    chosen: tuple[str, ...]
+    support: tuple[Any, ...] = ()
     classes: tuple[str, ...] = ()
+    unlabelled: tuple[Any, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Ids of the examples adapted to."""
+        return tuple(one.id for one in self.support)
 
     def __repr__(self) -> str:
         """Show the number of examples, not the thousands of numbers of the state."""
-        return f"<Adapted to {len(self.chosen)} examples>"
+        return f"<Adapted to {len(self.support)} examples>"
 
 
 class Server(NamedTuple):
@@ -98,6 +109,15 @@ class Server(NamedTuple):
     reading: Reading
     serving: Serving
     programs: dict[Any, Any]
+
+    @property
+    def blank(self) -> Reading:
+        """The reading with zeros for the vectors of a pretrained encoder, which cost nothing."""
+        reader, width = self.reading.reader, self.model.encoder.pretrained
+        if reader.vectors is None:
+            return self.reading
+        zeros = replace(reader, vectors=lambda texts: np.zeros((len(texts), width), np.float32))
+        return self.reading._replace(reader=zeros)
 
     def learner(
         self,

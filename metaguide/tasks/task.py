@@ -59,7 +59,11 @@ class Task(NamedTuple):
             `cells`, keyed by shots, are those of `metaguide.evaluation.evaluate.drawn`.
         adapt: (server, domain, shots, rng, picked, unlabelled) -> (adapted or None, notes);
             `picked` are examples to adapt to instead of drawn ones, or None, and `unlabelled` is
-            the most other examples that a method may learn from without their labels.
+            the most other examples that a method may learn from without their labels, or these
+            examples themselves.
+        arrays: adapted -> the pytree of arrays that a saved guide keeps of it.
+        restore: (server, domain, shots, support, unlabelled, fill) -> adapted; `fill` returns the
+            saved arrays, given a pytree of the shapes of what `arrays` returned.
         predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is for rankings.
         checked: (where, example) -> the example as `predict` reads it, without its label; `where`
             is for messages.
@@ -83,6 +87,8 @@ class Task(NamedTuple):
     scoring: Scoring
     baselines: Callable[..., Iterator[Outcome]]
     adapt: Callable[..., tuple[Adapted | None, tuple[str, ...]]]
+    arrays: Callable[[Adapted], Any]
+    restore: Callable[..., Adapted]
     predict: Callable[..., list[Any]]
     checked: Callable[[str, Any], Any] = lambda where, example: example
     picked: Callable[[Sequence[Any]], Sequence[Any]] | None = lambda examples: examples

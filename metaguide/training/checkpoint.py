@@ -178,13 +178,13 @@ def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | 
             metadata = manager.item_metadata(step)
             if metadata is None:
                 raise FileNotFoundError("the description of its arrays is lost")
-            stored = _by_name(metadata.tree)
+            stored = by_name(metadata.tree)
             checksums = dict(metadata.custom_metadata["crc32"])
             of = dict(metadata.custom_metadata.get("about", {}))
         except Exception as error:
             raise _damaged(folder, step, error) from error
         _check_about(folder / str(step), of, about)
-        _check_shapes(folder / str(step), stored, _by_name(target), prefix)
+        _check_shapes(folder / str(step), stored, by_name(target), prefix)
         try:
             tree = manager.restore(
                 step,
@@ -196,7 +196,7 @@ def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | 
             )
         except Exception as error:
             raise _damaged(folder, step, error) from error
-    leaves = _by_name(tree)
+    leaves = by_name(tree)
     for name, value in _checksums(tree).items():
         if checksums.get(name) != value:
             raise _damaged(folder, step, ValueError(f"{name} has other bytes than were saved"))
@@ -267,7 +267,8 @@ def _shape(leaf: Any) -> str:
     return "absent" if leaf is None else f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def by_name(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree keyed by their path, such as "encoder.bias"."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -290,7 +291,7 @@ def _checksums(tree: Any) -> dict[str, Any]:
     """Return the CRC-32 of each leaf: Orbax detects a truncated file but not a changed byte."""
     return {
         name: zlib.crc32(np.ascontiguousarray(leaf).tobytes())
-        for name, leaf in _by_name(tree).items()
+        for name, leaf in by_name(tree).items()
         if isinstance(leaf, np.ndarray)
     }
 

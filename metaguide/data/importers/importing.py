@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -19,7 +18,7 @@ from metaguide.data.importers.source import Place, Reject, Row
 from metaguide.data.importers.tables import Options, Reading
 from metaguide.data.rows import PARTS, CatalogueError, checked_row
 from metaguide.data.viewed import as_viewed
-from metaguide.files import FileFault, read_regular, replace_folder
+from metaguide.files import FileFault, atomic_folder, read_regular
 
 LONGEST_RAW = 4096
 """Number of characters of a rejected line that `rejects.jsonl` keeps."""
@@ -113,30 +112,19 @@ def import_domain(
     except FileFault as error:
         raise CatalogueError(f"{files[0]}: {error}.") from error
     summary.mapping, summary.unread = reading.mapping, reading.unread
-    with _new_folder(folder) as new:
-        with _Writer(new, folder, summary, replace) as writer:
-            for number, one in enumerate(reading.rows, 1):
-                fault = writer.add(one) if isinstance(one, Row) else one
-                if fault is not None:
-                    writer.reject(fault)
-                    if strict:
-                        said = f"{fault.reason}" + (f" ({fault.detail})" if fault.detail else "")
-                        raise CatalogueError(f"{fault.place}: {said}; nothing was imported.")
-                if number % 10_000 == 0:
-                    tell(number)
-        if not summary.read:
-            why = "; ".join(
-                f"{reason}, {group.count:,}, the first at {group.first}"
-                for reason, group in summary.rejected.items()
-            )
-            raise CatalogueError(
-                f"{files[0]}: nothing in it can be imported ({why or 'it has no rows'})."
-            )
-        _keep_other_parts(folder, new, summary)
-        try:
-            replace_folder(new, folder)
-        except OSError as error:
-            raise _not_written(folder, error) from error
+    try:
+        with atomic_folder(folder) as new:
+            with _Writer(new, folder, summary, replace) as writer:
+                _write(reading.rows, writer, strict, tell)
+            if not summary.read:
+                raise CatalogueError(
+                    f"{files[0]}: nothing in it can be imported ({_why(summary)})."
+                )
+            _keep_other_parts(folder, new, summary)
+    except OSError as error:
+        raise CatalogueError(
+            f"{folder}: cannot be written ({error}); make room or give another folder."
+        ) from error
     return summary
 
 
@@ -159,23 +147,30 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Make a hidden folder next to another one, and remove what is left of it."""
-    new = folder.parent / f".{uuid.uuid4().hex}.new"
-    try:
-        new.mkdir(parents=True)
-        yield new
-    except OSError as error:
-        raise _not_written(folder, error) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+def _write(
+    rows: Iterator[Row | Reject], writer: "_Writer", strict: bool, tell: Callable[[int], None]
+) -> None:
+    """Write rows one by one; the other arguments are those of `import_domain`."""
+    for number, one in enumerate(rows, 1):
+        fault = writer.add(one) if isinstance(one, Row) else one
+        if fault is not None:
+            writer.reject(fault)
+            if strict:
+                detail = f" ({fault.detail})" if fault.detail else ""
+                raise CatalogueError(
+                    f"{fault.place}: {fault.reason}{detail}; nothing was imported."
+                )
+        if number % 10_000 == 0:
+            tell(number)
 
 
-def _not_written(folder: Path, error: OSError) -> CatalogueError:
-    return CatalogueError(
-        f"{folder}: cannot be written ({error}); make room or give another folder."
+def _why(summary: Summary) -> str:
+    """Return why nothing was read."""
+    reasons = (
+        f"{reason}, {group.count:,}, the first at {group.first}"
+        for reason, group in summary.rejected.items()
     )
+    return "; ".join(reasons) or "it has no rows"
 
 
 def _keep_other_parts(folder: Path, new: Path, summary: Summary) -> None:
