@@ -4,7 +4,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -215,7 +215,7 @@ def adapt(
     from metaguide.guide import AdaptedGuide
 
     start = time.monotonic()
-    if (guide / "model.safetensors").exists():
+    if _is_encoder(guide):
         found = metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
     else:
         found = metaguide.load(guide, cache=cache)
@@ -225,7 +225,7 @@ def adapt(
         warnings.simplefilter("always")
         adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
     adapted.save(output, with_encoder)
-    notes = [str(one.message) for one in caught]
+    notes = _notes(caught)
     if as_json:
         counts = {task: len(one.chosen) for task, one in adapted.adapted.items()}
         print(json.dumps({"guide": str(output), "examples": counts, "notes": notes}, indent=2))
@@ -277,17 +277,39 @@ def predict(
 
     options = _options(map, columns, delimiter, encoding)
     start = time.monotonic()
-    found = metaguide.load(guide, encoder=encoder, cache=cache)
+    found = None if _is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
     if not isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
-    with _counting("rows") as tell:
+    with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:
+        warnings.simplefilter("always")
         done = predict_file(found, input, output, options, format=format, top=top, tell=tell)
     if as_json:
-        print(json.dumps({"output": str(output), **done._asdict()}, ensure_ascii=False, indent=2))
+        said = {"output": str(output), **done._asdict(), "notes": _notes(caught)}
+        print(json.dumps(said, ensure_ascii=False, indent=2))
         return
     print(f"{output}: {done.answered:,} of {done.task} ({time.monotonic() - start:.1f} s)")
     if done.unread:
         print(f"  without an answer: {done.unread:,}, the first at {done.first}")
+    for note in _notes(caught):
+        print(f"  {note}")
+
+
+def _is_encoder(folder: Path) -> bool:
+    return (folder / "model.safetensors").exists()
+
+
+def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return what warnings say; of many of one kind, the first and their number."""
+    kinds: dict[type, list[str]] = {}
+    for one in caught:
+        kinds.setdefault(one.category, []).append(str(one.message))
+    notes = []
+    for kind, said in kinds.items():
+        if kind is UserWarning or len(said) == 1:
+            notes += dict.fromkeys(said)
+        else:
+            notes.append(f"{said[0]} (the first of {len(said):,} such notes)")
+    return notes
 
 
 def _options(map: str, columns: str, delimiter: str, encoding: str, **others: Any) -> Options:

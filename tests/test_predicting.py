@@ -1,0 +1,218 @@
+"""Answers for tables: every row keeps its columns, and gets its answer or the reason why not."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+import metaguide
+from metaguide import predicting
+from metaguide.data.catalogue import CatalogueError, Domain, Product, Question, Review
+from metaguide.data.histories import History
+from metaguide.data.importers import Options
+from metaguide.guide import AdaptedGuide
+from metaguide.predicting import predict_file, read_examples
+from metaguide.tasks import Answer, Category, Sentiment
+from metaguide.tasks.recommendation import Ranking
+from tests.pretrained.conftest import write as write_encoder
+
+ROWS = [
+    {"key": "a", "comment": "good", "note": "x", "stars": "7 of 5"},
+    {"key": "b", "comment": "", "note": "y", "stars": "2"},
+    {"key": "c", "comment": 'bad, "bad"\nbad', "note": "z", "stars": ""},
+    {"key": "d", "comment": "gut", "note": "", "stars": "5"},
+]
+MAPPING = {"id": "key", "text": "comment"}
+
+
+class Echo(AdaptedGuide):
+    """A guide whose answers say what was asked."""
+
+    def __init__(self) -> None:
+        vars(self).update(
+            domain=Domain("garden", (Product("p1", "Hose"), Product("p2", "Rake"))),
+            notes={"questions": ("this guide was not trained on questions",)},
+            adapted={"classification": None, "sentiment": None, "recommendation": None},
+            sizes=[],
+        )
+
+    def predict(self, batch: list[Any], top: int | None = None) -> list[Any]:
+        """Answers with the text, or with the products that a user took."""
+        vars(self)["sizes"].append(len(batch))
+        return [self._answer(one, top) for one in batch]
+
+    def _answer(self, one: Any, top: int | None) -> Any:
+        if isinstance(one, Review):
+            assert one.label is None
+            return Sentiment(one.text, 0.25, None)
+        if isinstance(one, Product):
+            return Category(one.title, {one.title: 0.5, "other": 0.5})
+        catalogue = tuple(product.id for product in self.domain.products)
+        rows = np.array([catalogue.index(p) for p in one.products][:top])
+        return Ranking(one.user, np.ones(len(rows), np.float32), "history", catalogue, rows)
+
+
+def written(path: Path, rows: list[dict]) -> Path:
+    """Writes rows in the format that the path's name tells."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    return path
+
+
+def table(path: Path) -> list[dict]:
+    """Reads what was written."""
+    with open(path, newline="", encoding="utf-8") as file:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in file]
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("target", ["out.csv", "out.tsv", "out.jsonl"])
+@pytest.mark.parametrize("source", ["in.csv", "in.jsonl", "in.parquet"])
+def test_each_row_gets_its_own_answer(tmp_path, monkeypatch, source, target) -> None:
+    """Catches answers that move to other rows when one is not read, columns that are lost, labels
+    that stand in the way, and batches that are held all at once."""
+    monkeypatch.setattr(predicting, "AT_ONCE", 2)
+    guide: Any = Echo()
+    file = written(tmp_path / source, ROWS)
+    done = predict_file(guide, file, tmp_path / target, Options(mapping=MAPPING))
+    found = table(tmp_path / target)
+    assert [row["comment"] for row in found] == [row["comment"] for row in ROWS]
+    assert [row["note"] for row in found] == [row["note"] for row in ROWS]
+    said = [row.get("predicted_sentiment") or None for row in found]
+    assert said == ["good", None, ROWS[2]["comment"], "gut"]
+    assert "reviews: no text" in found[1]["not_read"] and not found[0].get("not_read")
+    assert (done.task, done.answered, done.unread) == ("sentiment", 3, 1)
+    assert done.first.startswith(f"{file}:") and guide.sizes == [1, 2]
+
+
+def test_products_and_users_are_answered(tmp_path) -> None:
+    """Catches a category without its probability, or a history out of order."""
+    guide: Any = Echo()
+    file = written(tmp_path / "p.csv", [{"title": "Hose", "category": ""}])
+    predict_file(guide, file, tmp_path / "out.csv")
+    assert table(tmp_path / "out.csv") == [
+        {"title": "Hose", "category": "", "predicted_category": "Hose",
+         "predicted_probability": "0.5", "not_read": ""}
+    ]  # fmt: skip
+    rows = [("u", "p2", 3), ("v", "p1", 1), ("u", "p1", 2), ("u", "p9", 4)]
+    events = [{"user": user, "product": product, "time": time} for user, product, time in rows]
+    done = predict_file(guide, written(tmp_path / "u.csv", events), tmp_path / "out.jsonl", top=2)
+    assert [(row["user"], row["predicted_rank"], row["predicted_product"])
+            for row in table(tmp_path / "out.jsonl")] == [
+        ("u", 1, "p1"), ("u", 2, "p2"), ("v", 1, "p1")
+    ]  # fmt: skip
+    assert (done.answered, done.unread) == (2, 1) and "does not know" in done.first
+
+
+def test_answers_of_questions_are_columns() -> None:
+    """Catches a span that is lost, or a question without an answer that fails."""
+    from metaguide.tasks import QUESTIONS
+
+    assert QUESTIONS.columns == ("answer", "start", "end")
+    assert QUESTIONS.cells(Answer((3, 5), "ab")) == [("ab", 3, 5)]
+    assert QUESTIONS.cells(Answer(None, None)) == [(None, None, None)]
+
+
+BAD = [
+    ("in.csv", "out.xlsx", {}, "name it .csv, .tsv or .jsonl"),
+    ("in.xlsx", "out.csv", {}, "its name does not tell the format"),
+    ("none.csv", "out.csv", {}, "cannot be read"),
+    ("in.csv", "no/folder/out.csv", {}, "cannot be written"),
+    ("in.csv", "out.csv", {"text": "nothing"}, "no column 'nothing' for text"),
+    (
+        "in.csv",
+        "out.csv",
+        {"question": "key", "text": "comment"},
+        "asks questions, which .* not",
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "mapping", "words"), BAD)
+def test_what_cannot_be_answered_is_one_error(tmp_path, source, target, mapping, words) -> None:
+    """Catches a traceback, or a table that is left half written."""
+    guide: Any = Echo()
+    written(tmp_path / "in.csv", ROWS)
+    with pytest.raises(CatalogueError, match=words):
+        options = Options(mapping=mapping or MAPPING)
+        predict_file(guide, tmp_path / source, tmp_path / target, options)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_a_guide_that_fails_leaves_no_table(tmp_path, monkeypatch) -> None:
+    """Catches half a table that passes for all of it."""
+
+    def fail(self: Any, batch: Any, top: Any = None) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Echo, "predict", fail)
+    guide: Any = Echo()
+    with pytest.raises(RuntimeError):
+        predict_file(guide, written(tmp_path / "a.csv", ROWS), tmp_path / "b.csv",
+                     Options(mapping=MAPPING))  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_examples_are_read_from_files_and_frames(tmp_path) -> None:
+    """Catches a row that is skipped in silence, or a frame that is read as another type."""
+    rows = [row for row in ROWS if row["comment"]]
+    for source in (written(tmp_path / "a.csv", rows), pyarrow.Table.from_pylist(rows)):
+        found = read_examples(source, MAPPING)
+        assert found == [Review(row["key"], row["comment"]) for row in rows]
+    with pytest.raises(CatalogueError, match="table:2: reviews: no text; mend the row"):
+        read_examples(pyarrow.Table.from_pylist(ROWS), MAPPING)
+    asked = pyarrow.table({"question": ["Why?"], "text": ["So."]})
+    assert read_examples(asked) == [Question("table-1", "Why?", "So.")]
+    events = pyarrow.table({"user": ["u", "u"], "product": ["b", "a"], "time": [2, 1]})
+    assert read_examples(events) == [History("u", ("a", "b"))]
+    named = pyarrow.table({"title": ["Hose"], "attributes.colour": ["red"]})
+    mapping = {"title": "title", "attributes.colour": "attributes.colour"}
+    assert read_examples(named, mapping) == [
+        Product("table-1", "Hose", attributes={"colour": "red"})
+    ]
+
+
+@pytest.mark.slow
+def test_an_export_becomes_answers_by_three_commands(tmp_path, monkeypatch, capsys) -> None:
+    """Catches a command that does not fit the one before, or answers that are not the guide's."""
+    from tests.test_cli import run
+
+    monkeypatch.chdir(tmp_path)
+    write_encoder(tmp_path / "encoder", "bert")
+    reviews = [("good phone", 1), ("bad phone", 0), ("the screen is good", 1), ("not good", 0)]
+    lines = [f"{text},{label}" for text, label in reviews]
+    (tmp_path / "r.csv").write_text("\n".join(["text,sentiment", *lines]))
+    assert run(monkeypatch, capsys, "import", "r.csv", "shop/phones")[0] == 0
+    where = "--guide=encoder", "--length=20", "--output=phones.guide"
+    code, out, err = run(monkeypatch, capsys, "adapt", "shop/phones", *where, "--shots=1")
+    assert code == 0 and "sentiment       by soft-k-means, adapted to 2 examples" in out, err
+    asked = "--input=r.csv", "--output=answers.csv"
+    code, out, err = run(monkeypatch, capsys, "predict", "phones.guide", *asked)
+    assert code == 0 and "answers.csv: 4 of sentiment" in out, err
+    guide = metaguide.load("phones.guide")
+    assert isinstance(guide, AdaptedGuide)
+    expected = guide.predict(read_examples("r.csv"))
+    found = [row["predicted_sentiment"] for row in table(tmp_path / "answers.csv")]
+    assert found == [one.sentiment for one in expected] and len(set(found)) == 2
+    for arguments, words in [
+        (["predict", "encoder", *asked], "encoder: is not adapted to a domain; adapt it"),
+        (["predict", "phones.guide", "--input=x.csv", "--output=y.csv"], "x.csv: cannot be read"),
+        (["adapt", "shop/none", *where], "none: cannot be read"),
+        (["adapt", "shop/phones", "--guide=phones.guide", "--output=x"], "is adapted already"),
+        (["adapt", "shop/phones", "--guide=shop", "--output=x"], "no such file; give the folder"),
+    ]:
+        code, out, err = run(monkeypatch, capsys, *arguments)
+        assert code == 1 and out == "" and err.count("\n") == 1 and words in err, err
