@@ -144,7 +144,7 @@ def import_(
     if as_json:
         print(json.dumps(_summary_json(summary), ensure_ascii=False, indent=2))
     else:
-        for line in _summary_lines(summary, known, time.monotonic() - start):
+        for line in _summary_lines(summary, folder, known, time.monotonic() - start):
             print(line)
 
 
@@ -358,8 +358,8 @@ def _overview_lines(one: Any) -> Iterator[str]:
         yield f"  {note}"
 
 
-def _summary_lines(summary: Summary, format: str, seconds: float) -> Iterator[str]:
-    yield f"{summary.folder} (read as {format}, {seconds:.1f} s)"
+def _summary_lines(summary: Summary, folder: Path, format: str, seconds: float) -> Iterator[str]:
+    yield f"{folder} (read as {format}, {seconds:.1f} s)"
     for part, count in summary.read.items():
         yield f"  {part:<12} {count:>9,}"
     if summary.mapping:
@@ -368,12 +368,12 @@ def _summary_lines(summary: Summary, format: str, seconds: float) -> Iterator[st
     if summary.unread:
         yield f"  columns not read: {', '.join(map(repr, summary.unread))}"
     if summary.rejected:
-        yield f"rejected, {summary.rejects:,} in all; they are in {summary.folder}/rejects.jsonl:"
+        yield f"rejected, {summary.rejects:,} in all; they are in {folder}/rejects.jsonl:"
         yield from _group_lines(summary.rejected)
     if summary.remarks:
         yield "taken for granted:"
         yield from _group_lines(summary.remarks)
-    yield f"next: metaguide check {summary.folder.parent}"
+    yield f"next: metaguide check {folder.parent}"
 
 
 def _group_lines(groups: Mapping[str, Group]) -> Iterator[str]:
