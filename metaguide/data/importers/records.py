@@ -70,11 +70,11 @@ def read_csv(
     if first is None or first.fault:
         raise CatalogueError(f"{path}: {first.fault if first else 'is empty'}; give another file.")
     if not delimiter:
-        delimiter = max(DELIMITERS, key=lambda one: len(_fields(first.text, one, is_quoted) or ()))
+        delimiter = max(DELIMITERS, key=lambda one: len(_header(first.text, one, is_quoted) or ()))
     if columns:
         lines.give_back([first])
     else:
-        found = _fields(first.text, delimiter, is_quoted)
+        found = _header(first.text, delimiter, is_quoted)
         if found is None:
             raise CatalogueError(f"{path}:1: broken quotes in the header; mend them.")
         columns = [name.strip("\ufeff ") for name in found]
@@ -84,6 +84,14 @@ def read_csv(
             f"{path}:1: two columns are named {min(repeated)!r}; give each its own name."
         )
     return Table(tuple(columns), _csv_records(path, lines, tuple(columns), delimiter, is_quoted))
+
+
+def _header(text: str, delimiter: str, is_quoted: bool) -> list[str] | None:
+    """Return the fields of a first line; None if its quotes are broken."""
+    try:
+        return _fields(text, delimiter, is_quoted)
+    except csv.Error:
+        return None
 
 
 class _Lines:
@@ -127,31 +135,38 @@ def _whole_record(
     first: Line, lines: _Lines, delimiter: str, is_quoted: bool
 ) -> tuple[list[Line], list[str] | None]:
     """Return the lines of one record and its fields, None if they cannot be told apart."""
-    taken, quotes = [first], first.text.count('"')
-    fields = _fields(first.text, delimiter, is_quoted)
-    while fields is None and len(taken) < MOST_LINES:
-        further = lines.take()
-        if further is None:
-            break
-        taken.append(further)
-        if further.fault:
-            break
-        quotes += further.text.count('"')
-        # Quotes come in pairs in a whole record; trying each line would take quadratic time.
-        if further.text.count('"') and quotes % 2 == 0:
-            fields = _fields("".join(one.text for one in taken), delimiter, is_quoted)
+    taken = [first]
+    try:
+        fields = _fields(first.text, delimiter, is_quoted)
+        while fields is None and len(taken) < MOST_LINES:
+            further = lines.take()
+            if further is None:
+                break
+            taken.append(further)
+            if further.fault:
+                break
+            if '"' in further.text:
+                fields = _fields("".join(one.text for one in taken), delimiter, is_quoted)
+    except csv.Error:
+        return taken, None
     return taken, fields
 
 
 def _fields(text: str, delimiter: str, is_quoted: bool) -> list[str] | None:
-    """Return the fields of a record; None if its quotes are broken or not closed."""
+    """Return the fields of a record; None if a quote is open at its end.
+
+    Raises:
+        csv.Error: no line that follows could make it a record.
+    """
     text = text.removesuffix("\n").removesuffix("\r")
     if not is_quoted or '"' not in text:
         return text.split(delimiter)
     try:
         return next(csv.reader([text], delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            return None
+        raise
 
 
 def read_json_lines(path: Path, *, encoding: str = "utf-8") -> Table:
