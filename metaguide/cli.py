@@ -2,19 +2,25 @@
 
 import json
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.importers import FORMATS, Group, Options, Summary, format_of, import_domain
+
+if TYPE_CHECKING:
+    from metaguide.evaluating import Evaluation
+    from metaguide.evaluation.metrics import Interval
+    from metaguide.guide import Guide
 
 app = typer.Typer(
     add_completion=False,
@@ -211,16 +217,8 @@ def adapt(
 
     metaguide adapt my_shop/garden --guide=bge-small-en-v1.5 --output=garden.guide
     """
-    import metaguide
-    from metaguide.guide import AdaptedGuide
-
     start = time.monotonic()
-    if _is_encoder(guide):
-        found = metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
-    else:
-        found = metaguide.load(guide, cache=cache)
-    if isinstance(found, AdaptedGuide):
-        raise Refusal(f"{guide}: is adapted already; give the guide that it was adapted from")
+    found = _trained(guide, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
@@ -237,6 +235,63 @@ def adapt(
     for note in notes:
         print(f"  {note}")
     print(f"next: metaguide predict {output} --input=new.csv --output=answers.csv")
+
+
+@app.command()
+def evaluate(
+    domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
+    guide: Annotated[
+        Path,
+        typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
+    ],
+    shots: Annotated[
+        str, typer.Option(metavar="NUMBER,...", help="Examples of each class to adapt to.")
+    ] = "0,1,5,10,20",
+    draws: Annotated[int, typer.Option(min=1, help="Draws of examples for each number.")] = 5,
+    queries: Annotated[int, typer.Option(min=1, help="Most examples that are asked.")] = 500,
+    unlabelled: Annotated[
+        int, typer.Option(min=0, help="Most other examples to read without their labels.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the draws.")] = 0,
+    prefix: Annotated[
+        str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")
+    ] = "",
+    length: Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")] = 128,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Say what a guide knows of a domain, and what each further label buys.
+
+    metaguide evaluate my_shop/garden --guide=bge-small-en-v1.5
+
+    Half of your labels are held back and asked. Baselines that see the same examples stand beside
+    the guide, and the last lines name the examples to label next.
+    """
+    from metaguide.evaluating import evaluate as evaluated
+
+    counts = [int(word) if word.isdecimal() else -1 for word in _words(shots)]
+    if not counts or min(counts) < 0:
+        raise Refusal(f"--shots is {shots!r}; write numbers, as in 0,1,5")
+    with tempfile.TemporaryDirectory() as folder, _counting("shots") as tell:
+        # Without a cache, every draw would encode the same texts again.
+        found = evaluated(
+            _trained(guide, prefix, length, cache or Path(folder)),
+            read_domain(domain),
+            counts,
+            draws=draws,
+            queries=queries,
+            unlabelled=unlabelled,
+            seed=seed,
+            tell=lambda task, count: tell(count),
+        )
+    if as_json:
+        print(json.dumps([_evaluation_json(one) for one in found], ensure_ascii=False, indent=2))
+        return
+    for one in found:
+        for line in _evaluation_lines(one, counts):
+            print(line)
 
 
 @app.command()
@@ -292,6 +347,19 @@ def predict(
         print(f"  without an answer: {done.unread:,}, the first at {done.first}")
     for note in _notes(caught):
         print(f"  {note}")
+
+
+def _trained(guide: Path, prefix: str, length: int, cache: Path | None) -> "Guide":
+    """Return the guide in a folder, of a run or on a pretrained encoder."""
+    import metaguide
+    from metaguide.guide import AdaptedGuide
+
+    if _is_encoder(guide):
+        return metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
+    found = metaguide.load(guide, cache=cache)
+    if isinstance(found, AdaptedGuide):
+        raise Refusal(f"{guide}: is adapted already; give the guide that it was adapted from")
+    return found
 
 
 def _is_encoder(folder: Path) -> bool:
@@ -356,6 +424,32 @@ def _overview_lines(one: Any) -> Iterator[str]:
         yield f"  {name:<15} {'yes' if task.is_possible else 'no':<4} {said}"
     for note in one.notes:
         yield f"  {note}"
+
+
+def _evaluation_lines(one: "Evaluation", shots: Sequence[int]) -> Iterator[str]:
+    yield f"{one.task}: accuracy on {one.asked:,} held back, {one.classes} classes, ± 95%"
+    yield f"  {'shots of each class':<24}" + "".join(f"{count:>14}" for count in shots)
+    for method in dict.fromkeys(cell.method for cell in one.cells):
+        values = {cell.shots: cell.accuracy for cell in one.cells if cell.method == method}
+        shown = [_interval(values[count]) if count in values else "" for count in shots]
+        yield f"  {method:<24}" + "".join(f"{text:>14}" for text in shown)
+    for count, (baseline, by) in one.above.items():
+        lost = by.half is None or abs(by.value) <= by.half
+        verdict = "level with" if lost else "above" if by.value > 0 else "below"
+        yield f"  with {count}: {verdict} {baseline}, by {_interval(by)}"
+    if one.unsure:
+        yield f"  label these next: {', '.join(one.unsure)}"
+
+
+def _interval(one: "Interval") -> str:
+    half = "" if one.half is None else f" ± {one.half:.3f}"
+    return f"{one.value:.3f}{half}".replace("0.", ".")
+
+
+def _evaluation_json(one: "Evaluation") -> dict[str, Any]:
+    cells = [{**cell._asdict(), "accuracy": cell.accuracy._asdict()} for cell in one.cells]
+    above = {str(k): {"baseline": name, **by._asdict()} for k, (name, by) in one.above.items()}
+    return {**one._asdict(), "cells": cells, "above": above}
 
 
 def _summary_lines(summary: Summary, folder: Path, format: str, seconds: float) -> Iterator[str]:

@@ -1,0 +1,159 @@
+"""A guide on a shop's own labels: nothing that is asked was seen, and every figure is its own."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metaguide.data.catalogue import CatalogueError, Domain, Product, Review
+from metaguide.evaluating import evaluate
+from metaguide.guide import Guide
+from metaguide.tasks import Category, Sentiment
+from tests.pretrained.conftest import write as write_encoder
+from tests.test_cli import run
+
+
+def review(number: int) -> Review:
+    """Review number n: every fourth is negative, its text says so, and three stars are left out."""
+    stars = 3.0 if number >= 90 else 1.0 if number % 4 == 0 else 5.0
+    return Review(f"r{number}", f"{'bad' if stars == 1 else 'good'} {number}", stars=stars)
+
+
+REVIEWS = tuple(map(review, range(100)))
+BARE = tuple(Review(f"n{number}", f"good bare {number}") for number in range(30))
+PRODUCTS = tuple(
+    Product(f"p{number}", f"thing {number}", category=("a", "b", "c")[number % 3])
+    for number in range(30)
+)
+DOMAIN = Domain("garden", PRODUCTS, (*REVIEWS, *BARE))
+
+
+class Fake(Guide):
+    """A guide that tells bad reviews from good ones after it saw two of each."""
+
+    def __init__(self, vectors: Any = None) -> None:
+        tasks = ("classification", "sentiment")
+        vars(self).update(
+            serving={task: SimpleNamespace(method="fake") for task in tasks},
+            reading=SimpleNamespace(reader=SimpleNamespace(vectors=vectors)),
+            calls=[],
+        )
+
+    def adapt(self, domain: Any, shots: Any = 5, seed: Any = 0, support: Any = (),
+              unlabelled: Any = 0) -> Any:  # fmt: skip
+        """Remembers what it was given."""
+        call = SimpleNamespace(domain=domain, support=list(support), asked=[])
+        vars(self)["calls"].append(call)
+        kind = {type(one) for one in support} or {Product, Review}
+        tasks = {Product: "classification", Review: "sentiment"}
+
+        def predict(batch: list[Any]) -> list[Any]:
+            call.asked += batch
+            if batch and isinstance(batch[0], Product):
+                return [Category("a", {"a": 0.5, "b": 0.3, "c": 0.2}) for _ in batch]
+            bad = [len(call.support) >= 4 and one.text.startswith("bad") for one in batch]
+            return [
+                Sentiment("negative" if is_bad else "positive", 0.05 if is_bad else
+                          0.5 + int(one.id[1:]) / 1000, None)
+                for is_bad, one in zip(bad, batch, strict=True)
+            ]  # fmt: skip
+
+        return SimpleNamespace(adapted={tasks[one]: None for one in kind}, predict=predict)
+
+
+def test_nothing_that_is_asked_was_seen() -> None:
+    """Catches a query in a support or in the domain that adapts, draws that are all one, and
+    queries that change with the number of shots."""
+    guide: Any = Fake()
+    evaluate(guide, DOMAIN, (0, 2, 5), draws=3, seed=1)
+    assert len(guide.calls) == 2 * (1 + 3 + 3)
+    asked = {frozenset(one.id for one in call.asked if one.id[0] == "r") for call in guide.calls}
+    assert len(asked - {frozenset()}) == 1
+    for call in guide.calls:
+        given = {one.id for one in call.support}
+        queried = {one.id for one in call.asked if one.id[0] != "n"}
+        assert not given & queried
+        rows = (*call.domain.reviews, *call.domain.products)
+        labelled = {one.id for one in rows if getattr(one, "category", None) or one.id[0] == "r"}
+        part = "r" if any(one[0] == "r" for one in queried) else "p"
+        assert not queried & {one for one in labelled if one[0] == part}
+        assert given <= labelled
+    supports = [frozenset(one.id for one in call.support) for call in guide.calls]
+    # Without shots one; 5 of each category are all that are not held back; the others differ.
+    assert len(set(supports)) == 1 + 3 + 1 + 2 * 3
+
+
+def test_every_figure_is_its_own() -> None:
+    """Catches accuracy of another cell, a majority of the pool instead of what is asked, and a
+    difference to another baseline than the best."""
+    guide: Any = Fake()
+    products, reviews = evaluate(guide, DOMAIN, (0, 1, 5), draws=2)
+    assert (reviews.task, reviews.classes, reviews.asked) == ("sentiment", 2, 44)
+    found = {(cell.method, cell.shots): cell.accuracy.value for cell in reviews.cells}
+    negative = 11  # half of 23, rounded down
+    assert found["fake", 0] == found["fake", 1] == found["majority", 5] == 1 - negative / 44
+    assert found["fake", 5] == 1 and found["tf-idf few-shot", 5] <= 1
+    assert ("tf-idf few-shot", 0) not in found
+    assert reviews.above[0][1].value == 0 and reviews.above[5][0] in ("majority", "tf-idf few-shot")
+    best = max(found["majority", 5], found["tf-idf few-shot", 5])
+    assert reviews.above[5][1].value == pytest.approx(1 - best)
+    assert (products.task, products.classes, products.asked) == ("classification", 3, 15)
+    assert {cell.accuracy.value for cell in products.cells if cell.method == "fake"} == {1 / 3}
+
+
+def test_the_least_sure_are_to_be_labelled_next() -> None:
+    """Catches labelled examples that are asked for, or those that the guide knows best."""
+    guide: Any = Fake()
+    _, reviews = evaluate(guide, DOMAIN, (5,), draws=1)
+    assert reviews.unsure == tuple(f"n{number}" for number in range(10))
+
+
+def test_vectors_have_a_baseline_of_their_own() -> None:
+    """Catches vectors that belong to other texts."""
+
+    def vectors(texts: Any) -> Any:
+        rows = [[1.0, 0.0] if text.startswith("bad") else [0.0, 1.0] for text in texts]
+        return np.array(rows, np.float32)
+
+    guide: Any = Fake(vectors)
+    _, reviews = evaluate(guide, DOMAIN, (1,), draws=4)
+    found = {cell.method: cell.accuracy.value for cell in reviews.cells}
+    assert found["logistic on its vectors"] == 1
+
+
+def test_a_domain_without_two_classes_is_an_error() -> None:
+    """Catches an evaluation of nothing, and a class of one example that is asked and never seen."""
+    guide: Any = Fake()
+    lone = tuple(Product(f"p{n}", f"t{n}", category=c) for n, c in enumerate("ab"))
+    for domain in (
+        Domain("x", lone),
+        Domain("x", reviews=tuple(one for one in REVIEWS if one.stars == 5)),
+        Domain("x", reviews=BARE),
+    ):
+        with pytest.raises(CatalogueError, match="domain x: no two products .*; label some"):
+            evaluate(guide, domain)
+
+
+@pytest.mark.slow
+def test_the_command_prints_what_the_function_returns(tmp_path, monkeypatch, capsys) -> None:
+    """Catches a column of another number of shots, and a bad option that is a traceback."""
+    monkeypatch.chdir(tmp_path)
+    write_encoder(tmp_path / "encoder", "bert")
+    lines = [f"{'good' if n % 2 else 'bad'} phone {'the ' * n},{n % 2}" for n in range(16)]
+    (tmp_path / "r.csv").write_text("\n".join(["text,sentiment", *lines]))
+    assert run(monkeypatch, capsys, "import", "r.csv", "shop/phones")[0] == 0
+    command = ["evaluate", "shop/phones", "--guide=encoder", "--length=20", "--draws=2"]
+    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2", "--json")
+    (found,) = json.loads(out)
+    assert code == 0 and found["asked"] == 8, err
+    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2")
+    assert code == 0 and out.startswith("sentiment: accuracy on 8 held back, 2 classes"), err
+    values = {(cell["method"], cell["shots"]): cell["accuracy"]["value"] for cell in found["cells"]}
+    line = next(line for line in out.splitlines() if line.startswith("  soft-k-means"))
+    assert f"{values['soft-k-means', 2]:.3f}".removeprefix("0") in line
+    assert ("soft-k-means", 0) not in values
+    for shots in ("", "a", "-1"):
+        code, out, err = run(monkeypatch, capsys, *command, f"--shots={shots}")
+        assert code == 1 and "write numbers, as in 0,1,5" in err and err.count("\n") == 1
