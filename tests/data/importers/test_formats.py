@@ -112,6 +112,29 @@ def test_a_mapping_says_which_column_is_which_field(tmp_path: Path) -> None:
     assert summary.unread == ("id",) and summary.mapping == mapping
 
 
+def test_what_is_said_twice_or_not_at_all_is_said(tmp_path: Path) -> None:
+    """Catches a product that is lost for its price, a label of the two that goes unsaid, and a byte
+    order mark that hides the first line."""
+    rows = (
+        {"title": "Hose", "attributes.price": "ask us", "attributes.new": True},
+        {"title": "Rake"},
+    )
+    file = write(tmp_path / "p.jsonl", "\ufeff" + json.dumps(rows[0]), rows[1])
+    mapping = {name: name for name in rows[0]}
+    summary = imported("jsonl", [file], tmp_path / "garden", mapping=mapping)
+    products = read_domain(tmp_path / "garden").products
+    assert [(one.title, dict(one.attributes)) for one in products] == [
+        ("Hose", {"new": "yes"}),
+        ("Rake", {}),
+    ]
+    assert "products, attributes.price: cannot be read, left out" in summary.remarks
+    file = write(tmp_path / "r.jsonl", {"text": "so", "stars": 1, "sentiment": "positive"})
+    summary = imported("jsonl", [file], tmp_path / "reviews")
+    (review,) = read_domain(tmp_path / "reviews").reviews
+    assert (review.stars, review.sentiment) == (None, "positive")
+    assert "reviews: of stars and sentiment, the sentiment is stored" in summary.remarks
+
+
 BAD_TABLES = [
     (["name,stars", "a,1"], {}, "nothing says what a row is, of the columns 'name', 'stars'"),
     (["text,stars", "a,1"], {"mapping": {"text": "review"}}, "no column 'review' for text"),

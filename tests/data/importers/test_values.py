@@ -1,5 +1,6 @@
 """What shops write in a field, as a catalogue holds it."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -88,6 +89,17 @@ def test_times_are_seconds(written: object, remark: str) -> None:
     assert remark in found.remark
 
 
+def test_a_time_without_a_zone_is_utc_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a time that is another one on a machine of another zone."""
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        assert values.time("2024-05-01 12:30:15").value == MOMENT.timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_other_times_need_a_pattern() -> None:
     """Catches 03/04 that is taken for April, or for March, without a word."""
     with pytest.raises(ValueError, match="or say how times are"):
@@ -140,7 +152,9 @@ def test_a_price_that_may_be_either_says_so() -> None:
 
 def test_texts_lose_entities_and_marks() -> None:
     """Catches HTML in a text that is trained on, or a byte order mark that makes two texts two."""
-    assert values.text("\ufeffGut &amp; g&uuml;nstig<br />sehr ").value == "Gut & günstig\nsehr"
+    assert values.text("\ufeffGut &amp; g&uuml;ns\ufefftig<br />sehr ").value == (
+        "Gut & günstig\nsehr"
+    )
     assert values.text(12.0).value == "12"
     assert values.text(" ").value is None
 
