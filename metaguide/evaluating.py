@@ -142,17 +142,10 @@ def evaluate(
         CatalogueError: it has them for neither.
     """
     found = []
-    for task, labelled in _TASKS.items():
-        if task not in guide.serving:
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            examples = labelled.distinct(domain)
-        labels = [labelled.label(one) for one in examples]
-        split = _split(labels, queries, np.random.default_rng(seed))
-        if len(set(labels)) > 1 and len(split[1]):
-            given = task, labelled, domain, examples, labels, split
-            found.append(_of_task(guide, *given, shots, draws, unlabelled, seed, tell))
+    for task in _TASKS:
+        split = _split(task, domain, queries, np.random.default_rng(seed))
+        if task in guide.serving and len(split.classes) > 1 and len(split.asked):
+            found.append(_of_task(guide, domain, split, shots, draws, unlabelled, seed, tell))
     if not found:
         raise CatalogueError(
             f"domain {domain.name}: no two products of each of two categories, and no two reviews "
@@ -161,28 +154,49 @@ def evaluate(
     return found
 
 
-def _split(
-    labels: Sequence[str], queries: int, rng: np.random.Generator
-) -> tuple[Int[np.ndarray, " pool"], Int[np.ndarray, " asked"]]:
-    """Return the rows to draw from and the rows to ask: half of each class, rounded up and down."""
-    pool, asked = [], []
-    for label in sorted(set(labels)):
-        rows = rng.permutation([row for row, one in enumerate(labels) if one == label])
+class _Split(NamedTuple):
+    """The examples of a task, and who reads them.
+
+    Attributes:
+        task: name of the task.
+        examples: the examples with a label.
+        numbers: their labels, numbers of classes.
+        classes: names of the classes.
+        pool: the rows to draw from.
+        asked: the rows to ask.
+    """
+
+    task: str
+    examples: Sequence[Any]
+    numbers: Int[np.ndarray, " examples"]
+    classes: Sequence[str]
+    pool: Int[np.ndarray, " pool"]
+    asked: Int[np.ndarray, " asked"]
+
+
+def _split(task: str, domain: Domain, queries: int, rng: np.random.Generator) -> _Split:
+    """Split examples in halves, of each class, the larger one to draw from and the other to ask."""
+    labelled = _TASKS[task]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        examples = labelled.distinct(domain)
+    labels = [labelled.label(one) for one in examples]
+    classes = sorted(set(labels))
+    numbers = np.array([classes.index(label) for label in labels], int)
+    pool, asked = [np.empty(0, int)], [np.empty(0, int)]
+    for number in range(len(classes)):
+        rows = rng.permutation(np.flatnonzero(numbers == number))
         half = -(-len(rows) // 2)
         pool.append(rows[:half])
         asked.append(rows[half:])
-    every = rng.permutation(np.concatenate([*asked, np.empty(0, int)]).astype(int))
-    return np.concatenate([*pool, np.empty(0, int)]).astype(int), every[:queries]
+    every = rng.permutation(np.concatenate(asked))[:queries]
+    return _Split(task, examples, numbers, classes, np.concatenate(pool), every)
 
 
 def _of_task(
     guide: Guide,
-    task: str,
-    labelled: _Labelled,
     domain: Domain,
-    examples: Sequence[Any],
-    labels: Sequence[str],
-    split: tuple[np.ndarray, np.ndarray],
+    split: _Split,
     shots: Sequence[int],
     draws: int,
     unlabelled: int,
@@ -190,75 +204,70 @@ def _of_task(
     tell: Callable[[str, int], None],
 ) -> Evaluation:
     """Evaluate one task; the other arguments are those of `evaluate`."""
-    pool, asked = split
-    classes = sorted(set(labels))
-    numbers = np.array([classes.index(label) for label in labels])
-    held_back = {examples[row].id for row in asked}
+    task, labelled, asked = split.task, _TASKS[split.task], split.asked
+    held_back = {split.examples[row].id for row in asked}
     left = [one for one in getattr(domain, labelled.part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{labelled.part: tuple(left)})
-    queried = [examples[row] for row in asked]
-    features = _features(guide, labelled, examples, pool)
+    features = _features(guide, split)
     cells, above, last = [], {}, None
     for count in shots:
         tell(task, count)
         rng = np.random.default_rng((seed, count))
-        supports = [_draw(numbers, pool, count, rng) for _ in range(draws if count else 1)]
+        supports = [_draw(split, count, rng) for _ in range(draws if count else 1)]
         served = []
         for support in supports:
-            given = [examples[row] for row in support]
+            given = [split.examples[row] for row in support]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 adapted = guide.adapt(known, 0, support=given, unlabelled=unlabelled)
                 if task not in adapted.adapted:
                     break
-                answers = adapted.predict(queried)
-            said = [labelled.answer(one) for one in answers]
-            served.append([one == labels[row] for one, row in zip(said, asked, strict=True)])
+                answers = adapted.predict([split.examples[row] for row in asked])
+            said = [split.classes.index(labelled.answer(one)) for one in answers]
+            served.append(np.array(said) == split.numbers[asked])
             last = adapted
-        others = _baselines(features, numbers, supports, asked)
+        others = _baselines(features, split, supports)
         if served:
-            method = guide.serving[task].method
-            right = np.array(served)
-            cells.append(Cell(method, count, _interval(right, asked)))
+            right = np.stack(served)
+            cells.append(Cell(guide.serving[task].method, count, _interval(right, asked)))
             best = max(others, key=lambda name: others[name].mean())
             above[count] = best, _difference(right, others[best], asked)
         cells += [Cell(name, count, _interval(right, asked)) for name, right in others.items()]
     unsure = () if last is None else _unsure(last, labelled, left)
-    return Evaluation(task, len(classes), len(asked), tuple(cells), above, unsure)
+    return Evaluation(task, len(split.classes), len(asked), tuple(cells), above, unsure)
 
 
-def _draw(
-    numbers: np.ndarray, pool: np.ndarray, shots: int, rng: np.random.Generator
-) -> Int[np.ndarray, " support"]:
+def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray, " support"]:
     """Return rows of the pool, `shots` of each class, or all of a class that has fewer."""
-    rows = [rng.permutation(pool[numbers[pool] == number])[:shots] for number in np.unique(numbers)]
+    numbers = split.numbers[split.pool]
+    rows = [
+        rng.permutation(split.pool[numbers == number])[:shots]
+        for number in range(len(split.classes))
+    ]
     return np.concatenate(rows)
 
 
-def _features(
-    guide: Guide, labelled: _Labelled, examples: Sequence[Any], pool: np.ndarray
-) -> dict[str, Any]:
+def _features(guide: Guide, split: _Split) -> dict[str, Any]:
     """Return the features of all examples that baselines read, keyed by the baseline's name."""
-    texts = [labelled.text(one) for one in examples]
-    tfidf = baselines.fit_tfidf([texts[row] for row in pool])
+    texts = [_TASKS[split.task].text(one) for one in split.examples]
+    tfidf = baselines.fit_tfidf([texts[row] for row in split.pool])
     found = {"tf-idf few-shot": tfidf.transform(texts)}
     vectors = guide.reading.reader.vectors
     if vectors is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rows = np.asarray(vectors(texts), np.float64)
-        centred = rows - rows[pool].mean(0)
-        found["logistic on its vectors"] = sparse.csr_matrix(centred / rows[pool].std())
+        of_pool = rows[split.pool]
+        centred = (rows - of_pool.mean(0)) / of_pool.std()
+        found["logistic on its vectors"] = sparse.csr_matrix(centred)
     return found
 
 
 def _baselines(
-    features: Mapping[str, Any],
-    numbers: np.ndarray,
-    supports: Sequence[np.ndarray],
-    asked: np.ndarray,
+    features: Mapping[str, Any], split: _Split, supports: Sequence[np.ndarray]
 ) -> dict[str, Correct]:
     """Return where each baseline is right."""
+    numbers, asked = split.numbers, split.asked
     query = np.broadcast_to(asked, (len(supports), len(asked)))
     often = np.bincount(numbers[asked]).argmax()
     found = {"majority": np.broadcast_to(numbers[asked] == often, query.shape)}

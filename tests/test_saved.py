@@ -80,7 +80,7 @@ def folder(adapted, tmp_path_factory):
 CASES = {
     "gradient descent": (
         {"classification": ("maml", 0.3, 2), "sentiment": ("map-head", 30.0, 0)}
-        | {"questions": ("fine-tuning", 0.3, 2), "recommendation": ("head-only", 0.3, 2)},
+        | {"questions": ("head-only", 0.3, 2), "recommendation": ("head-only", 0.3, 2)},
         {"shots": 2},
     ),
     "on features": (

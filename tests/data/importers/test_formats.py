@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
@@ -339,6 +339,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff&<"), mi
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(st.fixed_dictionaries({"text": TEXT, "stars": st.integers(1, 5)}), min_size=1))
 def test_any_reviews_survive_any_table(tmp_path_factory: Any, rows: list[dict]) -> None:
     """Catches a character that splits a record, or a text that is read as another one."""
