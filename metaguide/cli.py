@@ -50,6 +50,25 @@ interactions user, product, time. Without --map, the columns that are named so.
 """
 
 
+GuideFolder = Annotated[
+    Path,
+    typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
+]
+Unlabelled = Annotated[
+    int, typer.Option(min=0, help="Most other examples to read without their labels.")
+]
+Prefix = Annotated[str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")]
+Length = Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")]
+Columns = Annotated[
+    str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
+]
+Names = Annotated[str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")]
+Delimiter = Annotated[str, typer.Option(help="What separates columns; found by default.")]
+Encoding = Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")]
+Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]
+
+
 class Refusal(Exception):
     """Something that the user has to mend; the message says what."""
 
@@ -94,15 +113,13 @@ def import_(
     format: Annotated[
         str, typer.Option(metavar="NAME", help="One of the formats; by default the name tells.")
     ] = "",
-    map: Annotated[
-        str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
-    ] = "",
+    map: Columns = "",
     columns: Annotated[
         str,
         typer.Option(metavar="NAME,...", help="Names of columns without a header."),
     ] = "",
-    delimiter: Annotated[str, typer.Option(help="What separates columns; found by default.")] = "",
-    encoding: Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")] = "utf-8",
+    delimiter: Delimiter = "",
+    encoding: Encoding = "utf-8",
     time_format: Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")] = "",
     stars_out_of: Annotated[float, typer.Option(help="The best rating.")] = 5,
     positive: Annotated[
@@ -117,7 +134,7 @@ def import_(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace what the domain already has of these parts.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Import files into a domain."""
     files, folder = (paths, output) if output is not None else (paths[:-1], paths[-1])
@@ -158,7 +175,7 @@ def import_(
 def check(
     shop: Annotated[Path, typer.Argument(help="A catalogue, or the folder of one domain.")],
     shots: Annotated[int, typer.Option(min=1, help="Examples of each class to adapt to.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what a shop's domains hold, and which tasks they allow.
 
@@ -191,27 +208,18 @@ def check(
 @app.command()
 def adapt(
     domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
-    guide: Annotated[
-        Path,
-        typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
-    ],
+    guide: GuideFolder,
     output: Annotated[Path, typer.Option(help="The folder to save the adapted guide to.")],
     shots: Annotated[int, typer.Option(min=0, help="Examples of each class to adapt to.")] = 5,
-    unlabelled: Annotated[
-        int, typer.Option(min=0, help="Most other examples to read without their labels.")
-    ] = 0,
+    unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draw of examples.")] = 0,
-    prefix: Annotated[
-        str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")
-    ] = "",
-    length: Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")] = 128,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
-    ] = None,
+    prefix: Prefix = "",
+    length: Length = 128,
+    cache: Cache = None,
     with_encoder: Annotated[
         bool, typer.Option("--with-encoder", help="Copy the encoder, so that the guide can move.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Adapt a guide to a domain, and save it.
 
@@ -240,27 +248,18 @@ def adapt(
 @app.command()
 def evaluate(
     domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
-    guide: Annotated[
-        Path,
-        typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
-    ],
+    guide: GuideFolder,
     shots: Annotated[
         str, typer.Option(metavar="NUMBER,...", help="Examples of each class to adapt to.")
     ] = "0,1,5,10,20",
     draws: Annotated[int, typer.Option(min=1, help="Draws of examples for each number.")] = 5,
     queries: Annotated[int, typer.Option(min=1, help="Most examples that are asked.")] = 500,
-    unlabelled: Annotated[
-        int, typer.Option(min=0, help="Most other examples to read without their labels.")
-    ] = 0,
+    unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the draws.")] = 0,
-    prefix: Annotated[
-        str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")
-    ] = "",
-    length: Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")] = 128,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    prefix: Prefix = "",
+    length: Length = 128,
+    cache: Cache = None,
+    as_json: Json = False,
 ) -> None:
     """Say what a guide knows of a domain, and what each further label buys.
 
@@ -302,22 +301,16 @@ def predict(
     format: Annotated[
         str, typer.Option(metavar="NAME", help="The input's format; by default the name tells.")
     ] = "",
-    map: Annotated[
-        str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
-    ] = "",
-    columns: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")
-    ] = "",
-    delimiter: Annotated[str, typer.Option(help="What separates columns; found by default.")] = "",
-    encoding: Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")] = "utf-8",
+    map: Columns = "",
+    columns: Names = "",
+    delimiter: Delimiter = "",
+    encoding: Encoding = "utf-8",
     top: Annotated[int, typer.Option(min=1, help="Products to rank for each user.")] = 10,
     encoder: Annotated[
         Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    cache: Cache = None,
+    as_json: Json = False,
 ) -> None:
     """Answer every row of a table, and write the rows with their answers.
 
