@@ -96,11 +96,6 @@ def _refusals() -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[m], n) for m, n in known.items() if m in sys.modules)
 
 
-@app.callback()
-def _command() -> None:
-    """Take subcommands, even while there is only one."""
-
-
 @app.command("import", help=_IMPORT_HELP)
 def import_(
     paths: Annotated[
@@ -114,10 +109,7 @@ def import_(
         str, typer.Option(metavar="NAME", help="One of the formats; by default the name tells.")
     ] = "",
     map: Columns = "",
-    columns: Annotated[
-        str,
-        typer.Option(metavar="NAME,...", help="Names of columns without a header."),
-    ] = "",
+    columns: Names = "",
     delimiter: Delimiter = "",
     encoding: Encoding = "utf-8",
     time_format: Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")] = "",
