@@ -92,6 +92,7 @@ def _refusals() -> tuple[type[Exception], ...]:
         "metaguide.pretrained": "EncoderError",
         "metaguide.data.tokenizer": "TokenizerError",
         "metaguide.optimizers.stored": "StoredError",
+        "metaguide.web": "ServeError",
     }
     return tuple(getattr(sys.modules[m], n) for m, n in known.items() if m in sys.modules)
 
@@ -363,6 +364,43 @@ def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
         else:
             notes.append(f"{said[0]} (the first of {len(said):,} such notes)")
     return notes
+
+
+@app.command()
+def serve(
+    guide: Annotated[Path, typer.Argument(help="A saved guide.")],
+    host: Annotated[str, typer.Option(help="Any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8080,
+    token: Annotated[
+        str, typer.Option(envvar="METAGUIDE_TOKEN", help="What requests have to carry.")
+    ] = "",
+    save_to: Annotated[
+        Path | None, typer.Option(help="Folder that a guide taught in the page may be saved to.")
+    ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
+    ] = None,
+    cache: Cache = None,
+) -> None:
+    """Serve a saved guide: a page to ask and to teach it, and an API.
+
+    metaguide serve garden.guide
+    """
+    import metaguide
+    from metaguide.guide import AdaptedGuide
+
+    try:
+        from metaguide import web
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            f"{error.name} is not installed; run pip install 'metaguide[serve]'"
+        ) from error
+    found = None if _is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
+    if not isinstance(found, AdaptedGuide):
+        raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
+    web.serve(found, host, port, token, save_to)
 
 
 def _options(map: str, columns: str, delimiter: str, encoding: str, **others: Any) -> Options:
