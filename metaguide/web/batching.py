@@ -48,8 +48,8 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Return the number of examples that wait."""
-        return sum(len(job.examples) for job in self._jobs)
+        """Return the number of examples that wait, without those that were given up."""
+        return sum(len(job.examples) for job in self._jobs if not job.answers.done())
 
     async def ask(self, examples: Sequence[Any]) -> list[Any]:
         """Return the answers to examples; cancelled before its batch begins, it costs nothing.
@@ -58,7 +58,7 @@ class Batcher:
             Full: too many examples wait.
             Exception: what `answer` raised for these examples.
         """
-        if self._jobs and self.waiting + len(examples) > self._room:
+        if self.waiting and self.waiting + len(examples) > self._room:
             raise Full
         job = _Job(examples, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
@@ -69,7 +69,7 @@ class Batcher:
         """Answer requests until cancelled."""
         while True:
             await self._arrived.wait()
-            if self.waiting < self._most:
+            if 0 < self.waiting < self._most:
                 await asyncio.sleep(self._wait)
             if jobs := self._next():
                 await self._serve(jobs)
@@ -90,9 +90,9 @@ class Batcher:
     async def _serve(self, jobs: Sequence[_Job]) -> None:
         """Answer jobs together; if that fails, each alone, so that only the faulty one fails."""
         examples = [example for job in jobs for example in job.examples]
-        self._observe(len(examples))
         loop = asyncio.get_running_loop()
         try:
+            self._observe(len(examples))
             answers = await loop.run_in_executor(self._pool, self._answer, examples)
         except Exception as error:
             if len(jobs) > 1:

@@ -11,10 +11,10 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Histogram:
     """Counts of values up to each bound, and their sum."""
 
-    def __init__(self, bounds: Sequence[float]):
+    def __init__(self, bounds: Sequence[int | float]):
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: int | float) -> None:
         """Count a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value

@@ -57,7 +57,8 @@ def serve(
         save_to=None if save_to is None else Path(save_to),
         ready=ready,
     )
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    # How to log is the caller's choice; without one, Python prints warnings and errors.
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
     # Uvicorn ends in order, and then passes the interrupt on.
     with listening, contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])

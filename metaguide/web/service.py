@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +14,7 @@ from metaguide.data.catalogue import Product, Question, Review
 from metaguide.data.histories import History
 from metaguide.guide import AdaptedGuide, asked
 from metaguide.tasks import TASKS
-from metaguide.training.program import SIZES, padded_size
+from metaguide.web import shapes
 from metaguide.web.batching import Batcher, Full
 from metaguide.web.errors import Refusal, invalid, task_lacks
 from metaguide.web.metrics import Metrics
@@ -80,7 +80,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Compile what requests need, and answer them during the body of a `with`."""
         loop = asyncio.get_running_loop()
-        work = partial(warm, self.guide, tuple(self.guide.adapted), self.limits.batch)
+        work = partial(shapes.warm, self.guide, tuple(self.guide.adapted), self.limits.batch)
         await loop.run_in_executor(self._answering, work)
         self._batchers = {
             task: Batcher(
@@ -106,7 +106,7 @@ class Service:
     def _predict(self, examples: list[Any]) -> list[Any]:
         # A ranking of few products is the beginning of one of more.
         top = self.limits.top if isinstance(examples[0], History) else None
-        return self.guide.predict(examples, top)
+        return shapes.predict(self.guide, examples, top)
 
     def check_task(self, task: str) -> None:
         """Check that the guide answers a task.
@@ -169,7 +169,7 @@ class Service:
         def work() -> Lesson:
             found = lesson(before, task, examples, held)
             # Other categories are another program, which nobody should wait for.
-            warm(found.guide, (task,), self.limits.batch)
+            shapes.warm(found.guide, (task,), self.limits.batch)
             return found
 
         try:
@@ -220,28 +220,3 @@ class Service:
         future = self._teaching.submit(work)
         future.add_done_callback(lambda _: self._lesson.release())
         return await asyncio.wrap_future(future)
-
-
-def warm(guide: AdaptedGuide, tasks: Iterable[str], most: int) -> None:
-    """Compile the programs of tasks for every padded number of up to `most` examples.
-
-    Numbers of windows of a passage, and numbers of products of a history, are further sizes; the
-    usual ones are compiled.
-    """
-    sizes = [size for size in SIZES if size <= padded_size(most)]
-    for task in tasks:
-        for example in _samples(guide, task):
-            for size in sizes:
-                guide.predict([example] * size)
-
-
-def _samples(guide: AdaptedGuide, task: str) -> Sequence[Any]:
-    """Return examples of a task that differ in the program which answers them."""
-    short, long = "good", "good " * 64
-    ids = tuple(one.id for one in guide.domain.products)
-    return {
-        "classification": (Product("", short), Product("", long)),
-        "sentiment": (Review("", short), Review("", long)),
-        "questions": (Question("", short, short), Question("", short, long)),
-        "recommendation": (History("", ids[:1]), History("", ids[:20])),
-    }[task]

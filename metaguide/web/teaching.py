@@ -11,7 +11,9 @@ import numpy as np
 
 from metaguide.data.catalogue import Product, Question, Review
 from metaguide.guide import AdaptedGuide
+from metaguide.methods import NOTHING, adaptation_of
 from metaguide.scoring import answer_scores
+from metaguide.web.shapes import predict
 
 
 class Outcome(NamedTuple):
@@ -118,6 +120,8 @@ def lesson(
     after = guide.adapt([one for one, is_held in zip(examples, held, strict=True) if not is_held])
     notes, known = after.notes.get(task, ()), adapted_to(guide, task)
     asked = [one for one, is_held in zip(examples, held, strict=True) if is_held]
+    if adaptation_of(method := guide.guide.serving[task].method) is NOTHING:
+        notes = (*notes, f"{task} is served by {method}, which learns nothing from examples")
     if seen := sum(one.id in known for one in asked):
         notes = (*notes, f"the guide had adapted to {seen} of the examples held back before")
     answers = zip(_are_right(guide, task, asked), _are_right(after, task, asked), strict=True)
@@ -132,9 +136,9 @@ def adapted_to(guide: AdaptedGuide, task: str) -> frozenset[str]:
 
 def _are_right(guide: AdaptedGuide, task: str, examples: Sequence[Any]) -> Sequence[bool | None]:
     """Return whether each is answered rightly; None for each if the task is not answered."""
-    if task not in guide.adapted:
+    if task not in guide.adapted or not examples:
         return [None] * len(examples)
-    answers = guide.predict([unlabelled(one) for one in examples])
+    answers = predict(guide, [unlabelled(one) for one in examples])
     return [is_right(*pair) for pair in zip(examples, answers, strict=True)]
 
 

@@ -9,7 +9,7 @@ const state = {
   language: (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en",
   token: "",
   guide: null,
-  ask: { task: "classification", drafts: {}, show: null },
+  ask: { task: "classification", drafts: {}, show: null, number: 0 },
   teach: { task: "classification", drafts: {}, examples: {}, show: null },
 };
 for (const task of TASKS) {
@@ -148,10 +148,13 @@ function searchField(prefix, choose) {
   const input = h("input", {
     id: `${prefix}-search`, type: "search", autocomplete: "off", placeholder: t("searchHint"),
     oninput: () => { clearTimeout(timer); timer = setTimeout(() => find().catch(say), 150); },
-    onfocus: () => { if (hits.hidden) find().catch(say); },
+    onclick: () => { if (hits.hidden) find().catch(say); },
     onkeydown: (event) => {
       if (event.key === "Enter") event.preventDefault();
-      if (event.key === "ArrowDown" || event.key === "Enter") hits.querySelector("button")?.focus();
+      if (event.key === "ArrowDown" || event.key === "Enter") {
+        if (hits.hidden) find().then(() => hits.querySelector("button")?.focus()).catch(say);
+        else hits.querySelector("button")?.focus();
+      }
       if (event.key === "Escape") hits.hidden = true;
     },
   });
@@ -300,18 +303,20 @@ function take(product) {
 
 async function answer() {
   const { task, drafts } = state.ask;
+  const number = ++state.ask.number;
   const sent = request(task, drafts[task]);
   state.ask.show = () => [h("p", { class: "soft" }, t("working"))];
   drawAnswer();
   try {
     const found = await call(state.guide.tasks[task].path, [sent]);
-    if (state.ask.task !== task) return;
+    if (state.ask.number !== number) return;
     const inCard = task !== "recommendation";
     state.ask.show = () => {
       const parts = SHOWN[task](found, sent);
       return inCard ? [h("div", { class: "card" }, parts)] : parts;
     };
   } catch (trouble) {
+    if (state.ask.number !== number) return;
     state.ask.show = null;
     throw trouble;
   } finally {
@@ -328,6 +333,9 @@ function drawAsk(focus) {
   pickTask(byId("ask-tasks"), TASKS, task, (chosen) => {
     state.ask.task = chosen;
     state.ask.show = null;
+    // An answer that is under way is no longer wanted.
+    state.ask.number += 1;
+    byId("ask-button").removeAttribute("aria-disabled");
     say(null);
     drawAsk();
     document.querySelector(`input[name="ask-tasks"][value="${chosen}"]`).focus();
