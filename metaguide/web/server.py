@@ -1,6 +1,7 @@
 """The server: Uvicorn around the application, on one port."""
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from pathlib import Path
@@ -94,7 +95,10 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.listen(2048)
     except OSError as error:
         listening.close()
-        raise ServeError(
-            f"{host}:{port}: {error.strerror}; give another port, or 0 for a free one"
-        ) from error
+        hint = {
+            errno.EADDRINUSE: "give another port, or 0 for a free one",
+            errno.EACCES: "give a port from 1024 on",
+            errno.EADDRNOTAVAIL: "give an address of this machine",
+        }.get(error.errno or 0, "give another host or port")
+        raise ServeError(f"{host}:{port}: {error.strerror}; {hint}") from error
     return listening
