@@ -8,7 +8,7 @@ import pytest
 from metaguide.data.catalogue import Domain
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.web import Limits
-from tests.test_guide import DOMAIN, PRODUCTS, WORDS
+from tests.test_guide import DOMAIN, PRODUCTS, RUN, WORDS
 from tests.test_saved import guide_of
 
 LIMITS = Limits(batch=3, body=20_000, examples=8, characters=300, history=5, top=6, taught=30)
@@ -20,6 +20,7 @@ def adapted():
     texts += [f"{q.question} {q.text}" for q in DOMAIN.questions]
     guide = guide_of(
         Tokenizer.train(texts * 2, 340),
+        dataclasses.replace(RUN, image=True, buckets=16),
         classification=("prototypical", 0.0, 0),
         sentiment=("ridge", 0.1, 0),
         questions=("zero-shot", 0.0, 0),
