@@ -40,7 +40,6 @@ def response_to(refusal: Refusal) -> Response:
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    # ASCII: the name of a field may hold half a surrogate pair, which UTF-8 cannot.
     return Response(json.dumps(said), refusal.status, headers, media_type="application/json")
 
 

@@ -84,10 +84,9 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind)
-    except OSError as error:
-        raise ServeError(
-            f"host {host}: {error.strerror}; give an address of this machine"
-        ) from error
+    except (OSError, UnicodeError) as error:  # a name that is too long is the latter
+        hint = "give an address of this machine"
+        raise ServeError(f"host {host[:60]!r} is unknown; {hint}") from error
     try:
         # A port is free again as soon as its server has ended.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

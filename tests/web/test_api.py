@@ -222,6 +222,10 @@ def test_each_error_says_what_to_mend(client):
     refused(client.post(path, json=[{"text": "a", "x": 1}]), 422, "invalid", "body[0].x")
     refused(client.post(path, content=b'[{"text": "\\ud800"}]', headers=kind), 422, "invalid")
     refused(client.post(path, content=b'[{"\\ud800": "a"}]', headers=kind), 422, "invalid")
+    said = b'[{"text": "a", "\\ud800": "a"}]'
+    refused(client.post(path, content=said, headers=kind), 422, "invalid")
+    said = b'{"task": "\\ud800", "examples": []}'
+    refused(client.post("/v1/teach", content=said, headers=kind), 422, "invalid", "task")
     for one in ({}, {"id": "phone0", "title": "a"}):
         refused(client.post("/v1/classify", json=[one]), 422, "invalid", "body[0]", "not both")
     refused(client.post("/v1/classify", json=[{"id": "gone"}]), 422, "unknown_product", "gone")
