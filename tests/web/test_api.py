@@ -451,6 +451,13 @@ def test_what_is_taught(client, adapted):
     found = client.post("/v1/teach", json=said).json()
     assert found["taught"] + found["held_back"] == 9
     assert found["examples"][0] == found["examples"][1]
+    said["examples"] = [{**one, "held_back": n < 2} for n, one in enumerate(said["examples"])]
+    (answer,) = client.post("/v1/sentiment", json=[{"text": "twice"}]).json()
+    outcome = client.post("/v1/teach", json={**said, "seed": 0}).json()["examples"][1]
+    assert outcome["before"] == (answer["sentiment"] == "negative")  # the last label counts
+    client.post("/v1/teach/reset", json={})
+    said = {"task": "sentiment", "examples": [*twice, *REVIEWS], "seed": 1}
+    found = client.post("/v1/teach", json=said).json()
     again = client.post("/v1/teach", json=said).json()
     assert any("had adapted to" in note for note in again["notes"]) is False
     kept = {n for n, one in enumerate(found["examples"]) if not one["held_back"]}
