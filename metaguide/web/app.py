@@ -1,0 +1,361 @@
+"""The application: endpoints and pages over a `Service`."""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from metaguide.data.catalogue import Product, Question, Review
+from metaguide.data.histories import History
+from metaguide.guide import AdaptedGuide
+from metaguide.tasks import TASKS
+from metaguide.web import schemas
+from metaguide.web.errors import Refusal, invalid, response_to
+from metaguide.web.guard import LOOPBACK, guarded
+from metaguide.web.metrics import Metrics
+from metaguide.web.schemas import Limits, check_size
+from metaguide.web.service import Service
+from metaguide.web.teaching import content_id
+
+PATHS = {
+    "classification": "/v1/classify",
+    "sentiment": "/v1/sentiment",
+    "questions": "/v1/answer",
+    "recommendation": "/v1/recommend",
+}
+"""The endpoint of each task."""
+
+PAGES = {
+    "/": ("index.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/strings.js": ("strings.js", "text/javascript"),
+    "/docs.js": ("docs.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The static files, by path."""
+
+
+def create_app(
+    guide: AdaptedGuide,
+    *,
+    token: str = "",
+    limits: Limits = Limits(),
+    hosts: Collection[str] = LOOPBACK,
+    save_to: Path | None = None,
+    ready: Callable[[float], None] = lambda seconds: None,
+) -> FastAPI:
+    """Return an application that serves an adapted guide.
+
+    Args:
+        guide: the guide.
+        token: what requests have to carry as `Authorization: Bearer`; "" if nothing.
+        limits: the limits of requests.
+        hosts: the names in `Host` headers that are answered; "*" answers all.
+        save_to: folder that a taught guide is saved to, if it may be saved.
+        ready: called with the seconds that compilation took, before the first request.
+    """
+    metrics = Metrics()
+    service = Service(guide, limits, metrics, save_to)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        begun = time.perf_counter()
+        async with service.running():
+            ready(time.perf_counter() - begun)
+            yield
+
+    error: dict[str, Any] = {"model": schemas.ErrorOut}
+    app = FastAPI(
+        title="metaguide",
+        description=f"A shopping guide that adapted to {guide.domain.name}.",
+        docs_url=None,  # FastAPI's pages load scripts from another host
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": error, 422: error},
+    )
+    app.add_middleware(guarded, hosts=hosts, token=token, limits=limits, metrics=metrics)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _unknown)
+    _add_pages(app, metrics)
+    _add_shop(app, service)
+    _add_tasks(app, service)
+    _add_lessons(app, service)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return response_to(error)
+
+
+async def _malformed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        said = "the body is no JSON"
+        return response_to(Refusal(400, "bad_json", said, "check its quotes and commas"))
+    head, *rest = first["loc"]
+    field = str(head) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in rest)
+    return response_to(invalid(field, f"is invalid: {first['msg']}"))
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {
+        404: ("not_found", "there is nothing at this path"),
+        405: ("method", "this path takes another method"),
+        400: ("bad_json", "the body cannot be read"),
+    }
+    code, said = known.get(error.status_code, ("http", str(error.detail)))
+    return response_to(Refusal(error.status_code, code, said, "see /docs"))
+
+
+def _add_pages(app: FastAPI, metrics: Metrics) -> None:
+    """Add the page, its files, and what monitors the server."""
+
+    def add(path: str, content: bytes, kind: str) -> None:
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
+        async def file(request: Request) -> Response:
+            headers = {"ETag": tag, "Cache-Control": "no-cache"}
+            if request.headers.get("if-none-match") == tag:
+                return Response(status_code=304, headers=headers)
+            return Response(content, headers=headers, media_type=kind)
+
+        app.add_api_route(path, file, include_in_schema=False)
+
+    folder = resources.files("metaguide.web") / "static"
+    for path, (name, kind) in PAGES.items():
+        add(path, (folder / name).read_bytes(), kind)
+
+    @app.get("/health", summary="Whether the server answers")
+    async def health() -> schemas.Health:
+        return schemas.Health()
+
+    @app.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
+    async def counts() -> PlainTextResponse:
+        return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+def _add_shop(app: FastAPI, service: Service) -> None:
+    """Add what tells of the guide and its products."""
+
+    @app.get("/v1/guide", summary="What the guide answers")
+    async def about() -> schemas.GuideOut:
+        guide = service.guide
+        tasks = {}
+        for task, path in PATHS.items():
+            adapted, serving = guide.adapted.get(task), guide.guide.serving.get(task)
+            tasks[task] = schemas.TaskOut(
+                available=adapted is not None,
+                path=path,
+                method=serving and serving.method,
+                examples=len(adapted.chosen) if adapted else 0,
+                notes=list(guide.notes.get(task, ())),
+            )
+        return schemas.GuideOut(
+            domain=guide.domain.name,
+            shots=guide.shots,
+            tasks=tasks,
+            categories=list(guide.categories),
+            products=len(service.shelf),
+            taught=service.taught,
+            can_save=service.can_save,
+            limits=service.limits._asdict(),
+        )
+
+    # Not `async`: FastAPI calls it in a thread, since a catalogue may be large.
+    @app.get("/v1/products", summary="Search the catalogue by words")
+    def search(
+        query: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> list[schemas.ProductOut]:
+        return [schemas.ProductOut(**shown(one)) for one in service.shelf.find(query, limit)]
+
+    @app.get(
+        "/v1/products/{id:path}/picture",
+        summary="The picture of a product",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}},
+    )
+    def picture(id: str) -> Response:
+        png = service.shelf.picture(id)
+        if png is None:
+            hint = "GET /v1/products says which products have one"
+            raise Refusal(404, "no_picture", "there is no such picture", hint, "id")
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(png, headers=headers, media_type="image/png")
+
+
+def _add_tasks(app: FastAPI, service: Service) -> None:
+    """Add an endpoint for each task."""
+    limits = service.limits
+
+    @app.post(PATHS["classification"], summary=TASKS["classification"].summary)
+    async def classify(
+        products: Annotated[list[schemas.ProductIn], Body()],
+    ) -> list[schemas.CategoryOut]:
+        check_size(limits, products, limits.examples, "body")
+        examples = [_product(service, one, f"body[{n}]") for n, one in enumerate(products)]
+        return [
+            schemas.CategoryOut(
+                category=one.category,
+                probability=one.probabilities[one.category],
+                probabilities=dict(one.probabilities),
+            )
+            for one in await service.ask("classification", examples)
+        ]
+
+    @app.post(PATHS["sentiment"], summary=TASKS["sentiment"].summary)
+    async def feel(
+        reviews: Annotated[list[schemas.ReviewIn], Body()],
+    ) -> list[schemas.SentimentOut]:
+        check_size(limits, reviews, limits.examples, "body")
+        answers = await service.ask("sentiment", [Review("", one.text) for one in reviews])
+        return [schemas.SentimentOut(**one._asdict()) for one in answers]
+
+    @app.post(PATHS["questions"], summary=TASKS["questions"].summary)
+    async def answer(
+        questions: Annotated[list[schemas.QuestionIn], Body()],
+    ) -> list[schemas.AnswerOut]:
+        check_size(limits, questions, limits.examples, "body")
+        examples = [Question("", one.question, one.text) for one in questions]
+        return [
+            schemas.AnswerOut(**one._asdict()) for one in await service.ask("questions", examples)
+        ]
+
+    @app.post(PATHS["recommendation"], summary=TASKS["recommendation"].summary)
+    async def recommend(
+        histories: Annotated[list[schemas.HistoryIn], Body()],
+        top: Annotated[int, Query(ge=1, le=limits.top)] = min(10, limits.top),
+    ) -> list[schemas.RankingOut]:
+        check_size(limits, histories, limits.examples, "body")
+        for row, one in enumerate(histories):
+            _check_history(service, one.products, f"body[{row}].products")
+        examples = [History(one.user, tuple(one.products)) for one in histories]
+        return [
+            schemas.RankingOut(
+                user=one.user,
+                by=one.by,
+                products=[
+                    schemas.RankedOut(**shown(service.shelf[id]), score=float(score))
+                    for id, score in zip(one.products[:top], one.scores[:top], strict=True)
+                ],
+            )
+            for one in await service.ask("recommendation", examples)
+        ]
+
+
+def _add_lessons(app: FastAPI, service: Service) -> None:
+    """Add what teaches the guide."""
+
+    @app.post("/v1/teach", summary="Teach the guide examples, and measure it on others")
+    async def teach(given: Annotated[schemas.LessonIn, Body()]) -> schemas.LessonOut:
+        check_size(service.limits, given.examples, service.limits.taught, "examples")
+        rows = [_labelled(service, one, f"examples[{n}]") for n, one in enumerate(given.examples)]
+        # An example that comes twice could be taught and measured on; its last label counts.
+        last = {one.id: (one, given.examples[n].held_back) for n, one in enumerate(rows)}
+        examples, marks = zip(*last.values(), strict=True)
+        found = await service.teach(given.task, examples, marks, given.seed)
+        outcomes = dict(zip(last, found.outcomes, strict=True))
+        held = [one for one in found.outcomes if one.held_back]
+        return schemas.LessonOut(
+            task=given.task,
+            taught=len(examples) - len(held),
+            held_back=len(held),
+            before=share([one.before for one in held]),
+            after=share([one.after for one in held]),
+            examples=[schemas.ExampleOut(**outcomes[one.id]._asdict()) for one in rows],
+            notes=list(found.notes),
+            seconds=found.seconds,
+        )
+
+    @app.post("/v1/teach/reset", summary="Forget all lessons")
+    async def reset() -> schemas.Done:
+        await service.reset()
+        return schemas.Done()
+
+    @app.post("/v1/teach/save", summary="Save the guide with its lessons")
+    async def save() -> schemas.Done:
+        await service.save()
+        return schemas.Done()
+
+
+def share(outcomes: Sequence[bool | None]) -> float | None:
+    """Return the share of right answers; None if there are none."""
+    known = [one for one in outcomes if one is not None]
+    return sum(known) / len(known) if known else None
+
+
+def shown(product: Product) -> dict[str, Any]:
+    """Return the fields of a product that clients see."""
+    names = ("id", "title", "description", "category")
+    fields = {name: getattr(product, name) for name in names}
+    return {**fields, "has_picture": product.image is not None}
+
+
+def _product(service: Service, given: schemas.ProductIn, where: str) -> Product:
+    """Return the product of the catalogue that is named, or one of the texts that are given.
+
+    Raises:
+        Refusal: there is no such product, or it has both or neither.
+    """
+    texts = given.title or given.description or given.attributes
+    if bool(given.id) == bool(texts):
+        raise invalid(where, "needs an id of the catalogue, or a title, and not both")
+    if given.id:
+        if given.id not in service.shelf:
+            raise _unknown_products([given.id], f"{where}.id")
+        return service.shelf[given.id]
+    id = content_id(given.title, given.description, given.attributes)
+    return Product(id, given.title, given.description, None, given.attributes)
+
+
+def _labelled(
+    service: Service,
+    given: schemas.TaughtProduct | schemas.TaughtReview | schemas.TaughtQuestion,
+    where: str,
+) -> Product | Review | Question:
+    """Return an example as the guide adapts to it."""
+    if isinstance(given, schemas.TaughtProduct):
+        found = _product(service, given, where)
+        return Product(**{**vars(found), "category": given.category})
+    if isinstance(given, schemas.TaughtReview):
+        return Review(content_id(given.text), given.text, sentiment=given.sentiment)
+    id, answer = content_id(given.question, given.text), None
+    if given.answer is not None:
+        answer = start, end = given.answer[0], given.answer[1]
+        if not (0 <= start < end <= len(given.text) and given.text[start:end].strip()):
+            raise invalid(f"{where}.answer", "is no part of the text with a word in it")
+    return Question(id, given.question, given.text, answer)
+
+
+def _check_history(service: Service, products: Sequence[str], where: str) -> None:
+    """Check the products of a history.
+
+    Raises:
+        Refusal: there are too many, or some are not in the catalogue.
+    """
+    if len(products) > service.limits.history:
+        hint = f"send the last {service.limits.history}"
+        raise Refusal(422, "too_many", f"{where} has {len(products)} products", hint, where)
+    if unknown := [one for one in dict.fromkeys(products) if one not in service.shelf]:
+        raise _unknown_products(unknown, where)
+
+
+def _unknown_products(ids: Sequence[str], where: str) -> Refusal:
+    """Return the refusal of products that the catalogue does not have, with the first of them."""
+    names = ", ".join(repr(one[:60]) for one in ids[:5]) + (", …" if len(ids) > 5 else "")
+    error = f"{where} names products that the catalogue does not have: {names}"
+    return Refusal(422, "unknown_product", error, "GET /v1/products?query= finds products", where)
