@@ -55,7 +55,7 @@ HOMES: Mapping[str, frozenset[str]] = {
         "fastapi": "web",
         "pydantic": "web",
         "starlette": "web",
-        "uvicorn": "web",
+        "uvicorn": "web experiments",  # a benchmark serves too
         "metaguide.web": "web cli experiments",  # an extra: nothing else needs it
     }.items()
 }
