@@ -26,7 +26,7 @@ from metaguide.data.importers.records import Record, Table, read_frame
 from metaguide.data.importers.tables import Plan, planned
 from metaguide.data.rows import PARTS, checked_row
 from metaguide.data.viewed import as_viewed
-from metaguide.files import FileFault, atomic_write, read_regular
+from metaguide.files import atomic_write, read_regular
 from metaguide.guide import AdaptedGuide
 from metaguide.tasks import TASKS
 
@@ -192,10 +192,7 @@ def _opened(source: Any, options: Options, format: str) -> _Source:
         opener = FORMATS[format or format_of(path)].table
         if opener is None:
             raise CatalogueError(f"{path}: no table; give CSV, TSV, JSON lines or Parquet.")
-        try:
-            table, options = opener(path, options)
-        except FileFault as error:
-            raise CatalogueError(f"{path}: {error}.") from error
+        table, options = opener(path, options)
     else:
         path, table = Path("table"), read_frame(source)
     plan = planned(path, table.columns, options)

@@ -38,7 +38,6 @@ def amazon(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: a file holds neither reviews nor metadata.
-        FileFault: a file cannot be opened.
     """
     first = {path: _first(path, options) for path in files}
     ordered = sorted(files, key=lambda path: _is_review(first[path]))

@@ -18,7 +18,7 @@ from metaguide.data.importers.source import Place, Reject, Row
 from metaguide.data.importers.tables import Options, Reading
 from metaguide.data.rows import PARTS, CatalogueError, checked_row
 from metaguide.data.viewed import as_viewed
-from metaguide.files import FileFault, atomic_folder, read_regular
+from metaguide.files import atomic_folder, read_regular
 
 LONGEST_RAW = 4096
 """Number of characters of a rejected line that `rejects.jsonl` keeps."""
@@ -72,7 +72,7 @@ def import_domain(
     importer: Importer,
     files: Sequence[Path],
     folder: Path,
-    options: Options = Options(),  # noqa: B008
+    options: Options = Options(),
     *,
     strict: bool = False,
     replace: bool = False,
@@ -85,8 +85,8 @@ def import_domain(
     already has stay, so that products and reviews may be imported one after the other. The folder
     changes at the end, and all at once.
 
-    A row is known by a 64-bit hash of its id: of 10 million rows, one is taken for a duplicate
-    with a chance of 1 in 400,000.
+    A row is known by a 64-bit hash of its id: the chance that one of 10 million rows is taken for a
+    duplicate is 1 in 370,000.
 
     Args:
         importer: how the files are read; see `metaguide.data.importers.FORMATS`.
@@ -107,10 +107,7 @@ def import_domain(
     folder = folder.absolute()
     _check_folder(folder)
     summary = Summary(folder)
-    try:
-        reading = importer(files, options)
-    except FileFault as error:
-        raise CatalogueError(f"{files[0]}: {error}.") from error
+    reading = importer(files, options)
     summary.mapping, summary.unread = reading.mapping, reading.unread
     try:
         with atomic_folder(folder) as new:

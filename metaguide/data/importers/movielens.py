@@ -33,7 +33,6 @@ def movielens(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: there is no file of movies, or none of ratings.
-        FileFault: a file cannot be opened.
     """
     given = {
         path.name: path

@@ -57,7 +57,6 @@ def idx(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: the files are not of this format, or not as many labels as pictures.
-        FileFault: a file cannot be opened.
     """
     arrays = {path: _array(path) for path in files}
     pictures = [path for path in files if arrays[path].ndim == 3]

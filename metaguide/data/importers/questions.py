@@ -28,7 +28,6 @@ def squad(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: a file is not of this format.
-        FileFault: a file cannot be opened, or is too large.
     """
     found = {path: _articles(path, options) for path in files}
 
@@ -56,7 +55,6 @@ def subjqa(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: a table lacks a column.
-        FileFault: a file cannot be opened.
     """
     tables = {path: read_csv(path, delimiter=",", encoding=options.encoding) for path in files}
     for path, table in tables.items():
@@ -91,11 +89,11 @@ def subjqa(files: Sequence[Path], options: Options) -> Reading:
 
 def _articles(path: Path, options: Options) -> Sequence[Any]:
     with opened(path, (".json",)) as file:
-        content = unpacked(file, MOST)
-    try:
-        found = json.loads(content.decode(options.encoding))
-    except (ValueError, RecursionError) as error:
-        raise CatalogueError(f"{path}: not JSON ({error}); download the file again.") from error
+        try:
+            found = json.loads(unpacked(file, MOST).decode(options.encoding))
+        # ValueError: damaged, too long, not in the encoding, or not JSON.
+        except (ValueError, RecursionError) as error:
+            raise CatalogueError(f"{path}: not JSON ({error}); download the file again.") from error
     articles = found.get("data") if isinstance(found, dict) else None
     if not isinstance(articles, list):
         raise CatalogueError(f"{path}: no list 'data'; give a file of SQuAD's format.")

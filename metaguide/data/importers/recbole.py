@@ -27,7 +27,6 @@ def recbole(files: Sequence[Path], options: Options) -> Reading:
 
     Raises:
         CatalogueError: no `.item` file is given, or nothing in it is a title.
-        FileFault: a file cannot be opened.
     """
     named = [
         path

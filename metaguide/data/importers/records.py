@@ -63,7 +63,6 @@ def read_csv(
 
     Raises:
         CatalogueError: the file has no first line, or two columns of one name.
-        FileFault: it cannot be opened.
     """
     lines = _Lines(read_lines(path, encoding, (".csv", ".tsv", ".txt")))
     first = lines.take()
@@ -198,7 +197,6 @@ def read_parquet(path: Path) -> Table:
 
     Raises:
         CatalogueError: it is no Parquet file.
-        FileFault: it cannot be opened.
     """
     from pyarrow import ArrowException, parquet  # takes a while to import
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metaguide.data.rows import CatalogueError
 from metaguide.files import MIB, FileFault, is_left_by_system
 
 LONGEST_LINE = 16 * MIB
@@ -111,7 +112,7 @@ def read_lines(
         suffixes: how the member of a zip may end; any if empty.
 
     Raises:
-        FileFault: it cannot be opened; the message says why.
+        CatalogueError: it cannot be opened.
     """
     with opened(path, suffixes) as file:
         yield from _decoded(file, encoding)
@@ -124,9 +125,11 @@ def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[io.BufferedRe
     try:
         mode = os.stat(archive).st_mode
     except OSError as error:
-        raise FileFault(f"cannot be read ({error.strerror}); give a file that exists") from error
+        raise CatalogueError(
+            f"{archive}: cannot be read ({error.strerror}); give a file that exists."
+        ) from error
     if not stat.S_ISREG(mode):
-        raise FileFault("is no regular file; give one")
+        raise CatalogueError(f"{archive}: is no regular file; give one.")
     with open(archive, "rb") as file:
         start = file.read(4)
         file.seek(0)
@@ -136,12 +139,14 @@ def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[io.BufferedRe
         elif start == b"PK\x03\x04" and not path.name.endswith((".parquet", ".xlsx")):
             try:
                 with zipfile.ZipFile(file) as packed:
-                    info = _member(packed, member, suffixes)
+                    info = _member(archive, packed, member, suffixes)
                     with packed.open(info) as unpacked:
                         bounded = _Bounded(unpacked, lambda: info.compress_size)
                         yield io.BufferedReader(bounded, MIB)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-                raise FileFault(f"cannot be unpacked ({error}); pack it again") from error
+                raise CatalogueError(
+                    f"{archive}: cannot be unpacked ({error}); pack it again."
+                ) from error
         else:
             yield file
 
@@ -179,7 +184,9 @@ def _inside(path: Path) -> tuple[Path, str]:
     return path, ""
 
 
-def _member(packed: zipfile.ZipFile, name: str, suffixes: tuple[str, ...]) -> zipfile.ZipInfo:
+def _member(
+    path: Path, packed: zipfile.ZipFile, name: str, suffixes: tuple[str, ...]
+) -> zipfile.ZipInfo:
     """Return the member of a zip to read."""
     members = {
         one.filename: one
@@ -188,12 +195,13 @@ def _member(packed: zipfile.ZipFile, name: str, suffixes: tuple[str, ...]) -> zi
     }
     if name:
         if name not in members:
-            raise FileFault(f"holds no {name!r}; it holds {_listed(members)}")
+            raise CatalogueError(f"{path}: holds no {name!r}; it holds {_listed(members)}.")
         return members[name]
     fitting = [one for one in members if one.lower().endswith(suffixes or ("",))]
     if len(fitting) != 1:
-        raise FileFault(
-            f"holds {_listed(fitting or members)}; name the one to read, as in archive.zip/name"
+        raise CatalogueError(
+            f"{path}: holds {_listed(fitting or members)}; name the one to read, as in "
+            "archive.zip/name."
         )
     return members[fitting[0]]
 

@@ -265,6 +265,10 @@ def test_squad_is_read_with_all_its_answers(tmp_path: Path) -> None:
     questions = read_domain(tmp_path / "q").questions
     assert [one.golds for one in questions] == [("a day", "a half"), ()]
     assert list(summary.rejected) == ["questions: an answer that is not in its text"]
+    (tmp_path / "cut.json").write_bytes(gzip.compress(file.read_bytes())[:40])
+    for damaged in ("cut.json", "none.json"):
+        with pytest.raises(CatalogueError, match=f"{damaged}: (not JSON|cannot be read)"):
+            imported("squad", [tmp_path / damaged], tmp_path / "b")
     for content in ("[]", "{", '{"data": 1}'):
         with pytest.raises(CatalogueError, match="not JSON|no list 'data'"):
             imported("squad", [write(tmp_path / "b.json", content)], tmp_path / "b")
