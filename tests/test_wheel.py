@@ -111,7 +111,7 @@ def closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
 
 @pytest.mark.slow
 def test_wheel_holds_metaguide_alone(wheel: Path):
-    """Faults: `experiments` lands in a user's site-packages; an optimizer or the page is missing."""
+    """Faults: `experiments` lands in site-packages; an optimizer or the page is missing."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
