@@ -111,14 +111,16 @@ def closure(requirements: list[str]) -> Iterator[metadata.Distribution]:
 
 @pytest.mark.slow
 def test_wheel_holds_metaguide_alone(wheel: Path):
-    """Faults: `experiments` lands in a user's site-packages; trained optimizers are left out."""
+    """Faults: `experiments` lands in site-packages; an optimizer or the page is missing."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     tops = {name.split("/")[0] for name in names}
     assert tops == {"metaguide", f"metaguide-{version}.dist-info"}
     assert "metaguide/py.typed" in names
-    for path in (ROOT / "metaguide").rglob("*.npz"):
+    static = list((ROOT / "metaguide" / "web" / "static").iterdir())
+    assert static
+    for path in (*(ROOT / "metaguide").rglob("*.npz"), *static):
         assert path.relative_to(ROOT).as_posix() in names
 
 
