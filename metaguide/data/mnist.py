@@ -142,6 +142,15 @@ def read_idx(path: Path) -> np.ndarray:
         raise MnistError(f"{path}: no such file; put it there") from error
     except FileFault as error:
         raise MnistError(f"{path}: cannot be unpacked ({error}); get it again") from error
+    return parse_idx(path, content)
+
+
+def parse_idx(path: Path, content: bytes) -> np.ndarray:
+    """Return the array of an IDX file's unpacked bytes; `path` is for messages.
+
+    Raises:
+        MnistError: they do not have the layout of `read_idx`.
+    """
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise MnistError(f"{path}: does not begin like an IDX file of bytes; get it again")
     head = 4 + 4 * content[3]

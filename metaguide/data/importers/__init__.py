@@ -4,7 +4,7 @@ A format is a function (files, options) -> rows; `import_domain` writes them, an
 cannot read. A new format takes a file here and an entry in `FORMATS`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,14 +68,7 @@ def _table_format(
         return read(path, options), options
 
     def importer(files: Sequence[Path], options: Options) -> Reading:
-        readings = [tables.mapped(path, *table(path, options)) for path in files]
-
-        def rows() -> Iterator[Row | Reject]:
-            for reading in readings:
-                yield from reading.rows
-
-        unread = {column: None for reading in readings for column in reading.unread}
-        return Reading(rows(), readings[0].mapping, tuple(unread))
+        return tables.joined([tables.mapped(path, *table(path, options)) for path in files])
 
     return Format(summary, importer, suffixes, table)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metaguide.data.importers import values
-from metaguide.data.importers.source import Line, Place, Reject, Row, read_lines
+from metaguide.data.importers.source import Line, Place, Reject, Row, made_id, read_lines
 from metaguide.data.importers.tables import Options, Reading, converted
 from metaguide.data.rows import CatalogueError
 
@@ -96,7 +96,7 @@ def _rows(path: Path, line: Line) -> Iterator[Row | Reject]:
         said = {name: _either(found, names) for name, names in _REVIEWS.items()}
         text = said["title"] if values.is_empty(said["text"]) else said["text"]
         product = {"product": said["product"]}
-        review = {"id": f"{path.name.split('.')[0]}-{line.number}", "text": text, **product}
+        review = {"id": made_id(place), "text": text, **product}
         parts = {
             "reviews": {**review, "stars": said["stars"]},
             "interactions": {"user": said["user"], **product, "time": said["time"]},

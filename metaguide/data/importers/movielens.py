@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from metaguide.data.importers.records import read_csv
-from metaguide.data.importers.source import Place, Reject, Row, read_lines
+from metaguide.data.importers.source import Place, Reject, Row, read_lines, within
 from metaguide.data.importers.tables import Options, Reading, converted
 from metaguide.data.rows import CatalogueError
 
@@ -34,11 +34,7 @@ def movielens(files: Sequence[Path], options: Options) -> Reading:
     Raises:
         CatalogueError: there is no file of movies, or none of ratings.
     """
-    given = {
-        path.name: path
-        for one in files
-        for path in (sorted(one.iterdir()) if one.is_dir() else [one])
-    }
+    given = {path.name: path for path in within(files)}
     found = [
         next((given[name] for name in names if name in given), None)
         for names in (_MOVIES, _RATINGS)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from metaguide.data.importers.source import Place, Reject, Row, opened
 from metaguide.data.importers.tables import Options, Reading
+from metaguide.data.mnist import MnistError, parse_idx
 from metaguide.data.rows import CatalogueError
 from metaguide.files import MIB, FileFault, unpacked
 
@@ -89,23 +90,14 @@ def idx(files: Sequence[Path], options: Options) -> Reading:
 
 
 def _array(path: Path) -> np.ndarray:
-    """Return the bytes of an IDX file in its shape."""
+    """Return the bytes of an IDX file, packed or not, in its shape."""
     try:
         with opened(path) as file:
-            content = unpacked(file, MOST)
+            return parse_idx(path, unpacked(file, MOST))
     except FileFault as error:
         raise CatalogueError(f"{path}: {error}.") from error
-    dims = content[3] if len(content) > 3 else 0
-    begin = 4 + 4 * dims
-    if content[:3] != b"\0\0\x08" or len(content) < begin:
-        raise CatalogueError(f"{path}: no IDX file of bytes; give one such as MNIST's.")
-    shape = tuple(int(size) for size in np.frombuffer(content[4:begin], ">u4"))
-    if len(content) - begin != int(np.prod(shape, dtype=object)):
-        raise CatalogueError(
-            f"{path}: holds {len(content) - begin:,} bytes, and its header says "
-            f"{' x '.join(map(str, shape))}; copy the file again."
-        )
-    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+    except MnistError as error:
+        raise CatalogueError(f"{error}.") from error
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metaguide.data.importers.records import read_csv
-from metaguide.data.importers.source import Place, Reject, Row, opened
+from metaguide.data.importers.source import Place, Reject, Row, made_id, opened
 from metaguide.data.importers.tables import Options, Reading
 from metaguide.data.rows import CatalogueError
 from metaguide.files import MIB, unpacked
@@ -63,7 +63,7 @@ def subjqa(files: Sequence[Path], options: Options) -> Reading:
             raise CatalogueError(f"{path}:1: no column {min(lacking)!r}; give a table of SubjQA.")
 
     def rows() -> Iterator[Row | Reject]:
-        for path, table in tables.items():
+        for table in tables.values():
             for record in table.records:
                 if isinstance(record, Reject):
                     yield record
@@ -77,7 +77,7 @@ def subjqa(files: Sequence[Path], options: Options) -> Reading:
                 answer = [int(bounds[1]), int(bounds[2])]
                 words = said["review"][answer[0] : answer[1]]
                 fields = {
-                    "id": f"{path.name.split('.')[0]}-{place.line}",
+                    "id": made_id(place),
                     "question": said["question"],
                     "text": text,
                     "answer": None if UNANSWERABLE in words else answer,

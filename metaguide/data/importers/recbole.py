@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from metaguide.data.importers.records import Table, read_csv
-from metaguide.data.importers.source import Reject, Row
-from metaguide.data.importers.tables import Options, Reading, mapped
+from metaguide.data.importers.source import Reject, within
+from metaguide.data.importers.tables import Options, Reading, joined, mapped
 from metaguide.data.rows import CatalogueError
 
 _CATEGORIES = ("class", "categories", "category", "genre")
@@ -28,12 +28,7 @@ def recbole(files: Sequence[Path], options: Options) -> Reading:
     Raises:
         CatalogueError: no `.item` file is given, or nothing in it is a title.
     """
-    named = [
-        path
-        for one in files
-        for path in (sorted(one.iterdir()) if one.is_dir() else [one])
-        if path.suffix in (".item", ".inter")
-    ]
+    named = within(files)
     items = [path for path in named if path.suffix == ".item"]
     if not items:
         raise CatalogueError(
@@ -42,12 +37,7 @@ def recbole(files: Sequence[Path], options: Options) -> Reading:
     readings = [_items(path, options) for path in items]
     others = [path for path in named if path.suffix == ".inter"]
     readings += [_interactions(path, options) for path in others]
-
-    def rows() -> Iterator[Row | Reject]:
-        for reading in readings:
-            yield from reading.rows
-
-    return Reading(rows(), readings[0].mapping, readings[0].unread)
+    return joined(readings)._replace(unread=readings[0].unread)
 
 
 def _table(path: Path, options: Options) -> tuple[Table, dict[str, str]]:

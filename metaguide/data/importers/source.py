@@ -97,6 +97,16 @@ _DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFil
 ENDS_EARLY = "the file is damaged or ends early"
 
 
+def made_id(place: Place) -> str:
+    """Return the id of a row that has none: the name of its file, and its line."""
+    return f"{os.path.basename(place.file).split('.')[0]}-{place.line}"
+
+
+def within(files: Iterable[Path]) -> list[Path]:
+    """Return files, and in the place of a folder those in it."""
+    return [path for one in files for path in (sorted(one.iterdir()) if one.is_dir() else [one])]
+
+
 def read_lines(
     path: Path, encoding: str = "utf-8", suffixes: tuple[str, ...] = ()
 ) -> Iterator[Line]:

@@ -23,7 +23,7 @@ from metaguide.data.importers.records import (
     read_json_lines,
     read_parquet,
 )
-from metaguide.data.importers.source import Place, Reject, Row
+from metaguide.data.importers.source import Place, Reject, Row, made_id
 from metaguide.data.importers.values import Value
 from metaguide.data.rows import CatalogueError
 
@@ -204,7 +204,7 @@ def planned(path: Path, columns: Sequence[str], options: Options) -> Plan:
     convert = _conversions(path, options)
     used = {column.split(".")[0] for column in mapping.values()}
     unread = tuple(one for one in columns if one not in used)
-    rows = partial(_rows, path=path, mapping=mapping, parts=parts, convert=convert)
+    rows = partial(_rows, mapping=mapping, parts=parts, convert=convert)
     return Plan(mapping, parts, unread, rows)
 
 
@@ -220,6 +220,17 @@ def mapped(path: Path, table: Table, options: Options) -> Reading:
                 yield from plan.rows(record)
 
     return Reading(rows(), plan.mapping, plan.unread)
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """Return several readings as one: the rows of each in turn, and the first one's mapping."""
+
+    def rows() -> Iterator[Row | Reject]:
+        for reading in readings:
+            yield from reading.rows
+
+    unread = {column: None for reading in readings for column in reading.unread}
+    return Reading(rows(), readings[0].mapping, tuple(unread))
 
 
 def _by_name(columns: Sequence[str]) -> dict[str, str]:
@@ -242,7 +253,6 @@ def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
 
 def _rows(
     record: Record,
-    path: Path,
     mapping: Mapping[str, str],
     parts: tuple[str, ...],
     convert: Mapping[str, Callable[[Any], Value]],
@@ -251,7 +261,7 @@ def _rows(
     place, found, line = record
     raw = {name: _at(found, column) for name, column in mapping.items()}
     raw = {name: value for name, value in raw.items() if not values.is_empty(value)}
-    made = f"{path.name.split('.')[0]}-{place.line}"
+    made = made_id(place)
     of_product = raw.get("product")
     if "products" in parts:
         alone = len(parts) == 1
