@@ -221,7 +221,7 @@ def adapt(
     start = time.monotonic()
     found = _trained(guide, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
     adapted.save(output, with_encoder)
     notes = _notes(caught)
@@ -322,7 +322,7 @@ def predict(
     if not isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
     with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         done = predict_file(found, input, output, options, format=format, top=top, tell=tell)
     if as_json:
         said = {"output": str(output), **done._asdict(), "notes": _notes(caught)}

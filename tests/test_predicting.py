@@ -201,7 +201,7 @@ def test_an_export_becomes_answers_by_three_commands(tmp_path, monkeypatch, caps
     assert code == 0 and "sentiment       by soft-k-means, adapted to 2 examples" in out, err
     asked = "--input=r.csv", "--output=answers.csv"
     code, out, err = run(monkeypatch, capsys, "predict", "phones.guide", *asked)
-    assert code == 0 and "answers.csv: 4 of sentiment" in out, err
+    assert code == 0 and "answers.csv: 4 of sentiment" in out and "unclosed" not in out, err
     guide = metaguide.load("phones.guide")
     assert isinstance(guide, AdaptedGuide)
     expected = guide.predict(read_examples("r.csv"))

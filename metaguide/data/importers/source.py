@@ -229,17 +229,17 @@ def _decoded(file: io.BufferedReader, encoding: str) -> Iterator[Line]:
             is_wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
             encoding = "utf-16" if is_wide else "utf-8-sig"
         errors = "strict" if "16" in encoding or "32" in encoding else "surrogateescape"
-        reader = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n")
-        while line := reader.readline(LONGEST_LINE):
-            number += 1
-            if len(line) == LONGEST_LINE and not line.endswith("\n"):
-                while (more := reader.readline(MIB)) and not more.endswith("\n"):
-                    pass
-                yield Line(number, line[:1000], TOO_LONG)
-            elif line.isascii() or _is_text(line):
-                yield Line(number, line)
-            else:
-                yield Line(number, line, NOT_DECODED)
+        with io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n") as reader:
+            while line := reader.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                    while (more := reader.readline(MIB)) and not more.endswith("\n"):
+                        pass
+                    yield Line(number, line[:1000], TOO_LONG)
+                elif line.isascii() or _is_text(line):
+                    yield Line(number, line)
+                else:
+                    yield Line(number, line, NOT_DECODED)
     except _DAMAGE as error:
         yield Line(number + 1, "", f"{ENDS_EARLY} ({error or type(error).__name__})")
 
