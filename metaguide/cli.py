@@ -16,10 +16,10 @@ from rich.console import Console
 
 from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.importers import FORMATS, Group, Options, Summary, format_of, import_domain
+from metaguide.files import atomic_write
 
 if TYPE_CHECKING:
-    from metaguide.evaluating import Evaluation
-    from metaguide.evaluation.metrics import Interval
+    from metaguide.choosing import Choice
     from metaguide.guide import Guide
 
 app = typer.Typer(
@@ -66,6 +66,12 @@ Columns = Annotated[
 Names = Annotated[str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")]
 Delimiter = Annotated[str, typer.Option(help="What separates columns; found by default.")]
 Encoding = Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")]
+OwnMethod = Annotated[
+    bool,
+    typer.Option(
+        "--own-method", help="Serve by the guide's own method, whatever predicts your labels best."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]
 
 
@@ -209,6 +215,7 @@ def adapt(
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
+    own_method: OwnMethod = False,
     with_encoder: Annotated[
         bool, typer.Option("--with-encoder", help="Copy the encoder, so that the guide can move.")
     ] = False,
@@ -217,22 +224,31 @@ def adapt(
     """Adapt a guide to a domain, and save it.
 
     metaguide adapt my_shop/garden --guide=bge-small-en-v1.5 --output=garden.guide
+
+    Each task is served by the method that predicts your examples best when they are held back in
+    turn, plain baselines among them.
     """
+    from metaguide.choosing import best
+
     start = time.monotonic()
     found = _trained(guide, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
+        adapted, choices = (adapted, {}) if own_method else best(adapted)
     adapted.save(output, with_encoder)
     notes = _notes(caught)
     if as_json:
         counts = {task: len(one.chosen) for task, one in adapted.adapted.items()}
-        print(json.dumps({"guide": str(output), "examples": counts, "notes": notes}, indent=2))
+        said = {"guide": str(output), "examples": counts, "methods": _plain(choices)}
+        print(json.dumps({**said, "notes": notes}, indent=2))
         return
     print(f"{output} ({time.monotonic() - start:.1f} s)")
     for task, one in adapted.adapted.items():
-        method = found.serving[task].method
+        method = adapted.guide.serving[task].method
         print(f"  {task:<15} by {method}, adapted to {len(one.chosen)} examples")
+        if task in choices and choices[task].accuracy:
+            print(f"  {'':<15} {_choice_line(choices[task])}")
     for note in notes:
         print(f"  {note}")
     print(f"next: metaguide predict {output} --input=new.csv --output=answers.csv")
@@ -252,15 +268,21 @@ def evaluate(
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
+    own_method: OwnMethod = False,
+    report: Annotated[
+        Path | None, typer.Option(help="A page to write, such as report.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a guide knows of a domain, and what each further label buys.
 
-    metaguide evaluate my_shop/garden --guide=bge-small-en-v1.5
+    metaguide evaluate my_shop/garden --guide=bge-small-en-v1.5 --report=report.html
 
     Half of your labels are held back and asked. Baselines that see the same examples stand beside
     the guide, and the last lines name the examples to label next.
     """
+    from metaguide import evaluation_report
+    from metaguide.choosing import CANDIDATES
     from metaguide.evaluating import evaluate as evaluated
 
     counts = [int(word) if word.isdecimal() else -1 for word in _words(shots)]
@@ -276,14 +298,25 @@ def evaluate(
             queries=queries,
             unlabelled=unlabelled,
             seed=seed,
+            candidates=() if own_method else CANDIDATES,
             tell=lambda task, count: tell(count),
         )
+    if report is not None:
+        content = evaluation_report.as_page(found, domain.name, guide.name)
+        try:
+            with atomic_write(report) as file:
+                file.write(content.encode())
+        except OSError as error:
+            raise Refusal(f"{report}: cannot be written ({error.strerror})") from error
     if as_json:
-        print(json.dumps([_evaluation_json(one) for one in found], ensure_ascii=False, indent=2))
+        plain = [evaluation_report.as_json(one) for one in found]
+        print(json.dumps(plain, ensure_ascii=False, indent=2))
         return
     for one in found:
-        for line in _evaluation_lines(one, counts):
+        for line in evaluation_report.as_text(one):
             print(line)
+    if report is not None:
+        print(f"{report}: the same as a page, with pictures and the texts to label next")
 
 
 @app.command()
@@ -436,6 +469,12 @@ def _plain(tasks: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one._asdict() for name, one in tasks.items()}
 
 
+def _choice_line(choice: "Choice") -> str:
+    """Return how the methods predict the examples when these are held back."""
+    shown = ", ".join(f"{method} {value:.2f}" for method, value in choice.accuracy.items())
+    return f"right on examples that were held back: {shown}".replace(" 0.", " .")
+
+
 def _overview_lines(one: Any) -> Iterator[str]:
     rows = ", ".join(f"{count:,} {part}" for part, count in one.rows.items() if count)
     yield f"{one.name}: {rows}"
@@ -447,32 +486,6 @@ def _overview_lines(one: Any) -> Iterator[str]:
         yield f"  {name:<15} {'yes' if task.is_possible else 'no':<4} {said}"
     for note in one.notes:
         yield f"  {note}"
-
-
-def _evaluation_lines(one: "Evaluation", shots: Sequence[int]) -> Iterator[str]:
-    yield f"{one.task}: accuracy on {one.asked:,} held back, {one.classes} classes, ± 95%"
-    yield f"  {'shots of each class':<24}" + "".join(f"{count:>14}" for count in shots)
-    for method in dict.fromkeys(cell.method for cell in one.cells):
-        values = {cell.shots: cell.accuracy for cell in one.cells if cell.method == method}
-        shown = [_interval(values[count]) if count in values else "" for count in shots]
-        yield f"  {method:<24}" + "".join(f"{text:>14}" for text in shown)
-    for count, (baseline, by) in one.above.items():
-        lost = by.half is None or abs(by.value) <= by.half
-        verdict = "level with" if lost else "above" if by.value > 0 else "below"
-        yield f"  with {count}: {verdict} {baseline}, by {_interval(by)}"
-    if one.unsure:
-        yield f"  label these next: {', '.join(one.unsure)}"
-
-
-def _interval(one: "Interval") -> str:
-    half = "" if one.half is None else f" ± {one.half:.3f}"
-    return f"{one.value:.3f}{half}".replace("0.", ".")
-
-
-def _evaluation_json(one: "Evaluation") -> dict[str, Any]:
-    cells = [{**cell._asdict(), "accuracy": cell.accuracy._asdict()} for cell in one.cells]
-    above = {str(k): {"baseline": name, **by._asdict()} for k, (name, by) in one.above.items()}
-    return {**one._asdict(), "cells": cells, "above": above}
 
 
 def _summary_lines(summary: Summary, folder: Path, format: str, seconds: float) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a guide knows of a shop's own domain, and what each further label buys."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy import sparse
 
+from metaguide.choosing import CANDIDATES, best
 from metaguide.data.catalogue import CatalogueError, Domain
 from metaguide.data.repeats import distinct_products, distinct_reviews
 from metaguide.data.texts import product_text
@@ -23,6 +25,9 @@ UNSURE = 10
 MOST_BARE = 1000
 """Number of examples without a label that it looks at."""
 
+SERVED = "guide"
+"""Name of what serves: the guide by the method that was chosen for it."""
+
 Correct = Bool[np.ndarray, "draws queries"]
 
 
@@ -30,7 +35,7 @@ class Cell(NamedTuple):
     """How often a method was right.
 
     Attributes:
-        method: the method that serves the task, or a baseline.
+        method: `SERVED`, the guide's own method for the task, or a baseline.
         shots: number of examples of each class that it saw.
         accuracy: mean, and its 95% interval over examples and draws.
     """
@@ -40,6 +45,22 @@ class Cell(NamedTuple):
     accuracy: Interval
 
 
+class Unsure(NamedTuple):
+    """An example without a label, and what the guide says of it.
+
+    Attributes:
+        id: its id.
+        text: its text.
+        answer: the guide's answer.
+        probability: the probability of that answer.
+    """
+
+    id: str
+    text: str
+    answer: str
+    probability: float
+
+
 class Evaluation(NamedTuple):
     """A guide on one task of a domain, beside baselines on the same examples.
 
@@ -47,18 +68,21 @@ class Evaluation(NamedTuple):
         task: name of the task.
         classes: number of its classes.
         asked: number of examples that were held back and asked.
-        cells: one for each method and number of shots, the guide's first.
-        above: keyed by shots, by how much the guide is above the best baseline, with the paired
+        cells: one for each method and number of shots, those of `SERVED` first; the guide's own
+            method has some if another one was chosen.
+        served: keyed by shots, the methods that were chosen, and in how many draws.
+        above: keyed by shots, by how much what served is above the best baseline, with the paired
             95% interval.
-        unsure: ids of the examples without a label that the guide is least sure of, to label next.
+        unsure: the examples without a label that the guide is least sure of, to label next.
     """
 
     task: str
     classes: int
     asked: int
     cells: tuple[Cell, ...]
+    served: Mapping[int, Mapping[str, int]]
     above: Mapping[int, tuple[str, Interval]]
-    unsure: tuple[str, ...]
+    unsure: tuple[Unsure, ...]
 
 
 class _Labelled(NamedTuple):
@@ -114,12 +138,14 @@ def evaluate(
     queries: int = 500,
     unlabelled: int = 0,
     seed: int = 0,
+    candidates: Sequence[str] = CANDIDATES,
     tell: Callable[[str, int], None] = lambda task, shots: None,
 ) -> list[Evaluation]:
     """Adapt a guide to some of a domain's labels, and ask it the others.
 
     Half of the examples of each class are held back, and the same ones are asked of every method.
-    From the other half each draw takes `shots` of each class. Baselines see the same examples: a
+    From the other half each draw takes `shots` of each class, and what serves is chosen by these
+    alone, as `metaguide.choosing.best` does. Baselines see the same examples: a
     logistic regression on TF-IDF, whose vocabulary and IDF are of the half that is not held back,
     the same on the guide's vectors if it reads those of a pretrained encoder, and the most frequent
     class of the examples asked.
@@ -132,6 +158,7 @@ def evaluate(
         queries: most examples that are asked.
         unlabelled: as in `Guide.adapt`.
         seed: seed of the split and of the draws.
+        candidates: methods that may take the place of the guide's own; () for none.
         tell: called with a task and a number of shots before they are evaluated.
 
     Returns:
@@ -145,7 +172,8 @@ def evaluate(
     for task in _TASKS:
         split = _split(task, domain, queries, np.random.default_rng(seed))
         if task in guide.serving and len(split.classes) > 1 and len(split.asked):
-            found.append(_of_task(guide, domain, split, shots, draws, unlabelled, seed, tell))
+            settings = shots, draws, unlabelled, seed, candidates, tell
+            found.append(_of_task(guide, domain, split, *settings))
     if not found:
         raise CatalogueError(
             f"domain {domain.name}: no two products of each of two categories, and no two reviews "
@@ -201,6 +229,7 @@ def _of_task(
     draws: int,
     unlabelled: int,
     seed: int,
+    candidates: Sequence[str],
     tell: Callable[[str, int], None],
 ) -> Evaluation:
     """Evaluate one task; the other arguments are those of `evaluate`."""
@@ -209,12 +238,13 @@ def _of_task(
     left = [one for one in getattr(domain, labelled.part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{labelled.part: tuple(left)})
     features = _features(guide, split)
-    cells, above, last = [], {}, None
+    own = guide.serving[task].method
+    cells, served, above, last = [], {}, {}, None
     for count in shots:
         tell(task, count)
         rng = np.random.default_rng((seed, count))
         supports = [_draw(split, count, rng) for _ in range(draws if count else 1)]
-        served = []
+        methods, right = [], {SERVED: [], own: []}
         for support in supports:
             given = [split.examples[row] for row in support]
             with warnings.catch_warnings():
@@ -222,19 +252,30 @@ def _of_task(
                 adapted = guide.adapt(known, 0, support=given, unlabelled=unlabelled)
                 if task not in adapted.adapted:
                     break
-                answers = adapted.predict([split.examples[row] for row in asked])
-            said = [split.classes.index(labelled.answer(one)) for one in answers]
-            served.append(np.array(said) == split.numbers[asked])
-            last = adapted
+                last, choices = best(adapted, candidates) if candidates else (adapted, {})
+                methods.append(choices[task].method if task in choices else own)
+                right[own].append(_right(adapted, split))
+                is_own = methods[-1] == own
+                right[SERVED].append(right[own][-1] if is_own else _right(last, split))
         others = _baselines(features, split, supports)
-        if served:
-            right = np.stack(served)
-            cells.append(Cell(guide.serving[task].method, count, _interval(right, asked)))
-            best = max(others, key=lambda name: others[name].mean())
-            above[count] = best, _difference(right, others[best], asked)
-        cells += [Cell(name, count, _interval(right, asked)) for name, right in others.items()]
+        if methods:
+            served[count] = dict(Counter(methods))
+            found = {name: np.stack(rows) for name, rows in right.items()}
+            if served[count].keys() == {own}:
+                del found[own]
+            strongest = max(others, key=lambda name: others[name].mean())
+            above[count] = strongest, _difference(found[SERVED], others[strongest], asked)
+            others = found | others
+        cells += [Cell(name, count, _interval(rows, asked)) for name, rows in others.items()]
     unsure = () if last is None else _unsure(last, labelled, left)
-    return Evaluation(task, len(split.classes), len(asked), tuple(cells), above, unsure)
+    return Evaluation(task, len(split.classes), len(asked), tuple(cells), served, above, unsure)
+
+
+def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
+    """Return for each example that is asked whether the guide gives its label."""
+    answers = adapted.predict([split.examples[row] for row in split.asked])
+    said = [split.classes.index(_TASKS[split.task].answer(one)) for one in answers]
+    return np.array(said) == split.numbers[split.asked]
 
 
 def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray, " support"]:
@@ -278,12 +319,15 @@ def _baselines(
     return found
 
 
-def _unsure(adapted: Any, labelled: _Labelled, left: Sequence[Any]) -> tuple[str, ...]:
-    """Return the ids of the examples without a label of which the guide is least sure."""
+def _unsure(adapted: Any, labelled: _Labelled, left: Sequence[Any]) -> tuple[Unsure, ...]:
+    """Return the examples without a label of which the guide is least sure."""
     bare = [one for one in left if labelled.is_bare(one)][:MOST_BARE]
     answers = adapted.predict(bare)
-    order = np.argsort([labelled.sure(one) for one in answers], kind="stable")
-    return tuple(bare[row].id for row in order[:UNSURE])
+    found = [
+        Unsure(one.id, labelled.text(one), labelled.answer(answer), labelled.sure(answer))
+        for one, answer in zip(bare, answers, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda one: one.probability)[:UNSURE])
 
 
 def _entries(right: Correct, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:

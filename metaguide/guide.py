@@ -181,7 +181,7 @@ class Guide:
         adapted, notes, urgent = {}, {}, []
         for name, others in unlabelled.items():
             adapted[name], notes[name] = TASKS[name].adapt(
-                self._server(name), domain, shots, rng, picked.get(name), others
+                self.server(name), domain, shots, rng, picked.get(name), others
             )
             # Do not warn about a task that the domain does not have at all.
             if notes[name] and (getattr(domain, TASKS[name].part) or name in picked):
@@ -193,8 +193,18 @@ class Guide:
             warnings.warn(f"domain {domain.name}, {task}: {said}", stacklevel=3)
         return adapted, notes
 
-    def _server(self, task: str) -> Server:
-        return Server(self.model, self.reading, self.serving[task], self._programs)
+    def served_by(self, task: str, serving: Serving) -> "Guide":
+        """Return the guide with other parameters or another method for a task."""
+        found = replace(self, serving={**self.serving, task: serving})
+        object.__setattr__(found, "_programs", self._programs)  # they say what serves
+        return found
+
+    def server(self, task: str) -> Server:
+        """Return the guide as one of its tasks sees it."""
+        serving, reading = self.serving[task], self.reading
+        if adaptation_of(serving.method).reads_words:
+            reading = reading.of_words()
+        return Server(self.model, reading, serving, self._programs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,6 +267,24 @@ class AdaptedGuide:
         adapted, notes = self.guide._adapted(domain, self.shots, 0, picked, unlabelled)
         kept = {task: said for task, said in self.notes.items() if task not in picked}
         return replace(self, adapted={**self.adapted, **adapted}, notes={**kept, **notes})
+
+    def served_by(self, task: str, serving: Serving) -> "AdaptedGuide":
+        """Adapt a task anew, to the same examples, by another method or other parameters.
+
+        Args:
+            task: a task that is adapted.
+            serving: what serves it from now on.
+
+        Returns:
+            The adapted guide; this one does not change.
+        """
+        guide, one = self.guide.served_by(task, serving), self.adapted[task]
+        examples, others = {task: one.support}, {task: one.unlabelled}
+        adapted, notes = guide._adapted(self.domain, self.shots, 0, examples, others)
+        kept = {name: said for name, said in self.notes.items() if name != task}
+        return replace(
+            self, guide=guide, adapted={**self.adapted, **adapted}, notes={**kept, **notes}
+        )
 
     def save(self, path: Path | str, with_encoder: bool = False) -> None:
         """Write the guide into a folder that `load` reads, atomically.
@@ -337,7 +365,7 @@ class AdaptedGuide:
         order = list(range(len(examples)))
         if size is not None:
             order.sort(key=lambda row: size(examples[row]))
-        server, found = self.guide._server(name), [None] * len(examples)
+        server, found = self.guide.server(name), [None] * len(examples)
         with patience(name, len(examples)) as tell:
             for start in range(0, len(order), SIZES[-1]):
                 rows = order[start : start + SIZES[-1]]
@@ -401,7 +429,7 @@ def _load_saved(folder: Path, encoder: Path | str | None, cache: Path | str | No
     file = folder / saved.FILE
     config, model, reading, frozen = _opened(file, found.config, encoder, cache)
     guide = Guide(model, reading, found.serving(model, frozen), config, found.source)
-    adapted = found.adapted(guide._server)
+    adapted = found.adapted(guide.server)
     return AdaptedGuide(guide, found.domain, found.shots, adapted, found.notes)
 
 

@@ -32,6 +32,7 @@ from metaguide.learners import (
     reptile,
     ridge,
     soft_k_means,
+    tf_idf,
 )
 from metaguide.optimizers import Rule
 from metaguide.optimizers.rule import Theta
@@ -110,11 +111,12 @@ class Adaptation:
         adapts: "all" parameters, the "head" of the task, a classifier on frozen "features", or
             "nothing".
         by: the optimizer, "sgd", "adam" or a kind of learned optimizer, such as "lstm"; or the
-            classifier, "ridge", "logistic" or "prototypes". `adapts` and `by` together name the
+            classifier, such as "ridge" or "prototypes". `adapts` and `by` together name the
             adaptation.
         learner: builds the learner that adapts.
         tuned: the field of `Settings` that validation chooses; "" if there is none.
         reads_unlabelled: whether it also learns from examples without a label.
+        reads_words: whether it reads n-grams alone, and nothing that was trained.
     """
 
     adapts: str
@@ -122,6 +124,7 @@ class Adaptation:
     learner: Build = field(compare=False, repr=False)
     tuned: str = field(default="", compare=False, repr=False)
     reads_unlabelled: bool = field(default=False, compare=False, repr=False)
+    reads_words: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_learned(self) -> bool:
@@ -220,6 +223,14 @@ PROTOTYPES = Adaptation(
 
 SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
+)
+
+TF_IDF = Adaptation(
+    "features",
+    "tf-idf",
+    lambda problem, _: tf_idf(problem),
+    reads_unlabelled=True,
+    reads_words=True,
 )
 
 
@@ -334,6 +345,7 @@ METHODS = {
     "ridge": Method("multitask", _jointly, RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
+    "tf-idf": Method("multitask", _jointly, TF_IDF),
     "map-head": Method("multitask", _jointly, MAP_HEAD),
     "map-all": Method("multitask", _jointly, MAP_ALL),
     "maml": Method("metatrain", _maml, ALL_BY_SGD, needs=("learning_rate", "mode")),

@@ -1,14 +1,17 @@
 """A guide on a shop's own labels: nothing that is asked was seen, and every figure is its own."""
 
 import json
+from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from metaguide import evaluation_report
 from metaguide.data.catalogue import CatalogueError, Domain, Product, Review
-from metaguide.evaluating import evaluate
+from metaguide.evaluating import Unsure, evaluate
 from metaguide.guide import Guide
 from metaguide.tasks import Category, Sentiment
 from tests.pretrained.conftest import write as write_encoder
@@ -67,7 +70,7 @@ def test_nothing_that_is_asked_was_seen() -> None:
     """Catches a query in a support or in the domain that adapts, draws that are all one, and
     queries that change with the number of shots."""
     guide: Any = Fake()
-    evaluate(guide, DOMAIN, (0, 2, 5), draws=3, seed=1)
+    evaluate(guide, DOMAIN, (0, 2, 5), draws=3, seed=1, candidates=())
     assert len(guide.calls) == 2 * (1 + 3 + 3)
     asked = {frozenset(one.id for one in call.asked if one.id[0] == "r") for call in guide.calls}
     assert len(asked - {frozenset()}) == 1
@@ -89,25 +92,28 @@ def test_every_figure_is_its_own() -> None:
     """Catches accuracy of another cell, a majority of the pool instead of what is asked, and a
     difference to another baseline than the best."""
     guide: Any = Fake()
-    products, reviews = evaluate(guide, DOMAIN, (0, 1, 5), draws=2)
+    products, reviews = evaluate(guide, DOMAIN, (0, 1, 5), draws=2, candidates=())
     assert (reviews.task, reviews.classes, reviews.asked) == ("sentiment", 2, 44)
     found = {(cell.method, cell.shots): cell.accuracy.value for cell in reviews.cells}
     negative = 11  # half of 23, rounded down
-    assert found["fake", 0] == found["fake", 1] == found["majority", 5] == 1 - negative / 44
-    assert found["fake", 5] == 1 and found["tf-idf few-shot", 5] <= 1
+    assert found["guide", 0] == found["guide", 1] == found["majority", 5] == 1 - negative / 44
+    assert found["guide", 5] == 1 and found["tf-idf few-shot", 5] <= 1
     assert ("tf-idf few-shot", 0) not in found
     assert reviews.above[0][1].value == 0 and reviews.above[5][0] in ("majority", "tf-idf few-shot")
     best = max(found["majority", 5], found["tf-idf few-shot", 5])
     assert reviews.above[5][1].value == pytest.approx(1 - best)
     assert (products.task, products.classes, products.asked) == ("classification", 3, 15)
-    assert {cell.accuracy.value for cell in products.cells if cell.method == "fake"} == {1 / 3}
+    assert {cell.accuracy.value for cell in products.cells if cell.method == "guide"} == {1 / 3}
+    assert reviews.served == {0: {"fake": 1}, 1: {"fake": 2}, 5: {"fake": 2}}
+    assert "fake" not in {cell.method for cell in products.cells}
 
 
 def test_the_least_sure_are_to_be_labelled_next() -> None:
     """Catches labelled examples that are asked for, or those that the guide knows best."""
     guide: Any = Fake()
-    _, reviews = evaluate(guide, DOMAIN, (5,), draws=1)
-    assert reviews.unsure == tuple(f"n{number}" for number in range(10))
+    _, reviews = evaluate(guide, DOMAIN, (5,), draws=1, candidates=())
+    assert [one.id for one in reviews.unsure] == [f"n{number}" for number in range(10)]
+    assert reviews.unsure[3] == Unsure("n3", "good bare 3", "positive", 0.503)
 
 
 def test_vectors_have_a_baseline_of_their_own() -> None:
@@ -118,7 +124,7 @@ def test_vectors_have_a_baseline_of_their_own() -> None:
         return np.array(rows, np.float32)
 
     guide: Any = Fake(vectors)
-    _, reviews = evaluate(guide, DOMAIN, (1,), draws=4)
+    _, reviews = evaluate(guide, DOMAIN, (1,), draws=4, candidates=())
     found = {cell.method: cell.accuracy.value for cell in reviews.cells}
     assert found["logistic on its vectors"] == 1
 
@@ -136,6 +142,50 @@ def test_a_domain_without_two_classes_is_an_error() -> None:
             evaluate(guide, domain)
 
 
+def test_a_page_has_all_figures_and_no_text_of_the_shop_is_markup() -> None:
+    """Catches a text that runs as a script, a row of another method, a page that needs a network,
+    and a picture that lacks a method."""
+    guide: Any = Fake()
+    (_, found) = evaluate(guide, DOMAIN, (0, 5), draws=2, candidates=())
+    text = "<script>alert(1)</script> & more"
+    found = found._replace(unsure=(Unsure("<b>", text, "positive", 0.51),))
+    page = evaluation_report.as_page([found], "<garden>", "a & b")
+    tags, rows = read_page(page)
+    assert not tags & {"script", "link", "img", "b", "garden"}
+    assert rows[0] == ["shots of each class", "0", "5"]
+    methods = [row[0] for row in rows[1:-2]]
+    assert methods[0] == "guide" and set(methods) == {cell.method for cell in found.cells}
+    for cell in found.cells:
+        (row,) = (row for row in rows if row[0] == cell.method)
+        shown = row[1 + (0, 5).index(cell.shots)]
+        assert shown.startswith(f"{cell.accuracy.value:.3f}".removeprefix("0"))
+        assert page[page.index("<svg") : page.index("</svg")].count(f">{cell.method}<") == 1
+    assert rows[-1] == ["<b>", text, "positive", ".510"]
+    for line in evaluation_report.findings(found):
+        assert f"<li>{line}" in page
+    assert json.loads(json.dumps(evaluation_report.as_json(found)))["unsure"][0]["text"] == text
+
+
+def read_page(page: str) -> tuple[set[str], list[list[str]]]:
+    """The tags of a page, and the texts of the rows of its tables."""
+    tags, rows = set(), []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            tags.add(tag)
+            if tag == "tr":
+                rows.append([])
+            if tag in ("th", "td"):
+                rows[-1].append("")
+
+        def handle_data(self, data: str) -> None:
+            if rows and rows[-1]:
+                rows[-1][-1] += data.strip()
+
+    Reader().feed(page.replace("</tbody>", "<tr>"))
+    return tags, [row for row in rows if row]
+
+
 @pytest.mark.slow
 def test_the_command_prints_what_the_function_returns(tmp_path, monkeypatch, capsys) -> None:
     """Catches a column of another number of shots, and a bad option that is a traceback."""
@@ -145,15 +195,16 @@ def test_the_command_prints_what_the_function_returns(tmp_path, monkeypatch, cap
     (tmp_path / "r.csv").write_text("\n".join(["text,sentiment", *lines]))
     assert run(monkeypatch, capsys, "import", "r.csv", "shop/phones")[0] == 0
     command = ["evaluate", "shop/phones", "--guide=encoder", "--length=20", "--draws=2"]
-    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2", "--json")
+    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2", "--json", "--own-method")
     (found,) = json.loads(out)
     assert code == 0 and found["asked"] == 8, err
-    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2")
+    code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2", "--report=page.html")
+    assert "page.html: the same as a page" in out and "<svg" in Path("page.html").read_text()
     assert code == 0 and out.startswith("sentiment: accuracy on 8 held back, 2 classes"), err
     values = {(cell["method"], cell["shots"]): cell["accuracy"]["value"] for cell in found["cells"]}
-    line = next(line for line in out.splitlines() if line.startswith("  soft-k-means"))
-    assert f"{values['soft-k-means', 2]:.3f}".removeprefix("0") in line
-    assert ("soft-k-means", 0) not in values
+    line = next(line for line in out.splitlines() if line.startswith("  guide"))
+    assert f"{values['guide', 2]:.3f}".removeprefix("0") in line
+    assert ("guide", 0) not in values
     for shots in ("", "a", "-1"):
         code, out, err = run(monkeypatch, capsys, *command, f"--shots={shots}")
         assert code == 1 and "write numbers, as in 0,1,5" in err and err.count("\n") == 1

@@ -57,9 +57,14 @@ def built(name):
 
 
 def is_one_of_its_own(method):
-    """Whether no other method has the same learner: Adam for SGD is the same, and each rule is."""
+    """Whether no other method has the same learner: Adam for SGD is the same, and each rule is.
+
+    What reads words cannot read `problem_of`; tests/test_learners_on_words.py has it.
+    """
     adaptation = method.adaptation
     if adaptation is not None and (adaptation.is_learned or adaptation.by == "adam"):
+        return False
+    if adaptation is not None and adaptation.reads_words:
         return False
     return method.stage != "random"
 
@@ -801,7 +806,7 @@ def test_reptile_keeps_the_optimizers_state_across_tasks():
     near({name: adapted[name] for name in params}, again.params, atol=1e-6)
 
 
-@pytest.mark.parametrize("learner", [*ON_FEATURES, "map-head", "proto-maml"])
+@pytest.mark.parametrize("learner", [*ON_FEATURES, "tf-idf", "map-head", "proto-maml"])
 def test_classifiers_on_features_need_classes(learner):
     """Fault: a problem without classes fails in the middle of a trace, or not at all."""
     with pytest.raises(ValueError, match="needs a problem with classes"):

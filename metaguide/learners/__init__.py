@@ -47,6 +47,7 @@ from metaguide.learners.on_features import (
     ridge,
     soft_k_means,
 )
+from metaguide.learners.on_words import tf_idf
 from metaguide.learners.proto_maml import proto_maml
 from metaguide.learners.reptile import reptile
 
@@ -70,4 +71,5 @@ __all__ = [
     "reptile",
     "ridge",
     "soft_k_means",
+    "tf_idf",
 ]

@@ -55,7 +55,7 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
         centres, lacking = fitted
         return out_of_reach(nearness(features, centres, temperature), lacking)
 
-    return _on_features(problem, _fit_prototypes, score)
+    return on_features(problem, _fit_prototypes, score)
 
 
 def soft_k_means(
@@ -113,7 +113,7 @@ def soft_k_means(
         logits = nearness(from_middle(features, middle), centres, temperature)
         return out_of_reach(logits, lacking)
 
-    return _on_features(problem, fit, score, reads_unlabelled=True)
+    return on_features(problem, fit, score, reads_unlabelled=True)
 
 
 def matching(problem: Problem, temperature: float = 1.0) -> Learner:
@@ -155,7 +155,7 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
         scores = jax.nn.logsumexp(jnp.where(counted, attention[:, None], -jnp.inf), axis=-1)
         return out_of_reach(scores, lacking)
 
-    return _on_features(problem, fit, score)
+    return on_features(problem, fit, score)
 
 
 class RelationModule(nn.Module):
@@ -210,7 +210,7 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
         error = jax.nn.sigmoid(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
         return jnp.square(error).sum(-1)
 
-    return _on_features(problem, _fit_prototypes, score, init, squared)
+    return on_features(problem, _fit_prototypes, score, init, squared)
 
 
 def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) -> Learner:
@@ -239,7 +239,7 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return ridge_weights(features, label, mask, way, penalty)
 
-    return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w / temperature)
+    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w / temperature)
 
 
 def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> Learner:
@@ -278,7 +278,7 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
     def score(rule: Params, features: Features, weights: Array) -> Array:
         return jnp.exp(rule["log_scale"]) * (standardised(features) @ weights)
 
-    return _on_features(problem, fit, score, init)
+    return on_features(problem, fit, score, init)
 
 
 def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Learner:
@@ -306,29 +306,47 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
     """
 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
-        x = jnp.where(mask[:, None], standardised(features), 0.0)
-        y = jax.nn.one_hot(label, way, dtype=x.dtype)
-        weight = mask[:, None].astype(x.dtype)
-        gram = x @ x.T
-        bound = jax.scipy.linalg.cho_factor(_positive_definite(0.5 * gram, penalty))
+        return logistic_weights(standardised(features), label, mask, way, penalty, steps)
 
-        def step(
-            carry: tuple[Array, Array, Array], _: None
-        ) -> tuple[tuple[Array, Array, Array], None]:
-            now, before, since = carry
-            ahead = now + (since / (since + 3.0)) * (now - before)
-            error = weight * (jax.nn.softmax(gram @ ahead) - y)
-            move = jax.scipy.linalg.cho_solve(bound, error + penalty * ahead)
-            after = ahead - move
-            # Drop momentum that leads uphill (O'Donoghue and Candès 2015).
-            uphill = (move * ((0.5 * gram) @ (after - now) + penalty * (after - now))).sum() > 0
-            return (after, now, jnp.where(uphill, 0.0, since + 1.0).astype(x.dtype)), None
+    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
 
-        zero, begun = jnp.zeros((len(x), way), x.dtype), jnp.zeros((), x.dtype)
-        (found, *_), _ = jax.lax.scan(step, (zero, zero, begun), length=steps)
-        return x.T @ found
 
-    return _on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
+def logistic_weights(
+    x: Float[Array, "examples width"],
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    way: int,
+    penalty: float | Float[Array, ""],
+    steps: int = 200,
+) -> Float[Array, "width way"]:
+    """Return W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² over the rows where `mask`.
+
+    Args:
+        x: one row per example.
+        label: class of each example, in [0, way).
+        mask: which examples count.
+        way: number of classes.
+        penalty, steps: as in `logistic`.
+    """
+    x = jnp.where(mask[:, None], x, 0.0)
+    y = jax.nn.one_hot(label, way, dtype=x.dtype)
+    weight = mask[:, None].astype(x.dtype)
+    gram = x @ x.T
+    bound = jax.scipy.linalg.cho_factor(_positive_definite(0.5 * gram, penalty))
+
+    def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+        now, before, since = carry
+        ahead = now + (since / (since + 3.0)) * (now - before)
+        error = weight * (jax.nn.softmax(gram @ ahead) - y)
+        move = jax.scipy.linalg.cho_solve(bound, error + penalty * ahead)
+        after = ahead - move
+        # Drop momentum that leads uphill (O'Donoghue and Candès 2015).
+        uphill = (move * ((0.5 * gram) @ (after - now) + penalty * (after - now))).sum() > 0
+        return (after, now, jnp.where(uphill, 0.0, since + 1.0).astype(x.dtype)), None
+
+    zero, begun = jnp.zeros((len(x), way), x.dtype), jnp.zeros((), x.dtype)
+    (found, *_), _ = jax.lax.scan(step, (zero, zero, begun), length=steps)
+    return x.T @ found
 
 
 def prototypes(
@@ -515,7 +533,7 @@ def masked_loss(
     return jnp.where(mask, each, 0.0).sum() / count, {"accuracy": accuracy}
 
 
-def _on_features(
+def on_features(
     problem: Problem,
     fit: Callable[..., Any],
     score: Callable[[Params, Features, Any], Array],

@@ -9,7 +9,7 @@ from metaguide.tasks.classification import CLASSIFICATION, Category
 from metaguide.tasks.question_answering import QUESTIONS, Answer
 from metaguide.tasks.recommendation import RECOMMENDATION, Ranking
 from metaguide.tasks.sentiment import SENTIMENT, Sentiment
-from metaguide.tasks.serving import Adapted, Reading, Server, Serving
+from metaguide.tasks.serving import Adapted, HeldBack, Reading, Server, Serving
 from metaguide.tasks.task import Shape, Task
 from metaguide.types import TaskDistribution
 
@@ -22,6 +22,7 @@ __all__ = [
     "Adapted",
     "Answer",
     "Category",
+    "HeldBack",
     "Ranking",
     "Reading",
     "Sentiment",

@@ -5,14 +5,25 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from metaguide.data.catalogue import Domain, checked_part
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.episodes import check_labelled, labelled_sampler
 from metaguide.methods import adaptation_of
 from metaguide.models.guide import GuideModel
-from metaguide.tasks.serving import Adapted, Fill, Reading, Server, ask, is_finite
+from metaguide.tasks.serving import (
+    Adapted,
+    Fill,
+    HeldBack,
+    Reading,
+    Server,
+    ask,
+    is_finite,
+    softmax,
+)
 from metaguide.tasks.task import Shape, Task
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
@@ -80,6 +91,7 @@ def labelled_task(labelling: Labelling, **fields: Any) -> Task:
         arrays=arrays,
         restore=partial(restore, labelling),
         predict=partial(predict, labelling),
+        validate=partial(validate, labelling),
         **fields,
     )
 
@@ -149,9 +161,15 @@ def adapt(
     as_trained = "it answers as it was trained, without adapting"
     # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
-    if (one_sided or not len(rows)) and not (serving.is_trained or labelling.has_names):
-        untrained = "this guide was not trained; adapt it to examples of each class"
-        return None, (*notes, untrained)
+    if one_sided or not len(rows):
+        learns_here = adaptation_of(serving.method).reads_words
+        if learns_here or not (serving.is_trained or labelling.has_names):
+            who = (
+                f"{serving.method} learns here alone"
+                if learns_here
+                else "this guide was not trained"
+            )
+            return None, (*notes, f"{who}; adapt it to examples of each class")
     if not len(rows) or one_sided:
         if not picked and not shots:
             return unadapted()
@@ -228,6 +246,55 @@ def predict(
     del shots, top
     outputs = ask(adapted, labelling.rows(examples, server.reading, domain.name))
     return labelling.answers(outputs, examples, server.reading, adapted.classes)
+
+
+def validate(labelling: Labelling, server: Server, domain: Domain, adapted: Adapted) -> HeldBack:
+    """Predict each example after adaptation to those of other folds; as in `Task.validate`.
+
+    There are at most `FOLDS` folds, each with its share of every class. The examples stay in their
+    places and are masked, so that one program adapts to all folds.
+    """
+    support, reading = adapted.support, server.reading
+    _, labels, classes = labelling.of_domain(domain, reading, support)
+    rows = _support_rows(labelling, reading, domain.name, support, labels, adapted.unlabelled)
+    # Another method than the one that adapted may read other fields.
+    context = labelling.context(classes, reading)
+    learner, meta = _start(labelling, server, len(classes))
+    folds = _folds(labels)
+    placed = np.pad(folds, (0, len(adapted.unlabelled)), constant_values=-1)
+    key = labelling.name, len(classes), "held back"
+    each = server.compiled(key, lambda: jax.jit(partial(_each_fold, learner(True))))
+    logits = np.asarray(each(meta, rows, context, placed))
+    chance, of = softmax(logits[folds, np.arange(len(support))]), np.arange(len(support))
+    own = np.where(np.isfinite(chance).all(1), chance[of, labels], 0)
+    with np.errstate(divide="ignore"):
+        log_probability = np.log(own)
+    counts = np.bincount(labels)[labels] > 1
+    return HeldBack(log_probability, chance.argmax(1) == labels, counts)
+
+
+def _each_fold(learner: Learner, meta: Params, rows: Table, context: Any, placed: Array) -> Array:
+    """Return the logits of all rows after adaptation to all folds but one, for each of `FOLDS`."""
+
+    def held_back(fold: Array) -> Array:
+        others = {**rows, "mask": rows["mask"] & (fold != placed)}
+        state, _ = learner.adapt(meta, others, context, None)
+        return learner.predict(state, rows, context)["logits"]
+
+    return jax.lax.map(held_back, jnp.arange(FOLDS))
+
+
+FOLDS = 5
+"""The most folds of a cross-validation."""
+
+
+def _folds(labels: np.ndarray) -> Int[np.ndarray, " examples"]:
+    """Return a fold for each example, so that each class is spread over as many as it can be."""
+    placed = np.zeros(len(labels), int)
+    for number in set(labels.tolist()):
+        rows = np.flatnonzero(labels == number)
+        placed[rows] = np.arange(len(rows)) % FOLDS
+    return placed
 
 
 def picked(part: str, label: str, what: str, examples: Sequence[Any]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
 from metaguide.training.program import in_pieces
-from metaguide.types import AdaptedPredictFn, Learner, Params, Problem
+from metaguide.types import HASHES, AdaptedPredictFn, Learner, Params, Problem
 
 Fill = Callable[[Any], Any]
 """A pytree of arrays or shapes -> the saved arrays of the same structure, shapes and dtypes."""
@@ -39,6 +39,10 @@ class Reading(NamedTuple):
         """The reader's tokenizer; only if tokens are read."""
         assert self.reader.tokenizer is not None
         return self.reader.tokenizer
+
+    def of_words(self) -> "Reading":
+        """Return the reading of n-grams alone."""
+        return self._replace(reader=TextReader(None, buckets=HASHES), images=False)
 
 
 class Serving(NamedTuple):
@@ -95,6 +99,20 @@ class Adapted(NamedTuple):
         return f"<Adapted to {len(self.support)} examples>"
 
 
+class HeldBack(NamedTuple):
+    """How a method predicts the examples of a task after adaptation to others of them.
+
+    Attributes:
+        log_probability: float [examples], of each one's class; -inf if it is not finite.
+        is_right: bool [examples], whether that class is the most probable one.
+        counts: bool [examples], whether another example has its class.
+    """
+
+    log_probability: np.ndarray
+    is_right: np.ndarray
+    counts: np.ndarray
+
+
 class Server(NamedTuple):
     """A guide as one of its tasks sees it.
 
@@ -134,18 +152,27 @@ class Server(NamedTuple):
             adapts: whether to adapt; if False, the trained parameters answer.
             predict: learner -> the function to compile instead of its `predict`.
         """
-        key = (*key, adapts)
-        if key not in self.programs:
-            serving = self.serving
+        serving = self.serving
+
+        def build() -> Learner:
             adaptation = adaptation_of(serving.method) if adapts else NOTHING
             learner = adaptation.tuned_to(
                 problem(), serving.learning_rate, serving.steps, serving.rule
             )
-            self.programs[key] = learner._replace(
+            return learner._replace(
                 adapt=jax.jit(learner.adapt),
                 predict=jax.jit(predict(learner)),
             )
-        return self.programs[key]
+
+        return self.compiled((*key, adapts), build)
+
+    def compiled(self, key: tuple, build: Callable[[], Any]) -> Any:
+        """Return what `build` returned when the key was new to this model and way to serve."""
+        serving = self.serving
+        how = serving.method, float(serving.learning_rate), serving.steps, id(serving.rule)
+        if (*key, *how) not in self.programs:
+            self.programs[*key, *how] = build()
+        return self.programs[*key, *how]
 
 
 def is_finite(tree: Any) -> bool:

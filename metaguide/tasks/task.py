@@ -8,7 +8,7 @@ import numpy as np
 from metaguide.data.catalogue import Domain
 from metaguide.evaluation.rows import Scoring
 from metaguide.models.encoder import Encoder
-from metaguide.tasks.serving import Adapted
+from metaguide.tasks.serving import Adapted, HeldBack, Server
 from metaguide.types import TaskDistribution
 
 Outcome = tuple[str, int, Mapping[str, np.ndarray]]
@@ -65,6 +65,8 @@ class Task(NamedTuple):
         restore: (server, domain, shots, support, unlabelled, fill) -> adapted; `fill` returns the
             saved arrays, given a pytree of the shapes of what `arrays` returned.
         predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is for rankings.
+        validate: (server, domain, adapted) -> how the examples adapted to are predicted when they
+            are held back; None if the task has no labels.
         checked: (where, example) -> the example as `predict` reads it, without its label; `where`
             is for messages.
         picked: examples to adapt to -> the same examples, checked, each with its label; None if the
@@ -90,6 +92,7 @@ class Task(NamedTuple):
     arrays: Callable[[Adapted], Any]
     restore: Callable[..., Adapted]
     predict: Callable[..., list[Any]]
+    validate: Callable[[Server, Domain, Adapted], HeldBack] | None = None
     checked: Callable[[str, Any], Any] = lambda where, example: example
     picked: Callable[[Sequence[Any]], Sequence[Any]] | None = lambda examples: examples
     check: Callable[[Adapted, Sequence[Any], Domain], None] = lambda adapted, examples, domain: None

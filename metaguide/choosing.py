@@ -1,0 +1,101 @@
+"""Choosing the method that serves a task, from the labels of the shop that it is to serve."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from metaguide.guide import AdaptedGuide
+from metaguide.tasks import TASKS, HeldBack, Serving
+
+CANDIDATES = ("prototypical", "soft-k-means", "logistic", "tf-idf")
+"""The methods that may take the place of a guide's own; each needs no training of its own."""
+
+PENALTY = 20.0
+"""λ of the candidate `logistic`, for features of unit mean square."""
+
+LEAST = -5.0
+"""The least log-probability of an example that counts: one that is sure and wrong is not all."""
+
+
+class Choice(NamedTuple):
+    """Which method serves a task, and why.
+
+    Attributes:
+        method: the method that serves.
+        own: the guide's own method for the task.
+        accuracy: keyed by method, the share of the examples that it predicts when they are held
+            back; empty if no two of them have another example of their class.
+        gain: keyed by the other methods, the mean gain in log-probability over the guide's own.
+        margin: keyed likewise, half of the 95% interval of that gain.
+    """
+
+    method: str
+    own: str
+    accuracy: Mapping[str, float]
+    gain: Mapping[str, float]
+    margin: Mapping[str, float]
+
+
+def best(
+    adapted: AdaptedGuide, candidates: Sequence[str] = CANDIDATES
+) -> tuple[AdaptedGuide, dict[str, Choice]]:
+    """Serve each task by the method that predicts its examples best when they are held back.
+
+    Each method adapts to four fifths of the examples of a task and predicts the rest, in turn. The
+    guide's own method stays unless the 95% interval of another's gain in log-probability, paired by
+    example, is above 0: from ten examples a choice by the mean alone does harm.
+
+    Args:
+        adapted: a guide that is adapted by its own methods.
+        candidates: names of methods in `metaguide.methods.IN_GUIDE` that are not trained on their
+            own.
+
+    Returns:
+        The guide, adapted to the same examples by the chosen methods, and the choice for each task
+        that has labels.
+    """
+    guide, choices = adapted.guide, {}
+    for name, one in adapted.adapted.items():
+        validate = TASKS[name].validate
+        if validate is None or not one.support:
+            continue
+        own = guide.serving[name]
+        others = [method for method in candidates if method != own.method]
+        servings = {own.method: own, **{method: _serving_by(method, own) for method in others}}
+        held_back = {
+            method: validate(guide.served_by(name, serving).server(name), adapted.domain, one)
+            for method, serving in servings.items()
+        }
+        choices[name] = _choice(own.method, held_back)
+        if choices[name].method != own.method:
+            adapted = adapted.served_by(name, servings[choices[name].method])
+    return adapted, choices
+
+
+def _choice(own: str, held_back: Mapping[str, HeldBack]) -> Choice:
+    """Return the choice, given how each method predicts the examples."""
+    counted = held_back[own].counts
+    if counted.sum() < 2:
+        return Choice(own, own, {}, {}, {})
+    score = {
+        method: np.maximum(one.log_probability[counted], LEAST) for method, one in held_back.items()
+    }
+    accuracy = {method: float(one.is_right[counted].mean()) for method, one in held_back.items()}
+    gain, margin = {}, {}
+    for method in held_back:
+        if method != own:
+            difference = score[method] - score[own]
+            gain[method] = float(difference.mean())
+            error = difference.std(ddof=1) / len(difference) ** 0.5
+            margin[method] = float(error * stats.t.ppf(0.975, len(difference) - 1))
+    better = [method for method in gain if gain[method] > margin[method]]
+    return Choice(max(better, key=gain.__getitem__, default=own), own, accuracy, gain, margin)
+
+
+def _serving_by(method: str, own: Serving) -> Serving:
+    """Return a serving by another method, of the same parameters."""
+    rate = PENALTY if method == "logistic" else 0.0
+    params = {"params": own.meta["params"]}
+    return Serving(params, method, rate, 0, is_trained=own.is_trained)
