@@ -4,16 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import stats
+from scipy.special import logsumexp
 
 from metaguide.guide import AdaptedGuide
+from metaguide.methods import adaptation_of
 from metaguide.tasks import TASKS, HeldBack, Serving
 
-CANDIDATES = ("prototypical", "soft-k-means", "logistic", "tf-idf")
+CANDIDATES = ("soft-k-means", "named-prototypes", "named-logistic", "logistic", "tf-idf")
 """The methods that may take the place of a guide's own; each needs no training of its own."""
 
-PENALTY = 20.0
-"""λ of the candidate `logistic`, for features of unit mean square."""
+PENALTY = 5.0
+"""λ of the candidates by logistic regression, for features of unit mean square."""
+
+SCALES = np.exp(np.linspace(-4, 4, 33))
+"""The factors of logits that are tried."""
 
 LEAST = -5.0
 """The least log-probability of an example that counts: one that is sure and wrong is not all."""
@@ -76,15 +82,15 @@ def best(
 
 def _choice(own: str, held_back: Mapping[str, HeldBack]) -> Choice:
     """Return the choice, given how each method predicts the examples."""
-    counted = held_back[own].counts
-    if counted.sum() < 2:
+    counts, labels = held_back[own].counts, held_back[own].labels
+    if counts.sum() < 2:
         return Choice(own, own, {}, {}, {})
-    score = {
-        method: np.maximum(one.log_probability[counted], LEAST) for method, one in held_back.items()
-    }
-    accuracy = {method: float(one.is_right[counted].mean()) for method, one in held_back.items()}
-    gain, margin = {}, {}
-    for method in held_back:
+    logits = {method: one.logits[counts] for method, one in held_back.items()}
+    score = {method: log_probability(rows, labels[counts]) for method, rows in logits.items()}
+    accuracy, gain, margin = {}, {}, {}
+    for method, rows in logits.items():
+        finite = np.isfinite(rows).all(1)
+        accuracy[method] = float((finite & (rows.argmax(1) == labels[counts])).mean())
         if method != own:
             difference = score[method] - score[own]
             gain[method] = float(difference.mean())
@@ -94,8 +100,28 @@ def _choice(own: str, held_back: Mapping[str, HeldBack]) -> Choice:
     return Choice(max(better, key=gain.__getitem__, default=own), own, accuracy, gain, margin)
 
 
+def log_probability(
+    logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
+) -> Float[np.ndarray, " examples"]:
+    """Return max(log softmax(s z_i)_{y_i}, `LEAST`) with the one s > 0 that gives the largest mean.
+
+    Methods differ in how sure they are: one that is right as often, and too sure or not sure
+    enough, is no worse.
+
+    Args:
+        logits: z; those of an example that are not finite count as `LEAST`.
+        labels: y.
+    """
+    finite = np.isfinite(logits).all(1)
+    rows = np.where(finite[:, None], logits, 0)[None] * SCALES[:, None, None]
+    chosen = np.take_along_axis(rows, labels[None, :, None], axis=2)[..., 0]
+    found = np.maximum(chosen - logsumexp(rows, axis=2), LEAST)
+    found = np.where(finite, found, LEAST)
+    return found[found.mean(1).argmax()]
+
+
 def _serving_by(method: str, own: Serving) -> Serving:
     """Return a serving by another method, of the same parameters."""
-    rate = PENALTY if method == "logistic" else 0.0
+    rate = PENALTY if adaptation_of(method).tuned == "penalty" else 0.0
     params = {"params": own.meta["params"]}
     return Serving(params, method, rate, 0, is_trained=own.is_trained)

@@ -471,7 +471,7 @@ def _opened(
 
 
 UNTRAINED: Mapping[str, str] = {
-    "classification": "prototypical",
+    "classification": "named-prototypes",
     "sentiment": "soft-k-means",
     "recommendation": "zero-shot",
 }

@@ -221,6 +221,20 @@ PROTOTYPES = Adaptation(
     "features", "prototypes", lambda problem, s: prototypical(problem, s.temperature)
 )
 
+NAMED = 3
+"""As how many examples the name of a class counts in the methods that read names."""
+
+NAMED_PROTOTYPES = Adaptation(
+    "features",
+    "named-prototypes",
+    lambda problem, s: prototypical(problem, s.temperature, NAMED),
+)
+NAMED_LOGISTIC = Adaptation(
+    "features",
+    "named-logistic",
+    lambda problem, s: logistic(problem, s.penalty, names=NAMED),
+    "penalty",
+)
 SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
@@ -344,6 +358,8 @@ METHODS = {
     "head-only-adam": Method("multitask", _jointly, HEAD_BY_ADAM),
     "ridge": Method("multitask", _jointly, RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
+    "named-prototypes": Method("multitask", _jointly, NAMED_PROTOTYPES),
+    "named-logistic": Method("multitask", _jointly, NAMED_LOGISTIC),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
     "tf-idf": Method("multitask", _jointly, TF_IDF),
     "map-head": Method("multitask", _jointly, MAP_HEAD),

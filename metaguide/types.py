@@ -110,6 +110,15 @@ class FeaturesFn(Protocol):
 
 
 @runtime_checkable
+class NamesFn(Protocol):
+    """The features of the names of an episode's classes."""
+
+    def __call__(self, encoded: Any, context: Any, /) -> tuple[Array, Array]:
+        """Return an array [way, width], and bool [way], which classes have a name."""
+        ...
+
+
+@runtime_checkable
 class ScoreFn(Protocol):
     """Computes the inputs of a task's metrics."""
 
@@ -240,6 +249,8 @@ class Problem(NamedTuple):
         head: names of the parameter groups that `loss` and `predict` read in addition to `encoded`.
         target: the batch's label field.
         way: static number of classes; None if there are no classes.
+        names: (encoded, context) -> the features of the classes' names, and which classes have one;
+            None if names are not read.
     """
 
     init: InitFn
@@ -252,6 +263,7 @@ class Problem(NamedTuple):
     head: tuple[str, ...]
     target: str
     way: int | None = None
+    names: NamesFn | None = None
 
 
 class Learner(NamedTuple):

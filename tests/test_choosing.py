@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 
 import metaguide
 from metaguide import choosing
@@ -31,48 +32,60 @@ def guide(tmp_path_factory):
 DOMAIN = Domain("garden", reviews=tuple(map(review, range(60))))
 
 
-def held_back(*chances, right=None, counts=None):
-    """How a method predicts examples to whose classes it gives these probabilities."""
+def held_back(*chances, counts=None):
+    """How a method predicts examples of class 1, to which it gives these probabilities."""
     chances = np.array(chances, float)
     with np.errstate(divide="ignore"):
-        scores = np.log(chances)
-    return HeldBack(
-        scores,
-        chances > 0.5 if right is None else np.array(right),
-        np.ones(len(chances), bool) if counts is None else np.array(counts),
-    )
+        logits = np.log(np.stack([1 - chances, chances], axis=1))
+    # Small enough that a factor does not matter much, and never infinite.
+    logits = np.maximum(logits, -1e4)
+    counts = np.ones(len(chances), bool) if counts is None else np.array(counts)
+    return HeldBack(logits, np.ones(len(chances), int), counts)
 
 
 def test_another_method_has_to_be_better_beyond_chance():
     """Faults: the largest mean wins, or intervals that are not paired; the best of two is not
     taken."""
-    own = held_back(*[0.5, 0.6] * 5)
-    lucky = held_back(*[0.9, 0.45] * 5)
-    better, best_of = held_back(*[0.55, 0.66] * 5), held_back(*[0.7, 0.84] * 5)
+    own = held_back(*[0.6, 0.4, 0.7, 0.6] * 4)
+    lucky = held_back(*[0.6, 0.4, 0.7, 0.6] * 3, *[0.6, 0.8, 0.7, 0.8])
+    better, best_of = held_back(*[0.7, 0.5, 0.8, 0.7] * 4), held_back(*[0.8, 0.6, 0.9, 0.8] * 4)
     found = choosing._choice("own", {"own": own, "lucky": lucky})
     assert found.method == "own" and 0 < found.gain["lucky"] < found.margin["lucky"]
     found = choosing._choice("own", {"own": own, "better": better, "lucky": lucky})
-    # Both examples gain log 1.1, so that the paired interval has no width.
-    assert found.method == "better" and found.margin["better"] < 1e-9
-    assert found.gain["better"] == pytest.approx(np.log(1.1))
+    assert found.method == "better" and found.gain["better"] > found.margin["better"]
     scores = {"own": own, "better": better, "best": best_of}
     assert choosing._choice("own", scores).method == "best"
     assert choosing._choice("best", scores).method == "best"
 
 
+def test_a_method_that_is_too_sure_is_no_worse():
+    """Faults: logits are compared as they are; the factor is another for each example."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    logits = rng.normal(size=(40, 3)) + 2 * np.eye(3)[labels]
+    score = choosing.log_probability(logits, labels)
+    for factor in (0.1, 3.0, 20.0):
+        np.testing.assert_allclose(
+            choosing.log_probability(factor * logits, labels).mean(), score.mean(), atol=0.02
+        )
+    plain = {s: scipy.special.log_softmax(s * logits, axis=1) for s in choosing.SCALES}
+    means = {s: np.maximum(rows[np.arange(40), labels], LEAST).mean() for s, rows in plain.items()}
+    assert score.mean() == pytest.approx(max(means.values()))
+
+
 def test_one_sure_mistake_is_not_all():
-    """Faults: an example without probability makes a gain of minus infinity; examples that no other
-    shares a class with are counted."""
-    own = held_back(*[0.5] * 20)
-    mistaken = held_back(0, *[0.95] * 19)
+    """Faults: an example without probability, or logits that are not finite, make a gain of minus
+    infinity or win; examples that no other shares a class with are counted."""
+    own, mistaken = held_back(*[0.6, 0.55] * 10), held_back(0, *[1 - 1e-9] * 19)
     found = choosing._choice("own", {"own": own, "mistaken": mistaken})
-    assert found.gain["mistaken"] == pytest.approx((LEAST + 19 * np.log(0.95)) / 20 - np.log(0.5))
-    assert found.accuracy == {"own": 0, "mistaken": 0.95}
-    alone = [False, *[True] * 19]
-    found = choosing._choice(
-        "own", {"own": own._replace(counts=np.array(alone)), "mistaken": mistaken}
-    )
-    assert found.accuracy["mistaken"] == 1 and found.method == "mistaken"
+    assert found.accuracy == {"own": 1, "mistaken": 0.95} and np.isfinite(found.gain["mistaken"])
+    alone = np.array([False, *[True] * 19])
+    found = choosing._choice("own", {"own": own._replace(counts=alone), "mistaken": mistaken})
+    assert found.accuracy["mistaken"] == 1
+    broken = own._replace(logits=np.full((20, 2), np.nan))
+    found = choosing._choice("own", {"own": own, "broken": broken})
+    assert found.method == "own" and found.accuracy["broken"] == 0
+    assert choosing._choice("broken", {"own": own, "broken": broken}).method == "own"
     nothing = held_back(0.5, 0.5, counts=[False, True])
     found = choosing._choice("own", {"own": nothing, "other": held_back(0.9, 0.9)})
     assert (found.method, found.accuracy) == ("own", {})
@@ -128,8 +141,8 @@ def test_an_example_is_predicted_by_the_others_alone(guide, method):
         for row in out:
             (answer,) = again.predict([one.support[row]])
             chance = answer.positive if labels[row] else 1 - answer.positive
-            assert np.exp(found.log_probability[row]) == pytest.approx(chance, abs=2e-4)
-            assert found.is_right[row] == (chance > 0.5) or chance == pytest.approx(0.5, abs=1e-4)
+            expected = scipy.special.softmax(found.logits[row])[found.labels[row]]
+            assert expected == pytest.approx(chance, abs=2e-4)
 
 
 @pytest.mark.slow

@@ -59,12 +59,12 @@ def built(name):
 def is_one_of_its_own(method):
     """Whether no other method has the same learner: Adam for SGD is the same, and each rule is.
 
-    What reads words cannot read `problem_of`; tests/test_learners_on_words.py has it.
+    Without names, a method that reads them is another; what reads words cannot read `problem_of`.
     """
     adaptation = method.adaptation
     if adaptation is not None and (adaptation.is_learned or adaptation.by == "adam"):
         return False
-    if adaptation is not None and adaptation.reads_words:
+    if adaptation is not None and (adaptation.reads_words or "named-" in adaptation.by):
         return False
     return method.stage != "random"
 
@@ -77,7 +77,17 @@ LEARNERS = {
     ),
     "learned": lambda p: learned(p, RULE.init, RULE.transform, 3, Unrolled()),
 }
-ON_FEATURES = ("prototypical", "soft-k-means", "ridge", "logistic", "matching", "relation", "r2d2")
+ON_FEATURES = (
+    "prototypical",
+    "named-prototypes",
+    "named-logistic",
+    "soft-k-means",
+    "ridge",
+    "logistic",
+    "matching",
+    "relation",
+    "r2d2",
+)
 every = pytest.mark.parametrize("name", LEARNERS)
 
 

@@ -10,7 +10,7 @@ import scipy.special
 
 from metaguide import learners
 from metaguide.learners.on_features import standardised
-from metaguide.methods import METHODS, Settings
+from metaguide.methods import METHODS, NAMED, Settings
 from metaguide.types import Problem
 
 
@@ -211,3 +211,54 @@ def test_unlabelled_rows_help_and_a_class_without_support_gets_none():
 
     alone = accuracy(support)
     assert accuracy(support | {"unlabelled": jnp.asarray(others)}) > alone + 0.05
+
+
+def named_problem(names, has_name):
+    """`on_rows`, with classes that have names."""
+    problem, support = on_rows(3, 4)
+    names = jnp.asarray(names, jnp.float32)
+    return problem._replace(names=lambda encoded, context: (names, jnp.asarray(has_name))), support
+
+
+@pytest.mark.parametrize("name", ["named-prototypes", "named-logistic"])
+def test_a_name_is_so_many_examples_of_its_class(name):
+    """Faults: a name counts once, or for another class; it is not moved to where the texts are; a
+    class without a name has the origin for one."""
+    has_name = np.array([True, False, True])
+    names = np.random.default_rng(1).normal(size=(3, 32)).astype(np.float32)
+    problem, support = named_problem(names, has_name)
+    plain = {"named-prototypes": "prototypical", "named-logistic": "logistic"}[name]
+    learner, again = (METHODS[one].at_test(problem, Settings()) for one in (name, plain))
+    x, label = np.asarray(support["x"]), np.asarray(support["label"])
+    centres = np.stack([x[label == n].mean(0) for n in range(3)])
+    moved = names + (centres - names)[[0, 2]].mean(0)
+    more = {
+        "x": jnp.asarray(np.concatenate([x, *[moved[[0, 2]]] * NAMED])),
+        "label": jnp.asarray(np.concatenate([label, *[[0, 2]] * NAMED]), jnp.int32),
+        "mask": jnp.ones(len(x) + 2 * NAMED, bool),
+    }
+    query = {"x": support["x"] + 0.1}
+    adapted, _ = learner.adapt({"params": {}}, support, (), None)
+    expected, _ = again.adapt({"params": {}}, more, (), None)
+    found = learner.predict(adapted, query, ())["logits"]
+    np.testing.assert_allclose(found, again.predict(expected, query, ())["logits"], atol=1e-3)
+
+
+def test_a_class_without_examples_is_known_by_its_name():
+    """Faults: it is out of reach as without names; names are moved where no class has examples."""
+    names = 10 * np.eye(3, 32, dtype=np.float32)
+    problem, support = named_problem(names, [True] * 3)
+    masks = np.asarray(support["label"]) != 2, np.zeros(12, bool)
+    for mask in masks:
+        learner = METHODS["named-prototypes"].at_test(problem, Settings())
+        rows = {**support, "mask": jnp.asarray(mask)}
+        (_, (centres, lacking)), _ = learner.adapt({"params": {}}, rows, (), None)
+        assert not lacking.any()
+        if not mask.any():
+            np.testing.assert_allclose(centres, names, atol=1e-5)
+    problem = problem._replace(names=None)
+    learner = METHODS["named-prototypes"].at_test(problem, Settings())
+    (_, (_, lacking)), _ = learner.adapt(
+        {"params": {}}, {**support, "mask": jnp.asarray(masks[0])}, (), None
+    )
+    assert lacking.tolist() == [False, False, True]

@@ -29,13 +29,14 @@ from metaguide.types import (
 Features = Float[Array, "examples width"]
 
 
-def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
+def prototypical(problem: Problem, temperature: float | None = None, names: int = 0) -> Learner:
     """Classify by the nearest class mean: p(y = n | x) ∝ exp(−‖f(x) − c_n‖² / τ).
 
     Args:
         problem: a problem with classes (`way`); its head is not used.
         temperature: τ; 1 in the paper. √width by default, which keeps the initial logits of a wide
             encoder at a sensible size.
+        names: as how many examples of its class a name counts, where the problem has `names`.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, (prototypes, which classes are absent)).
@@ -55,7 +56,7 @@ def prototypical(problem: Problem, temperature: float | None = None) -> Learner:
         centres, lacking = fitted
         return out_of_reach(nearness(features, centres, temperature), lacking)
 
-    return on_features(problem, _fit_prototypes, score)
+    return on_features(problem, _fit_prototypes, score, names=names)
 
 
 def soft_k_means(
@@ -281,7 +282,7 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
     return on_features(problem, fit, score, init)
 
 
-def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Learner:
+def logistic(problem: Problem, penalty: float | Array, steps: int = 200, names: int = 0) -> Learner:
     """Fit W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² by accelerated gradient descent.
 
     A step follows (½XᵀX + λI)⁻¹ ∇, the inverse of a bound on the curvature (Böhning 1992), so it
@@ -292,6 +293,7 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
         steps: number of descent steps; 200 reach within a thousandth of the minimum for λ ≥ .1.
+        names: as in `prototypical`.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -308,7 +310,7 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return logistic_weights(standardised(features), label, mask, way, penalty, steps)
 
-    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
+    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w, names=names)
 
 
 def logistic_weights(
@@ -496,6 +498,40 @@ def classes_of(problem: Problem, learner: str) -> int:
     return problem.way
 
 
+def with_names(
+    features: Features,
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    names: Float[Array, "way width"],
+    has_name: Bool[Array, " way"],
+    times: int,
+) -> tuple[Float[Array, "more width"], Int[Array, " more"], Bool[Array, " more"]]:
+    """Return a support to which the name of each class is added, as an example of it.
+
+    Names are shorter than texts, and have something in common that texts lack. So they are moved by
+    the mean of c_n − names_n over the classes that have examples, with c_n their prototypes.
+
+    Args:
+        features, label, mask: the support.
+        names: features of the names.
+        has_name: which classes have one.
+        times: how often each is added.
+
+    Returns:
+        Features, labels and mask of the support and then of the names.
+    """
+    way = len(names)
+    member = (label == jnp.arange(way, dtype=label.dtype)[:, None]) & mask
+    both = (has_name & member.any(1)).astype(features.dtype)
+    apart = prototypes(features, label, mask, way) - names
+    moved = names + both @ apart / jnp.maximum(both.sum(), 1.0)
+    return (
+        jnp.concatenate([features, *[moved] * times]),
+        jnp.concatenate([label, *[jnp.arange(way, dtype=label.dtype)] * times]),
+        jnp.concatenate([mask, *[has_name] * times]),
+    )
+
+
 def _fit_prototypes(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Any:
     return prototypes(features, label, mask, way), absent(label, mask, way)
 
@@ -540,12 +576,14 @@ def on_features(
     init_rule: Callable[..., Params] | None = None,
     each_loss: Callable[[Array, Array], Array] | None = None,
     reads_unlabelled: bool = False,
+    names: int = 0,
 ) -> Learner:
     """Build a learner from fit(rule, features, label, mask, way), score(rule, features, fitted).
 
     `init_rule(key, dtype)` returns the meta-parameters in addition to the encoder's.
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
+    With `names`, each class's name counts as so many examples more, as in `with_names`.
     """
     way = classes_of(problem, "a classifier on features")
 
@@ -568,9 +606,14 @@ def on_features(
         observe: Observe | None = None,
     ) -> tuple[Any, Any]:
         del key
-        known = features(meta["params"], support, context)
-        given = (support.get(UNLABELLED),) if reads_unlabelled else ()
+        encoded = problem.encode(meta["params"], support, context, None)
+        known, given = problem.features(encoded), support.get(UNLABELLED)
         label, mask = support[problem.target], support["mask"]
+        if names and problem.names is not None:
+            read = problem.names(encoded, context)
+            known, label, mask = with_names(known, label, mask, *read, names)
+            given = None if given is None else jnp.pad(given, (0, len(label) - len(given)))
+        given = (given,) if reads_unlabelled else ()
         fitted = fit(meta.get("rule"), known, label, mask, way, *given)
         adapted = (meta, fitted)
         # One step goes straight to the solution, so there is one observation.

@@ -21,7 +21,13 @@ from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
-from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
+from metaguide.tasks.problem import (
+    encode_examples,
+    features_of,
+    problem_of,
+    score_classes,
+    use_head,
+)
 from metaguide.tasks.serving import Reading, softmax
 from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Metrics, Params, Problem
@@ -91,7 +97,13 @@ def classification(model: GuideModel, way: int) -> Problem:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    return problem_of(model, NAME, encode, loss, predict, score_classes, way, pictures=True)
+    def names(encoded: Any, context: Any) -> tuple[Array, Array]:
+        lexical = {"lexical": encoded["lexical_names"]} if "lexical_names" in encoded else {}
+        return features_of({"vector": encoded["names"], **lexical}), context["has_names"]
+
+    return problem_of(
+        model, NAME, encode, loss, predict, score_classes, way, pictures=True, names=names
+    )
 
 
 def categories_of(products: Iterable[Product]) -> tuple[str, ...]:

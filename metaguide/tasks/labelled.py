@@ -22,7 +22,6 @@ from metaguide.tasks.serving import (
     Server,
     ask,
     is_finite,
-    softmax,
 )
 from metaguide.tasks.task import Shape, Task
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
@@ -265,12 +264,8 @@ def validate(labelling: Labelling, server: Server, domain: Domain, adapted: Adap
     key = labelling.name, len(classes), "held back"
     each = server.compiled(key, lambda: jax.jit(partial(_each_fold, learner(True))))
     logits = np.asarray(each(meta, rows, context, placed))
-    chance, of = softmax(logits[folds, np.arange(len(support))]), np.arange(len(support))
-    own = np.where(np.isfinite(chance).all(1), chance[of, labels], 0)
-    with np.errstate(divide="ignore"):
-        log_probability = np.log(own)
-    counts = np.bincount(labels)[labels] > 1
-    return HeldBack(log_probability, chance.argmax(1) == labels, counts)
+    logits = logits[folds, np.arange(len(support))]
+    return HeldBack(logits, labels, np.bincount(labels)[labels] > 1)
 
 
 def _each_fold(learner: Learner, meta: Params, rows: Table, context: Any, placed: Array) -> Array:

@@ -17,6 +17,7 @@ from metaguide.types import (
     EncodedLossFn,
     EncodedPredictFn,
     EncodeFn,
+    NamesFn,
     Params,
     Problem,
     ScoreFn,
@@ -35,13 +36,15 @@ def problem_of(
     score: ScoreFn,
     way: int | None = None,
     pictures: bool = False,
+    names: NamesFn | None = None,
 ) -> Problem:
     """Build the problem of one task; `init` initialises the encoder and all heads.
 
     Args:
         model: the guide's model.
         name: name of the task and of its head's parameter group.
-        encode, loss, predict, score, way: as in `Problem`; the output of `encode` has a `vector`.
+        encode, loss, predict, score, way, names: as in `Problem`; what `encode` returns has a
+            `vector`.
         pictures: whether the examples may have pictures.
     """
     return Problem(
@@ -55,6 +58,7 @@ def problem_of(
         head=(name,),
         target="label",
         way=way,
+        names=names,
     )
 
 

@@ -103,13 +103,13 @@ class HeldBack(NamedTuple):
     """How a method predicts the examples of a task after adaptation to others of them.
 
     Attributes:
-        log_probability: float [examples], of each one's class; -inf if it is not finite.
-        is_right: bool [examples], whether that class is the most probable one.
-        counts: bool [examples], whether another example has its class.
+        logits: float [examples, classes]; they may be anything but finite if the method diverged.
+        labels: int [examples].
+        counts: bool [examples], whether another example has the same class.
     """
 
-    log_probability: np.ndarray
-    is_right: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
     counts: np.ndarray
 
 
