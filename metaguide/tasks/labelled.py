@@ -14,6 +14,7 @@ from metaguide.methods import adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.tasks.serving import Adapted, Fill, Reading, Server, ask, is_finite
 from metaguide.tasks.task import Shape, Task
+from metaguide.tasks.widths import in_few_supports, in_few_widths
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
 
@@ -166,7 +167,7 @@ def adapt(
         if drawn:
             others = [others[row] for row in rng.permutation(len(others))[:unlabelled]]
     support = _support_rows(labelling, reading, domain.name, chosen, labels[rows], others)
-    state, _ = learner(True).adapt(meta, support, context, None)
+    state, _ = learner(True).adapt(meta, support, in_few_widths(context), None)
     if not is_finite(state):
         return unadapted(
             f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
@@ -278,14 +279,15 @@ def _support_rows(
     labels: np.ndarray,
     others: Sequence[Any],
 ) -> Table:
-    """Return the rows to adapt to: labelled examples, then those read without a label."""
+    """Return the rows to adapt to: labelled examples, those read without a label, and padding."""
     known = np.arange(len(chosen) + len(others)) < len(chosen)
-    return {
+    marks = {"mask": known, **({UNLABELLED: ~known} if others else {})}
+    rows = {
         **labelling.rows([*chosen, *others], reading, where),
         "label": np.pad(labels, (0, len(others))).astype(np.int32),
-        "mask": known,
-        **({UNLABELLED: ~known} if others else {}),
+        **marks,
     }
+    return in_few_supports(rows, tuple(marks))
 
 
 def _draw(labels: np.ndarray, classes: int, shots: int, rng: np.random.Generator) -> np.ndarray:
