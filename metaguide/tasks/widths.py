@@ -6,6 +6,7 @@ and supports of a served guide would have hundreds, and a user would wait for ea
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ LEAST_SUPPORT = 4
 """The smallest number of rows of a support, with padding."""
 
 
-def in_few_widths(rows: Mapping[str, np.ndarray | Mapping]) -> Table:
+def in_few_widths(rows: Mapping[str, Any]) -> Table:
     """Pad n-grams and windows with zeros to one of a few widths.
 
     Args:
@@ -33,8 +34,8 @@ def in_few_widths(rows: Mapping[str, np.ndarray | Mapping]) -> Table:
         two.
     """
     columns = {"grams": MOST}
-    if _has_windows(rows):
-        columns |= dict.fromkeys(("tokens", "start", "end"), power_of_two(rows["tokens"].shape[1]))
+    if (windows := _windows(rows)) is not None:
+        columns |= dict.fromkeys(("tokens", "start", "end"), power_of_two(windows))
     return {
         name: in_few_widths(leaf) if isinstance(leaf, Mapping) else _wider(leaf, columns.get(name))
         for name, leaf in rows.items()
@@ -54,7 +55,7 @@ def by_windows(rows: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, Tab
     """
     rows = in_few_widths(rows)
     count = len(next(iter(rows.values())))
-    if not _has_windows(rows):
+    if _windows(rows) is None:
         yield np.arange(count), rows, WINDOWS_AT_ONCE
         return
     windows = (rows["tokens"][..., 0] != PAD).sum(1)
@@ -90,9 +91,9 @@ def in_few_supports(rows: Table, masks: Sequence[str]) -> Table:
     return padded
 
 
-def _has_windows(rows: Mapping) -> bool:
-    """Return whether passages come in several windows: their tokens have one axis more."""
-    return "tokens" in rows and rows["tokens"].ndim == 3
+def _windows(rows: Mapping[str, Any]) -> int | None:
+    """Return the number of windows of passages; None if there is no axis of them."""
+    return rows["tokens"].shape[1] if "tokens" in rows and rows["tokens"].ndim == 3 else None
 
 
 def _wider(leaf: np.ndarray, columns: int | None) -> np.ndarray:

@@ -46,12 +46,12 @@ def test_each_workload_does_what_its_name_says(setting, monkeypatch):
     monkeypatch.setattr(answers, "open_guide", lambda *args, **how: given.append(how) or guide)
     answers.build_metaguide(setting, ADAPT)()
     assert guide.support == [[0] * 5 + [1] * 5] and not guide.batches
-    run = answers.build_metaguide(setting, "1 review")
+    run = answers.build_metaguide(setting, "1-review")
     run(), run()
     assert [len(batch) for batch in guide.batches] == [1, 1]
     assert len({*guide.batches[0], *guide.batches[1]}) == 2
     assert not {*guide.batches[0], *guide.batches[1]} & {one.id for one in REVIEWS[:10]}
-    answers.build_metaguide(setting, "64 reviews")()
+    answers.build_metaguide(setting, "64-reviews")()
     assert len(guide.batches[-1]) == 64
     answers.build_metaguide(setting, RANK)()
     products, top = guide.users[-1]
@@ -84,7 +84,7 @@ def test_vectors_are_those_of_the_guide(setting, monkeypatch):
     made = SimpleNamespace(reading=reading)
     monkeypatch.setattr(answers, "open_guide", lambda *args: made)
     given = setting._replace(encoder="folder")
-    found = answers.build_sklearn(given, "64 reviews", on_vectors=True)()
+    found = answers.build_sklearn(given, "64-reviews", on_vectors=True)()
     assert len(seen) == 10 + 64 and (found[:, 1] > 0.5).tolist() == ["good" in t for t in seen[10:]]
     names = [system.name for system in answers.systems_of(given, RANK)]
     assert names == ["metaguide", "scikit-learn, TF-IDF", "scikit-learn, the same vectors"]

@@ -245,6 +245,7 @@ def test_a_top_is_the_beginning_of_the_whole_ranking_and_ties_keep_their_order()
     (whole,) = adapted.predict(user)
     tied = len(whole.scores) - len(set(whole.scores.tolist()))
     assert tied >= 6 and (np.diff(whole.scores) <= 0).all()
+    assert not {4, 7} & {*whole.rows.tolist()}
     pairs = list(zip(-whole.scores, whole.rows, strict=True))
     assert pairs == sorted(pairs)
     for top in range(1, 13):

@@ -85,7 +85,7 @@ def test_supports_of_all_sizes_compile_few_programs(tokenizer):
     name of a category, is a program of adapting."""
     guide, texts = made(tokenizer), texts_of(40)
     for count in range(6, 17):
-        names = "a", f"{'b' * count}"
+        names = "a", "bcdefghijklmnopqr"[:count]
         products = [Product(f"p{i}", texts[i + count], category=names[i]) for i in (0, 1)]
         reviews = [
             Review(f"r{i}", texts[i], sentiment=("negative", "positive")[i % 2])
