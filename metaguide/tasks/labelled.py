@@ -24,6 +24,7 @@ from metaguide.tasks.serving import (
     is_finite,
 )
 from metaguide.tasks.task import Shape, Task
+from metaguide.tasks.widths import in_few_supports, in_few_widths
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
 
@@ -183,7 +184,7 @@ def adapt(
         if drawn:
             others = [others[row] for row in rng.permutation(len(others))[:unlabelled]]
     support = _support_rows(labelling, reading, domain.name, chosen, labels[rows], others)
-    state, _ = learner(True).adapt(meta, support, context, None)
+    state, _ = learner(True).adapt(meta, support, in_few_widths(context), None)
     if not is_finite(state):
         return unadapted(
             f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
@@ -257,10 +258,10 @@ def validate(labelling: Labelling, server: Server, domain: Domain, adapted: Adap
     _, labels, classes = labelling.of_domain(domain, reading, support)
     rows = _support_rows(labelling, reading, domain.name, support, labels, adapted.unlabelled)
     # Another method than the one that adapted may read other fields.
-    context = labelling.context(classes, reading)
+    context = in_few_widths(labelling.context(classes, reading))
     learner, meta = _start(labelling, server, len(classes))
     folds = _folds(labels)
-    placed = np.pad(folds, (0, len(adapted.unlabelled)), constant_values=-1)
+    placed = np.pad(folds, (0, len(rows["mask"]) - len(folds)), constant_values=-1)
     key = labelling.name, len(classes), "held back"
     each = server.compiled(key, lambda: jax.jit(partial(_each_fold, learner(True))))
     logits = np.asarray(each(meta, rows, context, placed))
@@ -340,14 +341,15 @@ def _support_rows(
     labels: np.ndarray,
     others: Sequence[Any],
 ) -> Table:
-    """Return the rows to adapt to: labelled examples, then those read without a label."""
+    """Return the rows to adapt to: labelled examples, those read without a label, and padding."""
     known = np.arange(len(chosen) + len(others)) < len(chosen)
-    return {
+    marks = {"mask": known, **({UNLABELLED: ~known} if others else {})}
+    rows = {
         **labelling.rows([*chosen, *others], reading, where),
         "label": np.pad(labels, (0, len(others))).astype(np.int32),
-        "mask": known,
-        **({UNLABELLED: ~known} if others else {}),
+        **marks,
     }
+    return in_few_supports(rows, tuple(marks))
 
 
 def _draw(labels: np.ndarray, classes: int, shots: int, rng: np.random.Generator) -> np.ndarray:

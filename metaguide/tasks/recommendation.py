@@ -20,13 +20,14 @@ from metaguide.data.histories import History, each_once, histories
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines, metrics
 from metaguide.evaluation.rows import Measures, ResultsError, Scoring
-from metaguide.models.encoder import Encoding
+from metaguide.models.encoder import SKETCH, Encoding
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Adapted, Fill, Reading, Server
 from metaguide.tasks.task import Outcome, Shape, Task
+from metaguide.tasks.widths import in_few_widths
 from metaguide.ties import drawn
 from metaguide.training.program import SIZES, in_pieces, padded_size
 from metaguide.training.progress import patience
@@ -51,6 +52,9 @@ HISTORY_SIZES = (16, 64, 256, 1024)
 
 LONGEST_HISTORY = HISTORY_SIZES[-1]
 """Number of a history's last products that are read: older ones have no weight left."""
+
+USERS = (1, *SIZES)
+"""Numbers of users that are ranked for at once: each more may cost as much as the first."""
 
 FLOATS_AT_ONCE = 2**26
 """Numbers that a ranking holds in memory at a time: 256 MiB."""
@@ -130,9 +134,13 @@ def recommendation(model: GuideModel) -> Problem:
         rows = jnp.arange(len(scores))[:, None]
         if "lexical" in products:
             weights = jax.vmap(partial(head, "recencies"))(known)
-            of_products = jnp.zeros_like(scores).at[rows, batch["history"]].add(weights)
             sketches = products["lexical"]
-            scores += (of_products @ sketches) @ sketches.T
+            if alone:
+                of_users = jnp.einsum("ri,ris->rs", weights, sketches[batch["history"]])
+            else:
+                of_products = jnp.zeros_like(scores).at[rows, batch["history"]].add(weights)
+                of_users = of_products @ sketches
+            scores += of_users @ sketches.T
         scores += head("priors", batch["popularity"])
         # Products that a user already has are not recommended, and give no negative examples.
         taken = jnp.zeros(scores.shape, bool)
@@ -254,7 +262,7 @@ class Catalogue:
         with patience("encoding the products", len(self.products)) as tell:
             for start in range(0, len(self.products), SIZES[-1]):
                 products = self.products[start : start + SIZES[-1]]
-                rows = _product_rows(products, reading)
+                rows = in_few_widths(_product_rows(products, reading))
                 pieces.append(in_pieces(partial(program, serving.meta["params"]), rows))
                 tell(start + len(products))
         taken = [
@@ -385,7 +393,8 @@ def _predict(
     rankings = []
     for start in range(0, len(batch), most):
         rows = slice(start, start + most)
-        scores = in_pieces(ask, {name: leaf[rows] for name, leaf in users.items()}, most)["scores"]
+        some = {name: leaf[rows] for name, leaf in users.items()}
+        scores = in_pieces(ask, some, most, USERS)["scores"]
         for one, mine, score in zip(batch[rows], taken[rows], scores, strict=True):
             if not np.isfinite(score).all():
                 raise ValueError(
@@ -394,11 +403,18 @@ def _predict(
                 )
             free = np.ones(len(score), bool)
             free[mine] = False
-            order = np.argsort(-score, kind="stable").astype(np.int32)
-            order = order[free[order]][:top].copy()
+            order = _best(score, np.flatnonzero(free), top)
             by = "history" if mine else "no history"
             rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
     return rankings
+
+
+def _best(score: np.ndarray, rows: np.ndarray, top: int | None) -> Int32[np.ndarray, " best"]:
+    """Return the rows of the highest scores, best first and ties in their order; all by default."""
+    if top is not None and top < len(rows):
+        found = score[rows]
+        rows = rows[found >= np.partition(found, -top)[-top]]
+    return rows[np.argsort(-score[rows], kind="stable")][:top].astype(np.int32)
 
 
 def _check(adapted: Adapted, batch: Sequence[History], domain: Domain) -> None:
@@ -434,8 +450,11 @@ def _users_at_once(server: Server, shots: int, products: int, length: int) -> in
     """Return how many users fit into the memory that a call may use."""
     head = sum(leaf.size for leaf in jax.tree.leaves(server.serving.meta["params"][NAME]))
     # The scores of all products for each shot, the user's own products, and the intermediates of
-    # their gradient. A learned optimizer remembers some 80 numbers per parameter.
-    floats = 8 * (max(1, shots) + 1) * (products + length * server.model.width)
+    # their gradient; the sketches of the user's own have one. A learned optimizer remembers some 80
+    # numbers per parameter.
+    rows = max(1, shots) + 1
+    floats = 8 * rows * (products + length * server.model.width)
+    floats += 2 * rows * length * SKETCH * bool(server.model.encoder.buckets)
     floats += head * (200 if server.serving.rule else 8)
     return max(1, min(SIZES[-1], FLOATS_AT_ONCE // floats))
 

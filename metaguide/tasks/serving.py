@@ -12,7 +12,8 @@ from metaguide.data.tokenizer import TextTokenizer
 from metaguide.methods import NOTHING, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
-from metaguide.training.program import in_pieces
+from metaguide.tasks.widths import by_windows, in_few_widths
+from metaguide.training.program import SIZES, in_pieces
 from metaguide.types import HASHES, AdaptedPredictFn, Learner, Params, Problem
 
 Fill = Callable[[Any], Any]
@@ -188,14 +189,21 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def ask(adapted: Adapted, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return an adapted task's predictions for rows, computed in pieces of a few sizes.
+    """Return an adapted task's predictions for rows, computed in pieces of few shapes.
 
     Raises:
         ValueError: an output is not finite.
     """
-    outputs = in_pieces(
-        lambda piece: adapted.learner.predict(adapted.state, piece, adapted.context), rows
-    )
+    context, count = in_few_widths(adapted.context), len(next(iter(rows.values())))
+
+    def call(piece: Any) -> Mapping[str, Any]:
+        return adapted.learner.predict(adapted.state, piece, context)
+
+    outputs: dict[str, np.ndarray] = {}
+    for places, part, most in by_windows(rows):
+        for name, leaf in in_pieces(call, part, min(SIZES[-1], most)).items():
+            empty = np.zeros((count, *leaf.shape[1:]), leaf.dtype)
+            outputs.setdefault(name, empty)[places] = leaf
     for name, leaf in outputs.items():
         # Spans come out as positions; `finite` says whether their scores are finite.
         if not (leaf.all() if name == "finite" else np.isfinite(leaf).all()):

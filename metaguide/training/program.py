@@ -60,8 +60,16 @@ def padded_size(count: int, sizes: Sequence[int] = SIZES) -> int:
     return next((size for size in sizes if size >= count), sizes[-1])
 
 
+def power_of_two(count: int) -> int:
+    """Return the smallest power of two that is at least `count`."""
+    return 1 << max(0, count - 1).bit_length()
+
+
 def in_pieces(
-    call: Callable[[Any], Mapping[str, Any]], rows: Any, most: int = SIZES[-1]
+    call: Callable[[Any], Mapping[str, Any]],
+    rows: Any,
+    most: int = SIZES[-1],
+    sizes: Sequence[int] = SIZES,
 ) -> dict[str, np.ndarray]:
     """Call a jitted function on rows, a piece at a time, each padded to one of a few sizes.
 
@@ -69,6 +77,7 @@ def in_pieces(
         call: rows -> a dict of arrays; the leading axis of both is rows, and no row reads another.
         rows: a pytree of numpy arrays, at least one row.
         most: largest number of rows in a piece.
+        sizes: numbers of rows that pieces are padded to, if they are less than `most`; ascending.
 
     Returns:
         The output of `call` for all rows, on the host.
@@ -77,7 +86,7 @@ def in_pieces(
     for start in range(0, count, most):
         piece = jax.tree.map(lambda leaf, s=start: np.asarray(leaf[s : s + most]), rows)
         real = min(most, count - start)
-        room = min(most, padded_size(real)) - real
+        room = min(most, padded_size(real, sizes)) - real
         # Pad with copies of the last row, which are valid input.
         piece = jax.tree.map(
             lambda leaf, r=room: np.pad(leaf, [(0, r)] + [(0, 0)] * (leaf.ndim - 1), mode="edge"),

@@ -31,7 +31,7 @@ class Limits(NamedTuple):
     history: int = 1_000
     top: int = 100
     taught: int = 500
-    batch: int = 63  # and one more, see `metaguide.web.shapes`
+    batch: int = 64
     queue: int = 1_024
     wait: float = 0.002
     seconds: float = 30.0

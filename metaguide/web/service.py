@@ -14,7 +14,6 @@ from metaguide.data.catalogue import Product, Question, Review
 from metaguide.data.histories import History
 from metaguide.guide import AdaptedGuide, asked
 from metaguide.tasks import TASKS
-from metaguide.web import shapes
 from metaguide.web.batching import Batcher, Full
 from metaguide.web.errors import Refusal, invalid, task_lacks
 from metaguide.web.metrics import Metrics
@@ -28,6 +27,7 @@ from metaguide.web.teaching import (
     label_of,
     lesson,
 )
+from metaguide.web.warming import warm
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Compile what requests need, and answer them during the body of a `with`."""
         loop = asyncio.get_running_loop()
-        work = partial(shapes.warm, self.guide, tuple(self.guide.adapted), self.limits.batch)
+        work = partial(warm, self.guide, tuple(self.guide.adapted), self.limits.batch)
         await loop.run_in_executor(self._answering, work)
         self._batchers = {
             task: Batcher(
@@ -106,7 +106,7 @@ class Service:
     def _predict(self, examples: list[Any]) -> list[Any]:
         # A ranking of few products is the beginning of one of more.
         top = self.limits.top if isinstance(examples[0], History) else None
-        return shapes.predict(self.guide, examples, top)
+        return self.guide.predict(examples, top)
 
     def check_task(self, task: str) -> None:
         """Check that the guide answers a task.
@@ -169,7 +169,7 @@ class Service:
         def work() -> Lesson:
             found = lesson(before, task, examples, held)
             # Other categories are another program, which nobody should wait for.
-            shapes.warm(found.guide, (task,), self.limits.batch)
+            warm(found.guide, (task,), self.limits.batch)
             return found
 
         try:

@@ -13,7 +13,6 @@ from metaguide.data.catalogue import Product, Question, Review
 from metaguide.guide import AdaptedGuide
 from metaguide.methods import NOTHING, adaptation_of
 from metaguide.scoring import answer_scores
-from metaguide.web.shapes import predict
 
 
 class Outcome(NamedTuple):
@@ -138,7 +137,7 @@ def _are_right(guide: AdaptedGuide, task: str, examples: Sequence[Any]) -> Seque
     """Return whether each is answered rightly; None for each if the task is not answered."""
     if task not in guide.adapted or not examples:
         return [None] * len(examples)
-    answers = predict(guide, [unlabelled(one) for one in examples])
+    answers = guide.predict([unlabelled(one) for one in examples])
     return [is_right(*pair) for pair in zip(examples, answers, strict=True)]
 
 

@@ -234,3 +234,21 @@ def test_a_shop_is_served_with_its_popularity():
     for row in range(1, 8):
         difference = by_row[1][row] - by_row[0][row]
         np.testing.assert_allclose(difference, np.log(1 + counts[row]), atol=1e-4)
+
+
+def test_a_top_is_the_beginning_of_the_whole_ranking_and_ties_keep_their_order():
+    """Faults: of products with the same score, others than the first are in the top; a product that
+    the user has is counted among the best; the worst are taken."""
+    alike = [Product(f"p{i}", f"word {i % 3}") for i in range(12)]
+    adapted = served_guide().adapt(Domain("shop", tuple(alike)), shots=0)
+    user = [History("new", ("p4", "p7"))]
+    (whole,) = adapted.predict(user)
+    tied = len(whole.scores) - len(set(whole.scores.tolist()))
+    assert tied >= 6 and (np.diff(whole.scores) <= 0).all()
+    assert not {4, 7} & {*whole.rows.tolist()}
+    pairs = list(zip(-whole.scores, whole.rows, strict=True))
+    assert pairs == sorted(pairs)
+    for top in range(1, 13):
+        (found,) = adapted.predict(user, top=top)
+        assert found.rows.tolist() == whole.rows[:top].tolist()
+        assert found.scores.tolist() == whole.scores[:top].tolist()

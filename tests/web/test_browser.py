@@ -10,8 +10,9 @@ import time
 import pytest
 import uvicorn
 
+from metaguide.guide import AdaptedGuide
 from metaguide.tasks import Answer
-from metaguide.web import create_app, shapes
+from metaguide.web import create_app
 from tests.web.conftest import LIMITS
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -172,7 +173,7 @@ def test_each_task_is_answered(address, adapted, monkeypatch, language, width):
         )
         # An untrained guide finds no answer, or any.
         found = [Answer((9, 12), "Ann")]
-        monkeypatch.setattr(shapes, "predict", lambda guide, examples, top: found)
+        monkeypatch.setattr(AdaptedGuide, "predict", lambda guide, examples, top: found)
         ask(driver, question="who?")
         until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#ask-answer .verdict"))
         assert text(driver, "#ask-answer mark") == "Ann"
