@@ -239,13 +239,7 @@ SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
 
-TF_IDF = Adaptation(
-    "features",
-    "tf-idf",
-    lambda problem, _: tf_idf(problem),
-    reads_unlabelled=True,
-    reads_words=True,
-)
+TF_IDF = Adaptation("features", "tf-idf", lambda problem, _: tf_idf(problem), reads_words=True)
 
 
 def _map_head(problem: Problem, settings: Settings) -> Learner:

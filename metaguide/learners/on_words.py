@@ -32,7 +32,7 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
 
     x_w = r_w / ‖r‖ for each word or pair of words w of a text, however often it is there, with
     r_w = 1 + log((1 + N) / (1 + N_w)) if N_w of N examples have it, and one more column of ones for
-    the bias. The N examples are the support and those that its field `unlabelled` marks.
+    the bias. Only the support is read.
 
     Args:
         problem: a problem with classes, whose batches have the field `grams`, numbers of n-grams as
@@ -65,15 +65,9 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
         return batch["grams"]
 
     def fit(
-        rule: Params,
-        grams: Grams,
-        label: Array,
-        mask: Array,
-        way: int,
-        unlabelled: Array | None = None,
+        rule: Params, grams: Grams, label: Array, mask: Array, way: int
     ) -> tuple[Vocabulary, Array]:
-        read = mask if unlabelled is None else mask | unlabelled
-        vocabulary = vocabulary_of(grams, read)
+        vocabulary = vocabulary_of(grams, mask)
         x = weighted_words(grams, vocabulary)
         return vocabulary, logistic_weights(x, label, mask, way, penalty, steps)
 
@@ -83,7 +77,7 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
         return jnp.einsum("eg,egw->ew", value, weights[place]) + weights[-1]
 
     words_alone = problem._replace(encode=encode, features=lambda encoded: encoded)
-    return on_features(words_alone, fit, score, reads_unlabelled=True)
+    return on_features(words_alone, fit, score)
 
 
 def vocabulary_of(grams: Grams, read: Bool[Array, " examples"]) -> Vocabulary:

@@ -256,7 +256,8 @@ def validate(labelling: Labelling, server: Server, domain: Domain, adapted: Adap
     """
     support, reading = adapted.support, server.reading
     _, labels, classes = labelling.of_domain(domain, reading, support)
-    rows = _support_rows(labelling, reading, domain.name, support, labels, adapted.unlabelled)
+    others = adapted.unlabelled if adaptation_of(server.serving.method).reads_unlabelled else ()
+    rows = _support_rows(labelling, reading, domain.name, support, labels, others)
     # Another method than the one that adapted may read other fields.
     context = in_few_widths(labelling.context(classes, reading))
     learner, meta = _start(labelling, server, len(classes))
