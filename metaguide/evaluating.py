@@ -7,16 +7,24 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from scipy import sparse
 
 from metaguide.choosing import CANDIDATES, best
 from metaguide.data.catalogue import CatalogueError, Domain
+from metaguide.data.histories import History, histories
 from metaguide.data.repeats import distinct_products, distinct_reviews
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
-from metaguide.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap
+from metaguide.evaluation.metrics import (
+    Interval,
+    bootstrap_interval,
+    ndcg,
+    paired_bootstrap,
+    ranks_of,
+)
 from metaguide.guide import Guide
+from metaguide.tasks import RECOMMENDATION
 from metaguide.tasks.sentiment import CLASSES
 
 UNSURE = 10
@@ -28,21 +36,22 @@ MOST_BARE = 1000
 SERVED = "guide"
 """Name of what serves: the guide by the method that was chosen for it."""
 
-Correct = Bool[np.ndarray, "draws queries"]
+Scores = Shaped[np.ndarray, "draws queries"]
+"""The score of each example that is asked, in each draw."""
 
 
 class Cell(NamedTuple):
-    """How often a method was right.
+    """How a method did.
 
     Attributes:
         method: `SERVED`, the guide's own method for the task, or a baseline.
-        shots: number of examples of each class that it saw.
-        accuracy: mean, and its 95% interval over examples and draws.
+        shots: number of examples of each class that it saw, or of each user's products.
+        score: mean of the evaluation's metric, and its 95% interval over examples and draws.
     """
 
     method: str
     shots: int
-    accuracy: Interval
+    score: Interval
 
 
 class Unsure(NamedTuple):
@@ -66,8 +75,9 @@ class Evaluation(NamedTuple):
 
     Attributes:
         task: name of the task.
-        classes: number of its classes.
-        asked: number of examples that were held back and asked.
+        metric: what is measured, "accuracy" or "NDCG@10".
+        classes: number of its classes, or of the products that are ranked.
+        asked: number of examples, or of users, that were held back and asked.
         cells: one for each method and number of shots, those of `SERVED` first; the guide's own
             method has some if another one was chosen.
         served: keyed by shots, the methods that were chosen, and in how many draws.
@@ -77,6 +87,7 @@ class Evaluation(NamedTuple):
     """
 
     task: str
+    metric: str
     classes: int
     asked: int
     cells: tuple[Cell, ...]
@@ -150,6 +161,10 @@ def evaluate(
     the same on the guide's vectors if it reads those of a pretrained encoder, and the most frequent
     class of the examples asked.
 
+    Of each user of several products the last one is held back and ranked among all that the user
+    did not take, after the last `shots` of the others. Baselines are the popularity in the whole
+    domain, and the likeness of texts by TF-IDF.
+
     Args:
         guide: the guide, not adapted.
         domain: the domain.
@@ -163,7 +178,7 @@ def evaluate(
 
     Returns:
         An evaluation of each of classification and sentiment that the domain has examples of at
-        least two classes for.
+        least two classes for, and of recommendation if a user took several products.
 
     Raises:
         CatalogueError: it has them for neither.
@@ -174,10 +189,14 @@ def evaluate(
         if task in guide.serving and len(split.classes) > 1 and len(split.asked):
             settings = shots, draws, unlabelled, seed, candidates, tell
             found.append(_of_task(guide, domain, split, *settings))
+    users = [one for one in histories(domain.interactions) if len(one.products) > 1]
+    if RECOMMENDATION.name in guide.serving and users:
+        asked = np.random.default_rng(seed).permutation(len(users))[:queries]
+        found.append(_of_users(guide, domain, [users[row] for row in asked], shots, tell))
     if not found:
         raise CatalogueError(
-            f"domain {domain.name}: no two products of each of two categories, and no two reviews "
-            "of each sentiment; label some."
+            f"domain {domain.name}: no two products of each of two categories, no two reviews "
+            "of each sentiment, and no user of two products; label some."
         )
     return found
 
@@ -268,7 +287,76 @@ def _of_task(
             others = found | others
         cells += [Cell(name, count, _interval(rows, asked)) for name, rows in others.items()]
     unsure = () if last is None else _unsure(last, labelled, left)
-    return Evaluation(task, len(split.classes), len(asked), tuple(cells), served, above, unsure)
+    return Evaluation(
+        task, "accuracy", len(split.classes), len(asked), tuple(cells), served, above, unsure
+    )
+
+
+def _of_users(
+    guide: Guide,
+    domain: Domain,
+    asked: Sequence[History],
+    shots: Sequence[int],
+    tell: Callable[[str, int], None],
+) -> Evaluation:
+    """Evaluate recommendation; the other arguments are those of `evaluate`.
+
+    Args:
+        asked: the histories of the users whose last product is held back.
+    """
+    task = RECOMMENDATION.name
+    guide = replace(guide, serving={task: guide.serving[task]})
+    index = {product.id: row for row, product in enumerate(domain.products)}
+    held_back = {(one.user, one.products[-1]) for one in asked}
+    left = [one for one in domain.interactions if (one.user, one.product) not in held_back]
+    known = Domain(domain.name, domain.products, interactions=tuple(left))
+    users, query = np.arange(len(asked)), np.array([[index[one.products[-1]]] for one in asked])
+    texts = [product_text(product) for product in domain.products]
+    features = baselines.fit_tfidf(texts).transform(texts)
+    numbers = {one.user: number for number, one in enumerate(asked)}
+    taken = np.array(
+        [
+            (numbers.setdefault(one.user, len(numbers)), index[product])
+            for one in histories(domain.interactions)
+            for product in one.products
+        ]
+    )
+    method, cells, above, served = guide.serving[task].method, [], {}, {}
+    for count in shots:
+        tell(task, count)
+        before = [replace(one, products=_last(one.products[:-1], count)) for one in asked]
+        rows = [np.array([index[product] for product in one.products], int) for one in before]
+        compete = np.ones((len(asked), len(index)), bool)
+        for row, given in zip(compete, rows, strict=True):
+            row[given] = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = guide.adapt(known, count)
+            rankings = adapted.predict(before) if task in adapted.adapted else []
+        others = {"popularity": baselines.popularity(taken, query, users, compete)}
+        if count:
+            longest = max(map(len, rows))
+            given = np.stack([np.pad(r, (0, longest - len(r)), constant_values=-1) for r in rows])
+            others["content"] = baselines.content(features, given, query, users, compete)
+        found = {name: ndcg(raw["rank"][0, 0, :, 0], 10)[None] for name, raw in others.items()}
+        if rankings:
+            scores = np.full(compete.shape, -np.inf)
+            for row, ranking in zip(scores, rankings, strict=True):
+                row[ranking.rows] = ranking.scores
+            # Only who competes has a score.
+            ranks = ranks_of(scores, query[:, 0], np.isfinite(scores), np.random.default_rng(0))
+            served[count] = {method: 1}
+            strongest = max(found, key=lambda name: found[name].mean())
+            found = {SERVED: ndcg(ranks, 10)[None], **found}
+            above[count] = strongest, _difference(found[SERVED], found[strongest], users)
+        cells += [Cell(name, count, _interval(value, users)) for name, value in found.items()]
+    return Evaluation(
+        task, "NDCG@10", len(index), len(asked), tuple(cells), served, above, unsure=()
+    )
+
+
+def _last(products: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(products[-count:]) if count else ()
 
 
 def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
@@ -306,7 +394,7 @@ def _features(guide: Guide, split: _Split) -> dict[str, Any]:
 
 def _baselines(
     features: Mapping[str, Any], split: _Split, supports: Sequence[np.ndarray]
-) -> dict[str, Correct]:
+) -> dict[str, Scores]:
     """Return where each baseline is right."""
     numbers, asked = split.numbers, split.asked
     query = np.broadcast_to(asked, (len(supports), len(asked)))
@@ -330,18 +418,18 @@ def _unsure(adapted: Any, labelled: _Labelled, left: Sequence[Any]) -> tuple[Uns
     return tuple(sorted(found, key=lambda one: one.probability)[:UNSURE])
 
 
-def _entries(right: Correct, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+def _entries(right: Scores, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
     """Return scores, examples and draws, flat, as the bootstrap reads them; one draw is none."""
     draws, queries = right.shape
     of_draws = np.repeat(np.arange(draws), queries) if draws > 1 else None
     return right.ravel() * 1.0, np.tile(asked, draws), of_draws
 
 
-def _interval(right: Correct, asked: np.ndarray) -> Interval:
+def _interval(right: Scores, asked: np.ndarray) -> Interval:
     values, ids, draws = _entries(right, asked)
     return bootstrap_interval(values, ids, draws)
 
 
-def _difference(right: Correct, other: Correct, asked: np.ndarray) -> Interval:
+def _difference(right: Scores, other: Scores, asked: np.ndarray) -> Interval:
     values, ids, draws = _entries(right, asked)
     return paired_bootstrap(values, other.ravel() * 1.0, ids, draws)

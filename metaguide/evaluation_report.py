@@ -15,9 +15,9 @@ def as_text(evaluation: Evaluation) -> Iterator[str]:
     """Yield the lines of a table of the methods by number of shots, and what follows from it."""
     shots = _shots(evaluation)
     yield _title(evaluation)
-    yield f"  {'shots of each class':<24}" + "".join(f"{count:>14}" for count in shots)
+    yield f"  {_columns(evaluation):<24}" + "".join(f"{count:>14}" for count in shots)
     for method, cells in _rows(evaluation):
-        shown = [_figure(cells[count].accuracy) if count in cells else "" for count in shots]
+        shown = [_figure(cells[count].score) if count in cells else "" for count in shots]
         yield f"  {method:<24}" + "".join(f"{text:>14}" for text in shown)
     for line in findings(evaluation):
         yield f"  {line}"
@@ -27,7 +27,7 @@ def as_text(evaluation: Evaluation) -> Iterator[str]:
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as a table that `json.dumps` takes."""
-    cells = [{**one._asdict(), "accuracy": one.accuracy._asdict()} for one in evaluation.cells]
+    cells = [{**one._asdict(), "score": one.score._asdict()} for one in evaluation.cells]
     above = {
         str(count): {"baseline": name, **by._asdict()}
         for count, (name, by) in evaluation.above.items()
@@ -73,9 +73,7 @@ def _section(evaluation: Evaluation) -> str:
     head = "".join(f"<th scope=col>{count}" for count in shots)
     rows = "\n".join(
         f"<tr><th scope=row>{html.escape(method)}"
-        + "".join(
-            f"<td>{_figure(cells[count].accuracy) if count in cells else ''}" for count in shots
-        )
+        + "".join(f"<td>{_figure(cells[count].score) if count in cells else ''}" for count in shots)
         for method, cells in _rows(evaluation)
     )
     found = "\n".join(f"<li>{html.escape(line)}" for line in findings(evaluation))
@@ -88,6 +86,7 @@ def _section(evaluation: Evaluation) -> str:
     return _SECTION.format(
         title=html.escape(_title(evaluation)),
         picture=_picture(evaluation),
+        columns=_columns(evaluation),
         head=head,
         rows=rows,
         findings=found,
@@ -106,15 +105,15 @@ def _picture(evaluation: Evaluation) -> str:
     for method, cells in _rows(evaluation):
         known = [count for count in shots if count in cells]
         places = [shots.index(count) for count in known]
-        values = np.array([cells[count].accuracy.value for count in known])
-        halves = np.array([cells[count].accuracy.half or 0.0 for count in known])
+        values = np.array([cells[count].score.value for count in known])
+        halves = np.array([cells[count].score.half or 0.0 for count in known])
         width = 2.5 if method == SERVED else 1.2
         (line,) = axes.plot(places, values, marker="o", lw=width, ms=4, label=method)
         axes.fill_between(
             places, values - halves, values + halves, color=line.get_color(), alpha=0.15, lw=0
         )
     axes.set_xticks(range(len(shots)), [str(count) for count in shots])
-    axes.set(xlabel="labelled examples of each class", ylabel="accuracy", ylim=(None, 1.0))
+    axes.set(xlabel=_columns(evaluation), ylabel=evaluation.metric)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metaguide"}):
@@ -125,10 +124,16 @@ def _picture(evaluation: Evaluation) -> str:
 
 
 def _title(evaluation: Evaluation) -> str:
+    what = "held back" if evaluation.metric == "accuracy" else "users"
+    among = "classes" if evaluation.metric == "accuracy" else "products"
     return (
-        f"{evaluation.task}: accuracy on {evaluation.asked:,} held back, "
-        f"{evaluation.classes} classes, ± 95%"
+        f"{evaluation.task}: {evaluation.metric} on {evaluation.asked:,} {what}, "
+        f"{evaluation.classes:,} {among}, ± 95%"
     )
+
+
+def _columns(evaluation: Evaluation) -> str:
+    return "shots of each class" if evaluation.metric == "accuracy" else "products of each user"
 
 
 def _shots(evaluation: Evaluation) -> list[int]:
@@ -154,7 +159,7 @@ _SECTION = """<section>
 <h2>{title}</h2>
 <figure>{picture}</figure>
 <table>
-<thead><tr><th scope=col>shots of each class{head}</thead><tbody>
+<thead><tr><th scope=col>{columns}{head}</thead><tbody>
 {rows}
 </tbody></table>
 <ul>
@@ -186,8 +191,8 @@ tbody td {{ font-variant-numeric: tabular-nums; white-space: nowrap }}
 figure {{ margin: 0 }} svg {{ max-width: 100%; height: auto }}
 </style>
 <h1>{title}</h1>
-<p>Half of the labels were held back and asked. The guide and the baselines saw the same examples
-of the other half: so many of each class as the columns say.</p>
+<p>Half of the labels, and the last product of each user, were held back and asked. The guide and
+the baselines saw the same of the others: as many of each class or user as the columns say.</p>
 {sections}
 </html>
 """

@@ -155,8 +155,8 @@ page = evaluation_report.as_page([evaluation], domain.name, "a guide")
 figure, axis = plt.subplots(figsize=(6, 3.2))
 for method in dict.fromkeys(cell.method for cell in evaluation.cells):
     cells = [cell for cell in evaluation.cells if cell.method == method]
-    values = [cell.accuracy.value for cell in cells]
-    halves = [cell.accuracy.half or 0 for cell in cells]
+    values = [cell.score.value for cell in cells]
+    halves = [cell.score.half or 0 for cell in cells]
     axis.errorbar([str(cell.shots) for cell in cells], values, halves, marker="o", label=method)
 axis.set(xlabel="labels of each class", ylabel="accuracy on what was held back")
 axis.legend()

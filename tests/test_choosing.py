@@ -79,12 +79,16 @@ def test_one_sure_mistake_is_not_all():
     own, mistaken = held_back(*[0.6, 0.55] * 10), held_back(0, *[1 - 1e-9] * 19)
     found = choosing._choice("own", {"own": own, "mistaken": mistaken})
     assert found.accuracy == {"own": 1, "mistaken": 0.95} and np.isfinite(found.gain["mistaken"])
+    score = choosing.log_probability(mistaken.logits, mistaken.labels)
+    # Without the bound, the best factor would make the nineteen unsure for the sake of the one.
+    assert score[0] == LEAST and score[1:].min() > -0.01
     alone = np.array([False, *[True] * 19])
     found = choosing._choice("own", {"own": own._replace(counts=alone), "mistaken": mistaken})
     assert found.accuracy["mistaken"] == 1
     broken = own._replace(logits=np.full((20, 2), np.nan))
     found = choosing._choice("own", {"own": own, "broken": broken})
     assert found.method == "own" and found.accuracy["broken"] == 0
+    assert (choosing.log_probability(broken.logits, broken.labels) == LEAST).all()
     assert choosing._choice("broken", {"own": own, "broken": broken}).method == "own"
     nothing = held_back(0.5, 0.5, counts=[False, True])
     found = choosing._choice("own", {"own": nothing, "other": held_back(0.9, 0.9)})

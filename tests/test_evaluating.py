@@ -1,16 +1,18 @@
 """A guide on a shop's own labels: nothing that is asked was seen, and every figure is its own."""
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+import metaguide.evaluating
 from metaguide import evaluation_report
-from metaguide.data.catalogue import CatalogueError, Domain, Product, Review
+from metaguide.data.catalogue import CatalogueError, Domain, Interaction, Product, Review
 from metaguide.evaluating import Unsure, evaluate
 from metaguide.guide import Guide
 from metaguide.tasks import Category, Sentiment
@@ -94,7 +96,7 @@ def test_every_figure_is_its_own() -> None:
     guide: Any = Fake()
     products, reviews = evaluate(guide, DOMAIN, (0, 1, 5), draws=2, candidates=())
     assert (reviews.task, reviews.classes, reviews.asked) == ("sentiment", 2, 44)
-    found = {(cell.method, cell.shots): cell.accuracy.value for cell in reviews.cells}
+    found = {(cell.method, cell.shots): cell.score.value for cell in reviews.cells}
     negative = 11  # half of 23, rounded down
     assert found["guide", 0] == found["guide", 1] == found["majority", 5] == 1 - negative / 44
     assert found["guide", 5] == 1 and found["tf-idf few-shot", 5] <= 1
@@ -103,7 +105,7 @@ def test_every_figure_is_its_own() -> None:
     best = max(found["majority", 5], found["tf-idf few-shot", 5])
     assert reviews.above[5][1].value == pytest.approx(1 - best)
     assert (products.task, products.classes, products.asked) == ("classification", 3, 15)
-    assert {cell.accuracy.value for cell in products.cells if cell.method == "guide"} == {1 / 3}
+    assert {cell.score.value for cell in products.cells if cell.method == "guide"} == {1 / 3}
     assert reviews.served == {0: {"fake": 1}, 1: {"fake": 2}, 5: {"fake": 2}}
     assert "fake" not in {cell.method for cell in products.cells}
 
@@ -125,7 +127,7 @@ def test_vectors_have_a_baseline_of_their_own() -> None:
 
     guide: Any = Fake(vectors)
     _, reviews = evaluate(guide, DOMAIN, (1,), draws=4, candidates=())
-    found = {cell.method: cell.accuracy.value for cell in reviews.cells}
+    found = {cell.method: cell.score.value for cell in reviews.cells}
     assert found["logistic on its vectors"] == 1
 
 
@@ -138,8 +140,78 @@ def test_a_domain_without_two_classes_is_an_error() -> None:
         Domain("x", reviews=tuple(one for one in REVIEWS if one.stars == 5)),
         Domain("x", reviews=BARE),
     ):
-        with pytest.raises(CatalogueError, match="domain x: no two products .*; label some"):
+        with pytest.raises(
+            CatalogueError, match="domain x: no two products .*of two products; label some"
+        ):
             evaluate(guide, domain)
+
+
+class Ranker(Fake):
+    """A guide that ranks products by number, and remembers whom it was asked for."""
+
+    def __init__(self) -> None:
+        vars(self).update(serving={"recommendation": SimpleNamespace(method="fake")}, calls=CALLS)
+
+    def adapt(self, domain: Any, shots: Any = 5, *rest: Any, **others: Any) -> Any:
+        """Remembers what it was given."""
+        call = SimpleNamespace(domain=domain, shots=shots, asked=[])
+        CALLS.append(call)
+
+        def predict(batch: list[Any]) -> list[Any]:
+            call.asked += batch
+            rows = [[n for n in range(6) if f"p{n}" not in one.products] for one in batch]
+            return [
+                SimpleNamespace(rows=np.array(r), scores=np.arange(len(r), 0.0, -1.0)) for r in rows
+            ]
+
+        return SimpleNamespace(adapted={"recommendation": None}, predict=predict)
+
+
+CALLS: list[Any] = []
+
+
+def test_the_last_product_of_a_user_is_held_back(monkeypatch) -> None:
+    """Catches a product that is asked and was given, to the guide or as a user's history; a rank
+    among products that the user has; users of one product; another user's rank."""
+    monkeypatch.setattr(metaguide.evaluating, "replace", replaced)
+    taken = {"a": "510", "b": "02", "c": "3", "d": "4321"}
+    events = tuple(
+        Interaction(user, f"p{product}", float(time))
+        for user, products in taken.items()
+        for time, product in enumerate(products)
+    )
+    domain = Domain("home", PRODUCTS[:6], interactions=events)
+    CALLS.clear()
+    (found,) = evaluate(cast(Any, Ranker()), domain, (0, 2), candidates=())
+    assert (found.task, found.metric, found.classes, found.asked) == (
+        "recommendation", "NDCG@10", 6, 3
+    )  # fmt: skip
+    without, two = CALLS
+    for call in CALLS:
+        left = {(one.user, one.product) for one in call.domain.interactions}
+        assert left == {(one.user, one.product) for one in events} - {
+            ("a", "p0"), ("b", "p2"), ("d", "p1")
+        }  # fmt: skip
+    assert {one.user: one.products for one in without.asked} == {"a": (), "b": (), "d": ()}
+    assert {one.user: one.products for one in two.asked} == {
+        "a": ("p5", "p1"), "b": ("p0",), "d": ("p3", "p2")
+    }  # fmt: skip
+    score = {(cell.method, cell.shots): cell.score.value for cell in found.cells}
+    # p0, p2 and p1 are ranked 1, 3 and 2; with two known 1, 2 and 2.
+    gain = [1 / np.log2(1 + rank) for rank in (1, 2, 3)]
+    assert score["guide", 0] == pytest.approx(sum(gain) / 3)
+    assert score["guide", 2] == pytest.approx((gain[0] + 2 * gain[1]) / 3)
+    assert ("content", 0) not in score and ("content", 2) in score
+    assert found.above[2][1].value == pytest.approx(
+        score["guide", 2] - max(score["content", 2], score["popularity", 2])
+    )
+    text = list(evaluation_report.as_text(found))
+    assert text[0] == "recommendation: NDCG@10 on 3 users, 6 products, ± 95%"
+
+
+def replaced(one: Any, **fields: Any) -> Any:
+    """`dataclasses.replace`, but for a guide that is none."""
+    return one if isinstance(one, Ranker) else dataclasses.replace(one, **fields)
 
 
 def test_a_page_has_all_figures_and_no_text_of_the_shop_is_markup() -> None:
@@ -158,7 +230,7 @@ def test_a_page_has_all_figures_and_no_text_of_the_shop_is_markup() -> None:
     for cell in found.cells:
         (row,) = (row for row in rows if row[0] == cell.method)
         shown = row[1 + (0, 5).index(cell.shots)]
-        assert shown.startswith(f"{cell.accuracy.value:.3f}".removeprefix("0"))
+        assert shown.startswith(f"{cell.score.value:.3f}".removeprefix("0"))
         assert page[page.index("<svg") : page.index("</svg")].count(f">{cell.method}<") == 1
     assert rows[-1] == ["<b>", text, "positive", ".510"]
     for line in evaluation_report.findings(found):
@@ -201,7 +273,7 @@ def test_the_command_prints_what_the_function_returns(tmp_path, monkeypatch, cap
     code, out, err = run(monkeypatch, capsys, *command, "--shots=0,2", "--report=page.html")
     assert "page.html: the same as a page" in out and "<svg" in Path("page.html").read_text()
     assert code == 0 and out.startswith("sentiment: accuracy on 8 held back, 2 classes"), err
-    values = {(cell["method"], cell["shots"]): cell["accuracy"]["value"] for cell in found["cells"]}
+    values = {(cell["method"], cell["shots"]): cell["score"]["value"] for cell in found["cells"]}
     line = next(line for line in out.splitlines() if line.startswith("  guide"))
     assert f"{values['guide', 2]:.3f}".removeprefix("0") in line
     assert ("guide", 0) not in values
