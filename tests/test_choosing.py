@@ -88,8 +88,12 @@ def test_one_sure_mistake_is_not_all():
     broken = own._replace(logits=np.full((20, 2), np.nan))
     found = choosing._choice("own", {"own": own, "broken": broken})
     assert found.method == "own" and found.accuracy["broken"] == 0
+    # NumPy takes NaN for the largest, so that class 0 would be predicted.
+    first = own._replace(logits=own.logits[:, ::-1], labels=np.zeros(20, int))
+    broken = first._replace(logits=broken.logits)
+    assert choosing._choice("own", {"own": first, "broken": broken}).accuracy["broken"] == 0
+    assert choosing._choice("broken", {"own": first, "broken": broken}).method == "own"
     assert (choosing.log_probability(broken.logits, broken.labels) == LEAST).all()
-    assert choosing._choice("broken", {"own": own, "broken": broken}).method == "own"
     nothing = held_back(0.5, 0.5, counts=[False, True])
     found = choosing._choice("own", {"own": nothing, "other": held_back(0.9, 0.9)})
     assert (found.method, found.accuracy) == ("own", {})
