@@ -115,8 +115,8 @@ def log_probability(
     finite = np.isfinite(logits).all(1)
     rows = np.where(finite[:, None], logits, 0)[None] * SCALES[:, None, None]
     chosen = np.take_along_axis(rows, labels[None, :, None], axis=2)[..., 0]
-    found = np.maximum(chosen - logsumexp(rows, axis=2), LEAST)
-    found = np.where(finite, found, LEAST)
+    bounded = np.maximum(chosen - logsumexp(rows, axis=2), LEAST)
+    found: np.ndarray = np.where(finite, bounded, LEAST)
     return found[found.mean(1).argmax()]
 
 
