@@ -112,7 +112,7 @@ def log_probability(
         logits: z; those of an example that are not finite count as `LEAST`.
         labels: y.
     """
-    finite = np.isfinite(logits).all(1)
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
     rows = np.where(finite[:, None], logits, 0)[None] * SCALES[:, None, None]
     chosen = np.take_along_axis(rows, labels[None, :, None], axis=2)[..., 0]
     bounded = np.maximum(chosen - logsumexp(rows, axis=2), LEAST)

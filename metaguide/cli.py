@@ -20,7 +20,7 @@ from metaguide.files import atomic_write
 
 if TYPE_CHECKING:
     from metaguide.choosing import Choice
-    from metaguide.guide import Guide
+    from metaguide.guide import AdaptedGuide, Guide
 
 app = typer.Typer(
     add_completion=False,
@@ -99,6 +99,7 @@ def _refusals() -> tuple[type[Exception], ...]:
         "metaguide.data.tokenizer": "TokenizerError",
         "metaguide.optimizers.stored": "StoredError",
         "metaguide.web": "ServeError",
+        "metaguide.exporting": "ExportError",
     }
     return tuple(getattr(sys.modules[m], n) for m, n in known.items() if m in sys.modules)
 
@@ -345,15 +346,11 @@ def predict(
     A row with a question is a question, one with a text a review, one with a title a product; rows
     with user, product and time are what users took.
     """
-    import metaguide
-    from metaguide.guide import AdaptedGuide
     from metaguide.predicting import predict_file
 
     options = _options(map, columns, delimiter, encoding)
     start = time.monotonic()
-    found = None if _is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
-    if not isinstance(found, AdaptedGuide):
-        raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
+    found = _adapted(guide, encoder, cache)
     with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:
         warnings.simplefilter("always", UserWarning)
         done = predict_file(found, input, output, options, format=format, top=top, tell=tell)
@@ -421,19 +418,63 @@ def serve(
 
     metaguide serve garden.guide
     """
-    import metaguide
-    from metaguide.guide import AdaptedGuide
-
     try:
         from metaguide import web
     except ModuleNotFoundError as error:
         raise Refusal(
             f"{error.name} is not installed; run pip install 'metaguide[serve]'"
         ) from error
+    web.serve(_adapted(guide, encoder, cache), host, port, token, save_to)
+
+
+@app.command()
+def export(
+    guide: Annotated[Path, typer.Argument(help="A saved guide.")],
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    format: Annotated[str, typer.Option(metavar="NAME", help="onnx or vectors.")] = "onnx",
+    task: Annotated[
+        str | None, typer.Option(help="classification or sentiment, if the guide answers both.")
+    ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a task of a saved guide, to serve it without Python.
+
+    metaguide export garden.guide --output=garden_onnx --task=sentiment
+
+    The folder holds an ONNX model from tokens to probabilities, the tokenizer, and a README; with
+    --format=vectors, the weights and the formula from an encoder's vector to probabilities. It is
+    written only if its answers are those of the guide.
+    """
+    try:
+        from metaguide import exporting
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            f"{error.name} is not installed; run pip install 'metaguide[export]'"
+        ) from error
+    found = exporting.export(_adapted(guide, encoder, None), output, format=format, task=task)
+    if as_json:
+        print(json.dumps({**found._asdict(), "folder": str(output)}, indent=2))
+        return
+    print(f"{output}: {found.task}, {found.bytes / 1e6:,.1f} MB")
+    print(
+        f"  compared with the guide on {found.examples} examples; the largest difference of a "
+        f"probability is {found.difference:.1e}"
+    )
+    print(f"next: read {output / 'README.md'}")
+
+
+def _adapted(guide: Path, encoder: Path | None, cache: Path | None) -> "AdaptedGuide":
+    """Return the guide that was adapted and saved in a folder."""
+    import metaguide
+    from metaguide.guide import AdaptedGuide
+
     found = None if _is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
     if not isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
-    web.serve(found, host, port, token, save_to)
+    return found
 
 
 def _options(map: str, columns: str, delimiter: str, encoding: str, **others: Any) -> Options:

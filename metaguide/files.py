@@ -13,7 +13,7 @@ import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -88,6 +88,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def would_be_lost(folder: Path, parts: Iterable[str], mark: str) -> str | None:
+    """Return the name of something that replacing a folder would lose; None if there is nothing.
+
+    Args:
+        folder: a folder, or a path where there is none.
+        parts: names of the files and folders that may be replaced.
+        mark: the one of them without which the folder is another's.
+
+    Raises:
+        FileFault: it is no folder.
+    """
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        raise FileFault("it is no folder")
+    inside = {path.name for path in folder.iterdir() if not is_left_by_system(path.name)}
+    others = sorted(inside - set(parts)) or (sorted(inside) if mark not in inside else [])
+    return others[0] if others else None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -447,7 +447,7 @@ def _opened(
         Its config, with the folder where the encoder was found; its model; how it reads; and the
         parameters of the encoder that do not train.
     """
-    pretrained, tuning = _encoder_of(file.parent, config, encoder), tuning_of(config)
+    pretrained, tuning = encoder_of(file.parent, config, encoder), tuning_of(config)
     if pretrained is not None:
         config = replace(config, encoder=str(encoder or config.encoder))
     vectors, frozen = None, {}
@@ -594,7 +594,7 @@ def model_of(
     return guide_model(encoder, config.way)
 
 
-def _encoder_of(
+def encoder_of(
     where: Path, config: RunConfig, folder: Path | str | None
 ) -> PretrainedEncoder | None:
     """Return the pretrained encoder that a guide was trained on; None if there is none.

@@ -46,9 +46,9 @@ from metaguide.data.tokenizer import Tokenizer
 from metaguide.files import (
     FileFault,
     atomic_folder,
-    is_left_by_system,
     read_json,
     read_regular,
+    would_be_lost,
     write_json,
 )
 from metaguide.models.encoder import FROZEN
@@ -555,16 +555,14 @@ def _check_replaceable(folder: Path) -> None:
     Raises:
         CheckpointError: there is something else.
     """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: it is no folder; move it away, or give another folder")
-    known = {FILE, ARRAYS, TOKENIZER, PRODUCTS, SUPPORT, UNLABELLED, REVIEWS, ENCODER}
-    inside = {path.name for path in folder.iterdir() if not is_left_by_system(path.name)}
-    others = sorted(inside - known) or (sorted(inside) if FILE not in inside else [])
-    if others:
+    known = (FILE, ARRAYS, TOKENIZER, PRODUCTS, SUPPORT, UNLABELLED, REVIEWS, ENCODER)
+    try:
+        other = would_be_lost(folder, known, FILE)
+    except FileFault as error:
+        raise CheckpointError(f"{folder}: {error}; move it away, or give another folder") from error
+    if other is not None:
         raise CheckpointError(
-            f"{folder / others[0]}: this is no part of a saved guide and would be lost if one were "
+            f"{folder / other}: this is no part of a saved guide and would be lost if one were "
             "written here; move it away, or give another folder"
         )
 

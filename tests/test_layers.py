@@ -41,7 +41,7 @@ BELOW: Mapping[str, frozenset[str]] = {
 """The rooms of metaguide, from the bottom, and those that each may import besides itself."""
 
 FACES = frozenset(
-    "__init__ __main__ choosing cli evaluating evaluation_report guide predicting".split()
+    "__init__ __main__ choosing cli evaluating evaluation_report exporting guide predicting".split()
 )
 """The modules on top of metaguide: they may import every room below, and only web imports them."""
 
@@ -58,6 +58,9 @@ HOMES: Mapping[str, frozenset[str]] = {
         "pydantic": "web",
         "starlette": "web",
         "uvicorn": "web experiments",  # a benchmark serves too
+        "onnx": "exporting",
+        "onnxruntime": "exporting experiments",  # a benchmark compares itself
+        "metaguide.exporting": "exporting cli",  # an extra as well
         "metaguide.web": "web cli experiments",  # an extra: nothing else needs it
     }.items()
 }
@@ -326,6 +329,12 @@ def test_what_the_library_may_say_passes() -> None:
         ("data/a.py", "from pydantic import BaseModel", "pydantic belongs to web"),
         ("guide.py", "from metaguide.web import serve", "metaguide.web belongs to cli, exp"),
         ("__init__.py", "from . import web", "metaguide.web belongs to cli, experiments, web"),
+        ("saved.py", "import onnx", "onnx belongs to exporting"),
+        (
+            "guide.py",
+            "from metaguide.exporting import export",
+            "metaguide.exporting belongs to cli",
+        ),
         ("web/a.py", "from metaguide.models.guide import GuideModel", "not models"),
         ("helpers.py", "", "helpers is no room of metaguide"),
     ],

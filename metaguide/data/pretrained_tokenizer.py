@@ -131,7 +131,7 @@ class GuideTokenizer:
         return len(self.ids)
 
     @cached_property
-    def _own(self) -> Int32[np.ndarray, " ids"]:
+    def numbers(self) -> Int32[np.ndarray, " ids"]:
         """The id here of each of the tokenizer's ids."""
         own = np.full(self.tokenizer.size, UNK, np.int32)
         own[self.ids[len(SPECIALS) :]] = np.arange(len(SPECIALS), self.size)
@@ -142,7 +142,7 @@ class GuideTokenizer:
 
     @cached_property
     def _around(self) -> Around:
-        own, of = self._own, self.tokenizer
+        own, of = self.numbers, self.tokenizer
         return Around(
             *(tuple(own[list(ids)].tolist()) for ids in (of.before, of.between, of.after))
         )
@@ -177,7 +177,7 @@ class GuideTokenizer:
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(counts.sum())
         flat = chain.from_iterable
-        tokens = self._own[np.fromiter(flat(e.ids for e in encodings), np.int32, total)]
+        tokens = self.numbers[np.fromiter(flat(e.ids for e in encodings), np.int32, total)]
         parts = np.fromiter(flat(e.word_ids for e in encodings), np.int32, total)
         spans = np.fromiter(flat(flat(e.offsets for e in encodings)), np.int32, 2 * total)
         spans, kinds = _trimmed(texts, spans.reshape(total, 2), counts)

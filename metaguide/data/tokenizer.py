@@ -202,6 +202,11 @@ class Tokenizer:
             file.write(self._core.to_str(pretty=True).encode())
 
     @property
+    def core(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the library `tokenizers`, which puts nothing before a text."""
+        return self._core
+
+    @property
     def size(self) -> int:
         """Number of ids; all tokens are below it."""
         return len(self._bytes)

@@ -31,7 +31,7 @@ def patches(
     whole = [stride * (count + reach) for count in (rows, columns)]
     after = [total - first - n for total, first, n in zip(whole, before, x.shape[1:3], strict=True)]
     x = jnp.pad(x, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
-    x = x.reshape(len(x), rows + reach, stride, columns + reach, stride, x.shape[-1])
+    x = x.reshape(x.shape[0], rows + reach, stride, columns + reach, stride, x.shape[-1])
     phases = [
         [column[:, :, 0, :, 0] for column in jnp.split(row, stride, axis=4)]
         for row in jnp.split(x, stride, axis=2)

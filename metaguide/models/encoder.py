@@ -194,9 +194,9 @@ class NgramBag(nn.Module):
         sign = 1 - 2 * (mixed >> 31).astype(self.dtype)
         weight = jnp.exp(jnp.clip(self.term_weight, -9, 9)).astype(self.dtype)
         value = jnp.where(grams != 0, sign * weight[self._bucket(grams)], 0)
-        rows = jnp.arange(len(grams))[:, None]
+        rows = jnp.arange(grams.shape[0])[:, None]
         place = ((mixed >> 23) % SKETCH).astype(jnp.int32)
-        total = jnp.zeros((len(grams), SKETCH), self.dtype).at[rows, place].add(value)
+        total = jnp.zeros((grams.shape[0], SKETCH), self.dtype).at[rows, place].add(value)
         return unit(total)
 
     def polarity(self, grams: Int[Array, "batch ngrams"]) -> Float[Array, "batch"]:
