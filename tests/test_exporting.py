@@ -249,6 +249,22 @@ def test_a_head_is_what_its_description_says(encoders, tmp_path, method, task):
     np.testing.assert_allclose(head.probabilities(arrays, vectors), known, atol=1e-4)
 
 
+def test_a_regression_on_words_is_refused(encoders, tmp_path):
+    """Fault: an error about a primitive that the user never heard of."""
+    adapted = on_encoder(encoders["bert"])
+    served = adapted.guide.serving["sentiment"]._replace(method="tf-idf")
+    by_words = adapted.served_by("sentiment", served)
+    for task in ("sentiment", None):
+        guide = (
+            by_words
+            if task
+            else dataclasses.replace(by_words, adapted={"sentiment": by_words.adapted["sentiment"]})
+        )
+        with pytest.raises(ExportError, match="a regression on words .* --own-method"):
+            export(guide, tmp_path / "out", task=task)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_folder_runs_without_metaguide(encoders, tmp_path):
     """Faults: the README's Python does not run, or imports metaguide; what it prints is another

@@ -19,7 +19,7 @@ from metaguide.methods import NOTHING, Adaptation, adaptation_of
 from metaguide.models.autoencoder import SIDE
 from metaguide.models.bert import pool
 from metaguide.pretrained import PretrainedEncoder
-from metaguide.tasks import TASKS, Adapted, Server, Serving
+from metaguide.tasks import TASKS, Adapted, Reading, Server, Serving
 from metaguide.tasks.classification import LABELLING as CLASSIFICATION
 from metaguide.tasks.labelled import Labelling
 from metaguide.tasks.problem import encode_examples
@@ -56,6 +56,11 @@ class Prediction:
         return self.guide.guide.serving[self.task]
 
     @property
+    def reading(self) -> Reading:
+        """Return how its examples are read."""
+        return self.guide.guide.server(self.task).reading
+
+    @property
     def adaptation(self) -> Adaptation:
         """Return how it adapted."""
         return adaptation_of(self.serving.method) if self.adapted.support else NOTHING
@@ -64,7 +69,7 @@ class Prediction:
     def encoder(self) -> PretrainedEncoder | None:
         """The pretrained encoder that makes the vectors the guide reads; None if it reads none."""
         guide = self.guide.guide
-        if guide.reading.reader.vectors is None:
+        if self.reading.reader.vectors is None:
             return None
         if guide.config is None:
             raise ExportError(
@@ -76,14 +81,14 @@ class Prediction:
     @cached_property
     def prefix(self) -> str:
         """What the guide puts before each text."""
-        tokenizer = self.guide.guide.reading.reader.tokenizer
+        tokenizer = self.reading.reader.tokenizer
         if self.encoder is not None:
             return self.encoder.prefix
         return tokenizer.prefix if isinstance(tokenizer, GuideTokenizer) else ""
 
     def inputs(self) -> tuple[dict[str, Input], dict[str, int]]:
         """Return the inputs of `function`, and the largest sizes of their dynamic axes."""
-        reading, found, limits = self.guide.guide.reading, {}, {}
+        reading, found, limits = self.reading, {}, {}
         if reading.reader.tokenizer is not None or self.encoder is not None:
             found["tokens"] = Input(("batch", "length"), "int32")
             limits["length"] = self._length()
@@ -99,16 +104,16 @@ class Prediction:
     @property
     def reads_pictures(self) -> bool:
         """Return whether its examples may have pictures that the guide reads."""
-        return self.task == CLASSIFICATION.name and self.guide.guide.reading.images
+        return self.task == CLASSIFICATION.name and self.reading.images
 
     def _length(self) -> int:
         if self.encoder is not None:
             return self.encoder.length
-        return self.guide.guide.reading.lengths.text
+        return self.reading.lengths.text
 
     def tokenizer(self) -> tokenizers.Tokenizer | None:
         """Return the tokenizer with all it needs to make rows of tokens; None if none are read."""
-        own = self.guide.guide.reading.reader.tokenizer
+        own = self.reading.reader.tokenizer
         if isinstance(own, Tokenizer):
             core, pad = own.core, PAD
             name = SPECIALS[CLS]
@@ -131,7 +136,7 @@ class Prediction:
 
         The vectors of class names are computed once, not for each batch.
         """
-        reader = self.guide.guide.reading.reader
+        reader = self.reading.reader
         learner, encoder = self._learner(), self.encoder
         # A saved guide has arrays of NumPy, and outside of a jitted function they stay so.
         state, context = jax.tree.map(jnp.asarray, (self.adapted.state, self.adapted.context))
@@ -174,12 +179,12 @@ class Prediction:
     @cached_property
     def _problem(self) -> Problem:
         guide, labelling = self.guide.guide, LABELLINGS[self.task]
-        return labelling.problem(guide.model, guide.reading, len(self.adapted.classes))
+        return labelling.problem(guide.model, self.reading, len(self.adapted.classes))
 
     def fixed(self, params: Params, context: Any) -> dict[str, Any]:
         """Return what the problem encodes: of the context, and of an example without text."""
         guide = self.guide.guide
-        blank = Server(guide.model, guide.reading, self.serving, {}).blank
+        blank = Server(guide.model, self.reading, self.serving, {}).blank
         rows = LABELLINGS[self.task].rows([TASKS[self.task].asks("0", "")], blank, "")
         # The key is None: no dropout, and no name is hidden.
         return jax.jit(self._problem.encode)(params, rows, context, None)
@@ -204,7 +209,7 @@ def prediction_of(guide: AdaptedGuide, task: str | None) -> Prediction:
     can = [name for name in guide.adapted if name in LABELLINGS]
     if task is None:
         if len(can) == 1:
-            return Prediction(guide, can[0])
+            return prediction_of(guide, can[0])
         raise ExportError(
             f"the guide answers {' and '.join(can)}; give one of them as the task"
             if can
@@ -216,4 +221,10 @@ def prediction_of(guide: AdaptedGuide, task: str | None) -> Prediction:
     if task not in LABELLINGS:
         why = f": {REFUSED}" if task in TASKS else ""
         raise ExportError(f"{task} is not exported{why}; give {' or '.join(LABELLINGS)}")
+    method = guide.guide.serving[task].method
+    if adaptation_of(method).reads_words:
+        raise ExportError(
+            f"{task} is served by {method}, a regression on words that needs no guide; to export "
+            "the guide, adapt it by its own method (metaguide adapt --own-method)"
+        )
     return Prediction(guide, task)
