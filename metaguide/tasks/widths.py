@@ -37,7 +37,9 @@ def in_few_widths(rows: Mapping[str, Any]) -> Table:
     if (windows := _windows(rows)) is not None:
         columns |= dict.fromkeys(("tokens", "start", "end"), power_of_two(windows))
     return {
-        name: in_few_widths(leaf) if isinstance(leaf, Mapping) else _wider(leaf, columns.get(name))
+        name: in_few_widths(leaf)
+        if isinstance(leaf, Mapping)
+        else _wider(np.asarray(leaf), columns.get(name))  # those of a saved guide are on the device
         for name, leaf in rows.items()
     }
 
