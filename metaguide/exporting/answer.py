@@ -104,9 +104,8 @@ def ngrams(text: str, word: str, hashes: int, most: int) -> list[int]:
     runs = []
     for part in (f" {part} " for part in text.split()):
         for size in (2, 3, 4):
+            # A short part is its only run; repeats are left out below.
             runs += [part[at : at + size] for at in range(max(1, len(part) - size + 1))]
-            if size >= len(part):
-                break
     numbers = [2 + 2 * _hash(one, hashes) for one in words]
     numbers += [3 + 2 * _hash(one, hashes) for one in runs]
     return list(dict.fromkeys(numbers))[:most]

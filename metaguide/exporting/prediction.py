@@ -191,9 +191,8 @@ class Prediction:
 
     @property
     def params(self) -> Params:
-        """Return the parameters of the guide with which the task is answered."""
-        state = self.adapted.state
-        return state[0]["params"] if self.adaptation.adapts == "features" else state
+        """Return the parameters of the features, if a classifier on features adapted."""
+        return self.adapted.state[0]["params"]
 
 
 def prediction_of(guide: AdaptedGuide, task: str | None) -> Prediction:
