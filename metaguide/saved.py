@@ -228,7 +228,8 @@ def write(contents: Contents, folder: Path, with_encoder: bool = False) -> None:
     try:
         _check_replaceable(folder)
         with atomic_folder(folder) as new:
-            safetensors.numpy.save_file(arrays, new / ARRAYS)
+            # `save_file` would let nobody else read it, a server of another user among them.
+            (new / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
             if contents.tokenizer is not None:
                 contents.tokenizer.save(new / TOKENIZER)
             for part in (domain, support, replace(unlabelled, reviews=())):
