@@ -232,10 +232,11 @@ def adapt(
     from metaguide.choosing import best
 
     start = time.monotonic()
+    shop = read_domain(domain)
     found = _trained(guide, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        adapted = found.adapt(read_domain(domain), shots, seed, unlabelled=unlabelled)
+        adapted = found.adapt(shop, shots, seed, unlabelled=unlabelled)
         adapted, choices = (adapted, {}) if own_method else best(adapted)
     adapted.save(output, with_encoder)
     notes = _notes(caught)
@@ -289,11 +290,12 @@ def evaluate(
     counts = [int(word) if word.isdecimal() else -1 for word in _words(shots)]
     if not counts or min(counts) < 0:
         raise Refusal(f"--shots is {shots!r}; write numbers, as in 0,1,5")
+    shop = read_domain(domain)
     with tempfile.TemporaryDirectory() as folder, _counting("shots") as tell:
         # Without a cache, every draw would encode the same texts again.
         found = evaluated(
             _trained(guide, prefix, length, cache or Path(folder)),
-            read_domain(domain),
+            shop,
             counts,
             draws=draws,
             queries=queries,

@@ -147,7 +147,8 @@ for task, found in overview(domain).tasks.items():
 # see the same examples. The picture is the learning curve, with 95% intervals.
 
 # %%
-(evaluation,) = evaluate(guide, domain, (1, 5, 10), draws=3, queries=200, unlabelled=200)
+shots, draws = ((1, 5, 10), 3) if preset == "default" else ((5,), 1)
+(evaluation,) = evaluate(guide, domain, shots, draws=draws, queries=200, unlabelled=200)
 print("\n".join(evaluation_report.as_text(evaluation)))
 page = evaluation_report.as_page([evaluation], domain.name, "a guide")
 (folder / "report.html").write_text(page)

@@ -265,7 +265,9 @@ def test_a_regression_on_words_is_refused(encoders, tmp_path):
             if task
             else dataclasses.replace(by_words, adapted={"sentiment": by_words.adapted["sentiment"]})
         )
-        with pytest.raises(ExportError, match="a regression on words .* --own-method"):
+        with pytest.raises(
+            ExportError, match="a regression on words .* adapt it by its own method"
+        ):
             export(guide, tmp_path / "out", task=task)
     assert not (tmp_path / "out").exists()
 

@@ -224,6 +224,6 @@ def prediction_of(guide: AdaptedGuide, task: str | None) -> Prediction:
     if adaptation_of(method).reads_words:
         raise ExportError(
             f"{task} is served by {method}, a regression on words that needs no guide; to export "
-            "the guide, adapt it by its own method (metaguide adapt --own-method)"
+            "the guide, adapt it by its own method"
         )
     return Prediction(guide, task)
