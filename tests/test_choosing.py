@@ -8,8 +8,11 @@ import metaguide
 from metaguide import choosing
 from metaguide.choosing import LEAST, best
 from metaguide.data.catalogue import Domain, Product, Review
+from metaguide.data.tokenizer import Tokenizer
 from metaguide.tasks import TASKS, HeldBack
 from tests.pretrained.conftest import write as write_encoder
+from tests.test_saved import DOMAIN as SHOP
+from tests.test_saved import guide_of
 
 GOOD, BAD = ("good", "nice", "great"), ("bad", "awful", "broken")
 
@@ -173,3 +176,24 @@ def test_every_class_of_a_domain_is_validated(guide):
     assert choices["classification"].accuracy["tf-idf"] == 1
     answers = chosen.predict([*products, lone])
     assert {one.category for one in answers} <= {"tools", "kitchen", "light", "chairs"}
+
+
+@pytest.mark.slow
+def test_tasks_without_classes_stay_as_they_are():
+    """Faults: an answer of a question is held back as if it had a class; a choice for a ranking;
+    the parameters that a gradient adapted are lost where a method on features validates."""
+    methods = dict.fromkeys(("classification", "sentiment"), ("head-only", 0.3, 2))
+    others = dict.fromkeys(("questions", "recommendation"), ("zero-shot", 0.0, 0))
+    texts = [one.title for one in SHOP.products] + [one.text for one in SHOP.reviews]
+    texts += [f"{one.question} {one.text}" for one in SHOP.questions]
+    guide = guide_of(Tokenizer.train(texts * 2, 340), **methods, **others)
+    adapted = guide.adapt(SHOP, shots=2)
+    assert set(adapted.adapted) == set(TASKS)
+    chosen, choices = best(adapted, ("logistic",))
+    assert set(choices) == {"classification", "sentiment"}
+    for task in TASKS:
+        assert (
+            choices[task].own == "head-only"
+            if task in choices
+            else (chosen.adapted[task] is adapted.adapted[task])
+        )

@@ -64,6 +64,7 @@ class Labelling(NamedTuple):
         has_names: whether the names of the classes are read, so that even an untrained guide can
             tell them apart without examples.
         is_ordered: whether the slots of an episode keep the order of the classes.
+        predicts_classes: whether its outputs are logits of the classes.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Labelling(NamedTuple):
     needs_all: bool = False
     has_names: bool = False
     is_ordered: bool = True
+    predicts_classes: bool = True
 
 
 def labelled_task(labelling: Labelling, **fields: Any) -> Task:
@@ -91,7 +93,7 @@ def labelled_task(labelling: Labelling, **fields: Any) -> Task:
         arrays=arrays,
         restore=partial(restore, labelling),
         predict=partial(predict, labelling),
-        validate=partial(validate, labelling),
+        validate=partial(validate, labelling) if labelling.predicts_classes else None,
         **fields,
     )
 

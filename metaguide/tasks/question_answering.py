@@ -342,6 +342,7 @@ LABELLING = Labelling(
     problem=_problem,
     answers=_answers,
     table=_table,
+    predicts_classes=False,
 )
 
 QUESTIONS = labelled_task(
