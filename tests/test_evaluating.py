@@ -146,6 +146,30 @@ def test_a_domain_without_two_classes_is_an_error() -> None:
             evaluate(guide, domain)
 
 
+def test_what_serves_is_what_was_chosen(monkeypatch) -> None:
+    """Catches the accuracy of the guide's own method for that of the chosen one, or a choice that
+    is not told."""
+
+    def chosen(adapted: Any, candidates: Any) -> Any:
+        def predict(batch: list[Any]) -> list[Any]:
+            return [
+                Sentiment("negative" if one.text.startswith("bad") else "positive", 0.5, None)
+                for one in batch
+            ]
+
+        choice = {"sentiment": SimpleNamespace(method="-other")}
+        return SimpleNamespace(adapted=adapted.adapted, predict=predict), choice
+
+    monkeypatch.setattr(metaguide.evaluating, "best", chosen)
+    (found,) = evaluate(cast(Any, Fake()), Domain("x", reviews=REVIEWS), (1,), draws=2)
+    score = {cell.method: cell.score.value for cell in found.cells}
+    assert score["guide"] == 1 > score["fake"] and found.served == {1: {"-other": 2}}
+    assert [method for method, _ in evaluation_report._rows(found)][0] == "guide"
+    cells = [cell._replace(method=f"-{cell.method}") for cell in found.cells]
+    several = found._replace(cells=(*cells, *found.cells))
+    assert [method for method, _ in evaluation_report._rows(several)][0] == "guide"
+
+
 class Ranker(Fake):
     """A guide that ranks products by number, and remembers whom it was asked for."""
 
