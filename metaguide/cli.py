@@ -54,6 +54,9 @@ GuideFolder = Annotated[
     Path,
     typer.Option(help="A trained guide's folder, or a pretrained encoder's from Hugging Face."),
 ]
+EncoderFolder = Annotated[
+    Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
+]
 Unlabelled = Annotated[
     int, typer.Option(min=0, help="Most other examples to read without their labels.")
 ]
@@ -335,9 +338,7 @@ def predict(
     delimiter: Delimiter = "",
     encoding: Encoding = "utf-8",
     top: Annotated[int, typer.Option(min=1, help="Products to rank for each user.")] = 10,
-    encoder: Annotated[
-        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
-    ] = None,
+    encoder: EncoderFolder = None,
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
@@ -411,9 +412,7 @@ def serve(
     save_to: Annotated[
         Path | None, typer.Option(help="Folder that a guide taught in the page may be saved to.")
     ] = None,
-    encoder: Annotated[
-        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
-    ] = None,
+    encoder: EncoderFolder = None,
     cache: Cache = None,
 ) -> None:
     """Serve a saved guide: a page to ask and to teach it, and an API.
@@ -437,9 +436,7 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="classification or sentiment, if the guide answers both.")
     ] = None,
-    encoder: Annotated[
-        Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
-    ] = None,
+    encoder: EncoderFolder = None,
     as_json: Json = False,
 ) -> None:
     """Export a task of a saved guide, to serve it without Python.
