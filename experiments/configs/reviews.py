@@ -6,10 +6,13 @@ METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.reviews \\
 
 from ml_collections import ConfigDict
 
-from experiments.ranges import at_least_0, integer, positive, several, text
+from experiments.ranges import at_least_0, integer, one_of, positive, several, text
+from experiments.sources import REVIEWS
 
 RANGES = {
     "table": text(),
+    "reviews": one_of(*REVIEWS),
+    "held_out": several(text(), least=0),
     "seed": integer(0),
     "per_category": integer(0),
     "shots": several(integer(0)),
@@ -20,9 +23,11 @@ RANGES = {
     "encoder.length": integer(3),
     "encoder.cache": text(),
     "encoder.penalties": several(positive()),
+    "ngrams.unit": one_of("character", "word"),
     "ngrams.longest": integer(2, 8),
     "ngrams.least_texts": integer(1),
     "ngrams.penalties": several(positive()),
+    "tfidf.penalties": several(positive()),
     "stack.shares": several(positive()),
     "rule.episodes": integer(1),
     "rule.queries": integer(1),
@@ -36,6 +41,8 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
     config.table = "reviews_zh"  # name of the table in results.json
+    config.reviews = "online_shopping"  # the reviews: online_shopping or fdu_mtl
+    config.held_out = ()  # categories that are held out together; if empty, each in turn
     config.seed = 0  # seed of the reviews that are drawn, and of the episodes
     # Reviews of a category that are tested, and that the encoder reads; 0 for all. N-grams and
     # TF-IDF learn from all reviews of the sources all the same: they need no encoder.
@@ -52,6 +59,7 @@ def get_config() -> ConfigDict:
             "episodes": 3,
             "ngrams": {"penalties": (1.0,), "least_texts": 1},
             "encoder": {"penalties": (10.0,)},
+            "tfidf": {"penalties": (1.0,)},
             "stack": {"shares": (0.5, 1.0)},
             "rule": {"episodes": 2, "queries": 5, "steps": 2},
         },
@@ -64,10 +72,12 @@ def get_config() -> ConfigDict:
         "penalties": (600.0, 2000.0, 6000.0),  # λ of the head that are tried
     }
     config.ngrams = {
-        "longest": 3,  # characters of an n-gram at most
+        "unit": "character",  # what n-grams are made of: character or word
+        "longest": 3,  # characters or words of an n-gram at most
         "least_texts": 3,  # texts of source categories that an n-gram occurs in at least
         "penalties": (0.1, 0.3, 1.0),  # λ of the head that are tried
     }
+    config.tfidf = {"penalties": (1.0,)}  # λ of the baseline's head that are tried
     # Weights of the logits of n-grams, added to those of the encoder, that are tried.
     config.stack = {"shares": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
     config.rule = {

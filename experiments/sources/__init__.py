@@ -12,6 +12,7 @@ from experiments.ranges import Range, integer, share, text
 
 if TYPE_CHECKING:  # config files import this module before any heavy import
     from experiments.sources.parts import Parts
+    from metaguide.data.catalogue import Domain
 
 FIELDS: Mapping[str, Mapping[str, Range]] = {
     "bazaar": {
@@ -46,3 +47,23 @@ def read(config: FrozenConfigDict, folder: Path) -> "Parts":
             f"--config.data.world={name}: no such world; there are {', '.join(some)} and {last}"
         )
     return import_module(f"{__name__}.{name}").read(config, folder)
+
+
+REVIEWS = ("online_shopping", "fdu_mtl")
+"""Sources that hold reviews of several categories, each labelled with a sentiment."""
+
+
+def reviews_of(name: str) -> "dict[str, Domain]":
+    """Read the labelled reviews of a source.
+
+    Args:
+        name: one of `REVIEWS`.
+
+    Returns:
+        One domain per category, keyed by name, in which each text occurs once.
+
+    Raises:
+        ConfigError: METAGUIDE_DATA_DIR is not set.
+        CatalogueError: the reviews are missing or invalid.
+    """
+    return import_module(f"{__name__}.{name}").read_reviews()

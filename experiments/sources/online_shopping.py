@@ -11,6 +11,14 @@ from experiments.sources.parts import Parts, named, real_data
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.online_shopping import read_online_shopping
 
+FILE = "online_shopping_10_cats.zip"
+"""The zip as it is published."""
+
+
+def read_reviews() -> dict[str, Domain]:
+    """Read the reviews of each category; the errors are those of `reviews_of`."""
+    return read_online_shopping(real_data(FILE))
+
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the reviews, with categories that no stage sees.
@@ -29,7 +37,7 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         CatalogueError: the reviews are missing or invalid.
     """
     data = config.data
-    domains = read_online_shopping(real_data("online_shopping_10_cats.zip"))
+    domains = read_reviews()
     if data.most:
         domains = {name: _at_most(domain, data.most, data.seed) for name, domain in domains.items()}
     parts = named(config, domains)

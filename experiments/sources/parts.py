@@ -1,7 +1,8 @@
 """The domains of a run by their role, as a config names them."""
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,7 +10,9 @@ from typing import NamedTuple
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from metaguide.data.catalogue import Domain
+from metaguide.data.catalogue import Domain, read_domain
+from metaguide.data.importers import FORMATS, import_domain
+from metaguide.training.progress import say
 
 
 class Parts(NamedTuple):
@@ -75,3 +78,21 @@ def real_data(file: str) -> Path:
     if not root:
         raise ConfigError(f"METAGUIDE_DATA_DIR is not set; set it to the folder with {file}")
     return Path(root) / file
+
+
+def imported(name: str, form: str, files: Sequence[Path]) -> Domain:
+    """Import files of a published format; says how many of their rows cannot be read, and why.
+
+    Args:
+        name: of the domain.
+        form: name of the format.
+        files: the files; one in a zip goes on from the path of the zip.
+
+    Raises:
+        CatalogueError: a file is missing or is not of this format, or nothing in it can be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        summary = import_domain(FORMATS[form].importer, files, Path(folder) / name)
+        for reason, group in summary.rejected.items():
+            say(f"{name}: left out {group.count:,}: {reason}, the first at {group.first}")
+        return read_domain(Path(folder) / name)

@@ -1,8 +1,9 @@
-"""What source categories teach of a category that none of them is, each left out in turn.
+"""What source categories teach of categories that none of them is, left out group by group.
 
-A choice for a held-out category is made on source categories, whose own labels are left out as
-well: row d of an array of logits [categories, reviews] has the logits of a review of category e by
-heads that saw no label of d and none of e.
+The categories of a group are held out together, and all others are its sources. A choice for a
+group is made on its sources, each of which is left out as well in its turn: row g of an array of
+logits [groups, reviews] has the logits of a review of category e by heads that saw no label of
+group g and none of e.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +30,7 @@ from metaguide.learners.map import (
 from metaguide.learners.on_features import from_middle, nearness, soft_prototypes
 from metaguide.training.progress import say
 
-Logits = Float[np.ndarray, "categories reviews"]
+Logits = Float[np.ndarray, "groups reviews"]
 Gram = Float[np.ndarray, "reviews reviews"]
 Support = Int[np.ndarray, "episodes examples"]
 
@@ -42,19 +43,29 @@ class Corpus(NamedTuple):
 
     Attributes:
         names: of the categories.
+        groups: numbers of the categories that are held out together, in ascending order.
         category: int [reviews], the number of each review's category.
         label: int [reviews], 1 if positive, else 0.
         counts: how often each n-gram occurs, sparse [reviews, n-grams].
-        characters: int [n-grams], the length of each.
+        lengths: int [n-grams], the length of each, in characters or words.
         vectors: of an encoder, [reviews, width]; None without one.
     """
 
     names: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
     category: Int[np.ndarray, " reviews"]
     label: Int[np.ndarray, " reviews"]
     counts: sparse.csr_array
-    characters: Int[np.ndarray, " ngrams"]
+    lengths: Int[np.ndarray, " ngrams"]
     vectors: Float[np.ndarray, "reviews width"] | None = None
+
+    def sources(self, group: int) -> tuple[int, ...]:
+        """Return the numbers of the categories that teach what is known of a group."""
+        return tuple(e for e in range(len(self.names)) if e not in self.groups[group])
+
+    def without(self, group: int, source: int) -> tuple[int, ...]:
+        """Return what is left out where a choice for a group is scored on one of its sources."""
+        return tuple(sorted((*self.groups[group], source)))
 
     def rows(self, *categories: int) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the reviews of some categories."""
@@ -67,16 +78,31 @@ class Corpus(NamedTuple):
 
 def corpus_of(
     names: Sequence[str],
+    groups: Sequence[Sequence[int]],
     category: Sequence[int],
     label: Sequence[int],
     texts: Sequence[str],
     longest: int,
+    unit: str,
 ) -> Corpus:
-    """Return a corpus without vectors, with n-grams of 1 to `longest` characters."""
-    counter = CountVectorizer(analyzer="char", ngram_range=(1, longest))
+    """Return a corpus without vectors.
+
+    Args:
+        names, groups, category, label: as of `Corpus`.
+        texts: of the reviews.
+        longest: units of an n-gram at most.
+        unit: "character" or "word".
+    """
+    words = unit == "word"
+    analyzer: Any = {"analyzer": "word", "token_pattern": r"\w+"} if words else {"analyzer": "char"}
+    counter = CountVectorizer(ngram_range=(1, longest), **analyzer)
     counts = sparse.csr_array(counter.fit_transform(texts), dtype=np.float64)
-    characters = np.array([len(gram) for gram in counter.get_feature_names_out()], np.int32)
-    return Corpus(tuple(names), np.asarray(category), np.asarray(label), counts, characters)
+    ngrams = counter.get_feature_names_out()
+    lengths = np.array([1 + one.count(" ") if words else len(one) for one in ngrams], np.int32)
+    label = np.asarray(label)
+    return Corpus(
+        tuple(names), tuple(map(tuple, groups)), np.asarray(category), label, counts, lengths
+    )
 
 
 def taken(corpus: Corpus, rows: Int[np.ndarray, " rows"]) -> Corpus:
@@ -94,9 +120,9 @@ def taken(corpus: Corpus, rows: Int[np.ndarray, " rows"]) -> Corpus:
 
 
 def tfidf(train: Corpus, out: Collection[int]) -> Callable[[sparse.csr_array], Any]:
-    """Return what makes TF-IDF vectors of counts: of 1 and 2 characters, as scikit-learn does."""
+    """Return what makes TF-IDF vectors of counts, of 1 and 2 units, as scikit-learn does."""
     seen = train.counts[train.others(*out)] > 0
-    idf = _idf(seen) * (train.characters <= 2)
+    idf = _idf(seen) * (train.lengths <= 2)
     return lambda counts: normalize(counts @ sparse.diags_array(idf))
 
 
@@ -157,40 +183,43 @@ head for each penalty that saw no label of these categories."""
 
 def left_out(
     corpus: Corpus, heads: Heads, penalties: Sequence[float]
-) -> Float[np.ndarray, "penalties categories reviews"]:
-    """Return logits by heads that saw neither of two categories.
+) -> Float[np.ndarray, "penalties groups reviews"]:
+    """Return logits by heads that saw neither a group nor one of its sources.
 
     Returns:
-        In [:, d], the logits of reviews of category e by heads without d and e; 0 for those of d.
+        In [:, g], the logits of reviews of source e by heads without g and e; 0 for those of g.
     """
-    count = len(corpus.names)
-    found = np.zeros((len(penalties), count, len(corpus.label)))
-    for d in range(count):
-        for e in range(d + 1, count):
-            rows = corpus.rows(d, e)
-            logits = np.stack([np.asarray(one) for one in heads((d, e), rows, penalties)])
-            for held_out, other in ((d, e), (e, d)):
-                of_other = corpus.category[rows] == other
-                found[:, held_out, rows[of_other]] = logits[:, of_other]
-        say(f"left out: {corpus.names[d]}, with each other category")
+    found = np.zeros((len(penalties), len(corpus.groups), len(corpus.label)))
+    asked: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for group in range(len(corpus.groups)):
+        for source in corpus.sources(group):
+            asked.setdefault(corpus.without(group, source), []).append((group, source))
+    # Two categories that are each held out alone are left out together once, for both.
+    for out, places in asked.items():
+        rows = corpus.rows(*(source for _, source in places))
+        logits = np.stack([np.asarray(one) for one in heads(out, rows, penalties)])
+        for group, source in places:
+            of_source = corpus.category[rows] == source
+            found[:, group, rows[of_source]] = logits[:, of_source]
+        say(f"left out: {', '.join(corpus.names[one] for one in out)}")
     return found
 
 
 def zero_shot(
     corpus: Corpus, heads: Heads, penalties: Sequence[float]
 ) -> tuple[Logits, list[float]]:
-    """Choose a penalty for each held-out category on its sources, and train its head.
+    """Choose a penalty for each group on its sources, and train its head.
 
     Returns:
-        In [d], the logits of reviews of category e by the heads of the penalty that was chosen:
-        without d, and without e. The penalty for each d.
+        In [g], the logits of all reviews by the heads of the penalty that was chosen: of those of
+        g by a head without g, of those of a source e without g and e. The penalty for each g.
     """
     candidates = left_out(corpus, heads, penalties)
     found, chosen = np.zeros(candidates.shape[1:]), []
-    for d in range(len(corpus.names)):
-        best, rows = choice(candidates, corpus, d), corpus.rows(d)
-        found[d] = candidates[best, d]
-        (found[d, rows],) = heads((d,), rows, penalties[best : best + 1])
+    for group, held_out in enumerate(corpus.groups):
+        best, rows = choice(candidates, corpus, group), corpus.rows(*held_out)
+        found[group] = candidates[best, group]
+        (found[group, rows],) = heads(held_out, rows, penalties[best : best + 1])
         chosen.append(penalties[best])
     return found, chosen
 
@@ -203,14 +232,13 @@ def gram_of(vectors: Any) -> Gram:
 
 
 def choice(
-    candidates: Float[np.ndarray, "candidates categories reviews"], corpus: Corpus, held_out: int
+    candidates: Float[np.ndarray, "candidates groups reviews"], corpus: Corpus, group: int
 ) -> int:
-    """Return the candidate of the best mean accuracy on the sources of a held-out category."""
-    sources = [e for e in range(len(corpus.names)) if e != held_out]
+    """Return the candidate of the best mean accuracy on the sources of a group."""
     found = []
     for logits in candidates:
-        right = (logits[held_out] > 0) == corpus.label
-        found.append(np.mean([right[corpus.rows(e)].mean() for e in sources]))
+        right = (logits[group] > 0) == corpus.label
+        found.append(np.mean([right[corpus.rows(e)].mean() for e in corpus.sources(group)]))
     return int(np.argmax(found))
 
 

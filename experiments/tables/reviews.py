@@ -1,13 +1,15 @@
-"""Sentiment of reviews of a shop's new category: ten categories, each held out in turn.
+"""Sentiment of reviews of a shop's new category, from other categories and a few of its own.
 
 python -m experiments.tables.reviews
+python -m experiments.tables.reviews --config=experiments/configs/reviews_en.py
 python -m experiments.tables.reviews --config.encoder.weights=FOLDER \\
     --config.encoder.prefix="query: "
 
-Zero-shot by heads that the nine others taught, and adapted to 5 + 5 and 20 + 20 reviews by a map
-head with its guard. Everything that is chosen is chosen on source categories, each left out in
-turn; `choices.json` in the work folder says what. Without `--config.encoder.weights` the table has
-the methods from nothing alone.
+By default each of ten Chinese categories is held out in turn; `config.held_out` names categories
+that are held out together. Zero-shot by heads that the others taught, and adapted to 5 + 5 and 20 +
+20 reviews by a map head with its guard. Everything that is chosen is chosen on source categories,
+each left out in turn; `choices.json` in the work folder says what. Without
+`--config.encoder.weights` the table has the methods from nothing alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import write_config
-from experiments.sources.parts import real_data
+from experiments.sources import reviews_of
 from experiments.tables.left_out import (
     Corpus,
     Gram,
@@ -37,6 +39,7 @@ from experiments.tables.left_out import (
     corpus_of,
     dense_logits,
     gram_of,
+    left_out,
     rule_of,
     sparse_logits,
     supports,
@@ -47,7 +50,6 @@ from experiments.tables.left_out import (
     with_unlabelled,
     zero_shot,
 )
-from metaguide.data.online_shopping import read_online_shopping
 from metaguide.evaluation.metrics import bootstrap, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
 from metaguide.files import write_json
@@ -83,7 +85,7 @@ class Outcome(NamedTuple):
 
 
 Outcomes = dict[tuple[str, int], list[Outcome]]
-"""By method and shots, an outcome for each category."""
+"""By method and shots, an outcome for each category that is held out, in order of groups."""
 
 
 def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
@@ -93,10 +95,12 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
         All reviews; those that are tested, in an order that was drawn; and the texts of these.
 
     Raises:
-        ConfigError: a category has too few reviews for the shots.
+        ConfigError: a category has too few reviews for the shots, or there is no such set of
+            reviews or category in it.
         CatalogueError: the reviews are missing or invalid.
     """
-    domains = read_online_shopping(real_data("online_shopping_10_cats.zip"))
+    domains = reviews_of(config.reviews)
+    groups = groups_of(config.held_out, tuple(domains))
     rng = np.random.default_rng(config.seed)
     texts, category, label, rank = [], [], [], []
     for number, domain in enumerate(domains.values()):
@@ -105,7 +109,10 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
         label += [int(domain.reviews[i].sentiment == "positive") for i in order]
         category += [number] * len(order)
         rank += range(len(order))
-    everything = corpus_of(tuple(domains), category, label, texts, config.ngrams.longest)
+    ngrams = config.ngrams
+    everything = corpus_of(
+        tuple(domains), groups, category, label, texts, ngrams.longest, ngrams.unit
+    )
     tested = np.flatnonzero(np.asarray(rank) < (config.per_category or len(texts)))
     corpus = taken(everything, tested)
     for number, name in enumerate(corpus.names):
@@ -119,6 +126,29 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
     return everything, corpus, [texts[row] for row in tested]
 
 
+def groups_of(held_out: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+    """Return the numbers of the categories that are held out together.
+
+    Args:
+        held_out: names of one group; if empty, each category is a group.
+        names: of all categories.
+
+    Raises:
+        ConfigError: there is no such category, or none is left to learn from.
+    """
+    if not held_out:
+        return [[number] for number in range(len(names))]
+    for name in held_out:
+        if name not in names:
+            raise ConfigError(
+                f"config.held_out names {name!r}, which the reviews do not have; they have "
+                f"{', '.join(names)}"
+            )
+    if len(set(held_out)) > len(names) - 2:
+        raise ConfigError("config.held_out leaves fewer than two categories to learn from")
+    return [sorted({names.index(name) for name in held_out})]
+
+
 # ------------------------------------------------------------------------------ methods
 
 
@@ -126,12 +156,12 @@ class Known(NamedTuple):
     """What sources teach of a held-out category, by one method.
 
     Attributes:
-        logits: [categories, reviews], as of `zero_shot`.
+        logits: [groups, reviews], as of `zero_shot`.
         gram: (category, categories left out) -> its reviews' inner products.
         fixed: whether these are the same whatever is left out, as an encoder's are.
     """
 
-    logits: Float[np.ndarray, "categories reviews"]
+    logits: Float[np.ndarray, "groups reviews"]
     gram: Callable[[int, tuple[int, ...]], Gram]
     fixed: bool
 
@@ -149,14 +179,15 @@ def methods_of(
     """
 
     def note(name: str, field: str, values: Sequence[float]) -> None:
-        for category, value in zip(corpus.names, values, strict=True):
-            choices.setdefault(category, {})[name] = {field: value}
+        for group, value in zip(corpus.groups, values, strict=True):
+            for one in group:
+                choices.setdefault(corpus.names[one], {})[name] = {field: value}
 
     least = config.ngrams.least_texts
     trained = {True: everything, False: corpus}
 
     def ngram_heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
-        train = trained[len(out) == 1]
+        train = trained[out in corpus.groups]
         vectors, others = weighted_ngrams(train, out, least), train.others(*out)
         own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
         label = train.label[others]
@@ -164,7 +195,7 @@ def methods_of(
 
     @lru_cache(maxsize=len(corpus.names))  # the pairs of one held-out category
     def ngram_gram(category: int, out: tuple[int, ...]) -> Gram:
-        vectors = weighted_ngrams(trained[len(out) == 1], out, least)
+        vectors = weighted_ngrams(trained[out in corpus.groups], out, least)
         return gram_of(vectors(corpus.counts[corpus.rows(category)]))
 
     ngrams, chosen = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
@@ -189,20 +220,37 @@ def methods_of(
     found["encoder"] = Known(encoder, lambda category, _: gram(category), fixed=True)
     shares = config.stack.shares
     stacked = np.stack([encoder + share * ngrams for share in shares])
-    best = [choice(stacked, corpus, d) for d in range(len(corpus.names))]
+    best = [choice(stacked, corpus, group) for group in range(len(corpus.groups))]
     note("encoder + n-grams", "share", [shares[one] for one in best])
-    both = np.stack([stacked[one, d] for d, one in enumerate(best)])
+    both = np.stack([stacked[one, group] for group, one in enumerate(best)])
     found["encoder + n-grams"] = found["encoder"]._replace(logits=both)
     return found
 
 
-def tfidf_of(corpus: Corpus, everything: Corpus) -> Known:
-    """Return TF-IDF of 1 and 2 characters, which learns from all texts of the sources."""
-    logits = np.zeros((len(corpus.names), len(corpus.label)))
-    for d in range(len(corpus.names)):
-        vectors, others, rows = tfidf(everything, (d,)), everything.others(d), corpus.rows(d)
-        own, test = vectors(everything.counts[others]), vectors(corpus.counts[rows])
-        logits[d, rows] = sparse_logits(own, everything.label[others], test, 1.0)
+def tfidf_of(
+    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+) -> Known:
+    """Return TF-IDF of n-grams of 1 and 2, which learns from all texts of the sources.
+
+    The arguments are those of `methods_of`. A penalty is chosen if there are several.
+    """
+    penalties = config.tfidf.penalties
+
+    def heads(train: Corpus, out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
+        vectors, others = tfidf(train, out), train.others(*out)
+        own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
+        return [sparse_logits(own, train.label[others], test, one) for one in penalties]
+
+    found = np.zeros((len(penalties), len(corpus.groups), len(corpus.label)))
+    if len(penalties) > 1:
+        found = left_out(corpus, partial(heads, corpus), penalties)
+    logits = np.zeros(found.shape[1:])
+    for number, group in enumerate(corpus.groups):
+        best, rows = choice(found, corpus, number), corpus.rows(*group)
+        (logits[number, rows],) = heads(everything, group, rows, penalties[best : best + 1])
+        for one in group:
+            chosen = choices.setdefault(corpus.names[one], {})
+            chosen["tf-idf zero-shot"] = {"penalty": penalties[best]}
 
     def gram(category: int, out: tuple[int, ...]) -> Gram:
         return gram_of(tfidf(everything, out)(corpus.counts[corpus.rows(category)]))
@@ -221,18 +269,20 @@ def outcomes_of(
         choices: category -> method -> what was chosen; is filled.
     """
     methods = methods_of(config, everything, corpus, choices)
-    baseline = tfidf_of(corpus, everything)
+    baseline = tfidf_of(config, everything, corpus, choices)
     found: Outcomes = {}
     tasks: dict[Any, Task] = {}
-    for d, category in enumerate(corpus.names):
+    for group, held_out in enumerate(corpus.groups):
         for shots in config.shots:
             rules: dict[str, Rule] = {}
             for name, known in methods.items() if shots else ():
-                rules[name] = rule_for(config, corpus, known, d, shots, tasks)
-                choices[category][name][f"{shots} shots"] = rules[name]._asdict()
-            for name, outcome in answers(config, corpus, baseline, methods, rules, d, shots):
-                found.setdefault((name, shots), []).append(outcome)
-        say(f"{category}: adapted and answered")
+                rules[name] = rule_for(config, corpus, known, group, shots, tasks)
+                for d in held_out:
+                    choices[corpus.names[d]][name][f"{shots} shots"] = rules[name]._asdict()
+            for d in held_out:
+                for name, one in answers(config, corpus, baseline, methods, rules, group, d, shots):
+                    found.setdefault((name, shots), []).append(one)
+        say(f"{', '.join(corpus.names[d] for d in held_out)}: adapted and answered")
     return found
 
 
@@ -240,35 +290,33 @@ def rule_for(
     config: FrozenConfigDict,
     corpus: Corpus,
     known: Known,
-    d: int,
+    group: int,
     shots: int,
     tasks: dict[Any, Task],
 ) -> Rule:
-    """Learn how to adapt to a held-out category, on episodes of its sources.
+    """Learn how to adapt to the categories of a group, on episodes of its sources.
 
     Args:
         config, corpus: the config, and the reviews.
         known: of the method.
-        d: the held-out category.
+        group: number of the group.
         shots: of each label.
         tasks: those of vectors that are the same whatever is left out; is filled.
     """
     own, logits = [], []
-    for e in range(len(corpus.names)):
-        if e == d:
-            continue
+    for e in corpus.sources(group):
         rows = corpus.rows(e)
         place = (shots, e)
         task = tasks.get(place) if known.fixed else None
         if task is None:
             label = corpus.label[rows]
             draw = supports(label, shots, config.rule.episodes, (config.seed, _RULE, e, shots))
-            gram = known.gram(e, (min(d, e), max(d, e)))
+            gram = known.gram(e, corpus.without(group, e))
             task = task_of(gram, label, draw, config.rule.queries)
             if known.fixed:
                 tasks[place] = task
         own.append(task)
-        logits.append(known.logits[d, rows])
+        logits.append(known.logits[group, rows])
     return rule_of(own, logits, config.rule.penalty, config.rule.steps)
 
 
@@ -278,6 +326,7 @@ def answers(
     baseline: Known,
     methods: Mapping[str, Known],
     rules: Mapping[str, Rule],
+    group: int,
     d: int,
     shots: int,
 ) -> Iterator[tuple[str, Outcome]]:
@@ -288,10 +337,11 @@ def answers(
         baseline: TF-IDF.
         methods: name -> what is known.
         rules: name -> how to adapt; not read without shots.
+        group: number of the group of the category.
         d: the held-out category.
         shots: of each label.
     """
-    rows = corpus.rows(d)
+    rows, out = corpus.rows(d), corpus.groups[group]
     label = corpus.label[rows]
     constant = np.where(label.mean() > 0.5, 1.0, -1.0) * np.ones(len(rows))
     # Where there are no shots, all methods answer all reviews once.
@@ -299,21 +349,21 @@ def answers(
     draw = supports(label, shots, count if shots else 1, (config.seed, _TEST, d, shots))
     query = np.stack([np.setdiff1d(every, support) for support in draw])
     yield "majority", Outcome(label, query, constant[query])
-    yield "tf-idf zero-shot", Outcome(label, query, baseline.logits[d, rows][query])
+    yield "tf-idf zero-shot", Outcome(label, query, baseline.logits[group, rows][query])
     if not shots:
         for name, known in methods.items():
-            yield name, Outcome(label, query, known.logits[d, rows][query])
+            yield name, Outcome(label, query, known.logits[group, rows][query])
         return
     alone = partial(
         adapted, logits=np.zeros(len(rows)), rule=Rule(config.rule.penalty, 1.0), caution=None
     )
-    few, _ = alone(task_of(baseline.gram(d, (d,)), label, draw))
+    few, _ = alone(task_of(baseline.gram(d, out), label, draw))
     yield "tf-idf few-shot", Outcome(label, query, few)
     tasks: dict[bool, Task] = {}
     for name, known in methods.items():
         if known.fixed not in tasks:
-            tasks[known.fixed] = task_of(known.gram(d, (d,)), label, draw)
-        before = known.logits[d, rows]
+            tasks[known.fixed] = task_of(known.gram(d, out), label, draw)
+        before = known.logits[group, rows]
         logits, pays = adapted(tasks[known.fixed], before, rules[name], config.caution)
         yield name, Outcome(label, query, logits, before[query], pays)
     if True in tasks:
@@ -435,7 +485,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     else:
         say("no config.encoder.weights: the table has the methods from nothing alone")
     choices: dict[str, Any] = {}
-    rows, scores = rows_of(config, corpus.names, outcomes_of(config, everything, corpus, choices))
+    outcomes = outcomes_of(config, everything, corpus, choices)
+    held_out = [corpus.names[d] for group in corpus.groups for d in group]
+    rows, scores = rows_of(config, held_out, outcomes)
     path = write(
         rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=(config.seed,)
     )
@@ -444,7 +496,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):
         if any(row.metric == metric for row in shown):
             print_tables(shown, baselines=BASELINES, metric=metric)
-    say(f"reviews: {path}, {workdir / 'choices.json'}")
+    say(f"{config.table}: {path}, {workdir / 'choices.json'}")
 
 
 if __name__ == "__main__":

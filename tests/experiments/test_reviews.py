@@ -1,5 +1,6 @@
 """The table of reviews: nothing of a held-out category is known before it is asked for."""
 
+import zipfile
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sklearn.preprocessing import normalize
 from experiments import command
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
+from experiments.sources import reviews_of
 from experiments.tables import left_out, reviews
 from experiments.tables.left_out import Corpus, corpus_of, taken
 from metaguide.evaluation.results import read
@@ -38,9 +40,8 @@ def corpus() -> Corpus:
     rng = np.random.default_rng(0)
     label = rng.permuted(np.tile([0, 1], (3, 14)), axis=1).ravel()
     vectors = (2.0 * label[:, None] * (np.arange(6) == 0) + rng.normal(size=(84, 6))) + 1
-    found = corpus_of(
-        NAMES, np.repeat(range(3), 28).tolist(), label.tolist(), texts_of(label, rng), 3
-    )
+    category, texts = np.repeat(range(3), 28).tolist(), texts_of(label, rng)
+    found = corpus_of(NAMES, ((0,), (1,), (2,)), category, label.tolist(), texts, 3, "character")
     return found._replace(vectors=vectors.astype(np.float32))
 
 
@@ -75,6 +76,35 @@ def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> N
             np.testing.assert_array_equal(after[1:, own], before[1:, own], err_msg=name)
         # What others are told by this category does change.
         assert np.abs(after[1] - before[1])[corpus.rows(1)].max() > 1e-3, name
+
+
+def test_no_label_of_a_group_reaches_what_is_known_of_it(corpus: Corpus) -> None:
+    """Faults: of categories that are held out together one teaches the other; a head that a choice
+    is scored on has read the source that it is scored on; a source is left out of the last head."""
+    rng = np.random.default_rng(6)
+    label = rng.permuted(np.tile([0, 1], (4, 14)), axis=1).ravel()
+    category = np.repeat(range(4), 28).tolist()
+    texts = texts_of(label, rng)
+
+    def known_of(label: np.ndarray) -> tuple[np.ndarray, Any]:
+        choices: dict[str, Any] = {}
+        of_four = corpus_of("abcd", ((1, 3),), category, label.tolist(), texts, 3, "character")
+        (known,) = reviews.methods_of(config_of(), of_four, of_four, choices).values()
+        assert set(choices) == {"b", "d"}
+        return known.logits, (choices, reviews.rule_for(config_of(), of_four, known, 0, 2, {}))
+
+    logits, chosen = known_of(label)
+    assert logits.shape == (1, 112) and (logits != 0).all()
+    permuted = label.copy()
+    for group in (28, 84):
+        permuted[group : group + 28] = 1 - label[group : group + 28]
+    of_permuted, chosen_of_permuted = known_of(permuted)
+    np.testing.assert_array_equal(of_permuted, logits)
+    assert chosen_of_permuted == chosen
+    permuted = label.copy()
+    permuted[:28] = 1 - label[:28]  # a source
+    changed = (known_of(permuted)[0] != logits)[0].reshape(4, 28).any(1)
+    assert changed.tolist() == [False, True, True, True]
 
 
 def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus: Corpus) -> None:
@@ -150,6 +180,19 @@ def test_tfidf_is_that_of_the_sources(corpus: Corpus) -> None:
     np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), atol=1e-9)
 
 
+def test_ngrams_are_of_words_or_of_characters() -> None:
+    """Faults: a word counts as many characters, one of a letter is dropped, TF-IDF has trigrams."""
+    texts = ["a good book", "not a good one"]
+    of_words, of_characters = (
+        corpus_of(("a",), ((0,),), [0, 0], [1, 0], texts, 3, unit) for unit in ("word", "character")
+    )
+    assert sorted(of_words.lengths) == [1] * 5 + [2] * 4 + [3] * 3
+    assert set(of_characters.lengths) == {1, 2, 3}
+    theirs = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, 2)).fit_transform(texts)
+    ours = left_out.tfidf(of_words, ())(of_words.counts)
+    np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), atol=1e-9)
+
+
 def test_scores_by_hand() -> None:
     """Faults: macro-F1 of one class, a gain over other reviews, an interval that is zero."""
     rng = np.random.default_rng(3)
@@ -198,6 +241,44 @@ def test_without_an_encoder(
     assert (tmp_path / "run" / "choices.json").exists()
 
 
+def test_english_reviews_hold_out_four_shops_at_once(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faults: the texts of two files of one domain are one; films count as a shop; a text of a
+    held-out shop stands in a source as well; a line that cannot be read is dropped in silence."""
+    rng = np.random.default_rng(7)
+    held_out = ("books", "dvd", "electronics", "kitchen_housewares")
+    with zipfile.ZipFile(tmp_path / "fdu_mtl.zip", "w") as packed:
+        for name in (*held_out, "baby", "toys", "imdb"):
+            for part in ("train", "test", "unlabel"):
+                label = np.tile([0, 1], 10)
+                texts = texts_of(label, rng)
+                lines = [
+                    f"{y}\t{name} {part} {' '.join(t)}" for y, t in zip(label, texts, strict=True)
+                ]
+                lines += ["1\tthe same everywhere", "9\tno such label"]
+                packed.writestr(f"mtl-dataset/{name}.task.{part}", "\n".join(lines))
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    domains = reviews_of("fdu_mtl")
+    assert sorted(domains) == sorted({*held_out, "baby", "toys"})
+    assert [len(one.reviews) for one in domains.values()] == [41, 40, 40, 40, 40, 40]
+    assert capsys.readouterr().out.count("left out 2: reviews: sentiment") == 6
+    defaults = COMMANDS["experiments.tables.reviews"]._asdict()
+    english = "--config=experiments/configs/reviews_en.py"
+    config = command.resolve(["x", english, "--config.preset=tiny"], **defaults, late=True)[0]
+    reviews.main(config, tmp_path / "run")
+    results = read(tmp_path / "run")
+    assert {row.domain for row in results.rows} == {*held_out, reviews.ALL}
+    assert {row.table for row in results.rows} == {"reviews_en"}
+    for flag, words in {
+        "('books','cars')": "names 'cars', which the reviews do not have; they have baby",
+        "('baby','books','dvd','electronics','toys')": "fewer than two categories to learn from",
+    }.items():
+        argv = ["x", english, "--config.preset=tiny", f"--config.held_out={flag}"]
+        with pytest.raises(ConfigError, match=words):
+            reviews.read(command.resolve(argv, **defaults, late=True)[0])
+
+
 @pytest.mark.filterwarnings("ignore:.*the published file has")
 def test_what_cannot_run_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults: a traceback of numpy where a category is too small, or of a missing encoder."""
@@ -220,6 +301,8 @@ def test_what_cannot_run_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
         ("caution=-1.0", "give a number of at least 0"),
         ("encoder.penalties=(0.0,)", "each a positive number"),
         ("ngrams.longest=1", "give a whole number from 2"),
+        ("ngrams.unit=letter", "give one of character, word"),
+        ("reviews=films", "give one of online_shopping, fdu_mtl"),
         ("stack.shares=()", "one or more values"),
         ("rule.steps=0", "give a whole number of at least 1"),
     ],

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -98,8 +99,14 @@ ENDS_EARLY = "the file is damaged or ends early"
 
 
 def made_id(place: Place) -> str:
-    """Return the id of a row that has none: the name of its file, and its line."""
-    return f"{os.path.basename(place.file).split('.')[0]}-{place.line}"
+    """Return the id of a row that has none: the name of its file, and its line.
+
+    Only endings that name a format are left off: `books.train` and `books.test` are two files.
+    """
+    return f"{_FORMAT.sub('', os.path.basename(place.file))}-{place.line}"
+
+
+_FORMAT = re.compile(r"(\.(csv|tsv|txt|jsonl?|ndjson|parquet))?(\.(gz|zip))?$", re.IGNORECASE)
 
 
 def within(files: Iterable[Path]) -> list[Path]:

@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from metaguide.data.catalogue import REJECTS, CatalogueError, read_domain
 from metaguide.data.importers import FORMATS, Options, Summary, import_domain
+from metaguide.data.importers.source import Place, made_id
 
 
 def imported(format: str, files: list[Path], folder: Path, **options: Any) -> Summary:
@@ -306,6 +307,21 @@ def test_presets_of_public_tables(tmp_path: Path) -> None:
         imported(format, [write(tmp_path / "books.train", *lines)], tmp_path / "s")
         reviews = read_domain(tmp_path / "s").reviews
         assert [(one.text, one.label) for one in reviews] == [('so "good', 1), ("bad", 0)]
+
+
+def test_rows_without_ids_of_two_files_are_two(tmp_path: Path) -> None:
+    """Catches made ids that are one for the same lines of `books.train` and `books.test`."""
+    names = ("books.task.train", "books.task.test", "books.task.test.csv.gz", "more.csv")
+    for name in names[:2]:
+        write(tmp_path / name, "1\tgood " + name, "0\tbad " + name)
+    summary = imported("fdu-mtl", [tmp_path / name for name in names[:2]], tmp_path / "shop")
+    assert summary.read == {"reviews": 4} and not summary.rejects
+    assert [made_id(Place(f"a/{name}", 7)) for name in names] == [
+        "books.task.train-7",
+        "books.task.test-7",
+        "books.task.test-7",
+        "more-7",
+    ]
 
 
 def test_pictures_are_read_from_idx_and_from_folders(tmp_path: Path) -> None:
