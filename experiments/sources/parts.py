@@ -11,7 +11,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
 from metaguide.data.catalogue import Domain, read_domain
-from metaguide.data.importers import FORMATS, import_domain
+from metaguide.data.importers import FORMATS, Options, import_domain
 from metaguide.training.progress import say
 
 
@@ -80,19 +80,22 @@ def real_data(file: str) -> Path:
     return Path(root) / file
 
 
-def imported(name: str, form: str, files: Sequence[Path]) -> Domain:
+def imported(name: str, form: str, files: Sequence[Path], options: Options | None = None) -> Domain:
     """Import files of a published format; says how many of their rows cannot be read, and why.
 
     Args:
         name: of the domain.
         form: name of the format.
         files: the files; one in a zip goes on from the path of the zip.
+        options: which column is which field; by default as the format has it.
 
     Raises:
         CatalogueError: a file is missing or is not of this format, or nothing in it can be read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        summary = import_domain(FORMATS[form].importer, files, Path(folder) / name)
+        summary = import_domain(
+            FORMATS[form].importer, files, Path(folder) / name, options or Options()
+        )
         for reason, group in summary.rejected.items():
             say(f"{name}: left out {group.count:,}: {reason}, the first at {group.first}")
         return read_domain(Path(folder) / name)

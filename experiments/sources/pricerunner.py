@@ -1,0 +1,40 @@
+"""Titles of products in ten categories of electronics and home appliances, PriceRunner.
+
+The same product is sold by several shops, each of which gives it a title of its own: a cluster.
+"""
+
+from experiments.sources.parts import imported, real_data
+from metaguide.data.catalogue import Domain, Product
+from metaguide.data.importers import Options
+
+FILE = "pricerunner_aggregate.zip"
+"""The zip as it is published."""
+
+ELECTRONICS = ("CPUs", "Digital Cameras", "Mobile Phones", "TVs")
+APPLIANCES = (
+    "Dishwashers",
+    "Freezers",
+    "Fridge Freezers",
+    "Fridges",
+    "Microwaves",
+    "Washing Machines",
+)
+
+_COLUMNS = {"id": "id", "title": "title", "category": "cluster", "attributes.kind": "category"}
+
+
+def read_clusters() -> dict[str, Domain]:
+    """Read the titles of each category; the category of a product is its cluster.
+
+    Returns:
+        One domain per category, keyed and sorted by name.
+
+    Raises:
+        ConfigError: METAGUIDE_DATA_DIR is not set.
+        CatalogueError: the file is missing or damaged.
+    """
+    every = imported("pricerunner", "pricerunner", [real_data(FILE)], Options(_COLUMNS))
+    products: dict[str, list[Product]] = {}
+    for product in every.products:
+        products.setdefault(product.attributes["kind"], []).append(product)
+    return {name: Domain(name, products=tuple(products[name])) for name in sorted(products)}

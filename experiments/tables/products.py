@@ -1,0 +1,355 @@
+"""Which product a shop's title is of: 20 products, of each of which one or five titles are known.
+
+python -m experiments.tables.products
+python -m experiments.tables.products --config.encoder.weights=FOLDER \\
+    --config.encoder.prefix="query: "
+
+Electronics teach home appliances, which no source is like, and the reverse. Titles are compared by
+a kernel of few weights (`ngram_kernels`); λ is chosen on the sources, each left out in turn. There
+are two tasks: in one nothing is read of the held-out category but the titles of an episode, in the
+other how frequent n-grams are in all its titles, as a shop that has a list of products knows.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from ml_collections.config_dict import FrozenConfigDict
+from scipy import sparse
+
+from experiments import runner
+from experiments.config_files import ConfigError
+from experiments.encoders import read_encoder
+from experiments.modules import COMMANDS
+from experiments.processes import command_line
+from experiments.reports.terminal import print_tables
+from experiments.run_folder import write_config
+from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_clusters
+from experiments.tables.ngram_kernels import (
+    RARITIES,
+    Episodes,
+    Kernels,
+    Kind,
+    Rule,
+    Titles,
+    Weighting,
+    alike,
+    answers,
+    count_ngrams,
+    draw,
+    effects,
+    kernels,
+    learn,
+    similarity,
+    weighting,
+)
+from metaguide.data.texts import normalised
+from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
+from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.files import write_json
+from metaguide.training.progress import say
+
+SPLITS = {"electronics": ELECTRONICS, "home appliances": APPLIANCES}
+"""Names of what is held out, and its categories; the sources are those of the other."""
+
+TASKS = ("products", "products, all titles read")
+
+BASELINES = ("tf-idf",)
+"""Names of the baselines of this table."""
+
+_TEST, _LEARN, _CHOOSE = 0, 1, 2
+
+
+class Data(NamedTuple):
+    """Titles of all categories, keyed by category.
+
+    Attributes:
+        kinds: the kinds of n-grams.
+        kind: of each n-gram.
+        every: counts of the n-grams of all titles, of which frequencies are learned.
+        titles: of the products that have titles enough for an episode.
+    """
+
+    kinds: tuple[Kind, ...]
+    kind: Int[np.ndarray, " ngrams"]
+    every: Mapping[str, sparse.csr_array]
+    titles: Mapping[str, Titles]
+
+
+def read(config: FrozenConfigDict) -> tuple[Data, dict[str, list[str]]]:
+    """Read the titles, each once in a category.
+
+    Returns:
+        The titles without vectors, and the texts of those that are asked for.
+
+    Raises:
+        ConfigError: a category has too few products for an episode.
+        CatalogueError: the file is missing or invalid.
+    """
+    texts: dict[str, list[str]] = {}
+    rows: dict[str, Int[np.ndarray, " titles"]] = {}
+    product: dict[str, Int[np.ndarray, " titles"]] = {}
+    for name, domain in read_clusters().items():
+        found = list({normalised(one.title): one for one in reversed(domain.products)}.values())
+        found.reverse()
+        count = Counter(one.category for one in found)
+        enough = min(config.shots) + config.queries
+        rows[name] = np.flatnonzero([count[one.category] >= enough for one in found])
+        texts[name] = [one.title for one in found]
+        named = [str(found[row].category) for row in rows[name]]
+        product[name] = np.unique(named, return_inverse=True)[1].astype(np.int32)
+        most = max(config.shots) + config.queries
+        if (having := int((np.bincount(product[name]) >= most).sum())) < config.way:
+            raise ConfigError(
+                f"config.way is {config.way}: {name} has {having} products of {most} titles, which "
+                f"config.shots={config.shots} and config.queries={config.queries} take; give fewer"
+            )
+    ngrams = count_ngrams(texts)
+    titles = {name: Titles(ngrams.counts[name][rows[name]], product[name]) for name in texts}
+    asked = {name: [texts[name][row] for row in rows[name]] for name in texts}
+    return Data(ngrams.kinds, ngrams.kind, ngrams.counts, titles), asked
+
+
+# ------------------------------------------------------------------------------ methods
+
+
+def used_groups(kinds: Sequence[Kind], has_encoder: bool) -> dict[str, Bool[np.ndarray, " groups"]]:
+    """Return the groups that each method uses, the learned ones last."""
+    every = [kind for kind in kinds for _ in RARITIES]
+    usual = [kind.unit == "characters" and 2 <= kind.length <= 4 for kind in every]
+    found = {"tf-idf": [*usual, False]}
+    if has_encoder:
+        found["encoder"] = [False] * len(every) + [True]
+    found["n-grams, learned"] = [True] * len(every) + [False]
+    if has_encoder:
+        found["encoder + n-grams, learned"] = [True] * (len(every) + 1)
+    return {name: np.array(one) for name, one in found.items()}
+
+
+def known_of(data: Data, task: str, sources: Sequence[str], category: str) -> Weighting:
+    """Return what is known of n-grams where a category is asked about.
+
+    Args:
+        data: the titles.
+        task: says whether all titles of the category are read.
+        sources: the categories that are read if they are not.
+        category: the category.
+    """
+    read = (category,) if task == TASKS[1] else tuple(sources)
+    vectors = [data.titles[one].vectors for one in read]
+    return weighting(data.kind, [data.every[one] for one in read], vectors)
+
+
+def tasks_of(
+    config: FrozenConfigDict, data: Data, task: str, sources: Sequence[str], seed: int
+) -> list[Kernels]:
+    """Return the kernels of the episodes to learn on, for each number of shots."""
+    groups, names = len(RARITIES) * len(data.kinds), sorted(data.titles)
+    found = []
+    for shots in config.shots:
+        parts = []
+        for source in sources:
+            titles, place = data.titles[source], (seed, _LEARN, names.index(source), shots)
+            count = config.learning.episodes
+            episodes = draw(titles.product, count, config.way, shots, config.queries, place)
+            known = known_of(data, task, sources, source)
+            parts.append(kernels(titles, known, groups, episodes, shots))
+        found.append(Kernels(*(np.concatenate(one) for one in zip(*parts, strict=True))))
+    return found
+
+
+def rule_of(
+    config: FrozenConfigDict,
+    data: Data,
+    used: Bool[np.ndarray, " groups"],
+    tasks: Sequence[Kernels],
+    penalty: float,
+) -> Rule:
+    """Meta-learn a rule on episodes of the sources."""
+    learned = learn(
+        used,
+        effects(data.kinds),
+        tasks,
+        way=config.way,
+        steps=config.learning.steps,
+        penalty=penalty,
+        rate=config.learning.rate,
+    )
+    return jax.device_get(learned)
+
+
+def episodes_of(
+    config: FrozenConfigDict, data: Data, category: str, shots: int, use: int
+) -> Episodes:
+    """Return the episodes of a category that all methods are asked."""
+    titles, place = data.titles[category], sorted(data.titles).index(category)
+    place = (use, place, shots)
+    return draw(titles.product, config.episodes, config.way, shots, config.queries, place)
+
+
+def right(
+    config: FrozenConfigDict,
+    data: Data,
+    known: Weighting,
+    category: str,
+    rule: Rule,
+    use: int = _TEST,
+) -> list[Bool[np.ndarray, "episodes way queries"]]:
+    """Return which queries of a category are answered rightly, for each number of shots."""
+    compared, found = similarity(data.titles[category], known, rule), []
+    for shots in config.shots:
+        episodes = episodes_of(config, data, category, shots, use)
+        said = answers(compared, episodes, shots, rule)
+        found.append(said == np.arange(config.way)[:, None])
+    return found
+
+
+def choose(
+    config: FrozenConfigDict, data: Data, task: str, sources: Sequence[str]
+) -> tuple[float, dict[float, float]]:
+    """Choose λ for the method that reads most, by the sources, each left out in turn.
+
+    Returns:
+        λ, and the mean accuracy in the source that was left out for each that was tried.
+    """
+    used = used_groups(data.kinds, _has_encoder(data))
+    fullest = list(used.values())[-1]
+    found: dict[float, list[float]] = {penalty: [] for penalty in config.learning.penalties}
+    if len(found) == 1:
+        return next(iter(found)), {}
+    for source in sources:
+        others = [one for one in sources if one != source]
+        tasks = tasks_of(config, data, task, others, config.seeds[0])
+        known = known_of(data, task, others, source)
+        for penalty, accuracies in found.items():
+            rule = rule_of(config, data, fullest, tasks, penalty)
+            of_shots = right(config, data, known, source, rule, _CHOOSE)
+            accuracies.append(float(np.mean([one.mean() for one in of_shots])))
+        say(f"{task}: learned without {source}")
+    means = {penalty: float(np.mean(one)) for penalty, one in found.items()}
+    return max(means, key=means.__getitem__), means
+
+
+def _has_encoder(data: Data) -> bool:
+    return next(iter(data.titles.values())).vectors is not None
+
+
+Outcomes = dict[tuple[str, str, str], list[Float[np.ndarray, "seeds episodes way queries"]]]
+"""By task, method and category: for each number of shots, which queries were answered rightly."""
+
+
+def outcomes_of(config: FrozenConfigDict, data: Data, choices: dict[str, Any]) -> Outcomes:
+    """Return the outcomes of all methods, on the same episodes.
+
+    Args:
+        config: the resolved config.
+        data: the titles.
+        choices: what is held out -> task -> what was chosen; is filled.
+    """
+    found: Outcomes = {}
+    for name, held_out in SPLITS.items():
+        sources = [one for one in data.titles if one not in held_out]
+        for task in TASKS:
+            penalty, tried = choose(config, data, task, sources)
+            accuracy = {str(one): value for one, value in tried.items()}
+            choices.setdefault(name, {})[task] = {"penalty": penalty, "accuracy": accuracy}
+            learning = [tasks_of(config, data, task, sources, seed) for seed in config.seeds]
+            for method, used in used_groups(data.kinds, _has_encoder(data)).items():
+                rules = [alike(used.tolist())]
+                if method.endswith("learned"):
+                    rules = [rule_of(config, data, used, one, penalty) for one in learning]
+                for category in held_out:
+                    known = known_of(data, task, sources, category)
+                    of_seeds = [right(config, data, known, category, rule) for rule in rules]
+                    of_shots = [np.stack(one) for one in zip(*of_seeds, strict=True)]
+                    found[task, method, category] = of_shots
+            say(f"{task}: learned of {', '.join(sources)}, and asked about {name}")
+    return found
+
+
+# ------------------------------------------------------------------------------ scores
+
+
+def rows_of(config: FrozenConfigDict, data: Data, outcomes: Outcomes) -> tuple[list[Row], Scores]:
+    """Return the rows of every category and of what is held out together, and all scores.
+
+    The interval is over products, drawn with all their titles, and over episodes; that over seeds
+    is of the episodes that were learned on.
+    """
+    rows: list[Row] = []
+    scores: Scores = {}
+    methods = list(used_groups(data.kinds, _has_encoder(data)))
+    for task in TASKS:
+        for place, shots in enumerate(config.shots):
+            row = partial(
+                Row,
+                table=config.table,
+                task=task,
+                shots=shots,
+                metric="accuracy",
+                episodes=config.episodes,
+            )
+            for name, held_out in SPLITS.items():
+                of_split: dict[str, list[tuple[np.ndarray, float]]] = {}
+                for category in held_out:
+                    episodes = episodes_of(config, data, category, shots, _TEST)[..., shots:]
+                    of_methods = [outcomes[task, one, category][place] for one in methods]
+                    means = np.stack([one.mean(0).ravel() for one in of_methods])
+                    halves = bootstrap(
+                        mean_statistic(means),
+                        data.titles[category].product[episodes].ravel(),
+                        np.indices(episodes.shape)[0].ravel(),
+                    )
+                    for method, found, half in zip(methods, of_methods, halves, strict=True):
+                        of_seeds = found.mean((1, 2, 3))
+                        of_split.setdefault(method, []).append((of_seeds, float(half)))
+                        rows.append(_row(row, method, category, of_seeds, float(half)))
+                        ids = episodes.reshape(len(episodes), -1).astype(np.int32)
+                        score = found.mean(0).reshape(ids.shape).astype(np.float32)
+                        scores[key(rows[-1])] = {"score": score, "id": ids}
+                for method, of_categories in of_split.items():
+                    of_seeds = np.mean([values for values, _ in of_categories], 0)
+                    halves = [half for _, half in of_categories]
+                    half = float(np.linalg.norm(halves)) / len(halves)
+                    rows.append(_row(row, method, name, of_seeds, half))
+    return with_baselines(rows, BASELINES), scores
+
+
+def _row(row: Any, method: str, domain: str, of_seeds: np.ndarray, half: float) -> Row:
+    made = row(method=method, domain=domain, value=float(of_seeds.mean()), ci95=half)
+    if len(of_seeds) == 1:  # nothing was learned
+        return made
+    return replace(made, ci95_seeds=seed_interval(of_seeds).half, seeds=len(of_seeds))
+
+
+def main(config: FrozenConfigDict, workdir: Path) -> None:
+    """Choose, learn, ask and score, then write the table."""
+    write_config(config, workdir)
+    data, texts = read(config)
+    count = sum(map(len, texts.values()))
+    say(f"products: {count} titles of products that have titles enough, of {len(texts)} categories")
+    if (pretrained := read_encoder(config.encoder, workdir)) is not None:
+        vectors = {name: pretrained.vectors(of_category) for name, of_category in texts.items()}
+        data = data._replace(
+            titles={n: one._replace(vectors=vectors[n]) for n, one in data.titles.items()}
+        )
+    else:
+        say("no config.encoder.weights: the table has the methods from nothing alone")
+    choices: dict[str, Any] = {}
+    rows, scores = rows_of(config, data, outcomes_of(config, data, choices))
+    path = write(
+        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
+    )
+    write_json(workdir / "choices.json", choices)
+    print_tables([row for row in rows if row.domain in SPLITS], baselines=BASELINES)
+    say(f"products: {path}, {workdir / 'choices.json'}")
+
+
+if __name__ == "__main__":
+    runner.run(main, **COMMANDS["experiments.tables.products"]._asdict())
