@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections.config_dict import FrozenConfigDict
 
@@ -49,18 +50,30 @@ def read(config: FrozenConfigDict, folder: Path) -> "Parts":
     return import_module(f"{__name__}.{name}").read(config, folder)
 
 
-REVIEWS = ("online_shopping", "fdu_mtl")
+REVIEWS = ("online_shopping", "fdu_mtl", "arsc")
 """Sources that hold reviews of several categories, each labelled with a sentiment."""
 
 
-def reviews_of(name: str) -> "dict[str, Domain]":
+class Reviews(NamedTuple):
+    """Reviews of several categories, each labelled with a sentiment.
+
+    Attributes:
+        domains: one per category, keyed by name; each text occurs once.
+        support: ids of the reviews to adapt to, keyed by category, where the data set fixes them.
+    """
+
+    domains: "Mapping[str, Domain]"
+    support: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def reviews_of(name: str) -> tuple[Reviews, ...]:
     """Read the labelled reviews of a source.
 
     Args:
         name: one of `REVIEWS`.
 
     Returns:
-        One domain per category, keyed by name, in which each text occurs once.
+        The reviews, in parts that teach each other nothing.
 
     Raises:
         ConfigError: METAGUIDE_DATA_DIR is not set.

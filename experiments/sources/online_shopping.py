@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
+from experiments.sources import Reviews
 from experiments.sources.parts import Parts, named, real_data
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.online_shopping import read_online_shopping
@@ -15,9 +16,9 @@ FILE = "online_shopping_10_cats.zip"
 """The zip as it is published."""
 
 
-def read_reviews() -> dict[str, Domain]:
+def read_reviews() -> tuple[Reviews]:
     """Read the reviews of each category; the errors are those of `reviews_of`."""
-    return read_online_shopping(real_data(FILE))
+    return (Reviews(read_online_shopping(real_data(FILE))),)
 
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
@@ -37,7 +38,7 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         CatalogueError: the reviews are missing or invalid.
     """
     data = config.data
-    domains = read_reviews()
+    domains = read_online_shopping(real_data(FILE))
     if data.most:
         domains = {name: _at_most(domain, data.most, data.seed) for name, domain in domains.items()}
     parts = named(config, domains)

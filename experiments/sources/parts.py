@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from metaguide.data.catalogue import Domain, read_domain
+from metaguide.data.catalogue import CatalogueError, Domain, read_domain
 from metaguide.data.importers import FORMATS, Options, import_domain
 from metaguide.training.progress import say
 
@@ -78,6 +79,27 @@ def real_data(file: str) -> Path:
     if not root:
         raise ConfigError(f"METAGUIDE_DATA_DIR is not set; set it to the folder with {file}")
     return Path(root) / file
+
+
+def members(path: Path, pattern: str) -> list[Path]:
+    """Return the paths of the members of a zip whose names fit a pattern, sorted.
+
+    Args:
+        path: the zip.
+        pattern: as of `Path.match`.
+
+    Raises:
+        CatalogueError: it cannot be opened, or none fits.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            names = sorted(packed.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CatalogueError(f"{path}: cannot be read ({error}); download it again.") from error
+    found = [path / name for name in names if Path(name).match(pattern)]
+    if not found:
+        raise CatalogueError(f"{path}: holds no file such as {pattern}; download it again.")
+    return found
 
 
 def imported(name: str, form: str, files: Sequence[Path], options: Options | None = None) -> Domain:

@@ -6,8 +6,9 @@ logits [groups, reviews] has the logits of a review of category e by heads that 
 group g and none of e.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +50,7 @@ class Corpus(NamedTuple):
         counts: how often each n-gram occurs, sparse [reviews, n-grams].
         lengths: int [n-grams], the length of each, in characters or words.
         vectors: of an encoder, [reviews, width]; None without one.
+        support: category -> numbers of the rows to adapt to, where the data set fixes them.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,7 @@ class Corpus(NamedTuple):
     counts: sparse.csr_array
     lengths: Int[np.ndarray, " ngrams"]
     vectors: Float[np.ndarray, "reviews width"] | None = None
+    support: Mapping[int, Int[np.ndarray, " examples"]] = MappingProxyType({})
 
     def sources(self, group: int) -> tuple[int, ...]:
         """Return the numbers of the categories that teach what is known of a group."""
@@ -106,9 +109,15 @@ def corpus_of(
 
 
 def taken(corpus: Corpus, rows: Int[np.ndarray, " rows"]) -> Corpus:
-    """Return some reviews of a corpus."""
+    """Return some reviews of a corpus; those of a fixed support have to be among them."""
     vectors = None if corpus.vectors is None else corpus.vectors[rows]
+    place = {row: number for number, row in enumerate(rows.tolist())}
+    support = {
+        category: np.array([place[row] for row in fixed.tolist()])
+        for category, fixed in corpus.support.items()
+    }
     return corpus._replace(
+        support=support,
         category=corpus.category[rows],
         label=corpus.label[rows],
         counts=corpus.counts[rows],

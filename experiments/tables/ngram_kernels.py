@@ -344,7 +344,9 @@ def learn(
 
     def step(carry: Any, _: None) -> Any:
         learned, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(learned), state)
+        gradient = jax.grad(loss)(learned)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own power of a step count
+            updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(learned, updates), state), None
 
     _, log_scale, nearest = alike([True])

@@ -28,7 +28,7 @@ from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import write_config
-from experiments.sources import reviews_of
+from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
     Corpus,
     Gram,
@@ -50,6 +50,7 @@ from experiments.tables.left_out import (
     with_unlabelled,
     zero_shot,
 )
+from metaguide.data.catalogue import Review
 from metaguide.evaluation.metrics import bootstrap, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
 from metaguide.files import write_json
@@ -88,65 +89,96 @@ Outcomes = dict[tuple[str, int], list[Outcome]]
 """By method and shots, an outcome for each category that is held out, in order of groups."""
 
 
-def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, list[str]]:
-    """Read the reviews, each text once over all categories.
+def read(config: FrozenConfigDict) -> list[tuple[Corpus, Corpus, list[str]]]:
+    """Read the reviews, each text once over all categories of a part.
 
     Returns:
-        All reviews; those that are tested, in an order that was drawn; and the texts of these.
+        For each part of the reviews: all of them; those that are tested, in an order that was
+        drawn; and the texts of these.
 
     Raises:
         ConfigError: a category has too few reviews for the shots, or there is no such set of
             reviews or category in it.
         CatalogueError: the reviews are missing or invalid.
     """
-    domains = reviews_of(config.reviews)
+    parts = reviews_of(config.reviews)
+    known = [name for part in parts for name in part.domains]
+    if odd := sorted(set(config.held_out) - set(known)):
+        raise ConfigError(
+            f"config.held_out names {odd[0]!r}, which the reviews do not have; they have "
+            f"{', '.join(known)}"
+        )
+    return [_corpora(config, part) for part in parts]
+
+
+def _corpora(config: FrozenConfigDict, reviews: Reviews) -> tuple[Corpus, Corpus, list[str]]:
+    """Return a part of the reviews as `read` does."""
+    domains, ngrams = reviews.domains, config.ngrams
     groups = groups_of(config.held_out, tuple(domains))
     rng = np.random.default_rng(config.seed)
-    texts, category, label, rank = [], [], [], []
+    drawn: list[Review] = []
+    category, rank = [], []
     for number, domain in enumerate(domains.values()):
         order = rng.permutation(len(domain.reviews))
-        texts += [domain.reviews[i].text for i in order]
-        label += [int(domain.reviews[i].sentiment == "positive") for i in order]
+        drawn += [domain.reviews[i] for i in order]
         category += [number] * len(order)
-        rank += range(len(order))
-    ngrams = config.ngrams
+        # Where the support is fixed, so are the reviews that are tested.
+        rank += [0] * len(order) if domain.name in reviews.support else range(len(order))
+    label = [int(review.sentiment == "positive") for review in drawn]
+    texts = [review.text for review in drawn]
     everything = corpus_of(
         tuple(domains), groups, category, label, texts, ngrams.longest, ngrams.unit
     )
+    row = {review.id: number for number, review in enumerate(drawn)}
+    support = {
+        number: np.array(sorted((row[one] for one in reviews.support[name]), key=label.__getitem__))
+        for number, name in enumerate(domains)
+        if name in reviews.support
+    }
+    everything = everything._replace(support=support)
     tested = np.flatnonzero(np.asarray(rank) < (config.per_category or len(texts)))
     corpus = taken(everything, tested)
-    for number, name in enumerate(corpus.names):
-        fewest = min(np.bincount(corpus.label[corpus.rows(number)], minlength=2))
-        if fewest <= max(config.shots):
-            raise ConfigError(
-                f"config.shots is {config.shots}: {name} has {fewest} reviews of one sentiment "
-                f"among config.per_category={config.per_category}; give fewer shots than that, or "
-                "more reviews a category"
-            )
+    for number in (one for group in groups for one in group):
+        _check_shots(config, corpus, number)
     return everything, corpus, [texts[row] for row in tested]
+
+
+def _check_shots(config: FrozenConfigDict, corpus: Corpus, number: int) -> None:
+    """Check that a held-out category has the examples that it is adapted to, and others."""
+    name = corpus.names[number]
+    if (fixed := corpus.support.get(number)) is not None:
+        if odd := set(config.shots) - {0, len(fixed) // 2}:
+            raise ConfigError(
+                f"config.shots is {config.shots}: the support of {name} is fixed, and has "
+                f"{len(fixed) // 2} reviews of each sentiment; leave out {min(odd)}"
+            )
+        return
+    fewest = min(np.bincount(corpus.label[corpus.rows(number)], minlength=2))
+    if fewest <= max(config.shots):
+        raise ConfigError(
+            f"config.shots is {config.shots}: {name} has {fewest} reviews of one sentiment "
+            f"among config.per_category={config.per_category}; give fewer shots than that, or "
+            "more reviews a category"
+        )
 
 
 def groups_of(held_out: Sequence[str], names: Sequence[str]) -> list[list[int]]:
     """Return the numbers of the categories that are held out together.
 
     Args:
-        held_out: names of one group; if empty, each category is a group.
+        held_out: names of one group, of which there may be others; if empty, each category is a
+            group.
         names: of all categories.
 
     Raises:
-        ConfigError: there is no such category, or none is left to learn from.
+        ConfigError: fewer than two are left to learn from.
     """
     if not held_out:
         return [[number] for number in range(len(names))]
-    for name in held_out:
-        if name not in names:
-            raise ConfigError(
-                f"config.held_out names {name!r}, which the reviews do not have; they have "
-                f"{', '.join(names)}"
-            )
-    if len(set(held_out)) > len(names) - 2:
+    group = [number for number, name in enumerate(names) if name in held_out]
+    if len(group) > len(names) - 2:
         raise ConfigError("config.held_out leaves fewer than two categories to learn from")
-    return [sorted({names.index(name) for name in held_out})]
+    return [group]
 
 
 # ------------------------------------------------------------------------------ methods
@@ -302,10 +334,15 @@ def rule_for(
         group: number of the group.
         shots: of each label.
         tasks: those of vectors that are the same whatever is left out; is filled.
+
+    Raises:
+        ConfigError: no source has examples enough.
     """
     own, logits = [], []
     for e in corpus.sources(group):
         rows = corpus.rows(e)
+        if min(np.bincount(corpus.label[rows], minlength=2)) <= shots:
+            continue  # too few to be given some and asked for others
         place = (shots, e)
         task = tasks.get(place) if known.fixed else None
         if task is None:
@@ -317,6 +354,11 @@ def rule_for(
                 tasks[place] = task
         own.append(task)
         logits.append(known.logits[group, rows])
+    if not own:
+        raise ConfigError(
+            f"config.shots is {config.shots}: no category to learn from has more than {shots} "
+            "reviews of each sentiment; give fewer shots, or a larger config.per_category"
+        )
     return rule_of(own, logits, config.rule.penalty, config.rule.steps)
 
 
@@ -347,7 +389,11 @@ def answers(
     # Where there are no shots, all methods answer all reviews once.
     every, count = np.arange(len(rows)), config.episodes
     draw = supports(label, shots, count if shots else 1, (config.seed, _TEST, d, shots))
-    query = np.stack([np.setdiff1d(every, support) for support in draw])
+    given = draw
+    if (fixed := corpus.support.get(d)) is not None:
+        given = np.searchsorted(rows, fixed)[None]
+        draw = given if shots else draw
+    query = np.stack([np.setdiff1d(every, support) for support in given])
     yield "majority", Outcome(label, query, constant[query])
     yield "tf-idf zero-shot", Outcome(label, query, baseline.logits[group, rows][query])
     if not shots:
@@ -478,15 +524,21 @@ def rows_of(
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, choose, adapt and score, then write the table."""
     write_config(config, workdir)
-    everything, corpus, texts = read(config)
-    say(f"reviews: {len(texts)} of {len(everything.label)}, in {len(corpus.names)} categories")
-    if (pretrained := read_encoder(config.encoder, workdir)) is not None:
-        corpus = corpus._replace(vectors=pretrained.vectors(texts))
-    else:
+    parts = read(config)
+    for everything, corpus, texts in parts:
+        count = f"{len(texts)} of {len(everything.label)} reviews"
+        say(f"{config.table}: {count}, in {len(corpus.names)} categories")
+    if (pretrained := read_encoder(config.encoder, workdir)) is None:
         say("no config.encoder.weights: the table has the methods from nothing alone")
     choices: dict[str, Any] = {}
-    outcomes = outcomes_of(config, everything, corpus, choices)
-    held_out = [corpus.names[d] for group in corpus.groups for d in group]
+    outcomes: Outcomes = {}
+    held_out: list[str] = []
+    for everything, corpus, texts in parts:
+        if pretrained is not None:
+            corpus = corpus._replace(vectors=pretrained.vectors(texts))
+        for place, found in outcomes_of(config, everything, corpus, choices).items():
+            outcomes.setdefault(place, []).extend(found)
+        held_out += [corpus.names[d] for group in corpus.groups for d in group]
     rows, scores = rows_of(config, held_out, outcomes)
     path = write(
         rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=(config.seed,)

@@ -259,7 +259,7 @@ def test_english_reviews_hold_out_four_shops_at_once(
                 lines += ["1\tthe same everywhere", "9\tno such label"]
                 packed.writestr(f"mtl-dataset/{name}.task.{part}", "\n".join(lines))
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
-    domains = reviews_of("fdu_mtl")
+    ((domains, _),) = reviews_of("fdu_mtl")
     assert sorted(domains) == sorted({*held_out, "baby", "toys"})
     assert [len(one.reviews) for one in domains.values()] == [41, 40, 40, 40, 40, 40]
     assert capsys.readouterr().out.count("left out 2: reviews: sentiment") == 6
@@ -277,6 +277,50 @@ def test_english_reviews_hold_out_four_shops_at_once(
         argv = ["x", english, "--config.preset=tiny", f"--config.held_out={flag}"]
         with pytest.raises(ConfigError, match=words):
             reviews.read(command.resolve(argv, **defaults, late=True)[0])
+
+
+def test_a_fixed_support_is_given_and_all_else_is_asked(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults: a support is drawn where it is published, or is asked for; a review for validation of
+    a target is read; one threshold teaches another; a source without its file counts."""
+    rng = np.random.default_rng(8)
+    targets = ("books", "dvd", "electronics", "kitchen_housewares")
+    with zipfile.ZipFile(tmp_path / "arsc.zip", "w") as packed:
+        for name in (*targets, "baby", "toys", "tools", "music"):
+            for threshold in ("t2", "t4", "t5"):
+                for part in ("dev", "test", *(["train"] if name != "music" else [])):
+                    count = 10 if part == "train" else 6 if name in targets else 4
+                    label = np.tile([0, 1], count // 2)
+                    lines = [
+                        f"{name} {threshold} {part} {' '.join(text)}\t{2 * y - 1}"
+                        for y, text in zip(label, texts_of(label, rng), strict=True)
+                    ]
+                    packed.writestr(f"Amazon_few_shot/{name}.{threshold}.{part}", "\n".join(lines))
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    defaults = COMMANDS["experiments.tables.reviews"]._asdict()
+    argv = ["x", "--config=experiments/configs/arsc.py", "--config.preset=tiny"]
+    argv += ["--config.per_category=15"]
+    config = command.resolve([*argv, "--config.shots=(0,5)"], **defaults, late=True)[0]
+    parts = reviews.read(config)
+    assert len(parts) == 3
+    for (_, corpus, texts), threshold in zip(parts, ("t2", "t4", "t5"), strict=True):
+        names = [*(f"{one}.{threshold}" for one in targets), f"baby.{threshold}"]
+        assert corpus.names[:5] == tuple(names) and f"music.{threshold}" not in corpus.names
+        assert np.bincount(corpus.category).tolist() == [16] * 4 + [15] * 3
+        assert not any(f"{one} {threshold} dev" in text for one in targets for text in texts)
+        for number, rows in corpus.support.items():
+            assert corpus.label[rows].tolist() == [0] * 5 + [1] * 5
+            own = f"{targets[number]} {threshold} train"
+            assert all(texts[row].startswith(own) for row in rows)
+    reviews.main(config, tmp_path / "run")
+    results = read(tmp_path / "run")
+    assert {row.domain for row in results.rows} == {*config.held_out, reviews.ALL}
+    assert {row.episodes for row in results.rows} == {1}
+    (ids,) = {one["id"].shape for one in results.scores.values()}
+    assert ids == (1, 6)
+    with pytest.raises(ConfigError, match="support of books.t2 is fixed, and has 5 .* leave out 3"):
+        reviews.read(command.resolve([*argv, "--config.shots=(0,3,5)"], **defaults, late=True)[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*the published file has")
@@ -302,7 +346,7 @@ def test_what_cannot_run_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
         ("encoder.penalties=(0.0,)", "each a positive number"),
         ("ngrams.longest=1", "give a whole number from 2"),
         ("ngrams.unit=letter", "give one of character, word"),
-        ("reviews=films", "give one of online_shopping, fdu_mtl"),
+        ("reviews=films", "give one of online_shopping, fdu_mtl, arsc"),
         ("stack.shares=()", "one or more values"),
         ("rule.steps=0", "give a whole number of at least 1"),
     ],
