@@ -102,9 +102,13 @@ def corpus_of(
     counts = sparse.csr_array(counter.fit_transform(texts), dtype=np.float64)
     ngrams = counter.get_feature_names_out()
     lengths = np.array([1 + one.count(" ") if words else len(one) for one in ngrams], np.int32)
-    label = np.asarray(label)
     return Corpus(
-        tuple(names), tuple(map(tuple, groups)), np.asarray(category), label, counts, lengths
+        tuple(names),
+        tuple(map(tuple, groups)),
+        np.asarray(category),
+        np.asarray(label),
+        counts,
+        lengths,
     )
 
 

@@ -139,8 +139,8 @@ def weighting(
         kind: of each n-gram.
         counts, vectors: of the titles of each category to learn from.
     """
-    texts = sum(one.shape[0] for one in counts)
-    having = sum((one > 0).sum(axis=0) for one in counts)
+    every: Any = sparse.vstack(counts)
+    texts, having = every.shape[0], (every > 0).sum(axis=0)
     idf = np.log((1 + texts) / (1 + having)) + 1
     rarity = np.where(having <= 1, 0, np.where(having < RARE * texts, 1, 2))
     known = [one for one in vectors if one is not None]
@@ -359,7 +359,7 @@ def similarity(titles: Titles, known: Weighting, rule: Rule) -> Similarity:
     """Return the learned kernel of all titles of a category."""
     *of_groups, of_vectors = np.exp(np.asarray(rule.weights, np.float64))
     scale = known.idf * np.sqrt(np.asarray(of_groups))[known.group]
-    inputs = titles.counts @ sparse.diags_array(scale)
+    inputs: Any = titles.counts @ sparse.diags_array(scale)
     found = (inputs @ inputs.T).toarray()
     if titles.vectors is not None:
         vectors = around(titles.vectors, _centre(known))

@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> products.Data:
 def test_ngrams_have_the_kind_that_a_reader_sees() -> None:
     """Faults: the end of a word counts as a character; "5kg" is no digit; two words are one."""
     found = ngram_kernels.count_ngrams({"a": ["5kg Box"], "b": ["box"]})
-    assert found.counts["a"].shape[0] == found.counts["b"].shape[0] == 1
+    assert [len(found.counts[name].toarray()) for name in "ab"] == [1, 1]
     assert {one for one in found.kinds if one.unit == "words"} == {
         Kind("words", 1, "digits and letters"),
         Kind("words", 1, "no digit"),
@@ -90,10 +90,12 @@ def test_the_baseline_is_the_nearest_by_tfidf() -> None:
     found = ngram_kernels.similarity(Titles(counts, product), known, rule)
     found = found / np.sqrt(np.outer(np.diag(found), np.diag(found)))
     analyze = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5)).build_analyzer()
-    theirs = TfidfVectorizer(
-        analyzer=lambda text: [one for one in analyze(text) if 2 <= len(one.strip()) <= 4],
-        sublinear_tf=True,
-    ).fit_transform(texts)
+
+    def inner(text: str) -> list[str]:
+        return [one for one in analyze(text) if 2 <= len(one.strip()) <= 4]
+
+    few: Any = inner  # scikit-learn takes it, and its annotation does not
+    theirs: Any = TfidfVectorizer(analyzer=few, sublinear_tf=True).fit_transform(texts)
     np.testing.assert_allclose(found, (theirs @ theirs.T).toarray(), atol=1e-5)
 
 
@@ -163,7 +165,7 @@ def test_nothing_of_what_is_held_out_is_learned(data: products.Data) -> None:
         [products.known_of(one, task, sources, "Fridges").idf for one in (data, fewer)]
         for task in products.TASKS
     ]
-    np.testing.assert_array_equal(*known[0])
+    np.testing.assert_array_equal(known[0][0], known[0][1])
     assert np.abs(known[1][0] - known[1][1]).max() > 0.1
 
 

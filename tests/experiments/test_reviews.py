@@ -17,6 +17,7 @@ from experiments.modules import COMMANDS
 from experiments.sources import reviews_of
 from experiments.tables import left_out, reviews
 from experiments.tables.left_out import Corpus, corpus_of, taken
+from metaguide.data.catalogue import CatalogueError
 from metaguide.evaluation.results import read
 from metaguide.learners.map import map_shift, middle_of_classes
 from metaguide.learners.on_features import from_middle
@@ -188,7 +189,7 @@ def test_ngrams_are_of_words_or_of_characters() -> None:
     )
     assert sorted(of_words.lengths) == [1] * 5 + [2] * 4 + [3] * 3
     assert set(of_characters.lengths) == {1, 2, 3}
-    theirs = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, 2)).fit_transform(texts)
+    theirs: Any = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, 2)).fit_transform(texts)
     ours = left_out.tfidf(of_words, ())(of_words.counts)
     np.testing.assert_allclose((ours @ ours.T).toarray(), (theirs @ theirs.T).toarray(), atol=1e-9)
 
@@ -333,6 +334,25 @@ def test_what_cannot_run_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="config.encoder: .*none"):
         weights = f"--config.encoder.weights={tmp_path / 'none'}"
         reviews.main(config_of(weights), tmp_path / "none")
+
+
+def test_a_zip_that_is_not_the_published_one_is_one_clear_error(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults: a traceback of zipfile; a table of no categories; METAGUIDE_DATA_DIR is not named."""
+    monkeypatch.delenv("METAGUIDE_DATA_DIR", raising=False)
+    with pytest.raises(ConfigError, match="METAGUIDE_DATA_DIR is not set; .* with fdu_mtl.zip"):
+        reviews_of("fdu_mtl")
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    with pytest.raises(CatalogueError, match="arsc.zip: cannot be read .*; download it again"):
+        reviews_of("arsc")
+    (tmp_path / "arsc.zip").write_bytes(b"PK\3\4 and so on")
+    with pytest.raises(CatalogueError, match="arsc.zip: cannot be read"):
+        reviews_of("arsc")
+    with zipfile.ZipFile(tmp_path / "fdu_mtl.zip", "w") as packed:
+        packed.writestr("mtl-dataset/readme.txt", "1\tgood")
+    with pytest.raises(CatalogueError, match="holds no file such as .*; download it again"):
+        reviews_of("fdu_mtl")
 
 
 @pytest.mark.parametrize(
