@@ -30,6 +30,9 @@ COMMANDS = {
     "experiments.tables.sinusoid": Command("experiments/configs/sinusoid.py", "runs/sinusoid"),
     "experiments.tables.omniglot": Command("experiments/configs/omniglot.py", "runs/omniglot"),
     "experiments.tables.reviews": Command("experiments/configs/reviews.py", "runs/reviews"),
+    "experiments.tables.recommendation": Command(
+        "experiments/configs/recommendation.py", "runs/recommendation"
+    ),
     "experiments.tables.learned_optimizers": Command(
         f"{_OPTIMIZERS}/table.py", "runs/learned_optimizers"
     ),
