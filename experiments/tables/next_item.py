@@ -194,8 +194,8 @@ def recency(
     return tuple(found)
 
 
-Features = dict[str, Float[np.ndarray, "decays users items"]]
-"""By similarity, sum_t w_d(T - t) S(i_t, j)."""
+Features = dict[str, tuple[Float[np.ndarray, "users items"], ...]]
+"""By similarity, sum_t w_d(T - t) S(i_t, j) for each d."""
 
 
 def features_of(known: Known, weights: Sequence[sparse.csr_array]) -> Features:
@@ -205,9 +205,7 @@ def features_of(known: Known, weights: Sequence[sparse.csr_array]) -> Features:
         known: of the domain.
         weights: of `recency`.
     """
-    return {
-        name: np.stack([similar(one) for one in weights]) for name, similar in known.similar.items()
-    }
+    return {name: tuple(similar(one) for one in weights) for name, similar in known.similar.items()}
 
 
 def scores_of(
@@ -220,10 +218,11 @@ def scores_of(
         features: of `features_of`.
         popular: of `Known`.
     """
-    found = float(weights.popular) * popular
+    shape = next(iter(features.values()))[0].shape
+    found = np.tile(np.float32(weights.popular) * popular, (shape[0], 1))
     for name, theta in weights.similar.items():
         for share, one in zip(np.asarray(theta, np.float32), features[name], strict=True):
-            found = found + share * one
+            found += share * one
     return found
 
 
@@ -261,9 +260,7 @@ def start(names: Sequence[str]) -> Weights:
     """Return the weights that learning starts from: words and paths, the last items more."""
     first = {"words": 20.0, "paths": 20.0, "after": 20.0, "together": 20.0}
     even = np.array([0.2, 0.5, 0.3], np.float32)
-    return Weights(
-        {name: jnp.asarray(first.get(name, 2.0) * even) for name in names}, jnp.asarray(0.0)
-    )
+    return Weights({name: first.get(name, 2.0) * even for name in names}, np.zeros((), np.float32))
 
 
 def examples_of(
@@ -273,7 +270,7 @@ def examples_of(
     target: Int[np.ndarray, " users"],
     rivals: int,
     rng: np.random.Generator,
-    at_once: int = 250,
+    at_once: int = 100,
 ) -> list[Examples]:
     """Return what the scores of targets and of some rivals consist of.
 

@@ -77,7 +77,7 @@ OUTCOME = "outcome.npz"
 DECAY = 0.7
 """Weight of an item against the one after it, in the baselines of content."""
 
-AT_ONCE = 250
+AT_ONCE = 100
 """Users that are scored at once."""
 
 _TEST, _LEARN, _GIVEN, _TIES = range(4)
@@ -244,7 +244,7 @@ def tested(
                     popular = known.popular if given is None else given.popular
                     scores.append(scores_of(one, features | extra, popular))
                 note(method.name, shots, scores)
-        if first // AT_ONCE % 4 == 3:
+        if first // AT_ONCE % 10 == 9:
             say(f"{shop.name}: ranked for {first + len(some)} of {len(rows)} users")
     return {cell: np.concatenate(parts, axis=1) for cell, parts in found.items()}
 

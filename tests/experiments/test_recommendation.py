@@ -245,7 +245,10 @@ def told(methods: Sequence[recommendation.Method]) -> dict[str, Any]:
             [
                 None
                 if known is None
-                else [known.popular.tolist(), *(of(every).tolist() for of in known.similar.values())]
+                else [
+                    known.popular.tolist(),
+                    *(of(every).tolist() for of in known.similar.values()),
+                ]
                 for known in method.given
             ],
         )
