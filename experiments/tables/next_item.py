@@ -28,6 +28,8 @@ from metaguide.evaluation.metrics import ranks_of
 Histories = Sequence[Int[np.ndarray, " items"]]
 """The items that each user took, in the order of time."""
 
+Numbers = Array | np.ndarray
+
 Similarity = Callable[[sparse.csr_array], Float[np.ndarray, "users items"]]
 """Weights of items, sparse [users, items] -> sum_i weight_i S(i, j)."""
 
@@ -49,8 +51,8 @@ class Weights(NamedTuple):
         popular: b.
     """
 
-    similar: dict[str, Float[Array, " decays"]]
-    popular: Float[Array, ""]
+    similar: dict[str, Float[Numbers, " decays"]]
+    popular: Float[Numbers, ""]
 
 
 # ------------------------------------------------------------------------------ similarities
@@ -74,7 +76,7 @@ def words(shop: Shop, deep: bool, idf: Mapping[str, float] | None = None) -> spa
             rows.append(row)
             columns.append(index.setdefault(word, len(index)))
     shape = len(shop.items), len(index)
-    counts = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    counts: Any = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
     if idf is None:
         weight = np.log((1 + shape[0]) / (1 + (counts > 0).sum(axis=0))) + 1
     else:
@@ -92,13 +94,14 @@ def cosine(vectors: sparse.csr_array) -> Similarity:
 
 def near_number(scale: float, items: int) -> Similarity:
     """Return the similarity exp(-|i - j| / scale), up to 4 scales, of items in order of number."""
-    offsets = np.arange(-min(int(4 * scale), items - 1), min(int(4 * scale), items - 1) + 1)
+    widest = min(int(4 * scale), items - 1)
+    offsets: Any = np.arange(-widest, widest + 1)
     bands = [np.full(items - abs(o), np.exp(-abs(o) / scale), np.float32) for o in offsets]
     return matrix(sparse.csr_array(sparse.diags_array(bands, offsets=offsets)))
 
 
-def matrix(of: sparse.csr_array) -> Similarity:
-    """Return the similarity that a matrix [items, items] holds."""
+def matrix(of: Any) -> Similarity:
+    """Return the similarity that a sparse matrix [items, items] holds."""
     return lambda weights: (weights @ of).toarray()
 
 
@@ -144,7 +147,9 @@ class Known(NamedTuple):
 
 def of_catalogue(shop: Shop) -> Known:
     """Return what a catalogue tells; no sequence is read."""
-    similar = {name: cosine(words(shop, deep)) for name, deep in (("words", 0), ("paths", 1))}
+    similar = {
+        name: cosine(words(shop, deep)) for name, deep in (("words", False), ("paths", True))
+    }
     items = len(shop.items)
     similar |= {f"numbers {scale:g}": near_number(scale, items) for scale in SCALES}
     return Known(similar, np.zeros(items, np.float32))
@@ -251,9 +256,9 @@ class Examples(NamedTuple):
         stands_for: of how many items each rival is one, [users, rivals].
     """
 
-    similar: dict[str, Float[Array, "users items decays"]]
-    popular: Float[Array, "users items"]
-    stands_for: Float[Array, "users rivals"]
+    similar: dict[str, Float[Numbers, "users items decays"]]
+    popular: Float[Numbers, "users items"]
+    stands_for: Float[Numbers, "users rivals"]
 
 
 def start(names: Sequence[str]) -> Weights:
@@ -290,7 +295,7 @@ def examples_of(
     items = len(catalogue.popular)
     rivals = min(rivals, (items - 1) // 2)
     for first in range(0, len(histories), at_once):
-        some, aim = (part[first : first + at_once] for part in (histories, target))
+        some, aim = histories[first : first + at_once], target[first : first + at_once]
         of_decay = recency(some, items)
         features = features_of(catalogue, of_decay)
         others = 1 + rng.integers(rivals, items - 1, (len(some), rivals))
@@ -307,7 +312,7 @@ def examples_of(
             asked = np.concatenate([order[:, : 1 + rivals], rest], axis=1)
             lost = np.isneginf(np.take_along_axis(scores, asked[:, 1:], axis=1))
             stands_for = np.repeat([1.0, (items - 1) / rivals - 1], rivals)
-            similar = {
+            similar: dict[str, Any] = {
                 name: np.stack([np.take_along_axis(one, asked, 1) for one in feature], -1)
                 for name, feature in all_of.items()
             }

@@ -238,7 +238,7 @@ def test_learning_finds_what_predicts() -> None:
 def told(methods: Sequence[recommendation.Method]) -> dict[str, Any]:
     """Return all that methods know: weights, and what users tell, as plain numbers."""
     found = recommendation.said(methods)
-    every = sparse.eye_array(30, dtype=np.float32).tocsr()
+    every = sparse.csr_array(np.eye(30, dtype=np.float32))
     return {
         method.name: (
             found[method.name],
