@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.table = "recommendation"  # name of the table in results.json
     config.seeds = 3  # draws of the users that weights and counts come from
-    config.test_users = 6000  # users of each held-out domain that are tested; 0 for all
+    config.test_users = 5000  # users of each held-out domain that are tested; 0 for all
     config.shots = (1, 5, 10, 50)  # last items of a user's history that are shown, at most
     # Users of the held-out domain whose histories are read to adapt to it; 0 for all.
     config.users = (100, 1000, 0)
@@ -43,9 +43,9 @@ def get_config() -> ConfigDict:
         "quick": {"seeds": 2, "test_users": 2000, "shots": (50,), "learn": {"users": 1000}},
     }
     config.learn = {
-        "users": 1500,  # users of each source that weights are learned on, at most
-        "rivals": 100,  # items that compete with a target: the strongest, and as many drawn ones
-        "steps": 200,  # steps of Adam, over all users at once
-        "learning_rate": 1.0,
+        "users": 1200,  # users of each source that weights are learned on, at most
+        "rivals": 60,  # items that compete with a target: the best at the start, and drawn ones
+        "steps": 100,  # steps of Adam, over all users at once
+        "learning_rate": 1.5,
     }
     return config

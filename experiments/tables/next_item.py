@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import sparse
 from sklearn.preprocessing import normalize
 
@@ -268,6 +268,21 @@ def start(names: Sequence[str]) -> Weights:
     return Weights({name: first.get(name, 2.0) * even for name in names}, np.zeros((), np.float32))
 
 
+def only(name: str) -> Weights:
+    """Return weights that one similarity alone has."""
+    return Weights({name: np.full(len(DECAYS), 1.0, np.float32)}, np.zeros((), np.float32))
+
+
+def again(rows: Int[np.ndarray, "rows n"]) -> Bool[np.ndarray, "rows n"]:
+    """Return which entries stand in their row a second time."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    along = np.take_along_axis(rows, order, axis=1)
+    found = np.zeros(rows.shape, bool)
+    same = np.pad(along[:, 1:] == along[:, :-1], ((0, 0), (1, 0)))
+    np.put_along_axis(found, order, same, axis=1)
+    return found
+
+
 def examples_of(
     catalogue: Known,
     given: Sequence[Known | None],
@@ -279,16 +294,16 @@ def examples_of(
 ) -> list[Examples]:
     """Return what the scores of targets and of some rivals consist of.
 
-    The rivals are the items of the highest scores by `start`, and as many drawn from the others,
-    each of which stands for several.
+    The rivals are the items of the highest scores by `start`, and by each similarity alone, so that
+    no weight may grow unopposed; and drawn ones, each of which stands for several.
 
     Args:
         catalogue: what is known of the domain without users.
         given: what is known by users, for each of the examples that are returned.
         histories: of the users, before the target.
         target: the item that each took next.
-        rivals: how many items of either kind compete.
-        rng: draws the others.
+        rivals: how many items are the best by `start`, and are drawn; a third by each similarity.
+        rng: draws rivals.
         at_once: users that are scored at once.
     """
     parts: list[list[Examples]] = [[] for _ in given]
@@ -298,20 +313,28 @@ def examples_of(
         some, aim = histories[first : first + at_once], target[first : first + at_once]
         of_decay = recency(some, items)
         features = features_of(catalogue, of_decay)
-        others = 1 + rng.integers(rivals, items - 1, (len(some), rivals))
+        others = rng.integers(0, items, (len(some), rivals))
         for found, users in zip(parts, given, strict=True):
             extra = {} if users is None else features_of(users, of_decay)
             popular = catalogue.popular if users is None else users.popular
             all_of = features | extra
-            scores = scores_of(start(list(all_of)), all_of, popular)
-            for row, history in zip(scores, some, strict=True):
-                row[history] = -np.inf
-            np.put_along_axis(scores, aim[:, None], np.inf, axis=1)
-            order = np.argpartition(-scores, (0, rivals), axis=1)
-            rest = np.take_along_axis(order, others, axis=1)
-            asked = np.concatenate([order[:, : 1 + rivals], rest], axis=1)
+            mixes = [start(list(all_of)), *(only(name) for name in all_of)]
+            strong = []
+            for mix in mixes:
+                scores = scores_of(mix, all_of, popular)
+                for row, history in zip(scores, some, strict=True):
+                    row[history] = -np.inf
+                np.put_along_axis(scores, aim[:, None], -np.inf, axis=1)
+                most = rivals if mix is mixes[0] else max(1, rivals // 3)
+                strong.append(np.argpartition(-scores, most, axis=1)[:, :most])
+            best = np.concatenate(strong, axis=1)
+            taken = np.zeros(scores.shape, bool)
+            np.put_along_axis(taken, best, True, axis=1)
+            asked = np.concatenate([aim[:, None], best, others], axis=1)
             lost = np.isneginf(np.take_along_axis(scores, asked[:, 1:], axis=1))
-            stands_for = np.repeat([1.0, (items - 1) / rivals - 1], rivals)
+            lost[:, best.shape[1] :] |= np.take_along_axis(taken, others, axis=1)
+            lost[:, : best.shape[1]] |= again(best)
+            stands_for = np.repeat([1.0, items / rivals], [best.shape[1], rivals])
             similar: dict[str, Any] = {
                 name: np.stack([np.take_along_axis(one, asked, 1) for one in feature], -1)
                 for name, feature in all_of.items()
@@ -322,7 +345,10 @@ def examples_of(
 
 
 def gain(weights: Weights, examples: Examples) -> Float[Array, ""]:
-    """Return NDCG of one target with a smooth rank, 1 / log2(2 + sum_j sigma(s_j - s_target)).
+    """Return NDCG@10 with a smooth rank and a smooth cut.
+
+    With r = sum_j sigma(s_j - s_target), how many rivals are ahead, it is the mean of
+    sigma((10 - r) / 3) / log2(2 + r).
 
     Qin, Liu and Li: A general approximation framework for direct optimization of information
     retrieval measures (2010).
@@ -332,7 +358,7 @@ def gain(weights: Weights, examples: Examples) -> Float[Array, ""]:
         scores = scores + features @ weights.similar[name]
     beaten = jax.nn.sigmoid(scores[:, 1:] - scores[:, :1])
     above = (examples.stands_for * beaten).sum(axis=1)
-    return (1 / jnp.log2(2 + above)).mean()
+    return (jax.nn.sigmoid((10 - above) / 3) / jnp.log2(2 + above)).mean()
 
 
 def learned(domains: Sequence[Examples], steps: int, learning_rate: float) -> Weights:
