@@ -218,7 +218,37 @@ def test_gain_is_ndcg_where_scores_are_far_apart() -> None:
     stands_for = np.array([[1.0, 1, 7], [1, 1, 7]], np.float32)
     examples = Examples({"x": scores[..., None]}, np.zeros((2, 4), np.float32), stands_for)
     found = next_item.gain(Weights({"x": np.ones(1)}, np.array(0.0)), examples)
-    assert float(found) == pytest.approx((1 / np.log2(10) + 1) / 2, abs=1e-4)
+    cut = 1 / (1 + np.exp(-(10 - np.array([8, 0])) / 3))
+    assert float(found) == pytest.approx((cut / np.log2([10, 2])).mean(), abs=1e-4)
+
+
+def test_rivals_are_the_best_of_each_similarity_and_drawn(shops: tuple[Shop, ...]) -> None:
+    """Faults: an item of the history or the target is its own rival, one counts twice, an item that
+    one similarity alone ranks first does not compete."""
+    shop, rng = shops[0], np.random.default_rng(3)
+    items = len(shop.items)
+    cat = next_item.of_catalogue(shop)
+    # Popularity says which item is which, since only it is kept as it is.
+    known = cat._replace(popular=np.arange(items, dtype=np.float32))
+    histories = [one[:-1] for one in shop.sequences]
+    target = np.array([one[-1] for one in shop.sequences])
+    (found,) = next_item.examples_of(known, [None], histories, target, 6, rng, at_once=10)
+    asked = np.asarray(found.popular).astype(int)
+    np.testing.assert_array_equal(asked[:, 0], target)
+    features = next_item.features_of(cat, next_item.recency(histories, items))
+    for number, history in enumerate(histories):
+        counted = asked[number, 1:][np.asarray(found.stands_for)[number] == 1]
+        assert len(set(counted.tolist())) == len(counted)
+        every = asked[number, 1:][np.asarray(found.stands_for)[number] > 0]
+        assert not {*history.tolist(), target[number]} & {*every.tolist()}
+        for name, feature in features.items():
+            score = sum(one[number] for one in feature)
+            score[[*history, target[number]]] = -1
+            assert score[counted].max() == pytest.approx(score.max()), name
+        picked = [one[number] for one in features["words"]]
+        for place, item in enumerate(asked[number]):
+            values = np.asarray(found.similar["words"])[number, place]
+            np.testing.assert_allclose(values, [one[item] for one in picked], rtol=1e-6)
 
 
 def test_learning_finds_what_predicts() -> None:
