@@ -273,6 +273,13 @@ def only(name: str) -> Weights:
     return Weights({name: np.full(len(DECAYS), 1.0, np.float32)}, np.zeros((), np.float32))
 
 
+def strongest(
+    scores: Float[np.ndarray, "users items"], barred: Bool[np.ndarray, "users items"], count: int
+) -> Int[np.ndarray, "users count"]:
+    """Return the items of the highest scores for each user, in any order, barred ones last."""
+    return np.argpartition(np.where(barred, np.inf, -scores), count, axis=1)[:, :count]
+
+
 def again(rows: Int[np.ndarray, "rows n"]) -> Bool[np.ndarray, "rows n"]:
     """Return which entries stand in their row a second time."""
     order = np.argsort(rows, axis=1, kind="stable")
@@ -314,32 +321,29 @@ def examples_of(
         of_decay = recency(some, items)
         features = features_of(catalogue, of_decay)
         others = rng.integers(0, items, (len(some), rivals))
+        barred = np.zeros((len(some), items), bool)
+        for row, history in zip(barred, some, strict=True):
+            row[history] = True
+        np.put_along_axis(barred, aim[:, None], True, axis=1)
         for found, users in zip(parts, given, strict=True):
             extra = {} if users is None else features_of(users, of_decay)
             popular = catalogue.popular if users is None else users.popular
-            all_of = features | extra
-            mixes = [start(list(all_of)), *(only(name) for name in all_of)]
-            strong = []
-            for mix in mixes:
-                scores = scores_of(mix, all_of, popular)
-                for row, history in zip(scores, some, strict=True):
-                    row[history] = -np.inf
-                np.put_along_axis(scores, aim[:, None], -np.inf, axis=1)
-                most = rivals if mix is mixes[0] else max(1, rivals // 3)
-                strong.append(np.argpartition(-scores, most, axis=1)[:, :most])
+            every = features | extra
+            strong = [strongest(scores_of(start(list(every)), every, popular), barred, rivals)]
+            for name in every:
+                scores = scores_of(only(name), every, popular)
+                strong.append(strongest(scores, barred, max(1, rivals // 3)))
             best = np.concatenate(strong, axis=1)
-            taken = np.zeros(scores.shape, bool)
-            np.put_along_axis(taken, best, True, axis=1)
+            known = barred.copy()
+            np.put_along_axis(known, best, True, axis=1)
+            one_each = ~np.take_along_axis(barred, best, axis=1) & ~again(best)
+            of_several = ~np.take_along_axis(known, others, axis=1) * (items / rivals)
+            stands_for = np.concatenate([one_each, of_several], axis=1).astype(np.float32)
             asked = np.concatenate([aim[:, None], best, others], axis=1)
-            lost = np.isneginf(np.take_along_axis(scores, asked[:, 1:], axis=1))
-            lost[:, best.shape[1] :] |= np.take_along_axis(taken, others, axis=1)
-            lost[:, : best.shape[1]] |= again(best)
-            stands_for = np.repeat([1.0, items / rivals], [best.shape[1], rivals])
             similar: dict[str, Any] = {
                 name: np.stack([np.take_along_axis(one, asked, 1) for one in feature], -1)
-                for name, feature in all_of.items()
+                for name, feature in every.items()
             }
-            stands_for = np.where(lost, 0.0, stands_for).astype(np.float32)
             found.append(Examples(similar, popular[asked], stands_for))
     return [jax.tree.map(lambda *leaves: np.concatenate(leaves), *found) for found in parts]
 

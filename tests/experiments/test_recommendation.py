@@ -242,7 +242,7 @@ def test_rivals_are_the_best_of_each_similarity_and_drawn(shops: tuple[Shop, ...
         every = asked[number, 1:][np.asarray(found.stands_for)[number] > 0]
         assert not {*history.tolist(), target[number]} & {*every.tolist()}
         for name, feature in features.items():
-            score = sum(one[number] for one in feature)
+            score = np.sum([one[number] for one in feature], axis=0)
             score[[*history, target[number]]] = -1
             assert score[counted].max() == pytest.approx(score.max()), name
         picked = [one[number] for one in features["words"]]
