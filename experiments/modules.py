@@ -31,6 +31,9 @@ COMMANDS = {
     "experiments.tables.omniglot": Command("experiments/configs/omniglot.py", "runs/omniglot"),
     "experiments.tables.reviews": Command("experiments/configs/reviews.py", "runs/reviews"),
     "experiments.tables.products": Command("experiments/configs/products.py", "runs/products"),
+    "experiments.tables.recommendation": Command(
+        "experiments/configs/recommendation.py", "runs/recommendation"
+    ),
     "experiments.tables.learned_optimizers": Command(
         f"{_OPTIMIZERS}/table.py", "runs/learned_optimizers"
     ),

@@ -35,7 +35,11 @@ from metaguide.files import atomic_write
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
 
-BASELINES = (*OF_THE_GUIDE, "pretrained", "pixels", "tf-idf")
+BASELINES = (
+    *OF_THE_GUIDE,
+    *("pretrained", "pixels", "tf-idf"),
+    *("last item", "content, source IDF"),
+)
 """Names of the baselines in all tables."""
 
 CHOICES = ("task", "metric", "shots", "steps", "domain", "across")
