@@ -301,15 +301,16 @@ def examples_of(
 ) -> list[Examples]:
     """Return what the scores of targets and of some rivals consist of.
 
-    The rivals are the items of the highest scores by `start`, and by each similarity alone, so that
-    no weight may grow unopposed; and drawn ones, each of which stands for several.
+    The rivals are the items of the highest scores by `start`, by each similarity alone, and by how
+    popular they are, so that no weight may grow unopposed; and drawn ones, each of which stands for
+    several.
 
     Args:
         catalogue: what is known of the domain without users.
         given: what is known by users, for each of the examples that are returned.
         histories: of the users, before the target.
         target: the item that each took next.
-        rivals: how many items are the best by `start`, and are drawn; a third by each similarity.
+        rivals: how many items are the best by `start`, and are drawn; a third by each of the rest.
         rng: draws rivals.
         at_once: users that are scored at once.
     """
@@ -330,9 +331,10 @@ def examples_of(
             popular = catalogue.popular if users is None else users.popular
             every = features | extra
             strong = [strongest(scores_of(start(list(every)), every, popular), barred, rivals)]
-            for name in every:
-                scores = scores_of(only(name), every, popular)
-                strong.append(strongest(scores, barred, max(1, rivals // 3)))
+            alone = [scores_of(only(name), every, popular) for name in every]
+            if users is not None:
+                alone.append(np.broadcast_to(popular, barred.shape))
+            strong += [strongest(scores, barred, max(1, rivals // 3)) for scores in alone]
             best = np.concatenate(strong, axis=1)
             known = barred.copy()
             np.put_along_axis(known, best, True, axis=1)

@@ -251,6 +251,23 @@ def test_rivals_are_the_best_of_each_similarity_and_drawn(shops: tuple[Shop, ...
             np.testing.assert_allclose(values, [one[item] for one in picked], rtol=1e-6)
 
 
+def test_what_is_popular_competes_where_users_are_given(shops: tuple[Shop, ...]) -> None:
+    """Fault: the weight of popularity grows unopposed, since no item competes for being taken by
+    many."""
+    shop, rng = shops[0], np.random.default_rng(5)
+    items = len(shop.items)
+    users = next_item.Known({}, np.arange(items, dtype=np.float32))
+    histories = [one[:-1] for one in shop.sequences]
+    target = np.array([one[-1] for one in shop.sequences])
+    catalogue = next_item.of_catalogue(shop)
+    (found,) = next_item.examples_of(catalogue, [users], histories, target, 6, rng)
+    asked = np.asarray(found.popular).astype(int)
+    for number, history in enumerate(histories):
+        counted = asked[number, 1:][np.asarray(found.stands_for)[number] == 1]
+        free = np.setdiff1d(np.arange(items), [*history, target[number]])
+        assert {*free[-2:].tolist()} <= {*counted.tolist()}
+
+
 def test_learning_finds_what_predicts() -> None:
     """Fault: weights move away from what ranks the target first, or do not move."""
     rng = np.random.default_rng(2)
