@@ -36,8 +36,14 @@ def get_config() -> ConfigDict:
     config.shots = (1, 5)  # titles of each product that are given
     config.queries = 3  # titles of each product that are asked for
     config.episodes = 600  # episodes of each held-out category, the same for all methods and seeds
-    config.preset = "default"  # named overrides: tiny
+    config.preset = "default"  # named overrides: quick or tiny
     config.presets = {
+        # A first look: one rule, and λ as the sources chose it for appliances.
+        "quick": {
+            "seeds": (0,),
+            "episodes": 100,
+            "learning": {"episodes": 6, "penalties": (0.3,)},
+        },
         # For tests: everything runs, but nothing is learned.
         "tiny": {
             "seeds": (0, 1),

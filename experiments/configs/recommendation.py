@@ -46,6 +46,6 @@ def get_config() -> ConfigDict:
         "users": 1200,  # users of each source that weights are learned on, at most
         "rivals": 60,  # items that compete with a target: the best at the start, and drawn ones
         "steps": 100,  # steps of Adam, over all users at once
-        "learning_rate": 1.5,
+        "learning_rate": 1.5,  # of Adam, falling to 0 by a cosine
     }
     return config

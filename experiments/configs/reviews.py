@@ -50,8 +50,17 @@ def get_config() -> ConfigDict:
     config.shots = (0, 5, 20)  # labelled reviews of each sentiment in the held-out category
     config.episodes = 200  # supports that are drawn in each category
     config.caution = 2.0  # standard errors by which adapting has to pay before the guard lets it
-    config.preset = "default"  # named overrides: tiny
+    config.preset = "default"  # named overrides: quick or tiny
     config.presets = {
+        # A first look: few reviews, and one value of each penalty.
+        "quick": {
+            "per_category": 300,
+            "shots": (0, 5),
+            "episodes": 50,
+            "ngrams": {"penalties": (0.1,), "longest": 2},
+            "encoder": {"penalties": (2000.0,)},
+            "tfidf": {"penalties": (0.3,)},
+        },
         # For tests: everything runs, but nothing is learned.
         "tiny": {
             "per_category": 30,

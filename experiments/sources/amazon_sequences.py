@@ -14,9 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+from ml_collections.config_dict import FrozenConfigDict
 
-from metaguide.data.catalogue import CatalogueError
+from experiments.sources.parts import Parts, named, real_data
+from metaguide.data.catalogue import CatalogueError, Domain, Interaction, Product
 from metaguide.files import MIB, FileFault, read_regular, zip_members
+
+FILE = "amazon_sequences.zip"
+"""The zip that holds the folder `rec_datasets`."""
 
 MOST = 256 * MIB
 """The most bytes of the file, packed or not: 20 times the original."""
@@ -96,6 +101,32 @@ def read_amazon_sequences(path: Path) -> tuple[Shop, ...]:
         of_items = tuple(pieces[item] for item in items)
         shops.append(Shop(domain, items, of_items, tuple(sequences), tuple(sequences.values())))
     return tuple(shops)
+
+
+def read(config: FrozenConfigDict, folder: Path) -> Parts:
+    """Read the shops for a run; the errors are those of `named` and `read_amazon_sequences`.
+
+    Keyword pieces are the titles of products, and the place in a sequence is the time.
+
+    Args:
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
+    """
+    shops = read_amazon_sequences(real_data(FILE))
+    return named(config, {shop.name: _domain(shop) for shop in shops})
+
+
+def _domain(shop: Shop) -> Domain:
+    titles = ("".join(pieces).replace("▁", " ").strip() for pieces in shop.pieces)
+    return Domain(
+        shop.name,
+        products=tuple(Product(*one) for one in zip(shop.items, titles, strict=True)),
+        interactions=tuple(
+            Interaction(user, shop.items[item], float(time))
+            for user, sequence in zip(shop.users, shop.sequences, strict=True)
+            for time, item in enumerate(sequence)
+        ),
+    )
 
 
 def _named(path: Path, part: tuple[str, bytes]) -> tuple[str, bytes]:

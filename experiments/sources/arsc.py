@@ -7,8 +7,10 @@ set is found today, two of the published 19 lack their file for training and are
 
 from pathlib import Path
 
+from ml_collections.config_dict import FrozenConfigDict
+
 from experiments.sources import Reviews
-from experiments.sources.parts import imported, members, real_data
+from experiments.sources.parts import Parts, imported, members, named, real_data
 from metaguide.data.online_shopping import drop_repeats
 
 FILE = "arsc.zip"
@@ -48,3 +50,15 @@ def read_reviews() -> tuple[Reviews, ...]:
 
 def _of_target(files: dict[str, Path]) -> list[Path]:
     return [files["train"], files["test"]]
+
+
+def read(config: FrozenConfigDict, folder: Path) -> Parts:
+    """Read the domains of all thresholds, such as "books.t2", for a run.
+
+    The errors are those of `named` and `read_reviews`.
+
+    Args:
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
+    """
+    return named(config, {n: one for part in read_reviews() for n, one in part.domains.items()})

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from ml_collections.config_dict import FrozenConfigDict
+
 from experiments.sources import Reviews
-from experiments.sources.parts import imported, members, real_data
+from experiments.sources.parts import Parts, imported, members, named, real_data
 from metaguide.data.online_shopping import drop_repeats
 
 FILE = "fdu_mtl.zip"
@@ -25,3 +27,13 @@ def read_reviews() -> tuple[Reviews]:
             files.setdefault(name, []).append(path)
     domains = {name: imported(name, "fdu-mtl", of_name) for name, of_name in files.items()}
     return (Reviews(drop_repeats(domains)[0]),)
+
+
+def read(config: FrozenConfigDict, folder: Path) -> Parts:
+    """Read the shops for a run; the errors are those of `named` and `read_reviews`.
+
+    Args:
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
+    """
+    return named(config, read_reviews()[0].domains)

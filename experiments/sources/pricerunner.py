@@ -3,7 +3,11 @@
 The same product is sold by several shops, each of which gives it a title of its own: a cluster.
 """
 
-from experiments.sources.parts import imported, real_data
+from pathlib import Path
+
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.sources.parts import Parts, imported, named, real_data
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.importers import Options
 
@@ -38,3 +42,13 @@ def read_clusters() -> dict[str, Domain]:
     for product in every.products:
         products.setdefault(product.attributes["kind"], []).append(product)
     return {name: Domain(name, products=tuple(products[name])) for name in sorted(products)}
+
+
+def read(config: FrozenConfigDict, folder: Path) -> Parts:
+    """Read the categories for a run; the errors are those of `named` and `read_clusters`.
+
+    Args:
+        config: its `data` is read.
+        folder: unused, since nothing is generated.
+    """
+    return named(config, read_clusters())

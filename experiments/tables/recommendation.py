@@ -29,7 +29,7 @@ from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import claimed
-from experiments.sources.amazon_sequences import Shop, read_amazon_sequences
+from experiments.sources.amazon_sequences import FILE, Shop, read_amazon_sequences
 from experiments.sources.parts import real_data
 from experiments.tables.next_item import (
     Histories,
@@ -302,7 +302,7 @@ def rows_of(
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Learn, adapt and rank for each held-out domain, then write the table."""
     with claimed(config, workdir):
-        shops = read_amazon_sequences(real_data("amazon_sequences.zip"))
+        shops = read_amazon_sequences(real_data(FILE))
         check(config, shops)
         rows: list[Row] = []
         scores: Scores = {}

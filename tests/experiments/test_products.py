@@ -10,7 +10,7 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from experiments import command
+from experiments import command, sources
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS
@@ -190,6 +190,10 @@ def test_a_run_writes_its_table(
     count, a category that is too small is a traceback."""
     lay(tmp_path)
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    split = {"world": "pricerunner", "sources": (), "validation": ("TVs",), "held_out": ("CPUs",)}
+    parts = sources.read(FrozenConfigDict({"data": split}), tmp_path)
+    clusters = {one.category for one in parts.held_out[0].products}
+    assert len(parts.sources) == 8 and len(clusters) == 4
     products.main(config_of("--config.learning.penalties=(0.1,)"), tmp_path / "run")
     assert "no config.encoder.weights" in capsys.readouterr().out
     results = read(tmp_path / "run")

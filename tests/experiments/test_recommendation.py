@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ml_collections.config_dict import FrozenConfigDict
 from scipy import sparse
 
-from experiments import command
+from experiments import command, sources
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.sources.amazon_sequences import Shop, read_amazon_sequences
@@ -89,6 +89,25 @@ def test_reads_what_was_written(tmp_path: Path, shops: tuple[Shop, ...]) -> None
         assert one[:4] == other[:4]
         for mine, theirs in zip(one.sequences, other.sequences, strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_shops_are_domains_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shops: tuple[Shop, ...]
+) -> None:
+    """Faults: an interaction is of another user, item or place in time; a title has the marks of
+    pieces; a run cannot hold a shop out."""
+    lay(tmp_path / "amazon_sequences.zip", shops)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    data = {"world": "amazon_sequences", "sources": (), "validation": ("B",), "held_out": ("C",)}
+    parts = sources.read(FrozenConfigDict({"data": data}), tmp_path)
+    (domain,), shop = parts.sources, shops[0]
+    assert (domain.name, parts.held_out[0].name) == ("A", "C")
+    assert [one.id for one in domain.products] == list(shop.items)
+    assert not any("|" in one.title or "▁" in one.title for one in domain.products)
+    row = 3
+    own = [one for one in domain.interactions if one.user == shop.users[row]]
+    assert [one.product for one in own] == [shop.items[item] for item in shop.sequences[row]]
+    assert [one.time for one in own] == list(range(len(own)))
 
 
 GOOD = {ITEMS: b"i1 |a|b\ni2 |c\ni3 |a\n", USERS: b"u1 i1 i2 i3\nu2 i3 i2 i1\n"}

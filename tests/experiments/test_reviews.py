@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import normalize
 
-from experiments import command
+from experiments import command, sources
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.sources import reviews_of
@@ -264,6 +264,10 @@ def test_english_reviews_hold_out_four_shops_at_once(
     assert sorted(domains) == sorted({*held_out, "baby", "toys"})
     assert [len(one.reviews) for one in domains.values()] == [41, 40, 40, 40, 40, 40]
     assert capsys.readouterr().out.count("left out 2: reviews: sentiment") == 6
+    data = {"world": "fdu_mtl", "sources": (), "validation": ("baby",), "held_out": ("dvd", "toys")}
+    parts = sources.read(FrozenConfigDict({"data": data}), tmp_path)
+    assert [one.name for one in parts.sources] == ["books", "electronics", "kitchen_housewares"]
+    assert [one.name for one in parts.held_out] == ["dvd", "toys"] and not parts.always
     defaults = COMMANDS["experiments.tables.reviews"]._asdict()
     english = "--config=experiments/configs/reviews_en.py"
     config = command.resolve(["x", english, "--config.preset=tiny"], **defaults, late=True)[0]
@@ -314,6 +318,9 @@ def test_a_fixed_support_is_given_and_all_else_is_asked(
             assert corpus.label[rows].tolist() == [0] * 5 + [1] * 5
             own = f"{targets[number]} {threshold} train"
             assert all(texts[row].startswith(own) for row in rows)
+    data = {"world": "arsc", "sources": (), "validation": ("toys.t2",), "held_out": ("dvd.t4",)}
+    split = sources.read(FrozenConfigDict({"data": data}), tmp_path)
+    assert len(split.sources) == 3 * 7 - 2 and len(split.held_out[0].reviews) == 16
     reviews.main(config, tmp_path / "run")
     results = read(tmp_path / "run")
     assert {row.domain for row in results.rows} == {*config.held_out, reviews.ALL}
