@@ -99,6 +99,7 @@ def test_the_baseline_is_the_nearest_by_tfidf() -> None:
     np.testing.assert_allclose(found, (theirs @ theirs.T).toarray(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shots", [1, 2])
 def test_a_query_is_answered_alike_in_learning_and_after(data: products.Data, shots: int) -> None:
     """Faults: the kernel of all titles and those of an episode's groups differ in a weight, in
@@ -127,6 +128,7 @@ def test_a_query_is_answered_alike_in_learning_and_after(data: products.Data, sh
             np.testing.assert_allclose(logits[row], np.exp(1.0) * np.array(of_products), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_learned_tells_products_apart(data: products.Data) -> None:
     """Faults: the gradient has the wrong sign, a group that is left out counts, λ does nothing."""
     config = config_of("--config.learning.steps=40", "--config.learning.episodes=8")
@@ -140,6 +142,7 @@ def test_what_is_learned_tells_products_apart(data: products.Data) -> None:
     assert weights[of_digits].mean() > weights[~of_digits].mean() + 0.5  # models are told by these
 
 
+@pytest.mark.slow
 def test_nothing_of_what_is_held_out_is_learned(data: products.Data) -> None:
     """Faults: labels of the held-out category reach a rule or a choice; its titles reach the
     frequencies where they are not to be read, or do not where they are."""
@@ -183,6 +186,7 @@ def test_episodes_ask_for_other_titles_of_the_same_products() -> None:
         ngram_kernels.draw(product, 1, 5, 2, 2, (1,))
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -373,6 +373,7 @@ def test_what_is_known_of_a_held_out_domain(shops: tuple[Shop, ...]) -> None:
 # ------------------------------------------------------------------------------ the run
 
 
+@pytest.mark.slow
 def test_a_run_and_how_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shops: tuple[Shop, ...]
 ) -> None:

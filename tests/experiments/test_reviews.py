@@ -79,6 +79,7 @@ def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> N
         assert np.abs(after[1] - before[1])[corpus.rows(1)].max() > 1e-3, name
 
 
+@pytest.mark.slow
 def test_no_label_of_a_group_reaches_what_is_known_of_it(corpus: Corpus) -> None:
     """Faults: of categories that are held out together one teaches the other; a head that a choice
     is scored on has read the source that it is scored on; a source is left out of the last head."""
@@ -242,6 +243,7 @@ def test_without_an_encoder(
     assert (tmp_path / "run" / "choices.json").exists()
 
 
+@pytest.mark.slow
 def test_english_reviews_hold_out_four_shops_at_once(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +286,7 @@ def test_english_reviews_hold_out_four_shops_at_once(
             reviews.read(command.resolve(argv, **defaults, late=True)[0])
 
 
+@pytest.mark.slow
 def test_a_fixed_support_is_given_and_all_else_is_asked(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
