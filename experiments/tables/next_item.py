@@ -24,6 +24,7 @@ from sklearn.preprocessing import normalize
 
 from experiments.sources.amazon_sequences import Shop
 from metaguide.evaluation.metrics import ranks_of
+from metaguide.inner_loop import inner_loop, run
 
 Histories = Sequence[Int[np.ndarray, " items"]]
 """The items that each user took, in the order of time."""
@@ -383,15 +384,8 @@ def learned(domains: Sequence[Examples], steps: int, learning_rate: float) -> We
 def _learn(
     domains: tuple[Examples, ...], begin: Weights, steps: int, learning_rate: float
 ) -> Weights:
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    def loss(weights: Weights, domains: tuple[Examples, ...]) -> tuple[Array, None]:
+        return -jnp.stack([gain(weights, one) for one in domains]).mean(), None
 
-    def loss(weights: Weights) -> Array:
-        return -jnp.stack([gain(weights, one) for one in domains]).mean()
-
-    def step(carry: Any, _: None) -> Any:
-        weights, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(weights), state)
-        return (optax.apply_updates(weights, updates), state), None
-
-    (weights, _), _ = jax.lax.scan(step, (begin, optimizer.init(begin)), None, steps)
-    return weights
+    loop = inner_loop(loss, optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
+    return run(loop, loop.start(begin), lambda _: domains, steps)[0].params

@@ -23,6 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
+from metaguide.inner_loop import inner_loop, run
+
 Similarity = Float[np.ndarray, "titles titles"]
 Episodes = Int[np.ndarray, "episodes way titles"]
 
@@ -108,7 +110,7 @@ def effects(kinds: Sequence[Kind]) -> Float[np.ndarray, "groups effects"]:
 
     The groups are every kind, in each of `RARITIES`, and at last the encoder, an effect by itself.
     """
-    named = [({(one.unit, one.length), one.digits, rarity}) for one in kinds for rarity in RARITIES]
+    named = [{(one.unit, one.length), one.digits, rarity} for one in kinds for rarity in RARITIES]
     every = sorted(set().union(*named), key=str)
     found = [[one in of_group for one in every] + [False] for of_group in named]
     return np.array([*found, [False] * len(every) + [True]], np.float32)
@@ -331,28 +333,19 @@ def learn(
     def rule_of(beta: Array, log_scale: Array, nearest: Array) -> Rule:
         return Rule(jnp.where(used, of_groups @ beta, -jnp.inf), log_scale, nearest)
 
-    def loss(learned: tuple[Array, Array, Array]) -> Array:
+    def loss(learned: tuple[Array, Array, Array], tasks: Sequence[Kernels]) -> tuple[Array, None]:
         rule, losses = rule_of(*learned), []
         for task in tasks:
             logits = jax.vmap(lambda episode: logits_of(rule, episode, way))(task)
             label = jnp.arange(logits.shape[1]) // (logits.shape[1] // way)
             label = jnp.broadcast_to(label, logits.shape[:2])
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, label).mean())
-        return jnp.stack(losses).mean() + penalty * jnp.square(learned[0]).mean()
-
-    optimizer = optax.adam(rate)
-
-    def step(carry: Any, _: None) -> Any:
-        learned, state = carry
-        gradient = jax.grad(loss)(learned)
-        with jax.numpy_dtype_promotion("standard"):  # optax's own power of a step count
-            updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(learned, updates), state), None
+        return jnp.stack(losses).mean() + penalty * jnp.square(learned[0]).mean(), None
 
     _, log_scale, nearest = alike([True])
-    learned = jnp.zeros(of_groups.shape[1]), jnp.asarray(log_scale), jnp.asarray(nearest)
-    (learned, _), _ = jax.lax.scan(step, (learned, optimizer.init(learned)), None, length=steps)
-    return rule_of(*learned)
+    begin = jnp.zeros(of_groups.shape[1]), jnp.asarray(log_scale), jnp.asarray(nearest)
+    loop = inner_loop(loss, optax.adam(rate))
+    return rule_of(*run(loop, loop.start(begin), lambda _: tasks, steps)[0].params)
 
 
 def similarity(titles: Titles, known: Weighting, rule: Rule) -> Similarity:

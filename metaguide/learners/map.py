@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from metaguide.inner_loop import inner_loop, run
 from metaguide.learners.on_features import (
     Features,
     absent,
@@ -327,7 +328,7 @@ def learn_rule(
     """
     dtype = support.inputs.dtype
 
-    def loss(rule: dict[str, Array]) -> Array:
+    def loss(rule: dict[str, Array], tasks: tuple[Rows, Rows]) -> tuple[Array, None]:
         def of_task(support: Rows, query: Rows) -> Array:
             scale = jnp.exp(rule["log_scale"])
             known = scale * support.prior_logits.astype(dtype)
@@ -335,18 +336,11 @@ def learn_rule(
             logits = scale * query.prior_logits.astype(dtype) + query.inputs @ shift
             return _mean(_losses(logits, query.label, query.mask), query.mask)
 
-        return jax.vmap(of_task)(support, query).mean()
-
-    descent = optax.rprop(0.1, min_step_size=1e-4, max_step_size=1.0)
-
-    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        rule, state = carry
-        update, state = descent.update(jax.grad(loss)(rule), state)
-        return (optax.apply_updates(rule, update), state), None
+        return jax.vmap(of_task)(*tasks).mean(), None
 
     start = {"log_penalty": jnp.log(jnp.asarray(penalty, dtype)), "log_scale": jnp.zeros((), dtype)}
-    (rule, _), _ = jax.lax.scan(step, (start, descent.init(start)), length=steps)
-    return rule
+    loop = inner_loop(loss, optax.rprop(0.1, min_step_size=1e-4, max_step_size=1.0))
+    return run(loop, loop.start(start), lambda _: (support, query), steps)[0].params
 
 
 def prior_shift(

@@ -1,11 +1,10 @@
 """The table of recommendation: of a held-out domain nothing is read but what is said to be."""
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,13 +25,6 @@ USERS = "user_sequence.txt"
 ITEMS = "item_generative_indexing_c2.txt"
 SHARED = ("both0", "both1", "both2")
 """Users that all domains of `shops` have."""
-
-
-@pytest.fixture(autouse=True)
-def promotion() -> Iterator[None]:
-    """Let Adam take its own power of a step count, which optax does in mixed types."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def config_of(*flags: str) -> FrozenConfigDict:
