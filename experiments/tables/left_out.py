@@ -132,6 +132,10 @@ def taken(corpus: Corpus, rows: Int[np.ndarray, " rows"]) -> Corpus:
 # ------------------------------------------------------------------------------ features and heads
 
 
+Weigh = Callable[[Corpus, tuple[int, ...]], Callable[[sparse.csr_array], Any]]
+"""(reviews, categories of which nothing is read) -> what makes vectors of counts."""
+
+
 def tfidf(train: Corpus, out: Collection[int]) -> Callable[[sparse.csr_array], Any]:
     """Return what makes TF-IDF vectors of counts, of 1 and 2 units, as scikit-learn does."""
     seen = train.counts[train.others(*out)] > 0
@@ -219,15 +223,23 @@ def left_out(
 
 
 def zero_shot(
-    corpus: Corpus, heads: Heads, penalties: Sequence[float]
+    corpus: Corpus, heads: Heads, penalties: Sequence[float], of_sources: bool = True
 ) -> tuple[Logits, list[float]]:
     """Choose a penalty for each group on its sources, and train its head.
+
+    Args:
+        corpus: the reviews.
+        heads: what trains them.
+        penalties: those to choose from.
+        of_sources: whether logits of the sources are wanted even if there is nothing to choose.
 
     Returns:
         In [g], the logits of all reviews by the heads of the penalty that was chosen: of those of
         g by a head without g, of those of a source e without g and e. The penalty for each g.
     """
-    candidates = left_out(corpus, heads, penalties)
+    candidates = np.zeros((1, len(corpus.groups), len(corpus.label)))
+    if of_sources or len(penalties) > 1:
+        candidates = left_out(corpus, heads, penalties)
     found, chosen = np.zeros(candidates.shape[1:]), []
     for group, held_out in enumerate(corpus.groups):
         best, rows = choice(candidates, corpus, group), corpus.rows(*held_out)

@@ -32,14 +32,15 @@ from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
     Corpus,
     Gram,
+    Heads,
     Rule,
     Task,
+    Weigh,
     adapted,
     choice,
     corpus_of,
     dense_logits,
     gram_of,
-    left_out,
     rule_of,
     sparse_logits,
     supports,
@@ -210,28 +211,12 @@ def methods_of(
         choices: category -> method -> what was chosen; is filled.
     """
 
-    def note(name: str, field: str, values: Sequence[float]) -> None:
-        for group, value in zip(corpus.groups, values, strict=True):
-            for one in group:
-                choices.setdefault(corpus.names[one], {})[name] = {field: value}
-
-    least = config.ngrams.least_texts
-    trained = {True: everything, False: corpus}
-
-    def ngram_heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
-        train = trained[out in corpus.groups]
-        vectors, others = weighted_ngrams(train, out, least), train.others(*out)
-        own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
-        label = train.label[others]
-        return [sparse_logits(own, label, test, penalty) for penalty in penalties]
-
-    @lru_cache(maxsize=len(corpus.names))  # the pairs of one held-out category
-    def ngram_gram(category: int, out: tuple[int, ...]) -> Gram:
-        vectors = weighted_ngrams(trained[out in corpus.groups], out, least)
-        return gram_of(vectors(corpus.counts[corpus.rows(category)]))
-
+    note = partial(_note, choices, corpus)
+    weigh = partial(weighted_ngrams, least_texts=config.ngrams.least_texts)
+    ngram_heads, ngram_gram = of_counts(everything, corpus, weigh)
     ngrams, chosen = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
     note("n-grams", "penalty", chosen)
+    ngram_gram = lru_cache(maxsize=len(corpus.names))(ngram_gram)  # the pairs of one category
     found = {"n-grams": Known(ngrams, ngram_gram, fixed=False)}
     if corpus.vectors is None:
         return found
@@ -266,28 +251,47 @@ def tfidf_of(
 
     The arguments are those of `methods_of`. A penalty is chosen if there are several.
     """
-    penalties = config.tfidf.penalties
+    heads, gram = of_counts(everything, corpus, tfidf)
+    logits, chosen = zero_shot(corpus, heads, config.tfidf.penalties, of_sources=False)
+    _note(choices, corpus, "tf-idf zero-shot", "penalty", chosen)
+    return Known(logits, gram, fixed=False)
 
-    def heads(train: Corpus, out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
-        vectors, others = tfidf(train, out), train.others(*out)
+
+def of_counts(
+    everything: Corpus, corpus: Corpus, weigh: Weigh
+) -> tuple[Heads, Callable[[int, tuple[int, ...]], Gram]]:
+    """Return the heads on vectors of counts, and the inner products of these, as `Known` has them.
+
+    What answers for a group learns from all reviews, and what choices are made by from those that
+    are tested.
+
+    Args:
+        everything, corpus: as of `methods_of`.
+        weigh: what makes the vectors.
+    """
+
+    def train_of(out: tuple[int, ...]) -> Corpus:
+        return everything if out in corpus.groups else corpus
+
+    def heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
+        train = train_of(out)
+        vectors, others = weigh(train, out), train.others(*out)
         own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
-        return [sparse_logits(own, train.label[others], test, one) for one in penalties]
-
-    found = np.zeros((len(penalties), len(corpus.groups), len(corpus.label)))
-    if len(penalties) > 1:
-        found = left_out(corpus, partial(heads, corpus), penalties)
-    logits = np.zeros(found.shape[1:])
-    for number, group in enumerate(corpus.groups):
-        best, rows = choice(found, corpus, number), corpus.rows(*group)
-        (logits[number, rows],) = heads(everything, group, rows, penalties[best : best + 1])
-        for one in group:
-            chosen = choices.setdefault(corpus.names[one], {})
-            chosen["tf-idf zero-shot"] = {"penalty": penalties[best]}
+        return [sparse_logits(own, train.label[others], test, penalty) for penalty in penalties]
 
     def gram(category: int, out: tuple[int, ...]) -> Gram:
-        return gram_of(tfidf(everything, out)(corpus.counts[corpus.rows(category)]))
+        return gram_of(weigh(train_of(out), out)(corpus.counts[corpus.rows(category)]))
 
-    return Known(logits, gram, fixed=False)
+    return heads, gram
+
+
+def _note(
+    choices: dict[str, Any], corpus: Corpus, name: str, field: str, values: Sequence[float]
+) -> None:
+    """Keep what was chosen of a method for the categories of each group."""
+    for group, value in zip(corpus.groups, values, strict=True):
+        for one in group:
+            choices.setdefault(corpus.names[one], {})[name] = {field: value}
 
 
 def outcomes_of(
