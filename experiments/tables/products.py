@@ -132,18 +132,25 @@ def used_groups(kinds: Sequence[Kind], has_encoder: bool) -> dict[str, Bool[np.n
     return {name: np.array(one) for name, one in found.items()}
 
 
-def known_of(data: Data, task: str, sources: Sequence[str], category: str) -> Weighting:
-    """Return what is known of n-grams where a category is asked about.
+def known_of(
+    data: Data, task: str, sources: Sequence[str], asked: Sequence[str]
+) -> dict[str, Weighting]:
+    """Return what is known of n-grams where categories are asked about, keyed by category.
 
     Args:
         data: the titles.
-        task: says whether all titles of the category are read.
+        task: says whether all titles of a category are read.
         sources: the categories that are read if they are not.
-        category: the category.
+        asked: the categories.
     """
-    read = (category,) if task == TASKS[1] else tuple(sources)
-    vectors = [data.titles[one].vectors for one in read]
-    return weighting(data.kind, [data.every[one] for one in read], vectors)
+
+    def from_titles(read: Sequence[str]) -> Weighting:
+        vectors = [data.titles[one].vectors for one in read]
+        return weighting(data.kind, [data.every[one] for one in read], vectors)
+
+    if task == TASKS[1]:
+        return {category: from_titles([category]) for category in asked}
+    return dict.fromkeys(asked, from_titles(sources))
 
 
 def tasks_of(
@@ -151,15 +158,14 @@ def tasks_of(
 ) -> list[Kernels]:
     """Return the kernels of the episodes to learn on, for each number of shots."""
     groups, names = len(RARITIES) * len(data.kinds), sorted(data.titles)
-    found = []
+    known, found = known_of(data, task, sources, sources), []
     for shots in config.shots:
         parts = []
         for source in sources:
             titles, place = data.titles[source], (seed, _LEARN, names.index(source), shots)
             count = config.learning.episodes
             episodes = draw(titles.product, count, config.way, shots, config.queries, place)
-            known = known_of(data, task, sources, source)
-            parts.append(kernels(titles, known, groups, episodes, shots))
+            parts.append(kernels(titles, known[source], groups, episodes, shots))
         found.append(Kernels(*(np.concatenate(one) for one in zip(*parts, strict=True))))
     return found
 
@@ -185,28 +191,22 @@ def rule_of(
 
 
 def episodes_of(
-    config: FrozenConfigDict, data: Data, category: str, shots: int, use: int
-) -> Episodes:
-    """Return the episodes of a category that all methods are asked."""
-    titles, place = data.titles[category], sorted(data.titles).index(category)
-    place = (use, place, shots)
-    return draw(titles.product, config.episodes, config.way, shots, config.queries, place)
+    config: FrozenConfigDict, data: Data, category: str, use: int = _TEST
+) -> dict[int, Episodes]:
+    """Return the episodes of a category that all methods are asked, keyed by shots."""
+    product, place = data.titles[category].product, sorted(data.titles).index(category)
+    of_shots = partial(draw, product, config.episodes, config.way, queries=config.queries)
+    return {shots: of_shots(shots=shots, key=(use, place, shots)) for shots in config.shots}
 
 
 def right(
-    config: FrozenConfigDict,
-    data: Data,
-    known: Weighting,
-    category: str,
-    rule: Rule,
-    use: int = _TEST,
+    titles: Titles, known: Weighting, rule: Rule, episodes: Mapping[int, Episodes]
 ) -> list[Bool[np.ndarray, "episodes way queries"]]:
     """Return which queries of a category are answered rightly, for each number of shots."""
-    compared, found = similarity(data.titles[category], known, rule), []
-    for shots in config.shots:
-        episodes = episodes_of(config, data, category, shots, use)
-        said = answers(compared, episodes, shots, rule)
-        found.append(said == np.arange(config.way)[:, None])
+    compared, found = similarity(titles, known, rule), []
+    for shots, of_shots in episodes.items():
+        said = answers(compared, of_shots, shots, rule)
+        found.append(said == np.arange(said.shape[1])[:, None])
     return found
 
 
@@ -226,10 +226,11 @@ def choose(
     for source in sources:
         others = [one for one in sources if one != source]
         tasks = tasks_of(config, data, task, others, config.seeds[0])
-        known = known_of(data, task, others, source)
+        known = known_of(data, task, others, [source])[source]
+        episodes = episodes_of(config, data, source, _CHOOSE)
         for penalty, accuracies in found.items():
             rule = rule_of(config, data, fullest, tasks, penalty)
-            of_shots = right(config, data, known, source, rule, _CHOOSE)
+            of_shots = right(data.titles[source], known, rule, episodes)
             accuracies.append(float(np.mean([one.mean() for one in of_shots])))
         say(f"{task}: learned without {source}")
     means = {penalty: float(np.mean(one)) for penalty, one in found.items()}
@@ -255,18 +256,20 @@ def outcomes_of(config: FrozenConfigDict, data: Data, choices: dict[str, Any]) -
     found: Outcomes = {}
     for name, held_out in SPLITS.items():
         sources = [one for one in data.titles if one not in held_out]
+        episodes = {category: episodes_of(config, data, category) for category in held_out}
         for task in TASKS:
             penalty, tried = choose(config, data, task, sources)
             accuracy = {str(one): value for one, value in tried.items()}
             choices.setdefault(name, {})[task] = {"penalty": penalty, "accuracy": accuracy}
             learning = [tasks_of(config, data, task, sources, seed) for seed in config.seeds]
+            known = known_of(data, task, sources, held_out)
             for method, used in used_groups(data.kinds, _has_encoder(data)).items():
                 rules = [alike(used.tolist())]
                 if method.endswith("learned"):
                     rules = [rule_of(config, data, used, one, penalty) for one in learning]
                 for category in held_out:
-                    known = known_of(data, task, sources, category)
-                    of_seeds = [right(config, data, known, category, rule) for rule in rules]
+                    asked = data.titles[category], known[category]
+                    of_seeds = [right(*asked, rule, episodes[category]) for rule in rules]
                     of_shots = [np.stack(one) for one in zip(*of_seeds, strict=True)]
                     found[task, method, category] = of_shots
             say(f"{task}: learned of {', '.join(sources)}, and asked about {name}")
@@ -285,6 +288,7 @@ def rows_of(config: FrozenConfigDict, data: Data, outcomes: Outcomes) -> tuple[l
     rows: list[Row] = []
     scores: Scores = {}
     methods = list(used_groups(data.kinds, _has_encoder(data)))
+    drawn = {category: episodes_of(config, data, category) for category in data.titles}
     for task in TASKS:
         for place, shots in enumerate(config.shots):
             row = partial(
@@ -298,7 +302,7 @@ def rows_of(config: FrozenConfigDict, data: Data, outcomes: Outcomes) -> tuple[l
             for name, held_out in SPLITS.items():
                 of_split: dict[str, list[tuple[np.ndarray, float]]] = {}
                 for category in held_out:
-                    episodes = episodes_of(config, data, category, shots, _TEST)[..., shots:]
+                    episodes = drawn[category][shots][..., shots:]
                     of_methods = [outcomes[task, one, category][place] for one in methods]
                     means = np.stack([one.mean(0).ravel() for one in of_methods])
                     halves = bootstrap(

@@ -106,7 +106,7 @@ def test_a_query_is_answered_alike_in_learning_and_after(data: products.Data, sh
     whether the encoder counts, or in their order; a mean or the nearest title is of another."""
     titles = data.titles["TVs"]
     groups = 3 * len(data.kinds)
-    known = products.known_of(data, products.TASKS[0], ELECTRONICS, "TVs")
+    known = products.known_of(data, products.TASKS[0], ELECTRONICS, ["TVs"])["TVs"]
     rng = np.random.default_rng(2)
     weights = rng.normal(size=groups + 1).astype(np.float32)
     rule = Rule(weights, np.float32(1.0), np.float32(0.3))
@@ -165,7 +165,7 @@ def test_nothing_of_what_is_held_out_is_learned(data: products.Data) -> None:
         jax.tree.map(np.testing.assert_array_equal, before[1], after[1])
     fewer = data._replace(every={**data.every, "Fridges": data.every["Fridges"][:3]})
     known = [
-        [products.known_of(one, task, sources, "Fridges").idf for one in (data, fewer)]
+        [products.known_of(one, task, sources, ["Fridges"])["Fridges"].idf for one in (data, fewer)]
         for task in products.TASKS
     ]
     np.testing.assert_array_equal(known[0][0], known[0][1])
