@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = ConfigDict()
     config.table = "reviews_zh"  # name of the table in results.json
-    config.reviews = "online_shopping"  # the reviews: online_shopping or fdu_mtl
+    config.reviews = "online_shopping"  # the reviews: online_shopping, fdu_mtl or arsc
     config.held_out = ()  # categories that are held out together; if empty, each in turn
     config.seed = 0  # seed of the reviews that are drawn, and of the episodes
     # Reviews of a category that are tested, and that the encoder reads; 0 for all. N-grams and
