@@ -12,7 +12,7 @@ from metaguide.guide import AdaptedGuide
 from metaguide.methods import adaptation_of
 from metaguide.tasks import TASKS, HeldBack, Serving
 
-CANDIDATES = ("soft-k-means", "named-prototypes", "named-logistic", "logistic", "tf-idf")
+CANDIDATES = ("soft-k-means", "named-prototypes", "logistic", "vectors+words", "tf-idf")
 """The methods that may take the place of a guide's own; each needs no training of its own."""
 
 PENALTY = 5.0

@@ -201,9 +201,8 @@ class Guide:
 
     def server(self, task: str) -> Server:
         """Return the guide as one of its tasks sees it."""
-        serving, reading = self.serving[task], self.reading
-        if adaptation_of(serving.method).reads_words:
-            reading = reading.of_words()
+        serving = self.serving[task]
+        reading = self.reading.as_read_by(adaptation_of(serving.method))
         return Server(self.model, reading, serving, self._programs)
 
 
@@ -471,7 +470,7 @@ def _opened(
 
 
 UNTRAINED: Mapping[str, str] = {
-    "classification": "named-prototypes",
+    "classification": "vectors+words",
     "sentiment": "soft-k-means",
     "recommendation": "zero-shot",
 }

@@ -6,7 +6,7 @@ The tables and the guide read the same entries. A new method is one entry of `ME
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import optax
 from jaxtyping import Array
@@ -14,6 +14,7 @@ from jaxtyping import Array
 from metaguide.inner_loop import FirstOrder, Mixed, Unrolled
 from metaguide.learners import (
     anil,
+    features_and_words,
     fine_tuning,
     imaml,
     joint,
@@ -116,7 +117,8 @@ class Adaptation:
         learner: builds the learner that adapts.
         tuned: the field of `Settings` that validation chooses; "" if there is none.
         reads_unlabelled: whether it also learns from examples without a label.
-        reads_words: whether it reads n-grams alone, and nothing that was trained.
+        reads: the "features" of examples, their "words" (n-grams alone, and nothing that was
+            trained), or "both".
     """
 
     adapts: str
@@ -124,7 +126,9 @@ class Adaptation:
     learner: Build = field(compare=False, repr=False)
     tuned: str = field(default="", compare=False, repr=False)
     reads_unlabelled: bool = field(default=False, compare=False, repr=False)
-    reads_words: bool = field(default=False, compare=False, repr=False)
+    reads: Literal["features", "words", "both"] = field(
+        default="features", compare=False, repr=False
+    )
 
     @property
     def is_learned(self) -> bool:
@@ -239,7 +243,13 @@ SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
 
-TF_IDF = Adaptation("features", "tf-idf", lambda problem, _: tf_idf(problem), reads_words=True)
+VECTORS_AND_WORDS = Adaptation(
+    "features",
+    "vectors+words",
+    lambda problem, _: features_and_words(problem, names=NAMED),
+    reads="both",
+)
+TF_IDF = Adaptation("features", "tf-idf", lambda problem, _: tf_idf(problem), reads="words")
 
 
 def _map_head(problem: Problem, settings: Settings) -> Learner:
@@ -355,6 +365,7 @@ METHODS = {
     "named-prototypes": Method("multitask", _jointly, NAMED_PROTOTYPES),
     "named-logistic": Method("multitask", _jointly, NAMED_LOGISTIC),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
+    "vectors+words": Method("multitask", _jointly, VECTORS_AND_WORDS),
     "tf-idf": Method("multitask", _jointly, TF_IDF),
     "map-head": Method("multitask", _jointly, MAP_HEAD),
     "map-all": Method("multitask", _jointly, MAP_ALL),

@@ -64,7 +64,7 @@ def is_one_of_its_own(method):
     adaptation = method.adaptation
     if adaptation is not None and (adaptation.is_learned or adaptation.by == "adam"):
         return False
-    if adaptation is not None and (adaptation.reads_words or "named-" in adaptation.by):
+    if adaptation is not None and (adaptation.reads != "features" or "named-" in adaptation.by):
         return False
     return method.stage != "random"
 

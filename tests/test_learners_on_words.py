@@ -1,4 +1,4 @@
-"""The baseline on words: what it counts, and that it is the regression which it says it is."""
+"""Learners on words: what they count, and that they are the regressions which they say they are."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from metaguide.data.ngrams import WORD, hashed_ngrams
-from metaguide.learners import on_words, tf_idf
+from metaguide.learners import features_and_words, on_words, tf_idf
 from metaguide.types import HASHES
 from tests.test_learners_on_features import on_rows
 
@@ -34,8 +34,8 @@ def rows_of(texts, label, labelled=None):
     return {**given, "mask": jnp.asarray(mask)}
 
 
-LEARNER = tf_idf(on_rows(2, 1)[0])
-ADAPT = jax.jit(LEARNER.adapt)
+LEARNER, BOTH = (build(on_rows(2, 1)[0]) for build in (tf_idf, features_and_words))
+ADAPT, ADAPT_BOTH = jax.jit(LEARNER.adapt), jax.jit(BOTH.adapt)
 
 
 def adapted_to(rows):
@@ -62,7 +62,7 @@ def test_the_weights_are_those_of_scikit_learn():
     known.fit(expected(TEXTS), LABEL)
     grams = grams_of(TEXTS)
     rows = np.asarray(on_words.weighted_words(grams, adapted[1][0]))
-    inner = expected(TEXTS) @ expected(TEXTS).T
+    inner = expected(TEXTS)[:, :-1] @ expected(TEXTS)[:, :-1].T
     np.testing.assert_allclose(rows @ rows.T, inner, atol=1e-5)
     for texts in (TEXTS, ASKED):
         found = logits(learner, adapted, texts)
@@ -96,17 +96,108 @@ def test_a_support_of_many_words_keeps_those_of_most_examples(monkeypatch):
     """Faults: the rarest words are kept, or the order that `searchsorted` needs is lost."""
     monkeypatch.setattr(on_words, "MOST_WORDS", 3)
     grams = jnp.asarray([[2, 4, 8, 9], [2, 6, 8, 0], [2, 8, 10, 0], [6, 3, 0, 0]])
-    vocabulary = on_words.vocabulary_of(grams, jnp.ones(4, bool))
+    vocabulary = on_words.vocabulary_of(grams, jnp.ones(4, bool), on_words.WORDS)
     assert np.asarray(vocabulary.words).tolist() == [2, 6, 8]
     expected = 1 + np.log(5 / np.array([4, 3, 4]))
     np.testing.assert_allclose(vocabulary.rarity, expected, rtol=1e-6)
-    few = on_words.vocabulary_of(grams[3:, :2], jnp.ones(1, bool))
+    few = on_words.vocabulary_of(grams[3:, :2], jnp.ones(1, bool), on_words.WORDS)
     assert np.asarray(few.words).tolist() == [6, HASHES]
 
 
 def test_a_model_without_ngrams_is_refused():
     """Fault: a KeyError in the middle of a trace."""
-    rows = rows_of(TEXTS, LABEL)
+    rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
     del rows["grams"]
-    with pytest.raises(ValueError, match="reads n-grams, .* give it buckets"):
-        adapted_to(rows)
+    for adapt in (ADAPT, ADAPT_BOTH):
+        with pytest.raises(ValueError, match="reads n-grams, .* give it buckets"):
+            adapt({"params": {}}, rows, (), None)
+
+
+def both_of(rng, texts, label, labelled=None):
+    """Rows with features beside the n-grams."""
+    features = rng.normal(size=(len(texts), 6)).astype(np.float32)
+    return {**rows_of(texts, label, labelled), "x": jnp.asarray(features)}
+
+
+def cosines(rows, known):
+    """The cosine of each row with each known row, 0 where one of them is 0."""
+    norms = [np.maximum(np.linalg.norm(one, axis=1), 1e-12) for one in (rows, known)]
+    return rows @ known.T / np.outer(*norms)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0, 1.0])
+def test_features_and_words_count_by_their_shares(share, monkeypatch):
+    """Faults: a share is not a share of the kernel; features are not centred, or at the mean of
+    masked rows too; runs of characters are taken for words, or weighted by others' rarity; the
+    weights of one part are applied to another."""
+    monkeypatch.setattr(on_words, "SHARE", share)
+    rng, masked = np.random.default_rng(0), np.arange(len(TEXTS)) < 6
+    rows = both_of(rng, TEXTS, LABEL, masked)
+    learner = features_and_words(on_rows(2, 1)[0])
+    adapted, _ = jax.jit(learner.adapt)({"params": {}}, rows, (), None)
+    asked = both_of(rng, ASKED, [0] * len(ASKED))
+    found = np.asarray(learner.predict(adapted, asked, ())["logits"])
+
+    def scaled(x):
+        return x / np.sqrt(np.square(x).mean(1, keepdims=True))
+
+    grams, parts = np.asarray(rows["grams"]), []
+    for kind in (0, 1):
+        kept = [{g for g in row if g and g % 2 == kind} for row in grams]
+        words = sorted(set().union(*kept[:6]))
+        count = np.array([sum(word in row for row in kept[:6]) for word in words])
+        rarity = 1 + np.log(7 / (1 + count))
+        several = [*kept, *({*row} for row in np.asarray(asked["grams"]).tolist())]
+        parts.append(np.array([[word in row for word in words] for row in several]) * rarity)
+    x = np.concatenate([scaled(np.asarray(one["x"])) for one in (rows, asked)])
+    centred = x - x[:6].mean(0)
+    kernel = share * cosines(centred, centred[:6]) + 1
+    kernel += (1 - share) / 2 * sum(cosines(one, one[:6]) for one in parts)
+    # The kernel's features are known to scikit-learn by its square root.
+    values, axes = np.linalg.eigh(kernel[:6])
+    root = axes * np.sqrt(np.maximum(values, 1e-9))
+    known = LogisticRegression(C=2 / 0.1, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    known.fit(root, LABEL[:6])
+    expected = kernel[len(TEXTS) :] @ axes @ (axes / np.maximum(values, 1e-9)).T @ root
+    np.testing.assert_allclose(
+        found[:, 1] - found[:, 0], known.decision_function(expected), atol=2e-2
+    )
+
+
+def test_a_name_counts_by_its_features_alone():
+    """Faults: a name makes n-grams rarer, moves the middle of the texts, or is not read."""
+    rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
+    problem = on_rows(2, 1)[0]
+    names = jnp.asarray([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0]])
+    named = problem._replace(names=lambda encoded, context: (names, jnp.ones(2, bool)))
+    fits = [
+        features_and_words(one, names=3).adapt({"params": {}}, rows, (), None)[0][1]
+        for one in (problem, named)
+    ]
+    np.testing.assert_allclose(fits[0].middle, fits[1].middle, atol=1e-6)
+    for alone, beside in zip(fits[0].vocabularies, fits[1].vocabularies, strict=True):
+        np.testing.assert_array_equal(alone.rarity, beside.rarity)
+    assert np.abs(fits[0].of_features - fits[1].of_features).max() > 0.1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text("ab c好坏", max_size=12), min_size=4, max_size=4))
+def test_any_texts_beside_features_have_finite_answers(texts):
+    """Faults: a text or a support without n-grams, or features of 0, give NaN."""
+    rows = {**rows_of(texts, [0, 1, 0, 1]), "x": jnp.zeros((4, 3))}
+    adapted, _ = ADAPT_BOTH({"params": {}}, rows, (), None)
+    asked = {"grams": grams_of([*texts, ""]), "x": jnp.zeros((5, 3))}
+    assert np.isfinite(BOTH.predict(adapted, asked, ())["logits"]).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=20),
+    st.lists(st.integers(-1, 41), min_size=1, max_size=5),
+)
+def test_places_are_those_of_a_binary_search(numbers, asked):
+    """Faults: the last number, or one beyond it, is missed; equal numbers give another than the
+    first."""
+    ascending, rows = np.sort(numbers).astype(np.int32), np.array([asked], np.int32)
+    found = on_words._first_not_below(jnp.asarray(ascending), jnp.asarray(rows))
+    np.testing.assert_array_equal(found, np.searchsorted(ascending, rows))

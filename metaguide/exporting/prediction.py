@@ -58,7 +58,7 @@ class Prediction:
     @property
     def reading(self) -> Reading:
         """Return how its examples are read."""
-        return self.guide.guide.server(self.task).reading
+        return self.guide.guide.reading.as_read_by(self.adaptation)
 
     @property
     def adaptation(self) -> Adaptation:
@@ -163,6 +163,9 @@ class Prediction:
 
     def _learner(self) -> Learner:
         model, serving, problem = self.guide.guide.model, self.serving, self._problem
+        settings = serving.learning_rate, serving.steps, serving.rule
+        if self.adaptation.reads == "words":  # nothing of the guide
+            return self.adaptation.tuned_to(problem, *settings)
 
         def encode(params: Params, batch: Batch, context: Any, key: Any) -> dict[str, Any]:
             del key
@@ -172,9 +175,7 @@ class Prediction:
             own = {"vector": found.vector, "lexical": found.lexical}
             return {**fixed, **{name: one for name, one in own.items() if name in fixed}}
 
-        return self.adaptation.tuned_to(
-            problem._replace(encode=encode), serving.learning_rate, serving.steps, serving.rule
-        )
+        return self.adaptation.tuned_to(problem._replace(encode=encode), *settings)
 
     @cached_property
     def _problem(self) -> Problem:
@@ -220,10 +221,4 @@ def prediction_of(guide: AdaptedGuide, task: str | None) -> Prediction:
     if task not in LABELLINGS:
         why = f": {REFUSED}" if task in TASKS else ""
         raise ExportError(f"{task} is not exported{why}; give {' or '.join(LABELLINGS)}")
-    method = guide.guide.serving[task].method
-    if adaptation_of(method).reads_words:
-        raise ExportError(
-            f"{task} is served by {method}, a regression on words that needs no guide; to export "
-            "the guide, adapt it by its own method"
-        )
     return Prediction(guide, task)

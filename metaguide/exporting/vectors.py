@@ -24,8 +24,7 @@ def head_of(prediction: Prediction) -> dict[str, np.ndarray]:
         ExportError: the prediction is no function of a vector alone, or the method adapts more
             than a classifier on features.
     """
-    guide, adaptation = prediction.guide.guide, prediction.adaptation
-    reader = guide.reading.reader
+    adaptation, reader = prediction.adaptation, prediction.reading.reader
     if prediction.encoder is None:
         raise ExportError(
             "only a guide on a frozen pretrained encoder is exported as vectors; export this one "

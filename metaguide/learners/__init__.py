@@ -47,12 +47,13 @@ from metaguide.learners.on_features import (
     ridge,
     soft_k_means,
 )
-from metaguide.learners.on_words import tf_idf
+from metaguide.learners.on_words import features_and_words, tf_idf
 from metaguide.learners.proto_maml import proto_maml
 from metaguide.learners.reptile import reptile
 
 __all__ = [
     "anil",
+    "features_and_words",
     "fine_tuning",
     "imaml",
     "joint",

@@ -572,11 +572,12 @@ def masked_loss(
 def on_features(
     problem: Problem,
     fit: Callable[..., Any],
-    score: Callable[[Params, Features, Any], Array],
+    score: Callable[..., Array],
     init_rule: Callable[..., Params] | None = None,
     each_loss: Callable[[Array, Array], Array] | None = None,
     reads_unlabelled: bool = False,
     names: int = 0,
+    beside: str = "",
 ) -> Learner:
     """Build a learner from fit(rule, features, label, mask, way), score(rule, features, fitted).
 
@@ -584,6 +585,8 @@ def on_features(
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
     With `names`, each class's name counts as so many examples more, as in `with_names`.
+    With `beside`, `fit` and `score` also take this field of the batch, None if there is none. Names
+    have no rows of it.
     """
     way = classes_of(problem, "a classifier on features")
 
@@ -614,6 +617,7 @@ def on_features(
             known, label, mask = with_names(known, label, mask, *read, names)
             given = None if given is None else jnp.pad(given, (0, len(label) - len(given)))
         given = (given,) if reads_unlabelled else ()
+        given = (*given, support.get(beside)) if beside else given
         fitted = fit(meta.get("rule"), known, label, mask, way, *given)
         adapted = (meta, fitted)
         # One step goes straight to the solution, so there is one observation.
@@ -622,7 +626,9 @@ def on_features(
 
     def predict(adapted: Any, query: Batch, context: Any) -> dict[str, Array]:
         meta, fitted = adapted
-        logits = score(meta.get("rule"), features(meta["params"], query, context), fitted)
+        known = features(meta["params"], query, context)
+        given = (query.get(beside),) if beside else ()
+        logits = score(meta.get("rule"), known, fitted, *given)
         return {"logits": logits}
 
     def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:

@@ -1,22 +1,39 @@
-"""The learner that reads only the words of texts: the baseline that a guide has to beat."""
+"""Learners that read the n-grams of texts: alone, the baseline to beat, or beside the features."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from metaguide.learners.on_features import check_positive, logistic_weights, on_features
+from metaguide.learners.on_features import (
+    Features,
+    check_positive,
+    from_middle,
+    logistic_weights,
+    on_features,
+    standardised,
+)
 from metaguide.types import HASHES, Batch, Learner, Params, Problem
 
 MOST_WORDS = 2**15
 """The most words that have a weight; a support with more keeps those of most examples."""
 
+KINDS = WORDS, CHARACTERS = 0, 1
+"""The kinds of n-grams: words and pairs of words have even numbers, runs of characters odd ones."""
+
+SHARE = 0.5
+"""How much features count in `features_and_words`; words and characters share the rest."""
+
+NO_NGRAMS = "{} reads n-grams, and this model has none; give it buckets"
+"""Message for batches without n-grams."""
+
 Grams = Int[Array, "examples ngrams"]
 
 
 class Vocabulary(NamedTuple):
-    """The words of a support.
+    """The n-grams of one kind in a support.
 
     Attributes:
         words: their numbers, ascending; `HASHES` in places that are left.
@@ -61,36 +78,119 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
 
     def encode(params: Params, batch: Batch, context: Any, key: Any) -> Grams:
         if "grams" not in batch:
-            raise ValueError("tf-idf reads n-grams, and this model has none; give it buckets")
+            raise ValueError(NO_NGRAMS.format("tf-idf"))
         return batch["grams"]
 
     def fit(
         rule: Params, grams: Grams, label: Array, mask: Array, way: int
     ) -> tuple[Vocabulary, Array]:
-        vocabulary = vocabulary_of(grams, mask)
-        x = weighted_words(grams, vocabulary)
+        vocabulary = vocabulary_of(grams, mask, WORDS)
+        x = jnp.pad(weighted_words(grams, vocabulary), ((0, 0), (0, 1)), constant_values=1.0)
         return vocabulary, logistic_weights(x, label, mask, way, penalty, steps)
 
     def score(rule: Params, grams: Grams, fitted: tuple[Vocabulary, Array]) -> Array:
         vocabulary, weights = fitted
-        place, value = _values(grams, vocabulary)
-        return jnp.einsum("eg,egw->ew", value, weights[place]) + weights[-1]
+        return _scored(grams, vocabulary, weights) + weights[-1]
 
     words_alone = problem._replace(encode=encode, features=lambda encoded: encoded)
     return on_features(words_alone, fit, score)
 
 
-def vocabulary_of(grams: Grams, read: Bool[Array, " examples"]) -> Vocabulary:
-    """Return the words and pairs of words of the examples that are read.
+class Fitted(NamedTuple):
+    """What `features_and_words` fits.
+
+    Attributes:
+        middle: the mean that features are centred at.
+        of_features, bias: their weights, and that of the constant.
+        vocabularies, of_ngrams: the n-grams of each kind, and their weights.
+    """
+
+    middle: Float[Array, " width"]
+    of_features: Float[Array, "width way"]
+    bias: Float[Array, "1 way"]
+    vocabularies: tuple[Vocabulary, Vocabulary]
+    of_ngrams: tuple[Float[Array, "words way"], Float[Array, "characters way"]]
+
+
+def features_and_words(
+    problem: Problem, penalty: float | Array = 0.1, names: int = 0, steps: int = 200
+) -> Learner:
+    """Classify by a logistic regression on the features and the n-grams of an example together.
+
+    xᵀx′ = ½ cos(f, f′) + ¼ cos(w, w′) + ¼ cos(c, c′) + 1, with f the features, centred at the mean
+    of the support, w the words of a text and c its runs of characters, weighted as in `tf_idf`: an
+    encoder knows that a fridge is like a freezer; n-grams know the one model number from the other.
+
+    Args:
+        problem: a problem with classes, whose batches have the field `grams` as in `tf_idf`; its
+            head is not used.
+        penalty: λ > 0 of the regression.
+        names: as in `prototypical`. A name counts by its features.
+        steps: number of descent steps of the regression.
+
+    Returns:
+        A learner whose `adapted` is (meta-parameters, `Fitted`).
+
+    Raises:
+        ValueError: as in `tf_idf`.
+
+    >>> texts = {"grams": jnp.asarray([[2, 4], [2, 6]] * 2)}
+    >>> learner = features_and_words(pictures)
+    >>> adapted, _ = jax.jit(learner.adapt)(learner.init(key), {**batch, **texts}, (), key)
+    >>> print(learner.predict(adapted, {**batch, **texts}, ())["logits"].argmax(-1))
+    [0 1 0 1]
+    """
+    check_positive(penalty=penalty)
+    shares = SHARE, (1 - SHARE) / 2, (1 - SHARE) / 2
+
+    def fit(
+        rule: Params,
+        features: Features,
+        label: Array,
+        mask: Array,
+        way: int,
+        grams: Int[Array, "texts ngrams"] | None,
+    ) -> Fitted:
+        if grams is None:
+            raise ValueError(NO_NGRAMS.format("vectors+words"))
+        texts, more = len(grams), len(features) - len(grams)  # names come after the texts
+        weight = mask[:texts].astype(features.dtype)
+        middle = weight @ standardised(features[:texts])[:, :-1] / jnp.maximum(weight.sum(), 1)
+        words, characters = (vocabulary_of(grams, mask[:texts], kind) for kind in KINDS)
+        parts = [_centred(features, middle)]
+        for vocabulary in (words, characters):
+            rows = weighted_words(grams, vocabulary).astype(features.dtype)
+            parts.append(jnp.pad(rows, ((0, more), (0, 0))))
+        scaled = [share**0.5 * part for share, part in zip(shares, parts, strict=True)]
+        x = jnp.concatenate([*scaled, jnp.ones_like(features[:, :1])], axis=1)
+        weights = logistic_weights(x, label, mask, way, penalty, steps)
+        *split, bias = jnp.split(weights, np.cumsum([part.shape[1] for part in parts]))
+        of_features, *of_ngrams = (
+            share**0.5 * part for share, part in zip(shares, split, strict=True)
+        )
+        return Fitted(middle, of_features, bias, (words, characters), tuple(of_ngrams))
+
+    def score(rule: Params, features: Features, fitted: Fitted, grams: Any) -> Array:
+        logits = _centred(features, fitted.middle) @ fitted.of_features + fitted.bias
+        for vocabulary, weights in zip(fitted.vocabularies, fitted.of_ngrams, strict=True):
+            logits = logits + _scored(grams, vocabulary, weights)
+        return logits
+
+    return on_features(problem, fit, score, names=names, beside="grams")
+
+
+def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], kind: int) -> Vocabulary:
+    """Return the n-grams of one kind of the examples that are read.
 
     Args:
         grams: numbers of the n-grams of each example, each once.
         read: which examples count.
+        kind: `WORDS` or `CHARACTERS`.
     """
     counted = jnp.where(read[:, None], grams, 0)
     found = jnp.zeros(HASHES, jnp.int32).at[counted].add(1)
-    # Even numbers are words, but 0, which is padding.
-    found = jnp.where((jnp.arange(HASHES) % 2 == 0) & (jnp.arange(HASHES) > 0), found, 0)
+    number = jnp.arange(HASHES)  # 0 is padding
+    found = jnp.where((number % 2 == kind) & (number > 0), found, 0)
     count, word = jax.lax.top_k(found, min(grams.size, MOST_WORDS))
     word = jnp.where(count > 0, word, HASHES)
     order = jnp.argsort(word)
@@ -99,18 +199,41 @@ def vocabulary_of(grams: Grams, read: Bool[Array, " examples"]) -> Vocabulary:
     return Vocabulary(word[order], rarity[order])
 
 
-def weighted_words(grams: Grams, vocabulary: Vocabulary) -> Float[Array, "examples words_and_one"]:
-    """Return the examples as vectors of unit length, 0 without a known word, and then a one."""
+def weighted_words(grams: Grams, vocabulary: Vocabulary) -> Float[Array, "examples words"]:
+    """Return the examples as vectors of unit length, 0 without a known word."""
     place, value = _values(grams, vocabulary)
     rows = jnp.zeros((len(grams), len(vocabulary.words)), value.dtype)
-    rows = rows.at[jnp.arange(len(grams))[:, None], place].add(value)
-    return jnp.pad(rows, ((0, 0), (0, 1)), constant_values=1.0)
+    return rows.at[jnp.arange(len(grams))[:, None], place].add(value)
+
+
+def _scored(grams: Grams, vocabulary: Vocabulary, weights: Array) -> Float[Array, "examples way"]:
+    """Return `weighted_words(grams, vocabulary) @ weights`, which may have more rows."""
+    place, value = _values(grams, vocabulary)
+    return jnp.einsum("eg,egw->ew", value.astype(weights.dtype), weights[place])
 
 
 def _values(grams: Grams, vocabulary: Vocabulary) -> tuple[Array, Array]:
     """Return the place of each n-gram in the vocabulary, and its value, 0 if it is not there."""
-    place = jnp.searchsorted(vocabulary.words, grams)
+    place = _first_not_below(vocabulary.words, grams)
     place = jnp.minimum(place, len(vocabulary.words) - 1)
     value = jnp.where(vocabulary.words[place] == grams, vocabulary.rarity[place], 0.0)
     norm = jnp.sqrt(jnp.square(value).sum(1, keepdims=True))
     return place, value / jnp.maximum(norm, 1e-6)
+
+
+def _centred(features: Features, middle: Float[Array, " width"]) -> Features:
+    """Return unit vectors of the features, centred."""
+    return from_middle(features, middle) / features.shape[1] ** 0.5
+
+
+def _first_not_below(ascending: Int[Array, " numbers"], asked: Grams) -> Grams:
+    """Return how many of the numbers are smaller than each of those asked for.
+
+    `jnp.searchsorted` does the same by a loop, which an exported guide must not have.
+    """
+    count, found = len(ascending), jnp.zeros_like(asked)
+    for bit in reversed(range(count.bit_length())):
+        ahead = found + (1 << bit)
+        below = ascending[jnp.minimum(ahead, count) - 1] < asked
+        found = jnp.where((ahead <= count) & below, ahead, found)
+    return found

@@ -196,7 +196,7 @@ class GuideModel(nn.Module):
             tokens: int32 ids, 0 = padding, or None for pictures alone.
             image: pictures, float in [0, 1] or uint8; or None for texts alone.
             has_image: False where a row has a text but no picture; None if every row has one.
-            grams: int32 numbers of n-grams, 0 = padding; None if they are not read.
+            grams: int32 numbers of n-grams, 0 = padding; ignored if the encoder has no buckets.
             vector: a pretrained encoder's vector of each text; None if there is none.
             deterministic: disables dropout; otherwise the rng "dropout" is read.
 
@@ -205,6 +205,8 @@ class GuideModel(nn.Module):
         """
         if image is not None and not self.image:
             raise ValueError("pictures for a guide that was built with image=False")
+        if not self.encoder.buckets:
+            grams = None
         states, lexical, parts = None, None, []
         if tokens is not None and self.encoder.text is not None:
             states = self.text(tokens, deterministic=deterministic)

@@ -62,7 +62,8 @@ def classification(model: GuideModel, way: int) -> Problem:
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
     ) -> dict[str, Array]:
         # The names are encoded as additional rows without a picture: one pass instead of two.
-        rows = {field: joined(batch[field], names) for field, names in context["names"].items()}
+        given = context["names"].items()
+        rows = {field: joined(batch[field], names) for field, names in given if field in batch}
         if "image" in batch:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
             rows["image"] = jnp.concatenate([batch["image"], blank])

@@ -164,7 +164,7 @@ def adapt(
     # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
     if one_sided or not len(rows):
-        learns_here = adaptation_of(serving.method).reads_words
+        learns_here = adaptation_of(serving.method).reads == "words"
         if learns_here or not (serving.is_trained or labelling.has_names):
             who = (
                 f"{serving.method} learns here alone"

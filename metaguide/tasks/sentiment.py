@@ -61,7 +61,7 @@ def sentiment(model: GuideModel, stars_weight: float = 0.1) -> Problem:
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del context
         logits, stars = use_head(model, params, NAME, "__call__", encoded["vector"])
-        if "grams" in batch:
+        if "grams" in batch and model.encoder.buckets:
             said: Any = model.apply({"params": params}, batch["grams"], method="polarity")
             logits = HEAD_WEIGHT * logits + jnp.stack([-said / 2, said / 2], axis=-1)
         return {"logits": logits, "stars": stars}

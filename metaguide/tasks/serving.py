@@ -9,7 +9,7 @@ import numpy as np
 
 from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.tokenizer import TextTokenizer
-from metaguide.methods import NOTHING, adaptation_of
+from metaguide.methods import NOTHING, Adaptation, adaptation_of
 from metaguide.models.guide import GuideModel
 from metaguide.optimizers import Rule
 from metaguide.tasks.widths import by_windows, in_few_widths
@@ -41,9 +41,13 @@ class Reading(NamedTuple):
         assert self.reader.tokenizer is not None
         return self.reader.tokenizer
 
-    def of_words(self) -> "Reading":
-        """Return the reading of n-grams alone."""
-        return self._replace(reader=TextReader(None, buckets=HASHES), images=False)
+    def as_read_by(self, adaptation: Adaptation) -> "Reading":
+        """Return the reading of an adaptation, which may read n-grams that the guide does not."""
+        if adaptation.reads == "words":
+            return self._replace(reader=TextReader(None, buckets=HASHES), images=False)
+        if adaptation.reads == "both" and not self.reader.buckets:
+            return self._replace(reader=replace(self.reader, buckets=HASHES))
+        return self
 
 
 class Serving(NamedTuple):
