@@ -233,12 +233,6 @@ NAMED_PROTOTYPES = Adaptation(
     "named-prototypes",
     lambda problem, s: prototypical(problem, s.temperature, NAMED),
 )
-NAMED_LOGISTIC = Adaptation(
-    "features",
-    "named-logistic",
-    lambda problem, s: logistic(problem, s.penalty, names=NAMED),
-    "penalty",
-)
 SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
@@ -363,7 +357,6 @@ METHODS = {
     "ridge": Method("multitask", _jointly, RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
     "named-prototypes": Method("multitask", _jointly, NAMED_PROTOTYPES),
-    "named-logistic": Method("multitask", _jointly, NAMED_LOGISTIC),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
     "vectors+words": Method("multitask", _jointly, VECTORS_AND_WORDS),
     "tf-idf": Method("multitask", _jointly, TF_IDF),

@@ -80,7 +80,6 @@ LEARNERS = {
 ON_FEATURES = (
     "prototypical",
     "named-prototypes",
-    "named-logistic",
     "soft-k-means",
     "ridge",
     "logistic",

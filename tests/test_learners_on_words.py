@@ -96,11 +96,11 @@ def test_a_support_of_many_words_keeps_those_of_most_examples(monkeypatch):
     """Faults: the rarest words are kept, or the order that `searchsorted` needs is lost."""
     monkeypatch.setattr(on_words, "MOST_WORDS", 3)
     grams = jnp.asarray([[2, 4, 8, 9], [2, 6, 8, 0], [2, 8, 10, 0], [6, 3, 0, 0]])
-    vocabulary = on_words.vocabulary_of(grams, jnp.ones(4, bool), on_words.WORDS)
+    vocabulary = on_words.vocabulary_of(grams, jnp.ones(4, bool), False)
     assert np.asarray(vocabulary.words).tolist() == [2, 6, 8]
     expected = 1 + np.log(5 / np.array([4, 3, 4]))
     np.testing.assert_allclose(vocabulary.rarity, expected, rtol=1e-6)
-    few = on_words.vocabulary_of(grams[3:, :2], jnp.ones(1, bool), on_words.WORDS)
+    few = on_words.vocabulary_of(grams[3:, :2], jnp.ones(1, bool), False)
     assert np.asarray(few.words).tolist() == [6, HASHES]
 
 
@@ -175,8 +175,7 @@ def test_a_name_counts_by_its_features_alone():
         for one in (problem, named)
     ]
     np.testing.assert_allclose(fits[0].middle, fits[1].middle, atol=1e-6)
-    for alone, beside in zip(fits[0].vocabularies, fits[1].vocabularies, strict=True):
-        np.testing.assert_array_equal(alone.rarity, beside.rarity)
+    np.testing.assert_array_equal(fits[0].vocabulary.rarity, fits[1].vocabulary.rarity)
     assert np.abs(fits[0].of_features - fits[1].of_features).max() > 0.1
 
 

@@ -282,7 +282,7 @@ def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> 
     return on_features(problem, fit, score, init)
 
 
-def logistic(problem: Problem, penalty: float | Array, steps: int = 200, names: int = 0) -> Learner:
+def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Learner:
     """Fit W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² by accelerated gradient descent.
 
     A step follows (½XᵀX + λI)⁻¹ ∇, the inverse of a bound on the curvature (Böhning 1992), so it
@@ -293,7 +293,6 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200, names: 
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
         steps: number of descent steps; 200 reach within a thousandth of the minimum for λ ≥ .1.
-        names: as in `prototypical`.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -310,7 +309,7 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200, names: 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return logistic_weights(standardised(features), label, mask, way, penalty, steps)
 
-    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w, names=names)
+    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w)
 
 
 def logistic_weights(

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from metaguide.learners.on_features import (
@@ -18,10 +17,8 @@ from metaguide.learners.on_features import (
 from metaguide.types import HASHES, Batch, Learner, Params, Problem
 
 MOST_WORDS = 2**15
-"""The most words that have a weight; a support with more keeps those of most examples."""
-
-KINDS = WORDS, CHARACTERS = 0, 1
-"""The kinds of n-grams: words and pairs of words have even numbers, runs of characters odd ones."""
+"""The most words that have a weight; a support with more keeps those of most examples. With runs of
+characters there are twice as many n-grams."""
 
 SHARE = 0.5
 """How much features count in `features_and_words`; words and characters share the rest."""
@@ -33,7 +30,7 @@ Grams = Int[Array, "examples ngrams"]
 
 
 class Vocabulary(NamedTuple):
-    """The n-grams of one kind in a support.
+    """The n-grams of a support: words and pairs of words, and runs of characters if they are read.
 
     Attributes:
         words: their numbers, ascending; `HASHES` in places that are left.
@@ -84,7 +81,7 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
     def fit(
         rule: Params, grams: Grams, label: Array, mask: Array, way: int
     ) -> tuple[Vocabulary, Array]:
-        vocabulary = vocabulary_of(grams, mask, WORDS)
+        vocabulary = vocabulary_of(grams, mask, characters=False)
         x = jnp.pad(weighted_words(grams, vocabulary), ((0, 0), (0, 1)), constant_values=1.0)
         return vocabulary, logistic_weights(x, label, mask, way, penalty, steps)
 
@@ -101,15 +98,15 @@ class Fitted(NamedTuple):
 
     Attributes:
         middle: the mean that features are centred at.
-        of_features, bias: their weights, and that of the constant.
-        vocabularies, of_ngrams: the n-grams of each kind, and their weights.
+        vocabulary: the n-grams.
+        of_features, of_words, bias: the weights of features, of n-grams, and of the constant.
     """
 
     middle: Float[Array, " width"]
+    vocabulary: Vocabulary
     of_features: Float[Array, "width way"]
+    of_words: Float[Array, "words way"]
     bias: Float[Array, "1 way"]
-    vocabularies: tuple[Vocabulary, Vocabulary]
-    of_ngrams: tuple[Float[Array, "words way"], Float[Array, "characters way"]]
 
 
 def features_and_words(
@@ -141,7 +138,7 @@ def features_and_words(
     [0 1 0 1]
     """
     check_positive(penalty=penalty)
-    shares = SHARE, (1 - SHARE) / 2, (1 - SHARE) / 2
+    of_features, of_words = SHARE**0.5, (0.5 - SHARE / 2) ** 0.5
 
     def fit(
         rule: Params,
@@ -156,42 +153,38 @@ def features_and_words(
         texts, more = len(grams), len(features) - len(grams)  # names come after the texts
         weight = mask[:texts].astype(features.dtype)
         middle = weight @ standardised(features[:texts])[:, :-1] / jnp.maximum(weight.sum(), 1)
-        words, characters = (vocabulary_of(grams, mask[:texts], kind) for kind in KINDS)
-        parts = [_centred(features, middle)]
-        for vocabulary in (words, characters):
-            rows = weighted_words(grams, vocabulary).astype(features.dtype)
-            parts.append(jnp.pad(rows, ((0, more), (0, 0))))
-        scaled = [share**0.5 * part for share, part in zip(shares, parts, strict=True)]
-        x = jnp.concatenate([*scaled, jnp.ones_like(features[:, :1])], axis=1)
-        weights = logistic_weights(x, label, mask, way, penalty, steps)
-        *split, bias = jnp.split(weights, np.cumsum([part.shape[1] for part in parts]))
-        of_features, *of_ngrams = (
-            share**0.5 * part for share, part in zip(shares, split, strict=True)
+        vocabulary = vocabulary_of(grams, mask[:texts], characters=True)
+        words = weighted_words(grams, vocabulary).astype(features.dtype)
+        parts = (
+            of_features * _centred(features, middle),
+            of_words * jnp.pad(words, ((0, more), (0, 0))),
+            jnp.ones_like(features[:, :1]),
         )
-        return Fitted(middle, of_features, bias, (words, characters), tuple(of_ngrams))
+        ends = features.shape[1], features.shape[1] + words.shape[1]
+        weights = logistic_weights(jnp.concatenate(parts, 1), label, mask, way, penalty, steps)
+        first, second, bias = jnp.split(weights, ends)
+        return Fitted(middle, vocabulary, of_features * first, of_words * second, bias)
 
     def score(rule: Params, features: Features, fitted: Fitted, grams: Any) -> Array:
-        logits = _centred(features, fitted.middle) @ fitted.of_features + fitted.bias
-        for vocabulary, weights in zip(fitted.vocabularies, fitted.of_ngrams, strict=True):
-            logits = logits + _scored(grams, vocabulary, weights)
-        return logits
+        of_words = _scored(grams, fitted.vocabulary, fitted.of_words)
+        return _centred(features, fitted.middle) @ fitted.of_features + of_words + fitted.bias
 
     return on_features(problem, fit, score, names=names, beside="grams")
 
 
-def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], kind: int) -> Vocabulary:
-    """Return the n-grams of one kind of the examples that are read.
+def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], characters: bool) -> Vocabulary:
+    """Return the n-grams of the examples that are read.
 
     Args:
         grams: numbers of the n-grams of each example, each once.
         read: which examples count.
-        kind: `WORDS` or `CHARACTERS`.
+        characters: whether runs of characters, which have odd numbers, are n-grams too.
     """
     counted = jnp.where(read[:, None], grams, 0)
-    found = jnp.zeros(HASHES, jnp.int32).at[counted].add(1)
-    number = jnp.arange(HASHES)  # 0 is padding
-    found = jnp.where((number % 2 == kind) & (number > 0), found, 0)
-    count, word = jax.lax.top_k(found, min(grams.size, MOST_WORDS))
+    found = jnp.zeros(HASHES, jnp.int32).at[counted].add(1).at[0].set(0)  # 0 is padding
+    if not characters:
+        found = found.at[1::2].set(0)
+    count, word = jax.lax.top_k(found, min(grams.size, MOST_WORDS << characters))
     word = jnp.where(count > 0, word, HASHES)
     order = jnp.argsort(word)
     having, total = (1.0 + number.astype(jnp.float32) for number in (count, read.sum()))
@@ -200,7 +193,10 @@ def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], kind: int) -> Vo
 
 
 def weighted_words(grams: Grams, vocabulary: Vocabulary) -> Float[Array, "examples words"]:
-    """Return the examples as vectors of unit length, 0 without a known word."""
+    """Return the examples as vectors whose words have unit length, and whose characters have.
+
+    The length of what an example has none of is 0.
+    """
     place, value = _values(grams, vocabulary)
     rows = jnp.zeros((len(grams), len(vocabulary.words)), value.dtype)
     return rows.at[jnp.arange(len(grams))[:, None], place].add(value)
@@ -217,7 +213,10 @@ def _values(grams: Grams, vocabulary: Vocabulary) -> tuple[Array, Array]:
     place = _first_not_below(vocabulary.words, grams)
     place = jnp.minimum(place, len(vocabulary.words) - 1)
     value = jnp.where(vocabulary.words[place] == grams, vocabulary.rarity[place], 0.0)
-    norm = jnp.sqrt(jnp.square(value).sum(1, keepdims=True))
+    is_run, square = grams % 2 == 1, jnp.square(value)
+    of_runs = jnp.where(is_run, square, 0).sum(1, keepdims=True)
+    of_words = jnp.where(is_run, 0, square).sum(1, keepdims=True)
+    norm = jnp.sqrt(jnp.where(is_run, of_runs, of_words))
     return place, value / jnp.maximum(norm, 1e-6)
 
 
