@@ -31,6 +31,9 @@ COMMANDS = {
     "experiments.tables.omniglot": Command("experiments/configs/omniglot.py", "runs/omniglot"),
     "experiments.tables.reviews": Command("experiments/configs/reviews.py", "runs/reviews"),
     "experiments.tables.products": Command("experiments/configs/products.py", "runs/products"),
+    "experiments.tables.product_images": Command(
+        "experiments/configs/product_images.py", "runs/product_images"
+    ),
     "experiments.tables.recommendation": Command(
         "experiments/configs/recommendation.py", "runs/recommendation"
     ),
