@@ -18,6 +18,7 @@ from metaguide.learners import (
     fine_tuning,
     imaml,
     joint,
+    label_spreading,
     learned,
     logistic,
     maml,
@@ -237,6 +238,12 @@ SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
 
+LABEL_SPREADING = Adaptation(
+    "features",
+    "label-spreading",
+    lambda problem, _: label_spreading(problem),
+    reads_unlabelled=True,
+)
 VECTORS_AND_WORDS = Adaptation(
     "features",
     "vectors+words",
@@ -358,6 +365,7 @@ METHODS = {
     "logistic": Method("multitask", _jointly, LOGISTIC),
     "named-prototypes": Method("multitask", _jointly, NAMED_PROTOTYPES),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),
+    "label-spreading": Method("multitask", _jointly, LABEL_SPREADING),
     "vectors+words": Method("multitask", _jointly, VECTORS_AND_WORDS),
     "tf-idf": Method("multitask", _jointly, TF_IDF),
     "map-head": Method("multitask", _jointly, MAP_HEAD),

@@ -81,6 +81,7 @@ ON_FEATURES = (
     "prototypical",
     "named-prototypes",
     "soft-k-means",
+    "label-spreading",
     "ridge",
     "logistic",
     "matching",

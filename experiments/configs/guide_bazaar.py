@@ -43,7 +43,8 @@ ALL = (*ADAPTED, "recommendation")
 
 METHODS = (
     *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
-    *("ridge", "logistic", "named-prototypes", "soft-k-means", "vectors+words", "tf-idf"),
+    *("ridge", "logistic", "named-prototypes", "soft-k-means", "label-spreading"),
+    *("vectors+words", "tf-idf"),
     *("map-head", "map-all"),
     *("maml", "first-order", "anil", "prototypical"),
     *("rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),

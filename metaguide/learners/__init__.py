@@ -35,6 +35,7 @@ from metaguide.learners.gradient_based import (
     meta_sgd,
     proximal_sgd,
 )
+from metaguide.learners.label_spreading import label_spreading
 from metaguide.learners.learned import learned
 from metaguide.learners.maml_plus_plus import maml_plus_plus
 from metaguide.learners.map import map_head
@@ -57,6 +58,7 @@ __all__ = [
     "fine_tuning",
     "imaml",
     "joint",
+    "label_spreading",
     "learned",
     "logistic",
     "maml",

@@ -486,6 +486,11 @@ def from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
     return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
 
 
+def unit_from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
+    """Return `from_middle` of features, as vectors of unit length."""
+    return from_middle(features, middle) / features.shape[1] ** 0.5
+
+
 def classes_of(problem: Problem, learner: str) -> int:
     """Return the problem's number of classes.
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 from metaguide.learners.on_features import (
     Features,
     check_positive,
-    from_middle,
     logistic_weights,
     on_features,
     standardised,
+    unit_from_middle,
 )
 from metaguide.types import HASHES, Batch, Learner, Params, Problem
 
@@ -156,7 +156,7 @@ def features_and_words(
         vocabulary = vocabulary_of(grams, mask[:texts], characters=True)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
-            of_features * _centred(features, middle),
+            of_features * unit_from_middle(features, middle),
             of_words * jnp.pad(words, ((0, more), (0, 0))),
             jnp.ones_like(features[:, :1]),
         )
@@ -166,8 +166,8 @@ def features_and_words(
         return Fitted(middle, vocabulary, of_features * first, of_words * second, bias)
 
     def score(rule: Params, features: Features, fitted: Fitted, grams: Any) -> Array:
-        of_words = _scored(grams, fitted.vocabulary, fitted.of_words)
-        return _centred(features, fitted.middle) @ fitted.of_features + of_words + fitted.bias
+        of_features = unit_from_middle(features, fitted.middle) @ fitted.of_features
+        return of_features + _scored(grams, fitted.vocabulary, fitted.of_words) + fitted.bias
 
     return on_features(problem, fit, score, names=names, beside="grams")
 
@@ -218,11 +218,6 @@ def _values(grams: Grams, vocabulary: Vocabulary) -> tuple[Array, Array]:
     of_words = jnp.where(is_run, 0, square).sum(1, keepdims=True)
     norm = jnp.sqrt(jnp.where(is_run, of_runs, of_words))
     return place, value / jnp.maximum(norm, 1e-6)
-
-
-def _centred(features: Features, middle: Float[Array, " width"]) -> Features:
-    """Return unit vectors of the features, centred."""
-    return from_middle(features, middle) / features.shape[1] ** 0.5
 
 
 def _first_not_below(ascending: Int[Array, " numbers"], asked: Grams) -> Grams:
