@@ -50,8 +50,8 @@ def get_config() -> ConfigDict:
     config.table = "product_images"  # name of the table in results.json
     config.splits = SPLITS  # what is held out, each in turn
     config.seeds = (0, 1, 2)  # seeds of the training
-    config.shots = (1, 5, 20)  # photos of each product that are given
-    config.unlabelled = 15  # further photos of each product, without labels, for soft-k-means
+    config.shots = (1, 5)  # photos of each product that are given
+    config.unlabelled = 50  # further photos of each product, that have no label
     config.queries = 5  # photos of each product that are asked for
     config.episodes = 600  # episodes of each split, the same for all methods and seeds
     config.channels = 64  # channels of each convolution, which is the number of features
@@ -68,7 +68,6 @@ def get_config() -> ConfigDict:
         # A first look: one seed, no choice.
         "quick": {
             "seeds": (0,),
-            "shots": (1, 5),
             "choosing": {"penalties": (1.0,), "learning_rates": (0.05,)},
         },
         # For tests: everything runs, but nothing is learned.
@@ -107,7 +106,7 @@ def get_config() -> ConfigDict:
     }
     config.choosing = {
         "episodes": 200,  # episodes of the two source classes that are left out
-        "penalties": (0.1, 1.0, 10.0),  # λ of ridge regression that are tried
+        "penalties": (1.0, 10.0, 100.0),  # λ of ridge regression that are tried
         "learning_rates": (0.01, 0.05, 0.25),  # rates of the head's descent that are tried
     }
     return config

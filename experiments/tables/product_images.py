@@ -35,14 +35,14 @@ from metaguide.evaluation.evaluate import Evaluator, episode_keys, evaluator
 from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
 from metaguide.files import write_json
-from metaguide.learners import prototypical
+from metaguide.learners import label_spreading, prototypical
 from metaguide.learners.on_features import standardised
 from metaguide.methods import (
     HEAD_BY_SGD,
+    LABEL_SPREADING,
     METHODS,
     PROTOTYPES,
     RIDGE,
-    SOFT_K_MEANS,
     Adaptation,
     Settings,
 )
@@ -96,22 +96,30 @@ source counts: turned by a quarter it is another one, or episodes would have the
 CHUNK = 50
 """Episodes that are answered at once."""
 
-BASELINES = ("pixels", "pixels, unit length", "pixels, unit length: soft-k-means")
-"""Names of the baselines: nearest means, and those that unlabelled photos refine."""
+SPREADING, BALANCED = "label-spreading", "balanced label-spreading"
+"""Names of the heads that read photos without labels; the second knows that classes are equally
+frequent, as they are here."""
 
-PIXELS = dict(
-    zip(
-        BASELINES,
-        ((False, "prototypes"), (True, "prototypes"), (True, "soft-k-means")),
-        strict=True,
-    )
-)
+PIXELS = {
+    "pixels": (False, "prototypes"),
+    "pixels, unit length": (True, "prototypes"),
+    f"pixels: {SPREADING}": (True, SPREADING),
+    f"pixels: {BALANCED}": (True, BALANCED),
+}
 """Of each baseline: whether pictures are scaled to unit length, and the head."""
+
+BASELINES = tuple(PIXELS)
+"""Names of the baselines, which learn nothing of the sources."""
 
 HEADS: dict[str, Adaptation] = {
     "prototypes": PROTOTYPES,
     "ridge": RIDGE,
-    "soft-k-means": SOFT_K_MEANS,
+    SPREADING: LABEL_SPREADING,
+    BALANCED: replace(
+        LABEL_SPREADING,
+        by=BALANCED,
+        learner=lambda problem, _: label_spreading(problem, balancing=20),
+    ),
     "descent": HEAD_BY_SGD,
 }
 """How an encoder adapts to an episode."""
@@ -119,18 +127,13 @@ HEADS: dict[str, Adaptation] = {
 ENCODERS = {
     "untrained": ("", ""),
     "denoising": ("denoising", ""),
-    "prototypical": ("prototypical", ""),
     "denoising + prototypical": ("prototypical", "denoising"),
     "denoising + anil": ("anil", "denoising"),
 }
 """How an encoder is trained, and which one it starts from; from nothing if none."""
 
-METHODS_OF = {
-    "untrained": ("prototypes", "ridge", "soft-k-means"),
-    "denoising": ("prototypes", "ridge", "soft-k-means"),
-    "prototypical": ("prototypes", "ridge", "soft-k-means"),
-    "denoising + prototypical": ("prototypes", "ridge", "soft-k-means"),
-    "denoising + anil": ("descent",),
+METHODS_OF = dict.fromkeys(ENCODERS, ("prototypes", "ridge", SPREADING, BALANCED)) | {
+    "denoising + anil": ("descent",)
 }
 """The heads that an encoder is in the table with."""
 
@@ -461,12 +464,16 @@ def outcomes_of(
     for name in config.splits:
         split, folder = SPLITS[name], workdir / name
         test = table_of(pictures["test"], split.held_out)
-        for baseline, (unit, head) in PIXELS.items():
-            found = ask(config, asked, pixels_of(test, unit), nothing, test, pixels_alone)[head]
-            outcomes[name, baseline] = found["correct"][None]
-            drawings = test["image"].shape[2]
-            label = np.array(split.held_out)[found["id"] // drawings]
-            ids[name] = label * drawings + found["id"] % drawings  # the same in every split
+        for unit in (False, True):
+            found = ask(config, asked, pixels_of(test, unit), nothing, test, pixels_alone)
+            outcomes |= {
+                (name, baseline): found[head]["correct"][None]
+                for baseline, (scaled, head) in PIXELS.items()
+                if scaled == unit
+            }
+            own, drawings = found["prototypes"]["id"], test["image"].shape[2]
+            label = np.array(split.held_out)[own // drawings]
+            ids[name] = label * drawings + own % drawings  # the same in every split
         choices[name] = choose(config, encode, asked, pictures["train"], split, folder / "choosing")
         table, small = halved(table_of(pictures["train"], sources_of(split), TURNS)), halved(test)
         right: dict[str, list[np.ndarray]] = {}

@@ -38,7 +38,7 @@ _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a tab
 BASELINES = (
     *OF_THE_GUIDE,
     *("pretrained", "pixels", "tf-idf"),
-    *("pixels, unit length", "pixels, unit length: soft-k-means"),
+    *("pixels, unit length", *(f"pixels: {one}label-spreading" for one in ("", "balanced "))),
     *("last item", "content, source IDF"),
 )
 """Names of the baselines in all tables."""
