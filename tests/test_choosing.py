@@ -132,7 +132,9 @@ def test_words_serve_where_they_say_more(guide, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["soft-k-means", "logistic", "tf-idf", "vectors+words"])
+@pytest.mark.parametrize(
+    "method", ["soft-k-means", "logistic", "tf-idf", "vectors+words", "prototypical"]
+)
 def test_an_example_is_predicted_by_the_others_alone(guide, method):
     """Faults: an example is in the support that predicts it; the folds' answers are mixed up; the
     label of one changes its own answer."""

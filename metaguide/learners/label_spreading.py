@@ -114,7 +114,9 @@ def label_spreading(
             return strength * (graph @ shares) + (1 - strength) * given, None
 
         shares, _ = jax.lax.scan(step, given, length=steps)
-        shares, _ = jax.lax.scan(even, to_one(shares, 1), length=balancing)
+        shares = to_one(shares, 1)
+        if balancing:
+            shares, _ = jax.lax.scan(even, shares, length=balancing)
         return Spread(middle, known, shares, read, absent(label, mask, way))
 
     def score(rule: Params, features: Features, fitted: Spread) -> Array:

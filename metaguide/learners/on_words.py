@@ -138,7 +138,7 @@ def features_and_words(
     [0 1 0 1]
     """
     check_positive(penalty=penalty)
-    of_features, of_words = SHARE**0.5, (0.5 - SHARE / 2) ** 0.5
+    weight_of_features, weight_of_words = SHARE**0.5, (0.5 - SHARE / 2) ** 0.5
 
     def fit(
         rule: Params,
@@ -156,18 +156,19 @@ def features_and_words(
         vocabulary = vocabulary_of(grams, mask[:texts], characters=True)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
-            of_features * unit_from_middle(features, middle),
-            of_words * jnp.pad(words, ((0, more), (0, 0))),
+            weight_of_features * unit_from_middle(features, middle),
+            weight_of_words * jnp.pad(words, ((0, more), (0, 0))),
             jnp.ones_like(features[:, :1]),
         )
         ends = features.shape[1], features.shape[1] + words.shape[1]
         weights = logistic_weights(jnp.concatenate(parts, 1), label, mask, way, penalty, steps)
-        first, second, bias = jnp.split(weights, ends)
-        return Fitted(middle, vocabulary, of_features * first, of_words * second, bias)
+        of_features, of_words, bias = jnp.split(weights, ends)
+        of_features, of_words = weight_of_features * of_features, weight_of_words * of_words
+        return Fitted(middle, vocabulary, of_features, of_words, bias)
 
     def score(rule: Params, features: Features, fitted: Fitted, grams: Any) -> Array:
-        of_features = unit_from_middle(features, fitted.middle) @ fitted.of_features
-        return of_features + _scored(grams, fitted.vocabulary, fitted.of_words) + fitted.bias
+        by_features = unit_from_middle(features, fitted.middle) @ fitted.of_features
+        return by_features + _scored(grams, fitted.vocabulary, fitted.of_words) + fitted.bias
 
     return on_features(problem, fit, score, names=names, beside="grams")
 
@@ -193,9 +194,9 @@ def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], characters: bool
 
 
 def weighted_words(grams: Grams, vocabulary: Vocabulary) -> Float[Array, "examples words"]:
-    """Return the examples as vectors whose words have unit length, and whose characters have.
+    """Return the examples as vectors in which words have unit length, and so have characters.
 
-    The length of what an example has none of is 0.
+    Of an example without a known one, that part is 0.
     """
     place, value = _values(grams, vocabulary)
     rows = jnp.zeros((len(grams), len(vocabulary.words)), value.dtype)
