@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
         # A first look: one seed, no choice.
         "quick": {
             "seeds": (0,),
+            "episodes": 200,
             "choosing": {"penalties": (1.0,), "learning_rates": (0.05,)},
         },
         # For tests: everything runs, but nothing is learned.
