@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 from metaguide.learners.on_features import (
     Features,
     absent,
+    middle_of,
     on_features,
     out_of_reach,
-    standardised,
     unit_from_middle,
 )
 from metaguide.types import Learner, Params, Problem
@@ -100,8 +100,7 @@ def label_spreading(
     ) -> Spread:
         read = mask if unlabelled is None else mask | unlabelled
         rows = jnp.where(read[:, None], features, 0)
-        counts = read.astype(rows.dtype)
-        middle = counts @ standardised(rows)[:, :-1] / jnp.maximum(counts.sum(), 1)
+        middle = middle_of(features, read)
         known = unit_from_middle(rows, middle)
         pairs = read[:, None] & read & ~jnp.eye(len(read), dtype=bool)
         weight = nearest(jnp.where(pairs, known @ known.T, -jnp.inf))

@@ -397,8 +397,7 @@ def soft_prototypes(
     """
     read = mask | unlabelled
     rows = jnp.where(read[:, None], features, 0)
-    counts = read.astype(rows.dtype)
-    middle = counts @ standardised(rows)[:, :-1] / jnp.maximum(counts.sum(), 1)
+    middle = middle_of(features, read)
     x = from_middle(rows, middle)
     lacking = absent(label, mask, way)
     member = weight * jax.nn.one_hot(label, way, dtype=x.dtype) * mask[:, None].astype(x.dtype)
@@ -475,6 +474,13 @@ def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
     """Return the features with unit mean square per example, and a constant column for the bias."""
     x = features * jax.lax.rsqrt(jnp.square(features).mean(-1, keepdims=True) + 1e-6)
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+
+
+def middle_of(features: Features, read: Bool[Array, " examples"]) -> Float[Array, " width"]:
+    """Return the mean of the features that are read, scaled to unit mean square; 0 if none is."""
+    rows = jnp.where(read[:, None], features, 0)
+    counts = read.astype(rows.dtype)
+    return counts @ standardised(rows)[:, :-1] / jnp.maximum(counts.sum(), 1)
 
 
 def from_middle(features: Features, middle: Float[Array, " width"]) -> Features:

@@ -10,8 +10,8 @@ from metaguide.learners.on_features import (
     Features,
     check_positive,
     logistic_weights,
+    middle_of,
     on_features,
-    standardised,
     unit_from_middle,
 )
 from metaguide.types import HASHES, Batch, Learner, Params, Problem
@@ -151,8 +151,7 @@ def features_and_words(
         if grams is None:
             raise ValueError(NO_NGRAMS.format("vectors+words"))
         texts, more = len(grams), len(features) - len(grams)  # names come after the texts
-        weight = mask[:texts].astype(features.dtype)
-        middle = weight @ standardised(features[:texts])[:, :-1] / jnp.maximum(weight.sum(), 1)
+        middle = middle_of(features[:texts], mask[:texts])
         vocabulary = vocabulary_of(grams, mask[:texts], characters=True)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
