@@ -1,7 +1,6 @@
 """The settings in a config that learned optimizers are trained and scored on, and the scoring."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
+from experiments.sources.parts import data_folder
 from metaguide.data.mnist import read_pictures
 from metaguide.evaluation.evaluate import episode_keys
 from metaguide.models.conv4 import Conv4
@@ -68,8 +68,7 @@ def setting_of(section: FrozenConfigDict) -> Setting:
     if section.functions != "pictures":
         raise ConfigError(f"functions={section.functions!r}: there are quadratic and pictures")
     problem = classification_of_pictures(_model(section), CLASSES)
-    named = os.environ.get("METAGUIDE_DATA_DIR")
-    data = _pictures(Path(named) if named else None, section.pictures)
+    data = _pictures(data_folder(), section.pictures)
     return Setting(minibatches_of(problem, section.batch), data, section.horizon)
 
 

@@ -69,16 +69,22 @@ def named(config: FrozenConfigDict, domains: Mapping[str, Domain]) -> Parts:
     return Parts(sources, validation, held_out)
 
 
+def data_folder() -> Path | None:
+    """Return the folder that METAGUIDE_DATA_DIR names; None if it is not set."""
+    named = os.environ.get("METAGUIDE_DATA_DIR")
+    return Path(named) if named else None
+
+
 def real_data(file: str) -> Path:
     """Return the path of a file of real data, in the folder that METAGUIDE_DATA_DIR names.
 
     Raises:
         ConfigError: the variable is not set.
     """
-    root = os.environ.get("METAGUIDE_DATA_DIR", "")
-    if not root:
+    folder = data_folder()
+    if folder is None:
         raise ConfigError(f"METAGUIDE_DATA_DIR is not set; set it to the folder with {file}")
-    return Path(root) / file
+    return folder / file
 
 
 def members(path: Path, pattern: str) -> list[Path]:

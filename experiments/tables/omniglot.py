@@ -6,7 +6,6 @@ Trains and scores what is requested and not finished in the work folder, then wr
 all finished cells: `results.json`, and a picture of the learning curves.
 """
 
-import os
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.processes import flags_of, in_processes
 from experiments.reports.terminal import print_tables
+from experiments.sources.parts import data_folder
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler
@@ -79,8 +79,7 @@ FINITE = "_finite"
 
 def read(config: FrozenConfigDict) -> dict[str, dict[str, np.ndarray]]:
     """Read Omniglot and return the table of each split, "train", "validation" and "test"."""
-    named = os.environ.get("METAGUIDE_DATA_DIR")
-    folder = Path(named) if named else None
+    folder = data_folder()
     drawings = omniglot.read_drawings(folder)
     if config.split == "vinyals":
         classes = omniglot.vinyals_split(folder, drawings.names)

@@ -9,7 +9,6 @@ an order that is drawn. What is chosen is chosen by two source classes, which en
 of the three others, have not seen.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import write_config
+from experiments.sources.parts import data_folder
 from metaguide.data.episodes import balanced_sampler
 from metaguide.data.mnist import CLASSES, Pictures, read_pictures
 from metaguide.evaluation.evaluate import Evaluator, episode_keys, evaluator
@@ -151,8 +151,7 @@ def sources_of(split: Split) -> tuple[int, ...]:
 
 def read() -> dict[str, Pictures]:
     """Read the pictures: those of "train" teach, those of "test" are asked about."""
-    named = os.environ.get("METAGUIDE_DATA_DIR")
-    folder = Path(named) if named else None
+    folder = data_folder()
     return {part: read_pictures(folder, "fashion_mnist", part) for part in ("train", "test")}
 
 
@@ -471,9 +470,9 @@ def outcomes_of(
                 for baseline, (scaled, head) in PIXELS.items()
                 if scaled == unit
             }
-            own, drawings = found["prototypes"]["id"], test["image"].shape[2]
-            label = np.array(split.held_out)[own // drawings]
-            ids[name] = label * drawings + own % drawings  # the same in every split
+        own, drawings = found["prototypes"]["id"], test["image"].shape[2]
+        label = np.array(split.held_out)[own // drawings]
+        ids[name] = label * drawings + own % drawings  # the same in every split
         choices[name] = choose(config, encode, asked, pictures["train"], split, folder / "choosing")
         table, small = halved(table_of(pictures["train"], sources_of(split), TURNS)), halved(test)
         right: dict[str, list[np.ndarray]] = {}
