@@ -215,3 +215,29 @@ def test_a_run_writes_its_table(
     assert len(results.scores) == 2 * 2 * 2 * 10
     with pytest.raises(ConfigError, match="config.way is 5: .* has 4 products of 3 titles"):
         products.read(config_of("--config.way=5"))
+
+
+def test_a_source_that_is_asked_in_a_choice_does_not_teach(
+    data: products.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a penalty is chosen on titles that it was learned from."""
+    taught: list[tuple[str, ...]] = []
+
+    def tasks_of(config: Any, data: Any, task: str, sources: Any, seed: int) -> list[Any]:
+        taught.append(tuple(sources))
+        return []
+
+    asked: list[Any] = []
+
+    def right(titles: Any, *rest: Any) -> Any:
+        asked.append(titles)
+        return [np.ones((1, 1, 1))]
+
+    monkeypatch.setattr(products, "tasks_of", tasks_of)
+    monkeypatch.setattr(products, "rule_of", lambda *rest: None)
+    monkeypatch.setattr(products, "right", right)
+    config = config_of("--config.learning.penalties=(1.0,2.0)")
+    products.choose(config, data, products.TASKS[0], ELECTRONICS)
+    assert [set(ELECTRONICS) - set(one) for one in taught] == [{one} for one in ELECTRONICS]
+    expected = [data.titles[one] for one in ELECTRONICS for _ in range(2)]
+    assert all(one is other for one, other in zip(asked, expected, strict=True))

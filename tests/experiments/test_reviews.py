@@ -413,3 +413,42 @@ def test_the_held_out_category_has_no_say_in_a_choice(corpus: Corpus) -> None:
     candidates[1, 0, corpus.rows(1)[:3]] *= -1
     assert left_out.choice(candidates, corpus, 0) == 0
     assert left_out.choice(candidates[::-1], corpus, 0) == 1
+
+
+def test_what_answers_learns_from_all_reviews_and_what_chooses_from_the_tested(
+    corpus: Corpus,
+) -> None:
+    """Fault: what answers for a group learns from the tested reviews alone, or choices are made by
+    heads that learned from more."""
+    few = taken(corpus, np.arange(0, 84, 2))
+    read: list[tuple[tuple[int, ...], Corpus]] = []
+
+    def weigh(train: Corpus, out: tuple[int, ...]) -> Any:
+        read.append((out, train))
+        return lambda counts: counts
+
+    heads, gram = reviews.of_counts(corpus, few, weigh)
+    for out in ((0,), (0, 1)):
+        (logits,) = heads(out, few.rows(0), [1.0])
+        assert len(logits) == 14 and gram(0, out).shape == (14, 14)
+    assert [(out, train is corpus, train is few) for out, train in read] == [
+        ((0,), True, False), ((0,), True, False), ((0, 1), False, True), ((0, 1), False, True)
+    ]  # fmt: skip
+
+
+def test_heads_without_a_source_are_trained_only_where_they_are_read(corpus: Corpus) -> None:
+    """Fault: logits of the sources are computed where neither they nor a choice is wanted, or are
+    not where one is."""
+    asked: list[tuple[int, ...]] = []
+
+    def heads(out: tuple[int, ...], rows: np.ndarray, penalties: Any) -> Any:
+        asked.append(out)
+        return [np.ones(len(rows))] * len(penalties)
+
+    groups, pairs = {(0,), (1,), (2,)}, {(0, 1), (0, 2), (1, 2)}
+    for penalties, of_sources, expected in (
+        ([1.0], False, groups), ([1.0], True, groups | pairs), ([1.0, 2.0], False, groups | pairs)
+    ):  # fmt: skip
+        asked.clear()
+        left_out.zero_shot(corpus, heads, penalties, of_sources)
+        assert set(asked) == expected
