@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Shaped
 from scipy import sparse
 
 from metaguide.choosing import CANDIDATES, best
-from metaguide.data.catalogue import CatalogueError, Domain
+from metaguide.data.catalogue import CatalogueError, Domain, Question
 from metaguide.data.histories import History, histories
 from metaguide.data.repeats import distinct_products, distinct_reviews
 from metaguide.data.texts import product_text
@@ -24,7 +24,9 @@ from metaguide.evaluation.metrics import (
     ranks_of,
 )
 from metaguide.guide import Guide
-from metaguide.tasks import RECOMMENDATION
+from metaguide.scoring import answer_scores
+from metaguide.tasks import QUESTIONS, RECOMMENDATION
+from metaguide.tasks.question_answering import question_examples
 from metaguide.tasks.sentiment import CLASSES
 
 UNSURE = 10
@@ -45,7 +47,8 @@ class Cell(NamedTuple):
 
     Attributes:
         method: `SERVED`, the guide's own method for the task, or a baseline.
-        shots: number of examples of each class that it saw, or of each user's products.
+        shots: number of examples of each class that it saw, of each user's products, or of
+            questions.
         score: mean of the evaluation's metric, and its 95% interval over examples and draws.
     """
 
@@ -75,8 +78,9 @@ class Evaluation(NamedTuple):
 
     Attributes:
         task: name of the task.
-        metric: what is measured, "accuracy" or "NDCG@10".
-        classes: number of its classes, or of the products that are ranked.
+        metric: what is measured, "accuracy", "NDCG@10" or "F1".
+        classes: number of its classes, of the products that are ranked, or of the texts that are
+            asked about.
         asked: number of examples, or of users, that were held back and asked.
         cells: one for each method and number of shots, those of `SERVED` first; the guide's own
             method has some if another one was chosen.
@@ -165,10 +169,15 @@ def evaluate(
     did not take, after the last `shots` of the others. Baselines are the popularity in the whole
     domain, and the likeness of texts by TF-IDF.
 
+    Of the texts that questions are about, half are held back with all their questions. The guide
+    adapts to `shots` questions about the others. Baselines are to answer nothing, and the sentence
+    nearest to the question by TF-IDF.
+
     Args:
         guide: the guide, not adapted.
         domain: the domain.
-        shots: numbers of examples of each class; classes that have fewer give all they have.
+        shots: numbers of examples of each class, of a user's products, or of questions; where
+            there are fewer, all are given.
         draws: number of draws for each of them.
         queries: most examples that are asked.
         unlabelled: as in `Guide.adapt`.
@@ -178,10 +187,11 @@ def evaluate(
 
     Returns:
         An evaluation of each of classification and sentiment that the domain has examples of at
-        least two classes for, and of recommendation if a user took several products.
+        least two classes for, of recommendation if a user took several products, and of questions
+        if the guide answers any and there are some about several texts.
 
     Raises:
-        CatalogueError: it has them for neither.
+        CatalogueError: it has them for none.
     """
     found = []
     for task in _TASKS:
@@ -193,10 +203,14 @@ def evaluate(
     if RECOMMENDATION.name in guide.serving and users:
         asked = np.random.default_rng(seed).permutation(len(users))[:queries]
         found.append(_of_users(guide, domain, [users[row] for row in asked], shots, tell))
+    if QUESTIONS.name in guide.serving:
+        of_texts = _of_questions(guide, domain, shots, draws, queries, seed, tell)
+        found += [] if of_texts is None else [of_texts]
     if not found:
         raise CatalogueError(
             f"domain {domain.name}: no two products of each of two categories, no two reviews "
-            "of each sentiment, and no user of two products; label some."
+            "of each sentiment, no user of two products and, for a guide that answers them, no "
+            "questions about two texts; label some."
         )
     return found
 
@@ -240,6 +254,50 @@ def _split(task: str, domain: Domain, queries: int, rng: np.random.Generator) ->
     return _Split(task, examples, numbers, classes, np.concatenate(pool), every)
 
 
+class _Answered(NamedTuple):
+    """How the guide and the baselines did with one number of shots.
+
+    Attributes:
+        methods: what served in each draw; empty if the guide did not answer.
+        guide: the scores of `SERVED`, and of the guide's own method if another one served; empty
+            if it did not answer.
+        baselines: the scores of each baseline.
+    """
+
+    methods: Sequence[str]
+    guide: Mapping[str, Scores]
+    baselines: Mapping[str, Scores]
+
+
+def _evaluation(
+    task: str,
+    metric: str,
+    classes: int,
+    asked: Int[np.ndarray, " queries"],
+    shots: Sequence[int],
+    tell: Callable[[str, int], None],
+    answered: Callable[[int], _Answered],
+) -> Evaluation:
+    """Evaluate a task with each number of shots; `shots` and `tell` are those of `evaluate`.
+
+    Args:
+        task, metric, classes: those of the evaluation.
+        asked: what is asked, as numbers; the bootstrap draws equal ones together.
+        answered: number of shots -> how everyone did.
+    """
+    cells, served, above = [], {}, {}
+    for count in shots:
+        tell(task, count)
+        methods, found, others = answered(count)
+        if methods:
+            served[count] = dict(Counter(methods))
+            strongest = max(others, key=lambda name: others[name].mean())
+            above[count] = strongest, _difference(found[SERVED], others[strongest], asked)
+        every = {**found, **others}
+        cells += [Cell(name, count, _interval(rows, asked)) for name, rows in every.items()]
+    return Evaluation(task, metric, classes, len(asked), tuple(cells), served, above, unsure=())
+
+
 def _of_task(
     guide: Guide,
     domain: Domain,
@@ -257,10 +315,10 @@ def _of_task(
     left = [one for one in getattr(domain, labelled.part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{labelled.part: tuple(left)})
     features = _features(guide, split)
-    own = guide.serving[task].method
-    cells, served, above, last = [], {}, {}, None
-    for count in shots:
-        tell(task, count)
+    own, last = guide.serving[task].method, None
+
+    def answered(count: int) -> _Answered:
+        nonlocal last
         rng = np.random.default_rng((seed, count))
         supports = [_draw(split, count, rng) for _ in range(draws if count else 1)]
         methods, right = [], {SERVED: [], own: []}
@@ -276,20 +334,14 @@ def _of_task(
                 right[own].append(_right(adapted, split))
                 is_own = methods[-1] == own
                 right[SERVED].append(right[own][-1] if is_own else _right(last, split))
-        others = _baselines(features, split, supports)
-        if methods:
-            served[count] = dict(Counter(methods))
-            found = {name: np.stack(rows) for name, rows in right.items()}
-            if served[count].keys() == {own}:
-                del found[own]
-            strongest = max(others, key=lambda name: others[name].mean())
-            above[count] = strongest, _difference(found[SERVED], others[strongest], asked)
-            others = found | others
-        cells += [Cell(name, count, _interval(rows, asked)) for name, rows in others.items()]
-    unsure = () if last is None else _unsure(last, labelled, left)
-    return Evaluation(
-        task, "accuracy", len(split.classes), len(asked), tuple(cells), served, above, unsure
-    )
+        found = {name: np.stack(rows) for name, rows in right.items() if rows}
+        if {*methods} == {own}:
+            del found[own]
+        return _Answered(methods, found, _baselines(features, split, supports))
+
+    classes = len(split.classes)
+    found = _evaluation(task, "accuracy", classes, asked, shots, tell, answered)
+    return found._replace(unsure=() if last is None else _unsure(last, labelled, left))
 
 
 def _of_users(
@@ -321,9 +373,8 @@ def _of_users(
             for product in one.products
         ]
     )
-    method, cells, above, served = guide.serving[task].method, [], {}, {}
-    for count in shots:
-        tell(task, count)
+
+    def answered(count: int) -> _Answered:
         before = [replace(one, products=_last(one.products[:-1], count)) for one in asked]
         rows = [np.array([index[product] for product in one.products], int) for one in before]
         compete = np.ones((len(asked), len(index)), bool)
@@ -338,21 +389,81 @@ def _of_users(
             longest = max(map(len, rows))
             given = np.stack([np.pad(r, (0, longest - len(r)), constant_values=-1) for r in rows])
             others["content"] = baselines.content(features, given, query, users, compete)
-        found = {name: ndcg(raw["rank"][0, 0, :, 0], 10)[None] for name, raw in others.items()}
-        if rankings:
-            scores = np.full(compete.shape, -np.inf)
-            for row, ranking in zip(scores, rankings, strict=True):
-                row[ranking.rows] = ranking.scores
-            # Only who competes has a score.
-            ranks = ranks_of(scores, query[:, 0], np.isfinite(scores), np.random.default_rng(0))
-            served[count] = {method: 1}
-            strongest = max(found, key=lambda name: found[name].mean())
-            found = {SERVED: ndcg(ranks, 10)[None], **found}
-            above[count] = strongest, _difference(found[SERVED], found[strongest], users)
-        cells += [Cell(name, count, _interval(value, users)) for name, value in found.items()]
-    return Evaluation(
-        task, "NDCG@10", len(index), len(asked), tuple(cells), served, above, unsure=()
+        ranked = {name: ndcg(raw["rank"][0, 0, :, 0], 10)[None] for name, raw in others.items()}
+        if not rankings:
+            return _Answered((), {}, ranked)
+        scores = np.full(compete.shape, -np.inf)
+        for row, ranking in zip(scores, rankings, strict=True):
+            row[ranking.rows] = ranking.scores
+        # Only who competes has a score.
+        ranks = ranks_of(scores, query[:, 0], np.isfinite(scores), np.random.default_rng(0))
+        return _Answered([guide.serving[task].method], {SERVED: ndcg(ranks, 10)[None]}, ranked)
+
+    return _evaluation(task, "NDCG@10", len(index), users, shots, tell, answered)
+
+
+def _of_questions(
+    guide: Guide,
+    domain: Domain,
+    shots: Sequence[int],
+    draws: int,
+    queries: int,
+    seed: int,
+    tell: Callable[[str, int], None],
+) -> Evaluation | None:
+    """Evaluate question answering, or return None if fewer than two texts are asked about.
+
+    The other arguments are those of `evaluate`. All questions about a text are on one side.
+    """
+    task, reading = QUESTIONS.name, guide.reading
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        examples = question_examples(domain, reading.tokenizer, reading.lengths.pair)
+    numbers = {text: row for row, text in enumerate(dict.fromkeys(one.text for one in examples))}
+    if len(numbers) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    of_text = rng.permutation(len(numbers))[[numbers[one.text] for one in examples]]
+    rows = rng.permutation(len(examples))
+    is_asked = of_text[rows] >= -(-len(numbers) // 2)
+    pool, asked = rows[~is_asked], rows[is_asked][:queries]
+
+    def of_rows(which: Int[np.ndarray, " rows"]) -> list[Question]:
+        return [examples[row] for row in which]
+
+    guide = replace(guide, serving={task: guide.serving[task]})
+    known = Domain(domain.name, domain.products, questions=tuple(of_rows(pool)))
+    questions, texts, golds = zip(
+        *[(one.question, one.text, one.golds) for one in examples], strict=True
     )
+    tfidf = baselines.fit_tfidf([text for row in pool for text in (questions[row], texts[row])])
+    has_answer = np.array([bool(gold) for gold in golds])
+    raw = {
+        "abstain": baselines.abstain(has_answer, asked[None]),
+        "best sentence": baselines.best_sentence(tfidf, questions, texts, golds, asked[None]),
+    }
+
+    def answered(count: int) -> _Answered:
+        of_shots = np.random.default_rng((seed, count))
+        supports = [of_shots.permutation(pool)[:count] for _ in range(draws if count else 1)]
+        found = []
+        for support in supports:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                adapted = guide.adapt(known, 0, support=of_rows(support))
+                if task not in adapted.adapted:
+                    break
+                said = [answer.text or "" for answer in adapted.predict(of_rows(asked))]
+            found.append(
+                [answer_scores(one, golds[row])[1] for one, row in zip(said, asked, strict=True)]
+            )
+        shape = len(supports), len(asked)
+        others = {name: np.broadcast_to(one["f1"][0, 0], shape) for name, one in raw.items()}
+        methods = [guide.serving[task].method] * len(found)
+        return _Answered(methods, {SERVED: np.array(found)} if found else {}, others)
+
+    numbered = of_text[asked]
+    return _evaluation(task, "F1", len(set(numbered)), numbered, shots, tell, answered)
 
 
 def _last(products: Sequence[str], count: int) -> tuple[str, ...]:

@@ -3,12 +3,28 @@
 import html
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metaguide.evaluating import SERVED, Cell, Evaluation
 from metaguide.evaluation.metrics import Interval
+
+
+class _Words(NamedTuple):
+    """What the fields of an evaluation are called."""
+
+    asked: str
+    classes: str
+    shots: str
+
+
+_WORDS = {
+    "accuracy": _Words("held back", "classes", "shots of each class"),
+    "NDCG@10": _Words("users", "products", "products of each user"),
+    "F1": _Words("questions held back", "texts", "questions adapted to"),
+}
+"""Keyed by metric."""
 
 
 def as_text(evaluation: Evaluation) -> Iterator[str]:
@@ -124,16 +140,15 @@ def _picture(evaluation: Evaluation) -> str:
 
 
 def _title(evaluation: Evaluation) -> str:
-    what = "held back" if evaluation.metric == "accuracy" else "users"
-    among = "classes" if evaluation.metric == "accuracy" else "products"
+    words = _WORDS[evaluation.metric]
     return (
-        f"{evaluation.task}: {evaluation.metric} on {evaluation.asked:,} {what}, "
-        f"{evaluation.classes:,} {among}, ± 95%"
+        f"{evaluation.task}: {evaluation.metric} on {evaluation.asked:,} {words.asked}, "
+        f"{evaluation.classes:,} {words.classes}, ± 95%"
     )
 
 
 def _columns(evaluation: Evaluation) -> str:
-    return "shots of each class" if evaluation.metric == "accuracy" else "products of each user"
+    return _WORDS[evaluation.metric].shots
 
 
 def _shots(evaluation: Evaluation) -> list[int]:
@@ -191,8 +206,9 @@ tbody td {{ font-variant-numeric: tabular-nums; white-space: nowrap }}
 figure {{ margin: 0 }} svg {{ max-width: 100%; height: auto }}
 </style>
 <h1>{title}</h1>
-<p>Half of the labels, and the last product of each user, were held back and asked. The guide and
-the baselines saw the same of the others: as many of each class or user as the columns say.</p>
+<p>Half of the labels, the last product of each user, and the questions about half of the texts were
+held back and asked. The guide and the baselines saw the same of the others: as many of each class
+or user, or as many questions, as the columns say.</p>
 {sections}
 </html>
 """

@@ -12,10 +12,18 @@ import pytest
 
 import metaguide.evaluating
 from metaguide import evaluation_report
-from metaguide.data.catalogue import CatalogueError, Domain, Interaction, Product, Review
+from metaguide.data.catalogue import (
+    CatalogueError,
+    Domain,
+    Interaction,
+    Product,
+    Question,
+    Review,
+)
+from metaguide.data.tokenizer import Tokenizer
 from metaguide.evaluating import Unsure, evaluate
 from metaguide.guide import Guide
-from metaguide.tasks import Category, Sentiment
+from metaguide.tasks import Answer, Category, Sentiment
 from tests.pretrained.conftest import write as write_encoder
 from tests.test_cli import run
 
@@ -141,7 +149,8 @@ def test_a_domain_without_two_classes_is_an_error() -> None:
         Domain("x", reviews=BARE),
     ):
         with pytest.raises(
-            CatalogueError, match="domain x: no two products .*of two products; label some"
+            CatalogueError,
+            match="domain x: no two products .*of two products .* two texts; label some",
         ):
             evaluate(guide, domain)
 
@@ -235,7 +244,82 @@ def test_the_last_product_of_a_user_is_held_back(monkeypatch) -> None:
 
 def replaced(one: Any, **fields: Any) -> Any:
     """`dataclasses.replace`, but for a guide that is none."""
-    return one if isinstance(one, Ranker) else dataclasses.replace(one, **fields)
+    return one if isinstance(one, Fake) else dataclasses.replace(one, **fields)
+
+
+def question(number: int) -> Question:
+    """Question number n about text n // 2, which answers every third with its number."""
+    text = f"It is number {number // 2}. We like it."
+    answer = None if number % 3 else (13, text.index("."))
+    return Question(f"q{number}", f"which number {number}", text, answer)
+
+
+ASKED = tuple(map(question, range(24)))
+
+
+class Answerer(Fake):
+    """A guide that finds every answer after it saw two questions, and before says "number"."""
+
+    def __init__(self) -> None:
+        texts = [text for one in ASKED for text in (one.question, one.text)]
+        vars(self).update(
+            serving={"questions": SimpleNamespace(method="fake")},
+            reading=SimpleNamespace(
+                tokenizer=Tokenizer.train(texts, 400), lengths=SimpleNamespace(pair=64)
+            ),
+            calls=[],
+        )
+
+    def adapt(self, domain: Any, shots: Any = 5, seed: Any = 0, support: Any = (),
+              unlabelled: Any = 0) -> Any:  # fmt: skip
+        """Remembers what it was given."""
+        call = SimpleNamespace(domain=domain, support=list(support), asked=[])
+        vars(self)["calls"].append(call)
+
+        def predict(batch: list[Any]) -> list[Any]:
+            call.asked += batch
+            spans = [one.answer if len(call.support) >= 2 else (6, 12) for one in batch]
+            return [
+                Answer(span, None if span is None else one.text[slice(*span)])
+                for span, one in zip(spans, batch, strict=True)
+            ]
+
+        return SimpleNamespace(adapted={"questions": None}, predict=predict)
+
+
+def test_a_text_that_is_asked_about_was_not_seen(monkeypatch) -> None:
+    """Catches a text on both sides, the score of another question, supports that are all one, and
+    an interval that takes two questions about a text for independent."""
+    monkeypatch.setattr(metaguide.evaluating, "replace", replaced)
+    guide: Any = Answerer()
+    (found,) = evaluate(guide, Domain("home", questions=ASKED), (0, 1, 2), draws=3)
+    assert (found.task, found.metric, found.classes, found.asked) == ("questions", "F1", 6, 12)
+    assert len({frozenset(one.id for one in call.asked) for call in guide.calls}) == 1
+    for call in guide.calls:
+        texts = {one.text for one in call.asked}
+        assert len(call.asked) == 12 and len(texts) == 6
+        assert not texts & {one.text for one in (*call.support, *call.domain.questions)}
+        assert len(call.domain.questions) == 12
+    supports = [frozenset(one.id for one in call.support) for call in guide.calls]
+    assert [len(one) for one in supports] == [0, 1, 1, 1, 2, 2, 2] and len(set(supports)) > 3
+    score = {(cell.method, cell.shots): cell.score for cell in found.cells}
+    without = np.mean([one.answer is None for one in guide.calls[0].asked])
+    assert score["abstain", 0].value == score["abstain", 2].value == pytest.approx(without)
+    assert score["guide", 0].value == 0 and score["guide", 2].value == 1
+    assert 0 < score["best sentence", 0].value < 1 - without
+    name, by = found.above[2]
+    best = max(score[name, 2].value for name in ("abstain", "best sentence"))
+    assert score[name, 2].value == best and by.value == pytest.approx(1 - best)
+    assert found.served == {0: {"fake": 1}, 1: {"fake": 3}, 2: {"fake": 3}} and not found.unsure
+    text = list(evaluation_report.as_text(found))
+    assert text[0] == "questions: F1 on 12 questions held back, 6 texts, ± 95%"
+    assert "questions adapted to" in text[1]
+
+
+def test_questions_about_one_text_are_not_asked() -> None:
+    """Catches a question that is asked about the text that the guide adapted to."""
+    with pytest.raises(CatalogueError, match="no questions about two texts"):
+        evaluate(cast(Any, Answerer()), Domain("home", questions=ASKED[:2]))
 
 
 def test_a_page_has_all_figures_and_no_text_of_the_shop_is_markup() -> None:
