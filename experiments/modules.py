@@ -34,6 +34,7 @@ COMMANDS = {
     "experiments.tables.product_images": Command(
         "experiments/configs/product_images.py", "runs/product_images"
     ),
+    "experiments.tables.questions": Command("experiments/configs/questions.py", "runs/questions"),
     "experiments.tables.recommendation": Command(
         "experiments/configs/recommendation.py", "runs/recommendation"
     ),

@@ -415,10 +415,10 @@ def _of_questions(
 
     The other arguments are those of `evaluate`. All questions about a text are on one side.
     """
-    task, reading = QUESTIONS.name, guide.reading
+    task = QUESTIONS.name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        examples = question_examples(domain, reading.tokenizer, reading.lengths.pair)
+        examples = question_examples(domain, guide.reading)
     numbers = {text: row for row, text in enumerate(dict.fromkeys(one.text for one in examples))}
     if len(numbers) < 2:
         return None

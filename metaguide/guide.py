@@ -472,6 +472,7 @@ def _opened(
 UNTRAINED: Mapping[str, str] = {
     "classification": "vectors+words",
     "sentiment": "soft-k-means",
+    "questions": "zero-shot",
     "recommendation": "zero-shot",
 }
 """The method that serves each task in a guide without training."""
@@ -489,8 +490,8 @@ def from_encoder(
 
     It classifies products by the names of their categories, or by examples of them; it tells
     praise from blame after `adapt` has seen examples of both, and better if `unlabelled` lets it
-    read reviews without labels; it recommends products like those that a user took. It answers no
-    questions, and reads no pictures.
+    read reviews without labels; it recommends products like those that a user took; it answers a
+    question with the sentence of the text that is nearest to it. It reads no pictures.
 
     Args:
         folder: a Hugging Face folder of the BERT family, with `config.json`, `model.safetensors`

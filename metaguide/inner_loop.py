@@ -390,6 +390,8 @@ def differentiable(
     """
     rule = optax.with_extra_args_support(optimizer)
     leaves, structure = jax.tree.flatten(params)
+    if not leaves:
+        return rule
     alone = all(leaf.size == 1 for leaf in leaves)
     shapes = [leaf.shape for leaf in leaves]
 

@@ -39,7 +39,7 @@ BASELINES = (
     *OF_THE_GUIDE,
     *("pretrained", "pixels", "tf-idf"),
     *("pixels, unit length", *(f"pixels: {one}label-spreading" for one in ("", "balanced "))),
-    *("last item", "content, source IDF"),
+    *("last item", "content, source IDF", "another person"),
 )
 """Names of the baselines in all tables."""
 

@@ -227,7 +227,7 @@ LABELLING = Labelling(
     described=lambda name: f"category {name!r}",
     lacking="no product has a category, so there are none to tell apart; add some",
     is_ordered=False,
-    has_names=True,
+    answers_untrained=True,
 )
 
 CLASSIFICATION = labelled_task(

@@ -61,8 +61,8 @@ class Labelling(NamedTuple):
         described: a class's name -> the phrase that messages use for it.
         lacking: message for a domain without classes; None if every domain has them.
         needs_all: whether adaptation needs examples of every class.
-        has_names: whether the names of the classes are read, so that even an untrained guide can
-            tell them apart without examples.
+        answers_untrained: whether even an untrained guide answers without examples, since it reads
+            the names of the classes, or compares texts.
         is_ordered: whether the slots of an episode keep the order of the classes.
         predicts_classes: whether its outputs are logits of the classes.
     """
@@ -79,7 +79,7 @@ class Labelling(NamedTuple):
     described: Callable[[str], str] = str
     lacking: str | None = None
     needs_all: bool = False
-    has_names: bool = False
+    answers_untrained: bool = False
     is_ordered: bool = True
     predicts_classes: bool = True
 
@@ -165,7 +165,7 @@ def adapt(
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
     if one_sided or not len(rows):
         learns_here = adaptation_of(serving.method).reads == "words"
-        if learns_here or not (serving.is_trained or labelling.has_names):
+        if learns_here or not (serving.is_trained or labelling.answers_untrained):
             who = (
                 f"{serving.method} learns here alone"
                 if learns_here

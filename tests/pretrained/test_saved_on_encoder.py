@@ -58,7 +58,7 @@ def test_a_guide_without_training_is_kept_with_its_encoder_or_without(tmp_path, 
         patch.chdir("/")
         after = metaguide.load(tmp_path / "plain.guide")
     assert answers(after) == expected and after.notes == before.notes
-    assert [one.is_trained for one in after.guide.serving.values()] == [False] * 3
+    assert [one.is_trained for one in after.guide.serving.values()] == [False] * 4
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
     shutil.move(encoder, moved)

@@ -1,0 +1,314 @@
+"""A reader that finds the answer to a question in a text: a pretrained encoder with a span head.
+
+A text is read in overlapping windows, each with the question. A training step reads one window of
+each of its answers: half of the time the one that holds the answer, if there is one, and otherwise
+any of the text's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+from ml_collections.config_dict import FrozenConfigDict
+
+from experiments.run_folder import identity
+from experiments.training import Training, schedule_of, train_alone
+from metaguide import run_config
+from metaguide.data.catalogue import Question
+from metaguide.data.tokenizer import PAD
+from metaguide.guide import description_of
+from metaguide.models.encoder import FROZEN
+from metaguide.models.guide import GuideModel, init_params
+from metaguide.models.tuned import Tuning
+from metaguide.parallel import local_mesh
+from metaguide.pretrained import PretrainedEncoder, tuned_encoder, tuned_params
+from metaguide.run_config import RunConfig, Served
+from metaguide.tasks import QUESTIONS, guide_model
+from metaguide.tasks.problem import use_head
+from metaguide.tasks.question_answering import question_rows, questions
+from metaguide.training.step import Gradient
+from metaguide.types import Metrics, Params, Problem
+
+
+class Reader(NamedTuple):
+    """A guide that answers questions, before or after its training.
+
+    Attributes:
+        encoder: the pretrained encoder.
+        model: the guide's model.
+        problem: question answering by it.
+        length: tokens of a window with its question.
+        frozen: the parameters of the encoder that do not train.
+    """
+
+    encoder: PretrainedEncoder
+    model: GuideModel
+    problem: Problem
+    length: int
+    frozen: Params
+
+
+def reader_of(config: FrozenConfigDict, encoder: PretrainedEncoder) -> Reader:
+    """Return the reader that a config describes."""
+    tuning = tuning_of(config)
+    model = guide_model(tuned_encoder(encoder, tuning, config.reader.dropout), way=2)
+    problem = questions(model, config.max_answer_tokens)
+    frozen = tuned_params(encoder, tuning).get(FROZEN, {})
+    return Reader(encoder, model, problem, config.encoder.length, frozen)
+
+
+def tuning_of(config: FrozenConfigDict) -> Tuning:
+    """Return what trains of the encoder: as many of its last layers as the config says."""
+    return Tuning("last", layers=config.reader.layers)
+
+
+# ------------------------------------------------------------------------------ training
+
+
+def windows_of(reader: Reader, answered: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Return the windows of questions, and where each question's own are.
+
+    Returns:
+        {"tokens": int32 [windows, length], "start", "end": int32 [windows], "first": int32
+        [questions], the first window of a question, "count": the number of its windows, "holds":
+        the first of them that holds the whole answer, counted from its first; -1 if none does}.
+    """
+    tokenizer, parts, first, count, holds = reader.encoder.guide_tokenizer, [], [], [], []
+    done = 0
+    # The longest text determines the number of windows that its table has for each.
+    for some in _in_order_of_size(answered, 256):
+        rows = question_rows(some, tokenizer, reader.length, "sources")
+        tokens, start, end = (
+            rows[name].reshape(len(some), -1, *rows[name].shape[rows["start"].ndim :])
+            for name in ("tokens", "start", "end")
+        )
+        exists = tokens[..., 0] != PAD
+        parts.append((tokens[exists], start[exists], end[exists]))
+        of_each = exists.sum(1)
+        first += (done + np.cumsum(of_each) - of_each).tolist()
+        count += of_each.tolist()
+        holds += np.where((start > 0).any(1), (start > 0).argmax(1), -1).tolist()
+        done += int(of_each.sum())
+    tokens, start, end = (np.concatenate(one) for one in zip(*parts, strict=True))
+    numbers = {"first": first, "count": count, "holds": holds}
+    arrays = {name: np.array(of, np.int32) for name, of in numbers.items()}
+    return {"tokens": tokens, "start": start, "end": end, **arrays}
+
+
+def _in_order_of_size(answered: Sequence[Question], most: int) -> Iterator[list[Question]]:
+    order = sorted(answered, key=lambda one: len(one.text))
+    for start in range(0, len(order), most):
+        yield order[start : start + most]
+
+
+def gradient_of(reader: Reader, batch: int) -> Gradient:
+    """Return the gradient of the span loss on `batch` windows that are drawn."""
+
+    def gradient(
+        meta: Params, data: Any, key: Key[Array, ""], progress: Float[Array, ""]
+    ) -> tuple[tuple[Array, Metrics], Params]:
+        del progress
+        drawing, dropping = jax.random.split(key)
+        rows = drawn_windows(data, drawing, batch)
+        windows = {name: data[name][rows] for name in ("tokens", "start", "end")}
+        windows["mask"] = jnp.ones(batch, bool)
+
+        def loss(meta: Params) -> tuple[Array, Metrics]:
+            params = {**meta["params"], FROZEN: data[FROZEN]}
+            encoded = reader.problem.encode(params, windows, None, dropping)
+            return reader.problem.loss(params, encoded, windows, None)
+
+        return jax.value_and_grad(loss, has_aux=True)(meta)
+
+    return gradient
+
+
+def drawn_windows(data: Mapping[str, Any], key: Key[Array, ""], batch: int) -> Int[Array, " batch"]:
+    """Draw windows of `windows_of`, each of a question that is drawn with equal chances."""
+    of_question, of_window, of_answer = jax.random.split(key, 3)
+    question = jax.random.randint(of_question, (batch,), 0, len(data["first"]))
+    count, holds = data["count"][question], data["holds"][question]
+    some = jax.random.randint(of_window, (batch,), 0, count)
+    is_held = jax.random.bernoulli(of_answer, 0.5, (batch,)) & (holds >= 0)
+    return data["first"][question] + jnp.where(is_held, holds, some)
+
+
+def train_reader(
+    config: FrozenConfigDict,
+    reader: Reader,
+    answered: Sequence[Question],
+    seed: int,
+    folder: Path,
+) -> Params:
+    """Return the parameters of a trained reader; training goes on where it stopped in `folder`.
+
+    The folder is that of a guide, which `metaguide.load` reads.
+
+    Args:
+        config: the resolved config.
+        reader: the reader.
+        answered: the questions to learn from.
+        seed: seed of the training.
+        folder: work folder of this training.
+    """
+    section, encoder = config.reader, reader.encoder
+    tuning = tuning_of(config)
+    description = RunConfig(
+        width=encoder.config.width,
+        layers=0,
+        heads=encoder.config.heads,
+        dropout=section.dropout,
+        channels=(1,),
+        image=False,
+        way=2,
+        **dict.fromkeys(("text_tokens", "pair_tokens", "name_tokens"), reader.length),
+        max_answer_tokens=config.max_answer_tokens,
+        vocabulary=encoder.guide_tokenizer.size,
+        encoder_train=tuning.trains,
+        encoder_layers=tuning.layers,
+        serving={QUESTIONS.name: Served(".", "head-only", 0.01, 10)},
+        stage="multitask",
+        seed=seed,
+        **description_of(encoder, config.encoder.weights),
+    )
+    run_config.write(description, folder)
+    data = windows_of(reader, answered)
+    steps = max(1, round(section.epochs * len(data["first"]) / section.batch))
+    known = tuned_params(encoder, tuning)
+    params = init_params(reader.model, jax.random.key(1000 + seed), known)
+    trained = train_alone(
+        Training(
+            QUESTIONS.name,
+            gradient_of(reader, section.batch),
+            {"params": {name: one for name, one in params.items() if name != FROZEN}},
+            {**data, FROZEN: reader.frozen},
+            optimizer_of(section, steps),
+            jax.random.key(seed),
+        ),
+        schedule_of(section, "config.reader", steps, 1),
+        folder,
+        mesh=local_mesh(),
+        parallel="jit",
+        where="config.reader",
+        name=f"reader, seed {seed}",
+        hint="lower config.reader.learning_rate",
+        about={**description.about, "config": identity(config), "encoder": encoder.fingerprint},
+    )
+    return {**trained["params"], FROZEN: reader.frozen}
+
+
+def optimizer_of(section: FrozenConfigDict, steps: int) -> optax.GradientTransformation:
+    """Return AdamW with rates of their own for the encoder and the head, which decay to 0."""
+
+    def adamw(rate: float) -> optax.GradientTransformation:
+        warm = max(1, steps // 10)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
+        return optax.adamw(schedule, weight_decay=section.weight_decay)
+
+    def labels(params: Params) -> Params:
+        groups = {"text": "encoder", QUESTIONS.name: "head"}
+        meta = {name: groups.get(name, "rest") for name in params["meta"]["params"]}
+        return {"meta": {"params": meta}, "weighting": "rest"}
+
+    rates = {"encoder": section.learning_rate, "head": section.head_learning_rate}
+    by_group = {name: adamw(rate) for name, rate in rates.items()}
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.partition({**by_group, "rest": optax.set_to_zero()}, labels),
+    )
+
+
+# ------------------------------------------------------------------------------ scores
+
+
+class Scored(NamedTuple):
+    """What a reader says of one question.
+
+    Attributes:
+        none: score of giving no answer: the least over the windows.
+        spans: half-open character spans of the likeliest answers, the likeliest first.
+        scores: of each span, the largest over the windows that hold it.
+    """
+
+    none: float
+    spans: tuple[tuple[int, int], ...]
+    scores: Float[np.ndarray, " spans"]
+
+
+def scored(
+    config: FrozenConfigDict, reader: Reader, params: Params, asked: Sequence[Question]
+) -> list[Scored]:
+    """Return what a reader says of questions, in their order.
+
+    Args:
+        config: the resolved config.
+        reader: the reader.
+        params: its parameters.
+        asked: the questions.
+    """
+    ends = jax.jit(partial(_ends, reader))
+    found: dict[str, Scored] = {}
+    most, size = config.max_answer_tokens, config.reader.batch
+    for some in _in_order_of_size(asked, 64):
+        pairs = [one.question for one in some], [one.text for one in some]
+        encoded = reader.encoder.guide_tokenizer.encode_pairs(*pairs, reader.length)
+        exists = encoded.tokens[..., 0] != PAD
+        tokens, offsets = encoded.tokens[exists], encoded.offsets[exists]
+        padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
+        parts = [ends(params, padded[i : i + size]) for i in range(0, len(padded), size)]
+        start, end = (np.concatenate(one)[: len(tokens)] for one in zip(*parts, strict=True))
+        windows = np.split(np.arange(len(tokens)), np.cumsum(exists.sum(1))[:-1])
+        for question, rows in zip(some, windows, strict=True):
+            found[question.id] = _likeliest(
+                start[rows], end[rows], offsets[rows], most, config.candidates
+            )
+    return [found[one.id] for one in asked]
+
+
+def _ends(reader: Reader, params: Params, tokens: Any) -> tuple[Array, Array]:
+    """Return the scores of a span's first and last token, each [windows, length]."""
+    encoded = reader.problem.encode(params, {"tokens": jnp.asarray(tokens)}, None, None)
+    states = encoded["states"]
+    return use_head(reader.model, params, QUESTIONS.name, "__call__", states, tokens)
+
+
+def _likeliest(
+    start: Float[np.ndarray, "windows length"],
+    end: Float[np.ndarray, "windows length"],
+    offsets: Int[np.ndarray, "windows length 2"],
+    most_tokens: int,
+    candidates: int,
+) -> Scored:
+    """Return the best spans of all windows of a text.
+
+    Args:
+        start, end: scores of the positions; the first is that of giving no answer.
+        offsets: half-open character spans of the tokens, -1 outside of the text.
+        most_tokens: longest span.
+        candidates: how many are returned at most.
+    """
+    best: dict[tuple[int, int], float] = {}
+    length = start.shape[1]
+    first, last = np.triu_indices(length)
+    near = last - first < most_tokens
+    first, last = first[near], last[near]
+    for row in range(len(start)):
+        inside = offsets[row, :, 0] >= 0
+        kept = inside[first] & inside[last]
+        score = start[row, first[kept]] + end[row, last[kept]]
+        top = np.argsort(-score, kind="stable")[:candidates]
+        for place in top:
+            span = (
+                int(offsets[row, first[kept][place], 0]),
+                int(offsets[row, last[kept][place], 1]),
+            )
+            best[span] = max(best.get(span, -np.inf), float(score[place]))
+    order = sorted(best, key=lambda span: -best[span])[:candidates]
+    none = float((start[:, 0] + end[:, 0]).min())
+    return Scored(none, tuple(order), np.array([best[span] for span in order]))
