@@ -127,6 +127,17 @@ def test_zero_steps_return_what_came_in():
     same(seen, params["w"][None])
 
 
+@pytest.mark.parametrize("mode", [Unrolled(), FirstOrder()])
+def test_nothing_may_adapt(mode):
+    """Fault: a problem without parameters, such as the nearest sentence, cannot be served."""
+
+    def value(params, batch):
+        return jnp.zeros(()), {}
+
+    found, seen = adapt_by(value, optax.adam(0.1, eps_root=1e-8), mode, {}, lambda step: (), 2)
+    assert found == {} and seen is None
+
+
 def test_fewer_than_zero_steps_is_an_error():
     """Fault: a negative number of steps is taken for none."""
     params, batches = make(batches=1)

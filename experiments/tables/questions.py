@@ -349,7 +349,8 @@ def outcome_of(
     known = [joined(of_seed) for of_seed in dev]
     unseen = [threshold_of([(1.0, one)]) for one in known]
     for threshold, counts in zip(unseen, seen, strict=True):
-        choices.append({"threshold": threshold, "sources count as": counts})
+        given = threshold if np.isfinite(threshold) else "never" if threshold > 0 else "always"
+        choices.append({"answers from": given, "sources count as": counts})
     found = {}
     for number, domain in enumerate(config.held_out):
         of_few, row = worths(domain, "dev", 1), domains[domain]["dev"].row
