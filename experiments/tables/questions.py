@@ -44,7 +44,7 @@ from metaguide.scoring import answer_scores
 from metaguide.tasks.question_answering import Near, cosines, sentence_rows
 from metaguide.training.progress import say
 
-TASK, ALL = "questions", "held out"
+TASK, ALL = "questions", "all"
 """Names of the task, and of the domain of rows of all held-out domains."""
 
 BASELINES = ("abstain", "best sentence")

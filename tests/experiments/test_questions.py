@@ -311,7 +311,7 @@ def test_a_table_is_made_and_its_reader_is_a_guide(
     assert not any("dev" in text for text in taught) and any("test" in text for text in taught)
     rows = read(run).rows
     found = {(one.method, one.domain, one.metric, one.shots) for one in rows}
-    for domain in ("books", "movies", "held out"):
+    for domain in ("books", "movies", "all"):
         for method in ("best sentence", "nearest sentence", "reader", "reader, likeliest"):
             for metric in ("f1_answerable", "em_answerable", "auc"):
                 assert (method, domain, metric, None) in found
