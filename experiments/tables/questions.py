@@ -190,7 +190,7 @@ def worth(asked: Asked, said: Said, metric: int) -> Worth:
         metric: 0 for exact match, 1 for F1.
     """
     given = [
-        0.0 if gold is None else answer_scores(said.answers[row], [gold])[metric]
+        0.0 if gold is None else answer_scores(said.answers[int(row)], [gold])[metric]
         for row, gold in zip(asked.row.tolist(), asked.golds, strict=True)
     ]
     return Worth(said.sure[asked.row], np.array(given), (~asked.answerable).astype(float))

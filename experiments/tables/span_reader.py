@@ -172,7 +172,7 @@ def train_reader(
         vocabulary=encoder.guide_tokenizer.size,
         encoder_train=tuning.trains,
         encoder_layers=tuning.layers,
-        serving={QUESTIONS.name: Served(".", "head-only", 0.01, 10)},
+        serving={QUESTIONS.name: Served(".", "zero-shot", 0.0, 0)},
         stage="multitask",
         seed=seed,
         **description_of(encoder, config.encoder.weights),
