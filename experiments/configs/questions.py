@@ -15,6 +15,7 @@ RANGES = {
     "seeds": several(integer(0)),
     "shots": several(integer(0)),
     "episodes": integer(2),
+    "most": integer(0),
     "max_answer_tokens": integer(1),
     "candidates": integer(1),
     "encoder.weights": text(),
@@ -45,16 +46,18 @@ def get_config() -> ConfigDict:
     config.seeds = (0,)  # seeds of the readers
     config.shots = (0, 5, 20)  # questions of a held-out domain that are answered beforehand
     config.episodes = 100  # draws of these questions
+    config.most = 0  # questions of a part that are asked at most, from the first; 0 for all
     config.max_answer_tokens = 30  # longest answer
     config.candidates = 50  # likeliest answers of a text that the one to give is chosen among
     config.preset = "default"  # named overrides: quick or tiny
     config.presets = {
-        # A first look: nothing but the head is trained.
-        "quick": {"reader": {"layers": 0, "epochs": 0.25}, "episodes": 20},
+        # A first look: nothing but the head is trained, and few questions are asked.
+        "quick": {"most": 60, "reader": {"layers": 0, "epochs": 0.2}, "episodes": 20},
         # For tests: everything runs, but nothing is learned.
         "tiny": {
             "shots": (0, 2),
             "episodes": 3,
+            "most": 4,
             "encoder": {"length": 32},
             "reader": {"layers": 1, "batch": 2, "epochs": 0.1, "log_every": 1},
             "threshold": {"seen": (1.0, 10.0), "episodes": 2},

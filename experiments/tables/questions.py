@@ -80,18 +80,26 @@ class Asked(NamedTuple):
         return np.array([gold is not None for gold in self.golds])
 
 
-def asked_of(domain: Domain) -> Asked:
-    """Return the questions of a domain, with the answers of everyone who was asked the same."""
+def asked_of(domain: Domain, most: int = 0) -> Asked:
+    """Return the questions of a domain, with the answers of everyone who was asked the same.
+
+    Args:
+        domain: the domain.
+        most: how many of them at most, from the first; 0 for all.
+    """
     number: dict[tuple[str, str], int] = {}
-    questions, row, golds = [], [], []
+    questions, answered, row, golds = [], [], [], []
     for one in domain.questions:
         content = one.question, one.text
         if content not in number:
+            if most and len(questions) == most:
+                continue
             number[content] = len(questions)
             questions.append(one)
+        answered.append(one)
         row.append(number[content])
         golds.append(one.golds[0] if one.golds else None)
-    return Asked(questions, domain.questions, np.array(row), golds)
+    return Asked(questions, answered, np.array(row), golds)
 
 
 class Said(NamedTuple):
@@ -549,10 +557,12 @@ def check(config: FrozenConfigDict, domains: Mapping[str, Mapping[str, Asked]]) 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Read, train, choose, answer and score, then write the table."""
     write_config(config, workdir)
-    domains = {
-        name: {part: asked_of(domain) for part, domain in parts.items()}
-        for name, parts in read_questions().items()
-    }
+    domains = {}
+    for name, parts in read_questions().items():
+        asked = {"dev", "test"} if name in config.held_out else {"dev"}
+        domains[name] = {
+            part: asked_of(domain, config.most * (part in asked)) for part, domain in parts.items()
+        }
     check(config, domains)
     choices: dict[str, list[Any]] = {}
     outcomes = {

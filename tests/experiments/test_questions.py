@@ -84,6 +84,8 @@ def test_everyone_who_answered_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked.golds[:4] == ["good . not bad", None, "good . not bad", "good . not bad"]
     assert not any("ANSWERNOTFOUND" in one.text for one in asked.questions)
     assert asked.answerable.sum() == 10 and len(asked.answered) == 12
+    few = questions.asked_of(found["books"]["test"], 2)
+    assert few.row.tolist() == [0, 0, 1, 1] and few.questions == asked.questions[:2]
 
 
 # ------------------------------------------------------------------------------ the reader
@@ -333,7 +335,7 @@ def test_a_table_is_made_and_its_reader_is_a_guide(
     [
         ("held_out=('toys',)", "config.held_out names 'toys'; SubjQA has books, electronics"),
         ("held_out=('books','movies','grocery')", "fewer than two domains to learn from"),
-        ("shots=(0,6)", "the part 'dev' of books has 6 questions; give fewer"),
+        ("shots=(0,6)", "the part 'dev' of books has 4 questions; give fewer"),
     ],
 )
 def test_a_table_that_cannot_be_made_is_an_error(
