@@ -20,10 +20,11 @@ from metaguide.data.catalogue import (
     Question,
     Review,
 )
+from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.evaluating import Unsure, evaluate
 from metaguide.guide import Guide
-from metaguide.tasks import Answer, Category, Sentiment
+from metaguide.tasks import Answer, Category, Reading, Sentiment
 from tests.pretrained.conftest import write as write_encoder
 from tests.test_cli import run
 
@@ -264,9 +265,7 @@ class Answerer(Fake):
         texts = [text for one in ASKED for text in (one.question, one.text)]
         vars(self).update(
             serving={"questions": SimpleNamespace(method="fake")},
-            reading=SimpleNamespace(
-                tokenizer=Tokenizer.train(texts, 400), lengths=SimpleNamespace(pair=64)
-            ),
+            reading=Reading(TextReader(Tokenizer.train(texts, 400)), Lengths(8, 64, 4), False, 8),
             calls=[],
         )
 
