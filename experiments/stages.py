@@ -101,7 +101,7 @@ def build_stage(
         return replicate(init_state(meta, weighting, optimizer, jax.random.key(seed)), mesh)
 
     if frozen is not None:
-        gradients = {name: _beside_frozen(gradient) for name, gradient in gradients.items()}
+        gradients = {name: beside_frozen(gradient) for name, gradient in gradients.items()}
         data = {name: {"data": one, FROZEN: frozen} for name, one in data.items()}
     step = make_step(gradients, weighting, optimizer, section.steps, mesh=shared)
     rule = None if trained is None else trained.rule
@@ -119,7 +119,7 @@ def with_frozen(meta: Params, frozen: Params | None) -> Params:
     return meta if frozen is None else {**meta, "params": {**meta["params"], FROZEN: frozen}}
 
 
-def _beside_frozen(gradient: Gradient) -> Gradient:
+def beside_frozen(gradient: Gradient) -> Gradient:
     """Return a gradient that finds the frozen parameters beside its data."""
 
     def beside(
@@ -227,14 +227,19 @@ def is_finished(stage: Stage, workdir: Path) -> bool:
     return (latest(workdir / FOLDER) or 0) >= stage.steps
 
 
+def warmed(rate: float, steps: int) -> optax.Schedule:
+    """Return a learning rate that rises to `rate` in a tenth of the steps, and falls to 0."""
+    warm = max(1, steps // 10)
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
+
+
 def adamw(rate: float, steps: int, weight_decay: float) -> optax.GradientTransformation:
     """Return AdamW with a warm-up of a tenth of the steps, a cosine to 0, and clipped gradients."""
-    warm = max(1, steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
     # Over one flat vector, since separate kernels for a hundred leaves take seconds to compile.
     return optax.flatten(
         optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(warmed(rate, steps), weight_decay=weight_decay),
         )
     )
 

@@ -23,13 +23,19 @@ from scipy.special import logsumexp, softmax
 
 from experiments import runner
 from experiments.config_files import ConfigError
-from experiments.encoders import load_of, read_encoder
+from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import write_config
 from experiments.sources.subjqa import read_questions
-from experiments.tables.span_reader import Scored, reader_of, scored, train_reader
+from experiments.tables.span_reader import (
+    Scored,
+    reader_of,
+    scorer_of,
+    train_reader,
+    windows_of,
+)
 from metaguide.data.catalogue import Domain, Question
 from metaguide.evaluation import baselines
 from metaguide.evaluation.metrics import (
@@ -310,21 +316,20 @@ def answers_of(
     taught = [parts[part] for parts in sources for part in ("train", "test") if part in parts]
     by_tfidf = near_by_tfidf(taught)
     found = {"best sentence": {one: [best_sentences(of, by_tfidf)] for one, of in asked.items()}}
-    if (encoder := load_of(config.encoder)) is None:
+    if (pretrained := read_encoder(config.encoder, workdir)) is None:
         say("no config.encoder.weights: the table has the baselines alone")
         return found
-    pretrained = read_encoder(config.encoder, workdir)
-    assert pretrained is not None
     by_vectors = cosines(pretrained.vectors)
     found[NEAREST] = {one: [best_sentences(of, by_vectors)] for one, of in asked.items()}
     say(f"{NEAREST}: answered")
-    reader = reader_of(config, encoder)
-    answered = [one for part in taught for one in part.answered]
+    reader = reader_of(config, pretrained.encoder)
+    windows = windows_of(reader, [one for part in taught for one in part.answered])
+    scored = scorer_of(config, reader)
     found |= {name: {one: [] for one in asked} for name in DECODED}
     for seed in config.seeds:
-        params = train_reader(config, reader, answered, seed, workdir / f"reader{seed}")
+        params = train_reader(config, reader, windows, seed, workdir / f"reader{seed}")
         for one, of in asked.items():
-            said = scored(config, reader, params, of.questions)
+            said = scored(params, of.questions)
             for name, decode in DECODED.items():
                 found[name][one].append(decode(of, said))
         say(f"reader, seed {seed}: answered")

@@ -5,7 +5,8 @@ each of its answers: half of the time the one that holds the answer, if there is
 any of the text's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +18,21 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 from ml_collections.config_dict import FrozenConfigDict
 
+from experiments.config_files import ConfigError
 from experiments.run_folder import identity
+from experiments.stages import beside_frozen, warmed, with_frozen, without_frozen
 from experiments.training import Training, schedule_of, train_alone
 from metaguide import run_config
 from metaguide.data.catalogue import Question
 from metaguide.data.tokenizer import PAD
-from metaguide.guide import description_of
+from metaguide.guide import description_of, model_of
 from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import GuideModel, init_params
 from metaguide.models.tuned import Tuning
 from metaguide.parallel import local_mesh
-from metaguide.pretrained import PretrainedEncoder, tuned_encoder, tuned_params
+from metaguide.pretrained import PretrainedEncoder, tuned_params
 from metaguide.run_config import RunConfig, Served
-from metaguide.tasks import QUESTIONS, guide_model
+from metaguide.tasks import QUESTIONS
 from metaguide.tasks.problem import use_head
 from metaguide.tasks.question_answering import question_rows, questions
 from metaguide.training.step import Gradient
@@ -40,32 +43,55 @@ class Reader(NamedTuple):
     """A guide that answers questions, before or after its training.
 
     Attributes:
+        guide: the description of the guide.
         encoder: the pretrained encoder.
         model: the guide's model.
         problem: question answering by it.
-        length: tokens of a window with its question.
-        frozen: the parameters of the encoder that do not train.
+        known: the parameters that start as the encoder's, keyed by group.
     """
 
+    guide: RunConfig
     encoder: PretrainedEncoder
     model: GuideModel
     problem: Problem
-    length: int
-    frozen: Params
+    known: Mapping[str, Params]
+
+    @property
+    def frozen(self) -> Params:
+        """The parameters of the encoder that do not train."""
+        return self.known[FROZEN]
 
 
 def reader_of(config: FrozenConfigDict, encoder: PretrainedEncoder) -> Reader:
-    """Return the reader that a config describes."""
-    tuning = tuning_of(config)
-    model = guide_model(tuned_encoder(encoder, tuning, config.reader.dropout), way=2)
+    """Return the reader that a config describes: of the encoder, the last layers train.
+
+    Raises:
+        ConfigError: the encoder has fewer layers than are to train, or fewer positions.
+    """
+    tuning = Tuning("last", layers=config.reader.layers)
+    guide = RunConfig(
+        width=encoder.config.width,
+        layers=0,
+        heads=encoder.config.heads,
+        dropout=config.reader.dropout,
+        channels=(1,),
+        image=False,
+        way=2,
+        **dict.fromkeys(("text_tokens", "pair_tokens", "name_tokens"), config.encoder.length),
+        max_answer_tokens=config.max_answer_tokens,
+        vocabulary=encoder.guide_tokenizer.size,
+        encoder_train=tuning.trains,
+        encoder_layers=tuning.layers,
+        serving={QUESTIONS.name: Served(".", "zero-shot", 0.0, 0)},
+        stage="multitask",
+        **description_of(encoder, config.encoder.weights),
+    )
+    try:
+        model = model_of(guide, encoder.guide_tokenizer, encoder)
+    except ValueError as error:
+        raise ConfigError(f"config.reader, config.encoder: {error}") from error
     problem = questions(model, config.max_answer_tokens)
-    frozen = tuned_params(encoder, tuning).get(FROZEN, {})
-    return Reader(encoder, model, problem, config.encoder.length, frozen)
-
-
-def tuning_of(config: FrozenConfigDict) -> Tuning:
-    """Return what trains of the encoder: as many of its last layers as the config says."""
-    return Tuning("last", layers=config.reader.layers)
+    return Reader(guide, encoder, model, problem, tuned_params(encoder, tuning))
 
 
 # ------------------------------------------------------------------------------ training
@@ -83,7 +109,7 @@ def windows_of(reader: Reader, answered: Sequence[Question]) -> dict[str, np.nda
     done = 0
     # The longest text determines the number of windows that its table has for each.
     for some in _in_order_of_size(answered, 256):
-        rows = question_rows(some, tokenizer, reader.length, "sources")
+        rows = question_rows(some, tokenizer, reader.guide.pair_tokens, "sources")
         tokens, start, end = (
             rows[name].reshape(len(some), -1, *rows[name].shape[rows["start"].ndim :])
             for name in ("tokens", "start", "end")
@@ -120,13 +146,12 @@ def gradient_of(reader: Reader, batch: int) -> Gradient:
         windows["mask"] = jnp.ones(batch, bool)
 
         def loss(meta: Params) -> tuple[Array, Metrics]:
-            params = {**meta["params"], FROZEN: data[FROZEN]}
-            encoded = reader.problem.encode(params, windows, None, dropping)
-            return reader.problem.loss(params, encoded, windows, None)
+            encoded = reader.problem.encode(meta["params"], windows, None, dropping)
+            return reader.problem.loss(meta["params"], encoded, windows, None)
 
         return jax.value_and_grad(loss, has_aux=True)(meta)
 
-    return gradient
+    return beside_frozen(gradient)
 
 
 def drawn_windows(data: Mapping[str, Any], key: Key[Array, ""], batch: int) -> Int[Array, " batch"]:
@@ -140,11 +165,7 @@ def drawn_windows(data: Mapping[str, Any], key: Key[Array, ""], batch: int) -> I
 
 
 def train_reader(
-    config: FrozenConfigDict,
-    reader: Reader,
-    answered: Sequence[Question],
-    seed: int,
-    folder: Path,
+    config: FrozenConfigDict, reader: Reader, windows: Mapping[str, Any], seed: int, folder: Path
 ) -> Params:
     """Return the parameters of a trained reader; training goes on where it stopped in `folder`.
 
@@ -153,41 +174,20 @@ def train_reader(
     Args:
         config: the resolved config.
         reader: the reader.
-        answered: the questions to learn from.
+        windows: those of `windows_of` to learn from.
         seed: seed of the training.
         folder: work folder of this training.
     """
-    section, encoder = config.reader, reader.encoder
-    tuning = tuning_of(config)
-    description = RunConfig(
-        width=encoder.config.width,
-        layers=0,
-        heads=encoder.config.heads,
-        dropout=section.dropout,
-        channels=(1,),
-        image=False,
-        way=2,
-        **dict.fromkeys(("text_tokens", "pair_tokens", "name_tokens"), reader.length),
-        max_answer_tokens=config.max_answer_tokens,
-        vocabulary=encoder.guide_tokenizer.size,
-        encoder_train=tuning.trains,
-        encoder_layers=tuning.layers,
-        serving={QUESTIONS.name: Served(".", "zero-shot", 0.0, 0)},
-        stage="multitask",
-        seed=seed,
-        **description_of(encoder, config.encoder.weights),
-    )
-    run_config.write(description, folder)
-    data = windows_of(reader, answered)
-    steps = max(1, round(section.epochs * len(data["first"]) / section.batch))
-    known = tuned_params(encoder, tuning)
-    params = init_params(reader.model, jax.random.key(1000 + seed), known)
+    section, guide = config.reader, replace(reader.guide, seed=seed)
+    run_config.write(guide, folder)
+    steps = max(1, round(section.epochs * len(windows["first"]) / section.batch))
+    params = init_params(reader.model, jax.random.key(1000 + seed), reader.known)
     trained = train_alone(
         Training(
             QUESTIONS.name,
             gradient_of(reader, section.batch),
-            {"params": {name: one for name, one in params.items() if name != FROZEN}},
-            {**data, FROZEN: reader.frozen},
+            without_frozen({"params": params}),
+            {"data": windows, FROZEN: reader.frozen},
             optimizer_of(section, steps),
             jax.random.key(seed),
         ),
@@ -198,18 +198,20 @@ def train_reader(
         where="config.reader",
         name=f"reader, seed {seed}",
         hint="lower config.reader.learning_rate",
-        about={**description.about, "config": identity(config), "encoder": encoder.fingerprint},
+        about={
+            **guide.about,
+            "config": identity(config),
+            "encoder": guide.encoder_fingerprint,
+        },
     )
-    return {**trained["params"], FROZEN: reader.frozen}
+    return with_frozen(trained, reader.frozen)["params"]
 
 
 def optimizer_of(section: FrozenConfigDict, steps: int) -> optax.GradientTransformation:
     """Return AdamW with rates of their own for the encoder and the head, which decay to 0."""
 
     def adamw(rate: float) -> optax.GradientTransformation:
-        warm = max(1, steps // 10)
-        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
-        return optax.adamw(schedule, weight_decay=section.weight_decay)
+        return optax.adamw(warmed(rate, steps), weight_decay=section.weight_decay)
 
     def labels(params: Params) -> Params:
         groups = {"text": "encoder", QUESTIONS.name: "head"}
@@ -241,34 +243,34 @@ class Scored(NamedTuple):
     scores: Float[np.ndarray, " spans"]
 
 
-def scored(
-    config: FrozenConfigDict, reader: Reader, params: Params, asked: Sequence[Question]
-) -> list[Scored]:
-    """Return what a reader says of questions, in their order.
+def scorer_of(
+    config: FrozenConfigDict, reader: Reader
+) -> Callable[[Params, Sequence[Question]], list[Scored]]:
+    """Return (parameters, questions) -> what a reader says of them, in their order.
 
-    Args:
-        config: the resolved config.
-        reader: the reader.
-        params: its parameters.
-        asked: the questions.
+    Its program is compiled once for all calls.
     """
     ends = jax.jit(partial(_ends, reader))
-    found: dict[str, Scored] = {}
-    most, size = config.max_answer_tokens, config.reader.batch
-    for some in _in_order_of_size(asked, 64):
-        pairs = [one.question for one in some], [one.text for one in some]
-        encoded = reader.encoder.guide_tokenizer.encode_pairs(*pairs, reader.length)
-        exists = encoded.tokens[..., 0] != PAD
-        tokens, offsets = encoded.tokens[exists], encoded.offsets[exists]
-        padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
-        parts = [ends(params, padded[i : i + size]) for i in range(0, len(padded), size)]
-        start, end = (np.concatenate(one)[: len(tokens)] for one in zip(*parts, strict=True))
-        windows = np.split(np.arange(len(tokens)), np.cumsum(exists.sum(1))[:-1])
-        for question, rows in zip(some, windows, strict=True):
-            found[question.id] = _likeliest(
-                start[rows], end[rows], offsets[rows], most, config.candidates
-            )
-    return [found[one.id] for one in asked]
+    most, size, length = config.max_answer_tokens, config.reader.batch, reader.guide.pair_tokens
+
+    def scored(params: Params, asked: Sequence[Question]) -> list[Scored]:
+        found: dict[str, Scored] = {}
+        for some in _in_order_of_size(asked, 64):
+            pairs = [one.question for one in some], [one.text for one in some]
+            encoded = reader.encoder.guide_tokenizer.encode_pairs(*pairs, length)
+            exists = encoded.tokens[..., 0] != PAD
+            tokens, offsets = encoded.tokens[exists], encoded.offsets[exists]
+            padded = np.pad(tokens, ((0, -len(tokens) % size), (0, 0)))
+            parts = [ends(params, padded[i : i + size]) for i in range(0, len(padded), size)]
+            start, end = (np.concatenate(one)[: len(tokens)] for one in zip(*parts, strict=True))
+            windows = np.split(np.arange(len(tokens)), np.cumsum(exists.sum(1))[:-1])
+            for question, rows in zip(some, windows, strict=True):
+                found[question.id] = _likeliest(
+                    start[rows], end[rows], offsets[rows], most, config.candidates
+                )
+        return [found[one.id] for one in asked]
+
+    return scored
 
 
 def _ends(reader: Reader, params: Params, tokens: Any) -> tuple[Array, Array]:

@@ -300,7 +300,7 @@ def test_a_table_is_made_and_its_reader_is_a_guide(
         taught.extend(one.text for one in answered)
         return windows_of(reader, answered)
 
-    monkeypatch.setattr(span_reader, "windows_of", noting)
+    monkeypatch.setattr(questions, "windows_of", noting)
     run = tmp_path / "run"
     argv = [
         "x", "--config=experiments/configs/questions.py", "--config.preset=tiny",
