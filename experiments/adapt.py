@@ -3,7 +3,8 @@
 python -m experiments.adapt --config.init_from=runs/guide/seed0/multitask --workdir=runs/adapt
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -360,63 +361,109 @@ def compare(
     Returns:
         The comparison.
     """
-    section = config.adapt
     rows: list[results.Row] = []
     scores: results.Scores = {}
     choices: dict[str, list[Choice]] = {}
     tunings: list[results.Tuning] = []
-
-    def add(raw, method: str, domain: str, task: str, shots: int, steps) -> None:
-        more, own = results.cells_to_rows(
-            raw,
-            scoring=TASKS[task].scoring,
-            table=config.table,
-            method=method,
-            domain=domain,
-            shots=shots,
-            steps=steps,
-        )
-        rows.extend(more)
-        scores.update(own)
-
-    cells = {
-        task: [
-            method
-            for method in section.methods
-            if task in section.methods[method] and method in metas
-        ]
-        for task in bench_of
-    }
-    total, done = sum(len(methods) + 1 for methods in cells.values()), 0
+    total = sum(len(_methods_on(config, task, metas)) + 1 for task in bench_of)
     with progress("adapt", total, unit="method") as show:
+        done = itertools.count(1)
         for task, bench in bench_of.items():
-            chosen = {
-                method: _choose(config, method, bench, metas[method]) for method in cells[task]
-            }
-            choices[task] = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
-            for method in cells[task]:
-                rates = {
-                    adaptation_of(other): chosen[other].learning_rate
-                    for other in cells[task]
-                    if metas[other][0] is metas[method][0]
-                }
-                for domain, shots in [(d, k) for d in bench.held_out for k in section.shots]:
-                    adaptation = _adaptation_in(method, task, shots)
-                    if adaptation is None:
-                        continue
-                    scored = [
-                        bench(meta, adaptation, domain, shots, "test", rates)
-                        for meta in metas[method]
-                    ]
-                    raw = jax.tree.map(lambda *seeds: np.stack(seeds), *scored)
-                    add(raw, method, domain, task, shots, _steps(adaptation))
-                show(done := done + 1, f"{task}, {method}")
-            for domain in bench.held_out:
-                for baseline, shots, raw in bench.baselines(split, domain, section.shots):
-                    add(raw, baseline, domain, task, shots, [None])
-            show(done := done + 1, f"{task}, baselines")
-            tunings += [_tuning(config, bench, one, metas[one.method]) for one in choices[task]]
+
+            def scored(method: str, task: str = task) -> None:
+                show(next(done), f"{task}, {method}")
+
+            found = compare_methods(config, bench, metas, scored)
+            more, own = score_baselines(config, split, bench)
+            scored("baselines")
+            rows += found.rows + more
+            scores |= found.scores | own
+            choices |= found.choices
+            tunings += found.tunings
     return Comparison(results.with_baselines(rows, BASELINES), scores, choices, tunings)
+
+
+def compare_methods(
+    config: FrozenConfigDict,
+    bench: Bench,
+    metas: Mapping[str, Sequence[Params]],
+    scored: Callable[[str], None] = lambda method: None,
+) -> Comparison:
+    """Adapt every method to the held-out domains of one task; the arguments are those of `compare`.
+
+    Args:
+        config, metas: as there.
+        bench: of the task.
+        scored: is called with each method once it is scored.
+
+    Returns:
+        The comparison, without baselines.
+    """
+    task, methods = bench.task, _methods_on(config, bench.task, metas)
+    rows: list[results.Row] = []
+    scores: results.Scores = {}
+    chosen = {method: _choose(config, method, bench, metas[method]) for method in methods}
+    for method in methods:
+        rates = {
+            adaptation_of(other): chosen[other].learning_rate
+            for other in methods
+            if metas[other][0] is metas[method][0]
+        }
+        for domain, shots in [(d, k) for d in bench.held_out for k in config.adapt.shots]:
+            adaptation = _adaptation_in(method, task, shots)
+            if adaptation is None:
+                continue
+            outcomes = [
+                bench(meta, adaptation, domain, shots, "test", rates) for meta in metas[method]
+            ]
+            raw = jax.tree.map(lambda *seeds: np.stack(seeds), *outcomes)
+            more, own = _rows(config, task, raw, method, domain, shots, _steps(adaptation))
+            rows += more
+            scores |= own
+        scored(method)
+    choices = sorted(chosen.values(), key=lambda one: (one.diverged, -one.score))
+    tunings = [_tuning(config, bench, one, metas[one.method]) for one in choices]
+    return Comparison(rows, scores, {task: choices}, tunings)
+
+
+def score_baselines(
+    config: FrozenConfigDict, split: DomainSplit, bench: Bench
+) -> tuple[list[results.Row], results.Scores]:
+    """Return the rows and scores of all baselines on the held-out domains of one task."""
+    rows: list[results.Row] = []
+    scores: results.Scores = {}
+    for domain in bench.held_out:
+        for baseline, shots, raw in bench.baselines(split, domain, config.adapt.shots):
+            more, own = _rows(config, bench.task, raw, baseline, domain, shots, [None])
+            rows += more
+            scores |= own
+    return rows, scores
+
+
+def _methods_on(config: FrozenConfigDict, task: str, metas: Collection[str]) -> list[str]:
+    """Return the methods among these that the config uses for a task."""
+    of = config.adapt.methods
+    return [method for method in of if task in of[method] and method in metas]
+
+
+def _rows(
+    config: FrozenConfigDict,
+    task: str,
+    raw: Mapping[str, np.ndarray],
+    method: str,
+    domain: str,
+    shots: int,
+    steps: Sequence[int | None] | None,
+) -> tuple[list[results.Row], results.Scores]:
+    return results.cells_to_rows(
+        raw,
+        scoring=TASKS[task].scoring,
+        table=config.table,
+        method=method,
+        domain=domain,
+        shots=shots,
+        steps=steps,
+    )
 
 
 def _tuning(
