@@ -23,6 +23,7 @@ FIELDS: Mapping[str, Mapping[str, Range]] = {
     },
     "catalogue": {"folder": text()},
     "online_shopping": {"seed": integer(0), "most": integer(0), "aside": integer(1)},
+    "shops": {"seed": integer(0), "most": integer(0), "characters": integer(1)},
     **{name: {} for name in ("fdu_mtl", "arsc", "subjqa", "pricerunner", "amazon_sequences")},
 }
 """Fields of a config's `data` that each source reads, in addition to those that name domains."""

@@ -106,14 +106,19 @@ def read_amazon_sequences(path: Path) -> tuple[Shop, ...]:
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the shops for a run; the errors are those of `named` and `read_amazon_sequences`.
 
-    Keyword pieces are the titles of products, and the place in a sequence is the time.
-
     Args:
         config: its `data` is read.
         folder: unused, since nothing is generated.
     """
-    shops = read_amazon_sequences(real_data(FILE))
-    return named(config, {shop.name: _domain(shop) for shop in shops})
+    return named(config, read_domains())
+
+
+def read_domains() -> dict[str, Domain]:
+    """Read the shops as domains; the errors are those of `read_amazon_sequences`.
+
+    Keyword pieces are the titles of products, and the place in a sequence is the time.
+    """
+    return {shop.name: _domain(shop) for shop in read_amazon_sequences(real_data(FILE))}
 
 
 def _domain(shop: Shop) -> Domain:

@@ -24,11 +24,15 @@ APPLIANCES = (
     "Washing Machines",
 )
 
-_COLUMNS = {"id": "id", "title": "title", "category": "cluster", "attributes.kind": "category"}
+_COLUMNS = {"id": "id", "title": "title", "attributes.kind": "category"}
 
 
-def read_clusters() -> dict[str, Domain]:
+def read_clusters(called: str = "cluster") -> dict[str, Domain]:
     """Read the titles of each category; the category of a product is its cluster.
+
+    Args:
+        called: the column that names a cluster: "cluster", its number, or "label", the name of the
+            product, which some clusters share.
 
     Returns:
         One domain per category, keyed and sorted by name.
@@ -37,7 +41,9 @@ def read_clusters() -> dict[str, Domain]:
         ConfigError: METAGUIDE_DATA_DIR is not set.
         CatalogueError: the file is missing or damaged.
     """
-    every = imported("pricerunner", "pricerunner", [real_data(FILE)], Options(_COLUMNS))
+    every = imported(
+        "pricerunner", "pricerunner", [real_data(FILE)], Options({**_COLUMNS, "category": called})
+    )
     products: dict[str, list[Product]] = {}
     for product in every.products:
         products.setdefault(product.attributes["kind"], []).append(product)

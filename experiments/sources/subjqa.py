@@ -36,6 +36,16 @@ def read_questions() -> dict[str, Mapping[str, Domain]]:
     return {name: found[name] for name in sorted(found)}
 
 
+def read_domains() -> dict[str, Domain]:
+    """Read all parts of each domain as one; errors are those of `read_questions`."""
+    return {
+        name: Domain(
+            name, questions=tuple(one for part in parts.values() for one in part.questions)
+        )
+        for name, parts in read_questions().items()
+    }
+
+
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the domains for a run, all parts of each; errors are those of `read_questions`.
 
@@ -46,8 +56,4 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
     Raises:
         ConfigError: as in `named`.
     """
-    domains = {}
-    for name, parts in read_questions().items():
-        questions = [one for part in parts.values() for one in part.questions]
-        domains[name] = Domain(name, questions=tuple(questions))
-    return named(config, domains)
+    return named(config, read_domains())
