@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from metaguide.learners import positive_definite
 from metaguide.types import (
     UNLABELLED,
     Batch,
@@ -333,13 +334,14 @@ def logistic_weights(
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     weight = mask[:, None].astype(x.dtype)
     gram = x @ x.T
-    bound = jax.scipy.linalg.cho_factor(_positive_definite(0.5 * gram, penalty))
+    bound = positive_definite.raised(0.5 * gram, penalty)
+    inverse = positive_definite.solve(bound, jnp.eye(len(x), dtype=x.dtype))
 
     def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
         now, before, since = carry
         ahead = now + (since / (since + 3.0)) * (now - before)
         error = weight * (jax.nn.softmax(gram @ ahead) - y)
-        move = jax.scipy.linalg.cho_solve(bound, error + penalty * ahead)
+        move = inverse @ (error + penalty * ahead)
         after = ahead - move
         # Drop momentum that leads uphill (O'Donoghue and Candès 2015).
         uphill = (move * ((0.5 * gram) @ (after - now) + penalty * (after - now))).sum() > 0
@@ -442,17 +444,7 @@ def ridge_weights(
     x = jnp.where(mask[:, None], standardised(features), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
-    gram = _positive_definite(x @ x.T, penalty)
-    return x.T @ jax.scipy.linalg.solve(gram, target, assume_a="pos")
-
-
-def _positive_definite(
-    gram: Float[Array, "examples examples"], penalty: float | Float[Array, ""]
-) -> Float[Array, "examples examples"]:
-    """Return a Gram matrix + λI, with λ raised until a Cholesky decomposition exists."""
-    least = 8 * jnp.finfo(gram.dtype).eps * jax.lax.stop_gradient(jnp.trace(gram))
-    raised = jnp.maximum(jnp.asarray(penalty, gram.dtype), least)
-    return gram + raised * jnp.eye(len(gram), dtype=gram.dtype)
+    return x.T @ positive_definite.solve(positive_definite.raised(x @ x.T, penalty), target)
 
 
 def out_of_reach(
