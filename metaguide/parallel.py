@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
@@ -356,5 +357,12 @@ def side_by_side(call: Callable[[Any], Any], items: Iterable[Any], mesh: Mesh) -
         mesh: mesh of the devices that the calls run on.
     """
     lone_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    with ThreadPoolExecutor((os.cpu_count() or 1) if lone_cpu else 1) as pool:
+    if not lone_cpu:
+        return [call(item) for item in items]
+    # Where each core has a call of its own, threads of BLAS beneath them only get in their way. JAX
+    # takes that of SciPy, and loads it when it first needs it.
+    import scipy.linalg  # noqa: F401
+
+    limits = threadpoolctl.threadpool_limits(1, "blas")
+    with limits, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(call, items))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import threadpoolctl
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from metaguide.learners import maml, reptile
@@ -240,3 +242,19 @@ def test_calls_side_by_side_keep_their_order_and_their_errors(count):
     assert len(threads) == (min(4, os.cpu_count() or 1) if count == 1 else 1)
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda item: 1 // item, [1, 0], mesh)
+
+
+def test_calls_on_every_core_leave_blas_one_thread():
+    """Faults: BLAS spreads beneath each of the calls, which slows them down a hundredfold; it is
+    left with one thread afterwards; results are out of order; other devices get several at once."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+
+    def threads(item):
+        pools = threadpoolctl.threadpool_info()
+        return item, {one["num_threads"] for one in pools if one["user_api"] == "blas"}
+
+    before = threads(0)[1]
+    assert side_by_side(threads, range(9), mesh) == [(item, {1}) for item in range(9)]
+    assert threads(0)[1] == before
+    several = Mesh(np.array(jax.devices()), ("tasks",))
+    assert side_by_side(threads, range(3), several) == [(item, before) for item in range(3)]
