@@ -378,17 +378,11 @@ def ask(
     meta = {"params": {"features": features, "head": head}}
     meta, table = replicate((meta, table), local_mesh())
 
-    def of_shots(shots: int) -> dict[str, dict[str, np.ndarray]]:
-        # One chunk after the other: side by side, on two cores, they hung.
-        parts = [
-            asked.run(meta, table, 0, shots, keys[first : first + CHUNK], rates)
-            for first in range(0, count, CHUNK)
-        ]
-        return jax.tree.map(lambda *leaves: np.concatenate([one[-1] for one in leaves]), *parts)
-
-    found = [of_shots(shots) for shots in config.shots]
+    found = [asked.run(meta, table, 0, shots, keys, rates) for shots in config.shots]
     return {
-        name: {field: np.stack([one[name][field] for one in found]) for field in ("correct", "id")}
+        name: {
+            field: np.stack([one[name][field][-1] for one in found]) for field in ("correct", "id")
+        }
         for name in rates
     }
 
