@@ -242,7 +242,8 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
 
     One encoding of the products serves all users, and each user gives an example for every product,
     given those before it: none for the first, as for a new user. With `candidates`, the episode is
-    a smaller shop: the products outside it are taken out of everyone's history.
+    a smaller shop of what its users took and, if there is room, of random products; what it has no
+    room for is taken out of everyone's history.
 
     Args:
         users: number of users per episode, drawn with replacement.
@@ -264,8 +265,12 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
         exists = jnp.arange(total) < table["catalogue"][domain]
         rows = jnp.arange(total)
         if candidates is not None and candidates < total:
-            chance = jnp.where(exists, jax.random.gumbel(candidate_key, (total,)), -jnp.inf)
-            rows = jax.lax.top_k(chance, candidates)[1]
+            own = jnp.arange(items.shape[1]) < taken[:, None]
+            # A large shop drawn at random has hardly a product of anyone's history.
+            theirs = jnp.zeros(total, bool).at[items].max(own)
+            chance = jax.random.uniform(candidate_key, (total,))
+            chance = jnp.where(theirs, 1 + chance, chance)
+            rows = jax.lax.top_k(jnp.where(exists, chance, -jnp.inf), candidates)[1]
         place = jnp.full(total, -1, jnp.int32).at[rows].set(jnp.arange(len(rows), dtype=jnp.int32))
         longest, steps = items.shape[1], jnp.arange(items.shape[1])
         history = jnp.where(steps < taken[:, None], place[items], -1)

@@ -430,7 +430,8 @@ def test_a_crowd_episode_is_what_it_says(candidates):
     that it has is not asked for, with nothing before it or with something; padding of a history
     is product 0; popularity counts the user's own products, or what others are asked for,
     twice where a user is drawn twice, or is that of other products; the support has rows; the
-    episode depends on the number of shots; padding of the catalogue is ranked."""
+    episode depends on the number of shots; padding of the catalogue is ranked; a small shop has
+    products that no user of it took, and lacks some that they did."""
 
     @many
     @given(user_tables(), seeds, st.integers(0, DOMAINS - 1))
@@ -450,6 +451,9 @@ def test_a_crowd_episode_is_what_it_says(candidates):
         }
         assert context["candidates"].sum() == min(size, table["catalogue"][domain])
         rows = {name: leaf.reshape(CROWD, LONGEST, *leaf.shape[1:]) for name, leaf in query.items()}
+        theirs = {one for user in rows["id"][:, 0] for one in own_products(table, domain, user)}
+        shop = {one for one in number if one < table["catalogue"][domain]}
+        assert theirs <= shop or shop <= theirs
         assert rows["history"].shape == rows["history_mask"].shape == (CROWD, LONGEST, LONGEST)
         for place in range(CROWD):
             row = {name: leaf[place] for name, leaf in rows.items()}
@@ -474,7 +478,7 @@ def test_a_crowd_episode_is_what_it_says(candidates):
 
 def test_a_crowd_and_its_shop_are_drawn_evenly():
     """Faults: some user is always or never in the crowd, or users of a crowd are all the same; some
-    product is always, or never, in the small shop; one that does not exist is."""
+    product that nobody took is always, or never, in the small shop; one that does not exist is."""
     table = {
         "products": {"tokens": np.arange(PRODUCTS, dtype=np.int32).reshape(1, PRODUCTS, 1)},
         "catalogue": np.array([PRODUCTS - 2], np.int32),
@@ -493,7 +497,10 @@ def test_a_crowd_and_its_shop_are_drawn_evenly():
     tokens = np.asarray(episodes.context["products"]["tokens"])
     rate = np.bincount(tokens.reshape(-1), minlength=PRODUCTS) / 2000
     np.testing.assert_array_equal(rate[PRODUCTS - 2 :], 0)
-    np.testing.assert_allclose(rate[: PRODUCTS - 2], 0.4, atol=0.05)
+    # A user is drawn with a chance of 5/9. A crowd that is the same user twice, of a chance of 3/9,
+    # leaves room for two of the eight products that this one did not take.
+    np.testing.assert_allclose(rate[1:7], 5 / 9 + 2 / 9 * 2 / 8, atol=0.05)
+    np.testing.assert_allclose(rate[[0, 7, 8, 9]], 3 / 9 * 2 / 8, atol=0.03)
 
 
 def test_too_few_candidates_is_an_error():
