@@ -38,6 +38,7 @@ COMMANDS = {
     "experiments.tables.recommendation": Command(
         "experiments/configs/recommendation.py", "runs/recommendation"
     ),
+    "experiments.tables.universal": Command("experiments/configs/universal.py", "runs/universal"),
     "experiments.tables.learned_optimizers": Command(
         f"{_OPTIMIZERS}/table.py", "runs/learned_optimizers"
     ),
