@@ -26,11 +26,10 @@ def get_config() -> ConfigDict:
     """Return the config: the bazaar's, except for what is set here."""
     config = guide_bazaar.get_config()
     config.table = "universal"
-    config.seeds = 1
     config.guides = GUIDES  # universal, one task, one shop: guides that are trained and compared
     # Source shops that teach the guide of one shop; together they have every task.
     config.one_shop = ("electronics", "beauty")
-    config.preset = "default"  # named overrides: quick or tiny
+    config.preset = "default"  # named overrides: full, quick or tiny
     config.log_every = 50
     config.checkpoint_every = 500
     config.data = {
@@ -61,9 +60,15 @@ def get_config() -> ConfigDict:
         }
     )
     config.presets = {
-        "full": {"seeds": 3, "adapt": {"episodes": 600}},
-        # A first look: short training, little data.
+        "full": {
+            "data": {"most": 0},
+            "pretrain": {"steps": 2000},
+            "multitask": {"steps": 3000},
+            "adapt": {"episodes": 600},
+        },
+        # A first look: one seed, short training, little data.
         "quick": {
+            "seeds": 1,
             "data": {"most": 200},
             "pretrain": {"steps": 20},
             "multitask": {"steps": 60},
@@ -71,6 +76,7 @@ def get_config() -> ConfigDict:
         },
         # For tests: everything runs, but nothing is learned.
         "tiny": {
+            "seeds": 1,
             "data": {"most": 30},
             "text": {"vocabulary": 300, "text": 12, "pair": 48, "name": 4, "buckets": 256},
             "model": {"width": 8, "heads": 2},
