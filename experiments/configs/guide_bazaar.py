@@ -292,8 +292,8 @@ def get_config() -> ConfigDict:
         "way": 5,  # classes per episode
         "shots": 10,  # largest number of shots; smaller supports are prefixes of it
         "queries": 15,  # query examples per episode
-        # products to rank in a training episode of recommendation: first of all those that its users
-        # took, so give room for them
+        # products to rank in a training episode of recommendation: first of all those that its
+        # users took, so give room for them
         "candidates": 64,
         "max_answer_tokens": 8,  # maximum tokens of an answer
         # share in common from which two texts count as one example; 1: identical texts only
