@@ -1,12 +1,19 @@
 """The pretrained encoder that a config names, and its vectors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float32
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
 from metaguide.pretrained import PretrainedEncoder, Vectors, load_encoder, vector_reader
+from metaguide.training.progress import progress
+
+AT_ONCE = 200
+"""Texts between two signs of progress."""
 
 VECTORS = "vectors"
 """Subfolder of a work folder that keeps vectors."""
@@ -37,7 +44,19 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
     encoder = load_of(section, section.length)
     if encoder is None:
         return None
-    return Pretrained(encoder, vector_reader(encoder, section.cache or folder / VECTORS))
+    read = vector_reader(encoder, section.cache or folder / VECTORS)
+
+    def vectors(texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+        if len(texts) <= AT_ONCE:
+            return read(texts)
+        found = []
+        with progress("vectors", len(texts), unit="text") as show:
+            for start in range(0, len(texts), AT_ONCE):
+                found.append(read(texts[start : start + AT_ONCE]))
+                show(min(start + AT_ONCE, len(texts)), "")
+        return np.concatenate(found)
+
+    return Pretrained(encoder, vectors)
 
 
 def load_of(section: FrozenConfigDict, length: int | None = None) -> PretrainedEncoder | None:

@@ -47,7 +47,7 @@ from metaguide.evaluation.metrics import (
 from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
 from metaguide.files import write_json
 from metaguide.scoring import answer_scores
-from metaguide.tasks.question_answering import Near, cosines, sentence_rows
+from metaguide.tasks.nearest_sentences import Near, cosines, sentence_rows
 from metaguide.training.progress import say
 
 TASK, ALL = "questions", "all"

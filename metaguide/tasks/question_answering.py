@@ -6,14 +6,14 @@ pretrained encoder answers with the sentence that is nearest to the question.
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from metaguide.data.catalogue import (
     CatalogueError,
@@ -24,7 +24,6 @@ from metaguide.data.catalogue import (
 )
 from metaguide.data.encoding import Table, labelled_table
 from metaguide.data.repeats import distinct_questions
-from metaguide.data.sentences import sentences
 from metaguide.data.tokenizer import PAD, Encoded, TextTokenizer
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Measures, Scoring
@@ -33,25 +32,12 @@ from metaguide.models.heads import QuestionHead
 from metaguide.objectives.tasks import span_loss, span_predict
 from metaguide.scoring import answer_scores
 from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
+from metaguide.tasks.nearest_sentences import BY_SENTENCE
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
 from metaguide.tasks.serving import Reading
+from metaguide.tasks.spans import NAME, Answer, Answering, score_spans
 from metaguide.tasks.task import Outcome
 from metaguide.types import Batch, Metrics, Params, Problem
-
-NAME = "questions"
-
-Vectors = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> float [texts, width], such as `TextReader.vectors`."""
-
-Near = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-"""Two lists of as many texts -> float [pairs], how near each text is to that of the other list."""
-
-
-class Answer(NamedTuple):
-    """An answer and its character span in the passage; both are None if there is no answer."""
-
-    span: tuple[int, int] | None
-    text: str | None
 
 
 def questions(model: GuideModel, max_answer_tokens: int) -> Problem:
@@ -109,66 +95,17 @@ def questions(model: GuideModel, max_answer_tokens: int) -> Problem:
     return problem_of(model, NAME, encode, loss, predict, score_spans)
 
 
-def nearest_sentences(model: GuideModel) -> Problem:
-    """Build question answering by rows of `sentence_rows`, which hold the answer already.
-
-    It has no parameters, and its loss is 0.
-    """
-
-    def encode(
-        params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
-    ) -> dict[str, Array]:
-        del params, context, key
-        return {"vector": batch["near"][:, None]}
-
-    def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
-        del params, context
-        found = {name: batch[name] for name in ("start", "end")}
-        return {**found, "finite": jnp.isfinite(encoded["vector"][:, 0])}
-
-    def loss(params: Params, encoded: Any, batch: Batch, context: Any) -> tuple[Array, Metrics]:
-        del params, encoded, batch, context
-        return jnp.zeros(()), {}
-
-    found = problem_of(model, NAME, encode, loss, predict, score_spans)
-    return found._replace(body=(), head=())
-
-
-def score_spans(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
-    """Return `em` and `f1` of each answer, `answerable` and `finite`.
-
-    The query's `em` and `f1` hold the scores of all possible answers; see `question_rows`. Span
-    scores that are not finite give no prediction, not even "no answer": `em` and `f1` are 0.
-    """
-    del context
-    first, last, finite = outputs["start"], outputs["end"], outputs["finite"]
-    answerable = query["start"].reshape(len(first), -1).max(1) > 0
-
-    def score(table: Array) -> Array:
-        table = table.reshape(len(first), -1, *table.shape[-2:])
-        said = table[jnp.arange(len(first)), outputs["window"], first, last - first]
-        worth = jnp.where(first > 0, said.astype(jnp.float32), (~answerable).astype(jnp.float32))
-        return jnp.where(finite, worth, 0)
-
-    return {
-        "em": score(query["em"]),
-        "f1": score(query["f1"]),
-        "answerable": answerable,
-        "finite": finite,
-        "mask": query["mask"],
-        "id": query["id"],
-    }
-
-
 def question_examples(domain: Domain, reading: Reading) -> list[Question]:
-    """Return the questions of a domain that can be learned from and asked, without repeats.
+    """Return the questions of a domain that can be learned from and asked, without repeats."""
+    return _answering(reading).examples(domain, reading)
 
-    If tokens are read and no window of them is certain to hold the whole answer, the question is
-    left out, with a warning.
+
+def _that_fit(domain: Domain, reading: Reading) -> list[Question]:
+    """Return the questions, without repeats, whose answer some window is certain to hold.
+
+    The others are left out with a warning.
     """
     questions = distinct_questions(domain)
-    if reading.reader.tokenizer is None:
-        return questions
     tokenizer, length = reading.tokenizer, reading.lengths.pair
     encoded = _pairs(questions, tokenizer, length)
     kept = [
@@ -231,58 +168,13 @@ def question_rows(
     return rows
 
 
-def sentence_rows(questions: Sequence[Question], near: Near) -> Table:
-    """Return for each question the sentence of its text that is nearest to it.
-
-    Args:
-        questions: the questions.
-        near: what says how near two texts are.
-
-    Returns:
-        {"start", "end": int32 [questions], the sentence as a half-open span of characters, 0 and 0
-        for a text without any; "near": float32 [questions], how near it is, 0 without any}.
-    """
-    spans = [sentences(one.text) for one in questions]
-    pairs = [
-        (one.question, one.text[begin:end])
-        for one, some in zip(questions, spans, strict=True)
-        for begin, end in some
-    ]
-    values = near([asked for asked, _ in pairs], [told for _, told in pairs]) if pairs else []
-    rows = np.zeros((len(questions), 2), np.int32)
-    nearest, done = np.zeros(len(questions), np.float32), 0
-    for row, some in enumerate(spans):
-        if some:
-            own = np.asarray(values[done : done + len(some)])
-            rows[row], nearest[row] = some[int(own.argmax())], own.max()
-            done += len(some)
-    return {"start": rows[:, 0], "end": rows[:, 1], "near": nearest}
-
-
-def cosines(vectors: Vectors) -> Near:
-    """Return the cosine of the vectors of two texts; that of a vector of zeros is 0."""
-
-    def near(left: Sequence[str], right: Sequence[str]) -> Float[np.ndarray, " pairs"]:
-        texts = list(dict.fromkeys([*left, *right]))
-        place = {text: row for row, text in enumerate(texts)}
-        found = np.asarray(vectors(texts), np.float32)
-        units = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-        rows = ([place[text] for text in some] for some in (left, right))
-        return np.einsum("pw,pw->p", *(units[one] for one in rows))
-
-    return near
-
-
 def _labelled(domain: Domain, reading: Reading, picked: Sequence[Question] | None) -> Labelled:
     whole = domain if picked is None else replace(domain, questions=tuple(picked))
     kept = question_examples(whole, reading)
     return Labelled(kept, np.zeros(len(kept), int), ("the domain",))
 
 
-def _rows(questions: Sequence[Question], reading: Reading, where: str) -> Table:
-    if reading.reader.tokenizer is None:
-        assert reading.reader.vectors is not None
-        return sentence_rows(questions, cosines(reading.reader.vectors))
+def _token_rows(questions: Sequence[Question], reading: Reading, where: str) -> Table:
     return question_rows(questions, reading.tokenizer, reading.lengths.pair, where)
 
 
@@ -311,26 +203,9 @@ def _table(parts: Mapping[str, Labelled], reading: Reading, always: Any, scored:
     return labelled_table(rows, [part.labels for part in parts.values()])
 
 
-def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:
-    del classes
-    if reading.reader.tokenizer is None:
-        return nearest_sentences(model)
-    return questions(model, reading.max_answer_tokens)
-
-
-def _answers(
-    outputs: Mapping[str, np.ndarray],
-    asked: Sequence[Question],
-    reading: Reading,
-    classes: tuple[str, ...],
+def _token_answers(
+    outputs: Mapping[str, np.ndarray], asked: Sequence[Question], reading: Reading
 ) -> list[Answer]:
-    del classes
-    if reading.reader.tokenizer is None:
-        spans = [(int(a), int(b)) for a, b in zip(outputs["start"], outputs["end"], strict=True)]
-        return [
-            Answer(span, one.text[slice(*span)]) if span[1] else Answer(None, None)
-            for one, span in zip(asked, spans, strict=True)
-        ]
     encoded = _pairs(asked, reading.tokenizer, reading.lengths.pair)
     answers = []
     for row, one in enumerate(asked):
@@ -427,12 +302,27 @@ def _fill_scores(em: np.ndarray, f1: np.ndarray, offsets: np.ndarray, question: 
             em[window, first, more], f1[window, first, more] = found[begin, end]
 
 
+BY_HEAD = Answering(
+    examples=_that_fit,
+    rows=_token_rows,
+    problem=lambda model, reading: questions(model, reading.max_answer_tokens),
+    answers=_token_answers,
+)
+"""The way of a guide that reads tokens."""
+
+
+def _answering(reading: Reading) -> Answering:
+    return BY_SENTENCE if reading.reader.tokenizer is None else BY_HEAD
+
+
 LABELLING = Labelling(
     name=NAME,
     of_domain=_labelled,
-    rows=_rows,
-    problem=_problem,
-    answers=_answers,
+    rows=lambda asked, reading, where: _answering(reading).rows(asked, reading, where),
+    problem=lambda model, reading, classes: _answering(reading).problem(model, reading),
+    answers=lambda outputs, asked, reading, classes: _answering(reading).answers(
+        outputs, asked, reading
+    ),
     table=_table,
     answers_untrained=True,
     predicts_classes=False,

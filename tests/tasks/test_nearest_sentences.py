@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from metaguide.data.catalogue import Question
 from metaguide.data.sentences import sentences
-from metaguide.tasks.question_answering import cosines, sentence_rows
+from metaguide.tasks.nearest_sentences import cosines, sentence_rows
 
 TEXTS = st.text("ab. ", max_size=16)
 

@@ -20,9 +20,10 @@ from metaguide.objectives.tasks import span_predict
 from metaguide.tasks import RECOMMENDATION, Reading, Shape, guide_model, task_distributions
 from metaguide.tasks.classification import HIDDEN, classification
 from metaguide.tasks.problem import features_of, score_classes
-from metaguide.tasks.question_answering import question_rows, questions, score_spans
+from metaguide.tasks.question_answering import question_rows, questions
 from metaguide.tasks.recommendation import recommendation, score_ranks, times_taken
 from metaguide.tasks.sentiment import sentiment
+from metaguide.tasks.spans import score_spans
 from metaguide.types import OUT
 
 WAY, BATCH, LENGTH, VOCABULARY = 3, 6, 8, 30
