@@ -8,13 +8,6 @@ from metaguide.data.catalogue import Domain
 from metaguide.data.rows import PARTS
 from metaguide.tasks import TASKS, Task
 
-_NEEDS: Mapping[str, str] = {
-    "products": "products with a category",
-    "reviews": "reviews with stars or a sentiment",
-    "questions": "questions",
-    "interactions": "interactions",
-}
-
 
 class TaskOverview(NamedTuple):
     """What one task can do with a domain.
@@ -66,9 +59,8 @@ def overview(domain: Domain, shots: int = 5) -> Overview:
 
 def _of_task(task: Task, domain: Domain, shots: int) -> TaskOverview:
     counts = task.counts(domain)
-    needs = _NEEDS.get(task.part, task.part)
     if not counts:
-        return TaskOverview({}, False, (f"needs {needs}",))
+        return TaskOverview({}, False, (f"needs {task.needs or task.part}",))
     is_classes = task.name == "classification" or bool(task.classes)
     if not is_classes:
         return TaskOverview(counts, True, ())

@@ -235,6 +235,7 @@ CLASSIFICATION = labelled_task(
     title="Classification",
     summary="Which category a product belongs to.",
     part="products",
+    needs="products with a category",
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),
     columns=("category", "probability"),

@@ -196,6 +196,7 @@ SENTIMENT = labelled_task(
     title="Sentiment",
     summary="Whether a review is positive.",
     part="reviews",
+    needs="reviews with stars or a sentiment",
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
     columns=Sentiment._fields,

@@ -50,6 +50,7 @@ class Task(NamedTuple):
         counts: domain -> numbers of examples, keyed by class or by what they are; repeated ones
             count once.
         has_examples: domain -> whether it has examples of the task.
+        needs: what a domain must have for it, for messages; the name of the part by default.
         head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
         episodes: (model, domains, reading, shape, always, scored) -> the episodes of domains that
             all have examples; `always` are, for each domain, the classes that each episode
@@ -97,6 +98,7 @@ class Task(NamedTuple):
     picked: Callable[[Sequence[Any]], Sequence[Any]] | None = lambda examples: examples
     check: Callable[[Adapted, Sequence[Any], Domain], None] = lambda adapted, examples, domain: None
     size: Callable[[Any], int] | None = None
+    needs: str = ""
     needs_states: bool = False
     is_ranking: bool = False
     classes: tuple[str, ...] = ()
