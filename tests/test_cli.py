@@ -72,6 +72,14 @@ def test_check_says_what_a_shop_allows(shop, monkeypatch, capsys) -> None:
     (domain,) = json.loads(out)["domains"]
     assert domain["rows"]["reviews"] == 3
     assert domain["tasks"]["classification"]["counts"] == {"Tools": 6, "Watering": 6}
+    (shop / "bare.csv").write_text("text\nso\n")
+    run(monkeypatch, capsys, "import", "bare.csv", "bare/garden", "--map=text:text")
+    _, out, _ = run(monkeypatch, capsys, "check", "bare")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[1:3] == [
+        "classification no needs products with a category",
+        "sentiment no needs reviews with stars or a sentiment",
+    ]
     (shop / "my_shop" / "garden" / "reviews.jsonl").write_text("{}\n")
     code, out, err = run(monkeypatch, capsys, "check", "my_shop")
     assert code == 1 and "reviews.jsonl:1: field 'id' is missing" in err
