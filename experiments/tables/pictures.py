@@ -1,18 +1,13 @@
-"""Pictures that go with tables: learning curves, fits of sine waves, and scores against shots."""
+"""Pictures that go with tables: learning curves, descents, and fits of sine waves."""
 
-import io
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.reports.layout import last_steps, shots_name
 from metaguide.evaluation.metrics import mean_halves
-from metaguide.evaluation.results import Row
 from metaguide.files import atomic_write
 from metaguide.training.loop import metrics_in
 
@@ -127,113 +122,6 @@ def fits(outcomes: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Path:
         row[0].set_ylabel(method)
     rows[0][0].legend(frameon=False, fontsize="x-small", ncols=2)
     return _saved(figure, path)
-
-
-BASELINE = "best baseline"
-
-SHOWN = ("prototypical", "logistic", "maml", "fine-tuning", "scratch")
-"""The methods in the picture of adaptation; all of them at once would be unreadable."""
-
-
-def adaptation(
-    rows: Sequence[Row],
-    domain: str,
-    metrics: Mapping[str, str],
-    baselines: Collection[str],
-    path: Path,
-) -> None:
-    """Draw a guide's scores on a domain it has never seen, against the number of shots.
-
-    Bands are 95% intervals over training seeds. A description of the picture states all its
-    numbers.
-
-    Args:
-        rows: rows of all domains, methods and baselines.
-        domain: the held-out domain.
-        metrics: for each task, shown in its own panel, the metric to show.
-        baselines: names of the methods that are baselines; the best one at each number of shots is
-            drawn.
-        path: path of the picture, an SVG.
-    """
-    panels = {
-        task: _against_shots(rows, domain, task, metrics[task], baselines) for task in metrics
-    }
-    shots = sorted(
-        {count for lines in panels.values() for line in lines.values() for count in line}
-    )
-    styles = dict(zip([*SHOWN, BASELINE], [*COLOURS[: len(SHOWN)], "#6b6e75"], strict=True))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": domain, "font.size": 10}):
-        figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for panel, (task, lines) in zip(axes, panels.items(), strict=True):
-            for name, line in lines.items():
-                places = [shots.index(count) for count in line]
-                values = np.asarray([value for value, _ in line.values()])
-                halves = np.asarray([half or 0.0 for _, half in line.values()])
-                dashes = "--" if name == BASELINE else "-"
-                panel.plot(places, values, dashes, color=styles[name], label=name, marker=".")
-                panel.fill_between(
-                    places, values - halves, values + halves, color=styles[name], alpha=0.1, lw=0
-                )
-            panel.set_title(f"{task} on {domain}")
-            panel.set_xticks(range(len(shots)), [str(count) for count in shots])
-            panel.set_xlabel("examples a class" if task == "classification" else "examples")
-            panel.set_ylabel(metrics[task])
-            panel.set_ylim(bottom=0)
-            panel.spines[["top", "right"]].set_visible(False)
-        handles = {h.get_label(): h for a in axes for h in a.get_legend_handles_labels()[0]}
-        figure.legend(
-            handles=list(handles.values()), frameon=False, loc="outside right center", fontsize=9
-        )
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    words = f"<desc>{described(rows, domain, metrics, baselines)}</desc>"
-    text = re.sub(r" *<metadata>.*?</metadata>\n", "", text, flags=re.DOTALL)
-    end = text.index(">", text.index("<svg ")) + 1
-    lines = (text[:end] + words + text[end:]).splitlines()
-    with atomic_write(path) as file:
-        file.write(("\n".join(line.rstrip() for line in lines) + "\n").encode())
-
-
-def described(
-    rows: Sequence[Row], domain: str, metrics: Mapping[str, str], baselines: Collection[str]
-) -> str:
-    """Return the numbers of the picture of adaptation in words, for those who cannot see it."""
-    said = []
-    for task, metric in metrics.items():
-        lines = _against_shots(rows, domain, task, metric, baselines)
-        for name, line in lines.items():
-            values = ", ".join(
-                f"{value:.3f} at {shots_name(count)}" for count, (value, _) in line.items()
-            )
-            said.append(f"{task} on {domain}, {metric}, {name}: {values}.")
-    return " ".join(said)
-
-
-def _against_shots(
-    rows: Sequence[Row], domain: str, task: str, metric: str, baselines: Collection[str]
-) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """Return (value, half-width over seeds) after the last step, keyed by method and by shots."""
-    chosen = [
-        row
-        for row in last_steps(rows)
-        if (row.domain, row.task, row.metric) == (domain, task, metric) and row.shots is not None
-    ]
-    chosen.sort(key=lambda row: row.shots or 0)
-    lines: dict[str, dict[int, tuple[float, float | None]]] = {name: {} for name in SHOWN}
-    best: dict[int, tuple[float, float | None]] = {}
-    for row in chosen:
-        shots = row.shots or 0
-        if row.method in baselines:
-            best[shots] = max(best.get(shots, (row.value, None)), (row.value, None), key=_value)
-        elif row.method in lines:
-            lines[row.method][shots] = (row.value, row.ci95_seeds)
-    return {name: line for name, line in {**lines, BASELINE: best}.items() if line}
-
-
-def _value(point: tuple[float, float | None]) -> float:
-    return point[0]
 
 
 def _curve(cell: Path, seeds: int) -> tuple[np.ndarray, np.ndarray] | None:

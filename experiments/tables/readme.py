@@ -1,8 +1,8 @@
-"""Rewrite the tables of experiments/results/README.md, and the README's picture.
+"""Rewrite the tables of experiments/results/README.md, and the pictures beside it.
 
 `python -m experiments.tables.readme` fills every block between `<!-- table:NAME -->` and
-`<!-- /table:NAME -->` from experiments/results/NAME.json, and draws adaptation.svg there. With
-`--check` it changes nothing, and fails if a block or the picture is stale.
+`<!-- /table:NAME -->` from experiments/results/NAME.json, and draws the pictures of `PICTURES`
+there. With `--check` it changes nothing, and fails if a block or a picture is stale.
 `<!-- table:NAME task=sentiment metric=macro_f1 shots=5 steps=1,10 -->` shows a part of the table,
 with a column for each of these numbers of adaptation steps; `domain=all` shows one domain.
 `across=tasks` makes one table whose columns are the tasks.
@@ -10,8 +10,9 @@ with a column for each of these numbers of adaptation steps; `domain=all` shows 
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
@@ -28,7 +29,7 @@ from experiments.reports.layout import (
     number,
     tasks_of,
 )
-from experiments.tables.pictures import adaptation, described
+from experiments.tables.against_shots import Panel, Picture, described, draw
 from metaguide.evaluation.baselines import BASELINES as OF_THE_GUIDE
 from metaguide.evaluation.results import Results, ResultsError, Row, read
 from metaguide.files import atomic_write
@@ -48,8 +49,64 @@ CHOICES = ("task", "metric", "shots", "steps", "domain", "across")
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-PICTURED = ("guide_bazaar", "toys", {"classification": "accuracy", "questions": "f1"})
-"""The results, the held-out domain, and the metric of each task in the README's picture."""
+_ALONE = "encoder alone"
+_REVIEWS = Picture(
+    (Panel("all", "sentiment", "accuracy"), Panel("all", "sentiment", "macro_f1")),
+    ("n-grams", "encoder", "encoder + n-grams", _ALONE, f"{_ALONE}, unlabelled"),
+)
+_TITLES = ("encoder", "n-grams, learned", "encoder + n-grams, learned")
+_PHOTOS = (
+    *("untrained: ridge", "denoising: prototypes", "denoising: ridge"),
+    *("denoising: balanced label-spreading", "denoising + prototypical: prototypes"),
+    "denoising + anil: descent",
+)
+_SHOPS = ("text", "text + numbers", "adapted, 100 users", "adapted, all users", "in-domain")
+_ADAPTED = ("prototypical", "logistic", "maml", "fine-tuning", "scratch")
+
+PICTURES = {
+    ("adaptation", "guide_bazaar"): Picture(
+        (Panel("toys", "classification", "accuracy"), Panel("toys", "questions", "f1")),
+        _ADAPTED,
+        over_seeds=True,
+    ),
+    ("guide_reviews_zh", "guide_reviews_zh"): Picture(
+        (
+            Panel("unseen categories", "classification", "accuracy"),
+            Panel("unseen categories", "classification", "accuracy_unseen"),
+        ),
+        (*_ADAPTED, "ridge", "zero-shot"),
+    ),
+    ("reviews_zh", "reviews_zh"): _REVIEWS,
+    ("reviews_en", "reviews_en"): _REVIEWS,
+    ("products", "products"): Picture(
+        (
+            Panel("home appliances", "products", "accuracy"),
+            Panel("electronics", "products", "accuracy"),
+        ),
+        _TITLES,
+    ),
+    ("product_images", "product_images"): Picture(
+        (Panel("all splits", "photos", "accuracy"),), _PHOTOS
+    ),
+    ("questions", "questions"): Picture(
+        (Panel("books", "questions", "f1"), Panel("movies", "questions", "f1")),
+        ("reader", "reader, likeliest", "nearest sentence"),
+    ),
+    ("recommendation", "recommendation"): Picture(
+        tuple(Panel(shop, "recommendation", "ndcg@10") for shop in ("Beauty", "Sports", "Toys")),
+        _SHOPS,
+    ),
+    ("universal", "universal"): Picture(
+        (
+            Panel("kitchen", "classification", "accuracy"),
+            Panel("books", "sentiment", "accuracy"),
+            Panel("books", "questions", "f1"),
+            Panel("toys", "recommendation", "ndcg@10"),
+        ),
+        ("universal", "one task", "one shop"),
+    ),
+}
+"""(name of the picture, name of its results) -> what it shows."""
 
 _OPEN = re.compile(r"<!-- table:(?P<name>[\w.-]+)(?P<choice>(?: +\w+=[^\s>]+)*) *-->")
 
@@ -169,35 +226,50 @@ def _table(table: Grid) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stale(folder: Path) -> dict[str, Callable[[], None]]:
+    """Return what writes each file of a folder of results anew, for the files that are stale.
+
+    Args:
+        folder: the folder of README.md, the results and the pictures.
+
+    Raises:
+        ResultsError: results are missing or broken, or a block of the README is.
+    """
+    found: dict[str, Callable[[], None]] = {}
+    readme = folder / "README.md"
+    text = readme.read_text("utf-8")
+    filled = fill(text, folder)
+    if filled != text:
+        found[readme.name] = lambda: _write(readme, filled)
+    for (name, results), picture in PICTURES.items():
+        rows, path = read(folder / f"{results}.json").rows, folder / f"{name}.svg"
+        drawn = path.read_text("utf-8") if path.is_file() else ""
+        if described(rows, picture, BASELINES) not in drawn:
+            found[path.name] = partial(draw, rows, picture, BASELINES, path)
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def main(argv: list[str]) -> None:
-    """Rewrite or check the tables and the picture; a check exits with 1 if one is stale."""
+    """Rewrite or check the tables and the pictures; a check exits with 1 if one is stale."""
     del argv
-    readme, picture = RESULTS / "README.md", RESULTS / "adaptation.svg"
-    name, domain, metrics = PICTURED
     try:
-        text = readme.read_text("utf-8")
-        filled = fill(text, RESULTS)
-        rows = read(RESULTS / f"{name}.json").rows
-        drawn = picture.read_text("utf-8") if picture.is_file() else ""
+        found = stale(RESULTS)
     except (OSError, ResultsError) as error:
         sys.exit(str(error))
-    stale = [
-        path.name
-        for path, fresh in (
-            (readme, filled == text),
-            (picture, described(rows, domain, metrics, BASELINES) in drawn),
-        )
-        if not fresh
-    ]
-    if not stale:
-        print("experiments/results: README.md and adaptation.svg are those of the results")
+    names = ", ".join(found)
+    if not found:
+        print("experiments/results: README.md and the pictures are those of the results")
         return
     if _CHECK.value:
-        sys.exit(f"{' and '.join(stale)}: stale; run python -m experiments.tables.readme")
-    with atomic_write(readme) as file:
-        file.write(filled.encode())
-    adaptation(rows, domain, metrics, BASELINES, picture)
-    print(f"experiments/results: wrote {' and '.join(stale)}")
+        sys.exit(f"{names}: stale; run python -m experiments.tables.readme")
+    for write in found.values():
+        write()
+    print(f"experiments/results: wrote {names}")
 
 
 if __name__ == "__main__":

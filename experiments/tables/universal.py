@@ -122,6 +122,7 @@ def adapted(
     config: FrozenConfigDict,
     split: DomainSplit,
     bench_of: Mapping[str, Bench],
+    methods: Sequence[str],
     seeds: Sequence[int],
     workdir: Path,
 ) -> dict[tuple[str, str], Comparison]:
@@ -131,13 +132,13 @@ def adapted(
         config: a resolved config.
         split: all domains.
         bench_of: of each task; all guides are the same model, and so share its programs.
+        methods: the return value of `methods_in`.
         seeds: the training seeds.
         workdir: folder of the run; what it has of the training is not done again.
 
     Returns:
         The comparison of the methods of each guide, keyed by its name and the task.
     """
-    methods = methods_in(config, bench_of)
     found = {}
     for guide in guides_of(config, split, tuple(bench_of)):
         folders = {seed: workdir / f"seed{seed}" / guide.folder for seed in seeds}
@@ -228,7 +229,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         scores: Scores = {}
         tunings: list[Tuning] = []
         choices: dict[str, dict[str, Any]] = {}
-        for (name, task), comparison in adapted(config, split, bench_of, seeds, workdir).items():
+        compared_guides = adapted(config, split, bench_of, methods, seeds, workdir)
+        for (name, task), comparison in compared_guides.items():
             more, own, tuning = chosen(name, task, comparison)
             rows += more
             scores |= own
