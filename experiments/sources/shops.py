@@ -139,8 +139,8 @@ def at_most(shop: Domain, most: int, seed: int) -> Domain:
 
     reviews = tuple(shop.reviews[row] for row in drawn(len(shop.reviews)))
     questions = tuple(shop.questions[row] for row in drawn(len(shop.questions)))
-    users = sorted({one.user for one in shop.interactions})
-    users = {users[row] for row in drawn(len(users))}
+    everyone = sorted({one.user for one in shop.interactions})
+    users = {everyone[row] for row in drawn(len(everyone))}
     interactions = tuple(one for one in shop.interactions if one.user in users)
     wanted = {one.product for one in interactions} | _whole_categories(shop.products, most, rng)
     products = tuple(one for one in shop.products if one.id in wanted)

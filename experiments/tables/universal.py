@@ -77,16 +77,18 @@ def guides_of(
     Raises:
         ConfigError: `one_shop` names no source, or has nothing of some task.
     """
-    of_name = {shop.name: shop for shop in split.sources}
-    for name in config.one_shop:
-        if name not in of_name:
-            raise ConfigError(
-                f"config.one_shop names {name!r}, which is no source; there are "
-                f"{', '.join(of_name)}"
-            )
-    few = tuple(of_name[name] for name in config.one_shop)
+    teaching = {"data.sources": split.sources}
+    if ONE_SHOP in config.guides:
+        of_name = {shop.name: shop for shop in split.sources}
+        for name in config.one_shop:
+            if name not in of_name:
+                raise ConfigError(
+                    f"config.one_shop names {name!r}, which is no source; there are "
+                    f"{', '.join(of_name)}"
+                )
+        teaching["one_shop"] = tuple(of_name[name] for name in config.one_shop)
     for task in tasks:
-        for field, shops in (("data.sources", split.sources), ("one_shop", few)):
+        for field, shops in teaching.items():
             if not any(TASKS[task].has_examples(shop) for shop in shops):
                 raise ConfigError(
                     f"config.{field}: no source has examples of {task}; add one that has"
@@ -107,7 +109,8 @@ def guides_of(
                 (task,),
             )
     if ONE_SHOP in config.guides:
-        yield Guide(ONE_SHOP, "one-shop", config, split._replace(sources=few), tuple(tasks))
+        few = split._replace(sources=teaching["one_shop"])
+        yield Guide(ONE_SHOP, "one-shop", config, few, tuple(tasks))
 
 
 def part_of(shop: Domain, task: str) -> Domain:

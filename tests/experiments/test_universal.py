@@ -327,7 +327,7 @@ def test_a_gain_is_of_the_same_examples() -> None:
 def test_guides_are_trained_adapted_and_compared(tmp_path: Path) -> None:
     """Catches a guide that is not in the table, one whose rows are another's, a gain that is not
     the difference, a choice that is not kept, and a finished run that trains again."""
-    config = config_of(tmp_path / "shop", guides=("universal", "one task"))
+    config = config_of(tmp_path / "shop", guides=("universal", "one task"), one_shop=("nowhere",))
     folder = tmp_path / "run"
     universal.main(config, folder)
     found = results.read(folder)

@@ -720,14 +720,15 @@ def test_episodes_of_many_users_are_for_joint_training(tokenizer):
     padding; another task than recommendation changes with the number of users."""
     model = model_of(vocabulary=tokenizer.size, dropout=0.0)
     reading = Reading(TextReader(tokenizer), LENGTHS, False, 3)
-    shape = SHAPE._replace(users=3, candidates=5)
+    shape = SHAPE._replace(users=3, candidates=3)
     made = task_distributions(model, (PHONES,), reading, shape)
     distribution = made["recommendation"]
     data = jax.tree.map(jnp.asarray, distribution.data)
     support, query, context = distribution.sample(data, 0, 0, jax.random.key(0))
-    # The user took four of nine products.
-    assert query["mask"].shape == (12,) and query["popularity"].shape == (12, 5)
-    assert context["products"]["tokens"].shape == (5, 6)
+    # The user took four of nine products, and the small shop has three of these.
+    assert query["mask"].shape == (12,) and query["popularity"].shape == (12, 3)
+    assert query["mask"].sum() == 9
+    assert context["products"]["tokens"].shape == (3, 6)
     assert all(len(leaf) == 0 for leaf in support.values())
     asked = made["sentiment"].sample(
         jax.tree.map(jnp.asarray, made["sentiment"].data), 0, 1, jax.random.key(0)
