@@ -1,14 +1,13 @@
 """Chinese shop reviews, online_shopping_10_cats: sentiment, and the category of a review."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.sources import Reviews
-from experiments.sources.parts import Parts, named, real_data
+from experiments.sources.parts import Parts, at_most, named, real_data
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.online_shopping import read_online_shopping
 
@@ -38,9 +37,10 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         CatalogueError: the reviews are missing or invalid.
     """
     data = config.data
-    domains = read_online_shopping(real_data(FILE))
-    if data.most:
-        domains = {name: _at_most(domain, data.most, data.seed) for name, domain in domains.items()}
+    domains = {
+        name: at_most(domain, data.most, data.seed)
+        for name, domain in read_online_shopping(real_data(FILE)).items()
+    }
     parts = named(config, domains)
     kept: dict[str, tuple[Review, ...]] = {}
     aside: dict[str, dict[str, tuple[Review, ...]]] = {"validation": {}, "held_out": {}}
@@ -67,13 +67,6 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         (*parts.held_out, _categories(names["held_out"], aside["held_out"])),
         {names[part]: tuple(data[part]) for part in names},
     )
-
-
-def _at_most(domain: Domain, most: int, seed: int) -> Domain:
-    """Return a domain with at most so many reviews, drawn by a seed, in their order."""
-    rng = np.random.default_rng([seed, most])
-    rows = np.sort(rng.permutation(len(domain.reviews))[:most])
-    return replace(domain, reviews=tuple(domain.reviews[row] for row in rows))
 
 
 def _categories(name: str, reviews: Mapping[str, tuple[Review, ...]]) -> Domain:

@@ -3,15 +3,16 @@
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from metaguide.data.catalogue import CatalogueError, Domain, read_domain
+from metaguide.data.catalogue import CatalogueError, Domain, Product, read_domain
 from metaguide.data.importers import FORMATS, Options, import_domain
 from metaguide.training.progress import say
 
@@ -67,6 +68,47 @@ def named(config: FrozenConfigDict, domains: Mapping[str, Domain]) -> Parts:
         raise ConfigError("no source domain is left; hold fewer domains out")
     sources, validation, held_out = (tuple(map(domains.__getitem__, parts[p])) for p in parts)
     return Parts(sources, validation, held_out)
+
+
+def at_most(shop: Domain, most: int, seed: int) -> Domain:
+    """Return a shop with at most so many reviews, questions, users, and titles with a category.
+
+    Users come with all that they took, and titles with all others of their product, unless these
+    are too many. Products without a category are in the shop if a user took them.
+
+    Args:
+        shop: any shop.
+        most: the maximum; 0 for all.
+        seed: of the draw.
+    """
+    if not most:
+        return shop
+    rng = np.random.default_rng([seed, most])
+
+    def drawn(count: int) -> list[int]:
+        return np.sort(rng.permutation(count)[:most]).tolist()
+
+    reviews = tuple(shop.reviews[row] for row in drawn(len(shop.reviews)))
+    questions = tuple(shop.questions[row] for row in drawn(len(shop.questions)))
+    everyone = sorted({one.user for one in shop.interactions})
+    users = {everyone[row] for row in drawn(len(everyone))}
+    interactions = tuple(one for one in shop.interactions if one.user in users)
+    wanted = {one.product for one in interactions} | _whole_categories(shop.products, most, rng)
+    products = tuple(one for one in shop.products if one.id in wanted)
+    return Domain(shop.name, products, reviews, questions, interactions)
+
+
+def _whole_categories(products: Iterable[Product], most: int, rng: np.random.Generator) -> set[str]:
+    """Draw categories as long as they have at most so many products together; return their ids."""
+    ids: dict[str, list[str]] = {}
+    for product in products:
+        if product.category is not None:
+            ids.setdefault(product.category, []).append(product.id)
+    names, taken = sorted(ids), set()
+    for row in rng.permutation(len(names)).tolist():
+        if len(taken) + len(ids[names[row]]) <= most:
+            taken.update(ids[names[row]])
+    return taken
 
 
 def data_folder() -> Path | None:

@@ -10,11 +10,10 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.sources import amazon_sequences, fdu_mtl, pricerunner, subjqa
-from experiments.sources.parts import Parts, named
+from experiments.sources.parts import Parts, at_most, named
 from metaguide.data.catalogue import PARTS, CatalogueError, Domain, Product
 from metaguide.data.texts import normalised
 
@@ -117,47 +116,6 @@ def without_users(shop: Domain, users: Iterable[str]) -> Domain:
     users = frozenset(users)
     kept = tuple(one for one in shop.interactions if one.user not in users)
     return replace(shop, interactions=kept)
-
-
-def at_most(shop: Domain, most: int, seed: int) -> Domain:
-    """Return a shop with at most so many reviews, questions, users, and titles with a category.
-
-    Users come with all that they took, and titles with all others of their product, unless these
-    are too many. Products without a category are in the shop if a user took them.
-
-    Args:
-        shop: any shop.
-        most: the maximum; 0 for all.
-        seed: of the draw.
-    """
-    if not most:
-        return shop
-    rng = np.random.default_rng([seed, most])
-
-    def drawn(count: int) -> list[int]:
-        return np.sort(rng.permutation(count)[:most]).tolist()
-
-    reviews = tuple(shop.reviews[row] for row in drawn(len(shop.reviews)))
-    questions = tuple(shop.questions[row] for row in drawn(len(shop.questions)))
-    everyone = sorted({one.user for one in shop.interactions})
-    users = {everyone[row] for row in drawn(len(everyone))}
-    interactions = tuple(one for one in shop.interactions if one.user in users)
-    wanted = {one.product for one in interactions} | _whole_categories(shop.products, most, rng)
-    products = tuple(one for one in shop.products if one.id in wanted)
-    return Domain(shop.name, products, reviews, questions, interactions)
-
-
-def _whole_categories(products: Iterable[Product], most: int, rng: np.random.Generator) -> set[str]:
-    """Draw categories as long as they have at most so many products together; return their ids."""
-    ids: dict[str, list[str]] = {}
-    for product in products:
-        if product.category is not None:
-            ids.setdefault(product.category, []).append(product.id)
-    names, taken = sorted(ids), set()
-    for row in rng.permutation(len(names)).tolist():
-        if len(taken) + len(ids[names[row]]) <= most:
-            taken.update(ids[names[row]])
-    return taken
 
 
 def _with_titles(clusters: Mapping[str, Domain], least: int) -> dict[str, Domain]:

@@ -66,8 +66,7 @@ def draw(rows: Sequence[Row], picture: Picture, baselines: Collection[str], path
         baselines: names of the methods that are baselines.
         path: path of the picture.
     """
-    styles = dict(zip([*picture.methods, BASELINE], [*COLOURS, "#6b6e75"], strict=False))
-    styles[BASELINE] = "#6b6e75"
+    styles = {**dict(zip(picture.methods, COLOURS, strict=False)), BASELINE: "#6b6e75"}
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": path.stem, "font.size": 10}
     ):

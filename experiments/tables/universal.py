@@ -27,6 +27,7 @@ from experiments.adapt import (
     score_baselines,
 )
 from experiments.config_files import ConfigError
+from experiments.configs.universal import GUIDES
 from experiments.domain_split import DomainSplit, prepare
 from experiments.guide import stages_of, train
 from experiments.modules import COMMANDS
@@ -40,7 +41,7 @@ from metaguide.files import write_json
 from metaguide.tasks import TASKS
 from metaguide.training.progress import say
 
-UNIVERSAL, ONE_TASK, ONE_SHOP = "universal", "one task", "one shop"
+UNIVERSAL, ONE_TASK, ONE_SHOP = GUIDES
 
 GAIN = "gain"
 """Name of the metric of differences: the first metric of a task, universal minus another guide."""
