@@ -234,6 +234,12 @@ NAMED_PROTOTYPES = Adaptation(
     "named-prototypes",
     lambda problem, s: prototypical(problem, s.temperature, NAMED),
 )
+NAMED_RIDGE = Adaptation(
+    "features",
+    "named-ridge",
+    lambda problem, s: ridge(problem, s.penalty, names=NAMED),
+    "penalty",
+)
 SOFT_K_MEANS = Adaptation(
     "features", "soft-k-means", lambda problem, _: soft_k_means(problem), reads_unlabelled=True
 )
@@ -362,6 +368,7 @@ METHODS = {
     "head-only": Method("multitask", _jointly, HEAD_BY_SGD),
     "head-only-adam": Method("multitask", _jointly, HEAD_BY_ADAM),
     "ridge": Method("multitask", _jointly, RIDGE),
+    "named-ridge": Method("multitask", _jointly, NAMED_RIDGE),
     "logistic": Method("multitask", _jointly, LOGISTIC),
     "named-prototypes": Method("multitask", _jointly, NAMED_PROTOTYPES),
     "soft-k-means": Method("multitask", _jointly, SOFT_K_MEANS),

@@ -229,7 +229,8 @@ def trained(encoders, method, task):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "sentiment"])
 @pytest.mark.parametrize(
-    "method", ["ridge", "logistic", "named-prototypes", "soft-k-means", "map-head"]
+    "method",
+    ["ridge", "named-ridge", "logistic", "named-prototypes", "soft-k-means", "map-head"],
 )
 def test_a_head_is_what_its_description_says(encoders, tmp_path, method, task):
     """Faults: a weight, a bias or an epsilon of a formula is another one; the adapter, the norm,

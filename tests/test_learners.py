@@ -83,6 +83,7 @@ ON_FEATURES = (
     "soft-k-means",
     "label-spreading",
     "ridge",
+    "named-ridge",
     "logistic",
     "matching",
     "relation",

@@ -220,13 +220,15 @@ def named_problem(names, has_name):
     return problem._replace(names=lambda encoded, context: (names, jnp.asarray(has_name))), support
 
 
-def test_a_name_is_so_many_examples_of_its_class():
+@pytest.mark.parametrize(
+    "names_and_not", [("named-prototypes", "prototypical"), ("named-ridge", "ridge")]
+)
+def test_a_name_is_so_many_examples_of_its_class(names_and_not):
     """Faults: a name counts once, or for another class; it is not moved to where the texts are; a
     class without a name has the origin for one."""
     has_name = np.array([True, False, True])
     names = np.random.default_rng(1).normal(size=(3, 32)).astype(np.float32)
     problem, support = named_problem(names, has_name)
-    names_and_not = "named-prototypes", "prototypical"
     learner, again = (METHODS[one].at_test(problem, Settings()) for one in names_and_not)
     x, label = np.asarray(support["x"]), np.asarray(support["label"])
     centres = np.stack([x[label == n].mean(0) for n in range(3)])

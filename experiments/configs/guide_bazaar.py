@@ -31,7 +31,7 @@ from experiments.ranges import (
 SGD_RATES = (0.03, 0.1, 0.3)
 ADAM_RATES = (1e-3, 3e-3, 1e-2)
 RULE_FACTORS = (1.0, 3.0, 10.0)
-PENALTIES = (0.3, 3.0, 30.0)
+PENALTIES = (3.0, 30.0, 300.0)
 MAP_PENALTIES = (30.0, 100.0, 300.0)
 MAP_ALL_PENALTIES = (0.3, 3.0, 30.0)
 SOURCES = ("clothing", "computers", "cosmetics", "furniture", "groceries", "phones", "sports")
@@ -43,7 +43,7 @@ ALL = (*ADAPTED, "recommendation")
 
 METHODS = (
     *("scratch", "zero-shot", "fine-tuning", "fine-tuning-adam", "head-only", "head-only-adam"),
-    *("ridge", "logistic", "named-prototypes", "soft-k-means", "label-spreading"),
+    *("ridge", "named-ridge", "logistic", "named-prototypes", "soft-k-means", "label-spreading"),
     *("vectors+words", "tf-idf"),
     *("map-head", "map-all"),
     *("maml", "first-order", "anil", "prototypical"),
@@ -212,7 +212,12 @@ def get_config() -> ConfigDict:
                 "learners": ("maml", "rnn", "lstm", "hyper", "lstm-head", "maml+lstm"),
             },
             "adapt": {
-                "methods": {"fine-tuning-adam": ADAPTED, "head-only-adam": ALL, "ridge": ()},
+                "methods": {
+                    "fine-tuning-adam": ADAPTED,
+                    "head-only-adam": ALL,
+                    "ridge": (),
+                    "named-ridge": (),
+                },
             },
         },
         # For tests and notebooks: every stage runs, but nothing is learned.
@@ -381,6 +386,7 @@ def get_config() -> ConfigDict:
             "head-only": ALL,
             "head-only-adam": (),
             "ridge": CLASSES,
+            "named-ridge": ("classification",),
             "logistic": (),
             "soft-k-means": (),
             "map-head": CLASSES,

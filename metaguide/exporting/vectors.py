@@ -13,7 +13,7 @@ from metaguide.types import OUT
 
 _PROTOTYPES = ("prototypes", "named-prototypes")
 
-METHODS = ("ridge", "logistic", *_PROTOTYPES, "soft-k-means", "map")
+METHODS = ("ridge", "named-ridge", "logistic", *_PROTOTYPES, "soft-k-means", "map")
 """The adaptations whose state is a classifier on features."""
 
 

@@ -215,13 +215,16 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
     return on_features(problem, _fit_prototypes, score, init, squared)
 
 
-def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) -> Learner:
+def ridge(
+    problem: Problem, penalty: float | Array, temperature: float = 1.0, names: int = 0
+) -> Learner:
     """Fit W = argmin ‖XW − (2Y − 1)‖² + λ‖W‖² on the support's features, in closed form.
 
     Args:
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
         temperature: divides the logits; it matters only in training.
+        names: as in `prototypical`.
 
     Returns:
         A learner whose `adapted` is (meta-parameters, W).
@@ -241,7 +244,10 @@ def ridge(problem: Problem, penalty: float | Array, temperature: float = 1.0) ->
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
         return ridge_weights(features, label, mask, way, penalty)
 
-    return on_features(problem, fit, lambda rule, f, w: standardised(f) @ w / temperature)
+    def score(rule: Params, features: Features, weights: Array) -> Array:
+        return standardised(features) @ weights / temperature
+
+    return on_features(problem, fit, score, names=names)
 
 
 def r2d2(problem: Problem, penalty: float | Array = 1.0, scale: float = 1.0) -> Learner:

@@ -347,6 +347,7 @@ def test_guides_are_trained_adapted_and_compared(tmp_path: Path) -> None:
         "zero-shot",
         "map-head",
         "ridge",
+        "named-ridge",
     }
     trained = {
         path: path.stat().st_mtime_ns for path in folder.glob("seed0/*/multitask/checkpoints/*")
