@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
-from scipy.special import logsumexp
 
 from metaguide.guide import AdaptedGuide
+from metaguide.learners.calibration import LEAST, log_probabilities
 from metaguide.methods import adaptation_of
 from metaguide.tasks import TASKS, HeldBack, Serving
 
@@ -17,12 +18,6 @@ CANDIDATES = ("soft-k-means", "named-prototypes", "logistic", "vectors+words", "
 
 PENALTY = 5.0
 """λ of the candidates by logistic regression, for features of unit mean square."""
-
-SCALES = np.exp(np.linspace(-4, 4, 33))
-"""The factors of logits that are tried."""
-
-LEAST = -5.0
-"""The least log-probability of an example that counts: one that is sure and wrong is not all."""
 
 
 class Choice(NamedTuple):
@@ -103,7 +98,7 @@ def _choice(own: str, held_back: Mapping[str, HeldBack]) -> Choice:
 def log_probability(
     logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
 ) -> Float[np.ndarray, " examples"]:
-    """Return max(log softmax(s z_i)_{y_i}, `LEAST`) with the one s > 0 that gives the largest mean.
+    """Return log softmax(s z_i)_{y_i}, at least `LEAST`, with the s that gives the largest mean.
 
     Methods differ in how sure they are: one that is right as often, and too sure or not sure
     enough, is no worse.
@@ -113,10 +108,8 @@ def log_probability(
         labels: y.
     """
     finite = np.asarray(np.isfinite(logits).all(axis=1))
-    rows = np.where(finite[:, None], logits, 0)[None] * SCALES[:, None, None]
-    chosen = np.take_along_axis(rows, labels[None, :, None], axis=2)[..., 0]
-    bounded = np.maximum(chosen - logsumexp(rows, axis=2), LEAST)
-    found: np.ndarray = np.where(finite, bounded, LEAST)
+    rows = np.where(finite[:, None], logits, 0)
+    found = np.where(finite, log_probabilities(jnp.asarray(rows), jnp.asarray(labels)), LEAST)
     return found[found.mean(1).argmax()]
 
 

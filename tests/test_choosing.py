@@ -6,9 +6,10 @@ import scipy.special
 
 import metaguide
 from metaguide import choosing
-from metaguide.choosing import LEAST, best
+from metaguide.choosing import best
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.tokenizer import Tokenizer
+from metaguide.learners.calibration import LEAST, SCALES
 from metaguide.tasks import TASKS, HeldBack
 from tests.pretrained.conftest import write as write_encoder
 from tests.test_saved import DOMAIN as SHOP
@@ -71,7 +72,7 @@ def test_a_method_that_is_too_sure_is_no_worse():
         np.testing.assert_allclose(
             choosing.log_probability(factor * logits, labels).mean(), score.mean(), atol=0.02
         )
-    plain = {s: scipy.special.log_softmax(s * logits, axis=1) for s in choosing.SCALES}
+    plain = {s: scipy.special.log_softmax(s * logits, axis=1) for s in SCALES}
     means = {s: np.maximum(rows[np.arange(40), labels], LEAST).mean() for s, rows in plain.items()}
     assert score.mean() == pytest.approx(max(means.values()))
 

@@ -481,7 +481,7 @@ def test_ridge_is_the_primal_closed_form():
     episodes, x, label = masked_task()
     target = 2.0 * np.eye(WAY)[label] - 1.0
     expected = np.linalg.solve(x.T @ x + 0.5 * np.eye(WIDTH + 1), x.T @ target)
-    found = at(0, compiled("ridge").use(start(), episodes))
+    found = at(0, jax.jit(jax.vmap(use(ridge(PROBLEM, 0.5, 1.0)), (None, 0)))(start(), episodes))
     near(found["adapted"][1], expected, rtol=1e-3, atol=1e-4)
     query = scaled(features(task().query))
     near(found["outputs"]["logits"], query @ expected, rtol=1e-3, atol=1e-3)

@@ -156,7 +156,7 @@ def test_features_and_words_count_by_their_shares(share, monkeypatch):
     # The kernel's features are known to scikit-learn by its square root.
     values, axes = np.linalg.eigh(kernel[:6])
     root = axes * np.sqrt(np.maximum(values, 1e-9))
-    known = LogisticRegression(C=2 / 0.1, fit_intercept=False, tol=1e-10, max_iter=10_000)
+    known = LogisticRegression(C=2 / 0.01, fit_intercept=False, tol=1e-10, max_iter=10_000)
     known.fit(root, LABEL[:6])
     expected = kernel[len(TEXTS) :] @ axes @ (axes / np.maximum(values, 1e-9)).T @ root
     np.testing.assert_allclose(

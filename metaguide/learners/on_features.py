@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from metaguide.learners import positive_definite
+from metaguide.learners.calibration import scale_of
 from metaguide.types import (
     UNLABELLED,
     Batch,
@@ -216,18 +217,22 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
 
 
 def ridge(
-    problem: Problem, penalty: float | Array, temperature: float = 1.0, names: int = 0
+    problem: Problem, penalty: float | Array, temperature: float | None = None, names: int = 0
 ) -> Learner:
     """Fit W = argmin ‖XW − (2Y − 1)‖² + λ‖W‖² on the support's features, in closed form.
+
+    A regression on −1 and 1 says which class, and not how surely. So the logits are XW / τ with the
+    τ that gives the examples of the support the largest likelihood, each by the regression on the
+    others.
 
     Args:
         problem: a problem with classes.
         penalty: λ > 0, for features of unit mean square.
-        temperature: divides the logits; it matters only in training.
+        temperature: τ, which has no gradient unless it is given.
         names: as in `prototypical`.
 
     Returns:
-        A learner whose `adapted` is (meta-parameters, W).
+        A learner whose `adapted` is (meta-parameters, W / τ).
 
     Raises:
         ValueError: the problem has no classes, or λ is a number that is not positive.
@@ -242,10 +247,17 @@ def ridge(
     check_positive(penalty=penalty)
 
     def fit(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Array:
-        return ridge_weights(features, label, mask, way, penalty)
+        weights = ridge_weights(features, label, mask, way, penalty)
+        if temperature is not None:
+            return weights / temperature
+        examples = len(label) - (names * way if problem.names is not None else 0)
+        logits = without_each(features, label, mask, way, penalty)
+        counts = mask & (jnp.bincount(jnp.where(mask, label, way), length=way + 1)[label] > 1)
+        scale = scale_of(logits[:examples], label[:examples], counts[:examples])
+        return weights * jax.lax.stop_gradient(scale)
 
     def score(rule: Params, features: Features, weights: Array) -> Array:
-        return standardised(features) @ weights / temperature
+        return standardised(features) @ weights
 
     return on_features(problem, fit, score, names=names)
 
@@ -447,10 +459,36 @@ def ridge_weights(
     The dual form is used because a support has fewer examples than features. λ is raised until the
     rounded XXᵀ + λI is positive definite, to some 1e-6 of the trace in float32.
     """
+    x, gram, target = _regression(features, label, mask, way, penalty)
+    return x.T @ positive_definite.solve(gram, target)
+
+
+def without_each(
+    features: Features,
+    label: Int[Array, " examples"],
+    mask: Bool[Array, " examples"],
+    way: int,
+    penalty: float | Float[Array, ""],
+) -> Float[Array, "examples way"]:
+    """Return x_i W of each row, with the W of `ridge_weights` of all the other rows.
+
+    In closed form it is t_i − (C⁻¹ T)_i / (C⁻¹)_ii, with T = 2Y − 1 and C = XXᵀ + λI.
+
+    Rasmussen, Williams: Gaussian Processes for Machine Learning, 2006, equation 5.12.
+    """
+    _, gram, target = _regression(features, label, mask, way, penalty)
+    inverse = positive_definite.solve(gram, jnp.eye(len(gram), dtype=gram.dtype))
+    return target - inverse @ target / jnp.diag(inverse)[:, None]
+
+
+def _regression(
+    features: Features, label: Array, mask: Array, way: int, penalty: float | Array
+) -> tuple[Array, Array, Array]:
+    """Return X, XXᵀ + λI and 2Y − 1 of a ridge regression, with zeros where the mask is False."""
     x = jnp.where(mask[:, None], standardised(features), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
-    return x.T @ positive_definite.solve(positive_definite.raised(x @ x.T, penalty), target)
+    return x, positive_definite.raised(x @ x.T, penalty), target
 
 
 def out_of_reach(
