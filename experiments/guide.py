@@ -13,7 +13,8 @@ from pathlib import Path
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
-from experiments.adapt import benches, compare, compared, methods_in, serving_of, write_comparison
+from experiments.bench import benches, compared
+from experiments.comparison import compare, methods_in, serving_of, write_comparison
 from experiments.domain_split import DomainSplit, prepare
 from experiments.metatrain import metatraining_stage
 from experiments.modules import COMMANDS

@@ -17,7 +17,7 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import sources
-from experiments.adapt import _grid
+from experiments.comparison import _grid
 from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.ranges import text

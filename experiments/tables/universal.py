@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import run_folder, runner
-from experiments.adapt import (
-    Bench,
+from experiments.bench import Bench, benches, compared
+from experiments.comparison import (
     Comparison,
-    benches,
     class_names,
     compare_methods,
-    compared,
     methods_in,
     score_baselines,
 )

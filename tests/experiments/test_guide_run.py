@@ -11,7 +11,7 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 import metaguide
-from experiments import adapt
+from experiments import comparison
 from experiments import guide as end_to_end
 from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
@@ -115,16 +115,16 @@ def test_the_lines_of_the_readme_run(run, capsys):
 
 def test_ways_of_the_methods_leave_out_rows_that_repeat():
     """Zero-shot many times under other names, or prototypes without a support."""
-    assert adapt._adaptation_in("fine-tuning", "sentiment", 0) is None
-    assert adapt._adaptation_in("zero-shot", "sentiment", 5) is None
-    assert adapt._adaptation_in("zero-shot", "recommendation", 5) == NOTHING
-    assert adapt._adaptation_in("maml", "sentiment", 0) == NOTHING
+    assert comparison._adaptation_in("fine-tuning", "sentiment", 0) is None
+    assert comparison._adaptation_in("zero-shot", "sentiment", 5) is None
+    assert comparison._adaptation_in("zero-shot", "recommendation", 5) == NOTHING
+    assert comparison._adaptation_in("maml", "sentiment", 0) == NOTHING
     assert (
-        adapt._adaptation_in("lstm", "sentiment", 0) is None
+        comparison._adaptation_in("lstm", "sentiment", 0) is None
     )  # whose parameters are those of multi-task
-    assert adapt._adaptation_in("maml+lstm", "sentiment", 0) is None  # and these those of MAML
-    assert adapt._adaptation_in("prototypical", "sentiment", 0) is None
-    assert adapt._adaptation_in("ridge", "sentiment", 5) == adaptation_of("ridge")
+    assert comparison._adaptation_in("maml+lstm", "sentiment", 0) is None  # and these those of MAML
+    assert comparison._adaptation_in("prototypical", "sentiment", 0) is None
+    assert comparison._adaptation_in("ridge", "sentiment", 5) == adaptation_of("ridge")
 
 
 def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
@@ -146,7 +146,7 @@ def test_training_lets_go_of_what_is_done(monkeypatch, tmp_path):
         {name: name for name in names},
         {seed: tmp_path / str(seed) for seed in (3, 4)},
     )
-    methods = adapt.methods_in(FrozenConfigDict(config))
+    methods = comparison.methods_in(FrozenConfigDict(config))
     trained = end_to_end.train(FrozenConfigDict(config), None, methods, stages, folders)
     assert not stages
     for method, stage in (("maml", "metatrain-maml"), ("lstm", "metatrain-lstm")):
@@ -171,16 +171,16 @@ def test_the_methods_of_a_run_are_those_that_are_trained_and_have_a_task():
     config.metatrain.learners = ("lstm",)
     config.adapt.methods = {"zero-shot": ("sentiment",), "scratch": (), "lstm": ("sentiment",)}
     config.adapt.methods["maml"] = ("sentiment",)
-    assert set(adapt.methods_in(FrozenConfigDict(config))) == {"zero-shot", "lstm"}
+    assert set(comparison.methods_in(FrozenConfigDict(config))) == {"zero-shot", "lstm"}
     config.metatrain.learners = ("ltsm",)
     with pytest.raises(ConfigError, match="metatrain.learners: .*'ltsm'; there are maml, .*lstm"):
-        adapt.methods_in(FrozenConfigDict(config))
+        comparison.methods_in(FrozenConfigDict(config))
     config.metatrain.learners, config.adapt.methods["maml+lstm"] = ("maml+lstm",), ("sentiment",)
     with pytest.raises(ConfigError, match="maml.lstm starts from the parameters of maml; add it"):
-        adapt.methods_in(FrozenConfigDict(config))
+        comparison.methods_in(FrozenConfigDict(config))
     config.metatrain.learners = ("maml+lstm", "maml")
-    methods = adapt.methods_in(FrozenConfigDict(config))
+    methods = comparison.methods_in(FrozenConfigDict(config))
     assert methods.index("maml") < methods.index("maml+lstm")
     config.metatrain.learners, config.adapt.methods = (), {"addam": ("sentiment",)}
     with pytest.raises(ConfigError, match="adapt.methods: .*'addam'; there are scratch, "):
-        adapt.methods_in(FrozenConfigDict(config))
+        comparison.methods_in(FrozenConfigDict(config))

@@ -9,7 +9,8 @@ import pytest
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments import domain_split
-from experiments.adapt import compared, methods_in
+from experiments.bench import compared
+from experiments.comparison import methods_in
 from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.metatrain import check_start, metatraining_stage

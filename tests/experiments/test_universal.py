@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
-from experiments.adapt import Choice, Comparison
+from experiments.comparison import Choice, Comparison
 from experiments.config_files import ConfigError
 from experiments.configs import universal as configs
 from experiments.domain_split import DomainSplit, prepare

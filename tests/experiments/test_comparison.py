@@ -9,16 +9,14 @@ import pytest
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import domain_split
-from experiments.adapt import (
+from experiments.bench import Bench, benches, compared
+from experiments.comparison import (
     GRIDS,
-    Bench,
     Choice,
     _choose,
     _tuning,
-    benches,
     class_names,
     compare,
-    compared,
     methods_in,
 )
 from experiments.config_files import ConfigError
