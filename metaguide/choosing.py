@@ -10,14 +10,13 @@ from scipy import stats
 
 from metaguide.guide import AdaptedGuide
 from metaguide.learners.calibration import LEAST, log_probabilities
-from metaguide.methods import adaptation_of
 from metaguide.tasks import TASKS, HeldBack, Serving
 
-CANDIDATES = ("soft-k-means", "named-prototypes", "logistic", "vectors+words", "tf-idf")
+CANDIDATES = ("soft-k-means", "named-ridge", "logistic", "vectors+words", "tf-idf")
 """The methods that may take the place of a guide's own; each needs no training of its own."""
 
-PENALTY = 5.0
-"""λ of the candidates by logistic regression, for features of unit mean square."""
+PENALTIES: Mapping[str, float] = {"named-ridge": 30.0, "logistic": 5.0}
+"""λ of the candidates that take one, for features of unit mean square."""
 
 
 class Choice(NamedTuple):
@@ -115,6 +114,5 @@ def log_probability(
 
 def _serving_by(method: str, own: Serving) -> Serving:
     """Return a serving by another method, of the same parameters."""
-    rate = PENALTY if adaptation_of(method).tuned == "penalty" else 0.0
     params = {"params": own.meta["params"]}
-    return Serving(params, method, rate, 0, is_trained=own.is_trained)
+    return Serving(params, method, PENALTIES.get(method, 0.0), 0, is_trained=own.is_trained)
