@@ -13,7 +13,6 @@ from scipy import sparse
 from metaguide.choosing import CANDIDATES, best
 from metaguide.data.catalogue import CatalogueError, Domain, Question
 from metaguide.data.histories import History, histories
-from metaguide.data.repeats import distinct_products, distinct_reviews
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
 from metaguide.evaluation.metrics import (
@@ -25,9 +24,9 @@ from metaguide.evaluation.metrics import (
 )
 from metaguide.guide import Guide
 from metaguide.scoring import answer_scores
-from metaguide.tasks import QUESTIONS, RECOMMENDATION
+from metaguide.tasks import QUESTIONS, RECOMMENDATION, TASKS
 from metaguide.tasks.question_answering import question_examples
-from metaguide.tasks.sentiment import CLASSES
+from metaguide.tasks.task import Labels, Task
 
 UNSURE = 10
 """Number of examples without a label that an evaluation asks for."""
@@ -100,50 +99,6 @@ class Evaluation(NamedTuple):
     unsure: tuple[Unsure, ...]
 
 
-class _Labelled(NamedTuple):
-    """How examples of a task are read, and answers of it.
-
-    Attributes:
-        part: the part of a domain that holds them.
-        distinct: domain -> the examples with a label, each content once.
-        label: example with a label -> it.
-        is_bare: example -> whether it has no label yet.
-        answer: answer -> the label that it gives.
-        sure: answer -> the probability of that label.
-        text: example -> its text.
-    """
-
-    part: str
-    distinct: Callable[[Domain], Sequence[Any]]
-    label: Callable[[Any], str]
-    is_bare: Callable[[Any], bool]
-    answer: Callable[[Any], str]
-    sure: Callable[[Any], float]
-    text: Callable[[Any], str]
-
-
-_TASKS: Mapping[str, _Labelled] = {
-    "classification": _Labelled(
-        "products",
-        distinct_products,
-        lambda product: product.category,
-        lambda product: product.category is None,
-        lambda answer: answer.category,
-        lambda answer: answer.probabilities[answer.category],
-        product_text,
-    ),
-    "sentiment": _Labelled(
-        "reviews",
-        distinct_reviews,
-        lambda review: CLASSES[review.label],
-        lambda review: review.stars is None and review.sentiment is None,
-        lambda answer: answer.sentiment,
-        lambda answer: max(answer.positive, 1 - answer.positive),
-        lambda review: review.text,
-    ),
-}
-
-
 def evaluate(
     guide: Guide,
     domain: Domain,
@@ -194,9 +149,11 @@ def evaluate(
         CatalogueError: it has them for none.
     """
     found = []
-    for task in _TASKS:
-        split = _split(task, domain, queries, np.random.default_rng(seed))
-        if task in guide.serving and len(split.classes) > 1 and len(split.asked):
+    for task in TASKS.values():
+        if task.labels is None or task.name not in guide.serving:
+            continue
+        split = _split(task, task.labels, domain, queries, np.random.default_rng(seed))
+        if len(split.classes) > 1 and len(split.asked):
             settings = shots, draws, unlabelled, seed, candidates, tell
             found.append(_of_task(guide, domain, split, *settings))
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
@@ -219,7 +176,8 @@ class _Split(NamedTuple):
     """The examples of a task, and who reads them.
 
     Attributes:
-        task: name of the task.
+        task: the task.
+        labels: how its labels are read.
         examples: the examples with a label.
         numbers: their labels, numbers of classes.
         classes: names of the classes.
@@ -227,7 +185,8 @@ class _Split(NamedTuple):
         asked: the rows to ask.
     """
 
-    task: str
+    task: Task
+    labels: Labels
     examples: Sequence[Any]
     numbers: Int[np.ndarray, " examples"]
     classes: Sequence[str]
@@ -235,15 +194,16 @@ class _Split(NamedTuple):
     asked: Int[np.ndarray, " asked"]
 
 
-def _split(task: str, domain: Domain, queries: int, rng: np.random.Generator) -> _Split:
+def _split(
+    task: Task, labels: Labels, domain: Domain, queries: int, rng: np.random.Generator
+) -> _Split:
     """Split examples in halves, of each class, the larger one to draw from and the other to ask."""
-    labelled = _TASKS[task]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        examples = labelled.distinct(domain)
-    labels = [labelled.label(one) for one in examples]
-    classes = sorted(set(labels))
-    numbers = np.array([classes.index(label) for label in labels], int)
+        examples = labels.distinct(domain)
+    said = [labels.label(one) for one in examples]
+    classes = sorted(set(said))
+    numbers = np.array([classes.index(label) for label in said], int)
     pool, asked = [np.empty(0, int)], [np.empty(0, int)]
     for number in range(len(classes)):
         rows = rng.permutation(np.flatnonzero(numbers == number))
@@ -251,7 +211,7 @@ def _split(task: str, domain: Domain, queries: int, rng: np.random.Generator) ->
         pool.append(rows[:half])
         asked.append(rows[half:])
     every = rng.permutation(np.concatenate(asked))[:queries]
-    return _Split(task, examples, numbers, classes, np.concatenate(pool), every)
+    return _Split(task, labels, examples, numbers, classes, np.concatenate(pool), every)
 
 
 class _Answered(NamedTuple):
@@ -310,10 +270,10 @@ def _of_task(
     tell: Callable[[str, int], None],
 ) -> Evaluation:
     """Evaluate one task; the other arguments are those of `evaluate`."""
-    task, labelled, asked = split.task, _TASKS[split.task], split.asked
+    task, part, asked = split.task.name, split.task.part, split.asked
     held_back = {split.examples[row].id for row in asked}
-    left = [one for one in getattr(domain, labelled.part) if one.id not in held_back]
-    known = replace(Domain(domain.name, domain.products), **{labelled.part: tuple(left)})
+    left = [one for one in getattr(domain, part) if one.id not in held_back]
+    known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
     features = _features(guide, split)
     own, last = guide.serving[task].method, None
 
@@ -341,7 +301,7 @@ def _of_task(
 
     classes = len(split.classes)
     found = _evaluation(task, "accuracy", classes, asked, shots, tell, answered)
-    return found._replace(unsure=() if last is None else _unsure(last, labelled, left))
+    return found._replace(unsure=() if last is None else _unsure(last, split.labels, left))
 
 
 def _of_users(
@@ -473,7 +433,7 @@ def _last(products: Sequence[str], count: int) -> tuple[str, ...]:
 def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
     """Return for each example that is asked whether the guide gives its label."""
     answers = adapted.predict([split.examples[row] for row in split.asked])
-    said = [split.classes.index(_TASKS[split.task].answer(one)) for one in answers]
+    said = [split.classes.index(split.labels.answer(one)) for one in answers]
     return np.array(said) == split.numbers[split.asked]
 
 
@@ -489,7 +449,7 @@ def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray
 
 def _features(guide: Guide, split: _Split) -> dict[str, Any]:
     """Return the features of all examples that baselines read, keyed by the baseline's name."""
-    texts = [_TASKS[split.task].text(one) for one in split.examples]
+    texts = [split.labels.text(one) for one in split.examples]
     tfidf = baselines.fit_tfidf([texts[row] for row in split.pool])
     found = {"tf-idf few-shot": tfidf.transform(texts)}
     vectors = guide.reading.reader.vectors
@@ -518,12 +478,12 @@ def _baselines(
     return found
 
 
-def _unsure(adapted: Any, labelled: _Labelled, left: Sequence[Any]) -> tuple[Unsure, ...]:
+def _unsure(adapted: Any, labels: Labels, left: Sequence[Any]) -> tuple[Unsure, ...]:
     """Return the examples without a label of which the guide is least sure."""
-    bare = [one for one in left if labelled.is_bare(one)][:MOST_BARE]
+    bare = [one for one in left if labels.is_bare(one)][:MOST_BARE]
     answers = adapted.predict(bare)
     found = [
-        Unsure(one.id, labelled.text(one), labelled.answer(answer), labelled.sure(answer))
+        Unsure(one.id, labels.text(one), labels.answer(answer), labels.probability(answer))
         for one, answer in zip(bare, answers, strict=True)
     ]
     return tuple(sorted(found, key=lambda one: one.probability)[:UNSURE])

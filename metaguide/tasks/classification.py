@@ -1,6 +1,5 @@
 """Product classification: predict a product's category from its text and picture."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from metaguide.tasks.problem import (
     use_head,
 )
 from metaguide.tasks.serving import Reading, softmax
-from metaguide.tasks.task import Outcome
+from metaguide.tasks.task import Labels, Outcome
 from metaguide.types import Batch, Metrics, Params, Problem
 
 NAME = "classification"
@@ -230,8 +229,18 @@ LABELLING = Labelling(
     answers_untrained=True,
 )
 
+LABELS = Labels(
+    distinct=distinct_products,
+    label=lambda product: str(product.category),
+    is_bare=lambda product: product.category is None,
+    answer=lambda answer: answer.category,
+    probability=lambda answer: answer.probabilities[answer.category],
+    text=product_text,
+)
+
 CLASSIFICATION = labelled_task(
     LABELLING,
+    LABELS,
     title="Classification",
     summary="Which category a product belongs to.",
     part="products",
@@ -239,8 +248,7 @@ CLASSIFICATION = labelled_task(
     asks=Product,
     has_examples=lambda domain: any(p.category is not None for p in domain.products),
     columns=("category", "probability"),
-    cells=lambda answer: [(answer.category, answer.probabilities[answer.category])],
-    counts=lambda domain: Counter(str(p.category) for p in distinct_products(domain)),
+    cells=lambda answer: [(answer.category, LABELS.probability(answer))],
     head=lambda encoder, way: ClassificationHead(way, encoder.dtype),
     scoring=Scoring(
         NAME,

@@ -1,5 +1,6 @@
 """Tasks whose examples each have a label: building their episodes and serving them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from metaguide.tasks.serving import (
     ask,
     is_finite,
 )
-from metaguide.tasks.task import Shape, Task
+from metaguide.tasks.task import Labels, Shape, Task
 from metaguide.tasks.widths import in_few_supports, in_few_widths
 from metaguide.types import UNLABELLED, Learner, Params, Problem, TaskDistribution
 
@@ -84,8 +85,11 @@ class Labelling(NamedTuple):
     predicts_classes: bool = True
 
 
-def labelled_task(labelling: Labelling, **fields: Any) -> Task:
+def labelled_task(labelling: Labelling, labels: Labels | None = None, **fields: Any) -> Task:
     """Build the task of a labelling; `fields` are the fields of `Task` that it does not set."""
+    if labels is not None:
+        fields["labels"] = labels
+        fields["counts"] = lambda domain: Counter(map(labels.label, labels.distinct(domain)))
     return Task(
         name=labelling.name,
         episodes=partial(episodes, labelling),

@@ -1,6 +1,5 @@
 """Sentiment: predict whether a review is negative or positive, and how many stars it gives."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
 from metaguide.tasks.problem import encode_examples, problem_of, score_classes, use_head
 from metaguide.tasks.serving import Reading, softmax
-from metaguide.tasks.task import Outcome
+from metaguide.tasks.task import Labels, Outcome
 from metaguide.types import HASHES, Batch, Metrics, Params, Problem
 
 NAME = "sentiment"
@@ -191,8 +190,18 @@ LABELLING = Labelling(
     needs_all=True,
 )
 
+LABELS = Labels(
+    distinct=distinct_reviews,
+    label=lambda review: CLASSES[int(review.label or 0)],
+    is_bare=lambda review: review.stars is None and review.sentiment is None,
+    answer=lambda answer: answer.sentiment,
+    probability=lambda answer: max(answer.positive, 1 - answer.positive),
+    text=lambda review: review.text,
+)
+
 SENTIMENT = labelled_task(
     LABELLING,
+    LABELS,
     title="Sentiment",
     summary="Whether a review is positive.",
     part="reviews",
@@ -200,7 +209,6 @@ SENTIMENT = labelled_task(
     asks=Review,
     has_examples=lambda domain: any(review.label is not None for review in domain.reviews),
     columns=Sentiment._fields,
-    counts=lambda domain: Counter(CLASSES[int(r.label or 0)] for r in distinct_reviews(domain)),
     head=lambda encoder, way: SentimentHead(encoder.dtype),
     scoring=Scoring(
         NAME,

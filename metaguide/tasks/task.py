@@ -35,6 +35,26 @@ class Shape(NamedTuple):
     users: int = 1
 
 
+class Labels(NamedTuple):
+    """How the labels of a task's examples and answers are read.
+
+    Attributes:
+        distinct: domain -> the examples with a label, each content once.
+        label: example with a label -> it.
+        is_bare: example -> whether it has no label yet.
+        answer: answer -> the label that it gives.
+        probability: answer -> the probability of that label.
+        text: example -> its text.
+    """
+
+    distinct: Callable[[Domain], Sequence[Any]]
+    label: Callable[[Any], str]
+    is_bare: Callable[[Any], bool]
+    answer: Callable[[Any], str]
+    probability: Callable[[Any], float]
+    text: Callable[[Any], str]
+
+
 class Task(NamedTuple):
     """One task type.
 
@@ -49,6 +69,7 @@ class Task(NamedTuple):
         cells: answer -> the rows of that table that say it, several for a ranking.
         counts: domain -> numbers of examples, keyed by class or by what they are; repeated ones
             count once.
+        labels: how its labels are read; None if its examples have none.
         has_examples: domain -> whether it has examples of the task.
         needs: what a domain must have for it, for messages; the name of the part by default.
         head: (encoder, way) -> the Linen module of its head, with slots for `way` classes.
@@ -105,3 +126,4 @@ class Task(NamedTuple):
     columns: tuple[str, ...] = ()
     cells: Callable[[Any], Sequence[tuple[Any, ...]]] = lambda answer: [tuple(answer)]
     counts: Callable[[Domain], Mapping[str, int]] = lambda domain: {}
+    labels: Labels | None = None
