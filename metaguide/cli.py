@@ -372,17 +372,14 @@ def _trained(guide: Path, prefix: str, length: int, cache: Path | None) -> "Guid
     """Return the guide in a folder, of a run or on a pretrained encoder."""
     import metaguide
     from metaguide.guide import AdaptedGuide
+    from metaguide.pretrained import is_encoder
 
-    if _is_encoder(guide):
+    if is_encoder(guide):
         return metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
     found = metaguide.load(guide, cache=cache)
     if isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is adapted already; give the guide that it was adapted from")
     return found
-
-
-def _is_encoder(folder: Path) -> bool:
-    return (folder / "model.safetensors").exists()
 
 
 def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
@@ -469,8 +466,9 @@ def _adapted(guide: Path, encoder: Path | None, cache: Path | None) -> "AdaptedG
     """Return the guide that was adapted and saved in a folder."""
     import metaguide
     from metaguide.guide import AdaptedGuide
+    from metaguide.pretrained import is_encoder
 
-    found = None if _is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
+    found = None if is_encoder(guide) else metaguide.load(guide, encoder=encoder, cache=cache)
     if not isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is not adapted to a domain; adapt it: metaguide adapt --help")
     return found

@@ -38,6 +38,7 @@ from metaguide.pretrained import (
     EncoderError,
     PretrainedEncoder,
     Vectors,
+    is_encoder,
     load_encoder,
     tuned_encoder,
     tuned_params,
@@ -400,6 +401,10 @@ def load(
         StoredError: the file of a learned optimizer is damaged.
     """
     path = Path(path)
+    if is_encoder(path):
+        raise CheckpointError(
+            f"{path}: holds a pretrained encoder; metaguide.from_encoder makes a guide of it"
+        )
     return (_load_saved if saved.is_saved(path) else _load_run)(path, encoder, cache)
 
 

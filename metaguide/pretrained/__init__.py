@@ -6,7 +6,7 @@ on disk. `tuned_encoder` makes it the encoder of a guide, which trains it in par
 """
 
 from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder
-from metaguide.pretrained.folder import EncoderError, copy_encoder
+from metaguide.pretrained.folder import EncoderError, copy_encoder, is_encoder
 from metaguide.pretrained.tuned import tuned_encoder, tuned_params
 from metaguide.pretrained.vector_cache import (
     CacheFault,
@@ -26,6 +26,7 @@ __all__ = [
     "cached_states",
     "cached_vectors",
     "copy_encoder",
+    "is_encoder",
     "load_encoder",
     "tuned_encoder",
     "tuned_params",

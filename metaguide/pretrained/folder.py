@@ -53,6 +53,11 @@ class Folder(NamedTuple):
     fingerprint: str
 
 
+def is_encoder(folder: Path) -> bool:
+    """Return whether a folder holds the weights of a pretrained encoder."""
+    return (folder / WEIGHTS).exists()
+
+
 def read_folder(folder: str | os.PathLike[str], pooling: Pooling | None = None) -> Folder:
     """Read an encoder of the BERT family. No pickle is read.
 

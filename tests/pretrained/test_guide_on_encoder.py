@@ -75,6 +75,12 @@ def test_a_question_is_answered_by_the_nearest_sentence(guide, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:domain shop")
+def test_an_encoder_is_no_guide_yet(folders):
+    """Fault: the message asks for a file of a run that an encoder has no need of."""
+    with pytest.raises(CheckpointError, match="holds a pretrained encoder.*from_encoder makes a"):
+        metaguide.load(folders("bert"))
+
+
 def test_vectors_are_computed_once_where_there_is_a_cache(folders, tmp_path, monkeypatch):
     """Faults: the cache is not read, or answers differ with it."""
     expected = metaguide.from_encoder(folders("bert")).adapt(DOMAIN, 2).predict(REVIEWS)
