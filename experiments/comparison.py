@@ -36,9 +36,6 @@ from metaguide.tasks.classification import categories_of
 from metaguide.training.progress import progress
 from metaguide.types import Params
 
-TUNED_AT = 5
-"""Number of shots at which rates are chosen."""
-
 GRIDS = (
     *("learning_rates", "adam_learning_rates", "rule_factors"),
     *("penalties", "map_penalties", "map_all_penalties"),
@@ -258,20 +255,23 @@ def _tuning(
 
 
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
-    """Choose the rate of one method by its mean score over validation domains and seeds.
+    """Choose the rate of one method by its mean score over validation domains, shots and seeds.
 
-    A rate with an outcome that is not finite ranks below all rates without one.
+    It serves any number of shots, so that all those of the table count the same, but for none. A
+    rate with an outcome that is not finite ranks below all rates without one.
     """
     adaptation = adaptation_of(name)
     grids = {one: _grid(config.adapt, one) or (1.0,) for one in map(adaptation_of, IN_GUIDE)}
+    every = [shots for shots in config.adapt.shots if shots] or [0]
     found = []
     for place in range(len(grids[adaptation])):
         # Adaptations that share a program take their value at the same position, so that one run
         # serves all of them.
         rates = {one: grid[place % len(grid)] for one, grid in grids.items()}
         raws = [
-            bench(meta, adaptation, domain, TUNED_AT, "validation", rates)
+            bench(meta, adaptation, domain, shots, "validation", rates)
             for domain in bench.validation
+            for shots in every
             for meta in metas
         ]
         score = float(np.mean([TASKS[bench.task].scoring.foremost(raw) for raw in raws]))
