@@ -155,7 +155,7 @@ def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
 def test_a_rate_that_diverges_is_not_chosen():
     """Fault: what is not finite scores as a good outcome, and validation prefers its rate."""
     rates = {"learning_rates": (0.1, 1.0), "adam_learning_rates": (0.1, 1.0)}
-    config = FrozenConfigDict({"adapt": {**dict.fromkeys(GRIDS, (1.0,)), **rates}})
+    config = FrozenConfigDict({"adapt": {"shots": (5,), **dict.fromkeys(GRIDS, (1.0,)), **rates}})
 
     class Outcomes:
         task, validation, diverging = "recommendation", ("books",), 0.0
@@ -171,6 +171,27 @@ def test_a_rate_that_diverges_is_not_chosen():
         bench.diverging = diverging
         choice = _choose(config, "head-only", bench, [{}])
         assert (choice.learning_rate, choice.diverged) == (wanted, 0)
+
+
+@pytest.mark.parametrize(
+    ("shots", "wanted"), [((0, 5), 0.1), ((0, 1, 5), 1.0), ((0, 1), 1.0), ((0,), 10.0)]
+)
+def test_a_rate_is_chosen_by_all_numbers_of_shots_that_it_serves(shots, wanted):
+    """Faults: one number of shots chooses for the others, and a rate that is slightly better at
+    five and far worse at one serves both; without shots, where nothing adapts, a rate counts."""
+    rates = {"learning_rates": (0.1, 1.0, 10.0)}
+    config = FrozenConfigDict({"adapt": {"shots": shots, **dict.fromkeys(GRIDS, (1.0,)), **rates}})
+    ranks = {0: {0.1: 3, 1.0: 3, 10.0: 1}, 1: {0.1: 90, 1.0: 2, 10.0: 90}, 5: {0.1: 1, 1.0: 2}}
+
+    class Outcomes:
+        task, validation = "recommendation", ("books",)
+
+        def __call__(self, meta, adaptation, domain, shots, split, rates):
+            rank = np.full((2, 4, 3), ranks[shots].get(rates[adaptation], 90))
+            known = np.ones((2, 4, 3), bool)
+            return {"rank": rank, "finite": known, "mask": known}
+
+    assert _choose(config, "head-only", Outcomes(), [{}]).learning_rate == wanted
 
 
 def test_what_validation_chose_is_told_and_1_is_no_rate_where_nothing_is_tuned():
