@@ -357,7 +357,8 @@ def test_what_cannot_be_exported_says_why(small, encoders, tmp_path):
     vectors = {"task": "classification", "format": "vectors"}
     refused += [(unadapted, vectors, "is adapted by no examples, whose state is no classifier")]
     head_only = trained(encoders, "head-only", "sentiment").adapt(SHOP, shots=2)
-    refused += [(head_only, {"format": "vectors"}, r"by head-only, whose .* \(those of ridge, named-ridge, lo")]
+    heads = r"by head-only, whose .* \(those of ridge, named-ridge, lo"
+    refused += [(head_only, {"format": "vectors"}, heads)]
     for guide, arguments, words in refused:
         with pytest.raises(ExportError, match=words):
             export(guide, tmp_path / "out", **arguments)
