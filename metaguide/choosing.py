@@ -10,13 +10,14 @@ from scipy import stats
 
 from metaguide.guide import AdaptedGuide
 from metaguide.learners.calibration import LEAST, log_probabilities
+from metaguide.methods import adaptation_of
 from metaguide.tasks import TASKS, HeldBack, Serving
 
 CANDIDATES = ("soft-k-means", "named-ridge", "logistic", "vectors+words", "tf-idf")
 """The methods that may take the place of a guide's own; each needs no training of its own."""
 
-PENALTIES: Mapping[str, float] = {"named-ridge": 30.0, "logistic": 5.0}
-"""λ of the candidates that take one, for features of unit mean square."""
+PENALTY, PENALTIES = 5.0, {"ridge": 30.0, "named-ridge": 30.0}
+"""λ of candidates that take one, for features of unit mean square: of all, and of some by name."""
 
 
 class Choice(NamedTuple):
@@ -114,5 +115,7 @@ def log_probability(
 
 def _serving_by(method: str, own: Serving) -> Serving:
     """Return a serving by another method, of the same parameters."""
+    takes_penalty = adaptation_of(method).tuned == "penalty"
+    rate = PENALTIES.get(method, PENALTY) if takes_penalty else 0.0
     params = {"params": own.meta["params"]}
-    return Serving(params, method, PENALTIES.get(method, 0.0), 0, is_trained=own.is_trained)
+    return Serving(params, method, rate, 0, is_trained=own.is_trained)

@@ -10,7 +10,8 @@ from metaguide.choosing import best
 from metaguide.data.catalogue import Domain, Product, Review
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.learners.calibration import LEAST, SCALES
-from metaguide.tasks import TASKS, HeldBack
+from metaguide.methods import IN_GUIDE, adaptation_of
+from metaguide.tasks import TASKS, HeldBack, Serving
 from tests.pretrained.conftest import write as write_encoder
 from tests.test_saved import DOMAIN as SHOP
 from tests.test_saved import guide_of
@@ -60,6 +61,14 @@ def test_another_method_has_to_be_better_beyond_chance():
     scores = {"own": own, "better": better, "best": best_of}
     assert choosing._choice("own", scores).method == "best"
     assert choosing._choice("best", scores).method == "best"
+
+
+def test_every_candidate_with_a_penalty_gets_one():
+    """Fault: a method that is no candidate by default is asked for with a penalty of 0."""
+    own = Serving({"params": {}}, "zero-shot", 0.0, 0)
+    for method in IN_GUIDE:
+        found = choosing._serving_by(method, own)
+        assert (found.learning_rate > 0) == (adaptation_of(method).tuned == "penalty"), method
 
 
 def test_a_method_that_is_too_sure_is_no_worse():

@@ -12,7 +12,7 @@ LEAST = -5.0
 """The least log-probability of an example that counts: one that is sure and wrong is not all."""
 
 TYPICAL, SPREAD = 4.0, 1.0
-"""The prior of a factor: its logarithm is normal, with this median and standard deviation.
+"""The prior of a factor: its median, and the standard deviation of its logarithm, which is normal.
 
 Ten examples that are all right would otherwise ask for the largest factor there is.
 """
