@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +35,17 @@ UNSURE = 10
 MOST_BARE = 1000
 """Number of examples without a label that it looks at."""
 
+MOST_POOL = 20_000
+"""Most labelled examples to draw from, of all classes together; a large shop has a million."""
+
+MOST_SCALED = 1000
+"""Number of examples to draw from whose vectors say how the baseline on vectors scales them."""
+
 SERVED = "guide"
 """Name of what serves: the guide by the method that was chosen for it."""
+
+Peer = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[str]]
+"""(texts of the examples, their classes, texts that are asked) -> the class of each text asked."""
 
 Scores = Shaped[np.ndarray, "draws queries"]
 """The score of each example that is asked, in each draw."""
@@ -109,16 +119,17 @@ def evaluate(
     unlabelled: int = 0,
     seed: int = 0,
     candidates: Sequence[str] = CANDIDATES,
+    peers: Mapping[str, Peer] = MappingProxyType({}),
     tell: Callable[[str, int], None] = lambda task, shots: None,
 ) -> list[Evaluation]:
     """Adapt a guide to some of a domain's labels, and ask it the others.
 
     Half of the examples of each class are held back, and the same ones are asked of every method.
-    From the other half each draw takes `shots` of each class, and what serves is chosen by these
-    alone, as `metaguide.choosing.best` does. Baselines see the same examples: a
-    logistic regression on TF-IDF, whose vocabulary and IDF are of the half that is not held back,
-    the same on the guide's vectors if it reads those of a pretrained encoder, and the most frequent
-    class of the examples asked.
+    From the other half, `MOST_POOL` examples at most, each draw takes `shots` of each class, and
+    what serves is chosen by these alone, as `metaguide.choosing.best` does. Baselines see the same
+    examples: a logistic regression on TF-IDF, whose vocabulary and IDF are of the half that is not
+    held back, the same on the guide's vectors if it reads those of a pretrained encoder, the most
+    frequent class of the examples asked, and any `peers`.
 
     Of each user of several products the last one is held back and ranked among all that the user
     did not take, after the last `shots` of the others. Baselines are the popularity in the whole
@@ -138,6 +149,8 @@ def evaluate(
         unlabelled: as in `Guide.adapt`.
         seed: seed of the split and of the draws.
         candidates: methods that may take the place of the guide's own; () for none.
+        peers: other ways to learn from the same examples, keyed by name; each is a baseline of
+            classification and sentiment wherever there are examples.
         tell: called with a task and a number of shots before they are evaluated.
 
     Returns:
@@ -154,7 +167,7 @@ def evaluate(
             continue
         split = _split(task, task.labels, domain, queries, np.random.default_rng(seed))
         if len(split.classes) > 1 and len(split.asked):
-            settings = shots, draws, unlabelled, seed, candidates, tell
+            settings = shots, draws, unlabelled, seed, candidates, peers, tell
             found.append(_of_task(guide, domain, split, *settings))
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     if RECOMMENDATION.name in guide.serving and users:
@@ -178,7 +191,7 @@ class _Split(NamedTuple):
     Attributes:
         task: the task.
         labels: how its labels are read.
-        examples: the examples with a label.
+        examples: the examples with a label, to draw from or to ask.
         numbers: their labels, numbers of classes.
         classes: names of the classes.
         pool: the rows to draw from.
@@ -197,7 +210,10 @@ class _Split(NamedTuple):
 def _split(
     task: Task, labels: Labels, domain: Domain, queries: int, rng: np.random.Generator
 ) -> _Split:
-    """Split examples in halves, of each class, the larger one to draw from and the other to ask."""
+    """Split examples in halves, of each class, the larger one to draw from and the other to ask.
+
+    Of both there are no more than an evaluation can read: `MOST_POOL` and `queries`.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         examples = labels.distinct(domain)
@@ -208,10 +224,12 @@ def _split(
     for number in range(len(classes)):
         rows = rng.permutation(np.flatnonzero(numbers == number))
         half = -(-len(rows) // 2)
-        pool.append(rows[:half])
+        pool.append(rows[: min(half, -(-MOST_POOL // len(classes)))])
         asked.append(rows[half:])
-    every = rng.permutation(np.concatenate(asked))[:queries]
-    return _Split(task, labels, examples, numbers, classes, np.concatenate(pool), every)
+    kept = np.concatenate([*pool, rng.permutation(np.concatenate(asked))[:queries]])
+    places, most = np.arange(len(kept)), sum(map(len, pool))
+    of_kept = [examples[row] for row in kept]
+    return _Split(task, labels, of_kept, numbers[kept], classes, places[:most], places[most:])
 
 
 class _Answered(NamedTuple):
@@ -267,6 +285,7 @@ def _of_task(
     unlabelled: int,
     seed: int,
     candidates: Sequence[str],
+    peers: Mapping[str, Peer],
     tell: Callable[[str, int], None],
 ) -> Evaluation:
     """Evaluate one task; the other arguments are those of `evaluate`."""
@@ -274,19 +293,32 @@ def _of_task(
     held_back = {split.examples[row].id for row in asked}
     left = [one for one in getattr(domain, part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
-    features = _features(guide, split)
+    supports = {
+        count: [_draw(split, count, rng) for _ in range(draws if count else 1)]
+        for count in shots
+        for rng in (np.random.default_rng((seed, count)),)
+    }
+    drawn = np.concatenate([rows for of_count in supports.values() for rows in of_count])
+    features = _features(guide, split, drawn)
     own, last = guide.serving[task].method, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unadapted = guide.adapt(known, 0)
+
+    def adapted_to(given: Sequence[Any]) -> Any:
+        if unlabelled:
+            return guide.adapt(known, 0, support=given, unlabelled=unlabelled)
+        # The domain, which may be large, was read once.
+        return unadapted.adapt(given)
 
     def answered(count: int) -> _Answered:
         nonlocal last
-        rng = np.random.default_rng((seed, count))
-        supports = [_draw(split, count, rng) for _ in range(draws if count else 1)]
         methods, right = [], {SERVED: [], own: []}
-        for support in supports:
+        for support in supports[count]:
             given = [split.examples[row] for row in support]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                adapted = guide.adapt(known, 0, support=given, unlabelled=unlabelled)
+                adapted = adapted_to(given)
                 if task not in adapted.adapted:
                     break
                 last, choices = best(adapted, candidates) if candidates else (adapted, {})
@@ -297,7 +329,11 @@ def _of_task(
         found = {name: np.stack(rows) for name, rows in right.items() if rows}
         if {*methods} == {own}:
             del found[own]
-        return _Answered(methods, found, _baselines(features, split, supports))
+        others = _baselines(features, split, supports[count])
+        if count:
+            for name, peer in peers.items():
+                others[name] = np.stack([_right_of(peer, split, rows) for rows in supports[count]])
+        return _Answered(methods, found, others)
 
     classes = len(split.classes)
     found = _evaluation(task, "accuracy", classes, asked, shots, tell, answered)
@@ -437,6 +473,18 @@ def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
     return np.array(said) == split.numbers[split.asked]
 
 
+def _right_of(
+    peer: Peer, split: _Split, support: Int[np.ndarray, " support"]
+) -> Bool[np.ndarray, " queries"]:
+    """Return for each example that is asked whether a peer gives its label."""
+    given, asked = (
+        [split.labels.text(split.examples[row]) for row in rows] for rows in (support, split.asked)
+    )
+    said = peer(given, [split.classes[split.numbers[row]] for row in support], asked)
+    wanted = [split.classes[split.numbers[row]] for row in split.asked]
+    return np.array([one == other for one, other in zip(said, wanted, strict=True)])
+
+
 def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray, " support"]:
     """Return rows of the pool, `shots` of each class, or all of a class that has fewer."""
     numbers = split.numbers[split.pool]
@@ -447,18 +495,24 @@ def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray
     return np.concatenate(rows)
 
 
-def _features(guide: Guide, split: _Split) -> dict[str, Any]:
-    """Return the features of all examples that baselines read, keyed by the baseline's name."""
+def _features(guide: Guide, split: _Split, drawn: Int[np.ndarray, " rows"]) -> dict[str, Any]:
+    """Return the features of examples that baselines read, keyed by the baseline's name.
+
+    Vectors take long to compute: those of examples that are neither drawn nor asked are 0.
+    """
     texts = [split.labels.text(one) for one in split.examples]
     tfidf = baselines.fit_tfidf([texts[row] for row in split.pool])
     found = {"tf-idf few-shot": tfidf.transform(texts)}
     vectors = guide.reading.reader.vectors
     if vectors is not None:
+        some = np.random.default_rng(0).permutation(split.pool)[:MOST_SCALED]
+        read = np.unique(np.concatenate([some, split.asked, drawn]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rows = np.asarray(vectors(texts), np.float64)
-        of_pool = rows[split.pool]
-        centred = (rows - of_pool.mean(0)) / of_pool.std()
+            rows = np.asarray(vectors([texts[row] for row in read]), np.float64)
+        of_pool = rows[np.isin(read, some)]
+        centred = np.zeros((len(texts), rows.shape[1]))
+        centred[read] = (rows - of_pool.mean(0)) / of_pool.std()
         found["logistic on its vectors"] = sparse.csr_matrix(centred)
     return found
 

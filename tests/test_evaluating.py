@@ -53,11 +53,17 @@ class Fake(Guide):
             serving={task: SimpleNamespace(method="fake") for task in tasks},
             reading=SimpleNamespace(reader=SimpleNamespace(vectors=vectors)),
             calls=[],
+            reads=[],
         )
 
     def adapt(self, domain: Any, shots: Any = 5, seed: Any = 0, support: Any = (),
               unlabelled: Any = 0) -> Any:  # fmt: skip
-        """Remembers what it was given."""
+        """Remembers what it read."""
+        vars(self)["reads"].append(domain)
+        return self.adapted_to(domain, support)
+
+    def adapted_to(self, domain: Any, support: Any) -> Any:
+        """Remembers what it was given of a domain that it has read."""
         call = SimpleNamespace(domain=domain, support=list(support), asked=[])
         vars(self)["calls"].append(call)
         kind = {type(one) for one in support} or {Product, Review}
@@ -74,7 +80,11 @@ class Fake(Guide):
                 for is_bad, one in zip(bad, batch, strict=True)
             ]  # fmt: skip
 
-        return SimpleNamespace(adapted={tasks[one]: None for one in kind}, predict=predict)
+        return SimpleNamespace(
+            adapted={tasks[one]: None for one in kind},
+            predict=predict,
+            adapt=lambda support: self.adapted_to(domain, support),
+        )
 
 
 def test_nothing_that_is_asked_was_seen() -> None:
@@ -82,7 +92,7 @@ def test_nothing_that_is_asked_was_seen() -> None:
     queries that change with the number of shots."""
     guide: Any = Fake()
     evaluate(guide, DOMAIN, (0, 2, 5), draws=3, seed=1, candidates=())
-    assert len(guide.calls) == 2 * (1 + 3 + 3)
+    assert len(guide.calls) == 2 * (1 + 1 + 3 + 3)  # at first it reads the domain
     asked = {frozenset(one.id for one in call.asked if one.id[0] == "r") for call in guide.calls}
     assert len(asked - {frozenset()}) == 1
     for call in guide.calls:
@@ -138,6 +148,53 @@ def test_vectors_have_a_baseline_of_their_own() -> None:
     _, reviews = evaluate(guide, DOMAIN, (1,), draws=4, candidates=())
     found = {cell.method: cell.score.value for cell in reviews.cells}
     assert found["logistic on its vectors"] == 1
+
+
+def test_a_peer_learns_from_the_same_examples() -> None:
+    """Catches a peer that sees other examples than the guide, or the labels of what is asked; and
+    an answer that is scored as that of another example."""
+    seen = []
+
+    def peer(texts: Any, classes: Any, asked: Any) -> Any:
+        seen.append((tuple(texts), tuple(classes)))
+        assert not {*texts} & {*asked}
+        return ["negative" if text.startswith("bad") else "positive" for text in asked]
+
+    guide: Any = Fake()
+    shop = Domain("x", reviews=REVIEWS)
+    (found,) = evaluate(guide, shop, (0, 1, 2), draws=3, candidates=(), peers={"peer": peer})
+    supports = [tuple(one.text for one in call.support) for call in guide.calls if call.support]
+    assert [texts for texts, _ in seen] == supports and len(seen) == 6
+    for texts, classes in seen:
+        assert all(
+            (text[:3] == "bad") == (c == "negative") for text, c in zip(texts, classes, strict=True)
+        )
+    score = {(cell.method, cell.shots): cell.score.value for cell in found.cells}
+    assert score["peer", 1] == score["peer", 2] == 1 and ("peer", 0) not in score
+
+
+def test_of_a_large_shop_no_more_is_read_than_can_be(monkeypatch) -> None:
+    """Catches a vector for each of a million reviews, of which some hundred are drawn or asked; a
+    scale or a row of examples that were not read; and a domain that is read anew for each draw."""
+    read = []
+
+    def vectors(texts: Any) -> Any:
+        read.extend(texts)
+        rows = [[1.0, 0.0] if text.startswith("bad") else [0.0, 1.0] for text in texts]
+        return np.array(rows, np.float32)
+
+    monkeypatch.setattr(metaguide.evaluating, "MOST_POOL", 16)
+    monkeypatch.setattr(metaguide.evaluating, "MOST_SCALED", 4)
+    guide: Any = Fake(vectors)
+    shop = Domain("x", reviews=REVIEWS)
+    (reviews,) = evaluate(guide, shop, (1, 2), draws=9, queries=10, candidates=())
+    given = {one.text for call in guide.calls for one in call.support}
+    asked = {one.text for call in guide.calls for one in call.asked}
+    assert len(asked) == reviews.asked == 10 and 10 < len(given) <= 16 < 45
+    assert given | asked <= {*read} and len(read) <= 10 + 16
+    found = {(cell.method, cell.shots): cell.score.value for cell in reviews.cells}
+    assert found["logistic on its vectors", 1] == 1
+    assert len(guide.reads) == 1
 
 
 def test_a_domain_without_two_classes_is_an_error() -> None:
