@@ -176,8 +176,26 @@ def read_regular(path: Path, most: int) -> bytes:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        FileFault: it is a folder, or a pipe or device, which may never end; it is longer than
-            `most`; or the system denies reading it.
+        FileFault: it is longer than `most`, or a fault of `open_regular`.
+    """
+    with open_regular(path) as file:
+        return _bounded(file.read(most + 1), most)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading.
+
+    Args:
+        path: path of the file, or of a link to it.
+
+    Yields:
+        The file, open for reading bytes.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        FileFault: it is a folder, or a pipe or device, which may never end; or the system denies
+            opening or reading it.
     """
     try:
         # open() would block on a pipe that nobody writes to, and fail on a folder.
@@ -186,12 +204,11 @@ def read_regular(path: Path, most: int) -> bytes:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileFault("it is no regular file")
-            content = file.read(most + 1)
+            yield file
     except FileNotFoundError:
         raise
     except OSError as error:
         raise FileFault(str(error)) from error
-    return _bounded(content, most)
 
 
 def unpacked(file: Any, most: int) -> bytes:

@@ -1,11 +1,12 @@
-"""Importing a million reviews into a catalogue: ours, and pandas on the same files.
+"""Importing a million reviews into a catalogue, and reading it: ours, and pandas on the same files.
 
 python -m experiments.benchmarks.import_tables --rounds=1 --output=import.json
 
 A step reads a table of reviews and writes `reviews.jsonl`. Ours checks every field, counts
 repeated texts and ids, and streams; pandas reads the table into memory, renames the columns and
-writes them. pandas is timed where it is installed. The column of products and the limit have no
-meaning here: there are none.
+writes them. The workload `catalogue` reads what was imported: ours as `metaguide adapt` does, with
+every field checked, pandas as JSON lines. pandas is timed where it is installed. The column of
+products and the limit have no meaning here: there are none.
 """
 
 import functools
@@ -28,6 +29,9 @@ COLUMNS = {"id": "key", "text": "comment", "stars": "rating"}
 """The columns of the tables, keyed by field."""
 
 TABLES = ("csv", "jsonl", "parquet")
+
+CATALOGUE = "catalogue"
+"""The workload that reads a domain."""
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -90,18 +94,38 @@ def build_pandas(path: Path) -> Callable[[], Any]:
     return run
 
 
+def build_reading(folder: Path, by_pandas: bool) -> Callable[[], Any]:
+    """Return a function that reads the reviews of a domain, by pandas or by metaguide."""
+    if by_pandas:
+        import pandas  # pyright: ignore[reportMissingImports]
+
+        return lambda: pandas.read_json(folder / "reviews.jsonl", lines=True)
+    from metaguide.data.catalogue import read_domain
+
+    return lambda: read_domain(folder)
+
+
 def main() -> None:
     """Write the tables, measure, print the table and write the rows."""
     folder = Path(tempfile.mkdtemp())
     workloads = []
     try:
-        for suffix in ONLY.value or TABLES:
-            path = folder / f"reviews.{suffix}"
+        for name in ONLY.value or (*TABLES, CATALOGUE):
+            path = folder / f"reviews.{'csv' if name == CATALOGUE else name}"
             write_table(path, ROWS.value)
-            systems = [System("metaguide", functools.partial(build_metaguide, path))]
-            if importlib.util.find_spec("pandas"):
-                systems.append(System("pandas", functools.partial(build_pandas, path)))
-            workloads.append(Workload(suffix, systems))
+            builds = {
+                "metaguide": functools.partial(build_metaguide, path),
+                "pandas": functools.partial(build_pandas, path),
+            }
+            if name == CATALOGUE:
+                builds["metaguide"]()()
+                domain = folder / "csv-metaguide"
+                builds = {
+                    of: functools.partial(build_reading, domain, of == "pandas") for of in builds
+                }
+            if not importlib.util.find_spec("pandas"):
+                del builds["pandas"]
+            workloads.append(Workload(name, [System(*one) for one in builds.items()]))
         report(workloads, ROUNDS.value, OUTPUT.value)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from metaguide.files import MIB, FileFault, read_regular
+from metaguide.files import MIB, FileFault, open_regular
 
-MOST = 4096 * MIB
-"""The most bytes of a file of rows."""
+LONGEST_LINE = 64 * MIB
+"""The most bytes of a line."""
 
 
 class CatalogueError(ValueError):
@@ -279,31 +279,41 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         CatalogueError: the file cannot be read, or a line is not JSON in UTF-8.
     """
     try:
-        content = read_regular(path, MOST).removeprefix(codecs.BOM_UTF8)
+        with open_regular(path) as file:
+            # Only the newline byte ends a line: texts may contain Unicode's other separators.
+            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                where = f"{path}:{number}"
+                if len(line) > LONGEST_LINE:
+                    raise CatalogueError(
+                        f"{where}: holds more than {LONGEST_LINE // MIB} MiB; write one object "
+                        "per line."
+                    )
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if line.strip():
+                    yield where, _parsed(where, line)
     except (OSError, FileFault) as error:
         raise CatalogueError(
             f"{path}: cannot be read ({error}); make it a readable file."
         ) from error
-    # Split only at the newline byte: texts may contain Unicode's other line separators.
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            yield where, json.loads(line.decode(), object_pairs_hook=_each_key_once)
-        except UnicodeDecodeError as error:
-            raise CatalogueError(
-                f"{where}: not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8."
-            ) from error
-        except json.JSONDecodeError as error:
-            raise CatalogueError(
-                f"{where}: broken JSON at character {error.pos + 1} ({error.msg}); write one "
-                "object per line."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise CatalogueError(
-                f"{where}: broken JSON ({error}); write one object per line."
-            ) from error
+
+
+def _parsed(where: str, line: bytes) -> Any:
+    try:
+        return json.loads(line.decode(), object_pairs_hook=_each_key_once)
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"{where}: not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise CatalogueError(
+            f"{where}: broken JSON at character {error.pos + 1} ({error.msg}); write one "
+            "object per line."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CatalogueError(
+            f"{where}: broken JSON ({error}); write one object per line."
+        ) from error
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

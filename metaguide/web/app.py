@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -330,7 +331,7 @@ def _labelled(
     """Return an example as the guide adapts to it."""
     if isinstance(given, schemas.TaughtProduct):
         found = _product(service, given, where)
-        return Product(**{**vars(found), "category": given.category})
+        return replace(found, category=given.category)
     if isinstance(given, schemas.TaughtReview):
         return Review(content_id(given.text), given.text, sentiment=given.sentiment)
     id, answer = content_id(given.question, given.text), None
