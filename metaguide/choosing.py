@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import special
 
 from metaguide.guide import AdaptedGuide
 from metaguide.learners.calibration import LEAST, log_probabilities
@@ -90,7 +90,7 @@ def _choice(own: str, held_back: Mapping[str, HeldBack]) -> Choice:
             difference = score[method] - score[own]
             gain[method] = float(difference.mean())
             error = difference.std(ddof=1) / len(difference) ** 0.5
-            margin[method] = float(error * stats.t.ppf(0.975, len(difference) - 1))
+            margin[method] = float(error * special.stdtrit(len(difference) - 1, 0.975))
     better = [method for method in gain if gain[method] > margin[method]]
     return Choice(max(better, key=gain.__getitem__, default=own), own, accuracy, gain, margin)
 

@@ -480,8 +480,11 @@ def _right_of(
     given, asked = (
         [split.labels.text(split.examples[row]) for row in rows] for rows in (support, split.asked)
     )
-    said = peer(given, [split.classes[split.numbers[row]] for row in support], asked)
-    wanted = [split.classes[split.numbers[row]] for row in split.asked]
+    known, wanted = (
+        [split.classes[int(number)] for number in split.numbers[rows]]
+        for rows in (support, split.asked)
+    )
+    said = peer(given, known, asked)
     return np.array([one == other for one, other in zip(said, wanted, strict=True)])
 
 

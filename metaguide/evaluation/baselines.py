@@ -16,8 +16,6 @@ import numpy as np
 import threadpoolctl
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from metaguide.data.ngrams import WORD
 from metaguide.data.sentences import sentences
@@ -42,15 +40,17 @@ BASELINES = (
 """The names that the baselines have as methods of a table."""
 
 
-def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
+def fit_tfidf(source_texts: Sequence[str]) -> Any:
     """Fit TF-IDF of word 1-2-grams of unit length, where a Han character is a word.
 
     Args:
         source_texts: texts of source domains alone.
 
     Returns:
-        The fitted vectorizer; `transform(texts)` gives sparse features [n, grams].
+        The fitted `TfidfVectorizer`; `transform(texts)` gives sparse features [n, grams].
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds to import
+
     rare = 2 if len(source_texts) > 1000 else 1
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=WORD
@@ -61,16 +61,19 @@ def fit_tfidf(source_texts: Sequence[str]) -> TfidfVectorizer:
 # ------------------------------------------------------------------ classification and sentiment
 
 
-def fit_source(
-    features: Any, labels: Int[np.ndarray, " n"], inverse_penalty: float = 1.0
-) -> LogisticRegression:
+def fit_source(features: Any, labels: Int[np.ndarray, " n"], inverse_penalty: float = 1.0) -> Any:
     """Fit a logistic regression on the labelled texts of source domains, for `zero_shot`.
 
     Args:
         features: sparse [n, grams], `fit_tfidf(texts).transform(texts)`.
         labels: of the texts.
         inverse_penalty: scikit-learn's C.
+
+    Returns:
+        The fitted `LogisticRegression`.
     """
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=inverse_penalty, max_iter=300).fit(features, labels)
 
 
@@ -98,9 +101,7 @@ def majority(
     return _classified(np.broadcast_to(best[:, None], query.shape), labels, query)
 
 
-def zero_shot(
-    classifier: LogisticRegression, features: Any, labels: Int[np.ndarray, " n"], query: Rows
-) -> Raw:
+def zero_shot(classifier: Any, features: Any, labels: Int[np.ndarray, " n"], query: Rows) -> Raw:
     """Predict the held-out texts with an unadapted classifier of the source domains.
 
     Args:
@@ -168,6 +169,8 @@ def few_shot(
     Raises:
         ValueError: an episode has no support.
     """
+    from sklearn.linear_model import LogisticRegression  # before its threads are limited
+
     predicted, finite = np.full(query.shape, -1, labels.dtype), _finite_rows(features)
     rng = np.random.default_rng(seed)
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):  # small products
@@ -223,7 +226,7 @@ def abstain(answerable: Bool[np.ndarray, " n"], query: Rows) -> Raw:
 
 
 def best_sentence(
-    vectorizer: TfidfVectorizer,
+    vectorizer: Any,
     questions: Sequence[str],
     texts: Sequence[str],
     golds: Sequence[Sequence[str]],

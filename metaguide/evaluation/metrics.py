@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import threadpoolctl
 from jaxtyping import Bool, Float, Int, Num, Shaped
-from scipy import sparse, stats
-from sklearn.metrics import f1_score
+from scipy import sparse, special
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Weights [draws, n] over n scored entries -> the statistics [draws, k] under those weights."""
@@ -38,6 +37,8 @@ def macro_f1(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n
     A class that is predicted but never occurs has no F1 of its own; its false positives reduce the
     recall of the others. ValueError if n = 0.
     """
+    from sklearn.metrics import f1_score  # takes seconds to import
+
     _some(target)
     labels = np.unique(target)
     f1 = f1_score(target, predicted, labels=labels, average="macro", zero_division=0)  # type: ignore
@@ -112,7 +113,8 @@ def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"
     count = len(values)
     if count < 2:
         return None
-    return np.asarray(stats.t.ppf(0.975, count - 1) * np.std(values, axis=0, ddof=1) / count**0.5)
+    quantile = special.stdtrit(count - 1, 0.975)  # of Student's t
+    return np.asarray(quantile * np.std(values, axis=0, ddof=1) / count**0.5)
 
 
 def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
@@ -268,7 +270,7 @@ def _clustered_halves(
 
 
 def _half(variance: np.ndarray, free: np.ndarray) -> np.ndarray:
-    quantile = stats.t.ppf(0.975, np.maximum(free, 1))
+    quantile = special.stdtrit(np.maximum(free, 1), 0.975)
     return np.where(free > 0, quantile * np.sqrt(variance), np.nan)
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-import tensorstore
 
 from metaguide.optimizers import Rule, stored
 from metaguide.parallel import is_key, place
@@ -46,6 +44,8 @@ def save(folder: Path, state: TrainState, about: About = MappingProxyType({})) -
     Raises:
         CheckpointError: it cannot be written; earlier checkpoints are kept.
     """
+    import orbax.checkpoint as ocp  # takes a second to import
+
     step, tree = int(state.step), _writable(state._asdict())
     metadata = {"crc32": _checksums(tree), "about": dict(about)}
     try:
@@ -151,7 +151,9 @@ def restore_stage(
     return restore_meta(folder, {**like, "rule": theta}, about), rule
 
 
-def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
+def _manager(folder: Path, *, writes: bool = False) -> Any:
+    import orbax.checkpoint as ocp
+
     # Orbax removes leftovers of killed saves in its own thread: only one manager at a time may.
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEPT,
@@ -166,6 +168,8 @@ def _manager(folder: Path, *, writes: bool = False) -> ocp.CheckpointManager:
 
 def _restore(folder: Path, like: Any, *, prefix: str, about: About, step: int | None = None) -> Any:
     """Read the part of a checkpoint that `like` describes, whose leaves have `prefix`."""
+    import orbax.checkpoint as ocp
+
     step = latest(folder) if step is None else step
     if step is None:
         raise CheckpointError(
@@ -214,6 +218,8 @@ def _read_through(folder: Path) -> None:
     Orbax reads all arrays at the same time. If one fails, the others print their tracebacks from
     their own threads.
     """
+    import tensorstore
+
     place = f"file://{folder.absolute()}/"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": place}).result()
     names = store.list().result()

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from metaguide.files import MIB, FileFault, atomic_write, held, read_regular
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
@@ -379,6 +378,8 @@ def _log(workdir: Path, start: int) -> Iterator[Callable[[int, Mapping[str, floa
     kept = [row for row in metrics_in(workdir) if row["step"] <= start]
     with atomic_write(path) as file:
         file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    from tensorboardX import SummaryWriter  # takes a while to import
 
     events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
     try:

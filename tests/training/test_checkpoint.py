@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 from metaguide.training import checkpoint
@@ -180,7 +181,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+        patched.setattr(orbax.checkpoint.CheckpointManager, "save", full)
         with pytest.raises(CheckpointError, match=r"6: .*cannot be written .*No space left"):
             checkpoint.save(tmp_path, state_at(6))
     assert checkpoint.latest(tmp_path) == 3
