@@ -15,6 +15,7 @@ from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
 from experiments.stages import random_start, split_of_stage, stage_before, start
 from metaguide.methods import IN_GUIDE, METHODS, adaptation_of
+from metaguide.parallel import is_first_process
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
@@ -34,8 +35,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         distributions = compared(split, queries=config.adapt.queries)
         bench_of = benches(config, split, distributions, metas, workdir, rules)
         comparison = compare(config, split, metas, bench_of)
-        write_comparison(comparison, config, split, workdir, [config.seed])
-    print_tables(comparison.rows)
+        if is_first_process():
+            write_comparison(comparison, config, split, workdir, [config.seed])
+            print_tables(comparison.rows)
 
 
 if __name__ == "__main__":

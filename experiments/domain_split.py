@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from metaguide.files import atomic_write
 from metaguide.guide import description_of, model_of, reading_of, tuning_of
 from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import GuideModel
-from metaguide.parallel import replicate, tasks_mesh
+from metaguide.parallel import first_process_first, replicate, tasks_mesh
 from metaguide.pretrained import PretrainedEncoder, tuned_params
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
@@ -114,6 +115,8 @@ def prepare(
 ) -> DomainSplit:
     """Read or generate the domains of a config, and train the tokenizer on its sources.
 
+    If there are several processes, all have to call it; the first one makes what the others read.
+
     Args:
         config: a resolved config.
         folder: folder in which a generated catalogue and the tokenizer are kept between stages;
@@ -127,6 +130,13 @@ def prepare(
         ConfigError: a domain is unknown or has two roles, or `near` is not a share.
         CatalogueError: the data are invalid.
     """
+    return first_process_first(partial(_prepared, config, folder, tokenizer))
+
+
+def _prepared(
+    config: FrozenConfigDict, folder: Path, tokenizer: TextTokenizer | None
+) -> DomainSplit:
+    """Do the work of `prepare` in one process."""
     _forget_others(config, folder)
     parts = sources.read(config, folder)
     if not 0 < config.episodes.near <= 1:

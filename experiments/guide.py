@@ -36,6 +36,7 @@ from metaguide import run_config
 from metaguide.evaluation import results
 from metaguide.guide import load
 from metaguide.methods import METHODS, adaptation_of
+from metaguide.parallel import is_first_process
 from metaguide.tasks import TASKS
 from metaguide.training.program import in_background
 from metaguide.training.progress import say
@@ -148,6 +149,8 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         trained = train(config, split, methods, stages, folders)
         metas = {method: metas for method, (metas, _) in trained.items()}
         comparison = compare(config, split, metas, bench_of)
+    if not is_first_process():
+        return
     first = folders[config.seed].name
     served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
     path = write_comparison(comparison, config, split, workdir, seeds)

@@ -178,10 +178,11 @@ def train_stage(
         seed=seed,
         serving=stage_serving(stage.learner, rate, steps),
     )
-    run_config.write(run, workdir)
-    # That of a pretrained encoder is in the encoder's folder.
-    if isinstance(tokenizer := split.reading.reader.tokenizer, Tokenizer):
-        tokenizer.save(workdir / TOKENIZER)
+    if is_first_process():
+        run_config.write(run, workdir)
+        # That of a pretrained encoder is in the encoder's folder.
+        if isinstance(tokenizer := split.reading.reader.tokenizer, Tokenizer):
+            tokenizer.save(workdir / TOKENIZER)
 
     def keep_rule(state: TrainState) -> None:
         if stage.rule is not None and is_first_process():

@@ -1,8 +1,8 @@
 """All device handling: a mesh with a `tasks` axis, hosts, and the placement of arrays.
 
 Several processes, one per host, run the same program on one mesh of all their devices (`connect`).
-A training step does not change. Code that reads or writes files calls `is_first_process`, and
-`check_agreed` if all processes have to see the same.
+A training step does not change. Code that reads or writes files calls `is_first_process`, or
+`first_process_first` to make files that all read, and `check_agreed` if all have to see the same.
 
 A training step is one function that every device runs on its own share of the tasks. The parameters
 are replicated and the meta-gradient is averaged at the end. `on_each_device` maps the function by
@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ import threadpoolctl
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
+
+Result = TypeVar("Result")
 
 TASKS = "tasks"
 """The name of the mesh's only axis."""
@@ -149,6 +151,29 @@ def check_agreed(value: Any, otherwise: str) -> None:
     found = multihost_utils.process_allgather(np.uint32(zlib.crc32(repr(value).encode())))
     if len(set(found.tolist())) > 1:
         raise DeviceError(otherwise)
+
+
+def first_process_first(call: Callable[[], Result]) -> Result:
+    """Call a function in the first process, and in the others once that is done.
+
+    So the first process makes files that the others find. Every process has to call it, at the same
+    point in the sequence of joint programs.
+
+    Args:
+        call: the function, without arguments. Where it fails in the first process, the others try
+            it too.
+
+    Returns:
+        What it returned in this process.
+    """
+    is_first = is_first_process()
+    if not is_first:
+        check_agreed(None, "")
+    try:
+        return call()
+    finally:
+        if is_first:
+            check_agreed(None, "")
 
 
 def tasks_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -1,7 +1,7 @@
 """Two processes with a CPU device each train, are killed and go on together, as one process would.
 
-The children are the command line of the sine waves, but that the first ones stand still after a
-step, until they are killed.
+The children are the command line of the sine waves, or that of a stage of the guide, but that the
+first ones stand still after a step, until they are killed.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from experiments.cells.cell import train_cell
 from experiments.cells.outcomes import OUTCOME
 from experiments.command import resolve
 from experiments.tables import sinusoid
+from metaguide import run_config
 from metaguide.objectives.weighting import fixed
 from metaguide.parallel import tasks_mesh
 from metaguide.training import checkpoint, loop
@@ -44,11 +45,22 @@ FLAGS = (
 )
 CELL = Path("he", "maml", "seed0")
 
+SINE_WAVES, STAGE = "experiments.tables.sinusoid", "experiments.multitask"
+
+OTHERS = "classification", "questions", "recommendation"
+SMALL = (
+    *("--config.preset=tiny", "--config.model.image=false", "--config.model.layers=0"),
+    *(f"--config.multitask.weights.{task}=0" for task in OTHERS),
+    *(f"--config.multitask.steps={STEPS}", "--config.multitask.learning_rate=0.05"),
+    *("--config.log_every=2", f"--config.checkpoint_every={KEPT}"),
+)
+"""Flags of a stage that trains sentiment alone, on n-grams."""
+
 CHILD = """
-import os, sys, time
+import importlib, os, sys, time
 from pathlib import Path
-from experiments import runner, training
-from experiments.tables import sinusoid
+from experiments import runner, stages, training
+from experiments.modules import COMMANDS
 
 def stand_still(done, metrics):
     if done == int(os.environ["STAND_STILL_AT"]):
@@ -59,10 +71,11 @@ def train(step, state, *args, **kwargs):
     Path(os.environ["DEVICES"]).write_text(str(len(state.step.sharding.device_set)))
     return trained(step, state, *args, **kwargs, on_log=stand_still)
 
-trained, training.train = training.train, train
-runner.run(
-    sinusoid.main, default="experiments/configs/sinusoid.py", workdir="runs", argv=sys.argv
-)
+trained = training.train
+training.train = stages.train = train
+module = os.environ["MODULE"]
+main = importlib.import_module(module).main
+runner.run(main, **COMMANDS[module]._asdict(), argv=sys.argv)
 """
 
 
@@ -73,21 +86,21 @@ def free_port():
 
 
 @contextlib.contextmanager
-def two_processes(folder, *flags, of_each=((), ()), stand_still_at=0):
-    """Start both; end them, whatever happened.
+def processes(folder, *flags, of_each=((), ()), stand_still_at=0, module=SINE_WAVES):
+    """Start one or two; end them, whatever happened.
 
     Args:
         folder: gets out0, err0 and so on, what they print; stands0 and stands1 where they stand;
             devices0 and devices1, on how many devices they train.
         flags: of both.
-        of_each: flags of one.
+        of_each: flags of each; a single one is not joined to others.
         stand_still_at: a step after which metrics are logged.
+        module: the module that runs.
 
     Yields:
         The processes.
     """
     folder.mkdir(exist_ok=True)
-    address = f"--coordinator=localhost:{free_port()}"
     environment = {
         **os.environ,
         "XLA_FLAGS": os.environ["METAGUIDE_TESTS_XLA_FLAGS"]
@@ -96,19 +109,21 @@ def two_processes(folder, *flags, of_each=((), ()), stand_still_at=0):
         "JAX_PLATFORMS": "cpu",
         "XDG_CACHE_HOME": str(folder.parent / "cache"),
         "STAND_STILL_AT": str(stand_still_at),
+        "MODULE": module,
     }
+    joined = ["--coordinator", f"localhost:{free_port()}", f"--processes={len(of_each)}"]
     children = []
     with contextlib.ExitStack() as files:
         try:
-            for index in range(2):
+            for index, own in enumerate(of_each):
                 out, err = (
                     files.enter_context(open(folder / f"{name}{index}", "w"))
                     for name in ("out", "err")
                 )
-                command = [sys.executable, "-c", CHILD, address, "--processes=2"]
+                place = [*joined, f"--process={index}"] if len(of_each) > 1 else []
                 children.append(
                     subprocess.Popen(
-                        [*command, f"--process={index}", *flags, *of_each[index]],
+                        [sys.executable, "-c", CHILD, *place, *flags, *own],
                         env={
                             **environment,
                             "STANDS": str(folder / f"stands{index}"),
@@ -136,12 +151,28 @@ def wait_until(done, folder, what):
         time.sleep(0.05)
 
 
-def run_to_the_end(folder, *flags, of_each=((), ())):
-    """Return the exit codes of both."""
-    with two_processes(folder, *flags, of_each=of_each) as children:
+def run_to_the_end(folder, *flags, **settings):
+    """Return the exit codes of all."""
+    with processes(folder, *flags, **settings) as children:
         ended = lambda: all(child.poll() is not None for child in children)  # noqa: E731
-        wait_until(ended, folder, "both processes end")
+        wait_until(ended, folder, "the processes end")
         return [child.returncode for child in children]
+
+
+def run_until_killed(folder, *flags, **settings):
+    """Kill both where they stand still after a step; fail if one ended before."""
+    with processes(folder, *flags, stand_still_at=KILLED, **settings) as children:
+        stand = [folder / f"stands{index}" for index in range(2)]
+        wait_until(
+            lambda: (
+                all(path.exists() for path in stand)
+                or any(child.poll() is not None for child in children)
+            ),
+            folder,
+            f"both processes reach step {KILLED}",
+        )
+        codes = [child.poll() for child in children]
+    assert codes == [None, None], (folder / "err0").read_text() + (folder / "err1").read_text()
 
 
 def printed(folder, index):
@@ -180,18 +211,7 @@ def test_two_processes_go_on_together_and_equal_one(tmp_path):
     each other at the end."""
     work, first, second = (tmp_path / name for name in ("work", "first", "second"))
     flags = (*FLAGS, f"--workdir={work}")
-    with two_processes(first, *flags, stand_still_at=KILLED) as children:
-        stand = [first / f"stands{index}" for index in range(2)]
-        wait_until(
-            lambda: (
-                all(path.exists() for path in stand)
-                or any(child.poll() is not None for child in children)
-            ),
-            first,
-            f"both processes reach step {KILLED}",
-        )
-        codes = [child.poll() for child in children]
-    assert codes == [None, None], (first / "err0").read_text() + (first / "err1").read_text()
+    run_until_killed(first, *flags)
     assert checkpoint.latest(work / CELL / checkpoint.FOLDER) == KEPT
 
     codes = run_to_the_end(second, *flags)
@@ -219,6 +239,29 @@ def test_two_processes_go_on_together_and_equal_one(tmp_path):
     found = (tmp_path / "one" / loop.METRICS).read_text()
     wanted = [json.loads(line) for line in found.splitlines()]
     for a, b in zip(rows, wanted, strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_stage_of_the_guide_goes_on_in_two_processes_and_equals_one(tmp_path):
+    """Faults: both processes make the shop or write the folder, and one finds what the other
+    replaces; a stage trains on one process's tasks; it does not go on where it was killed."""
+    work, first, second, one = (tmp_path / name for name in ("work", "first", "second", "one"))
+    run_until_killed(first, *SMALL, f"--workdir={work}", module=STAGE)
+    assert checkpoint.latest(work / checkpoint.FOLDER) == KEPT
+    codes = run_to_the_end(second, *SMALL, f"--workdir={work}", module=STAGE)
+    assert codes == [0, 0], (second / "err0").read_text() + (second / "err1").read_text()
+    assert f"going on from step {KEPT} of {STEPS}" in printed(second, 0)[0]
+    assert printed(first, 1) == printed(second, 1) == []
+    assert [(second / f"devices{index}").read_text() for index in range(2)] == ["2", "2"]
+    assert run_config.read(work).stage == "multitask"
+
+    alone = (f"--workdir={one / 'work'}", "--cpu_devices=2")
+    assert run_to_the_end(one, *SMALL, *alone, of_each=((),), module=STAGE) == [0]
+    assert (one / "devices0").read_text() == "2"
+    both, alone = loop.metrics_in(work), loop.metrics_in(one / "work")
+    assert [row["step"] for row in both] == list(range(2, STEPS + 1, 2))
+    for a, b in zip(both, alone, strict=True):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 

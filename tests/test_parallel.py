@@ -13,6 +13,7 @@ import threadpoolctl
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from metaguide import parallel
 from metaguide.learners import maml, reptile
 from metaguide.parallel import (
     DeviceError,
@@ -258,3 +259,26 @@ def test_calls_on_every_core_leave_blas_one_thread():
     assert threads(0)[1] == before
     several = Mesh(np.array(jax.devices()), ("tasks",))
     assert side_by_side(threads, range(3), several) == [(item, before) for item in range(3)]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_process_is_the_first(monkeypatch, number):
+    """Faults: a process makes files before the first one has, or the first one waits for those that
+    wait for it; where it fails, the others wait for ever."""
+    said = []
+    monkeypatch.setattr(parallel, "is_first_process", lambda: number == 0)
+    monkeypatch.setattr(parallel, "check_agreed", lambda *_: said.append("met"))
+
+    def call():
+        said.append("called")
+        return 1
+
+    assert parallel.first_process_first(call) == 1
+    assert said == (["called", "met"] if number == 0 else ["met", "called"])
+
+    def fails():
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        parallel.first_process_first(fails)
+    assert said[2:] == ["met"]
