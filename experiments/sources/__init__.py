@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections.config_dict import FrozenConfigDict
 
@@ -50,6 +50,32 @@ def read(config: FrozenConfigDict, folder: Path) -> "Parts":
             f"--config.data.world={name}: no such world; there are {', '.join(some)} and {last}"
         )
     return import_module(f"{__name__}.{name}").read(config, folder)
+
+
+REAL = ("online_shopping", "fdu_mtl", "arsc", "subjqa", "pricerunner", "amazon_sequences")
+"""Sources that are real data sets, whose files are in METAGUIDE_DATA_DIR."""
+
+
+def tfds_builder(name: str, part: str, data_dir: Path | None = None) -> Any:
+    """Return a TensorFlow Datasets builder of a real data set; a split is one of its domains.
+
+    Args:
+        name: one of `REAL`. Its file in METAGUIDE_DATA_DIR is read when the data set is prepared.
+        part: "products", "reviews", "questions" or "interactions".
+        data_dir: as in `metaguide.data.tfds_catalogue.builder`.
+
+    Raises:
+        ValueError: there is no such part.
+        ConfigError: there is no such data set, or, when it is prepared, METAGUIDE_DATA_DIR is not
+            set.
+        CatalogueError: when it is prepared: the file is missing or damaged.
+    """
+    from metaguide.data import tfds_catalogue
+
+    if name not in REAL:
+        raise ConfigError(f"no data set {name!r}; there are {', '.join(REAL)}")
+    read = import_module(f"{__name__}.{name}").read_domains
+    return tfds_catalogue.builder(f"{name}_{part}", part, read, data_dir)
 
 
 REVIEWS = ("online_shopping", "fdu_mtl", "arsc")

@@ -11,6 +11,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.sources import Reviews
 from experiments.sources.parts import Parts, imported, members, named, real_data
+from metaguide.data.catalogue import Domain
 from metaguide.data.online_shopping import drop_repeats
 
 FILE = "arsc.zip"
@@ -52,8 +53,13 @@ def _of_target(files: dict[str, Path]) -> list[Path]:
     return [files["train"], files["test"]]
 
 
+def read_domains() -> dict[str, Domain]:
+    """Read the domains of all thresholds, such as "books.t2"; as `read_reviews` in its errors."""
+    return {name: one for part in read_reviews() for name, one in part.domains.items()}
+
+
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
-    """Read the domains of all thresholds, such as "books.t2", for a run.
+    """Read the domains of all thresholds for a run.
 
     The errors are those of `named` and `read_reviews`.
 
@@ -61,4 +67,4 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         config: its `data` is read.
         folder: unused, since nothing is generated.
     """
-    return named(config, {n: one for part in read_reviews() for n, one in part.domains.items()})
+    return named(config, read_domains())

@@ -1,11 +1,13 @@
 """English reviews of 16 domains, FDU-MTL (Liu et al. 2017), about 2,000 of each, half positive."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.sources import Reviews
 from experiments.sources.parts import Parts, imported, members, named, real_data
+from metaguide.data.catalogue import Domain
 from metaguide.data.online_shopping import drop_repeats
 
 FILE = "fdu_mtl.zip"
@@ -29,6 +31,11 @@ def read_reviews() -> tuple[Reviews]:
     return (Reviews(drop_repeats(domains)[0]),)
 
 
+def read_domains() -> Mapping[str, Domain]:
+    """Read the labelled reviews of each shop; the errors are those of `reviews_of`."""
+    return read_reviews()[0].domains
+
+
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """Read the shops for a run; the errors are those of `named` and `read_reviews`.
 
@@ -36,4 +43,4 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         config: its `data` is read.
         folder: unused, since nothing is generated.
     """
-    return named(config, read_reviews()[0].domains)
+    return named(config, read_domains())

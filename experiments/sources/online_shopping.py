@@ -15,9 +15,14 @@ FILE = "online_shopping_10_cats.zip"
 """The zip as it is published."""
 
 
+def read_domains() -> dict[str, Domain]:
+    """Read the reviews of each category; the errors are those of `reviews_of`."""
+    return read_online_shopping(real_data(FILE))
+
+
 def read_reviews() -> tuple[Reviews]:
     """Read the reviews of each category; the errors are those of `reviews_of`."""
-    return (Reviews(read_online_shopping(real_data(FILE))),)
+    return (Reviews(read_domains()),)
 
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
@@ -38,8 +43,7 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
     """
     data = config.data
     domains = {
-        name: at_most(domain, data.most, data.seed)
-        for name, domain in read_online_shopping(real_data(FILE)).items()
+        name: at_most(domain, data.most, data.seed) for name, domain in read_domains().items()
     }
     parts = named(config, domains)
     kept: dict[str, tuple[Review, ...]] = {}

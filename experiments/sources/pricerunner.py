@@ -27,7 +27,7 @@ APPLIANCES = (
 _COLUMNS = {"id": "id", "title": "title", "attributes.kind": "category"}
 
 
-def read_clusters(called: str = "cluster") -> dict[str, Domain]:
+def read_domains(called: str = "cluster") -> dict[str, Domain]:
     """Read the titles of each category; the category of a product is its cluster.
 
     Args:
@@ -51,10 +51,10 @@ def read_clusters(called: str = "cluster") -> dict[str, Domain]:
 
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:
-    """Read the categories for a run; the errors are those of `named` and `read_clusters`.
+    """Read the categories for a run; the errors are those of `named` and `read_domains`.
 
     Args:
         config: its `data` is read.
         folder: unused, since nothing is generated.
     """
-    return named(config, read_clusters())
+    return named(config, read_domains())

@@ -60,7 +60,7 @@ def read(config: FrozenConfigDict, folder: Path) -> Parts:
         joined(
             {
                 "reviews": fdu_mtl.read_reviews()[0].domains,
-                "titles": _with_titles(pricerunner.read_clusters("label"), shots + 1),
+                "titles": _with_titles(pricerunner.read_domains("label"), shots + 1),
                 "questions": _with_texts(subjqa.read_domains(), data.characters),
                 "purchases": amazon_sequences.read_domains(),
             }

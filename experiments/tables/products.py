@@ -30,7 +30,7 @@ from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import write_config
-from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_clusters
+from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_domains
 from experiments.tables.ngram_kernels import (
     RARITIES,
     Episodes,
@@ -95,7 +95,7 @@ def read(config: FrozenConfigDict) -> tuple[Data, dict[str, list[str]]]:
     texts: dict[str, list[str]] = {}
     rows: dict[str, Int[np.ndarray, " titles"]] = {}
     product: dict[str, Int[np.ndarray, " titles"]] = {}
-    for name, domain in read_clusters().items():
+    for name, domain in read_domains().items():
         found = list({normalised(one.title): one for one in reversed(domain.products)}.values())
         found.reverse()
         count = Counter(one.category for one in found)

@@ -138,7 +138,7 @@ def test_what_is_read_is_what_the_config_asks_for(monkeypatch: pytest.MonkeyPatc
     )
     reviews = fdu_mtl.Reviews(kinds["reviews"])
     monkeypatch.setattr(fdu_mtl, "read_reviews", lambda: (reviews,))
-    monkeypatch.setattr(pricerunner, "read_clusters", lambda called: kinds["titles"])
+    monkeypatch.setattr(pricerunner, "read_domains", lambda called: kinds["titles"])
     monkeypatch.setattr(subjqa, "read_domains", lambda: kinds["questions"])
     monkeypatch.setattr(amazon_sequences, "read_domains", lambda: kinds["purchases"])
     config = configs.get_config()
