@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def set_up_devices(argv: Sequence[str]) -> None:
             "give all of --coordinator=HOST:PORT --processes=N --process=I, "
             f"or --coordinator={AUTO} alone"
         )
+
+
+def warn_in_a_line() -> None:
+    """Make Python show a warning to the user as one line, without the code that gave it."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
 
 
 def collect_seldom() -> None:

@@ -12,7 +12,12 @@ from experiments.command import asks_for_help, refuse, resolve
 from experiments.compilation import compile_as
 from experiments.config_files import ConfigError
 from experiments.help_text import describe
-from experiments.process_setup import collect_seldom, enable_compilation_cache, set_up_devices
+from experiments.process_setup import (
+    collect_seldom,
+    enable_compilation_cache,
+    set_up_devices,
+    warn_in_a_line,
+)
 from metaguide.data.catalogue import CatalogueError
 from metaguide.data.episodes import EpisodeError
 from metaguide.data.mnist import MnistError
@@ -76,6 +81,7 @@ def run(
     own = argv is None
     if own:
         collect_seldom()
+        warn_in_a_line()
     argv = list(sys.argv if argv is None else argv)
     try:
         if asks_for_help(argv):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -197,3 +198,13 @@ def test_command_line_end_to_end(file, tmp_path):
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: --config.seed: ") and "mean seeds?" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_warning_is_a_line_of_its_own(monkeypatch):
+    """Fault: a user reads the path of a module and a line of its code beside what is said."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    process_setup.warn_in_a_line()
+    said = warnings.formatwarning(
+        "2 texts are left out", UserWarning, "repeats.py", 44, "kept = {}"
+    )
+    assert said == "warning: 2 texts are left out\n"
