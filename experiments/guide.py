@@ -36,7 +36,7 @@ from metaguide import run_config
 from metaguide.evaluation import results
 from metaguide.guide import load
 from metaguide.methods import METHODS, adaptation_of
-from metaguide.parallel import is_first_process
+from metaguide.parallel import check_agreed, is_first_process
 from metaguide.tasks import TASKS
 from metaguide.training.program import in_background
 from metaguide.training.progress import say
@@ -149,20 +149,23 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
         trained = train(config, split, methods, stages, folders)
         metas = {method: metas for method, (metas, _) in trained.items()}
         comparison = compare(config, split, metas, bench_of)
+    if is_first_process():
+        write_comparison(comparison, config, split, workdir, seeds)
+        # After the results, which are complete whatever validation chose.
+        first = folders[config.seed].name
+        served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
+        serving = serving_of(comparison, served, config.adapt.steps)
+        run_config.write(split.run_config(seed=config.seed, serving=serving), workdir)
+    check_agreed("written", "")
+    # In all processes, since Orbax reads a checkpoint with all of them.
+    shown = showcase(load(workdir), split)
     if not is_first_process():
         return
-    first = folders[config.seed].name
-    served = {method: f"{first}/{stage}" for method, (_, stage) in trained.items() if stage}
-    path = write_comparison(comparison, config, split, workdir, seeds)
-    # After the results, which are complete whatever validation chose.
-    serving = serving_of(comparison, served, config.adapt.steps)
-    run_config.write(split.run_config(seed=config.seed, serving=serving), workdir)
-    shown = showcase(load(workdir), split)
-    scored = results.read(path)
+    scored = results.read(workdir)
     report = write_report(scored, workdir, shown)
     print_tables(comparison.rows)
     tell(scored, workdir, report)
-    say(f"guide: {time.perf_counter() - begun:.0f} s; {path}; {report}")
+    say(f"guide: {time.perf_counter() - begun:.0f} s; {workdir / 'results.json'}; {report}")
 
 
 def tell(scored: results.Results, workdir: Path, report: Path) -> None:
