@@ -205,7 +205,8 @@ def check(
     if faults:
         raise Refusal("; ".join(faults))
     if not as_json and folders:
-        print(f"next: metaguide adapt {folders[0]} --guide=RUN_OR_ENCODER --output=garden.guide")
+        output = f"{folders[0].name}.guide"
+        print(f"next: metaguide adapt {folders[0]} --guide=RUN_OR_ENCODER --output={output}")
 
 
 @app.command()
