@@ -30,6 +30,7 @@ COMMANDS = {
     "experiments.tables.sinusoid": Command("experiments/configs/sinusoid.py", "runs/sinusoid"),
     "experiments.tables.omniglot": Command("experiments/configs/omniglot.py", "runs/omniglot"),
     "experiments.tables.reviews": Command("experiments/configs/reviews.py", "runs/reviews"),
+    "experiments.tables.in_domain": Command("experiments/configs/in_domain.py", "runs/in_domain"),
     "experiments.tables.products": Command("experiments/configs/products.py", "runs/products"),
     "experiments.tables.product_images": Command(
         "experiments/configs/product_images.py", "runs/product_images"

@@ -22,13 +22,34 @@ def read_reviews() -> tuple[Reviews]:
 
     The files for training and for testing become one domain: whole domains are held out.
     """
-    files: dict[str, list[Path]] = {}
+    files = {name: list(of_parts.values()) for name, of_parts in _files().items()}
+    domains = {
+        name: imported(name, "fdu-mtl", of_name)
+        for name, of_name in files.items()
+        if name not in NOT_SHOPS
+    }
+    return (Reviews(drop_repeats(domains)[0]),)
+
+
+def read_split() -> dict[str, dict[str, Domain]]:
+    """Read the parts "train" and "test" of each of the 16 domains, as they are published.
+
+    The errors are those of `reviews_of`.
+    """
+    return {
+        name: {part: imported(name, "fdu-mtl", [path]) for part, path in of_parts.items()}
+        for name, of_parts in _files().items()
+    }
+
+
+def _files() -> dict[str, dict[str, Path]]:
+    """Return the files of each domain with labels, keyed by part."""
+    files: dict[str, dict[str, Path]] = {}
     for path in members(real_data(FILE), "*.task.*"):
         name, _, part = path.name.partition(".task.")
-        if part in ("train", "test") and name not in NOT_SHOPS:
-            files.setdefault(name, []).append(path)
-    domains = {name: imported(name, "fdu-mtl", of_name) for name, of_name in files.items()}
-    return (Reviews(drop_repeats(domains)[0]),)
+        if part in ("train", "test"):
+            files.setdefault(name, {})[part] = path
+    return files
 
 
 def read_domains() -> Mapping[str, Domain]:
