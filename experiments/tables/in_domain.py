@@ -87,7 +87,7 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, Bool[np.ndarray, " r
     is_new = np.array([text not in known for text in content[tested]])
     say(
         f"{config.table}: {len(texts) - tested.sum():,} reviews of {len(split)} domains train, "
-        f"{tested.sum():,} are tested, {is_new.sum():,} of them with texts that no other has"
+        f"{tested.sum():,} are tested, {is_new.sum():,} of them with a text that does not train"
     )
     # What is counted is chosen from the training parts alone, when n-grams get their weights.
     every = corpus_of(tuple(split), (), category, label, texts, config.ngrams.longest, "word")

@@ -38,7 +38,7 @@ _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a tab
 
 BASELINES = (
     *OF_THE_GUIDE,
-    *("pretrained", "pixels", "tf-idf"),
+    *("pretrained", "pixels", "tf-idf", "tf-idf own", "tf-idf shared"),
     *("pixels, unit length", *(f"pixels: {one}label-spreading" for one in ("", "balanced "))),
     *("last item", "content, source IDF", "another person"),
 )
