@@ -298,7 +298,7 @@ def _of_task(
         for count in shots
         for rng in (np.random.default_rng((seed, count)),)
     }
-    drawn = np.concatenate([rows for of_count in supports.values() for rows in of_count])
+    drawn = np.concatenate([split.pool[:0], *(rows for s in supports.values() for rows in s)])
     features = _features(guide, split, drawn)
     own, last = guide.serving[task].method, None
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ leaves out.
 import hashlib
 import re
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -103,7 +103,8 @@ def _distinct(
         first.setdefault((hashlib.blake2b(contents, digest_size=16).digest(), other), row)
     rows = list(first.values())
     if near < 1 and rows:
-        rows = _apart(rows, texts, others, near)
+        kept = {row: tuple(map(_content, texts[row])) for row in rows}
+        rows = _apart(kept, others, near)
     if len(rows) < len(examples):
         warnings.warn(
             f"{where}: {len(examples) - len(rows)} of {len(examples)} examples are left out, since "
@@ -114,13 +115,14 @@ def _distinct(
 
 
 def _apart(
-    rows: list[int], contents: Sequence[tuple[str, ...]], others: Sequence[Hashable], near: float
+    contents: Mapping[int, tuple[str, ...]], others: Sequence[Hashable], near: float
 ) -> list[int]:
     """Return the rows that are not near, in every part, to a row kept before them."""
     from sklearn.feature_extraction.text import CountVectorizer  # takes seconds to import
 
     pieces: list[Any] = []
-    for part in range(len(contents[0])):
+    rows = list(contents)
+    for part in range(len(contents[rows[0]])):
         counter = CountVectorizer(
             analyzer="char", ngram_range=(_SHINGLE, _SHINGLE), binary=True, lowercase=False
         )

@@ -59,8 +59,8 @@ def test_each_content_is_kept_once_and_none_is_lost(texts):
 
 
 def test_near_repeats_are_an_option():
-    """Faults: a text with another word is a repeat by default, or is none where it is asked for; of
-    a chain of near ones all but the first are lost."""
+    """Faults: a text with another word is a repeat by default, or is none where it is asked for, or
+    only if its case is the same; of a chain of near ones all but the first are lost."""
     long = "the battery holds a day and a half and the screen is as bright as it was said to be"
     domain = reviews(long, long + " ok", "quite another text about something else", long[:40])
     assert kept(domain) == ["0", "1", "2", "3"]
@@ -68,6 +68,8 @@ def test_near_repeats_are_an_option():
         assert kept(domain, near=0.9) == ["0", "2", "3"]
     with pytest.raises(ValueError, match="near is 0"):
         kept(domain, near=0.0)
+    with pytest.warns(UserWarning, match="1 of 2"):
+        assert kept(reviews(long, long.upper() + "! OK"), near=0.9) == ["0"]
     asked = Domain(
         "d",
         questions=(
