@@ -122,13 +122,13 @@ def test_what_is_prepared_is_read_without_the_catalogue_and_without_tensorflow(t
     assert said.split("\n")[-2] == "b'fine' False"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("METAGUIDE_DATA_DIR" not in os.environ, reason="METAGUIDE_DATA_DIR is not set")
 @pytest.mark.parametrize(
     "name, part, split, count",
     [
         ("subjqa", "questions", "books", 957),
         ("fdu_mtl", "reviews", "kitchen_housewares", 1977),
-        ("pricerunner", "products", "Washing_Machines", 4044),
     ],
 )
 def test_real_data_sets_are_prepared_from_their_files(tmp_path, name, part, split, count):

@@ -37,6 +37,7 @@ def test_systems_are_timed_and_their_processes_ended():
         ("(lambda calls: lambda: calls.pop())([1])", 1),  # survives its first call only
     ],
 )
+@pytest.mark.slow
 def test_a_system_that_dies_is_named(code, exit_code):
     """Catches a wait for an answer that never comes, and other systems left running."""
     systems = [system("well", "lambda: None"), system("ill", code)]

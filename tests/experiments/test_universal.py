@@ -324,6 +324,7 @@ def test_a_gain_is_of_the_same_examples() -> None:
     assert gain.ci95 is not None and 0 < gain.ci95 < 0.03
 
 
+@pytest.mark.slow
 def test_guides_are_trained_adapted_and_compared(tmp_path: Path) -> None:
     """Catches a guide that is not in the table, one whose rows are another's, a gain that is not
     the difference, a choice that is not kept, and a finished run that trains again."""
