@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import metaguide.data.rows
 from metaguide.data.catalogue import (
     CatalogueError,
     Domain,
@@ -474,3 +475,14 @@ def test_products_differ_by_their_pictures() -> None:
     assert product != replace(product, image=changed)
     assert product != replace(product, image=None)
     assert product != "phone"
+
+
+def test_a_line_without_an_end_is_one_error(tmp_path, monkeypatch):
+    """Faults: a file of one endless line fills the memory; a line that is just not too long is
+    refused; the line is not named."""
+    lines = [json.dumps({"id": f"r{n}", "text": "x" * n}) for n in (1, 40)]
+    folder = lay(tmp_path / "garden", reviews=lines)
+    monkeypatch.setattr(metaguide.data.rows, "LONGEST_LINE", len(lines[1]) + 1)
+    assert len(read_domain(folder).reviews) == 2
+    monkeypatch.setattr(metaguide.data.rows, "LONGEST_LINE", len(lines[1]) - 1)
+    refusal(folder, "reviews.jsonl:2", "holds more than", "one object per line")
