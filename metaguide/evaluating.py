@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -293,23 +294,19 @@ def _of_task(
     held_back = {split.examples[row].id for row in asked}
     left = [one for one in getattr(domain, part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
-    supports = {
-        count: [_draw(split, count, rng) for _ in range(draws if count else 1)]
-        for count in shots
-        for rng in (np.random.default_rng((seed, count)),)
-    }
+    supports = {count: _supports(split, count, draws, seed) for count in shots}
     drawn = np.concatenate([split.pool[:0], *(rows for s in supports.values() for rows in s)])
     features = _features(guide, split, drawn)
     own, last = guide.serving[task].method, None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unadapted = guide.adapt(known, 0)
+
+    @cache
+    def domain_read() -> Any:
+        return guide.adapt(known, 0)
 
     def adapted_to(given: Sequence[Any]) -> Any:
         if unlabelled:
             return guide.adapt(known, 0, support=given, unlabelled=unlabelled)
-        # The domain, which may be large, was read once.
-        return unadapted.adapt(given)
+        return domain_read().adapt(given)  # a domain may be large
 
     def answered(count: int) -> _Answered:
         nonlocal last
@@ -486,6 +483,14 @@ def _right_of(
     )
     said = peer(given, known, asked)
     return np.array([one == other for one, other in zip(said, wanted, strict=True)])
+
+
+def _supports(
+    split: _Split, shots: int, draws: int, seed: int
+) -> list[Int[np.ndarray, " support"]]:
+    """Return rows of the pool for each draw; without shots there is one, of none."""
+    rng = np.random.default_rng((seed, shots))
+    return [_draw(split, shots, rng) for _ in range(draws if shots else 1)]
 
 
 def _draw(split: _Split, shots: int, rng: np.random.Generator) -> Int[np.ndarray, " support"]:
