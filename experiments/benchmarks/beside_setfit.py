@@ -3,11 +3,12 @@
 python -m pip install setfit
 python -m experiments.benchmarks.beside_setfit --domain=my_shop/garden --encoder=FOLDER
 
-SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) trains the whole encoder on pairs of
-examples, whether they are of one class, and then a logistic regression on its vectors. Its own
-library does so here: 20 pairs of each sort for each example, one epoch, batches of 16, a rate of
-2e-5, vectors averaged over tokens and normalised. The guide is that of `metaguide.from_encoder`,
-which trains nothing of the encoder. Both see the draws of `metaguide.evaluating.evaluate`.
+SetFit (Tunstall et al. 2022, https://arxiv.org/abs/2209.11055) trains the whole encoder to tell
+whether two examples are of one class, and then a logistic regression on its vectors. Here its own
+library does so: 20 pairs of one class and 20 of two for each example, one epoch, batches of 16, a
+learning rate of 2e-5, vectors averaged over tokens and normalised. The guide is that of
+`metaguide.from_encoder`, which trains nothing of the encoder. Both see the draws of
+`metaguide.evaluating.evaluate`.
 """
 
 import tempfile

@@ -94,15 +94,18 @@ def build_pandas(path: Path) -> Callable[[], Any]:
     return run
 
 
-def build_reading(folder: Path, by_pandas: bool) -> Callable[[], Any]:
-    """Return a function that reads the reviews of a domain, by pandas or by metaguide."""
-    if by_pandas:
-        import pandas  # pyright: ignore[reportMissingImports]
-
-        return lambda: pandas.read_json(folder / "reviews.jsonl", lines=True)
+def build_reader(folder: Path) -> Callable[[], Any]:
+    """Return a function that reads a domain."""
     from metaguide.data.catalogue import read_domain
 
     return lambda: read_domain(folder)
+
+
+def build_pandas_reader(folder: Path) -> Callable[[], Any]:
+    """Return a function that reads the reviews of a domain by pandas."""
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    return lambda: pandas.read_json(folder / "reviews.jsonl", lines=True)
 
 
 def main() -> None:
@@ -113,19 +116,15 @@ def main() -> None:
         for name in ONLY.value or (*TABLES, CATALOGUE):
             path = folder / f"reviews.{'csv' if name == CATALOGUE else name}"
             write_table(path, ROWS.value)
-            builds = {
-                "metaguide": functools.partial(build_metaguide, path),
-                "pandas": functools.partial(build_pandas, path),
-            }
+            builds = {"metaguide": build_metaguide, "pandas": build_pandas}
             if name == CATALOGUE:
-                builds["metaguide"]()()
-                domain = folder / "csv-metaguide"
-                builds = {
-                    of: functools.partial(build_reading, domain, of == "pandas") for of in builds
-                }
+                build_metaguide(path)()  # imports what is read
+                path = folder / "csv-metaguide"
+                builds = {"metaguide": build_reader, "pandas": build_pandas_reader}
             if not importlib.util.find_spec("pandas"):
                 del builds["pandas"]
-            workloads.append(Workload(name, [System(*one) for one in builds.items()]))
+            systems = [System(of, functools.partial(one, path)) for of, one in builds.items()]
+            workloads.append(Workload(name, systems))
         report(workloads, ROUNDS.value, OUTPUT.value)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

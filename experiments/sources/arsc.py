@@ -54,7 +54,7 @@ def _of_target(files: dict[str, Path]) -> list[Path]:
 
 
 def read_domains() -> dict[str, Domain]:
-    """Read the domains of all thresholds, such as "books.t2"; as `read_reviews` in its errors."""
+    """Read the domains of all thresholds, such as "books.t2"; the errors are `read_reviews`'."""
     return {name: one for part in read_reviews() for name, one in part.domains.items()}
 
 
