@@ -11,7 +11,7 @@ of the training parts that are set aside; then all of the training parts teach.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ from experiments.tables.left_out import (
     weighted_ngrams,
 )
 from metaguide.data.texts import normalised
-from metaguide.evaluation.metrics import bootstrap_interval, mean_halves
-from metaguide.evaluation.results import Scores, key, write
-from metaguide.evaluation.rows import Row, with_baselines
+from metaguide.evaluation.metrics import bootstrap_interval, seed_interval
+from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
 from metaguide.training.progress import say
 
 TASK = "sentiment"
@@ -89,7 +88,7 @@ def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, Bool[np.ndarray, " r
         f"{config.table}: {len(texts) - tested.sum():,} reviews of {len(split)} domains train, "
         f"{tested.sum():,} are tested, {is_new.sum():,} of them with a text that does not train"
     )
-    # What is counted is chosen from the training parts alone, when n-grams get their weights.
+    # N-grams that only test parts have get no weight: weights come from the training parts.
     every = corpus_of(tuple(split), (), category, label, texts, config.ngrams.longest, "word")
     train, test = (taken(every, np.flatnonzero(which)) for which in (~tested, tested))
     return train, test, is_new
@@ -139,7 +138,7 @@ def with_own(
     placed = (share * vectors.data, vectors.indices + shift, vectors.indptr)
     own = sparse.csr_array(placed, shape=(rows, domains * width))
     both = sparse.csr_array(sparse.hstack([vectors, own], format="csr"))
-    # The only numbers of columns that scikit-learn takes.
+    # scikit-learn takes sparse matrices of 32-bit indices alone.
     both.indices, both.indptr = both.indices.astype(np.int32), both.indptr.astype(np.int32)
     return both
 
@@ -176,28 +175,26 @@ def accuracy(answers: np.ndarray, corpus: Corpus) -> float:
     return float(np.mean([answers[corpus.rows(number)].mean() for number in domains]))
 
 
-def answers_of(
-    config: FrozenConfigDict, train: Corpus, test: Corpus, seed: int
-) -> dict[str, np.ndarray]:
-    """Choose the candidates of all methods for one seed; return which test reviews are right."""
-    weigh = partial(weighted_ngrams, out=(), least_texts=config.ngrams.least_texts)
+def answered(
+    config: FrozenConfigDict, train: Corpus, test: Corpus
+) -> Callable[[Head], Bool[np.ndarray, " reviews"]]:
+    """Return head -> which reviews of `test` it gets right, taught by `train`."""
+    vectors = weighted_ngrams(train, (), config.ngrams.least_texts)
+    seen, asked = vectors(train.counts), vectors(test.counts)
+    return lambda head: right(head(train, seen, test, asked), test)
+
+
+def choices_of(
+    config: FrozenConfigDict, heads: Mapping[str, Mapping[str, Head]], train: Corpus, seed: int
+) -> dict[str, str]:
+    """Return the best candidate of each method on reviews that are set aside for one seed."""
     aside = set_aside(train, config.development, seed)
     most, few = (taken(train, np.flatnonzero(which)) for which in (~aside, aside))
-    of_most, of_train = weigh(most), weigh(train)
-    known = of_most(most.counts), of_most(few.counts)
-    final = of_train(train.counts), of_train(test.counts)
-    found = {}
-    for method, candidates in heads_of(config).items():
-        scores = {
-            name: accuracy(right(head(most, known[0], few, known[1]), few), few)
-            for name, head in candidates.items()
-        }
-        best = max(scores, key=scores.__getitem__)
-        found[method] = right(candidates[best](train, final[0], test, final[1]), test)
-        say(
-            f"seed {seed}, {method}: {best}, {scores[best]:.4f} on reviews set aside, "
-            f"{accuracy(found[method], test):.4f} on the test"
-        )
+    answers, found = answered(config, most, few), {}
+    for method, candidates in heads.items():
+        scores = {name: accuracy(answers(head), few) for name, head in candidates.items()}
+        found[method] = max(scores, key=scores.__getitem__)
+        say(f"seed {seed}, {method}: {found[method]}, {scores[found[method]]:.4f} on reviews aside")
     return found
 
 
@@ -233,8 +230,8 @@ def rows_of(
     rows: list[Row] = []
     scores: Scores = {}
     measured = {"accuracy": np.ones(len(is_new), bool), "accuracy_new": is_new}
-    for (method, of_seeds), (metric, counts) in product(answers.items(), measured.items()):
-        made = np.stack(of_seeds).astype(np.float32)
+    for (method, right_of), (metric, counts) in product(answers.items(), measured.items()):
+        made = np.stack(right_of).astype(np.float32)
         row = partial(
             Row, table=config.table, method=method, task=TASK, metric=metric, seeds=len(made)
         )
@@ -244,7 +241,8 @@ def rows_of(
             found = made[:, places]
             value, half = bootstrap_interval(found.mean(0), places)
             by_domain.append((value, half or 0.0, found.mean(1)))
-            rows.append(row(domain=name, value=value, ci95=half, ci95_seeds=_half(found.mean(1))))
+            of_seeds = seed_interval(found.mean(1)).half
+            rows.append(row(domain=name, value=value, ci95=half, ci95_seeds=of_seeds))
             ids = np.broadcast_to(places.astype(np.int32), found.shape)
             scores[key(rows[-1])] = {"score": found, "id": ids}
         values, halves, of_seed = zip(*by_domain, strict=True)
@@ -254,16 +252,11 @@ def rows_of(
                 domain=ALL,
                 value=float(np.mean(values)),
                 ci95=float(np.linalg.norm(halves)) / len(halves),
-                ci95_seeds=_half(np.mean(of_seed, axis=0)),
+                ci95_seeds=seed_interval(np.mean(of_seed, axis=0)).half,
                 published=PUBLISHED if is_published else None,
             )
         )
     return with_baselines(rows, BASELINES), scores
-
-
-def _half(values: np.ndarray) -> float | None:
-    half = mean_halves(values)
-    return None if half is None else float(half)
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
@@ -271,9 +264,12 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     write_config(config, workdir)
     train, test, is_new = read(config)
     answers = {name: [found] for name, found in baselines_of(train, test).items()}
+    heads = heads_of(config)
+    # What seeds choose alike is trained once.
+    final = cache(answered(config, train, test))
     for seed in config.seeds:
-        for method, found in answers_of(config, train, test, seed).items():
-            answers.setdefault(method, []).append(found)
+        for method, name in choices_of(config, heads, train, seed).items():
+            answers.setdefault(method, []).append(final(heads[method][name]))
     rows, scores = rows_of(config, test, is_new, answers)
     path = write(
         rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
