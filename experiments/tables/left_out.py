@@ -21,6 +21,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
+from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.learners.map import (
     Rows,
     learn_rule,
@@ -173,9 +174,9 @@ def weighted_ngrams(
 
 
 def _idf(seen: Any) -> Float[np.ndarray, " ngrams"]:
-    """Return log((1 + texts) / (1 + texts with it)) + 1, and 0 for an n-gram that none has."""
-    frequency = seen.sum(axis=0)
-    return np.where(frequency > 0, np.log((1 + seen.shape[0]) / (1 + frequency)) + 1, 0.0)
+    """Return the inverse document frequency, and 0 for an n-gram that no text has."""
+    having = seen.sum(axis=0)
+    return np.where(having > 0, inverse_document_frequency(having, seen.shape[0]), 0.0)
 
 
 def sparse_logits(train: Any, label: np.ndarray, test: Any, penalty: float) -> np.ndarray:

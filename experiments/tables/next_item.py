@@ -23,6 +23,7 @@ from scipy import sparse
 from sklearn.preprocessing import normalize
 
 from experiments.sources.amazon_sequences import Shop
+from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.evaluation.metrics import ranks_of
 from metaguide.inner_loop import inner_loop, run
 
@@ -79,7 +80,7 @@ def words(shop: Shop, deep: bool, idf: Mapping[str, float] | None = None) -> spa
     shape = len(shop.items), len(index)
     counts: Any = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
     if idf is None:
-        weight = np.log((1 + shape[0]) / (1 + (counts > 0).sum(axis=0))) + 1
+        weight = inverse_document_frequency((counts > 0).sum(axis=0), shape[0])
     else:
         rarest = max(idf.values())
         weight = np.array([idf.get(word, rarest) for word in index])

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
+from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.inner_loop import inner_loop, run
 
 Similarity = Float[np.ndarray, "titles titles"]
@@ -120,7 +121,7 @@ class Weighting(NamedTuple):
     """What is known of n-grams from the texts of some categories, without their labels.
 
     Attributes:
-        idf: log((1 + texts) / (1 + texts with it)) + 1 of each n-gram.
+        idf: inverse document frequency of each n-gram.
         group: number of the group of each, by its kind and by how rare it is.
         centre: the mean of the encoder's vectors; None without an encoder.
     """
@@ -143,7 +144,7 @@ def weighting(
     """
     every: Any = sparse.vstack(counts)
     texts, having = every.shape[0], (every > 0).sum(axis=0)
-    idf = np.log((1 + texts) / (1 + having)) + 1
+    idf = inverse_document_frequency(having, texts)
     rarity = np.where(having <= 1, 0, np.where(having < RARE * texts, 1, 2))
     known = [one for one in vectors if one is not None]
     centre = np.concatenate(known).mean(0) if known else None

@@ -13,6 +13,7 @@ that served best for as many users of the sources. "In-domain" weights come from
 itself, where the item before the last was the target. `choices.json` has all weights.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from experiments.tables.next_item import (
     scores_of,
     words,
 )
+from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.evaluation.results import (
     Row,
     Scores,
@@ -185,13 +187,11 @@ def users_of(shop: Shop, count: int | None, key: Sequence[int]) -> Known | None:
 
 
 def source_idf(shops: Sequence[Shop]) -> dict[str, float]:
-    """Return IDF of keyword pieces over the catalogues of some domains."""
+    """Return the inverse document frequency of keyword pieces over the catalogues of domains."""
     texts = [set(pieces) for shop in shops for pieces in shop.pieces]
-    counts: dict[str, int] = {}
-    for text in texts:
-        for piece in text:
-            counts[piece] = counts.get(piece, 0) + 1
-    return {p: float(np.log((1 + len(texts)) / (1 + n)) + 1) for p, n in counts.items()}
+    having = Counter(piece for text in texts for piece in text)
+    idf = inverse_document_frequency(np.array(list(having.values())), len(texts))
+    return dict(zip(having, idf.tolist(), strict=True))
 
 
 # ------------------------------------------------------------------------------ test

@@ -1,4 +1,4 @@
-"""Hashed n-grams of words and characters: a bag of words that needs no vocabulary."""
+"""Hashed n-grams of words and characters, a bag of words that needs no vocabulary; their rarity."""
 
 import zlib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int, Int32
 
 from metaguide.types import HASHES
 
@@ -47,6 +47,18 @@ def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "
     for row, ids in enumerate(rows):
         found[row, : len(ids)] = ids
     return found
+
+
+def inverse_document_frequency(
+    having: Int[np.ndarray, " ngrams"], texts: int
+) -> Float[np.ndarray, " ngrams"]:
+    """Return how rare n-grams are, log((1 + N) / (1 + N_g)) + 1, as scikit-learn counts it.
+
+    Args:
+        having: N_g, how many texts have each n-gram.
+        texts: N, how many texts there are.
+    """
+    return np.log((1 + texts) / (1 + having)) + 1
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from metaguide.data.catalogue import Domain, Review, checked_example
 from metaguide.data.encoding import Table
-from metaguide.data.ngrams import hashed_ngrams
+from metaguide.data.ngrams import hashed_ngrams, inverse_document_frequency
 from metaguide.data.repeats import distinct_reviews
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
@@ -108,7 +108,7 @@ def fit_polarity(
     row, place = np.nonzero(words)
     column = grams[row, place]
     count = np.bincount(column, minlength=HASHES)
-    weight = np.where(count < 2, 0, 1 + np.log((1 + len(texts)) / (1 + count)))
+    weight = np.where(count < 2, 0, inverse_document_frequency(count, len(texts)))
     value = weight[column] / np.sqrt(words.sum(1))[row]
     features = sparse.csr_matrix((value, (row, column)), shape=(len(texts), HASHES))
     known = baselines.fit_source(features, label, 1 / penalty)

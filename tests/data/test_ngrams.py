@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from metaguide.data.ngrams import hashed_ngrams
+from metaguide.data.ngrams import hashed_ngrams, inverse_document_frequency
 from metaguide.types import HASHES
 
 TEXTS = st.lists(st.text(max_size=30), min_size=1, max_size=5)
@@ -78,3 +79,12 @@ def test_a_number_that_cannot_be_is_named():
     """Fault: no n-grams, in silence."""
     with pytest.raises(ValueError, match="most is 0; give at least 1"):
         hashed_ngrams(["a"], 0)
+
+
+def test_rarity_is_scikit_learns():
+    """Fault: another smoothing, which would part the baselines' TF-IDF from that of the methods."""
+    texts = ["good thing", "bad thing", "late"]
+    words = TfidfVectorizer().fit(texts)
+    having = np.array([sum(word in text for text in texts) for word in words.vocabulary_])
+    ours = inverse_document_frequency(having, len(texts))
+    assert ours == pytest.approx(words.idf_[list(words.vocabulary_.values())])
