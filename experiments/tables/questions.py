@@ -4,14 +4,16 @@ python -m experiments.tables.questions --config.encoder.weights=FOLDER \\
     --config.encoder.prefix="query: "
 
 Some domains are held out together, by default books and movies, which have no part for training.
-A reader learns from the answers in the others, except for their part "dev", on which the threshold
-is chosen from which on an answer is given. Where a question of the held-out domain was answered by
-several people, each answer counts. With labelled questions of the domain, of its part "dev", the
-threshold is chosen by these and the sources' together; `choices.json` in the work folder says how.
+A reader learns from the answers in the others, except for those about the reviews of their part
+"dev", on which the threshold is chosen from which on an answer is given. Where a question of the
+held-out domain was answered by several people, each answer counts. With labelled questions of the
+domain, of its part "dev", the threshold is chosen by these and the sources' together;
+`choices.json` in the work folder says how.
 Without `--config.encoder.weights` the table has the baselines alone.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +108,21 @@ def asked_of(domain: Domain, most: int = 0) -> Asked:
         row.append(number[content])
         golds.append(one.golds[0] if one.golds else None)
     return Asked(questions, answered, np.array(row), golds)
+
+
+def teaching(parts: Mapping[str, Domain]) -> dict[str, Domain]:
+    """Return a source's parts without the answers that would teach what its part "dev" asks.
+
+    The published parts share reviews, and nine in ten answers of "dev" have their question in
+    "train" too, where somebody else answered it.
+    """
+    held = {one.text for one in parts["dev"].questions}
+    return {
+        part: domain
+        if part == "dev"
+        else replace(domain, questions=tuple(q for q in domain.questions if q.text not in held))
+        for part, domain in parts.items()
+    }
 
 
 class Said(NamedTuple):
@@ -564,7 +581,9 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     write_config(config, workdir)
     domains = {}
     for name, parts in read_questions().items():
-        asked = {"dev", "test"} if name in config.held_out else {"dev"}
+        is_source = name not in config.held_out
+        asked = {"dev"} if is_source else {"dev", "test"}
+        parts = teaching(parts) if is_source and "dev" in parts else parts
         domains[name] = {
             part: asked_of(domain, config.most * (part in asked)) for part, domain in parts.items()
         }

@@ -34,7 +34,10 @@ SHOPS = ("books", "electronics", "grocery", "movies")
 
 
 def lay(folder: Path, each: int = 6) -> None:
-    """Write SubjQA as small: a part for training of two shops, and two answers to each question."""
+    """Write SubjQA as small: a part for training of two shops, and two answers to each question.
+
+    As in the published files, somebody else's answers to a question of "dev" are in "train".
+    """
     with zipfile.ZipFile(folder / "subjqa.zip", "w") as packed:
         for shop in SHOPS:
             for part in ("train", "dev", "test"):
@@ -50,6 +53,9 @@ def lay(folder: Path, each: int = 6) -> None:
                     none = len(text), len(review)
                     for span in (words, words if number % 3 else none):
                         rows.writerow(["is the phone good", review, f"({span[0]}, {span[1]})"])
+                if part == "train":
+                    review = f"the {shop} dev 0 is good . not bad ANSWERNOTFOUND"
+                    rows.writerow(["is the phone good", review, "(17, 21)"])
                 packed.writestr(f"SubjQA/{shop}/splits/{part}.csv", file.getvalue())
 
 
