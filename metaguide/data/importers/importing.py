@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ from metaguide.data.catalogue import FILES, REJECTS
 from metaguide.data.catalogue import MOST as MOST_OF_PICTURE
 from metaguide.data.importers.source import Place, Reject, Row
 from metaguide.data.importers.tables import Options, Reading
-from metaguide.data.rows import PARTS, CatalogueError, checked_row
+from metaguide.data.rows import PARTS, CatalogueError, checked_row, read_rows
 from metaguide.data.viewed import as_viewed
-from metaguide.files import atomic_folder, read_regular
+from metaguide.files import atomic_folder, is_left_by_system, read_regular
 
 LONGEST_RAW = 4096
 """Number of characters of a rejected line that `rejects.jsonl` keeps."""
@@ -82,7 +82,8 @@ def import_domain(
 
     Rows are read and written one by one. What cannot be read is left out, counted by reason, and
     written to `rejects.jsonl` in the domain's folder with file and line. The parts that the domain
-    already has stay, so that products and reviews may be imported one after the other. The folder
+    already has stay, so that products and reviews may be imported one after the other; if products
+    are replaced, what names one that is gone is treated as if it were imported now. The folder
     changes at the end, and all at once.
 
     A row is known by a 64-bit hash of its id: the chance that one of 10 million rows is taken for a
@@ -113,11 +114,12 @@ def import_domain(
         with atomic_folder(folder) as new:
             with _Writer(new, folder, summary, replace) as writer:
                 _write(reading.rows, writer, strict, tell)
-            if not summary.read:
-                raise CatalogueError(
-                    f"{files[0]}: nothing in it can be imported ({_why(summary)})."
-                )
-            _keep_other_parts(folder, new, summary)
+                if not summary.read:
+                    raise CatalogueError(
+                        f"{files[0]}: nothing in it can be imported ({_why(summary)})."
+                    )
+                writer.check_kept_parts(strict)
+            _keep_other_parts(folder, new, summary, FILES if replace else (*FILES, REJECTS))
     except OSError as error:
         raise CatalogueError(
             f"{folder}: cannot be written ({error}); make room or give another folder."
@@ -136,6 +138,7 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CatalogueError(f"{folder}: is a file; give the folder of a domain.")
     others = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = {name for name in others if not is_left_by_system(name)}
     others -= {*FILES, REJECTS, "images"}
     if others:
         raise CatalogueError(
@@ -151,12 +154,7 @@ def _write(
     for number, one in enumerate(rows, 1):
         fault = writer.add(one) if isinstance(one, Row) else one
         if fault is not None:
-            writer.reject(fault)
-            if strict:
-                detail = f" ({fault.detail})" if fault.detail else ""
-                raise CatalogueError(
-                    f"{fault.place}: {fault.reason}{detail}; nothing was imported."
-                )
+            writer.reject(fault, strict)
         if number % 10_000 == 0:
             tell(number)
 
@@ -170,9 +168,9 @@ def _why(summary: Summary) -> str:
     return "; ".join(reasons) or "it has no rows"
 
 
-def _keep_other_parts(folder: Path, new: Path, summary: Summary) -> None:
-    """Copy the parts of a domain that were not imported to its new folder."""
-    for name in FILES:
+def _keep_other_parts(folder: Path, new: Path, summary: Summary, names: Iterable[str]) -> None:
+    """Copy the files of a domain that were not imported to its new folder."""
+    for name in names:
         if (folder / name).exists() and not (new / name).exists():
             _link(folder / name, new / name)
     if (folder / "images").is_dir() and "products" not in summary.read:
@@ -221,6 +219,7 @@ class _Writer:
         self._files: dict[str, IO[str]] = {}
         self._stack = ExitStack()
         self._ids = {part: _Seen() for part in PARTS}
+        self._products = _Seen()
         self._texts = _Seen()
         self._pictures = 0
         self._encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -228,10 +227,11 @@ class _Writer:
     def __enter__(self) -> "_Writer":
         """Read the ids of the products that the domain already has."""
         path = self._folder / "products.jsonl"
-        if path.exists() and not self._replace:
-            with open(path, encoding="utf-8") as file:
-                for line in file:
-                    self._ids["products"].add(json.loads(line)["id"])
+        if path.exists():
+            for where, row in read_rows(path):
+                if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+                    raise CatalogueError(f"{where}: no product; mend or delete the line.")
+                self._products.add(row["id"])
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -241,7 +241,7 @@ class _Writer:
     def add(self, row: Row) -> Reject | None:
         """Write a row, or return why it cannot be."""
         part, values, place = row.part, row.values, row.place
-        products = self._ids["products"]
+        products = self._ids["products"] if "products" in self._files else self._products
         if "id" in values and values["id"] in self._ids[part]:
             if row.may_repeat:
                 self.remark(f"{part}: named again by a later row", place)
@@ -274,8 +274,31 @@ class _Writer:
         self._summary.read[part] += 1
         return None
 
-    def reject(self, fault: Reject) -> None:
-        """Count a reject, and write it down."""
+    def check_kept_parts(self, strict: bool) -> None:
+        """Write those parts anew that are kept and name products that were replaced."""
+        if "products" not in self._files:
+            return
+        for part in PARTS:
+            path = self._folder / f"{part}.jsonl"
+            if part in self._files or not path.exists():
+                continue
+            named = (row.get("product") for _, row in read_rows(path))
+            if all(one is None or one in self._ids["products"] for one in named):
+                continue
+            before, self._replace = self._summary.read.copy(), True
+            self._file(part)  # even if no row stays
+            for where, row in read_rows(path):
+                place = Place(str(path), int(where.rpartition(":")[2]))
+                fault = self.add(Row(part, row, place))
+                if fault is not None:
+                    self.reject(fault, strict)
+            self._summary.read = before
+
+    def reject(self, fault: Reject, strict: bool) -> None:
+        """Count a reject, and write it down; with `strict` it is an error."""
+        if strict:
+            detail = f" ({fault.detail})" if fault.detail else ""
+            raise CatalogueError(f"{fault.place}: {fault.reason}{detail}; nothing was imported.")
         _count(self._summary.rejected, fault.reason, fault.place, fault.detail)
         said = {**fault.place._asdict(), "reason": fault.reason, "detail": fault.detail}
         raw = fault.raw[:LONGEST_RAW].encode(errors="backslashreplace").decode()
@@ -289,12 +312,15 @@ class _Writer:
         """Return the file of a part, or of the rejects."""
         if name not in self._files:
             file = name if name == REJECTS else f"{name}.jsonl"
-            if name != REJECTS and (self._folder / file).exists() and not self._replace:
+            is_kept = (self._folder / file).exists()
+            if name == REJECTS and is_kept and not self._replace:
+                shutil.copyfile(self._folder / file, self._new / file)
+            elif is_kept and not self._replace:
                 raise CatalogueError(
                     f"{self._folder}: the domain has {name} already; import to another domain, or "
-                    "replace them, replace=True."
+                    "replace them: --replace, or replace=True."
                 )
-            opened = open(self._new / file, "w", encoding="utf-8", newline="\n", buffering=2**20)
+            opened = open(self._new / file, "a", encoding="utf-8", newline="\n", buffering=2**20)
             self._files[name] = self._stack.enter_context(opened)
         return self._files[name]
 

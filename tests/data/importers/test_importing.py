@@ -61,6 +61,49 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert [one.id for one in read_domain(garden).products] == ["3"]
 
 
+def test_what_names_a_product_is_linked_anew(tmp_path: Path) -> None:
+    """Catches links that are lost where reviews alone are replaced, and a domain that nothing can
+    read where products are replaced and a purchase or review names one that is gone."""
+    garden = tmp_path / "garden"
+    of_csv(tmp_path, "p.csv", PRODUCTS, garden)
+    bought = "user,product,time\nann,1,1\nann,2,2\n"
+    of_csv(tmp_path, "i.csv", bought, garden)
+    of_csv(tmp_path, "r.csv", REVIEWS, garden)
+    of_csv(tmp_path, "r.csv", REVIEWS, garden, replace=True)
+    assert [one.product for one in read_domain(garden).reviews] == ["1", "2", None]
+    (garden / ".DS_Store").write_text("of a file manager")
+
+    summary = of_csv(tmp_path, "p.csv", "id,title\n2,Rake\n", garden, replace=True)
+    domain = read_domain(garden)
+    assert [one.product for one in domain.reviews] == [None, "2", None]
+    assert [(one.user, one.product) for one in domain.interactions] == [("ann", "2")]
+    assert summary.read == {"products": 1}
+    ((reason, group),) = summary.rejected.items()
+    assert "not among the products" in reason and group.first == (
+        str(garden / "interactions.jsonl"),
+        1,
+    )
+    with pytest.raises(CatalogueError, match="interactions.jsonl:1: .*nothing was imported"):
+        of_csv(tmp_path, "p.csv", "id,title\n3,Spade\n", garden, replace=True, strict=True)
+    of_csv(tmp_path, "p.csv", "id,title\n3,Spade\n", garden, replace=True)
+    assert not read_domain(garden).interactions
+
+
+def test_rejects_of_an_earlier_import_stay(tmp_path: Path) -> None:
+    """Catches rejects that a summary points to and that the next import deletes; a blank line,
+    which a catalogue may have, that ends the next import."""
+    garden = tmp_path / "garden"
+    of_csv(tmp_path, "p.csv", PRODUCTS + "3,,Tools\n", garden)
+    (garden / "products.jsonl").write_text((garden / "products.jsonl").read_text() + "\n")
+    of_csv(tmp_path, "r.csv", "text,stars\ngood,5\n", garden)
+    assert (garden / REJECTS).read_text().count("p.csv") == 1
+    of_csv(tmp_path, "i.csv", "user,product,time\nann,1,1\nann,9,2\n", garden)
+    assert [("p.csv" in one, "i.csv" in one) for one in (garden / REJECTS).open()] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_rejects_are_written_with_file_and_line(tmp_path: Path) -> None:
     """Catches a reject that nobody finds again, and rejects that make a domain unreadable."""
     garden = tmp_path / "garden"
