@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
@@ -130,9 +131,10 @@ def predict_file(
 ) -> Predicted:
     """Answer every row of a file, and write the rows with their answers.
 
-    The columns of the source stay; those of the answers begin with `PREDICTED`. A row that cannot
-    be read has no answer, but the reason in the column `NOT_READ`. For what users took, the target
-    has a row for each user and rank instead. Memory does not grow with the file, except by users.
+    The columns of the source stay; those of the answers begin with `PREDICTED`, and take the place
+    of earlier answers. A row that cannot be read has no answer, but the reason in `NOT_READ`. For
+    what users took, the target has a row for each user and rank instead. Memory does not grow with
+    the file, except by users.
 
     Args:
         guide: the adapted guide.
@@ -159,7 +161,9 @@ def predict_file(
     own = ("user",) if of_users else opened.table.columns
     added = tuple(f"{PREDICTED}{name}" for name in task.columns)
     answered, faults, first = 0, 0, ""
-    with _rows_to(target, (*own, *added, *(() if of_users else (NOT_READ,)))) as write:
+    answers_in = (*added, *(() if of_users else (NOT_READ,)))
+    kept = tuple(name for name in own if name not in answers_in)
+    with _rows_to(target, (*kept, *answers_in)) as write:
         if of_users:
             found, rejects = _histories(opened, {one.id for one in guide.domain.products})
             for users in _batches(found):
@@ -174,6 +178,7 @@ def predict_file(
             answers = iter(guide.predict([one for one in examples if not isinstance(one, Reject)]))
             for record, example in zip(records, examples, strict=True):
                 row = {} if isinstance(record, Reject) else dict(record[1])
+                row = {name: value for name, value in row.items() if name not in answers_in}
                 if isinstance(example, Reject):
                     faults, first = faults + 1, first or _said(example)
                     write({**row, NOT_READ: _said(example)})
@@ -275,9 +280,23 @@ def _rows_to(target: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
                 encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
                 yield lambda row: file.write(encode(row) + "\n")
             else:
-                rows = csv.DictWriter(file, columns, delimiter="\t" if suffix == ".tsv" else ",")
+                mark = "\t" if suffix == ".tsv" else ","
+                rows = csv.DictWriter(file, columns, delimiter=mark, extrasaction="ignore")
                 rows.writeheader()
-                yield rows.writerow
+                further: dict[str, None] = {}
+
+                def write(row: Mapping[str, Any]) -> None:
+                    further.update(dict.fromkeys(row.keys() - set(columns)))
+                    rows.writerow(row)
+
+                yield write
+                if further:
+                    named = ", ".join(map(repr, further))
+                    warnings.warn(
+                        f"{target} lacks {named}, of which the first rows told nothing; name it "
+                        ".jsonl to keep every field",
+                        stacklevel=2,
+                    )
             file.flush()
             file.detach()
     except OSError as error:

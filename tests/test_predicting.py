@@ -98,6 +98,24 @@ def test_each_row_gets_its_own_answer(tmp_path, monkeypatch, source, target) -> 
     assert done.first.startswith(f"{file}:") and guide.sizes == [1, 2]
 
 
+def test_answers_are_answered_again(tmp_path) -> None:
+    """Catches an answer or a reason of before that stays, twice the same columns, a column without
+    a name that is lost, and a field of a later row that ends it all."""
+    source = tmp_path / "r.csv"
+    source.write_text(",text,,predicted_sentiment,not_read\na,good,b,old,old\n", encoding="utf-8")
+    for target in (tmp_path / "once.csv", tmp_path / "twice.csv"):
+        predict_file(Echo(), source, target)
+        ((row,),) = [list(csv.DictReader(target.open(encoding="utf-8")))]
+        assert row["predicted_sentiment"] == "good" and not row["not_read"]
+        assert [row[name] for name in list(row)[:3]] == ["a", "good", "b"] and len(row) == 7
+        source = target
+    lines = tmp_path / "r.jsonl"
+    lines.write_text('{"text": "a"}\n' * 1000 + '{"text": "b", "user": "u"}\n', encoding="utf-8")
+    with pytest.warns(UserWarning, match="lacks 'user', .*name it .jsonl"):
+        predict_file(Echo(), lines, tmp_path / "lines.csv")
+    assert len((tmp_path / "lines.csv").read_text().splitlines()) == 1002
+
+
 def test_products_and_users_are_answered(tmp_path) -> None:
     """Catches a category without its probability, or a history out of order."""
     guide: Any = Echo()
@@ -128,7 +146,7 @@ def test_answers_of_questions_are_columns() -> None:
 
 BAD = [
     ("in.csv", "out.xlsx", {}, "name it .csv, .tsv or .jsonl"),
-    ("in.xlsx", "out.csv", {}, "its name does not tell the format"),
+    ("in.doc", "out.csv", {}, "its name does not tell the format"),
     ("none.csv", "out.csv", {}, "cannot be read"),
     ("in.csv", "no/folder/out.csv", {}, "cannot be written"),
     ("in.csv", "out.csv", {"text": "nothing"}, "no column 'nothing' for text"),

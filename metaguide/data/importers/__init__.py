@@ -17,7 +17,7 @@ from metaguide.data.importers.pictures import folders, idx
 from metaguide.data.importers.questions import squad, subjqa
 from metaguide.data.importers.recbole import recbole
 from metaguide.data.importers.records import Table
-from metaguide.data.importers.source import Place, Reject, Row
+from metaguide.data.importers.source import Place, Reject, Row, names_of
 from metaguide.data.importers.tables import Options, Reading
 from metaguide.data.rows import CatalogueError
 
@@ -68,7 +68,12 @@ def _table_format(
         return read(path, options), options
 
     def importer(files: Sequence[Path], options: Options) -> Reading:
-        return tables.joined([tables.mapped(path, *table(path, options)) for path in files])
+        return tables.joined(
+            [
+                tables.mapped(path, *table(path, options), name)
+                for path, name in zip(files, names_of(files), strict=True)
+            ]
+        )
 
     return Format(summary, importer, suffixes, table)
 
@@ -120,6 +125,8 @@ def format_of(path: Path) -> str:
     for known, one in FORMATS.items():
         if one.suffixes and name.endswith(one.suffixes):
             return known
+    if name.endswith((".xlsx", ".xls", ".ods", ".numbers")):
+        raise CatalogueError(f"{path}: is a spreadsheet; save it as CSV, in UTF-8.")
     raise CatalogueError(
         f"{path}: its name does not tell the format; say which: {', '.join(FORMATS)}."
     )

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from metaguide.data.importers.source import (
     read_lines,
 )
 from metaguide.data.rows import CatalogueError
+from metaguide.files import MIB
 
 Record = tuple[Place, Mapping[str, Any], str]
 """A record's place, its values keyed by column, and the line that it was read from."""
@@ -23,7 +25,11 @@ Record = tuple[Place, Mapping[str, Any], str]
 DELIMITERS = (",", "\t", ";", "|")
 
 MOST_LINES = 1000
-"""The most lines of one record of a CSV: a text in quotes may hold line breaks."""
+"""The most lines of one record of a CSV, since a text in quotes may hold line breaks; and how many
+lines of JSON tell the columns."""
+
+_MOST_PEEKED = 16 * MIB
+"""How many characters of JSON are read ahead at most."""
 
 BROKEN_QUOTES = "quotes that are not closed or go on, or a field of more than 131,072 characters"
 
@@ -34,7 +40,7 @@ class Table(NamedTuple):
     """A table that is read line by line.
 
     Attributes:
-        columns: names of the columns; of JSON lines, those of the first line.
+        columns: names of the columns; of JSON lines, those of the first lines.
         records: its records, and what cannot be read as one.
     """
 
@@ -67,7 +73,12 @@ def read_csv(
     lines = _Lines(read_lines(path, encoding, (".csv", ".tsv", ".txt")))
     first = lines.take()
     if first is None or first.fault:
-        raise CatalogueError(f"{path}: {first.fault if first else 'is empty'}; give another file.")
+        fault = first.fault if first else "is empty"
+        raise CatalogueError(f"{path}: {fault}; or give another file.")
+    if "\r" in first.text.removesuffix("\n").removesuffix("\r"):
+        raise CatalogueError(
+            f"{path}:1: a carriage return alone ends a line; save it with the usual line ends."
+        )
     if not delimiter:
         delimiter = max(DELIMITERS, key=lambda one: len(_header(first.text, one, is_quoted) or ()))
     if columns:
@@ -76,8 +87,9 @@ def read_csv(
         found = _header(first.text, delimiter, is_quoted)
         if found is None:
             raise CatalogueError(f"{path}:1: broken quotes in the header; mend them.")
-        columns = [name.strip("\ufeff ") for name in found]
-    repeated = {name for name in columns if list(columns).count(name) > 1} - {""}
+        named = enumerate((name.strip("\ufeff ") for name in found), 1)
+        columns = [name or f"column {number}" for number, name in named]
+    repeated = {name for name in columns if list(columns).count(name) > 1}
     if repeated:
         raise CatalogueError(
             f"{path}:1: two columns are named {min(repeated)!r}; give each its own name."
@@ -241,19 +253,18 @@ def read_frame(frame: Any) -> Table:
 
 
 def _peeked(path: Path, records: Iterator[Record | Reject]) -> Table:
-    """Return a table whose columns are those of its first record."""
+    """Return a table whose columns are those of its first records, any of which may lack some."""
     before: list[Record | Reject] = []
+    columns: dict[str, None] = {}
+    size = 0
     for one in records:
         before.append(one)
         if not isinstance(one, Reject):
-            columns = tuple(map(str, one[1]))
-
-            def rest() -> Iterator[Record | Reject]:
-                yield from before
-                yield from records
-
-            return Table(columns, rest())
-        if len(before) == MOST_LINES:
+            columns |= dict.fromkeys(map(str, one[1]))
+            size += len(one[2])
+        if len(before) == MOST_LINES or size > _MOST_PEEKED:
             break
-    said = before[0].reason if before and isinstance(before[0], Reject) else "it is empty"
-    raise CatalogueError(f"{path}: no line can be read ({said}); give a file of this format.")
+    if not columns:
+        said = before[0].reason if before and isinstance(before[0], Reject) else "it is empty"
+        raise CatalogueError(f"{path}: no line can be read ({said}); give a file of this format.")
+    return Table(tuple(columns), chain(before, records))

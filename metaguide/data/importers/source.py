@@ -2,13 +2,13 @@
 
 import gzip
 import io
-import os
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ class Line(NamedTuple):
 
 
 TOO_LONG = f"a line of more than {LONGEST_LINE / MIB:g} MiB"
-NOT_DECODED = "not in the file's encoding"
+NOT_DECODED = "not in the encoding that was given (say which it is, such as gb18030)"
 _DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What unpacking and decoding raise on tampered bytes."""
 
@@ -99,11 +99,26 @@ ENDS_EARLY = "the file is damaged or ends early"
 
 
 def made_id(place: Place) -> str:
-    """Return the id of a row that has none: the name of its file, and its line.
+    """Return the id of a row that has none: the name of its file, and its line."""
+    return f"{name_of(Path(place.file))}-{place.line}"
 
-    Only endings that name a format are left off: `books.train` and `books.test` are two files.
+
+def name_of(path: Path) -> str:
+    """Return the name of a file without endings that name a format.
+
+    Others stay: `books.train` and `books.test` are two files.
     """
-    return f"{_FORMAT.sub('', os.path.basename(place.file))}-{place.line}"
+    return _FORMAT.sub("", path.name)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return a name of its own for each file: those after the first of one name have a number."""
+    found: dict[str, None] = {}
+    for path in paths:
+        name = name_of(path)
+        numbered = chain([name], (f"{name}.{number}" for number in count(2)))
+        found[next(one for one in numbered if one not in found)] = None
+    return list(found)
 
 
 _FORMAT = re.compile(r"(\.(csv|tsv|txt|jsonl?|ndjson|parquet))?(\.(gz|zip))?$", re.IGNORECASE)
@@ -140,7 +155,7 @@ def opened(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[io.BufferedRe
     """Open a file for reading its unpacked bytes; the arguments are those of `read_lines`."""
     archive, member = _inside(path)
     try:
-        mode = os.stat(archive).st_mode
+        mode = archive.stat().st_mode
     except OSError as error:
         raise CatalogueError(
             f"{archive}: cannot be read ({error.strerror}); give a file that exists."

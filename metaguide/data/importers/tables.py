@@ -3,7 +3,8 @@
 What a row holds follows from the fields that are mapped: with `title` it is a product, with `text`
 a review, with `question` a question about `text`, and with `user` an interaction. A row may be
 several at once, as in an export of orders: then `product` is the product's id and `id` that of the
-review or question.
+review or question. Without a mapping, a `title` beside a `text` is a review's headline, which is
+not read, unless another column tells of the product.
 """
 
 import codecs
@@ -23,7 +24,7 @@ from metaguide.data.importers.records import (
     read_json_lines,
     read_parquet,
 )
-from metaguide.data.importers.source import Place, Reject, Row, made_id
+from metaguide.data.importers.source import Place, Reject, Row, name_of
 from metaguide.data.importers.values import Value
 from metaguide.data.rows import CatalogueError
 
@@ -176,13 +177,14 @@ class Plan(NamedTuple):
     rows: Callable[[Record], Iterator[Row | Reject]]
 
 
-def planned(path: Path, columns: Sequence[str], options: Options) -> Plan:
+def planned(path: Path, columns: Sequence[str], options: Options, stem: str = "") -> Plan:
     """Return what the columns of a table hold.
 
     Args:
         path: path of the table's file.
         columns: names of its columns.
         options: the mapping, and how values are written.
+        stem: begins the ids of rows that have none; by default the name of the file.
 
     Raises:
         CatalogueError: the table has no column that is mapped, or too few are mapped to tell what
@@ -204,13 +206,13 @@ def planned(path: Path, columns: Sequence[str], options: Options) -> Plan:
     convert = _conversions(path, options)
     used = {column.split(".")[0] for column in mapping.values()}
     unread = tuple(one for one in columns if one not in used)
-    rows = partial(_rows, mapping=mapping, parts=parts, convert=convert)
+    rows = partial(_rows, stem=stem or name_of(path), mapping=mapping, parts=parts, convert=convert)
     return Plan(mapping, parts, unread, rows)
 
 
-def mapped(path: Path, table: Table, options: Options) -> Reading:
+def mapped(path: Path, table: Table, options: Options, stem: str = "") -> Reading:
     """Return the rows of a table; the other arguments and the errors are those of `planned`."""
-    plan = planned(path, table.columns, options)
+    plan = planned(path, table.columns, options, stem)
 
     def rows() -> Iterator[Row | Reject]:
         for record in table.records:
@@ -236,7 +238,12 @@ def joined(readings: Sequence[Reading]) -> Reading:
 def _by_name(columns: Sequence[str]) -> dict[str, str]:
     """Return the columns that are named like fields, keyed by field."""
     named = {column.strip().lower(): column for column in reversed(columns)}
-    return {name: named[name] for name in FIELDS if name in named}
+    found = {name: named[name] for name in FIELDS if name in named}
+    if "text" in found and not found.keys() & {"product", *_OF_PRODUCT[1:]}:
+        found.pop("title", None)  # a headline
+    if found.keys() & {"title", "text", "question", "user"} == {"title"} and "id" in found:
+        found.pop("product", None)  # some other name of a product
+    return found
 
 
 def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
@@ -253,6 +260,7 @@ def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
 
 def _rows(
     record: Record,
+    stem: str,
     mapping: Mapping[str, str],
     parts: tuple[str, ...],
     convert: Mapping[str, Callable[[Any], Value]],
@@ -261,7 +269,7 @@ def _rows(
     place, found, line = record
     raw = {name: _at(found, column) for name, column in mapping.items()}
     raw = {name: value for name, value in raw.items() if not values.is_empty(value)}
-    made = made_id(place)
+    made = f"{stem}-{place.line}"
     of_product = raw.get("product")
     if "products" in parts:
         alone = len(parts) == 1
@@ -321,7 +329,7 @@ def converted(
         is_attribute = name.startswith(ATTRIBUTE)
         try:
             if name == "answer":
-                found = values.span(value, row.get("text", ""))
+                found = values.span(value, row.get("text", ""), fields.get("text", ""))
             elif is_attribute:
                 found = _attribute(name, value)
             else:

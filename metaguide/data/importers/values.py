@@ -9,7 +9,9 @@ import math
 import re
 import reprlib
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from datetime import time as time_of_day
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 
@@ -50,12 +52,13 @@ _YEAR_1973 = 1e8
 def is_empty(value: Any) -> bool:
     """Return whether a field holds nothing: None, NaN, or white space."""
     if isinstance(value, str):
-        return not value.strip("\ufeff \t\r\n")
+        return not value.replace("\ufeff", "").strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def plain(value: Any) -> Value:
     """Return a text or a number as a text, for ids: 12.0 is "12"."""
+    value = _plain_number(value)
     if isinstance(value, str):
         return Value(value.strip("\ufeff \t\r\n") or None)
     if isinstance(value, float) and value.is_integer():
@@ -70,11 +73,15 @@ def text(value: Any) -> Value:
     found = plain(value).value
     if found is None:
         return Value(None)
-    if "&" in found:
-        found = html.unescape(found)
-    if "<" in found:
-        found = _LINE_BREAK.sub("\n", found)
-    return Value(found.replace("\ufeff", "").strip() or None)
+    return Value(_readable(found).strip() or None)
+
+
+def _readable(said: str) -> str:
+    if "&" in said:
+        said = html.unescape(said)
+    if "<" in said:
+        said = _LINE_BREAK.sub("\n", said)
+    return said.replace("\ufeff", "")
 
 
 def stars(value: Any, most: float = 5.0) -> Value:
@@ -84,8 +91,7 @@ def stars(value: Any, most: float = 5.0) -> Value:
         value: what the shop writes.
         most: the best rating, which is 5 stars.
     """
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
+    value = _plain_number(int(value) if isinstance(value, str) and value.isdecimal() else value)
     fault = "is {}; write a number of stars"
     if isinstance(value, str):
         said = value.strip().lower()
@@ -119,14 +125,15 @@ def sentiment(value: Any, positive: Collection[str] = (), negative: Collection[s
         value: what the shop writes.
         positive: the words for "positive" in lower case; by default usual ones in English and
             Chinese, 1 and +1.
-        negative: the words for "negative"; by default usual ones, 0 and -1.
+        negative: the words for "negative"; by default usual ones, 0 and -1. Usual words for a
+            neutral one are known beside either, unless they are among these.
     """
     said = str(plain(value).value).lower() if not isinstance(value, bool) else str(value).lower()
     if said in (positive or _POSITIVE):
         return Value("positive")
     if said in (negative or _NEGATIVE):
         return Value("negative")
-    if not (positive or negative) and said in _NEUTRAL:
+    if said in _NEUTRAL:
         return Value(None, "neutral, stored without a label")
     raise ValueError(
         f"is {reprlib.repr(value)}; say which words are positive and which are negative"
@@ -143,8 +150,9 @@ def time(value: Any, pattern: str = "") -> Value:
         value: what the shop writes.
         pattern: how times are written, as in `datetime.strptime`; by default as above.
     """
-    if isinstance(value, datetime):
-        return _since_1970(value)
+    if isinstance(value, date):
+        is_day = not isinstance(value, datetime)
+        return _since_1970(datetime.combine(value, time_of_day()) if is_day else value)
     said = str(plain(value).value)
     if pattern:
         try:
@@ -182,7 +190,8 @@ def price(value: Any) -> Value:
     remark = ""
     marks = re.findall("[.,]", digits)
     *whole, last = re.split("[.,]", digits)
-    if marks and (len(set(marks)) > 1 or (len(marks) == 1 and len(last) != 3)):
+    is_decimal = len(marks) == 1 and (len(last) != 3 or whole == ["0"])
+    if marks and (len(set(marks)) > 1 or is_decimal):
         number, thousands = f"{''.join(whole)}.{last}", whole[1:]
     else:
         number, thousands = "".join((*whole, last)), [*whole[1:], last][: len(marks)]
@@ -193,24 +202,50 @@ def price(value: Any) -> Value:
     return Value(f"{number} {currency}".strip(), remark)
 
 
-def span(value: Any, passage: str) -> Value:
+def span(value: Any, passage: str, raw: Any = "") -> Value:
     """Return the characters of an answer in a passage, as [start, end].
 
     Args:
         value: the answer's text, its span as a list, or that list as JSON.
         passage: the text that holds it.
+        raw: that text as the shop writes it, whose characters a span counts; by default the same.
     """
     if isinstance(value, str) and (bounds := re.fullmatch(r"[\[(](\d+), *(\d+)[\])]", value)):
         value = [int(bounds[1]), int(bounds[2])]
     if isinstance(value, list | tuple):
-        return Value(list(value))
+        return Value(_moved(list(value), passage, raw))
     answer = text(value).value
+    if answer is None:
+        return Value(None)
     start = passage.find(answer)
     if start < 0:
         raise ValueError(f"is {reprlib.repr(value)}, which the text does not hold; copy it exactly")
     again = passage.find(answer, start + 1) >= 0
     remark = "occurs several times in the text; the first is stored" if again else ""
     return Value([start, start + len(answer)], remark)
+
+
+def _moved(bounds: list[Any], passage: str, raw: Any) -> list[Any]:
+    """Return where in a passage the characters are that a span of its raw text holds.
+
+    Raises:
+        ValueError: they are not in it.
+    """
+    if not raw or raw == passage or [type(one) for one in bounds] != [int, int]:
+        return bounds
+    start, end = bounds
+    answer = text(raw[start:end]).value if 0 <= start < end <= len(raw) else None
+    # Of the places that hold these words, the one after as many characters.
+    before = len(_readable(raw[:start]).lstrip())
+    places = [one.start() for one in re.finditer(re.escape(answer), passage)] if answer else []
+    if not places:
+        raise ValueError(f"is {bounds}, which are no words of the text; copy them instead")
+    start = min(places, key=lambda place: abs(place - before))
+    return [start, start + len(answer or "")]
+
+
+def _plain_number(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _decimal(number: str) -> float:

@@ -20,7 +20,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from metaguide.data.catalogue import REJECTS, CatalogueError, read_domain
-from metaguide.data.importers import FORMATS, Options, Summary, import_domain
+from metaguide.data.importers import FORMATS, Options, Summary, format_of, import_domain
 from metaguide.data.importers.source import Place, made_id
 
 
@@ -322,6 +322,51 @@ def test_rows_without_ids_of_two_files_are_two(tmp_path: Path) -> None:
         "books.task.test-7",
         "more-7",
     ]
+
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "r.csv", "text,stars", f"good in {folder},5")
+    same = [tmp_path / folder / "r.csv" for folder in ("x", "y")]
+    assert not imported("csv", same, tmp_path / "both").rejects
+    assert [one.id for one in read_domain(tmp_path / "both").reviews] == ["r-2", "r.2-2"]
+
+
+def test_lines_of_json_may_lack_fields(tmp_path: Path) -> None:
+    """Catches labels that are lost, without a word, because the first line has none."""
+    lines = write(tmp_path / "r.jsonl", '{"text": "so so"}', '{"text": "good", "stars": 5}')
+    summary = imported("jsonl", [lines], tmp_path / "shop")
+    assert [one.stars for one in read_domain(tmp_path / "shop").reviews] == [None, 5]
+    assert set(summary.mapping) == {"text", "stars"}
+
+
+def test_columns_that_tell_less_than_their_names(tmp_path: Path) -> None:
+    """Catches a kind of product that replaces its id, and headlines that become products."""
+    products = write(tmp_path / "p.csv", "id,title,product", "1,Green hose,hose", "2,Red hose,hose")
+    summary = imported("csv", [products], tmp_path / "p")
+    assert [one.id for one in read_domain(tmp_path / "p").products] == ["1", "2"]
+    assert summary.unread == ("product",)
+    reviews = write(tmp_path / "r.csv", "id,title,text,stars", "7,Great!,I like it,5")
+    summary = imported("csv", [reviews], tmp_path / "r")
+    assert summary.read == {"reviews": 1} and summary.unread == ("title",)
+    both = write(tmp_path / "b.csv", "product,title,text", "1,Green hose,I like it")
+    assert imported("csv", [both], tmp_path / "b").read == {"products": 1, "reviews": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("g.csv", "标题,类别\n".encode("gb18030"), "g.csv: not in the encoding .*such as gb18030"),
+        ("m.csv", b"text,stars\rgood,5\r", "m.csv:1: a carriage return alone"),
+        ("s.xlsx", b"PK", "s.xlsx: is a spreadsheet; save it as CSV"),
+    ],
+)
+def test_what_a_shop_may_export_says_the_mend(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    """Catches a file of Excel in China, of an old Mac or of a spreadsheet without a word on it."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CatalogueError, match=words):
+        imported(format_of(tmp_path / name), [tmp_path / name], tmp_path / "shop")
 
 
 def test_pictures_are_read_from_idx_and_from_folders(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What shops write in a field, as a catalogue holds it."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ STARS = [
     ("★★★★☆", 4.0),
     ("⭐⭐", 2.0),
     ("0.5", 1.0),
+    (Decimal("4.5"), 4.5),
 ]
 
 
@@ -63,6 +65,8 @@ def test_words_of_a_sentiment_replace_the_usual_ones() -> None:
     assert values.sentiment("2", positive=("2",), negative=("1",)).value == "positive"
     with pytest.raises(ValueError, match="say which words"):
         values.sentiment("0", positive=("2",), negative=("1",))
+    known = {"positive": ("gut",), "negative": ("schlecht",)}
+    assert values.sentiment("Neutral", **known).value is None
     with pytest.raises(ValueError, match="is '2'; say which words are positive"):
         values.sentiment("2")
     assert values.sentiment("neutral") == (None, "neutral, stored without a label")
@@ -98,6 +102,14 @@ def test_a_time_without_a_zone_is_utc_everywhere(monkeypatch: pytest.MonkeyPatch
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_day_begins_at_midnight() -> None:
+    """Catches the days of a Parquet file that are refused."""
+    assert (
+        values.time(date(2024, 5, 1)).value
+        == MOMENT.replace(hour=0, minute=0, second=0).timestamp()
+    )
 
 
 def test_other_times_need_a_pattern() -> None:
@@ -168,6 +180,27 @@ def test_answers_are_found_in_their_text() -> None:
     assert values.span("[2, 5]", "A day.").value == values.span([2, 5], "A day.").value == [2, 5]
     with pytest.raises(ValueError, match="does not hold; copy it exactly"):
         values.span("week", "A day.")
+    assert values.span("\u3000", "A day.").value is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("Quiet &amp; good. Battery is long", "Battery"),
+        ("  bad, bad &lt;3 bad<br/>bad ", "bad"),
+        ("\ufeffso so", "so so"),
+    ],
+)
+def test_a_span_counts_the_characters_of_the_text_as_it_is_written(raw: str, words: str) -> None:
+    """Catches a span that is kept where its text lost entities, marks or white space before it."""
+    passage = values.text(raw).value
+    starts = [place for place in range(len(raw)) if raw.startswith(words, place)]
+    found = [values.span([start, start + len(words)], passage, raw).value for start in starts]
+    places = [place for place in range(len(passage)) if passage.startswith(words, place)]
+    assert found == [[place, place + len(words)] for place in places]
+    for wrong in ([3, 2], [0, 99]):
+        with pytest.raises(ValueError, match="no words of the text; copy them instead"):
+            values.span(wrong, passage, raw)
 
 
 @given(st.floats(0.01, 5) | st.integers(1, 5))
