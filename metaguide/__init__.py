@@ -61,3 +61,8 @@ def __getattr__(name: str) -> Any:
     value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, those too that are imported on first use."""
+    return sorted({*globals(), *__all__})

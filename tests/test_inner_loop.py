@@ -138,6 +138,20 @@ def test_nothing_may_adapt(mode):
     assert found == {} and seen is None
 
 
+@pytest.mark.parametrize("mode", [Unrolled(), Mixed(), FirstOrder(), Implicit(1.0)])
+def test_a_python_number_is_a_parameter(mode):
+    """Faults: only an array is; a rule without a second derivative is refused where it takes no
+    step."""
+
+    def loss(params, batch):
+        return (params - batch) ** 2, {}
+
+    adapted, _ = adapt_by(loss, optax.sgd(0.25), mode, 0.0, lambda step: jnp.float32(1), 1)
+    assert float(adapted) > 0
+    adapted, _ = adapt_by(loss, optax.adam(0.1), mode, 2.0, lambda step: jnp.float32(1), 0)
+    assert float(adapted) == 2
+
+
 def test_fewer_than_zero_steps_is_an_error():
     """Fault: a negative number of steps is taken for none."""
     params, batches = make(batches=1)

@@ -31,7 +31,7 @@ from metaguide.learners import (
 from metaguide.learners.gradient_based import learned_rates
 from metaguide.learners.maml_plus_plus import step_weights
 from metaguide.learners.on_features import prototypes, standardised
-from metaguide.learners.reptile import minibatches
+from metaguide.learners.reptile import _like, minibatches
 from metaguide.methods import METHODS, Settings
 from metaguide.optimizers import lstm
 from metaguide.types import Episode, Problem
@@ -815,6 +815,24 @@ def test_reptile_keeps_the_optimizers_state_across_tasks():
     kept = {**meta, "rule": after}
     adapted, _ = learner.adapt(kept, task().support, (), jax.random.key(1))
     near({name: adapted[name] for name in params}, again.params, atol=1e-6)
+
+
+def test_a_kept_count_is_whole_at_any_precision():
+    """Faults: bfloat16 cannot hold a count above 256; a mean just below a whole number is cut."""
+    half = PROBLEM._replace(
+        init=lambda key: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PROBLEM.init(key))
+    )
+    rule = reptile(half, optax.adam(0.1), 1, keep_state=True).init(jax.random.key(0))["rule"]
+    assert rule[0].count.dtype == jnp.float32
+    assert int(_like(jnp.float32(399.9999), jnp.int32(0))) == 400
+
+
+def test_what_is_masked_may_be_anything():
+    """Fault: 0 times a NaN in the padding is a prototype without a number."""
+    features = jnp.array([[1.0, 2.0], [3.0, 4.0], [jnp.nan, jnp.inf]])
+    mask = jnp.array([True, True, False])
+    found = prototypes(features, jnp.array([0, 0, 1]), mask, 2)
+    near(found, jnp.array([[2.0, 3.0], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("learner", [*ON_FEATURES, "tf-idf", "map-head", "proto-maml"])

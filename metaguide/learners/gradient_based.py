@@ -153,7 +153,7 @@ def meta_sgd(
         problem: the model and its loss.
         learning_rate: initial α of all parameters.
         steps: number of inner steps; the paper takes one.
-        mode: `Unrolled` or `FirstOrder`; the rates are learned under either.
+        mode: `Unrolled`, `Mixed` or `FirstOrder`; the rates are learned under each.
 
     Returns:
         A learner whose meta-parameters are {"params": φ, "rule": {"rates": α}}.
@@ -404,4 +404,5 @@ def proximal_sgd(
 
         return jax.tree.map(step, updates, state, params), state
 
-    return optax.GradientTransformation(lambda params: params, update)
+    # A copy: a caller may donate the parameters and the state.
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)

@@ -39,7 +39,7 @@ def learned(
         init_rule: key -> ω, such as `lstm().init`.
         rule: ω -> an optax transform, such as `lstm().transform`.
         steps: number of inner steps.
-        mode: `FirstOrder` or `Unrolled`.
+        mode: `FirstOrder`, `Unrolled` or `Mixed`.
         hold_start: learn only the rule and keep the initialisation fixed.
         head_only: freeze the body and adapt only `problem.head`, as `anil` does.
 

@@ -388,6 +388,8 @@ def prototypes(
         One prototype per class; zero for a class without examples.
     """
     member = jax.nn.one_hot(label, way, axis=0, dtype=features.dtype) * mask.astype(features.dtype)
+    # 0 times a NaN is a NaN.
+    features = jnp.where(mask[:, None], features, 0)
     return member @ features / jnp.maximum(member.sum(1, keepdims=True), 1.0)
 
 

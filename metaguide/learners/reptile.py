@@ -58,8 +58,10 @@ def reptile(
         params = problem.init(key)
         if not keep_state:
             return {"params": params}
-        state, dtype = inner.init(moving(params)), jnp.result_type(*jax.tree.leaves(params))
-        return {"params": params, "rule": optax.tree.cast(state, dtype)}
+        # A mean over tasks has fractions of a count, and bfloat16 no count above 256.
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        return {"params": params, "rule": optax.tree.cast(inner.init(moving(params)), dtype)}
 
     def train(
         meta: Params,
@@ -73,9 +75,7 @@ def reptile(
         loop = inner_loop(support_loss(problem, params, context), inner, FirstOrder())
         carry = loop.start(moving(params))
         if keep_state:
-            kept = jax.tree.map(
-                lambda leaf, like: leaf.astype(like.dtype), meta["rule"], carry.optimizer
-            )
+            kept = jax.tree.map(_like, meta["rule"], carry.optimizer)
             carry = carry._replace(optimizer=kept)
 
         def merged(carry: Carry) -> Params:
@@ -147,3 +147,9 @@ def minibatches(
         return {name: leaf[rows] for name, leaf in support.items()}
 
     return at
+
+
+def _like(leaf: Array, like: Array) -> Array:
+    """Return a leaf of a meta-learned state as the optimizer has it; counts are rounded."""
+    whole = jnp.round(leaf) if jnp.issubdtype(like.dtype, jnp.integer) else leaf
+    return whole.astype(like.dtype)

@@ -401,7 +401,9 @@ def _starter(
     def start(theta: Theta, data: Any, key: Key[Array, ""], age: ArrayLike) -> Particle:
         params, task = optimizee.draw(data, key)
         loop = inner_loop(optimizee.loss, transform(theta)).start(params)
-        return Particle(task, (loop,) * count, jnp.asarray(age, jnp.int32))
+        # Each in its own buffers, since a step may donate them.
+        loops = tuple(jax.tree.map(jnp.copy, loop) for _ in range(count))
+        return Particle(task, loops, jnp.asarray(age, jnp.int32))
 
     return start
 

@@ -56,8 +56,9 @@ def init_state(
     """
     meta = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), meta)
     params = {"meta": meta, "weighting": weighting.init()}
-    begun, carried = jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, dict(carry or {}))
-    return TrainState(begun, params, optimizer.init(params), jnp.copy(key), carried)
+    # An initial state may hold the parameters themselves, or a key of the caller's.
+    state, carried = jax.tree.map(jnp.copy, (optimizer.init(params), dict(carry or {})))
+    return TrainState(jnp.zeros((), jnp.int32), params, state, jnp.copy(key), carried)
 
 
 Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Metrics]]
@@ -188,7 +189,8 @@ def make_step(
     Args:
         gradients: gradients keyed by objective; their carries are in the state, from `init_state`.
         weighting: how the losses are summed; its own parameters are trained too.
-        optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`.
+        optimizer: any optax transformation, over `{"meta": ..., "weighting": ...}`; the loss is
+            passed as `value=` if it takes one.
         total: number of steps of the complete stage; objectives see `progress` = step / total.
         mesh: mesh of the devices that share the tasks, the same as in the gradients; None for one
             device.
@@ -235,16 +237,22 @@ def make_step(
             state.params["weighting"], losses
         )
         # The chain rule: ∇J = Σ ∂J/∂Jₜ ∇Jₜ.
-        scaled = [optax.tree.scale(shares[name], gradients[name]) for name in gradients]
+        scaled = [
+            jax.tree.map(lambda leaf: shares[name].astype(leaf.dtype) * leaf, gradients[name])
+            for name in gradients
+        ]
         gradient = {
             "meta": jax.tree.map(lambda *leaves: sum(leaves), *scaled),
             "weighting": weights,
         }
-        # Optax raises floats to its int32 count, which strict promotion of dtypes forbids.
+        # Optax raises floats to its int32 count, which strict promotion of dtypes forbids, and a
+        # norm may be of several dtypes.
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+                gradient, state.optimizer, state.params, value=loss
+            )
+            metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, optimizer_state, state.key, {}), metrics
 
     programs: dict[str, Callable[..., Any]] = {

@@ -123,6 +123,15 @@ def test_persistent_strategies_are_unbiased_where_truncation_is_not():
     assert off_by(short, cut) < 4 and off_by(short, exact) > 8
 
 
+def test_a_particle_may_be_donated():
+    """Fault: both of its loops are the same arrays, which cannot be donated twice."""
+    rule, key = scalar_rule(), jax.random.key(3)
+    estimator = evolution(rule, QUADRATICS, HORIZON, WINDOW, 0.02)
+    particle = estimator.start(rule.init(key), (), key, 0)
+    step = jax.jit(estimator.gradient, donate_argnums=2)
+    assert step(rule.init(key), (), particle, key, 0.0)[2].age == WINDOW
+
+
 @pytest.mark.slow
 def test_an_inner_problem_ends_at_its_horizon_and_begins_anew():
     """Faults: it goes on for ever, begins anew a window too early, keeps the sum of perturbations

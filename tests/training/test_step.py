@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from metaguide.learners import proximal_sgd
 from metaguide.objectives.weighting import fixed, uncertainty
 from metaguide.parallel import replicate, tasks_mesh
 from metaguide.training.step import init_state, make_step
@@ -50,6 +51,46 @@ def test_learned_weights_are_trained_along():
     before = init_state({"w": w}, weights, optax.sgd(rate), jax.random.key(0))
     state, _ = step(before, {"near": target})
     np.testing.assert_allclose(state.params["weighting"]["near"], -rate * (1 - 5.0), rtol=1e-6)
+
+
+def test_an_optimizer_keeps_its_dtypes():
+    """Fault: a share of float32 widens the moments of other parameters, so that the second step is
+    another program and a checkpoint of the first cannot be read."""
+    weights, rule = fixed({"near": 1.0}), optax.adam(0.1)
+    meta = {"w": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss(meta, data, key, progress):
+        return sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in meta.values()), {}
+
+    step = make_step({"near": loss}, weights, rule, total=2)
+    before = init_state(meta, weights, rule, jax.random.key(0))
+    dtypes = jax.tree.map(jnp.result_type, before.optimizer)
+    state, _ = step(before, {"near": ()})
+    assert jax.tree.map(jnp.result_type, state.optimizer) == dtypes
+    assert dtypes[0].mu["meta"]["w"] == jnp.bfloat16
+
+
+KEY = jax.random.key(3)
+RULES = {
+    "reads the loss": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    "needs the loss": optax.polyak_sgd(),
+    "keeps the caller's key": optax.noisy_sgd(0.1, key=KEY),
+    "keeps the parameters": proximal_sgd(0.1, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_of_all_kinds_take_outer_steps(name):
+    """Faults: a rule is not told the loss; its state shares a buffer with the parameters, which
+    cannot be donated twice, or with a key of the caller's, which is deleted."""
+    weights, rule = fixed({"near": 1.0}), RULES[name]
+    step = make_step({"near": squares}, weights, rule, total=3)
+    for _ in range(2):
+        state = init_state({"w": jnp.ones(2)}, weights, rule, jax.random.key(0))
+        for _ in range(2):
+            state, metrics = step(state, {"near": jnp.zeros(2)})
+        assert metrics["near/loss"] < 2.0
 
 
 def test_every_step_and_objective_draws_anew_and_again_the_same():
