@@ -1,5 +1,6 @@
 """The console command `metaguide`: from a shop's files to answers."""
 
+import io
 import json
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.importers import FORMATS, Group, Options, Summary, format_of, import_domain
-from metaguide.files import atomic_write
+from metaguide.files import atomic_write, is_left_by_system
 
 if TYPE_CHECKING:
     from metaguide.choosing import Choice
@@ -78,33 +79,25 @@ OwnMethod = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]
 
 
+MOST_SHOTS = 10_000
+"""The most examples of a class that a saved guide may be adapted to."""
+
+
 class Refusal(Exception):
     """Something that the user has to mend; the message says what."""
 
 
 def main() -> None:
     """Run the command; every error is one line that says what to do."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
     try:
         app()
-    except (*_refusals(), CatalogueError, Refusal) as error:
+    # The package's own errors are ValueErrors.
+    except (OSError, ValueError, Refusal) as error:
         print(f"metaguide: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except KeyboardInterrupt as error:
-        print("metaguide: interrupted; nothing was changed", file=sys.stderr)
-        raise SystemExit(130) from error
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """Return the errors that say what is wrong with a guide, of modules that were imported."""
-    known = {
-        "metaguide.training.checkpoint": "CheckpointError",
-        "metaguide.pretrained": "EncoderError",
-        "metaguide.data.tokenizer": "TokenizerError",
-        "metaguide.optimizers.stored": "StoredError",
-        "metaguide.web": "ServeError",
-        "metaguide.exporting": "ExportError",
-    }
-    return tuple(getattr(sys.modules[m], n) for m, n in known.items() if m in sys.modules)
 
 
 @app.command("import", help=_IMPORT_HELP)
@@ -214,9 +207,11 @@ def adapt(
     domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
     guide: GuideFolder,
     output: Annotated[Path, typer.Option(help="The folder to save the adapted guide to.")],
-    shots: Annotated[int, typer.Option(min=0, help="Examples of each class to adapt to.")] = 5,
+    shots: Annotated[
+        int, typer.Option(min=0, max=MOST_SHOTS, help="Examples of each class to adapt to.")
+    ] = 5,
     unlabelled: Unlabelled = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the draw of examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of examples.")] = 0,
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
@@ -234,8 +229,10 @@ def adapt(
     turn, plain baselines among them.
     """
     from metaguide.choosing import best
+    from metaguide.saved import check_replaceable
 
     start = time.monotonic()
+    check_replaceable(output)
     shop = read_domain(domain)
     found = _trained(guide, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
@@ -247,7 +244,7 @@ def adapt(
     if as_json:
         counts = {task: len(one.chosen) for task, one in adapted.adapted.items()}
         said = {"guide": str(output), "examples": counts, "methods": _plain(choices)}
-        print(json.dumps({**said, "notes": notes}, indent=2))
+        print(json.dumps({**said, "notes": notes}, ensure_ascii=False, indent=2))
         return
     print(f"{output} ({time.monotonic() - start:.1f} s)")
     for task, one in adapted.adapted.items():
@@ -270,7 +267,7 @@ def evaluate(
     draws: Annotated[int, typer.Option(min=1, help="Draws of examples for each number.")] = 5,
     queries: Annotated[int, typer.Option(min=1, help="Most examples that are asked.")] = 500,
     unlabelled: Unlabelled = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the draws.")] = 0,
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
@@ -294,6 +291,8 @@ def evaluate(
     counts = [int(word) if word.isdecimal() else -1 for word in _words(shots)]
     if not counts or min(counts) < 0:
         raise Refusal(f"--shots is {shots!r}; write numbers, as in 0,1,5")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise Refusal(f"{report}: there is no folder {report.parent}; make it, or give another")
     shop = read_domain(domain)
     with tempfile.TemporaryDirectory() as folder, _counting("shots") as tell:
         # Without a cache, every draw would encode the same texts again.
@@ -308,6 +307,13 @@ def evaluate(
             candidates=() if own_method else CANDIDATES,
             tell=lambda task, count: tell(count),
         )
+    if as_json:
+        plain = [evaluation_report.as_json(one) for one in found]
+        print(json.dumps(plain, ensure_ascii=False, indent=2))
+    else:
+        for one in found:
+            for line in evaluation_report.as_text(one):
+                print(line)
     if report is not None:
         content = evaluation_report.as_page(found, domain.name, guide.name)
         try:
@@ -315,15 +321,8 @@ def evaluate(
                 file.write(content.encode())
         except OSError as error:
             raise Refusal(f"{report}: cannot be written ({error.strerror})") from error
-    if as_json:
-        plain = [evaluation_report.as_json(one) for one in found]
-        print(json.dumps(plain, ensure_ascii=False, indent=2))
-        return
-    for one in found:
-        for line in evaluation_report.as_text(one):
-            print(line)
-    if report is not None:
-        print(f"{report}: the same as a page, with pictures and the texts to label next")
+        if not as_json:
+            print(f"{report}: the same as a page, with pictures and the texts to label next")
 
 
 @app.command()
@@ -498,7 +497,11 @@ def _domains(shop: Path) -> list[Path]:
         listing = sorted(shop.iterdir())
     except OSError as error:
         raise Refusal(f"{shop}: cannot be read ({error.strerror}); give a folder") from error
-    folders = [one for one in listing if one.is_dir() and not one.name.startswith(".")]
+    folders = [
+        one
+        for one in listing
+        if one.is_dir() and not one.name.startswith(".") and not is_left_by_system(one.name)
+    ]
     if not folders:
         raise Refusal(f"{shop}: holds no domain; make one: metaguide import my.csv {shop}/garden")
     return folders

@@ -15,6 +15,7 @@ from scipy import sparse
 from metaguide.choosing import CANDIDATES, best
 from metaguide.data.catalogue import CatalogueError, Domain, Question
 from metaguide.data.histories import History, histories
+from metaguide.data.repeats import without_repeats
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
 from metaguide.evaluation.metrics import (
@@ -292,7 +293,10 @@ def _of_task(
     """Evaluate one task; the other arguments are those of `evaluate`."""
     task, part, asked = split.task.name, split.task.part, split.asked
     held_back = {split.examples[row].id for row in asked}
-    left = [one for one in getattr(domain, part) if one.id not in held_back]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distinct = without_repeats(domain)  # a repeat of what is held back would tell its label
+    left = [one for one in getattr(distinct, part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
     supports = {count: _supports(split, count, draws, seed) for count in shots}
     drawn = np.concatenate([split.pool[:0], *(rows for s in supports.values() for rows in s)])
@@ -466,8 +470,9 @@ def _last(products: Sequence[str], count: int) -> tuple[str, ...]:
 def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
     """Return for each example that is asked whether the guide gives its label."""
     answers = adapted.predict([split.examples[row] for row in split.asked])
-    said = [split.classes.index(split.labels.answer(one)) for one in answers]
-    return np.array(said) == split.numbers[split.asked]
+    wanted = [split.classes[int(number)] for number in split.numbers[split.asked]]
+    said = [split.labels.answer(one) for one in answers]
+    return np.array([one == other for one, other in zip(said, wanted, strict=True)])
 
 
 def _right_of(

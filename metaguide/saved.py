@@ -226,7 +226,7 @@ def write(contents: Contents, folder: Path, with_encoder: bool = False) -> None:
     source = Path(config.encoder) if config.encoder_width else None
     inside = source is not None and source.resolve().is_relative_to(folder.resolve())
     try:
-        _check_replaceable(folder)
+        check_replaceable(folder)
         with atomic_folder(folder) as new:
             # `save_file` would let nobody else read it, a server of another user among them.
             (new / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
@@ -550,7 +550,7 @@ def _by_type(domain: Domain) -> dict[type, tuple[Any, ...]]:
     return {Product: domain.products, Review: domain.reviews, Question: domain.questions}
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Check that nothing but a saved guide is lost.
 
     Raises:

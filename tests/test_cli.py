@@ -97,6 +97,9 @@ ERRORS = [
     (["import", "none.csv", "a"], "none.csv: cannot be read"),
     (["import", "my.csv", "a", MAP, "--strict"], "my.csv:14: .*nothing was imported"),
     (["import", "my.csv", "a", MAP, "--encoding=x"], "encoding is 'x'"),
+    (["import", "my.csv", "a", MAP, "--encoding=hex"], "encoding is 'hex'"),
+    (["adapt", "a", "--guide=g", "--output=my_other"], "my_other/mine: .*would be lost"),
+    (["evaluate", "a", "--guide=g", "--report=no/r.html"], "there is no folder no; make it"),
     (["check", "nowhere"], "nowhere: cannot be read"),
     (["check", "my_empty"], "my_empty: holds no domain; make one"),
 ]
@@ -106,10 +109,12 @@ ERRORS = [
 def test_every_error_is_one_line(shop, monkeypatch, capsys, arguments, words) -> None:
     """Catches a traceback, an exit code of 0, or a folder that an error leaves behind."""
     (shop / "my_empty").mkdir()
+    (shop / "my_other").mkdir()
+    (shop / "my_other" / "mine").write_text("of the user")
     code, out, err = run(monkeypatch, capsys, *arguments)
     assert code == 1 and out == "" and err.startswith("metaguide: ") and err.count("\n") == 1
     assert re.search(words, err), err
-    assert sorted(path.name for path in shop.iterdir()) == ["my.csv", "my_empty"]
+    assert sorted(path.name for path in shop.iterdir()) == ["my.csv", "my_empty", "my_other"]
 
 
 def test_help_has_an_example_of_each_command(monkeypatch, capsys) -> None:

@@ -24,7 +24,7 @@ from metaguide.data.encoding import Lengths, TextReader
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.evaluating import Unsure, evaluate
 from metaguide.guide import Guide
-from metaguide.tasks import Answer, Category, Reading, Sentiment
+from metaguide.tasks import TASKS, Answer, Category, Reading, Sentiment
 from tests.pretrained.conftest import write as write_encoder
 from tests.test_cli import run
 
@@ -85,6 +85,23 @@ class Fake(Guide):
             predict=predict,
             adapt=lambda support: self.adapted_to(domain, support),
         )
+
+
+def test_a_repeat_of_what_is_held_back_is_held_back_too() -> None:
+    """Catches a product of two categories whose second row tells the answer to the first, and an
+    answer that is no class, which ends the evaluation."""
+    again = tuple(
+        dataclasses.replace(one, id=f"again {one.id}", category="other") for one in PRODUCTS
+    )
+    guide: Any = Fake()
+    evaluate(guide, Domain("garden", (*PRODUCTS, *again)), (0,), draws=1, candidates=())
+    for call in guide.calls:
+        assert not any(one.category == "other" for one in call.domain.products)
+    unknown = SimpleNamespace(predict=lambda batch: [Category("none", {}) for _ in batch])
+    task, rng = TASKS["classification"], np.random.default_rng(0)
+    assert task.labels is not None
+    split = metaguide.evaluating._split(task, task.labels, Domain("d", PRODUCTS), 9, rng)
+    assert not metaguide.evaluating._right(unknown, split).any()
 
 
 def test_nothing_that_is_asked_was_seen() -> None:

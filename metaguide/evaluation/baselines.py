@@ -8,6 +8,7 @@ Among equal scores one is drawn, or the mean of their outcomes counts. As for a 
 are not finite choose nothing: class -1, the last rank, neither an answer nor an abstention.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,10 @@ BASELINES = (
 """The names that the baselines have as methods of a table."""
 
 
+NO_WORD = "x" * 64
+"""The one word of a vocabulary that was fitted on texts without any."""
+
+
 def fit_tfidf(source_texts: Sequence[str]) -> Any:
     """Fit TF-IDF of word 1-2-grams of unit length, where a Han character is a word.
 
@@ -51,6 +56,8 @@ def fit_tfidf(source_texts: Sequence[str]) -> Any:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds to import
 
+    if not any(re.search(WORD, text) for text in source_texts):
+        source_texts = [NO_WORD]
     rare = 2 if len(source_texts) > 1000 else 1
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=WORD

@@ -1,6 +1,7 @@
 """The service: one guide, its batches and its lessons, without HTTP."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from metaguide.web.teaching import (
 from metaguide.web.warming import warm
 
 T = TypeVar("T")
+
+_log = logging.getLogger("metaguide.web")
 
 
 class Report(NamedTuple):
@@ -173,10 +176,10 @@ class Service:
             return found
 
         try:
-            found = await self._alone(work)
+            async with self._alone(work) as found:
+                self.guide = found.guide
         except ValueError as error:
             raise invalid("examples", f"cannot be taught: {error}") from error
-        self.guide = found.guide
         return Report(found.outcomes, found.notes, time.perf_counter() - start)
 
     async def reset(self) -> None:
@@ -185,8 +188,8 @@ class Service:
         Raises:
             Refusal: a lesson is given at the moment.
         """
-        await self._alone(lambda: None)
-        self.guide = self._original
+        async with self._alone(lambda: None):
+            self.guide = self._original
 
     async def save(self) -> None:
         """Save the guide with its lessons into the server's folder.
@@ -199,17 +202,20 @@ class Service:
             raise Refusal(409, "cannot_save", "this server has nowhere to save to", hint)
         guide = self.guide
         try:
-            await self._alone(lambda: guide.save(folder))
+            async with self._alone(lambda: guide.save(folder)):
+                pass
         except (OSError, ValueError) as error:
             # The message names a path of this machine, which is for its log alone.
+            _log.error("the guide could not be saved: %s", error)
             hint = "the server's log says why"
             raise Refusal(409, "save_failed", "the guide could not be saved", hint) from error
 
-    async def _alone(self, work: Callable[[], T]) -> T:
-        """Run work that changes the guide, in its own thread.
+    @asynccontextmanager
+    async def _alone(self, work: Callable[[], T]) -> AsyncIterator[T]:
+        """Run work that changes the guide, in its own thread; no other begins before a `with` ends.
 
         Work that was given up runs on, since no thread can be stopped, and until then no other
-        begins; its result is dropped.
+        begins either; its result is dropped.
 
         Raises:
             Refusal: other such work runs.
@@ -218,5 +224,7 @@ class Service:
             hint = "try again in a few seconds"
             raise Refusal(409, "lesson_running", "another lesson runs", hint, retry_after=5)
         future = self._teaching.submit(work)
-        future.add_done_callback(lambda _: self._lesson.release())
-        return await asyncio.wrap_future(future)
+        try:
+            yield await asyncio.wrap_future(future)
+        finally:
+            future.add_done_callback(lambda _: self._lesson.release())

@@ -21,6 +21,12 @@ def test_vocabulary_is_the_sources_alone():
     assert {"质 量", "好", "很 好", "4k 屏"} <= set(han.vocabulary_)
 
 
+def test_texts_without_a_word_have_features_too():
+    """Fault: a shop of pictures alone, whose titles are empty, has no baseline but an error."""
+    for texts in ([], ["", "!"]):
+        assert baselines.fit_tfidf(texts).transform(["a hose", ""]).nnz == 0
+
+
 def test_majority_is_the_cells_prior_within_the_episodes_classes():
     """A majority over the whole table, one that counts a recurring example twice, or a class that
     the episode does not have."""

@@ -1,5 +1,6 @@
 """The server answers as the guide does, within its limits, and every error is one JSON object."""
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -23,7 +24,10 @@ from metaguide.data.histories import History
 from metaguide.guide import AdaptedGuide
 from metaguide.web import Limits, ServeError, create_app, serve
 from metaguide.web.app import PATHS
+from metaguide.web.errors import Refusal
+from metaguide.web.metrics import Metrics
 from metaguide.web.server import is_loopback
+from metaguide.web.service import Service
 from metaguide.web.teaching import held_back
 from tests.web.conftest import LIMITS
 
@@ -465,7 +469,7 @@ def test_what_is_taught(client, adapted):
     client.post("/v1/teach/reset", json={})
 
 
-def test_a_lesson_that_cannot_be_given_says_why(client, adapted, tmp_path):
+def test_a_lesson_that_cannot_be_given_says_why(client, adapted, tmp_path, caplog):
     """Faults: half a lesson changes the guide; an error of a lesson is a 500 or names a path."""
     before = client.get("/v1/guide").json()
 
@@ -500,6 +504,25 @@ def test_a_lesson_that_cannot_be_given_says_why(client, adapted, tmp_path):
         response = other.post("/v1/teach/save", json={})
         refused(response, 409, "save_failed")
         assert str(tmp_path) not in response.text
+        assert f"could not be saved: {tmp_path / 'file'}" in caplog.text
+
+
+@pytest.mark.slow
+def test_no_lesson_begins_before_the_last_is_kept(adapted):
+    """Fault: the next lesson begins while the first is done but not kept, and replaces it."""
+    service = Service(adapted, LIMITS, Metrics())
+
+    async def found():
+        async with service._alone(lambda: time.sleep(0.05)):
+            with pytest.raises(Refusal, match="another lesson runs"):
+                await service.reset()
+        await service.reset()
+        with pytest.raises(ZeroDivisionError):
+            async with service._alone(lambda: 1 / 0):
+                pass
+        await service.reset()
+
+    asyncio.run(found())
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ review or question. Without a mapping, a `title` beside a `text` is a review's h
 not read, unless another column tells of the product.
 """
 
-import codecs
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +106,7 @@ class Options:
                 known = f"did you mean {close[0]!r}?" if close else known
                 raise ValueError(f"there is no field {name!r}; {known}")
         try:
-            codecs.lookup(self.encoding)
+            "".encode(self.encoding)
         except LookupError as error:
             raise ValueError(
                 f"encoding is {self.encoding!r}; give one such as 'gb18030'"
