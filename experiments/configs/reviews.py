@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
         "least_texts": 3,  # texts of source categories that an n-gram occurs in at least
         "penalties": (0.1, 0.3, 1.0),  # λ of the head that are tried
     }
-    config.tfidf = {"penalties": (1.0,)}  # λ of the baseline's head that are tried
+    config.tfidf = {"penalties": (0.1, 0.3, 1.0)}  # λ of the baseline's head that are tried
     # Weights of the logits of n-grams, added to those of the encoder, that are tried.
     config.stack = {"shares": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
     config.rule = {

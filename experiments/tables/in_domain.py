@@ -6,15 +6,16 @@ Nothing is held out. A domain is tested on its published test part, and taught b
 alone ("own"), by those of all domains through one head ("shared"), or by all through a head for
 each domain that is pulled to a shared one ("shared + own"): argmin Σ ℓ(x; w + v_d) + λ/2 (‖w‖² +
 Σ_d ‖v_d‖² / ρ²), which is one logistic regression on [x, ρ x in the place of its domain] (Daumé
-III: Frustratingly easy domain adaptation, 2007). λ and ρ are chosen by the mean accuracy on reviews
-of the training parts that are set aside; then all of the training parts teach.
+III: Frustratingly easy domain adaptation, 2007). λ and ρ, those of TF-IDF too, are chosen by the
+mean accuracy on reviews of the training parts that are set aside; then all of the training parts
+teach.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -30,6 +31,7 @@ from experiments.run_folder import write_config
 from experiments.sources import fdu_mtl
 from experiments.tables.left_out import (
     Corpus,
+    Weigh,
     corpus_of,
     sparse_logits,
     taken,
@@ -54,6 +56,13 @@ PUBLISHED = 0.873
 
 Head = Callable[[Corpus, Any, Corpus, Any], np.ndarray]
 """(training reviews, their vectors, test reviews, their vectors) -> the logits of the latter."""
+
+
+class Candidate(NamedTuple):
+    """A head, and what weighs the n-grams of the reviews that it reads."""
+
+    head: Head
+    weigh: Weigh
 
 
 def read(config: FrozenConfigDict) -> tuple[Corpus, Corpus, Bool[np.ndarray, " reviews"]]:
@@ -143,16 +152,26 @@ def with_own(
     return both
 
 
-def heads_of(config: FrozenConfigDict) -> dict[str, dict[str, Head]]:
-    """Return the candidates of each method, keyed by what is said of them."""
+def candidates_of(config: FrozenConfigDict) -> dict[str, dict[str, Candidate]]:
+    """Return the candidates of each method and of TF-IDF, keyed by what is said of them."""
     penalties = config.penalties
+    learned = partial(weighted_ngrams, least_texts=config.ngrams.least_texts)
+    own_heads = {f"λ {one:g}": own(one) for one in penalties}
+    shared_heads = {f"λ {one:g}": together(one, 0) for one in penalties}
+    both = {
+        f"λ {one:g}, ρ {share:g}": together(one, share)
+        for one, share in product(penalties, config.own)
+    }
+    methods = {
+        "tf-idf own": (own_heads, tfidf),
+        "tf-idf shared": (shared_heads, tfidf),
+        "own": (own_heads, learned),
+        "shared": (shared_heads, learned),
+        "shared + own": (both, learned),
+    }
     return {
-        "own": {f"λ {one:g}": own(one) for one in penalties},
-        "shared": {f"λ {one:g}": together(one, 0) for one in penalties},
-        "shared + own": {
-            f"λ {one:g}, ρ {share:g}": together(one, share)
-            for one, share in product(penalties, config.own)
-        },
+        method: {name: Candidate(head, weigh) for name, head in heads.items()}
+        for method, (heads, weigh) in methods.items()
     }
 
 
@@ -175,39 +194,42 @@ def accuracy(answers: np.ndarray, corpus: Corpus) -> float:
     return float(np.mean([answers[corpus.rows(number)].mean() for number in domains]))
 
 
-def answered(
-    config: FrozenConfigDict, train: Corpus, test: Corpus
-) -> Callable[[Head], Bool[np.ndarray, " reviews"]]:
-    """Return head -> which reviews of `test` it gets right, taught by `train`."""
-    vectors = weighted_ngrams(train, (), config.ngrams.least_texts)
-    seen, asked = vectors(train.counts), vectors(test.counts)
-    return lambda head: right(head(train, seen, test, asked), test)
+def answered(train: Corpus, test: Corpus) -> Callable[[Candidate], Bool[np.ndarray, " reviews"]]:
+    """Return candidate -> which reviews of `test` it gets right, taught by `train`."""
+
+    @cache
+    def vectors(weigh: Weigh) -> tuple[Any, Any]:
+        make = weigh(train, ())
+        return make(train.counts), make(test.counts)
+
+    def answers(candidate: Candidate) -> Bool[np.ndarray, " reviews"]:
+        seen, asked = vectors(candidate.weigh)
+        return right(candidate.head(train, seen, test, asked), test)
+
+    return answers
 
 
 def choices_of(
-    config: FrozenConfigDict, heads: Mapping[str, Mapping[str, Head]], train: Corpus, seed: int
+    config: FrozenConfigDict,
+    methods: Mapping[str, Mapping[str, Candidate]],
+    train: Corpus,
+    seed: int,
 ) -> dict[str, str]:
     """Return the best candidate of each method on reviews that are set aside for one seed."""
     aside = set_aside(train, config.development, seed)
     most, few = (taken(train, np.flatnonzero(which)) for which in (~aside, aside))
-    answers, found = answered(config, most, few), {}
-    for method, candidates in heads.items():
-        scores = {name: accuracy(answers(head), few) for name, head in candidates.items()}
+    answers, found = answered(most, few), {}
+    for method, candidates in methods.items():
+        scores = {name: accuracy(answers(one), few) for name, one in candidates.items()}
         found[method] = max(scores, key=scores.__getitem__)
         say(f"seed {seed}, {method}: {found[method]}, {scores[found[method]]:.4f} on reviews aside")
     return found
 
 
-def baselines_of(train: Corpus, test: Corpus) -> dict[str, np.ndarray]:
-    """Return which test reviews the baselines get right: TF-IDF as scikit-learn's defaults do."""
+def majority(train: Corpus, test: Corpus) -> Bool[np.ndarray, " reviews"]:
+    """Return which test reviews have the sentiment of most training reviews of their domain."""
     often = [train.label[train.rows(number)].mean() > 0.5 for number in range(len(train.names))]
-    make = tfidf(train, ())
-    vectors, asked = make(train.counts), make(test.counts)
-    return {
-        "majority": test.label == np.array(often)[test.category],
-        "tf-idf own": right(own(1.0)(train, vectors, test, asked), test),
-        "tf-idf shared": right(together(1.0, 0)(train, vectors, test, asked), test),
-    }
+    return test.label == np.array(often)[test.category]
 
 
 def rows_of(
@@ -263,13 +285,13 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Choose, train, test, and write the table."""
     write_config(config, workdir)
     train, test, is_new = read(config)
-    answers = {name: [found] for name, found in baselines_of(train, test).items()}
-    heads = heads_of(config)
+    answers = {"majority": [majority(train, test)]}
+    methods = candidates_of(config)
     # What seeds choose alike is trained once.
-    final = cache(answered(config, train, test))
+    final = cache(answered(train, test))
     for seed in config.seeds:
-        for method, name in choices_of(config, heads, train, seed).items():
-            answers.setdefault(method, []).append(final(heads[method][name]))
+        for method, name in choices_of(config, methods, train, seed).items():
+            answers.setdefault(method, []).append(final(methods[method][name]))
     rows, scores = rows_of(config, test, is_new, answers)
     path = write(
         rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds

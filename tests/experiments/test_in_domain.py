@@ -60,6 +60,8 @@ def test_a_head_of_its_own_is_what_a_domain_of_another_opinion_needs(data, tmp_p
     assert value["shared", "upside"].value < 0.1 and value["shared", "books"].value == 1
     assert value["shared + own", "all"].value == 1 and value["majority", "all"].value == 0.5
     assert value["shared + own", "all"].seeds == 2 and value["majority", "all"].seeds == 1
+    assert value["tf-idf own", "upside"].value > 0.9 > 0.1 > value["tf-idf shared", "upside"].value
+    assert value["tf-idf own", "all"].seeds == 2, "its λ is chosen as the others are"
     assert value["shared + own", "all"].published == in_domain.PUBLISHED
     counts = {
         metric: found.scores[f"in_domain/own/books/sentiment/-/-/{metric}"]["id"].shape[1]
