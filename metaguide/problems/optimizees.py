@@ -15,8 +15,8 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
     """Build random quadratics: f(θ) = ‖W θ − y‖².
 
     "paper": one function per problem, with normal entries of W, y and the start. "released", as in
-    the published code: the mean of `batch` such functions, entries of all W and y uniform in
-    [0, 1], and a normal start with σ = .01.
+    the published code: the mean of `batch` such functions, each of a θ of its own, entries of all
+    W and y uniform in [0, 1], and a normal start with σ = .01.
 
     Args:
         dim: size of θ and y.
@@ -24,7 +24,8 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
         batch: number of functions in the mean, in the released variant.
 
     Returns:
-        An optimizee without data, {"theta": [dim]}, the same function at every step.
+        An optimizee without data, {"theta": [dim]}, or [batch, dim] in the released variant, and
+        the same function at every step.
 
     Raises:
         ValueError: unknown variant.
@@ -35,25 +36,16 @@ def quadratics(dim: int = 10, variant: str = "paper", batch: int = 128) -> Optim
         raise ValueError(f"variant is {variant!r}; there are {', '.join(VARIANTS)}")
     of_paper = variant == "paper"
     entries = jax.random.normal if of_paper else jax.random.uniform
-    count, spread = (1, 1.0) if of_paper else (batch, 0.01)
+    shape, spread = ((dim,), 1.0) if of_paper else ((batch, dim), 0.01)
 
     def draw(data: Any, key: Key[Array, ""]) -> tuple[Params, Batch]:
         one, two, three = jax.random.split(key, 3)
-        w, y = entries(one, (count, dim, dim)), entries(two, (count, dim))
-        start = {"theta": spread * jax.random.normal(three, (dim,))}
-        if count == 1:
-            return start, {"w": w[0], "y": y[0], "rest": jnp.zeros(())}
-        # The mean of many is one such function of their moments' Cholesky factor, plus a constant.
-        both = jnp.concatenate([w, y[..., None]], axis=-1).reshape(count * dim, dim + 1)
-        factor = jnp.linalg.cholesky(both.T @ both / count).T
-        return start, {
-            "w": factor[:dim, :dim],
-            "y": factor[:dim, dim],
-            "rest": jnp.square(factor[dim, dim]),
-        }
+        start = {"theta": spread * jax.random.normal(three, shape)}
+        return start, {"w": entries(one, (*shape, dim)), "y": entries(two, shape)}
 
     def loss(params: Params, task: Batch) -> tuple[Array, Any]:
-        return jnp.square(task["w"] @ params["theta"] - task["y"]).sum() + task["rest"], ()
+        product = jnp.einsum("...ij,...j->...i", task["w"], params["theta"])
+        return jnp.square(product - task["y"]).sum(-1).mean(), ()
 
     return Optimizee(draw, lambda data, task, step: task, loss)
 

@@ -17,14 +17,17 @@ from metaguide.types import TaskDistribution
 @pytest.mark.parametrize(("variant", "count"), [("paper", 1), ("released", 64)])
 def test_quadratics_are_the_formula(variant, count):
     """Faults: Wᵀ for W, a mean for the sum over coordinates, the constants' or the start's
-    distribution is the other variant's, two problems are one, the rest is left out."""
+    distribution is the other variant's, two problems are one, all functions share a θ."""
     optimizee, key = quadratics(10, variant, batch=64), jax.random.key(0)
     params, task = optimizee.draw((), key)
     entries = jax.random.normal if variant == "paper" else jax.random.uniform
     one, two, _ = jax.random.split(key, 3)
     many = np.asarray(entries(one, (count, 10, 10))), np.asarray(entries(two, (count, 10)))
-    for theta in (params["theta"], jnp.arange(10.0)):
-        each = [np.square(w @ np.asarray(theta) - y).sum() for w, y in zip(*many, strict=True)]
+    start = params["theta"]
+    assert start.shape == ((10,) if variant == "paper" else (64, 10))
+    for theta in (start, jnp.arange(start.size, dtype=jnp.float32).reshape(start.shape) / 100):
+        own = np.asarray(theta).reshape(count, 10)
+        each = [np.square(w @ t - y).sum() for w, y, t in zip(*many, own, strict=True)]
         loss = optimizee.loss({"theta": theta}, optimizee.batch((), task, 3))[0]
         np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
     drawn = jax.vmap(lambda key: optimizee.draw((), key)[0]["theta"])
