@@ -63,7 +63,10 @@ Unlabelled = Annotated[
 ]
 Prefix = Annotated[str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")]
 Length = Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder that keeps an encoder's vectors.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps an encoder's vectors, which stay in memory too."),
+]
 Columns = Annotated[
     str, typer.Option(metavar="FIELD:COLUMN,...", help="Which column holds which field.")
 ]
@@ -92,6 +95,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know ASCII alone
+    warnings.formatwarning = lambda message, *_: f"note: {message}\n"
     try:
         app()
     # The package's own errors are ValueErrors.
@@ -212,6 +216,7 @@ def adapt(
     ] = 5,
     unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of examples.")] = 0,
+    encoder: EncoderFolder = None,
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
@@ -234,7 +239,7 @@ def adapt(
     start = time.monotonic()
     check_replaceable(output)
     shop = read_domain(domain)
-    found = _trained(guide, prefix, length, cache)
+    found = _trained(guide, encoder, prefix, length, cache)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         adapted = found.adapt(shop, shots, seed, unlabelled=unlabelled)
@@ -268,6 +273,7 @@ def evaluate(
     queries: Annotated[int, typer.Option(min=1, help="Most examples that are asked.")] = 500,
     unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the draws.")] = 0,
+    encoder: EncoderFolder = None,
     prefix: Prefix = "",
     length: Length = 128,
     cache: Cache = None,
@@ -297,7 +303,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder, _counting("shots") as tell:
         # Without a cache, every draw would encode the same texts again.
         found = evaluated(
-            _trained(guide, prefix, length, cache or Path(folder)),
+            _trained(guide, encoder, prefix, length, cache or Path(folder)),
             shop,
             counts,
             draws=draws,
@@ -368,15 +374,19 @@ def predict(
         print(f"  {note}")
 
 
-def _trained(guide: Path, prefix: str, length: int, cache: Path | None) -> "Guide":
+def _trained(
+    guide: Path, encoder: Path | None, prefix: str, length: int, cache: Path | None
+) -> "Guide":
     """Return the guide in a folder, of a run or on a pretrained encoder."""
     import metaguide
     from metaguide.guide import AdaptedGuide
     from metaguide.pretrained import is_encoder
 
     if is_encoder(guide):
+        if encoder is not None:
+            raise Refusal(f"{guide}: is an encoder itself; leave --encoder out")
         return metaguide.from_encoder(guide, prefix=prefix, length=length, cache=cache)
-    found = metaguide.load(guide, cache=cache)
+    found = metaguide.load(guide, encoder=encoder, cache=cache)
     if isinstance(found, AdaptedGuide):
         raise Refusal(f"{guide}: is adapted already; give the guide that it was adapted from")
     return found
@@ -422,6 +432,10 @@ def serve(
         raise Refusal(
             f"{error.name} is not installed; run pip install 'metaguide[serve]'"
         ) from error
+    from metaguide.saved import check_replaceable
+
+    if save_to is not None:
+        check_replaceable(save_to)
     web.serve(_adapted(guide, encoder, cache), host, port, token, save_to)
 
 

@@ -134,7 +134,7 @@ def predict_file(
     The columns of the source stay; those of the answers begin with `PREDICTED`, and take the place
     of earlier answers. A row that cannot be read has no answer, but the reason in `NOT_READ`. For
     what users took, the target has a row for each user and rank instead. Memory does not grow with
-    the file, except by users.
+    the file, except by users and by the vectors that a cache keeps.
 
     Args:
         guide: the adapted guide.

@@ -100,6 +100,7 @@ ERRORS = [
     (["import", "my.csv", "a", MAP, "--encoding=hex"], "encoding is 'hex'"),
     (["adapt", "a", "--guide=g", "--output=my_other"], "my_other/mine: .*would be lost"),
     (["evaluate", "a", "--guide=g", "--report=no/r.html"], "there is no folder no; make it"),
+    (["serve", "g", "--save-to=my_other"], "my_other/mine: .*would be lost"),
     (["check", "nowhere"], "nowhere: cannot be read"),
     (["check", "my_empty"], "my_empty: holds no domain; make one"),
 ]

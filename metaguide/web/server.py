@@ -9,7 +9,6 @@ from pathlib import Path
 import uvicorn
 
 from metaguide.guide import AdaptedGuide
-from metaguide.saved import check_replaceable
 from metaguide.web.app import create_app
 from metaguide.web.guard import LOOPBACK
 
@@ -36,7 +35,6 @@ def serve(
 
     Raises:
         ServeError: the port is in use, or the host cannot be listened at or needs a token.
-        CheckpointError: the folder to save to has something else in it.
     """
     is_local = is_loopback(host)
     if not is_local and not token:
@@ -45,8 +43,6 @@ def serve(
         )
     if not token.isascii() or token != token.strip():
         raise ServeError("the token is sent in a header; give ASCII characters without blanks")
-    if save_to is not None:
-        check_replaceable(Path(save_to))
     listening = _listening(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")

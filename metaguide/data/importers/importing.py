@@ -318,7 +318,7 @@ class _Writer:
             elif is_kept and not self._replace:
                 raise CatalogueError(
                     f"{self._folder}: the domain has {name} already; import to another domain, or "
-                    "replace them: --replace, or replace=True."
+                    "ask for these to be replaced."
                 )
             opened = open(self._new / file, "a", encoding="utf-8", newline="\n", buffering=2**20)
             self._files[name] = self._stack.enter_context(opened)

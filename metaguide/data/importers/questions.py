@@ -90,7 +90,8 @@ def subjqa(files: Sequence[Path], options: Options) -> Reading:
 def _articles(path: Path, options: Options) -> Sequence[Any]:
     with opened(path, (".json",)) as file:
         try:
-            found = json.loads(unpacked(file, MOST).decode(options.encoding))
+            text = unpacked(file, MOST).decode(options.encoding)
+            found = json.loads(text.removeprefix("\ufeff"))
         # ValueError: damaged, too long, not in the encoding, or not JSON.
         except (ValueError, RecursionError) as error:
             raise CatalogueError(f"{path}: not JSON ({error}); download the file again.") from error

@@ -266,6 +266,9 @@ def test_squad_is_read_with_all_its_answers(tmp_path: Path) -> None:
     questions = read_domain(tmp_path / "q").questions
     assert [one.golds for one in questions] == [("a day", "a half"), ()]
     assert list(summary.rejected) == ["questions: an answer that is not in its text"]
+    marked = tmp_path / "marked.json"
+    marked.write_bytes("\ufeff".encode() + file.read_bytes())
+    assert imported("squad", [marked], tmp_path / "q").read == summary.read
     (tmp_path / "cut.json").write_bytes(gzip.compress(file.read_bytes())[:40])
     for damaged in ("cut.json", "none.json"):
         with pytest.raises(CatalogueError, match=f"{damaged}: (not JSON|cannot be read)"):

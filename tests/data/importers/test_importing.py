@@ -54,7 +54,7 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     garden = tmp_path / "garden"
     of_csv(tmp_path, "p.csv", PRODUCTS, garden)
     before = content(garden)
-    with pytest.raises(CatalogueError, match="has products already; .*replace=True"):
+    with pytest.raises(CatalogueError, match="has products already; .*to be replaced"):
         of_csv(tmp_path, "q.csv", "id,title\n3,Spade\n", garden)
     assert content(garden) == before
     of_csv(tmp_path, "q.csv", "id,title\n3,Spade\n", garden, replace=True)
