@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         "longest": 2,  # words of an n-gram at most
         "least_texts": 2,  # n-grams of fewer texts have no weight
     }
-    config.penalties = (0.01, 0.03, 0.1, 0.3, 1.0)  # λ of the heads, to choose from
+    config.penalties = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # λ of the heads, to choose from
     config.own = (0.3, 1.0, 3.0)  # ρ, how far a domain's head may be from the shared one
     config.preset = "default"  # named overrides: tiny
     config.presets = {
