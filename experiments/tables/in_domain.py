@@ -27,7 +27,7 @@ from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import write_config
+from experiments.run_folder import claimed
 from experiments.sources import fdu_mtl
 from experiments.tables.left_out import (
     Corpus,
@@ -283,23 +283,28 @@ def rows_of(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Choose, train, test, and write the table."""
-    write_config(config, workdir)
-    train, test, is_new = read(config)
-    answers = {"majority": [majority(train, test)]}
-    methods = candidates_of(config)
-    # What seeds choose alike is trained once.
-    final = cache(answered(train, test))
-    for seed in config.seeds:
-        for method, name in choices_of(config, methods, train, seed).items():
-            answers.setdefault(method, []).append(final(methods[method][name]))
-    rows, scores = rows_of(config, test, is_new, answers)
-    path = write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
-    )
-    for metric in ("accuracy", "accuracy_new"):
-        shown = [row for row in rows if row.domain == ALL]
-        print_tables(shown, baselines=BASELINES, metric=metric)
-    say(f"{config.table}: {path}")
+    with claimed(config, workdir):
+        train, test, is_new = read(config)
+        answers = {"majority": [majority(train, test)]}
+        methods = candidates_of(config)
+        # What seeds choose alike is trained once.
+        final = cache(answered(train, test))
+        for seed in config.seeds:
+            for method, name in choices_of(config, methods, train, seed).items():
+                answers.setdefault(method, []).append(final(methods[method][name]))
+        rows, scores = rows_of(config, test, is_new, answers)
+        path = write(
+            rows,
+            scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=config.seeds,
+        )
+        for metric in ("accuracy", "accuracy_new"):
+            shown = [row for row in rows if row.domain == ALL]
+            print_tables(shown, baselines=BASELINES, metric=metric)
+        say(f"{config.table}: {path}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import write_config
+from experiments.run_folder import claimed
 from experiments.sources.parts import data_folder
 from metaguide.data.episodes import balanced_sampler
 from metaguide.data.mnist import CLASSES, Pictures, read_pictures
@@ -531,16 +531,21 @@ def rows_of(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, choose, ask and score, then write the table."""
-    write_config(config, workdir)
-    choices: dict[str, Any] = {}
-    outcomes, ids = outcomes_of(config, read(), workdir, choices)
-    rows, scores = rows_of(config, outcomes, ids)
-    path = write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
-    )
-    write_json(workdir / "choices.json", choices)
-    print_tables(rows, scratch=None, baselines=BASELINES)
-    say(f"product_images: {path}, {workdir / 'choices.json'}")
+    with claimed(config, workdir):
+        choices: dict[str, Any] = {}
+        outcomes, ids = outcomes_of(config, read(), workdir, choices)
+        rows, scores = rows_of(config, outcomes, ids)
+        path = write(
+            rows,
+            scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=config.seeds,
+        )
+        write_json(workdir / "choices.json", choices)
+        print_tables(rows, scratch=None, baselines=BASELINES)
+        say(f"product_images: {path}, {workdir / 'choices.json'}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import write_config
+from experiments.run_folder import claimed
 from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_domains
 from experiments.tables.ngram_kernels import (
     RARITIES,
@@ -334,25 +334,31 @@ def _row(row: Any, method: str, domain: str, of_seeds: np.ndarray, half: float) 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Choose, learn, ask and score, then write the table."""
-    write_config(config, workdir)
-    data, texts = read(config)
-    count = sum(map(len, texts.values()))
-    say(f"products: {count} titles of products that have titles enough, of {len(texts)} categories")
-    if (pretrained := read_encoder(config.encoder, workdir)) is not None:
-        vectors = {name: pretrained.vectors(of_category) for name, of_category in texts.items()}
-        data = data._replace(
-            titles={n: one._replace(vectors=vectors[n]) for n, one in data.titles.items()}
+    with claimed(config, workdir):
+        data, texts = read(config)
+        count = sum(map(len, texts.values()))
+        categories = f"{len(texts)} categories"
+        say(f"products: {count} titles of products that have titles enough, of {categories}")
+        if (pretrained := read_encoder(config.encoder, workdir)) is not None:
+            vectors = {name: pretrained.vectors(of_category) for name, of_category in texts.items()}
+            data = data._replace(
+                titles={n: one._replace(vectors=vectors[n]) for n, one in data.titles.items()}
+            )
+        else:
+            say("no config.encoder.weights: the table has the methods from nothing alone")
+        choices: dict[str, Any] = {}
+        rows, scores = rows_of(config, data, outcomes_of(config, data, choices))
+        path = write(
+            rows,
+            scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=config.seeds,
         )
-    else:
-        say("no config.encoder.weights: the table has the methods from nothing alone")
-    choices: dict[str, Any] = {}
-    rows, scores = rows_of(config, data, outcomes_of(config, data, choices))
-    path = write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
-    )
-    write_json(workdir / "choices.json", choices)
-    print_tables([row for row in rows if row.domain in SPLITS], baselines=BASELINES)
-    say(f"products: {path}, {workdir / 'choices.json'}")
+        write_json(workdir / "choices.json", choices)
+        print_tables([row for row in rows if row.domain in SPLITS], baselines=BASELINES)
+        say(f"products: {path}, {workdir / 'choices.json'}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import write_config
+from experiments.run_folder import claimed
 from experiments.sources.subjqa import read_questions
 from experiments.tables.span_reader import (
     Scored,
@@ -578,29 +578,35 @@ def check(config: FrozenConfigDict, domains: Mapping[str, Mapping[str, Asked]]) 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Read, train, choose, answer and score, then write the table."""
-    write_config(config, workdir)
-    domains = {}
-    for name, parts in read_questions().items():
-        is_source = name not in config.held_out
-        asked = {"dev"} if is_source else {"dev", "test"}
-        parts = teaching(parts) if is_source and "dev" in parts else parts
-        domains[name] = {
-            part: asked_of(domain, config.most * (part in asked)) for part, domain in parts.items()
+    with claimed(config, workdir):
+        domains = {}
+        for name, parts in read_questions().items():
+            is_source = name not in config.held_out
+            asked = {"dev"} if is_source else {"dev", "test"}
+            parts = teaching(parts) if is_source and "dev" in parts else parts
+            domains[name] = {
+                part: asked_of(domain, config.most * (part in asked))
+                for part, domain in parts.items()
+            }
+        check(config, domains)
+        choices: dict[str, list[Any]] = {}
+        outcomes = {
+            method: outcome_of(config, domains, said, choices.setdefault(method, []))
+            for method, said in answers_of(config, domains, workdir).items()
         }
-    check(config, domains)
-    choices: dict[str, list[Any]] = {}
-    outcomes = {
-        method: outcome_of(config, domains, said, choices.setdefault(method, []))
-        for method, said in answers_of(config, domains, workdir).items()
-    }
-    rows, scores = rows_of(config, domains, outcomes)
-    path = write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=config.seeds
-    )
-    write_json(workdir / "choices.json", choices)
-    for metric in (PRIMARY, "auc", "f1", "gain"):
-        print_tables(rows, baselines=BASELINES, metric=metric)
-    say(f"questions: {path}, {workdir / 'choices.json'}")
+        rows, scores = rows_of(config, domains, outcomes)
+        path = write(
+            rows,
+            scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=config.seeds,
+        )
+        write_json(workdir / "choices.json", choices)
+        for metric in (PRIMARY, "auc", "f1", "gain"):
+            print_tables(rows, baselines=BASELINES, metric=metric)
+        say(f"questions: {path}, {workdir / 'choices.json'}")
 
 
 if __name__ == "__main__":

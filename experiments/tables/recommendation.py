@@ -13,6 +13,7 @@ that served best for as many users of the sources. "In-domain" weights come from
 itself, where the item before the last was the target. `choices.json` has all weights.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +58,7 @@ from metaguide.evaluation.results import (
     with_baselines,
     write,
 )
-from metaguide.files import read_arrays, read_json, write_arrays, write_json
+from metaguide.files import FileFault, read_arrays, read_json, write_arrays, write_json
 from metaguide.tasks.recommendation import RECOMMENDATION
 from metaguide.training.progress import say
 
@@ -302,8 +303,10 @@ def rows_of(
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Learn, adapt and rank for each held-out domain, then write the table."""
     with claimed(config, workdir):
-        shops = read_amazon_sequences(real_data(FILE))
+        data = real_data(FILE)
+        shops = read_amazon_sequences(data)
         check(config, shops)
+        about = f"{FILE} {zlib.crc32(data.read_bytes()):08x}"
         rows: list[Row] = []
         scores: Scores = {}
         choices: dict[str, Any] = {}
@@ -317,10 +320,10 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
                 packed = {
                     f"{n}/{k}": of for (n, k), of in tested(config, shops, d, methods).items()
                 }
-                write_arrays(folder / OUTCOME, packed)
+                write_arrays(folder / OUTCOME, packed, of=about)
             choices[shop.name] = read_json(folder / "weights.json")
             found: Ranks = {}
-            for cell, of_seeds in read_arrays(folder / OUTCOME, 2**30).items():
+            for cell, of_seeds in _kept(folder / OUTCOME, about).items():
                 name, _, shots = cell.rpartition("/")
                 found[name, int(shots)] = of_seeds
             own, of_users = rows_of(config, shop, tested_users(config, shop, d), found)
@@ -338,6 +341,18 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     for metric in (PRIMARY, "hr@10", "gain"):
         print_tables(rows, baselines=BASELINES, metric=metric)
     say(f"recommendation: {path}, {workdir / 'choices.json'}")
+
+
+def _kept(path: Path, about: str) -> dict[str, np.ndarray]:
+    """Return the outcome that was written of this data.
+
+    Raises:
+        ConfigError: it is of other data, or damaged.
+    """
+    try:
+        return read_arrays(path, 2**30, of=about)
+    except FileFault as error:
+        raise ConfigError(f"{path}: {error}; give a new --workdir, or delete that file") from error
 
 
 def check(config: FrozenConfigDict, shops: Sequence[Shop]) -> None:

@@ -27,7 +27,7 @@ from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import write_config
+from experiments.run_folder import claimed
 from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
     Corpus,
@@ -527,32 +527,37 @@ def rows_of(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, choose, adapt and score, then write the table."""
-    write_config(config, workdir)
-    parts = read(config)
-    for everything, corpus, texts in parts:
-        count = f"{len(texts)} of {len(everything.label)} reviews"
-        say(f"{config.table}: {count}, in {len(corpus.names)} categories")
-    if (pretrained := read_encoder(config.encoder, workdir)) is None:
-        say("no config.encoder.weights: the table has the methods from nothing alone")
-    choices: dict[str, Any] = {}
-    outcomes: Outcomes = {}
-    held_out: list[str] = []
-    for everything, corpus, texts in parts:
-        if pretrained is not None:
-            corpus = corpus._replace(vectors=pretrained.vectors(texts))
-        for place, found in outcomes_of(config, everything, corpus, choices).items():
-            outcomes.setdefault(place, []).extend(found)
-        held_out += [corpus.names[d] for group in corpus.groups for d in group]
-    rows, scores = rows_of(config, held_out, outcomes)
-    path = write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=(config.seed,)
-    )
-    write_json(workdir / "choices.json", choices)
-    shown = [row for row in rows if row.domain == ALL]
-    for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):
-        if any(row.metric == metric for row in shown):
-            print_tables(shown, baselines=BASELINES, metric=metric)
-    say(f"{config.table}: {path}, {workdir / 'choices.json'}")
+    with claimed(config, workdir):
+        parts = read(config)
+        for everything, corpus, texts in parts:
+            count = f"{len(texts)} of {len(everything.label)} reviews"
+            say(f"{config.table}: {count}, in {len(corpus.names)} categories")
+        if (pretrained := read_encoder(config.encoder, workdir)) is None:
+            say("no config.encoder.weights: the table has the methods from nothing alone")
+        choices: dict[str, Any] = {}
+        outcomes: Outcomes = {}
+        held_out: list[str] = []
+        for everything, corpus, texts in parts:
+            if pretrained is not None:
+                corpus = corpus._replace(vectors=pretrained.vectors(texts))
+            for place, found in outcomes_of(config, everything, corpus, choices).items():
+                outcomes.setdefault(place, []).extend(found)
+            held_out += [corpus.names[d] for group in corpus.groups for d in group]
+        rows, scores = rows_of(config, held_out, outcomes)
+        path = write(
+            rows,
+            scores,
+            workdir,
+            command=command_line(),
+            config=config.to_dict(),
+            seeds=(config.seed,),
+        )
+        write_json(workdir / "choices.json", choices)
+        shown = [row for row in rows if row.domain == ALL]
+        for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):
+            if any(row.metric == metric for row in shown):
+                print_tables(shown, baselines=BASELINES, metric=metric)
+        say(f"{config.table}: {path}, {workdir / 'choices.json'}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from scipy import sparse
 from experiments import command
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
+from experiments.run_folder import claimed
 from experiments.sources import fdu_mtl
-from experiments.tables import in_domain
+from experiments.tables import in_domain, product_images, products, questions, reviews
 from experiments.tables.left_out import corpus_of, sparse_logits
 from metaguide.evaluation.results import read
+from metaguide.files import FolderHeld
 
 GOOD = ("good great fine", "bad poor weak")
 """Words of positive and of negative reviews; in the domain "upside" it is the other way round."""
@@ -96,6 +98,13 @@ def test_a_head_alone_reads_its_domain_alone():
     for rows in (np.arange(10), np.arange(10, 20)):
         alone = sparse_logits(vectors[rows], label[rows], vectors[rows], 1.0)
         np.testing.assert_allclose(logits[rows], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("table", [in_domain, product_images, products, questions, reviews])
+def test_a_folder_in_use_is_refused(table, tmp_path):
+    """Fault: two runs of a table in one folder write each other's files."""
+    with claimed(config_of(), tmp_path), pytest.raises(FolderHeld):
+        table.main(config_of(), tmp_path)
 
 
 def test_too_few_reviews_are_an_error(data, tmp_path):

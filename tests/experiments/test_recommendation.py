@@ -370,7 +370,7 @@ def test_a_run_and_how_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shops: tuple[Shop, ...]
 ) -> None:
     """Faults: a row is missing, what was ranked is ranked again, ranks are of other users; a folder
-    takes another config."""
+    takes another config, or ranks of other data."""
     lay(tmp_path / "amazon_sequences.zip", shops)
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
     folder = tmp_path / "run"
@@ -408,6 +408,9 @@ def test_a_run_and_how_it_goes_on(
     assert read(folder).rows == results.rows
     with pytest.raises(ConfigError, match="holds a run with another config"):
         recommendation.main(config_of("--config.seeds=3"), folder)
+    lay(tmp_path / "amazon_sequences.zip", (changed(shops[0], [0], slice(2)), *shops[1:]))
+    with pytest.raises(ConfigError, match="A/outcome.npz: it is of .*; give a new --workdir"):
+        recommendation.main(config_of(), folder)
 
 
 def test_more_users_than_there_are_is_said(
