@@ -23,6 +23,8 @@ install_import_hook("metaguide", "beartype.beartype")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from experiments.process_setup import enable_compilation_cache  # noqa: E402
+
 LONGEST = (
     "test_few_shot.py",
     "test_guide_run.py",
@@ -31,6 +33,15 @@ LONGEST = (
     "test_learned_optimizers.py",
 )
 """Files of a few tests that take a minute or more."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs in pytest's cache, for processes of the tests and for later runs."""
+    assert config.cache is not None
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
+    # JAX was imported before, by what checks shapes.
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    enable_compilation_cache()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
