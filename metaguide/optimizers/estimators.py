@@ -129,10 +129,11 @@ def truncated(
 
     >>> rule = lstm(hidden=4)
     >>> estimator = truncated(rule, quadratics(dim=2), horizon=10, truncation=5)
-    >>> theta = rule.init(key)
-    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> init_key, start_key, step_key = jax.random.split(key, 3)
+    >>> theta = rule.init(init_key)
+    >>> problem = estimator.start(theta, (), start_key, jnp.int32(0))
     >>> step = jax.jit(estimator.gradient)
-    >>> (loss, metrics), gradient, problem = step(theta, (), problem, key, 0.0)
+    >>> (loss, metrics), gradient, problem = step(theta, (), problem, step_key, 0.0)
     >>> int(problem.age)
     5
     """
@@ -234,8 +235,9 @@ def imitation(
     >>> rule = lstm(hidden=4)
     >>> teacher = optax.sgd(0.01, momentum=0.9, nesterov=True)
     >>> estimator = imitation(rule, quadratics(dim=2), teacher, horizon=10, truncation=5)
-    >>> theta = rule.init(key)
-    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> init_key, start_key, step_key = jax.random.split(key, 3)
+    >>> theta = rule.init(init_key)
+    >>> problem = estimator.start(theta, (), start_key, jnp.int32(0))
     >>> len(problem.loops)
     1
     """
@@ -332,8 +334,9 @@ def evolution(
 
     >>> rule = lstm(hidden=4)
     >>> estimator = evolution(rule, quadratics(dim=2), horizon=10, truncation=5, sigma=0.01)
-    >>> theta = rule.init(key)
-    >>> problem = estimator.start(theta, (), key, jnp.int32(0))
+    >>> init_key, start_key, step_key = jax.random.split(key, 3)
+    >>> theta = rule.init(init_key)
+    >>> problem = estimator.start(theta, (), start_key, jnp.int32(0))
     >>> len(problem.loops)  # under θ + ε and under θ − ε
     2
     """

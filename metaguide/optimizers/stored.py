@@ -77,7 +77,7 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
         command: the command that trained it.
 
     Raises:
-        ValueError: θ is of another rule.
+        ValueError: θ is of another rule, of other dtypes, or not finite.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -92,6 +92,10 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
+    like = by_name(jax.eval_shape(rule.init, jax.random.key(0)))
+    for (name, leaf), wanted in zip(leaves.items(), like.values(), strict=True):
+        if leaf.dtype != wanted.dtype or not np.isfinite(leaf).all():
+            raise ValueError(f"{name} is {leaf.dtype} and has to be {wanted.dtype} and finite")
     about = json.dumps(about | {"crc32": checksum(leaves, layout=False)})
     with atomic_write(path) as file:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)

@@ -118,6 +118,10 @@ def test_a_theta_that_does_not_fit_is_not_saved(tmp_path):
     theta = rule_of("mlp", {"hidden": 3}).init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"theta is of another rule than mlp\(hidden=2, scale=0"):
         save(tmp_path / "a.npz", rule_of("mlp", {"hidden": 2}), theta, "")
+    rule = rule_of("mlp", {"hidden": 3})
+    for changed in (lambda x: x.astype(jnp.bfloat16), lambda x: jnp.full_like(x, jnp.nan)):
+        with pytest.raises(ValueError, match="has to be float32 and finite"):
+            save(tmp_path / "a.npz", rule, jax.tree.map(changed, theta), "")
     assert list(tmp_path.iterdir()) == []
 
 
