@@ -82,10 +82,6 @@ OwnMethod = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]
 
 
-MOST_SHOTS = 10_000
-"""The most examples of a class that a saved guide may be adapted to."""
-
-
 class Refusal(Exception):
     """Something that the user has to mend; the message says what."""
 
@@ -211,9 +207,7 @@ def adapt(
     domain: Annotated[Path, typer.Argument(help="The domain's folder.")],
     guide: GuideFolder,
     output: Annotated[Path, typer.Option(help="The folder to save the adapted guide to.")],
-    shots: Annotated[
-        int, typer.Option(min=0, max=MOST_SHOTS, help="Examples of each class to adapt to.")
-    ] = 5,
+    shots: Annotated[int, typer.Option(min=0, help="Examples of each class to adapt to.")] = 5,
     unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of examples.")] = 0,
     encoder: EncoderFolder = None,
@@ -234,9 +228,12 @@ def adapt(
     turn, plain baselines among them.
     """
     from metaguide.choosing import best
+    from metaguide.run_config import MOST_STEPS
     from metaguide.saved import check_replaceable
 
     start = time.monotonic()
+    if shots > MOST_STEPS:
+        raise Refusal(f"--shots is {shots}; give at most {MOST_STEPS}")
     check_replaceable(output)
     shop = read_domain(domain)
     found = _trained(guide, encoder, prefix, length, cache)

@@ -98,6 +98,7 @@ ERRORS = [
     (["import", "my.csv", "a", MAP, "--strict"], "my.csv:14: .*nothing was imported"),
     (["import", "my.csv", "a", MAP, "--encoding=x"], "encoding is 'x'"),
     (["import", "my.csv", "a", MAP, "--encoding=hex"], "encoding is 'hex'"),
+    (["adapt", "a", "--guide=g", "--output=o", "--shots=20000"], "--shots is 20000; give at most"),
     (["adapt", "a", "--guide=g", "--output=my_other"], "my_other/mine: .*would be lost"),
     (["evaluate", "a", "--guide=g", "--report=no/r.html"], "there is no folder no; make it"),
     (["serve", "g", "--save-to=my_other"], "my_other/mine: .*would be lost"),

@@ -231,7 +231,9 @@ def _moved(bounds: list[Any], passage: str, raw: Any) -> list[Any]:
     Raises:
         ValueError: they are not in it.
     """
-    if not raw or raw == passage or [type(one) for one in bounds] != [int, int]:
+    if not isinstance(raw, str) or raw in ("", passage):
+        return bounds
+    if [type(one) for one in bounds] != [int, int]:
         return bounds
     start, end = bounds
     answer = text(raw[start:end]).value if 0 <= start < end <= len(raw) else None

@@ -198,6 +198,7 @@ def test_a_span_counts_the_characters_of_the_text_as_it_is_written(raw: str, wor
     found = [values.span([start, start + len(words)], passage, raw).value for start in starts]
     places = [place for place in range(len(passage)) if passage.startswith(words, place)]
     assert found == [[place, place + len(words)] for place in places]
+    assert values.span([0, 1], passage, 12).value == [0, 1]
     for wrong in ([3, 2], [0, 99]):
         with pytest.raises(ValueError, match="no words of the text; copy them instead"):
             values.span(wrong, passage, raw)
