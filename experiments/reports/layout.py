@@ -4,10 +4,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from metaguide.evaluation.baselines import BASELINES
-from metaguide.evaluation.results import ResultsError, Row, Scores, difference, key
+from metaguide.evaluation.results import LOWER_IS_BETTER, ResultsError, Row, Scores, difference, key
 from metaguide.tasks import TASKS
-
-LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
 
 MINUS = "_minus"
 """Suffix of a metric METHOD_minus: the loss of METHOD minus that of the row's method, paired. It is

@@ -11,7 +11,6 @@ from experiments.reports.confusions import Confusions, confusions
 from experiments.reports.figures import bars, curves, styles, swatch
 from experiments.reports.layout import (
     INTERVALS,
-    LOWER_IS_BETTER,
     Cell,
     Grid,
     diverged_name,
@@ -25,7 +24,7 @@ from experiments.reports.layout import (
 from experiments.reports.stylesheet import CSS
 from experiments.reports.verdicts import Verdict, duration, verdict
 from metaguide.evaluation.baselines import BASELINES
-from metaguide.evaluation.results import Results, Tuning
+from metaguide.evaluation.results import LOWER_IS_BETTER, Results, Tuning
 from metaguide.files import atomic_write
 from metaguide.tasks import TASKS
 

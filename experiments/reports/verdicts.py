@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.reports.layout import (
-    LOWER_IS_BETTER,
     diverged_name,
     interval_name,
     last_steps,
@@ -19,7 +18,7 @@ from experiments.reports.layout import (
 )
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.metrics import Interval
-from metaguide.evaluation.results import Results, Row, Tuning, difference, key
+from metaguide.evaluation.results import LOWER_IS_BETTER, Results, Row, Tuning, difference, key
 
 HEADLINE = 5
 """Number of shots that the verdict is about, if there are such rows."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from metaguide.evaluation.rows import (
     FIELDS,
+    LOWER_IS_BETTER,
     ResultsError,
     Row,
     Scores,
@@ -35,6 +36,7 @@ from metaguide.files import (
 
 __all__ = [
     "FIELDS",
+    "LOWER_IS_BETTER",
     "Results",
     "ResultsError",
     "Row",

@@ -19,6 +19,10 @@ Measures = dict[str, tuple[np.ndarray, np.ndarray]]
 """By metric, the scores [..., n] of n entries, and which of them count, bool [n]."""
 
 
+LOWER_IS_BETTER = frozenset({"mse", "mse_median", "diverged", "loss", "log10_loss", "error"})
+"""The metrics of which a smaller value is better."""
+
+
 class ResultsError(ValueError):
     """A row or a file of results that violates the format."""
 
@@ -346,7 +350,8 @@ def with_baselines(rows: Iterable[Row], baselines: Collection[str]) -> list[Row]
     for row in rows:
         if row.method in baselines:
             cell = (row.table, row.domain, row.task, row.shots, row.metric)
-            best[cell] = max(row.value, best.get(cell, -np.inf))
+            better = min if row.metric in LOWER_IS_BETTER else max
+            best[cell] = better(row.value, best.get(cell, row.value))
     return [
         row
         if row.method in baselines

@@ -230,13 +230,19 @@ def test_broken_files_are_named(tmp_path):
 def test_baselines_stand_beside_the_methods_of_their_cell():
     """A baseline of another cell, or the worst baseline, beside a method."""
 
-    def row(method, shots, value):
-        return Row(table="t", method=method, task="x", metric="m", shots=shots, value=value)
+    def row(method, shots, value, metric="m"):
+        return Row(table="t", method=method, task="x", metric=metric, shots=shots, value=value)
 
     rows = [row("maml", 1, 0.9), row("majority", 1, 0.5), row("tf-idf", 1, 0.6)]
     rows += [row("maml", 5, 0.9), row("majority", 5, 0.4)]
     found = [r.baseline for r in with_baselines(rows, {"majority", "tf-idf"})]
     assert found == [0.6, None, None, 0.4, None]
+    rows = [
+        row("maml", 1, 0.1, "mse"),
+        row("majority", 1, 0.5, "mse"),
+        row("tf-idf", 1, 0.6, "mse"),
+    ]
+    assert with_baselines(rows, {"majority", "tf-idf"})[0].baseline == 0.5
 
 
 def test_episodes_that_diverged_are_counted_and_older_files_have_no_count(tmp_path):
