@@ -80,7 +80,8 @@ class Estimator(NamedTuple):
             do not all restart in the same meta-step.
         gradient: (theta, data, particle, key, progress) -> ((loss, metrics), gradient, particle).
         ages: tasks -> int32 [tasks], the initial ages of the first particles, spread over the
-            windows of the longest horizon.
+            windows of the longest horizon. A curriculum undoes this: particles older than its first
+            horizon restart in the first meta-step, and then all do together.
         many: like `gradient`, for particles and keys with a leading axis; returns losses and
             metrics with one too, and the mean of the gradients without computing each of them. None
             if `vmap` has to be used instead.
