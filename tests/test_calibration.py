@@ -62,6 +62,7 @@ def test_what_a_regression_says_without_an_example(penalty):
         np.testing.assert_allclose(found[row], (standardised(x) @ weights)[row], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [0, 3])
 def test_a_ridge_regression_is_as_sure_as_it_is_right_without_each_example(names):
     """Faults: names, which are there several times, or an example that is alone in its class

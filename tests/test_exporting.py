@@ -365,6 +365,7 @@ def test_what_cannot_be_exported_says_why(small, encoders, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_half_an_export_leaves_nothing(small, tmp_path, monkeypatch):
     """Faults: an export that differs from the guide, or was interrupted, is published or left; a
     folder with something else is replaced."""

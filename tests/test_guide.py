@@ -626,6 +626,7 @@ def test_batches_of_many_sizes_compile_once(probe):
     ]
 
 
+@pytest.mark.slow
 def test_another_domain_of_the_same_sizes_does_not_compile(probe):
     """Fault: each domain that a guide adapts to compiles what the one before has compiled."""
     guide = dataclasses.replace(probe)

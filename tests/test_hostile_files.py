@@ -331,6 +331,7 @@ def retyped(content, share, value):
     return "\n".join(map(json.dumps, found)).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", (*JSON, *JSON_LINES))
 def test_values_of_another_type_are_one_error_or_read(name):
     """Faults: a KeyError, a TypeError or an AttributeError where JSON holds what nobody wrote; a

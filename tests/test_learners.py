@@ -259,6 +259,7 @@ def test_float32_stays_float32(name):
     assert jax.tree.map(jnp.shape, slope[1]) == jax.tree.map(jnp.shape, start(name))
 
 
+@pytest.mark.slow
 @every
 def test_new_values_need_no_new_program(name):
     """Fault: a value is closed over as a constant, or what comes out cannot go in again."""

@@ -45,6 +45,7 @@ def nearest(alike):
     return weight
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_scikit_learn():
     """Faults: another normalisation of the graph, an example that is its own neighbour, a graph
     that is not symmetric, labels that fade, a query with weights of its own."""
@@ -68,6 +69,7 @@ def test_shares_are_those_of_scikit_learn():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_labels_follow_clouds_that_are_not_round():
     """Faults: unlabelled examples are not read, or only as neighbours of labelled ones."""
     x, label = make_moons(400, noise=0.05, random_state=0)
@@ -85,6 +87,7 @@ def test_labels_follow_clouds_that_are_not_round():
     assert accuracy(spread) > 0.97 > 0.9 > accuracy(soft_k_means(PROBLEM))
 
 
+@pytest.mark.slow
 def test_rows_that_neither_mask_has_are_not_read():
     """Faults: padding has neighbours, moves the middle, or answers a query."""
     rng = np.random.default_rng(1)
@@ -97,6 +100,7 @@ def test_rows_that_neither_mask_has_are_not_read():
     np.testing.assert_allclose(known, padded, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_balancing_gives_each_class_as_much():
     """Faults: a class of many neighbours keeps them all; a class without examples takes a share."""
     rng = np.random.default_rng(2)
@@ -118,6 +122,7 @@ LEARNER = label_spreading(PROBLEM, balancing=3)
 ADAPT = jax.jit(LEARNER.adapt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [0.0, 1.0])
 def test_examples_that_are_all_alike_have_finite_answers(x):
     """Fault: a row of the graph, or features, without length give NaN."""
@@ -126,6 +131,7 @@ def test_examples_that_are_all_alike_have_finite_answers(x):
     assert np.isfinite(logits(LEARNER, adapted, np.full((2, 3), x))).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.booleans(), min_size=6, max_size=6), st.integers(0, 99))
 def test_any_masks_have_finite_answers(labelled, seed):

@@ -164,6 +164,7 @@ def padded(support, by=5):
     )
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     """Fault: a masked row is read, or counts in a mean; NaN times zero is NaN."""
     support, longer = rows(), padded(rows())
@@ -183,6 +184,7 @@ def test_padding_changes_nothing():
         )
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_from():
     """Fault: 0/0 where the whole support is masked."""
     x, label, mask, z = rows()
@@ -218,6 +220,7 @@ def test_the_guard_is_a_paired_t_statistic():
         assert bool(found) == (caution < statistic)
 
 
+@pytest.mark.slow
 def test_learned_rule_is_the_best_of_a_grid():
     """Fault: descent goes up, or the rule is learned on the support."""
     rng = np.random.default_rng(0)
@@ -298,6 +301,7 @@ def test_prior_at_the_ends():
     np.testing.assert_allclose(held, [0.75, 0.25], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_features_from_the_middle():
     """Fault: the middle follows the number of examples a class has, or an absent class's zero."""
     rng = np.random.default_rng(0)
@@ -356,6 +360,7 @@ def zero_shot(learner, meta, task):
     return float(learner.loss(adapted, task.query, ())[1]["accuracy"]), adapted
 
 
+@pytest.mark.slow
 def test_a_domain_that_the_head_knows_is_left_alone_and_another_is_learned():
     """Fault: the guard lets noise through, or holds back what the support plainly says."""
     known = np.eye(8)[0]
@@ -393,6 +398,7 @@ def test_the_penalty_is_meta_learned():
     np.testing.assert_allclose(found, slope(jax.jit(loss), at), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_support_lacks_keeps_its_place():
     """Fault: adaptation to two classes of three forgets the third."""
     learner = map_head(sentiment(way=3), penalty=20.0, caution=None)

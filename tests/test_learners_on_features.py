@@ -59,6 +59,7 @@ def test_logistic_regression_ends_at_its_minimum(way, shots, penalty):
     assert objective(np.asarray(weights, np.float64).ravel())[0] < best * 1.002
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1e-3, 1e-6, 1e-12, 1e-30])
 def test_a_small_penalty_has_a_solution(penalty):
     """Fault: in float32 the Gram matrix of equal rows has no Cholesky factor, and all is NaN."""
@@ -191,6 +192,7 @@ def test_soft_k_means_against_a_plain_loop(steps):
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_unlabelled_rows_help_and_a_class_without_support_gets_none():
     """Faults: unlabelled rows move nothing, or are shared with a class that nobody named."""
     problem, rows = on_rows(3, 40, width=64)
@@ -220,6 +222,7 @@ def named_problem(names, has_name):
     return problem._replace(names=lambda encoded, context: (names, jnp.asarray(has_name))), support
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names_and_not", [("named-prototypes", "prototypical"), ("named-ridge", "ridge")]
 )

@@ -47,6 +47,7 @@ def logits(learner, adapted, texts):
     return np.asarray(found["logits"])
 
 
+@pytest.mark.slow
 def test_the_weights_are_those_of_scikit_learn():
     """Faults: another inverse document frequency, norm or count; runs of characters that are taken
     for words; weights of another word; another penalty or no bias."""
@@ -81,6 +82,7 @@ def test_only_what_counts_is_read():
         np.testing.assert_allclose(found, logits(learner, alone, ASKED), atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text("ab c好坏", max_size=12), min_size=4, max_size=4))
 def test_any_texts_have_finite_answers(texts):
@@ -92,6 +94,7 @@ def test_any_texts_have_finite_answers(texts):
     np.testing.assert_allclose(found[-2], found[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_support_of_many_words_keeps_those_of_most_examples(monkeypatch):
     """Faults: the rarest words are kept, or the order that `searchsorted` needs is lost."""
     monkeypatch.setattr(on_words, "MOST_WORDS", 3)
@@ -164,6 +167,7 @@ def test_features_and_words_count_by_their_shares(share, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_name_counts_by_its_features_alone():
     """Faults: a name makes n-grams rarer, moves the middle of the texts, or is not read."""
     rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
@@ -179,6 +183,7 @@ def test_a_name_counts_by_its_features_alone():
     assert np.abs(fits[0].of_features - fits[1].of_features).max() > 0.1
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text("ab c好坏", max_size=12), min_size=4, max_size=4))
 def test_any_texts_beside_features_have_finite_answers(texts):
@@ -189,6 +194,7 @@ def test_any_texts_beside_features_have_finite_answers(texts):
     assert np.isfinite(BOTH.predict(adapted, asked, ())["logits"]).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=20),

@@ -58,6 +58,7 @@ def test_one_side_of_a_batch_may_be_shared() -> None:
             np.testing.assert_allclose(found, np.linalg.solve(*map(np.asarray, one)), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_its_derivatives_are_those_of_the_solution() -> None:
     """Catches a gradient that is stopped, of one side alone, or of the first order alone."""
     with jax.enable_x64(True):
@@ -77,6 +78,7 @@ def test_a_matrix_of_no_rank_is_raised_until_it_is_solved() -> None:
     assert jnp.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_large_batches_at_once_come_to_an_end() -> None:
     """Catches the wait for ever of jaxlib's decompositions, two batches at once on two cores."""
     flags = os.environ["METAGUIDE_TESTS_XLA_FLAGS"]

@@ -252,6 +252,7 @@ def test_categories_are_neither_plain_nor_hidden() -> None:
     assert 0.3 < five["name"] < 0.6
 
 
+@pytest.mark.slow
 def test_category_names_stand_in_some_texts() -> None:
     """Would catch names in every text, which make zero-shot trivial, or in none."""
     products = [product for domain in world().values() for product in domain.products]

@@ -360,6 +360,7 @@ def domains(draw: st.DrawFn) -> Domain:
 
 
 # The run-time type checker draws on `random` where a strategy builds a checked dataclass.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 @settings(
     max_examples=60,

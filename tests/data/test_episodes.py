@@ -423,6 +423,7 @@ def test_candidates_are_drawn_from_the_whole_catalogue():
 CROWD = 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("candidates", [None, 4, 7, 40])
 def test_a_crowd_episode_is_what_it_says(candidates):
     """Faults: an example's history holds what came after it, or the product itself; a product that

@@ -67,6 +67,7 @@ def test_words_pairs_and_characters_count_and_case_does_not():
     assert shared("charger", "charging") > 0 == shared("charger", "xyz")
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_numbers():
     """Fault: Python's own hash, which differs from process to process."""
     read = "from metaguide.data.ngrams import hashed_ngrams as h"

@@ -107,6 +107,7 @@ def test_what_cannot_be_a_data_set_is_one_error(tmp_path):
     assert not list(tmp_path.rglob("*.array_record"))
 
 
+@pytest.mark.slow
 def test_what_is_prepared_is_read_without_the_catalogue_and_without_tensorflow(tmp_path):
     """Faults: the catalogue is read again, or TensorFlow is imported, which few have."""
     prepared(tmp_path, "reviews")

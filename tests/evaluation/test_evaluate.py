@@ -141,6 +141,7 @@ def test_chunks_change_nothing(distribution, meta, keys, traced):
         np.testing.assert_allclose(found[name], expected[name], 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_methods_are_scored_on_the_same_examples(distribution, meta, keys, traced):
     """Fault: a method, or a baseline, has episodes of its own, so that their difference is luck."""
     examples = drawn(distribution, distribution.data, 0, 2, keys)

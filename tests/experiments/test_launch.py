@@ -159,6 +159,7 @@ def test_help_is_wrapped_to_the_terminal(monkeypatch):
     assert len(fields) > 50 and all(len(line) <= 80 for line in fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_field_has_a_range_that_its_values_are_in(path):
     """Faults: a new field is not checked; a preset or a default would be refused."""

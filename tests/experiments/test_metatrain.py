@@ -129,6 +129,7 @@ def test_what_there_are_no_data_for_is_left_out_with_a_line(shop, capsys):
     assert "anil" in methods and "prototypical" not in methods and "ridge" not in methods
 
 
+@pytest.mark.slow
 def test_joint_training_begins_with_what_words_say(shop):
     """Faults: the fitted words are left out, or known to methods that start from random
     parameters."""

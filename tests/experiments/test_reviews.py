@@ -131,6 +131,7 @@ def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus
     assert (first != second).any()
 
 
+@pytest.mark.slow
 def test_the_span_of_the_support_is_all_a_map_head_learns_in() -> None:
     """Faults: the kernel is centred wrongly, lengths are those from before, a basis is not
     orthonormal: the head would not be that of `from_middle` and `map_shift`."""

@@ -33,6 +33,7 @@ def test_a_bag_is_the_sum_of_its_embeddings_over_the_root_of_their_number():
     np.testing.assert_allclose(shared, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.integers(1, HASHES - 1), max_size=20, unique=True), st.integers(0, 2**31))
 def test_a_polarity_is_the_sum_of_the_words_over_the_root_of_their_number(grams, seed):
@@ -215,6 +216,7 @@ def three_channels():
     return model, jax.tree.map(jnp.asarray, shaped)
 
 
+@pytest.mark.slow
 def test_every_channel_reaches_the_vector_and_none_is_needed(three_channels):
     """Faults: a channel is read and forgotten; a batch without it fails or counts it as zeros."""
     model, params = three_channels
@@ -235,6 +237,7 @@ def test_every_channel_reaches_the_vector_and_none_is_needed(three_channels):
     assert np.isfinite(vector(**channels)).all()
 
 
+@pytest.mark.slow
 def test_an_encoding_has_the_sketch_of_its_ngrams_and_drops_none_of_them(three_channels):
     """Faults: a key drops words out of the sketch, which compares names with texts; a key does not
     reach the n-grams of the vector; without n-grams there is a sketch; a sketch is of tokens."""
@@ -259,6 +262,7 @@ def test_an_encoding_has_the_sketch_of_its_ngrams_and_drops_none_of_them(three_c
     np.testing.assert_array_equal(encoded(grams=grams).vector, plain.vector)
 
 
+@pytest.mark.slow
 def test_training_knows_half_of_the_texts_by_their_ngrams_alone():
     """Faults: states are never or always left out, or for all texts of a batch together; they are
     left out where there are no n-grams, or when nothing is trained."""

@@ -181,6 +181,7 @@ def test_classification_head_is_its_equation(guide):
             np.testing.assert_allclose(found[i, c], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sketches_add_to_the_logits_of_classes_that_have_names():
     """Faults: the scale of the sketches is not read, or not as a logarithm, or is that of the
     vectors; a class without a name is compared by words; examples and names change places; a

@@ -40,6 +40,7 @@ def test_against_a_loop(where, temperature):
     np.testing.assert_allclose(metrics["accuracy"], accuracy, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_symmetric_and_blind_to_order():
     """Fault: only the first view sees negatives."""
     a, b, where = jnp.asarray(units(0)), jnp.asarray(units(1)), jnp.ones(6, bool)

@@ -30,6 +30,7 @@ def guide(folders):
     return metaguide.from_encoder(folders("bert"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:domain shop")
 def test_without_training_names_and_likeness_answer(guide):
     """Faults: the projection of names hides what the encoder knows; a category has the name of
@@ -81,6 +82,7 @@ def test_an_encoder_is_no_guide_yet(folders):
         metaguide.load(folders("bert"))
 
 
+@pytest.mark.slow
 def test_vectors_are_computed_once_where_there_is_a_cache(folders, tmp_path, monkeypatch):
     """Faults: the cache is not read, or answers differ with it."""
     expected = metaguide.from_encoder(folders("bert")).adapt(DOMAIN, 2).predict(REVIEWS)

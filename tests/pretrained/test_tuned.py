@@ -116,6 +116,7 @@ def test_every_tuning_begins_as_the_frozen_encoder_to_the_bit(guides, tokens):
         np.testing.assert_array_equal(states(guides(name), tokens), expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_trains_is_the_body_and_what_does_not_is_a_group_of_its_own(guides):
     """Faults: an inner loop adapts what is frozen, or nothing of what trains; a group is named that
     has no parameters."""

@@ -71,6 +71,7 @@ def test_whose_statistics_a_query_takes(statistics):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["support", "one-query"])
 def test_an_inductive_answer_is_a_querys_own(statistics):
     """Fault: another query changes the answer. The negative control: transductive, it does."""

@@ -152,6 +152,7 @@ def test_gradient_reaches_body_and_head_and_nothing_else(kind):
     assert reached == {"text", kind} | ({"fusion"} if kind != "questions" else set())
 
 
+@pytest.mark.slow
 @every
 def test_dropout_is_on_with_a_key_and_only_then(kind):
     """Faults: adaptation and evaluation draw dropout; training does not."""
@@ -283,6 +284,7 @@ def named(buckets):
     return jax.jit(lambda key: problem.encode(start, batch, context, key))
 
 
+@pytest.mark.slow
 def test_training_hides_the_vectors_of_half_of_the_names_if_they_have_sketches():
     """Faults: evaluation and adaptation hide names; training hides none, all, or always the same
     ones or all of an episode together; it hides sketches or examples; names without sketches are
@@ -648,6 +650,7 @@ def test_span_scores_that_are_not_finite_answer_nothing(tokenizer, bad):
     assert scored["em"][:2].tolist() == scored["f1"][:2].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_single_span_is_answered_where_it_scores_higher(tokenizer):
     """Fault: with one word there is nothing to choose from, and no answer or always one."""
     one = [Question(str(row), "", "b", (0, 1)) for row in range(3)]
@@ -714,6 +717,7 @@ def test_families_are_of_the_domains_that_have_what_they_need(tokenizer):
     }
 
 
+@pytest.mark.slow
 def test_episodes_of_many_users_are_for_joint_training(tokenizer):
     """Faults: joint training gets a user per episode though many are asked for, or all products
     though fewer are; an episode without support cannot be encoded; its loss is NaN or counts

@@ -157,6 +157,7 @@ def expected_scores(catalogue, batch):
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["episode", "served"])
 def test_scores_are_the_equation(catalogue, place):
     """Faults: the sketches of old products weigh more than those of new ones, or the sum is no
@@ -207,6 +208,7 @@ def served_guide():
     return Guide(model, Reading(TextReader(None, BUCKETS), LENGTHS, False, 4), serving)
 
 
+@pytest.mark.slow
 def test_a_shop_is_served_with_its_popularity():
     """Faults: serving does not count what users took, leaves out their last products as training
     has to, or counts as two who took a product twice; a user's own products count as others', or

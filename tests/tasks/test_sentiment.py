@@ -46,6 +46,7 @@ def random_domains():
     return [domain("one", texts[:60]), domain("other", texts[60:])]
 
 
+@pytest.mark.slow
 def test_polarities_are_the_minimum_of_the_penalised_loss():
     """Faults: runs of characters are fitted too; the weights of rare words, the root of the number
     of words or the penalty are other than they are said to be; the labels are turned round."""
@@ -92,6 +93,7 @@ def model_and_params():
     return model, init_params(model, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_sum_of_two_experts_and_the_loss_reads_one(model_and_params):
     """Faults: polarities are not read, count twice or for the other class; they are trained, or
     adapt; the head leaves to them what it could learn, or counts as much as without them."""

@@ -184,6 +184,7 @@ def test_what_stands_behind_a_line_that_is_none_is_not_kept(tmp_path, odd):
     assert path.read_bytes() == good + b'{"step": 6, "loss": 0.5}\n'
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=12) | st.just(b'{"step": 4, "loss": 1.5}'), max_size=6))
 def test_whatever_bytes_are_no_metrics(tmp_path_factory, lines):
     """Fault: some bytes are an error of another kind, or a row without its numbers."""

@@ -407,6 +407,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff&<"), mi
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.fixed_dictionaries({"text": TEXT, "stars": st.integers(1, 5)}), min_size=1))
 def test_any_reviews_survive_any_table(tmp_path_factory: Any, rows: list[dict]) -> None:
@@ -475,6 +476,7 @@ def mutated(line: str, rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", LINES)
 def test_no_mutated_line_is_lost_in_silence(tmp_path: Path, format: str) -> None:
     """Catches a line that is neither read nor rejected, and any error but CatalogueError."""
@@ -513,6 +515,7 @@ def test_damaged_archives_say_where_they_end(tmp_path: Path, format: str) -> Non
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_archives_that_expand_beyond_measure_end(tmp_path: Path) -> None:
     """Catches a gigabyte that comes out of a megabyte."""
     bomb = b"text,stars\n" + b"good,5\n" * 3 + (b" " * 2**20 + b"\n") * 150
