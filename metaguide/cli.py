@@ -287,15 +287,15 @@ def evaluate(
     Half of your labels are held back and asked. Baselines that see the same examples stand beside
     the guide, and the last lines name the examples to label next.
     """
-    from metaguide import evaluation_report
-    from metaguide.choosing import CANDIDATES
-    from metaguide.evaluating import evaluate as evaluated
-
     counts = [int(word) if word.isdecimal() else -1 for word in _words(shots)]
     if not counts or min(counts) < 0:
         raise Refusal(f"--shots is {shots!r}; write numbers, as in 0,1,5")
     if report is not None and not report.absolute().parent.is_dir():
         raise Refusal(f"{report}: there is no folder {report.parent}; make it, or give another")
+    from metaguide import evaluation_report
+    from metaguide.choosing import CANDIDATES
+    from metaguide.evaluating import evaluate as evaluated
+
     shop = read_domain(domain)
     with tempfile.TemporaryDirectory() as folder, _counting("shots") as tell:
         # Without a cache, every draw would encode the same texts again.
