@@ -11,6 +11,8 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments.config_files import ConfigError, flat
+from experiments.processes import command_line
+from metaguide.evaluation.results import Row, Scores, write
 from metaguide.files import FileFault, held, read_json, write_json
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training.checkpoint import FOLDER
@@ -58,6 +60,25 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
     with held(workdir) if is_first_process() else nullcontext():
         write_config(config, workdir)
         yield
+
+
+def write_results(
+    config: ConfigDict | FrozenConfigDict,
+    workdir: Path,
+    rows: Sequence[Row],
+    scores: Scores,
+    seeds: Sequence[int],
+) -> Path:
+    """Write the results of a run, with its command and its config; return the JSON file.
+
+    Args:
+        config: the resolved config.
+        workdir: the work folder.
+        rows, scores, seeds: as in `metaguide.evaluation.results.write`.
+    """
+    return write(
+        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=seeds
+    )
 
 
 def check_config(

@@ -8,9 +8,15 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.cells.config import HARMLESS
 from experiments.config_files import ConfigError
-from experiments.processes import command_line
-from experiments.run_folder import CONFIG, check_config, identity, read_config, write_config
-from metaguide.evaluation.results import Row, Scores, write
+from experiments.run_folder import (
+    CONFIG,
+    check_config,
+    identity,
+    read_config,
+    write_config,
+    write_results,
+)
+from metaguide.evaluation.results import Row, Scores
 from metaguide.files import MIB, FileFault, read_arrays, write_arrays
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 
@@ -153,11 +159,4 @@ def write_table(
     config: FrozenConfigDict, workdir: Path, rows: Sequence[Row], scores: Scores
 ) -> Path:
     """Write the rows of all finished cells to the table's work folder; return the file."""
-    return write(
-        rows,
-        scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=range(config.seeds),
-    )
+    return write_results(config, workdir, rows, scores, range(config.seeds))

@@ -25,9 +25,8 @@ from scipy import sparse
 from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources import fdu_mtl
 from experiments.tables.left_out import (
     Corpus,
@@ -40,7 +39,7 @@ from experiments.tables.left_out import (
 )
 from metaguide.data.texts import normalised
 from metaguide.evaluation.metrics import bootstrap_interval, seed_interval
-from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.training.progress import say
 
 TASK = "sentiment"
@@ -293,14 +292,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             for method, name in choices_of(config, methods, train, seed).items():
                 answers.setdefault(method, []).append(final(methods[method][name]))
         rows, scores = rows_of(config, test, is_new, answers)
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=config.seeds,
-        )
+        path = write_results(config, workdir, rows, scores, config.seeds)
         for metric in ("accuracy", "accuracy_new"):
             shown = [row for row in rows if row.domain == ALL]
             print_tables(shown, baselines=BASELINES, metric=metric)

@@ -25,15 +25,14 @@ from experiments import runner
 from experiments.cells.cell import Cell, train_cell
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources.parts import data_folder
 from metaguide.data.episodes import balanced_sampler
 from metaguide.data.mnist import CLASSES, Pictures, read_pictures
 from metaguide.evaluation.evaluate import Evaluator, episode_keys, evaluator
 from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
-from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.learners import label_spreading, prototypical
 from metaguide.learners.on_features import standardised
@@ -535,14 +534,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         choices: dict[str, Any] = {}
         outcomes, ids = outcomes_of(config, read(), workdir, choices)
         rows, scores = rows_of(config, outcomes, ids)
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=config.seeds,
-        )
+        path = write_results(config, workdir, rows, scores, config.seeds)
         write_json(workdir / "choices.json", choices)
         print_tables(rows, scratch=None, baselines=BASELINES)
         say(f"product_images: {path}, {workdir / 'choices.json'}")

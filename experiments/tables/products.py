@@ -27,9 +27,8 @@ from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_domains
 from experiments.tables.ngram_kernels import (
     RARITIES,
@@ -51,7 +50,7 @@ from experiments.tables.ngram_kernels import (
 )
 from metaguide.data.texts import normalised
 from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
-from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.training.progress import say
 
@@ -348,14 +347,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             say("no config.encoder.weights: the table has the methods from nothing alone")
         choices: dict[str, Any] = {}
         rows, scores = rows_of(config, data, outcomes_of(config, data, choices))
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=config.seeds,
-        )
+        path = write_results(config, workdir, rows, scores, config.seeds)
         write_json(workdir / "choices.json", choices)
         print_tables([row for row in rows if row.domain in SPLITS], baselines=BASELINES)
         say(f"products: {path}, {workdir / 'choices.json'}")

@@ -27,9 +27,8 @@ from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources.subjqa import read_questions
 from experiments.tables.span_reader import (
     Scored,
@@ -46,7 +45,7 @@ from metaguide.evaluation.metrics import (
     mean_interval,
     seed_interval,
 )
-from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.scoring import answer_scores
 from metaguide.tasks.nearest_sentences import Near, cosines, sentence_rows
@@ -595,14 +594,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             for method, said in answers_of(config, domains, workdir).items()
         }
         rows, scores = rows_of(config, domains, outcomes)
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=config.seeds,
-        )
+        path = write_results(config, workdir, rows, scores, config.seeds)
         write_json(workdir / "choices.json", choices)
         for metric in (PRIMARY, "auc", "f1", "gain"):
             print_tables(rows, baselines=BASELINES, metric=metric)

@@ -28,9 +28,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources.amazon_sequences import FILE, Shop, read_amazon_sequences
 from experiments.sources.parts import real_data
 from experiments.tables.next_item import (
@@ -56,7 +55,6 @@ from metaguide.evaluation.results import (
     difference,
     key,
     with_baselines,
-    write,
 )
 from metaguide.files import FileFault, read_arrays, read_json, write_arrays, write_json
 from metaguide.tasks.recommendation import RECOMMENDATION
@@ -329,14 +327,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             own, of_users = rows_of(config, shop, tested_users(config, shop, d), found)
             rows += own
             scores |= of_users
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=tuple(range(config.seeds)),
-        )
+        path = write_results(config, workdir, rows, scores, tuple(range(config.seeds)))
         write_json(workdir / "choices.json", choices)
     for metric in (PRIMARY, "hr@10", "gain"):
         print_tables(rows, baselines=BASELINES, metric=metric)

@@ -25,9 +25,8 @@ from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed
+from experiments.run_folder import claimed, write_results
 from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
     Corpus,
@@ -53,7 +52,7 @@ from experiments.tables.left_out import (
 )
 from metaguide.data.catalogue import Review
 from metaguide.evaluation.metrics import bootstrap, mean_interval
-from metaguide.evaluation.results import Row, Scores, key, with_baselines, write
+from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.training.progress import say
 
@@ -544,14 +543,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
                 outcomes.setdefault(place, []).extend(found)
             held_out += [corpus.names[d] for group in corpus.groups for d in group]
         rows, scores = rows_of(config, held_out, outcomes)
-        path = write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=(config.seed,),
-        )
+        path = write_results(config, workdir, rows, scores, (config.seed,))
         write_json(workdir / "choices.json", choices)
         shown = [row for row in rows if row.domain == ALL]
         for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):
