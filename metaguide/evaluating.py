@@ -164,13 +164,16 @@ def evaluate(
         CatalogueError: it has them for none.
     """
     found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distinct = without_repeats(domain)  # a repeat of what is held back would tell its label
     for task in TASKS.values():
         if task.labels is None or task.name not in guide.serving:
             continue
         split = _split(task, task.labels, domain, queries, np.random.default_rng(seed))
         if len(split.classes) > 1 and len(split.asked):
             settings = shots, draws, unlabelled, seed, candidates, peers, tell
-            found.append(_of_task(guide, domain, split, *settings))
+            found.append(_of_task(guide, distinct, split, *settings))
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     if RECOMMENDATION.name in guide.serving and users:
         asked = np.random.default_rng(seed).permutation(len(users))[:queries]
@@ -290,13 +293,10 @@ def _of_task(
     peers: Mapping[str, Peer],
     tell: Callable[[str, int], None],
 ) -> Evaluation:
-    """Evaluate one task; the other arguments are those of `evaluate`."""
+    """Evaluate one task on a domain without repeats; the others are those of `evaluate`."""
     task, part, asked = split.task.name, split.task.part, split.asked
     held_back = {split.examples[row].id for row in asked}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distinct = without_repeats(domain)  # a repeat of what is held back would tell its label
-    left = [one for one in getattr(distinct, part) if one.id not in held_back]
+    left = [one for one in getattr(domain, part) if one.id not in held_back]
     known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
     supports = {count: _supports(split, count, draws, seed) for count in shots}
     drawn = np.concatenate([split.pool[:0], *(rows for s in supports.values() for rows in s)])
@@ -470,9 +470,7 @@ def _last(products: Sequence[str], count: int) -> tuple[str, ...]:
 def _right(adapted: Any, split: _Split) -> Bool[np.ndarray, " queries"]:
     """Return for each example that is asked whether the guide gives its label."""
     answers = adapted.predict([split.examples[row] for row in split.asked])
-    wanted = [split.classes[int(number)] for number in split.numbers[split.asked]]
-    said = [split.labels.answer(one) for one in answers]
-    return np.array([one == other for one, other in zip(said, wanted, strict=True)])
+    return _agreeing([split.labels.answer(one) for one in answers], split)
 
 
 def _right_of(
@@ -482,12 +480,18 @@ def _right_of(
     given, asked = (
         [split.labels.text(split.examples[row]) for row in rows] for rows in (support, split.asked)
     )
-    known, wanted = (
-        [split.classes[int(number)] for number in split.numbers[rows]]
-        for rows in (support, split.asked)
-    )
-    said = peer(given, known, asked)
+    return _agreeing(peer(given, _names(split, support), asked), split)
+
+
+def _agreeing(said: Sequence[str], split: _Split) -> Bool[np.ndarray, " queries"]:
+    """Return for each example that is asked whether what is said is its label."""
+    wanted = _names(split, split.asked)
     return np.array([one == other for one, other in zip(said, wanted, strict=True)])
+
+
+def _names(split: _Split, rows: Int[np.ndarray, " rows"]) -> list[str]:
+    """Return the labels of some examples."""
+    return [split.classes[int(number)] for number in split.numbers[rows]]
 
 
 def _supports(

@@ -432,12 +432,8 @@ def differentiable(
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             return jax.tree.leaves(jax.grad(change, (0, 1))(gradients, point))
 
-    def is_finite(*gradients: PyTree) -> bool:
-        slopes = slopes_of(*gradients)
+    def are_finite(slopes: list[Any]) -> bool:
         return all(isinstance(slope, Tracer) or np.isfinite(slope).all() for slope in slopes)
-
-    if all(isinstance(slope, Tracer) for slope in slopes_of(probe(small))):
-        return optimizer  # of a learned rule, the trials below would take seconds to trace
 
     one, even, odd = (
         probe(small, among)
@@ -448,13 +444,19 @@ def differentiable(
         trials["where the gradient of a whole leaf is 0"] = [(even,), (odd,)]
     trials["after some steps"] = [(one,) * PROBED_STEPS]
     for where, sequences in trials.items():
-        if not all(is_finite(*gradients) for gradients in sequences):
+        for gradients in sequences:
+            slopes = slopes_of(*gradients)
+            if all(isinstance(slope, Tracer) for slope in slopes):
+                return optimizer  # of a learned rule, further trials would take seconds to trace
+            if are_finite(slopes):
+                continue
             raise ValueError(
                 f"the inner optimizer's update has no finite derivative {where}, so that the "
                 "second-order meta-gradient may be NaN; use FirstOrder(), or a rule that has one: "
                 "Adam and its kind with an eps_root, such as optax.adam(rate, eps_root=1e-8)"
             )
-    return optimizer if is_finite(probe(small, lambda i: False)) else _still_at_nothing(rule)
+    at_nothing = slopes_of(probe(small, lambda i: False))
+    return optimizer if are_finite(at_nothing) else _still_at_nothing(rule)
 
 
 PROBED_STEPS = 8

@@ -283,10 +283,10 @@ def _rows_to(target: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
                 mark = "\t" if suffix == ".tsv" else ","
                 rows = csv.DictWriter(file, columns, delimiter=mark, extrasaction="ignore")
                 rows.writeheader()
-                further: dict[str, None] = {}
+                known, further = frozenset(columns), dict[str, None]()
 
                 def write(row: Mapping[str, Any]) -> None:
-                    further.update(dict.fromkeys(row.keys() - set(columns)))
+                    further.update(dict.fromkeys(row.keys() - known))
                     rows.writerow(row)
 
                 yield write

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -219,36 +220,38 @@ class _Writer:
         self._files: dict[str, IO[str]] = {}
         self._stack = ExitStack()
         self._ids = {part: _Seen() for part in PARTS}
-        self._products = _Seen()
         self._texts = _Seen()
         self._pictures = 0
         self._encode = json.JSONEncoder(ensure_ascii=False).encode
 
     def __enter__(self) -> "_Writer":
-        """Read the ids of the products that the domain already has."""
-        path = self._folder / "products.jsonl"
-        if path.exists():
-            for where, row in read_rows(path):
-                if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-                    raise CatalogueError(f"{where}: no product; mend or delete the line.")
-                self._products.add(row["id"])
+        """Return the writer."""
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Close the files."""
         self._stack.close()
 
+    @cached_property
+    def _products(self) -> _Seen:
+        """The ids of the products that the domain already has."""
+        path, found = self._folder / "products.jsonl", _Seen()
+        for where, row in read_rows(path) if path.exists() else ():
+            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+                raise CatalogueError(f"{where}: no product; mend or delete the line.")
+            found.add(row["id"])
+        return found
+
     def add(self, row: Row) -> Reject | None:
         """Write a row, or return why it cannot be."""
         part, values, place = row.part, row.values, row.place
-        products = self._ids["products"] if "products" in self._files else self._products
         if "id" in values and values["id"] in self._ids[part]:
             if row.may_repeat:
                 self.remark(f"{part}: named again by a later row", place)
                 return None
             return _unwritten(row, "the id of an earlier row", f"id is {values['id']!r}")
         product = values.get("product")
-        if product is not None and product not in products:
+        if product is not None and not self._has_product(product):
             if part == "interactions":
                 return _unwritten(row, "a product that is not among the products", repr(product))
             self.remark(f"{part}: a product that is not among the products, left out", place)
@@ -273,6 +276,9 @@ class _Writer:
         self._file(part).write(self._encode(values) + "\n")
         self._summary.read[part] += 1
         return None
+
+    def _has_product(self, product: str) -> bool:
+        return product in (self._ids["products"] if "products" in self._files else self._products)
 
     def check_kept_parts(self, strict: bool) -> None:
         """Write those parts anew that are kept and name products that were replaced."""
