@@ -229,6 +229,7 @@ def test_an_export_becomes_answers_by_three_commands(tmp_path, monkeypatch, caps
         (["predict", "encoder", *asked], "encoder: is not adapted to a domain; adapt it"),
         (["predict", "phones.guide", "--input=x.csv", "--output=y.csv"], "x.csv: cannot be read"),
         (["adapt", "shop/none", *where], "none: cannot be read"),
+        (["adapt", "shop/phones", *where, "--encoder=encoder"], "is an encoder itself; leave"),
         (["adapt", "shop/phones", "--guide=phones.guide", "--output=x"], "is adapted already"),
         (["adapt", "shop/phones", "--guide=shop", "--output=x"], "no such file; give the folder"),
     ]:
