@@ -120,6 +120,8 @@ class Adaptation:
         reads_unlabelled: whether it also learns from examples without a label.
         reads: the "features" of examples, their "words" (n-grams alone, and nothing that was
             trained), or "both".
+        names_suffice: whether it can adapt to the names of the classes alone, better than a head
+            that was never trained knows them.
     """
 
     adapts: str
@@ -130,6 +132,7 @@ class Adaptation:
     reads: Literal["features", "words", "both"] = field(
         default="features", compare=False, repr=False
     )
+    names_suffice: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_learned(self) -> bool:
@@ -255,6 +258,7 @@ VECTORS_AND_WORDS = Adaptation(
     "vectors+words",
     lambda problem, _: features_and_words(problem, names=NAMED),
     reads="both",
+    names_suffice=True,
 )
 TF_IDF = Adaptation("features", "tf-idf", lambda problem, _: tf_idf(problem), reads="words")
 

@@ -111,10 +111,10 @@ class FeaturesFn(Protocol):
 
 @runtime_checkable
 class NamesFn(Protocol):
-    """The features of the names of an episode's classes."""
+    """The names of an episode's classes, as examples."""
 
-    def __call__(self, encoded: Any, context: Any, /) -> tuple[Array, Array]:
-        """Return an array [way, width], and bool [way], which classes have a name."""
+    def __call__(self, encoded: Any, context: Any, /) -> tuple[Array, Array, Batch]:
+        """Return features [way, width], bool [way], which classes have a name, and their fields."""
         ...
 
 
@@ -249,8 +249,8 @@ class Problem(NamedTuple):
         head: names of the parameter groups that `loss` and `predict` read in addition to `encoded`.
         target: the batch's label field.
         way: static number of classes; None if there are no classes.
-        names: (encoded, context) -> the features of the classes' names, and which classes have one;
-            None if names are not read.
+        names: (encoded, context) -> the features of the classes' names, which classes have one, and
+            the fields that a batch of them would have; None if names are not read.
     """
 
     init: InitFn

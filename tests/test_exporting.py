@@ -278,6 +278,16 @@ def test_a_regression_on_words_is_exported(encoders, tmp_path, method, inputs):
 
 
 @pytest.mark.slow
+def test_what_names_alone_have_taught_is_exported(encoders, tmp_path):
+    """Fault: the head that was never trained is exported in its place."""
+    adapted = on_encoder(encoders["bert"], shots=0)
+    export(adapted, tmp_path / "out", task="classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", metaguide.pretrained.CutTexts)
+        assert_answers(tmp_path / "out", adapted, [*SHOP.products, Product("0", "!")])
+
+
+@pytest.mark.slow
 def test_the_folder_runs_without_metaguide(encoders, tmp_path):
     """Faults: the README's Python does not run, or imports metaguide; what it prints is another
     guide's."""
@@ -353,7 +363,7 @@ def test_what_cannot_be_exported_says_why(small, encoders, tmp_path):
         (without, {}, "answers none of classification, sentiment; adapt it"),
         (without, {"task": "sentiment"}, "does not answer sentiment: no review has one"),
     ]
-    unadapted = on_encoder(encoders["bert"], shots=0)
+    unadapted = trained(encoders, "ridge", "classification").adapt(SHOP, shots=0)
     vectors = {"task": "classification", "format": "vectors"}
     refused += [(unadapted, vectors, "is adapted by no examples, whose state is no classifier")]
     head_only = trained(encoders, "head-only", "sentiment").adapt(SHOP, shots=2)

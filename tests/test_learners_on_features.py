@@ -219,7 +219,9 @@ def named_problem(names, has_name):
     """`on_rows`, with classes that have names."""
     problem, support = on_rows(3, 4)
     names = jnp.asarray(names, jnp.float32)
-    return problem._replace(names=lambda encoded, context: (names, jnp.asarray(has_name))), support
+    return problem._replace(
+        names=lambda encoded, context: (names, jnp.asarray(has_name), {})
+    ), support
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from metaguide.data.ngrams import WORD, hashed_ngrams
 from metaguide.learners import features_and_words, on_words, tf_idf
+from metaguide.learners.on_features import logistic_weights, unit_from_middle
 from metaguide.types import HASHES
 from tests.test_learners_on_features import on_rows
 
@@ -167,20 +168,56 @@ def test_features_and_words_count_by_their_shares(share, monkeypatch):
     )
 
 
+NAMES = ("phone case", "lamp battery")
+
+
+def named(has_name):
+    """`on_rows` of two classes whose names are `NAMES`."""
+    vectors = jnp.asarray([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0]])
+    fields = {"grams": grams_of(NAMES)[:, :40]}  # names are shorter than texts
+    read = vectors, jnp.asarray(has_name), fields
+    return on_rows(2, 1)[0]._replace(names=lambda encoded, context: read)
+
+
+def fitted(problem, rows, names=3):
+    learner = features_and_words(problem, names=names)
+    return learner, jax.jit(learner.adapt)({"params": {}}, rows, (), None)[0]
+
+
 @pytest.mark.slow
-def test_a_name_counts_by_its_features_alone():
-    """Faults: a name makes n-grams rarer, moves the middle of the texts, or is not read."""
+def test_a_name_is_so_many_examples_in_features_and_words():
+    """Faults: a name counts as several examples in the rarity of its words, moves the middle of the
+    texts, or is not read; one that is missing is."""
     rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
-    problem = on_rows(2, 1)[0]
-    names = jnp.asarray([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0]])
-    named = problem._replace(names=lambda encoded, context: (names, jnp.ones(2, bool)))
-    fits = [
-        features_and_words(one, names=3).adapt({"params": {}}, rows, (), None)[0][1]
-        for one in (problem, named)
-    ]
-    np.testing.assert_allclose(fits[0].middle, fits[1].middle, atol=1e-6)
-    np.testing.assert_array_equal(fits[0].vocabulary.rarity, fits[1].vocabulary.rarity)
-    assert np.abs(fits[0].of_features - fits[1].of_features).max() > 0.1
+    _, (_, without) = fitted(on_rows(2, 1)[0], rows)
+    _, (_, found) = fitted(named([True, False]), rows)
+    every = jnp.concatenate([rows["grams"], grams_of(NAMES)])
+    expected = on_words.vocabulary_of(every, jnp.arange(10) < 9, True)
+    np.testing.assert_allclose(found.middle, without.middle, atol=1e-6)
+    known = np.asarray(expected.words) < HASHES
+    np.testing.assert_array_equal(found.vocabulary.words[: known.sum()], expected.words[known])
+    np.testing.assert_allclose(found.vocabulary.rarity[: known.sum()], expected.rarity[known])
+
+    # The name is moved to the mean of its class.
+    mean = rows["x"][LABEL == 0].mean(0)
+    x = jnp.concatenate([rows["x"], jnp.tile(mean, (3, 1))])
+    words = on_words.weighted_words(every[jnp.array([*range(8), 8, 8, 8])], expected)
+    parts = 0.5**0.5 * unit_from_middle(x, found.middle), 0.5 * words, jnp.ones((11, 1))
+    label = jnp.array([*LABEL, 0, 0, 0])
+    weights = logistic_weights(jnp.concatenate(parts, 1), label, jnp.ones(11, bool), 2, 0.01)
+    np.testing.assert_allclose(found.of_features, 0.5**0.5 * weights[:6], atol=1e-4)
+    np.testing.assert_allclose(found.bias, weights[-1:], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_names_alone_tell_classes_apart_by_their_words():
+    """Faults: an empty support gives NaN; words of a name do not count; padding is a word."""
+    nothing = both_of(np.random.default_rng(0), TEXTS[:4], LABEL[:4], np.zeros(4, bool))
+    learner, adapted = fitted(named([True, True]), nothing)
+    asked = {"grams": grams_of(["red case", "a lamp", "xyz"]), "x": jnp.zeros((3, 6))}
+    logits = np.asarray(learner.predict(adapted, asked, ())["logits"])
+    assert logits[0].argmax() == 0 and logits[1].argmax() == 1
+    np.testing.assert_allclose(logits[2, 0], logits[2, 1], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class Prediction:
     @property
     def adaptation(self) -> Adaptation:
         """Return how it adapted."""
-        return adaptation_of(self.serving.method) if self.adapted.support else NOTHING
+        return adaptation_of(self.serving.method) if self.adapted.is_adapted else NOTHING
 
     @cached_property
     def encoder(self) -> PretrainedEncoder | None:

@@ -39,7 +39,7 @@ def head_of(prediction: Prediction) -> dict[str, np.ndarray]:
         read = " and ".join(name for name, is_read in others.items() if is_read)
         raise ExportError(f"the guide reads {read} beside the vectors; export it as onnx")
     if adaptation.adapts != "features" or adaptation.by not in METHODS:
-        by = prediction.serving.method if prediction.adapted.support else "no examples"
+        by = prediction.serving.method if prediction.adapted.is_adapted else "no examples"
         raise ExportError(
             f"{prediction.task} is adapted by {by}, whose state is no classifier on features "
             f"(those of {', '.join(METHODS)} are); export it as onnx"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from metaguide.learners import positive_definite
 from metaguide.learners.calibration import scale_of
@@ -580,6 +580,13 @@ def with_names(
     )
 
 
+def one_after_another(*tables: Shaped[Array, "_ _"]) -> Shaped[Array, "rows longest"]:
+    """Return the rows of all tables, padded with 0 at the end to the longest."""
+    longest = max(table.shape[1] for table in tables)
+    wide = [jnp.pad(table, ((0, 0), (0, longest - table.shape[1]))) for table in tables]
+    return jnp.concatenate(wide)
+
+
 def _fit_prototypes(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Any:
     return prototypes(features, label, mask, way), absent(label, mask, way)
 
@@ -633,8 +640,8 @@ def on_features(
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
     With `names`, each class's name counts as so many examples more, as in `with_names`.
-    With `beside`, `fit` and `score` also take this field of the batch, None if there is none. Names
-    have no rows of it.
+    With `beside`, `fit` and `score` also take this field of the batch, None if there is none. In
+    `fit`, names have rows of it like examples.
     """
     way = classes_of(problem, "a classifier on features")
 
@@ -659,13 +666,15 @@ def on_features(
         del key
         encoded = problem.encode(meta["params"], support, context, None)
         known, given = problem.features(encoded), support.get(UNLABELLED)
-        label, mask = support[problem.target], support["mask"]
+        label, mask, fields = support[problem.target], support["mask"], support.get(beside)
         if names and problem.names is not None:
-            read = problem.names(encoded, context)
-            known, label, mask = with_names(known, label, mask, *read, names)
+            of_names, has_name, rows = problem.names(encoded, context)
+            known, label, mask = with_names(known, label, mask, of_names, has_name, names)
             given = None if given is None else jnp.pad(given, (0, len(label) - len(given)))
+            if fields is not None:
+                fields = one_after_another(fields, *[rows[beside]] * names)
         given = (given,) if reads_unlabelled else ()
-        given = (*given, support.get(beside)) if beside else given
+        given = (*given, fields) if beside else given
         fitted = fit(meta.get("rule"), known, label, mask, way, *given)
         adapted = (meta, fitted)
         # One step goes straight to the solution, so there is one observation.

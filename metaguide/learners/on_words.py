@@ -123,7 +123,7 @@ def features_and_words(
             head is not used.
         penalty: λ > 0 of the regression. A larger one is right as often, and less sure of it than
             it could be.
-        names: as in `prototypical`. A name counts by its features.
+        names: as in `prototypical`. Where no example counts, names alone are fitted.
         steps: number of descent steps of the regression.
 
     Returns:
@@ -151,13 +151,15 @@ def features_and_words(
     ) -> Fitted:
         if grams is None:
             raise ValueError(NO_NGRAMS.format("vectors+words"))
-        texts, more = len(grams), len(features) - len(grams)  # names come after the texts
+        texts, once = len(grams), len(grams)
+        if problem.names is not None and names:  # they come after the texts, each several times
+            texts, once = texts - names * way, texts - (names - 1) * way
         middle = middle_of(features[:texts], mask[:texts])
-        vocabulary = vocabulary_of(grams, mask[:texts], characters=True)
+        vocabulary = vocabulary_of(grams[:once], mask[:once], characters=True)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
             weight_of_features * unit_from_middle(features, middle),
-            weight_of_words * jnp.pad(words, ((0, more), (0, 0))),
+            weight_of_words * words,
             jnp.ones_like(features[:, :1]),
         )
         ends = features.shape[1], features.shape[1] + words.shape[1]

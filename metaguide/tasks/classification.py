@@ -15,6 +15,7 @@ from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
+from metaguide.learners.on_features import one_after_another
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
@@ -61,8 +62,8 @@ def classification(model: GuideModel, way: int) -> Problem:
         params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
     ) -> dict[str, Array]:
         # The names are encoded as additional rows without a picture: one pass instead of two.
-        given = context["names"].items()
-        rows = {field: joined(batch[field], names) for field, names in given if field in batch}
+        given = [(field, names) for field, names in context["names"].items() if field in batch]
+        rows = {field: one_after_another(batch[field], names) for field, names in given}
         if "image" in batch:
             blank = jnp.zeros((way, *batch["image"].shape[1:]), batch["image"].dtype)
             rows["image"] = jnp.concatenate([batch["image"], blank])
@@ -79,12 +80,6 @@ def classification(model: GuideModel, way: int) -> Problem:
             encoded["lexical_names"] = encoding.lexical[-way:]
         return encoded
 
-    def joined(texts: Array, names: Array) -> Array:
-        length = max(texts.shape[1], names.shape[1])
-        return jnp.concatenate(
-            [jnp.pad(one, ((0, 0), (0, length - one.shape[1]))) for one in (texts, names)]
-        )
-
     def predict(params: Params, encoded: Any, batch: Batch, context: Any) -> dict[str, Array]:
         del batch
         given = encoded["vector"], encoded["names"], context["has_names"]
@@ -97,9 +92,10 @@ def classification(model: GuideModel, way: int) -> Problem:
         logits = predict(params, encoded, batch, context)["logits"]
         return classification_loss(logits, batch["label"], batch["mask"])
 
-    def names(encoded: Any, context: Any) -> tuple[Array, Array]:
+    def names(encoded: Any, context: Any) -> tuple[Array, Array, Batch]:
         lexical = {"lexical": encoded["lexical_names"]} if "lexical_names" in encoded else {}
-        return features_of({"vector": encoded["names"], **lexical}), context["has_names"]
+        features = features_of({"vector": encoded["names"], **lexical})
+        return features, context["has_names"], context["names"]
 
     return problem_of(
         model, NAME, encode, loss, predict, score_classes, way, pictures=True, names=names

@@ -21,6 +21,7 @@ from metaguide.tasks.serving import (
     HeldBack,
     Reading,
     Server,
+    Serving,
     ask,
     is_finite,
 )
@@ -164,6 +165,8 @@ def adapt(
     def unadapted(*more: str) -> tuple[Adapted, tuple[str, ...]]:
         return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
 
+    if not len(rows) and _names_suffice(serving, context):
+        return _by_names(labelling, server, context, classes), tuple(notes)
     as_trained = "it answers as it was trained, without adapting"
     # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
@@ -225,7 +228,10 @@ def restore(
     learner, meta = _start(labelling, server, len(classes))
     like: dict[str, Any] = {"context": labelling.context(classes, server.blank)}
     if not support:
-        return Adapted(learner(False), meta["params"], fill(like)["context"], (), classes)
+        context = fill(like)["context"]
+        if _names_suffice(server.serving, context):
+            return _by_names(labelling, server, context, classes)
+        return Adapted(learner(False), meta["params"], context, (), classes)
     like["state"] = meta["params"]
     if adaptation_of(server.serving.method).adapts == "features":
         rows = _support_rows(labelling, server.blank, domain.name, support, labels, unlabelled)
@@ -338,6 +344,22 @@ def _start(
 
     meta = server.serving.meta
     return learner, {**meta, "params": labelling.start(meta["params"], classes)}
+
+
+def _names_suffice(serving: Serving, context: Mapping[str, Any]) -> bool:
+    """Return whether names tell the classes apart better than a head that was never trained."""
+    reads = adaptation_of(serving.method).names_suffice and "names" in context
+    return reads and not serving.is_trained
+
+
+def _by_names(
+    labelling: Labelling, server: Server, context: dict[str, Any], classes: tuple[str, ...]
+) -> Adapted:
+    """Adapt to the names of the classes alone."""
+    learner, meta = _start(labelling, server, len(classes))
+    nothing = _support_rows(labelling, server.blank, "", (), np.zeros(0, int), ())
+    state, _ = learner(True).adapt(meta, nothing, in_few_widths(context), None)
+    return Adapted(learner(True), state, context, classes=classes, by_names=True)
 
 
 def _support_rows(

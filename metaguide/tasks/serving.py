@@ -85,6 +85,7 @@ class Adapted(NamedTuple):
         support: the examples adapted to.
         classes: names of the classes, if the task has any.
         unlabelled: the examples that were read without their labels.
+        by_names: whether it adapted to the names of the classes alone.
     """
 
     learner: Learner
@@ -93,6 +94,12 @@ class Adapted(NamedTuple):
     support: tuple[Any, ...] = ()
     classes: tuple[str, ...] = ()
     unlabelled: tuple[Any, ...] = ()
+    by_names: bool = False
+
+    @property
+    def is_adapted(self) -> bool:
+        """Return whether the state is one that the method adapted."""
+        return bool(self.support) or self.by_names
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -83,9 +83,10 @@ def in_few_supports(rows: Table, masks: Sequence[str]) -> Table:
     """
     count = len(rows[masks[0]])
     room = max(LEAST_SUPPORT, power_of_two(count)) - count
-    # The padding is copies of the last row, which are valid input.
+    # The padding is copies of the last row, if there is one, which are valid input.
+    mode = "edge" if count else "constant"
     padded = {
-        name: np.pad(leaf, [(0, room)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
+        name: np.pad(leaf, [(0, room)] + [(0, 0)] * (leaf.ndim - 1), mode=mode)
         for name, leaf in in_few_widths(rows).items()
     }
     for name in masks:

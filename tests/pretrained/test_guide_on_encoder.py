@@ -42,6 +42,24 @@ def test_without_training_names_and_likeness_answer(guide):
     assert ranking.products[0] == "p3" and "p0" not in ranking.products
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:domain shop")
+def test_names_are_known_by_their_words_before_any_example(guide, tmp_path):
+    """Faults: words that the encoder does not know tell nothing; what names alone have taught is
+    lost when the guide is saved, or counts as examples; examples are not added to it."""
+    kinds = ("zyx", "qwv", "jkh")
+    products = tuple(Product(f"n{row}", f"the {kinds[row % 3]} {row}") for row in range(6))
+    shop = Domain("shop", tuple(replace(one, category=one.title.split()[1]) for one in products))
+    zero = guide.adapt(shop, shots=0)
+    zero.save(tmp_path / "zero.guide")
+    loaded = metaguide.load(tmp_path / "zero.guide")
+    expected = [kinds[row % 3] for row in range(6)]
+    for one in (zero, loaded, zero.adapt(list(shop.products[:2]))):
+        assert [found.category for found in one.predict(products)] == expected
+    assert zero.adapted["classification"].chosen == ()
+    assert loaded.predict(products) == zero.predict(products)
+
+
 def test_sentiment_needs_examples(guide):
     """Fault: a head that nothing has trained answers as if it knew."""
     with pytest.warns(UserWarning, match="sentiment: this guide was not trained; adapt it to ex"):
