@@ -211,13 +211,17 @@ def test_a_name_is_so_many_examples_in_features_and_words():
 
 @pytest.mark.slow
 def test_names_alone_tell_classes_apart_by_their_words():
-    """Faults: an empty support gives NaN; words of a name do not count; padding is a word."""
+    """Faults: an empty support gives NaN; words of a name do not count; padding is a word; features
+    are not centred, so that what all names have in common outweighs what tells them apart."""
     nothing = both_of(np.random.default_rng(0), TEXTS[:4], LABEL[:4], np.zeros(4, bool))
     learner, adapted = fitted(named([True, True]), nothing)
     asked = {"grams": grams_of(["red case", "a lamp", "xyz"]), "x": jnp.zeros((3, 6))}
     logits = np.asarray(learner.predict(adapted, asked, ())["logits"])
     assert logits[0].argmax() == 0 and logits[1].argmax() == 1
     np.testing.assert_allclose(logits[2, 0], logits[2, 1], atol=1e-3)
+    vectors, _, _ = named([True, True]).names((), ())
+    mean = np.asarray(vectors).mean(0)
+    np.testing.assert_allclose(adapted[1].middle, mean / np.sqrt(np.square(vectors[0]).mean()))
 
 
 @pytest.mark.slow

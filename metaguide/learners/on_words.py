@@ -115,8 +115,9 @@ def features_and_words(
     """Classify by a logistic regression on the features and the n-grams of an example together.
 
     xᵀx′ = ½ cos(f, f′) + ¼ cos(w, w′) + ¼ cos(c, c′) + 1, with f the features, centred at the mean
-    of the support, w the words of a text and c its runs of characters, weighted as in `tf_idf`: an
-    encoder knows that a fridge is like a freezer; n-grams know the one model number from the other.
+    of the examples, or of the names if there are none, w the words of a text and c its runs of
+    characters, weighted as in `tf_idf`: an encoder knows that a fridge is like a freezer; n-grams
+    know the one model number from the other.
 
     Args:
         problem: a problem with classes, whose batches have the field `grams` as in `tf_idf`; its
@@ -154,7 +155,8 @@ def features_and_words(
         texts, once = len(grams), len(grams)
         if problem.names is not None and names:  # they come after the texts, each several times
             texts, once = texts - names * way, texts - (names - 1) * way
-        middle = middle_of(features[:texts], mask[:texts])
+        is_text = jnp.arange(len(mask)) < texts
+        middle = middle_of(features, mask & (is_text | ~mask[:texts].any()))
         vocabulary = vocabulary_of(grams[:once], mask[:once], characters=True)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
