@@ -27,7 +27,7 @@ from metaguide.evaluation.metrics import (
 )
 from metaguide.guide import Guide
 from metaguide.scoring import answer_scores
-from metaguide.tasks import QUESTIONS, RECOMMENDATION, TASKS
+from metaguide.tasks import CLASSIFICATION, QUESTIONS, RECOMMENDATION, TASKS
 from metaguide.tasks.question_answering import question_examples
 from metaguide.tasks.task import Labels, Task
 
@@ -130,8 +130,9 @@ def evaluate(
     From the other half, `MOST_POOL` examples at most, each draw takes `shots` of each class, and
     what serves is chosen by these alone, as `metaguide.choosing.best` does. Baselines see the same
     examples: a logistic regression on TF-IDF, whose vocabulary and IDF are of the half that is not
-    held back, the same on the guide's vectors if it reads those of a pretrained encoder, the most
-    frequent class of the examples asked, and any `peers`.
+    held back, the same on the guide's vectors if it reads those of a pretrained encoder, the
+    nearest category by the n-grams of its name and its examples, the most frequent class of the
+    examples asked, and any `peers`.
 
     Of each user of several products the last one is held back and ranked among all that the user
     did not take, after the last `shots` of the others. Baselines are the popularity in the whole
@@ -300,7 +301,7 @@ def _of_task(
     known = replace(Domain(domain.name, domain.products), **{part: tuple(left)})
     supports = {count: _supports(split, count, draws, seed) for count in shots}
     drawn = np.concatenate([split.pool[:0], *(rows for s in supports.values() for rows in s)])
-    features = _features(guide, split, drawn)
+    features, named = _features(guide, split, drawn), _ngrams(split)
     own, last = guide.serving[task].method, None
 
     @cache
@@ -330,7 +331,7 @@ def _of_task(
         found = {name: np.stack(rows) for name, rows in right.items() if rows}
         if {*methods} == {own}:
             del found[own]
-        others = _baselines(features, split, supports[count])
+        others = _baselines(features, named, split, supports[count])
         if count:
             for name, peer in peers.items():
                 others[name] = np.stack([_right_of(peer, split, rows) for rows in supports[count]])
@@ -534,19 +535,35 @@ def _features(guide: Guide, split: _Split, drawn: Int[np.ndarray, " rows"]) -> d
     return found
 
 
+def _ngrams(split: _Split) -> tuple[Any, Any] | None:
+    """Return the n-grams of examples and of the names of classes, or None if names say nothing."""
+    if split.task.name != CLASSIFICATION.name:
+        return None
+    texts = [split.labels.text(one) for one in split.examples]
+    ngrams = baselines.fit_ngrams([texts[row] for row in split.pool])
+    return ngrams.transform(texts), ngrams.transform(split.classes)
+
+
 def _baselines(
-    features: Mapping[str, Any], split: _Split, supports: Sequence[np.ndarray]
+    features: Mapping[str, Any],
+    named: tuple[Any, Any] | None,
+    split: _Split,
+    supports: Sequence[np.ndarray],
 ) -> dict[str, Scores]:
     """Return where each baseline is right."""
     numbers, asked = split.numbers, split.asked
     query = np.broadcast_to(asked, (len(supports), len(asked)))
+    given = np.stack(supports) if len(supports[0]) else None
     often = np.bincount(numbers[asked]).argmax()
     found = {"majority": np.broadcast_to(numbers[asked] == often, query.shape)}
-    if len(supports[0]):
+    raws = {}
+    if named is not None:
+        classes = np.broadcast_to(np.arange(len(split.classes)), (len(query), len(split.classes)))
+        raws["nearest by n-grams"] = baselines.nearest_class(*named, numbers, query, classes, given)
+    if given is not None:
         for name, rows in features.items():
-            raw = baselines.few_shot(rows, numbers, np.stack(supports), query)
-            found[name] = raw["predicted"][0, 0] == numbers[query]
-    return found
+            raws[name] = baselines.few_shot(rows, numbers, given, query)
+    return found | {name: raw["predicted"][0, 0] == numbers[query] for name, raw in raws.items()}
 
 
 def _unsure(adapted: Any, labels: Labels, left: Sequence[Any]) -> tuple[Unsure, ...]:

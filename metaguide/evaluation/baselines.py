@@ -10,18 +10,19 @@ are not finite choose nothing: class -1, the last rank, neither an answer nor an
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from metaguide.data.ngrams import WORD
+from metaguide.data.ngrams import WORD, hashed_ngrams, inverse_document_frequency
 from metaguide.data.sentences import sentences
 from metaguide.evaluation import metrics
 from metaguide.scoring import answer_scores
+from metaguide.types import HASHES
 
 Raw = dict[str, np.ndarray]
 
@@ -31,6 +32,7 @@ Rows = Int[np.ndarray, "episodes _"]
 BASELINES = (
     "majority",
     "class names",
+    "nearest by n-grams",
     "tf-idf zero-shot",
     "tf-idf few-shot",
     "abstain",
@@ -40,6 +42,8 @@ BASELINES = (
 )
 """The names that the baselines have as methods of a table."""
 
+AT_ONCE, MOST_NGRAMS = 256, 8192
+"""Number of texts whose n-grams are in memory together, and the most n-grams read of a text."""
 
 NO_WORD = "x" * 64
 """The one word of a vocabulary that was fitted on texts without any."""
@@ -63,6 +67,49 @@ def fit_tfidf(source_texts: Sequence[str]) -> Any:
         ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=WORD
     )
     return vectorizer.fit(source_texts)
+
+
+class Ngrams(NamedTuple):
+    """Words, pairs of words and runs of 2 to 4 characters, weighted by their rarity.
+
+    Unlike that of `fit_tfidf`, its vocabulary has no end: what no source text has is the rarest.
+
+    Attributes:
+        rarity: inverse document frequency of each n-gram.
+    """
+
+    rarity: Float[np.ndarray, " hashes"]
+
+    def transform(self, texts: Sequence[str]) -> Any:
+        """Return sparse features [n, grams], rows of unit length, or 0 without n-grams."""
+        rows = [np.zeros((0, 2), int), *_numbered(texts)]
+        row, gram = np.concatenate(rows).T
+        weights = sparse.csr_array(
+            (self.rarity[gram], (row, gram)), shape=(len(texts), len(self.rarity))
+        )
+        return sparse.csr_array(sparse.diags_array(1 / _lengths(weights)) @ weights)
+
+
+def fit_ngrams(source_texts: Sequence[str]) -> Ngrams:
+    """Count in how many source texts each n-gram is."""
+    having = np.zeros(HASHES, int)
+    for _, gram in map(np.transpose, _numbered(source_texts)):
+        np.add.at(having, gram, 1)
+    return Ngrams(inverse_document_frequency(having, len(source_texts)))
+
+
+def _lengths(rows: Any) -> Float[np.ndarray, " n"]:
+    """Return the Euclidean lengths of sparse rows, 1 for those of 0."""
+    lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    return np.where(lengths == 0, 1, lengths)
+
+
+def _numbered(texts: Sequence[str]) -> Iterator[Int[np.ndarray, "found 2"]]:
+    """Yield (number of a text, number of an n-gram of it), of some texts at a time."""
+    for start in range(0, len(texts), AT_ONCE):
+        grams = hashed_ngrams(texts[start : start + AT_ONCE], most=MOST_NGRAMS)
+        row, column = np.nonzero(grams)
+        yield np.stack([start + row, grams[row, column]], 1)
 
 
 # ------------------------------------------------------------------ classification and sentiment
@@ -124,26 +171,35 @@ def zero_shot(classifier: Any, features: Any, labels: Int[np.ndarray, " n"], que
     return _classified(predicted[query], labels, query, finite[query])
 
 
-def class_names(
+def nearest_class(
     features: Any,
     name_features: Any,
     labels: Int[np.ndarray, " n"],
     query: Rows,
     classes: Int[np.ndarray, "episodes way"],
+    support: Rows | None = None,
     seed: int = 0,
 ) -> Raw:
-    """Predict the episode's class whose name is nearest by TF-IDF cosine, without shots.
+    """Predict the episode's class c that is nearest by cosine, n_c + Σ_{i: y_i = c} f_i.
 
     Args:
-        features: sparse [n, grams] of the held-out texts.
-        name_features: sparse [all classes, grams]; its row c is the name of class c.
+        features: sparse [n, grams] of the held-out texts, rows of unit length.
+        name_features: sparse [all classes, grams]; its row c is the name of class c, n_c.
         labels: class of every text.
         query: rows.
         classes: of each episode.
-        seed: of the draw between equally near names.
+        support: rows of the examples; None for names alone.
+        seed: of the draw between equally near classes.
     """
-    near = np.asarray((features @ name_features.T).todense())
-    scores = near[query[:, :, None], classes[:, None, :]]
+    scores = np.empty((*query.shape, classes.shape[1]))
+    for episode, (asked, way) in enumerate(zip(query, classes, strict=True)):
+        known = sparse.csr_array(name_features[way])
+        if support is not None:
+            given = support[episode][support[episode] >= 0]
+            member = sparse.csr_array((labels[given] == way[:, None]).astype(np.float64))
+            known = known + member @ sparse.csr_array(features[given])
+        near = (sparse.csr_array(features[asked]) @ known.T).toarray()
+        scores[episode] = near / _lengths(known)
     drawn = np.random.default_rng(seed).random(scores.shape)
     best = np.lexsort((drawn, scores), axis=-1)[..., -1]
     finite = np.isfinite(scores).all(-1)

@@ -192,19 +192,28 @@ def _baselines(
     cells: Mapping[int, Any],
 ) -> Iterator[Outcome]:
     products, labels, categories = _labelled(domain, reading, None)
-    tfidf = baselines.fit_tfidf([product_text(p) for one in sources for p in one.products])
-    features = tfidf.transform([product_text(product) for product in products])
+    taught = [product_text(product) for one in sources for product in one.products]
+    texts = [product_text(product) for product in products]
+    tfidf, ngrams = baselines.fit_tfidf(taught), baselines.fit_ngrams(taught)
+    features, named = tfidf.transform(texts), tfidf.transform(categories)
+    grams, of_names = ngrams.transform(texts), ngrams.transform(categories)
     unseen = np.isin(np.array(categories)[labels], always.get(domain.name, ()))
 
     for shots, cell in cells.items():
         query, classes = queried_rows(cell["query"]), cell["context"]["classes"]
-        outcomes = {"majority": baselines.majority(labels, query, classes)}
-        if shots:
-            support = queried_rows(cell["support"])
+        support = queried_rows(cell["support"]) if shots else None
+        outcomes = {
+            "majority": baselines.majority(labels, query, classes),
+            "nearest by n-grams": baselines.nearest_class(
+                grams, of_names, labels, query, classes, support
+            ),
+        }
+        if support is not None:
             outcomes["tf-idf few-shot"] = baselines.few_shot(features, labels, support, query)
         else:
-            names = tfidf.transform(categories)
-            outcomes["class names"] = baselines.class_names(features, names, labels, query, classes)
+            outcomes["class names"] = baselines.nearest_class(
+                features, named, labels, query, classes
+            )
         for name, raw in outcomes.items():
             yield name, shots, raw | {"unseen": unseen[raw["id"]]}
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
+from metaguide.data.ngrams import hashed_ngrams
 from metaguide.evaluation import baselines
 from metaguide.evaluation.results import cells_to_rows
 from metaguide.tasks import QUESTIONS, RECOMMENDATION, SENTIMENT
@@ -66,13 +67,52 @@ def test_class_names_choose_among_the_episodes_classes():
     texts = ["a red shoe for you", "the coat is green", "unknown words"]
     labels, query = np.array([1, 3, 2]), np.array([[0, 1, 2]])
     features, targets = words.transform(texts), words.transform(names)
-    found = baselines.class_names(features, targets, labels, query, np.array([[2, 3, 1]]))
+    found = baselines.nearest_class(features, targets, labels, query, np.array([[2, 3, 1]]))
     assert found["predicted"][0, 0, 0, :2].tolist() == [1, 3]
     drawn = [
-        baselines.class_names(features, targets, labels, query, np.array([[2, 3, 1]]), seed=seed)
+        baselines.nearest_class(features, targets, labels, query, np.array([[2, 3, 1]]), seed=seed)
         for seed in range(40)
     ]
     assert {int(one["predicted"][0, 0, 0, 2]) for one in drawn} == {1, 2, 3}
+
+
+def test_the_nearest_class_is_that_of_its_name_and_its_examples():
+    """Faults: padding is an example, or an example of another class; a class with more examples is
+    nearer; the name does not count beside them."""
+    rng = np.random.default_rng(0)
+    dense = rng.random((9, 6)) * (rng.random((9, 6)) < 0.7)
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    names, labels = dense[rng.permutation(9)[:4]], np.array([0, 1, 2, 3, 1, 2, 2, 0, 3])
+    classes, query = np.array([[2, 1], [3, 0]]), np.array([[5, 4], [7, 8]])
+    support = np.array([[1, 2, 6], [3, 0, -1]])
+    found = baselines.nearest_class(
+        sparse.csr_array(dense), sparse.csr_array(names), labels, query, classes, support
+    )
+    for episode, way in enumerate(classes):
+        given = support[episode][support[episode] >= 0]
+        known = [names[c] + dense[given][labels[given] == c].sum(0) for c in way]
+        cosines = dense[query[episode]] @ np.stack(known).T / np.linalg.norm(known, axis=1)
+        assert found["predicted"][0, 0, episode].tolist() == way[cosines.argmax(1)].tolist()
+
+
+def test_ngrams_are_weighted_by_their_rarity_in_the_sources(monkeypatch):
+    """Faults: a text counts an n-gram twice; one that no source has is left out, or is not the
+    rarest; texts are mixed up where they are read in several parts; a text without any is NaN."""
+    texts = ["a red shoe a red", "red hat", "", "blue", "red", "shoe zq"]
+    whole = baselines.fit_ngrams(texts[:5])
+    monkeypatch.setattr(baselines, "AT_ONCE", 2)
+    parts = baselines.fit_ngrams(texts[:5])
+    np.testing.assert_array_equal(whole.rarity, parts.rarity)
+    grams = hashed_ngrams(texts)
+    red, unseen = set(grams[0]) & set(grams[1]) & set(grams[4]) - {0}, set(grams[5]) - {*grams[0]}
+    assert red and {round(whole.rarity[g], 9) for g in red} == {round(np.log(6 / 4) + 1, 9)}
+    assert {whole.rarity[g] for g in unseen} == {whole.rarity.max()}
+    found = whole.transform(texts).toarray()
+    for row, kept in zip(found, grams, strict=True):
+        kept = kept[kept > 0]
+        expected = np.zeros(len(row))
+        expected[kept] = whole.rarity[kept] / max(np.linalg.norm(whole.rarity[kept]), 1e-9)
+        np.testing.assert_allclose(row, expected)
 
 
 def test_few_shot_is_the_full_regression_on_the_support():
@@ -181,7 +221,7 @@ def test_a_baseline_whose_scores_are_not_finite_chooses_nothing():
     model = baselines.fit_source(features, labels)
     support = np.array([[2, 3]])
     makers = {
-        "class names": lambda rows: baselines.class_names(
+        "class names": lambda rows: baselines.nearest_class(
             rows, names, labels, query, np.array([[0, 1]])
         ),
         "zero-shot": lambda rows: baselines.zero_shot(model, rows, labels, query),
@@ -197,7 +237,7 @@ def test_a_baseline_whose_scores_are_not_finite_chooses_nothing():
         )
         assert rows[0].value == 0.5 and rows[0].diverged == 1
     bad = spoiled(names, 1)
-    found = baselines.class_names(features, bad, labels, query, np.array([[0, 1]]))
+    found = baselines.nearest_class(features, bad, labels, query, np.array([[0, 1]]))
     assert (found["predicted"][0, 0, 0, :2] == -1).all()
     bad = spoiled(features, 2)
     assert (baselines.few_shot(bad, labels, support, query)["predicted"][0, 0, 0, :2] == -1).all()
@@ -240,7 +280,7 @@ def test_a_baseline_whose_scores_are_constant_gets_what_chance_gets():
     found = baselines.few_shot(features, labels, np.tile([[1, 0]], (many, 1)), query)
     assert 0.45 < np.mean(found["predicted"] == 0) < 0.55
     ways = np.tile([[0, 1, 2, 3]], (many, 1))
-    found = baselines.class_names(features, words.transform(["other"] * 4), labels, query, ways)
+    found = baselines.nearest_class(features, words.transform(["other"] * 4), labels, query, ways)
     assert 0.2 < np.mean(found["predicted"] == 0) < 0.3
     text, golds = "It is so. It is not. It may be. It was.", [["It is so."], ["It was."]]
     found = baselines.best_sentence(words, ["why?"] * 2, [text] * 2, golds, np.array([[0, 1]]))
@@ -256,7 +296,7 @@ def test_a_baseline_with_one_candidate_takes_it():
     words = baselines.fit_tfidf(SOURCE)
     features, labels, query = words.transform(SOURCE), np.array([1, 0, 1, 0]), np.array([[0]])
     one = np.array([[1]])
-    found = baselines.class_names(features, words.transform(["", "x"]), labels, query, one)
+    found = baselines.nearest_class(features, words.transform(["", "x"]), labels, query, one)
     assert found["predicted"].item() == 1
     assert baselines.few_shot(features, labels, np.array([[2]]), query)["predicted"].item() == 1
     assert baselines.majority(labels, query, one)["predicted"].item() == 1
