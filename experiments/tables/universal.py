@@ -186,8 +186,8 @@ def chosen(name: str, task: str, comparison: Comparison) -> tuple[list[Row], Sco
 def gains(rows: Sequence[Row], scores: Scores) -> list[Row]:
     """Return what the universal guide is better by than each other guide on the same examples.
 
-    The metric is the first of the task. The interval is that of the paired bootstrap over examples
-    and episodes, of the mean over seeds.
+    The metric is the first of the task. One interval is that of the paired bootstrap over examples
+    and episodes, of the mean over seeds; the other one is paired over seeds.
     """
     cells: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
@@ -201,7 +201,8 @@ def gains(rows: Sequence[Row], scores: Scores) -> list[Row]:
         for method, row in cell.items()
         if method != UNIVERSAL
     ):
-        by = results.difference(scores[results.key(universal)], scores[results.key(row)])
+        ours, theirs = scores[results.key(universal)], scores[results.key(row)]
+        by = results.difference(ours, theirs)
         found.append(
             Row(
                 table=row.table,
@@ -212,6 +213,7 @@ def gains(rows: Sequence[Row], scores: Scores) -> list[Row]:
                 metric=GAIN,
                 value=by.value,
                 ci95=by.half,
+                ci95_seeds=results.difference_over_seeds(ours, theirs).half,
                 episodes=row.episodes,
                 seeds=row.seeds,
             )

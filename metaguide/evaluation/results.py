@@ -20,6 +20,7 @@ from metaguide.evaluation.rows import (
     cells_to_rows,
     check,
     difference,
+    difference_over_seeds,
     key,
     with_baselines,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "cells_to_rows",
     "check",
     "difference",
+    "difference_over_seeds",
     "key",
     "read",
     "with_baselines",
@@ -363,10 +365,13 @@ def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
         scores.setdefault(cell, {})[part] = array
     for cell, arrays in scores.items():
         parts = {"predicted", "target", "id"} if "predicted" in arrays else {"score", "id"}
-        if set(arrays) != parts:
+        # Files made before 30 November 2026 have no values of single seeds.
+        if set(arrays) - {"by_seed"} != parts:
             raise ResultsError(f"{path}: {cell} has {', '.join(sorted(arrays))}; {_ANEW}")
-        shape = arrays["id"].shape
-        if len(shape) != 2 or any(leaf.shape[-2:] != shape for leaf in arrays.values()):
+        shape, seeds = arrays["id"].shape, arrays.get("by_seed", np.zeros(1))
+        leaves = [arrays[part] for part in parts]
+        fit = seeds.ndim == 1 and all(leaf.shape[-2:] == shape for leaf in leaves)
+        if len(shape) != 2 or not fit:
             raise ResultsError(f"{path}: {cell} has arrays that do not fit; {_ANEW}")
     return scores
 

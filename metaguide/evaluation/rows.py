@@ -12,7 +12,8 @@ from metaguide.evaluation.metrics import Interval
 
 Scores = dict[str, dict[str, np.ndarray]]
 """By the key of a row: `score` and `id` [episodes, queries], id -1 where nothing was scored; for
-macro-F1, which no single example has, `predicted` [seeds, episodes, queries] and `target`."""
+macro-F1, which no single example has, `predicted` [seeds, episodes, queries] and `target`. Of a row
+of `cells_to_rows` also `by_seed` [seeds], the values whose mean the row has."""
 
 
 Measures = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -211,7 +212,7 @@ def cells_to_rows(
             )
             rows.append(row)
             if keep == "all" or place == places - 1:
-                scores[key(row)] = one.scores(place)
+                scores[key(row)] = {**one.scores(place), "by_seed": one.by_seed[:, place]}
     return rows, scores
 
 
@@ -400,6 +401,23 @@ def difference(
 
     half = metrics.bootstrap(statistic, ids, episode, draws=draws, seed=seed)
     return Interval(float(statistic(np.ones((1, len(ids))))[0, 0]), metrics.defined(half[0]))
+
+
+def difference_over_seeds(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> Interval:
+    """Return a - b for two methods in one cell, and its half-width by a paired t interval.
+
+    Args:
+        a, b: two entries of `Scores` of the same metric, with `by_seed`; seeds are paired in their
+            order, and a single one is paired with all.
+
+    Raises:
+        ResultsError: they have different numbers of seeds.
+    """
+    try:
+        return metrics.seed_interval(a["by_seed"] - b["by_seed"])
+    except ValueError as error:
+        counts = " and ".join(str(len(one["by_seed"])) for one in (a, b))
+        raise ResultsError(f"two methods are compared that have {counts} seeds") from error
 
 
 def _first(example: np.ndarray, counted: np.ndarray, within_episode: bool) -> np.ndarray:

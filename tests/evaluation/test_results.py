@@ -17,6 +17,7 @@ from metaguide.evaluation.results import (
     cells_to_rows,
     check,
     difference,
+    difference_over_seeds,
     key,
     read,
     with_baselines,
@@ -142,8 +143,8 @@ def test_raw_scores_that_cannot_be_right_are_refused():
 
 
 def test_differences_come_from_the_stored_scores():
-    """Methods compared over different examples, and a paired difference of macro-F1 of the wrong
-    sign or size."""
+    """Methods compared over different examples or seeds, and a paired difference of macro-F1, or
+    over seeds, of the wrong sign or size."""
     raw = labelled(np.random.default_rng(3))
     right = dict(raw, predicted=np.broadcast_to(raw["target"], raw["predicted"].shape))
     rows, scores = cells_to_rows(raw, scoring=CLASSIFICATION.scoring, keep="all", **CELL)
@@ -153,6 +154,12 @@ def test_differences_come_from_the_stored_scores():
         value, half = difference(best[key(one)], scores[key(other)])
         assert value == pytest.approx(one.value - other.value, abs=1e-6)
         assert half is not None and 0 < half < value
+        # All is right in every seed, so the difference moves as the other method alone does.
+        over_seeds = difference_over_seeds(best[key(one)], scores[key(other)])
+        assert over_seeds.value == pytest.approx(value, abs=1e-6)
+        assert over_seeds.half == pytest.approx(other.ci95_seeds)
+    with pytest.raises(ResultsError, match="have 2 and 3 seeds"):
+        difference_over_seeds(scores[key(other)], {"by_seed": np.zeros(3)})
     moved = dict(scores[key(other)], id=scores[key(other)]["id"] + 1)
     with pytest.raises(ResultsError, match="same examples"):
         difference(best[key(one)], moved)

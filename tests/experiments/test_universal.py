@@ -300,7 +300,7 @@ def test_the_best_method_that_adapts_stands_for_a_guide() -> None:
 
 def test_a_gain_is_of_the_same_examples() -> None:
     """Catches the sign, a gain over itself, one of another metric, shots or domain, and an interval
-    of examples that are not paired."""
+    of examples, or of seeds, that are not paired."""
     ids = np.arange(200).reshape(20, 10)
     right = (ids % 3 > 0).astype(np.float32)
     better = np.where(ids % 20 == 0, 1, right).astype(np.float32)
@@ -313,7 +313,11 @@ def test_a_gain_is_of_the_same_examples() -> None:
         if (name, shots) != ("universal", 5)
     ]
     scores = {
-        results.key(one): {"score": methods[one.method], "id": ids}
+        results.key(one): {
+            "score": methods[one.method],
+            "id": ids,
+            "by_seed": methods[one.method].mean() + np.array([-0.1, 0.0, 0.1]),
+        }
         for one in rows
         if one.metric == "accuracy"
     }
@@ -322,6 +326,7 @@ def test_a_gain_is_of_the_same_examples() -> None:
     assert gain.value == pytest.approx(float((better - right).mean())) and gain.value > 0
     # Unpaired, the interval of the difference of two proportions of 200 would be .09.
     assert gain.ci95 is not None and 0 < gain.ci95 < 0.03
+    assert gain.ci95_seeds == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.slow
