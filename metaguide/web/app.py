@@ -134,7 +134,7 @@ def _add_pages(app: FastAPI, metrics: Metrics) -> None:
                 return Response(status_code=304, headers=headers)
             return Response(content, headers=headers, media_type=kind)
 
-        app.add_api_route(path, file, include_in_schema=False)
+        app.add_api_route(path, file, methods=["GET", "HEAD"], include_in_schema=False)
 
     folder = resources.files("metaguide.web") / "static"
     for path, (name, kind) in PAGES.items():
@@ -143,6 +143,9 @@ def _add_pages(app: FastAPI, metrics: Metrics) -> None:
     @app.get("/health", summary="Whether the server answers")
     async def health() -> schemas.Health:
         return schemas.Health()
+
+    # What watches a server often asks for the headers alone.
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
 
     @app.get("/metrics", summary="Counts for Prometheus", response_class=PlainTextResponse)
     async def counts() -> PlainTextResponse:
