@@ -10,6 +10,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.sources.parts import Parts, imported, named, real_data
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.importers import Options
+from metaguide.data.texts import normalised
 
 FILE = "pricerunner_aggregate.zip"
 """The zip as it is published."""
@@ -48,6 +49,12 @@ def read_domains(called: str = "cluster") -> dict[str, Domain]:
     for product in every.products:
         products.setdefault(product.attributes["kind"], []).append(product)
     return {name: Domain(name, products=tuple(products[name])) for name in sorted(products)}
+
+
+def distinct_titles(domain: Domain) -> list[Product]:
+    """Return the products of a category, of those with the same title the first alone."""
+    first = {normalised(one.title): one for one in reversed(domain.products)}
+    return [*first.values()][::-1]
 
 
 def read(config: FrozenConfigDict, folder: Path) -> Parts:

@@ -15,7 +15,6 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.sources import amazon_sequences, fdu_mtl, pricerunner, subjqa
 from experiments.sources.parts import Parts, at_most, named
 from metaguide.data.catalogue import PARTS, CatalogueError, Domain, Product
-from metaguide.data.texts import normalised
 
 SHOPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "beauty": {"reviews": ("health_personal_care",), "purchases": ("Beauty",)},
@@ -122,9 +121,8 @@ def _with_titles(clusters: Mapping[str, Domain], least: int) -> dict[str, Domain
     """Return the titles of products that have at least so many different ones."""
     found = {}
     for name, domain in clusters.items():
-        titles = {normalised(one.title): one for one in reversed(domain.products)}
         of_product: dict[str | None, list[Product]] = {}
-        for one in reversed(titles.values()):
+        for one in pricerunner.distinct_titles(domain):
             of_product.setdefault(one.category, []).append(replace(one, attributes={}))
         enough = [some for some in of_product.values() if len(some) >= least]
         found[name] = Domain(name, products=tuple(chain.from_iterable(enough)))

@@ -38,7 +38,7 @@ from experiments.tables.left_out import (
     weighted_ngrams,
 )
 from metaguide.data.texts import normalised
-from metaguide.evaluation.metrics import bootstrap_interval, seed_interval
+from metaguide.evaluation.metrics import bootstrap_interval, half_of_mean, seed_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.training.progress import say
 
@@ -272,7 +272,7 @@ def rows_of(
             row(
                 domain=ALL,
                 value=float(np.mean(values)),
-                ci95=float(np.linalg.norm(halves)) / len(halves),
+                ci95=half_of_mean(halves),
                 ci95_seeds=seed_interval(np.mean(of_seed, axis=0)).half,
                 published=PUBLISHED if is_published else None,
             )

@@ -29,7 +29,12 @@ from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
 from experiments.run_folder import claimed, write_results
-from experiments.sources.pricerunner import APPLIANCES, ELECTRONICS, read_domains
+from experiments.sources.pricerunner import (
+    APPLIANCES,
+    ELECTRONICS,
+    distinct_titles,
+    read_domains,
+)
 from experiments.tables.ngram_kernels import (
     RARITIES,
     Episodes,
@@ -48,8 +53,7 @@ from experiments.tables.ngram_kernels import (
     similarity,
     weighting,
 )
-from metaguide.data.texts import normalised
-from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
+from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_statistic, seed_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.training.progress import say
@@ -95,8 +99,7 @@ def read(config: FrozenConfigDict) -> tuple[Data, dict[str, list[str]]]:
     rows: dict[str, Int[np.ndarray, " titles"]] = {}
     product: dict[str, Int[np.ndarray, " titles"]] = {}
     for name, domain in read_domains().items():
-        found = list({normalised(one.title): one for one in reversed(domain.products)}.values())
-        found.reverse()
+        found = distinct_titles(domain)
         count = Counter(one.category for one in found)
         enough = min(config.shots) + config.queries
         rows[name] = np.flatnonzero([count[one.category] >= enough for one in found])
@@ -318,8 +321,7 @@ def rows_of(config: FrozenConfigDict, data: Data, outcomes: Outcomes) -> tuple[l
                         scores[key(rows[-1])] = {"score": score, "id": ids}
                 for method, of_categories in of_split.items():
                     of_seeds = np.mean([values for values, _ in of_categories], 0)
-                    halves = [half for _, half in of_categories]
-                    half = float(np.linalg.norm(halves)) / len(halves)
+                    half = half_of_mean([half for _, half in of_categories])
                     rows.append(_row(row, method, name, of_seeds, half))
     return with_baselines(rows, BASELINES), scores
 

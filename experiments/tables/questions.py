@@ -42,6 +42,7 @@ from metaguide.evaluation import baselines
 from metaguide.evaluation.metrics import (
     bootstrap,
     bootstrap_interval,
+    half_of_mean,
     mean_interval,
     seed_interval,
 )
@@ -547,9 +548,8 @@ def rows_of(
 
 
 def _mean(parts: Sequence[Measured]) -> Measured:
-    halves = [one.half for one in parts]
     of_seeds = np.mean([one.of_seeds for one in parts], 0)
-    return Measured(of_seeds, float(np.linalg.norm(halves)) / len(halves))
+    return Measured(of_seeds, half_of_mean([one.half for one in parts]))
 
 
 def check(config: FrozenConfigDict, domains: Mapping[str, Mapping[str, Asked]]) -> None:

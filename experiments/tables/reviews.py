@@ -51,7 +51,7 @@ from experiments.tables.left_out import (
     zero_shot,
 )
 from metaguide.data.catalogue import Review
-from metaguide.evaluation.metrics import bootstrap, mean_interval
+from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.training.progress import say
@@ -505,7 +505,7 @@ def rows_of(
         found = [measured(outcome) for outcome in of_categories]
         for metric in found[0]:
             values, halves = np.array([one[metric] for one in found]).T
-            half = float(np.linalg.norm(halves)) / len(halves)
+            half = half_of_mean(halves)
             rows.append(row(domain=ALL, metric=metric, value=float(values.mean()), ci95=half))
             for name, value, half in zip(names, values.tolist(), halves.tolist(), strict=True):
                 rows.append(row(domain=name, metric=metric, value=value, ci95=half))

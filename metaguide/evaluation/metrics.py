@@ -3,7 +3,7 @@
 A half-width `half` always belongs to a 95% interval, `value - half` to `value + half`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,6 +120,11 @@ def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"
 def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
     """Return the mean over training seeds and its t interval: 2 degrees of freedom at 3 seeds."""
     return mean_interval(values)
+
+
+def half_of_mean(halves: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+    """Return the half-width of the mean of independent estimates, √(Σ h_i²) / n, as of domains."""
+    return float(np.linalg.norm(halves)) / len(halves)
 
 
 def bootstrap(

@@ -298,7 +298,7 @@ def test_a_mistake_of_ours_is_told_without_its_traceback(adapted, monkeypatch):
 
 def test_a_token_and_the_host_are_asked_for(adapted):
     """Faults: a path below /v1 is open, a prefix of a token or another scheme passes, or the page
-    itself needs a token; a rebound name reaches the guide; what asks for headers alone is refused."""
+    itself needs a token; a rebound name reaches the guide; HEAD is refused."""
     app = create_app(adapted, token="secret-1")
     client = TestClient(app, base_url="http://127.0.0.1:80", raise_server_exceptions=False)
     for path in ("/", "/docs", "/health", "/openapi.json", "/app.js"):
