@@ -120,8 +120,7 @@ class Adaptation:
         reads_unlabelled: whether it also learns from examples without a label.
         reads: the "features" of examples, their "words" (n-grams alone, and nothing that was
             trained), or "both".
-        names_suffice: whether it can adapt to the names of the classes alone, better than a head
-            that was never trained knows them.
+        reads_names: whether it tells classes without examples apart by their names.
     """
 
     adapts: str
@@ -132,7 +131,7 @@ class Adaptation:
     reads: Literal["features", "words", "both"] = field(
         default="features", compare=False, repr=False
     )
-    names_suffice: bool = field(default=False, compare=False, repr=False)
+    reads_names: bool = field(default=False, compare=False, repr=False)
 
     @property
     def is_learned(self) -> bool:
@@ -258,7 +257,7 @@ VECTORS_AND_WORDS = Adaptation(
     "vectors+words",
     lambda problem, _: features_and_words(problem, names=NAMED),
     reads="both",
-    names_suffice=True,
+    reads_names=True,
 )
 TF_IDF = Adaptation("features", "tf-idf", lambda problem, _: tf_idf(problem), reads="words")
 

@@ -189,8 +189,8 @@ def test_a_name_is_so_many_examples_in_features_and_words():
     """Faults: a name counts as several examples in the rarity of its words, moves the middle of the
     texts, or is not read; one that is missing is."""
     rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
-    _, (_, without) = fitted(on_rows(2, 1)[0], rows)
-    _, (_, found) = fitted(named([True, False]), rows)
+    _, (_, (without, _, _)) = fitted(on_rows(2, 1)[0], rows)
+    _, (_, (found, _, _)) = fitted(named([True, False]), rows)
     every = jnp.concatenate([rows["grams"], grams_of(NAMES)])
     expected = on_words.vocabulary_of(every, jnp.arange(10) < 9, True)
     np.testing.assert_allclose(found.middle, without.middle, atol=1e-6)
@@ -211,8 +211,8 @@ def test_a_name_is_so_many_examples_in_features_and_words():
 
 @pytest.mark.slow
 def test_names_alone_tell_classes_apart_by_their_words():
-    """Faults: an empty support gives NaN; words of a name do not count; padding is a word; features
-    are not centred, so that what all names have in common outweighs what tells them apart."""
+    """Faults: an empty support gives NaN; words of a name do not count; padding is a word; texts
+    are not centred at what is known of them, or names at their own mean."""
     nothing = both_of(np.random.default_rng(0), TEXTS[:4], LABEL[:4], np.zeros(4, bool))
     learner, adapted = fitted(named([True, True]), nothing)
     asked = {"grams": grams_of(["red case", "a lamp", "xyz"]), "x": jnp.zeros((3, 6))}
@@ -220,8 +220,51 @@ def test_names_alone_tell_classes_apart_by_their_words():
     assert logits[0].argmax() == 0 and logits[1].argmax() == 1
     np.testing.assert_allclose(logits[2, 0], logits[2, 1], atol=1e-3)
     vectors, _, _ = named([True, True]).names((), ())
-    mean = np.asarray(vectors).mean(0)
-    np.testing.assert_allclose(adapted[1].middle, mean / np.sqrt(np.square(vectors[0]).mean()))
+    unit = np.asarray(vectors) / np.sqrt(np.square(vectors).mean(1, keepdims=True))
+    np.testing.assert_allclose(adapted[1].names.middle, unit.mean(0) / 2, rtol=1e-5)
+    read = {**nothing, "unlabelled": jnp.arange(4) < 3}
+    _, adapted = fitted(named([True, True]), read)
+    x = np.asarray(nothing["x"])[:3]
+    mean = (x / np.sqrt(np.square(x).mean(1, keepdims=True))).mean(0)
+    np.testing.assert_allclose(adapted[1].names.middle, mean, rtol=1e-4, atol=1e-6)
+    centred = unit - unit.mean(0)
+    expected = 10 * centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(adapted[1].names.of_features.T, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_class_without_examples_keeps_the_probability_of_its_name():
+    """Faults: an example of one class draws the texts of all others to it; with examples of all
+    classes, or of none, probabilities are others than those of the regression, or of names."""
+    rows = both_of(np.random.default_rng(0), TEXTS, LABEL)
+    asked = both_of(np.random.default_rng(1), ASKED, [0] * len(ASKED))
+
+    def chances(problem, masked):
+        learner, adapted = fitted(problem, {**rows, "mask": jnp.asarray(masked)})
+        return np.asarray(jax.nn.softmax(learner.predict(adapted, asked, ())["logits"]))
+
+    both = named([True, True])
+    nothing, everything = np.zeros(8, bool), np.ones(8, bool)
+    np.testing.assert_allclose(
+        chances(both, LABEL == 0), chances(both, nothing), rtol=1e-4, atol=1e-6
+    )
+    learner, adapted = fitted(both, rows)
+    regression = adapted[1].examples.logits(asked["x"], asked["grams"])
+    found = chances(both, everything)
+    np.testing.assert_allclose(found, jax.nn.softmax(regression), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_example_that_counts_twice_is_two():
+    """Fault: weights of the regression change its minimum in another way than repeated rows do."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    label, times = jnp.array([0, 1, 2, 0, 1, 2]), np.array([2, 1, 3, 0, 1, 1])
+    rows = np.repeat(np.arange(6), times)
+    once = logistic_weights(x, label, jnp.asarray(times, jnp.float32), 3, 0.1)
+    ones = jnp.ones(len(rows), bool)
+    np.testing.assert_allclose(
+        once, logistic_weights(x[rows], label[rows], ones, 3, 0.1), atol=1e-3
+    )
 
 
 @pytest.mark.slow

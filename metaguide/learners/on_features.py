@@ -334,23 +334,25 @@ def logistic(problem: Problem, penalty: float | Array, steps: int = 200) -> Lear
 def logistic_weights(
     x: Float[Array, "examples width"],
     label: Int[Array, " examples"],
-    mask: Bool[Array, " examples"],
+    mask: Bool[Array, " examples"] | Float[Array, " examples"],
     way: int,
     penalty: float | Float[Array, ""],
     steps: int = 200,
 ) -> Float[Array, "width way"]:
-    """Return W = argmin Σ_i −log softmax(x_i W)_{y_i} + λ/2 ‖W‖² over the rows where `mask`.
+    """Return W = argmin Σ_i −m_i log softmax(x_i W)_{y_i} + λ/2 ‖W‖², with m the mask.
 
     Args:
         x: one row per example.
         label: class of each example, in [0, way).
-        mask: which examples count.
+        mask: which examples count, or as how many each of them counts.
         way: number of classes.
         penalty, steps: as in `logistic`.
     """
-    x = jnp.where(mask[:, None], x, 0.0)
+    # In the span of √m x the problem has the same form, and the bound on the curvature holds.
+    root = jnp.sqrt(mask.astype(x.dtype))[:, None]
+    x = root * jnp.where(root > 0, x, 0.0)
+    unscaled = jnp.where(root > 0, 1.0 / jnp.where(root > 0, root, 1.0), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
-    weight = mask[:, None].astype(x.dtype)
     gram = x @ x.T
     bound = positive_definite.raised(0.5 * gram, penalty)
     inverse = positive_definite.solve(bound, jnp.eye(len(x), dtype=x.dtype))
@@ -358,7 +360,7 @@ def logistic_weights(
     def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
         now, before, since = carry
         ahead = now + (since / (since + 3.0)) * (now - before)
-        error = weight * (jax.nn.softmax(gram @ ahead) - y)
+        error = root * (jax.nn.softmax(unscaled * (gram @ ahead)) - y)
         move = inverse @ (error + penalty * ahead)
         after = ahead - move
         # Drop momentum that leads uphill (O'Donoghue and Candès 2015).
@@ -640,8 +642,8 @@ def on_features(
     `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
     With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
     With `names`, each class's name counts as so many examples more, as in `with_names`.
-    With `beside`, `fit` and `score` also take this field of the batch, None if there is none. In
-    `fit`, names have rows of it like examples.
+    With `beside`, `fit` and `score` also take this field of the batch, None if there is none, and
+    `fit` what `problem.names` returns, None if they are not read.
     """
     way = classes_of(problem, "a classifier on features")
 
@@ -666,15 +668,15 @@ def on_features(
         del key
         encoded = problem.encode(meta["params"], support, context, None)
         known, given = problem.features(encoded), support.get(UNLABELLED)
-        label, mask, fields = support[problem.target], support["mask"], support.get(beside)
-        if names and problem.names is not None:
-            of_names, has_name, rows = problem.names(encoded, context)
+        label, mask = support[problem.target], support["mask"]
+        reads = problem.names if names or beside else None
+        named = None if reads is None else reads(encoded, context)
+        if names and named is not None:
+            of_names, has_name, _ = named
             known, label, mask = with_names(known, label, mask, of_names, has_name, names)
             given = None if given is None else jnp.pad(given, (0, len(label) - len(given)))
-            if fields is not None:
-                fields = one_after_another(fields, *[rows[beside]] * names)
         given = (given,) if reads_unlabelled else ()
-        given = (*given, fields) if beside else given
+        given = (*given, support.get(beside), named) if beside else given
         fitted = fit(meta.get("rule"), known, label, mask, way, *given)
         adapted = (meta, fitted)
         # One step goes straight to the solution, so there is one observation.

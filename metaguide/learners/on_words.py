@@ -12,9 +12,11 @@ from metaguide.learners.on_features import (
     logistic_weights,
     middle_of,
     on_features,
+    one_after_another,
     unit_from_middle,
+    with_names,
 )
-from metaguide.types import HASHES, Batch, Learner, Params, Problem
+from metaguide.types import HASHES, OUT, Batch, Learner, Params, Problem
 
 MOST_WORDS = 2**15
 """The most words that have a weight; a support with more keeps those of most examples. With runs of
@@ -22,6 +24,12 @@ characters there are twice as many n-grams."""
 
 SHARE = 0.5
 """How much features count in `features_and_words`; words and characters share the rest."""
+
+SURE, WORDS_OF_NAMES = 10.0, 0.1
+"""How sure a name makes of its class, and how much its words count beside its features."""
+
+NAME_WORDS = 64
+"""Number of n-grams of a name, on average, that have a weight."""
 
 NO_NGRAMS = "{} reads n-grams, and this model has none; give it buckets"
 """Message for batches without n-grams."""
@@ -94,7 +102,7 @@ def tf_idf(problem: Problem, penalty: float | Array = 0.1, steps: int = 200) -> 
 
 
 class Fitted(NamedTuple):
-    """What `features_and_words` fits.
+    """Weights of features and n-grams.
 
     Attributes:
         middle: the mean that features are centred at.
@@ -108,6 +116,25 @@ class Fitted(NamedTuple):
     of_words: Float[Array, "words way"]
     bias: Float[Array, "1 way"]
 
+    def logits(self, features: Features, grams: Grams) -> Float[Array, "examples way"]:
+        """Return the logits of examples."""
+        by_features = unit_from_middle(features, self.middle) @ self.of_features
+        return by_features + _scored(grams, self.vocabulary, self.of_words) + self.bias
+
+
+class Known(NamedTuple):
+    """What `features_and_words` knows of the classes.
+
+    Attributes:
+        examples: what tells apart those that have examples.
+        names: what tells all apart by their names; None if names are not read.
+        has_examples: which have examples.
+    """
+
+    examples: Fitted
+    names: Fitted | None
+    has_examples: Bool[Array, " way"]
+
 
 def features_and_words(
     problem: Problem, penalty: float | Array = 0.01, names: int = 0, steps: int = 200
@@ -115,20 +142,26 @@ def features_and_words(
     """Classify by a logistic regression on the features and the n-grams of an example together.
 
     xᵀx′ = ½ cos(f, f′) + ¼ cos(w, w′) + ¼ cos(c, c′) + 1, with f the features, centred at the mean
-    of the examples, or of the names if there are none, w the words of a text and c its runs of
-    characters, weighted as in `tf_idf`: an encoder knows that a fridge is like a freezer; n-grams
-    know the one model number from the other.
+    of the examples, w the words of a text and c its runs of characters, weighted as in `tf_idf`: an
+    encoder knows that a fridge is like a freezer; n-grams know the one model number from the other.
+
+    A class that has a name and no example is compared by its name: p_n ∝ exp(10 s_n) with s_n =
+    cos(f, f_n) + ½ .1 (cos(w, w_n) + cos(c, c_n)) over all classes, and the probability of those
+    that have examples is divided among them by the regression. Examples are more like each other
+    than like any name, so that one regression on both would take almost everything for a class
+    with examples. Texts are centred at the mean of the unlabelled examples, and names at their own;
+    without any, both at half of the mean of the names.
 
     Args:
         problem: a problem with classes, whose batches have the field `grams` as in `tf_idf`; its
             head is not used.
         penalty: λ > 0 of the regression. A larger one is right as often, and less sure of it than
             it could be.
-        names: as in `prototypical`. Where no example counts, names alone are fitted.
+        names: as in `prototypical`; 0 if they are not read at all.
         steps: number of descent steps of the regression.
 
     Returns:
-        A learner whose `adapted` is (meta-parameters, `Fitted`).
+        A learner whose `adapted` is (meta-parameters, `Known`).
 
     Raises:
         ValueError: as in `tf_idf`.
@@ -140,7 +173,6 @@ def features_and_words(
     [0 1 0 1]
     """
     check_positive(penalty=penalty)
-    weight_of_features, weight_of_words = SHARE**0.5, (0.5 - SHARE / 2) ** 0.5
 
     def fit(
         rule: Params,
@@ -148,48 +180,97 @@ def features_and_words(
         label: Array,
         mask: Array,
         way: int,
+        unlabelled: Array | None,
         grams: Int[Array, "texts ngrams"] | None,
-    ) -> Fitted:
+        named: tuple[Array, Array, Batch] | None,
+    ) -> Known:
         if grams is None:
             raise ValueError(NO_NGRAMS.format("vectors+words"))
-        texts, once = len(grams), len(grams)
-        if problem.names is not None and names:  # they come after the texts, each several times
-            texts, once = texts - names * way, texts - (names - 1) * way
-        is_text = jnp.arange(len(mask)) < texts
-        middle = middle_of(features, mask & (is_text | ~mask[:texts].any()))
-        vocabulary = vocabulary_of(grams[:once], mask[:once], characters=True)
+        middle, times = middle_of(features, mask), mask.astype(features.dtype)
+        most = grams.size
+        has_examples = ((label[:, None] == jnp.arange(way)) & mask[:, None]).any(0)
+        by_names = None
+        if names and named is not None:
+            of_names, has_name, fields = named
+            others = jnp.zeros_like(mask) if unlabelled is None else unlabelled & ~mask
+            by_names = _by_names(features, others, of_names, has_name, fields["grams"])
+            # Where a class has no example, its name is none of the regression's either.
+            beside = has_name & has_examples
+            features, label, counts = with_names(features, label, mask, of_names, beside, 1)
+            often = jnp.where(jnp.arange(len(counts)) < len(mask), 1.0, float(names))
+            mask, times = counts, jnp.where(counts, often, 0.0).astype(features.dtype)
+            most += way * NAME_WORDS
+            grams = one_after_another(grams, fields["grams"])
+        vocabulary = vocabulary_of(grams, mask, characters=True, most=most)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
-            weight_of_features * unit_from_middle(features, middle),
-            weight_of_words * words,
+            SHARE**0.5 * unit_from_middle(features, middle),
+            (0.5 - SHARE / 2) ** 0.5 * words,
             jnp.ones_like(features[:, :1]),
         )
         ends = features.shape[1], features.shape[1] + words.shape[1]
-        weights = logistic_weights(jnp.concatenate(parts, 1), label, mask, way, penalty, steps)
+        weights = logistic_weights(jnp.concatenate(parts, 1), label, times, way, penalty, steps)
         of_features, of_words, bias = jnp.split(weights, ends)
-        of_features, of_words = weight_of_features * of_features, weight_of_words * of_words
-        return Fitted(middle, vocabulary, of_features, of_words, bias)
+        of_features, of_words = SHARE**0.5 * of_features, (0.5 - SHARE / 2) ** 0.5 * of_words
+        by_examples = Fitted(middle, vocabulary, of_features, of_words, bias)
+        return Known(by_examples, by_names, has_examples)
 
-    def score(rule: Params, features: Features, fitted: Fitted, grams: Any) -> Array:
-        by_features = unit_from_middle(features, fitted.middle) @ fitted.of_features
-        return by_features + _scored(grams, fitted.vocabulary, fitted.of_words) + fitted.bias
+    def score(rule: Params, features: Features, known: Known, grams: Any) -> Array:
+        by_examples = known.examples.logits(features, grams)
+        if known.names is None:
+            return by_examples
+        by_names = jax.nn.log_softmax(known.names.logits(features, grams))
+        has = known.has_examples
+        among = jax.nn.log_softmax(jnp.where(has, by_examples, OUT))
+        together = jnp.where(has, jnp.exp(by_names), 0.0).sum(-1, keepdims=True)
+        return jnp.where(has, among + jnp.log(jnp.maximum(together, 1e-30)), by_names)
 
-    return on_features(problem, fit, score, names=names, beside="grams")
+    return on_features(problem, fit, score, reads_unlabelled=True, beside="grams")
 
 
-def vocabulary_of(grams: Grams, read: Bool[Array, " examples"], characters: bool) -> Vocabulary:
+def _by_names(
+    features: Float[Array, "texts width"],
+    others: Bool[Array, " texts"],
+    of_names: Float[Array, "way width"],
+    has_name: Bool[Array, " way"],
+    grams: Int[Array, "way ngrams"],
+) -> Fitted:
+    """Return what tells classes apart by their names.
+
+    Args:
+        features: of texts.
+        others: which of them have no label.
+        of_names, grams: features and n-grams of the names.
+        has_name: which classes have one.
+    """
+    centre = middle_of(of_names, has_name)
+    middle = jnp.where(others.any(), middle_of(features, others), 0.5 * centre)
+    centre = jnp.where(others.any(), centre, 0.5 * centre)
+    most = len(grams) * NAME_WORDS
+    vocabulary = vocabulary_of(grams, has_name, characters=True, most=most)
+    words = weighted_words(grams, vocabulary).astype(features.dtype)
+    of_features = SURE * unit_from_middle(of_names, centre).T
+    bias = jnp.where(has_name, 0.0, OUT).astype(features.dtype)[None]
+    return Fitted(middle, vocabulary, of_features, SURE * WORDS_OF_NAMES / 2 * words.T, bias)
+
+
+def vocabulary_of(
+    grams: Grams, read: Bool[Array, " examples"], characters: bool, most: int | None = None
+) -> Vocabulary:
     """Return the n-grams of the examples that are read.
 
     Args:
         grams: numbers of the n-grams of each example, each once.
         read: which examples count.
         characters: whether runs of characters, which have odd numbers, are n-grams too.
+        most: the most that are kept, those of most examples; by default as many as there may be.
     """
     counted = jnp.where(read[:, None], grams, 0)
     found = jnp.zeros(HASHES, jnp.int32).at[counted].add(1).at[0].set(0)  # 0 is padding
     if not characters:
         found = found.at[1::2].set(0)
-    count, word = jax.lax.top_k(found, min(grams.size, MOST_WORDS << characters))
+    most = grams.size if most is None else min(most, grams.size)
+    count, word = jax.lax.top_k(found, min(most, MOST_WORDS << characters))
     word = jnp.where(count > 0, word, HASHES)
     order = jnp.argsort(word)
     having, total = (1.0 + number.astype(jnp.float32) for number in (count, read.sum()))

@@ -165,13 +165,12 @@ def adapt(
     def unadapted(*more: str) -> tuple[Adapted, tuple[str, ...]]:
         return Adapted(learner(False), meta["params"], context, (), classes), (*notes, *more)
 
-    if not len(rows) and _names_suffice(serving, context):
-        return _by_names(labelling, server, context, classes), tuple(notes)
+    adaptation, by_names = adaptation_of(serving.method), _by_names(serving, context, len(rows))
     as_trained = "it answers as it was trained, without adapting"
     # After adapting to a single class, the guide would predict that class for everything.
     one_sided = labelling.needs_all and 0 < len(rows) and len(set(labels[rows])) < count
-    if one_sided or not len(rows):
-        learns_here = adaptation_of(serving.method).reads == "words"
+    if one_sided or not (len(rows) or by_names):
+        learns_here = adaptation.reads == "words"
         if learns_here or not (serving.is_trained or labelling.answers_untrained):
             who = (
                 f"{serving.method} learns here alone"
@@ -179,13 +178,17 @@ def adapt(
                 else "this guide was not trained"
             )
             return None, (*notes, f"{who}; adapt it to examples of each class")
-    if not len(rows) or one_sided:
+    if not (len(rows) or by_names) or one_sided:
         if not picked and not shots:
             return unadapted()
         return unadapted(*["no examples to adapt to"] * (not len(rows)), as_trained)
     chosen: list[Any] = [examples[int(row)] for row in rows]
     others: list[Any] = []
-    if unlabelled and adaptation_of(serving.method).reads_unlabelled:
+    if not adaptation.reads_unlabelled:
+        # Where only names tell some classes apart, they are compared with what texts are like.
+        lacks = adaptation.reads_names and "names" in context and len({*labels[rows]}) < count
+        unlabelled = (unlabelled or READ_BESIDE_NAMES) if lacks else 0
+    if unlabelled:
         taken = {one.id for one in chosen}
         drawn = isinstance(unlabelled, int)
         pool = labelling.unlabelled(domain) if drawn else unlabelled
@@ -199,13 +202,13 @@ def adapt(
             f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
             f"{serving.steps} steps); {as_trained}"
         )
-    adapted = Adapted(learner(True), state, context, tuple(chosen), classes, tuple(others))
-    return adapted, tuple(notes)
+    support = tuple(chosen), classes, tuple(others)
+    return Adapted(learner(True), state, context, *support, by_names), tuple(notes)
 
 
 def arrays(adapted: Adapted) -> dict[str, Any]:
     """Return what a saved guide keeps of a task: its context, and its state if it adapted."""
-    state = {"state": adapted.state} if adapted.support else {}
+    state = {"state": adapted.state} if adapted.is_adapted else {}
     return {"context": adapted.context, **state}
 
 
@@ -227,18 +230,17 @@ def restore(
     _, labels, classes = labelling.of_domain(domain, server.blank, support)
     learner, meta = _start(labelling, server, len(classes))
     like: dict[str, Any] = {"context": labelling.context(classes, server.blank)}
-    if not support:
-        context = fill(like)["context"]
-        if _names_suffice(server.serving, context):
-            return _by_names(labelling, server, context, classes)
-        return Adapted(learner(False), meta["params"], context, (), classes)
+    by_names = _by_names(server.serving, like["context"], len(support))
+    if not (support or by_names):
+        return Adapted(learner(False), meta["params"], fill(like)["context"], (), classes)
     like["state"] = meta["params"]
     if adaptation_of(server.serving.method).adapts == "features":
         rows = _support_rows(labelling, server.blank, domain.name, support, labels, unlabelled)
-        like["state"], _ = jax.eval_shape(learner(True).adapt, meta, rows, like["context"], None)
+        context = in_few_widths(like["context"])
+        like["state"], _ = jax.eval_shape(learner(True).adapt, meta, rows, context, None)
     found = fill(like)
     examples = tuple(support), classes, tuple(unlabelled)
-    return Adapted(learner(True), found["state"], found["context"], *examples)
+    return Adapted(learner(True), found["state"], found["context"], *examples, by_names)
 
 
 def predict(
@@ -293,6 +295,9 @@ def _each_fold(learner: Learner, meta: Params, rows: Table, context: Any, placed
     return jax.lax.map(held_back, jnp.arange(FOLDS))
 
 
+READ_BESIDE_NAMES = 64
+"""How many examples without a label are read where a class is known by its name alone."""
+
 FOLDS = 5
 """The most folds of a cross-validation."""
 
@@ -346,20 +351,10 @@ def _start(
     return learner, {**meta, "params": labelling.start(meta["params"], classes)}
 
 
-def _names_suffice(serving: Serving, context: Mapping[str, Any]) -> bool:
-    """Return whether names tell the classes apart better than a head that was never trained."""
-    reads = adaptation_of(serving.method).names_suffice and "names" in context
-    return reads and not serving.is_trained
-
-
-def _by_names(
-    labelling: Labelling, server: Server, context: dict[str, Any], classes: tuple[str, ...]
-) -> Adapted:
-    """Adapt to the names of the classes alone."""
-    learner, meta = _start(labelling, server, len(classes))
-    nothing = _support_rows(labelling, server.blank, "", (), np.zeros(0, int), ())
-    state, _ = learner(True).adapt(meta, nothing, in_few_widths(context), None)
-    return Adapted(learner(True), state, context, classes=classes, by_names=True)
+def _by_names(serving: Serving, context: Mapping[str, Any], examples: int) -> bool:
+    """Return whether a method adapts to names alone: without examples, if no head was trained."""
+    reads = adaptation_of(serving.method).reads_names and "names" in context
+    return reads and not examples and not serving.is_trained
 
 
 def _support_rows(
