@@ -6,7 +6,7 @@ An adapted guide is kept by `save`, and read again by `load`.
 import os
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -160,7 +160,7 @@ class Guide:
         for name in TASKS:
             if name not in self.serving:
                 notes[name] = (f"this guide was not trained on {name}",)
-        return AdaptedGuide(self, domain, shots, adapted, notes)
+        return AdaptedGuide(self, domain, shots, adapted, notes, _waiting(picked, adapted))
 
     def _adapted(
         self,
@@ -207,6 +207,22 @@ class Guide:
         return Server(self.model, reading, serving, self._programs)
 
 
+def _waiting(
+    picked: Mapping[str, Sequence[Any]], adapted: Mapping[str, Adapted]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the examples of tasks that did not adapt to them."""
+    return {
+        task: tuple(some)
+        for task, some in picked.items()
+        if some and not (task in adapted and adapted[task].support)
+    }
+
+
+def _others(of_tasks: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+    """Return what belongs to other tasks than these."""
+    return {task: one for task, one in of_tasks.items() if task not in tasks}
+
+
 @dataclass(frozen=True, repr=False)
 class AdaptedGuide:
     """A guide adapted to a domain; `predict` answers by the type of its input.
@@ -217,6 +233,7 @@ class AdaptedGuide:
         shots: number of shots per class.
         adapted: the tasks that `predict` answers, keyed by name.
         notes: keyed by task, what could not be adapted to, and why; tasks without notes are absent.
+        waiting: keyed by task, examples that were too few to adapt to; tasks without are absent.
     """
 
     guide: Guide
@@ -224,6 +241,7 @@ class AdaptedGuide:
     shots: int
     adapted: Mapping[str, Adapted]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    waiting: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return the domain, and to how many examples of each task the guide adapted."""
@@ -239,7 +257,8 @@ class AdaptedGuide:
     def adapt(self, support: Support) -> "AdaptedGuide":
         """Adapt further, from the examples of before and new ones.
 
-        The tasks of the new examples adapt anew from both; the others stay as they are.
+        The tasks of the new examples adapt anew from both; the others stay as they are. Examples
+        that are too few, as reviews of one sentiment may be, wait for those of a later call.
 
         Args:
             support: hand-picked examples, as in `Guide.adapt`. One with the id of an earlier one
@@ -260,13 +279,18 @@ class AdaptedGuide:
                 )
             ids, before = {one.id for one in new}, self.adapted.get(name)
             known = () if before is None else before.support
+            known = (*known, *self.waiting.get(name, ()))
             picked[name] = [*(one for one in known if one.id not in ids), *new]
             unlabelled[name] = () if before is None else before.unlabelled
         # What the guide adapted to is given; of the rest of the domain only products are read.
         domain = Domain(self.domain.name, self.domain.products)
         adapted, notes = self.guide._adapted(domain, self.shots, 0, picked, unlabelled)
-        kept = {task: said for task, said in self.notes.items() if task not in picked}
-        return replace(self, adapted={**self.adapted, **adapted}, notes={**kept, **notes})
+        return replace(
+            self,
+            adapted={**_others(self.adapted, picked), **adapted},
+            notes={**_others(self.notes, picked), **notes},
+            waiting={**_others(self.waiting, picked), **_waiting(picked, adapted)},
+        )
 
     def served_by(self, task: str, serving: Serving) -> "AdaptedGuide":
         """Adapt a task anew, to the same examples, by another method or other parameters.
@@ -281,9 +305,12 @@ class AdaptedGuide:
         guide, one = self.guide.served_by(task, serving), self.adapted[task]
         examples, others = {task: one.support}, {task: one.unlabelled}
         adapted, notes = guide._adapted(self.domain, self.shots, 0, examples, others)
-        kept = {name: said for name, said in self.notes.items() if name != task}
         return replace(
-            self, guide=guide, adapted={**self.adapted, **adapted}, notes={**kept, **notes}
+            self,
+            guide=guide,
+            adapted={**_others(self.adapted, [task]), **adapted},
+            notes={**_others(self.notes, [task]), **notes},
+            waiting={**self.waiting, **_waiting(examples, adapted)},
         )
 
     def save(self, path: Path | str, with_encoder: bool = False) -> None:
@@ -319,6 +346,7 @@ class AdaptedGuide:
             self.shots,
             self.adapted,
             self.notes,
+            self.waiting,
         )
         saved.write(contents, Path(path), with_encoder)
 
@@ -434,7 +462,7 @@ def _load_saved(folder: Path, encoder: Path | str | None, cache: Path | str | No
     config, model, reading, frozen = _opened(file, found.config, encoder, cache)
     guide = Guide(model, reading, found.serving(model, frozen), config, found.source)
     adapted = found.adapted(guide.server)
-    return AdaptedGuide(guide, found.domain, found.shots, adapted, found.notes)
+    return AdaptedGuide(guide, found.domain, found.shots, adapted, found.notes, found.waiting)
 
 
 def _opened(

@@ -65,7 +65,7 @@ PRODUCTS, SUPPORT, UNLABELLED, ENCODER = "products", "support", "unlabelled", "e
 REVIEWS = f"{UNLABELLED}.jsonl"
 """The files and folders of a saved guide."""
 
-VERSION = 1
+VERSION = 2
 """Version of the folder; it increases when a field is added or changes its meaning."""
 
 MOST_BYTES = 2**33
@@ -86,6 +86,7 @@ class Contents(NamedTuple):
         shots: number of shots.
         adapted: the tasks that are answered.
         notes: what could not be adapted to, keyed by task.
+        waiting: examples that were too few to adapt to, keyed by task.
     """
 
     config: RunConfig
@@ -96,6 +97,7 @@ class Contents(NamedTuple):
     shots: int
     adapted: Mapping[str, Adapted]
     notes: Mapping[str, tuple[str, ...]]
+    waiting: Mapping[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,22 @@ class Saved:
                 support, others = (
                     self._examples[part].get(made, ()) for part in (SUPPORT, UNLABELLED)
                 )
+                support = tuple(one for one in support if one.id not in said["waiting"])
                 one = TASKS[task].restore(of, self.domain, self.shots, support, others, fill)
                 if _said_of(one) != said["adapted"]:
                     raise FileFault(f"the classes or examples of {task} are others")
                 found[task] = one
             return found
+
+    @property
+    def waiting(self) -> dict[str, tuple[Any, ...]]:
+        """Return the examples that were too few to adapt to, keyed by task."""
+        kept = self._examples[SUPPORT]
+        return {
+            task: tuple(one for one in kept.get(TASKS[task].asks, ()) if one.id in said["waiting"])
+            for task, said in self._tasks.items()
+            if said["waiting"]
+        }
 
     def _filled(self, known: Mapping[str, Any], task: str, part: str, like: Any) -> Any:
         """Return the arrays of a part of a task, given a pytree of their shapes."""
@@ -337,6 +350,7 @@ RANGES: Mapping[str, Range] = {
 """Valid values of the fields of the description, but its checksum."""
 
 TASK_RANGES: Mapping[str, Range] = {
+    "waiting": Range("a list of texts", _are_texts),
     "is_trained": _FLAG,
     "rule": Range("a table, or nothing", lambda value: value is None or _TABLE.holds(value)),
     "adapted": Range(
@@ -476,6 +490,7 @@ def _fields_of(contents: Contents, config: RunConfig, same: dict[str, str]) -> d
             "is_trained": one.is_trained,
             "rule": None if one.rule is None else _rule_of(one.rule),
             "adapted": _said_of(contents.adapted[task]) if task in contents.adapted else None,
+            "waiting": [example.id for example in contents.waiting.get(task, ())],
         }
         for task, one in contents.serving.items()
     }
@@ -522,7 +537,8 @@ def _kept_of(contents: Contents) -> tuple[Domain, Domain, Domain]:
     products = contents.domain.products
     if not any(TASKS[task].is_ranking for task in contents.adapted):
         products = tuple({p.category: p for p in products if p.category is not None}.values())
-    support = _domain_of(SUPPORT, (one.support for one in contents.adapted.values()))
+    given = [one.support for one in contents.adapted.values()]
+    support = _domain_of(SUPPORT, [*given, *contents.waiting.values()])
     others = _domain_of(UNLABELLED, (one.unlabelled for one in contents.adapted.values()))
     others = replace(others, products=tuple(replace(one, category=None) for one in others.products))
     return Domain(PRODUCTS, products), support, others

@@ -75,6 +75,33 @@ def test_sentiment_needs_examples(guide):
         assert found.stars is None
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:domain shop")
+def test_examples_that_are_too_few_wait_for_more(guide, tmp_path):
+    """Faults: a review of one sentiment is lost before the next one comes, or when the guide is
+    saved; one that is corrected is still what the guide knows; a method that cannot adapt leaves
+    the state of another, which reads other fields."""
+    good, bad = Review("a", "good screen", stars=5.0), Review("b", "bad phone", stars=1.0)
+    one = guide.adapt(DOMAIN, shots=0).adapt([good])
+    assert one.waiting == {"sentiment": (good,)}
+    one.save(tmp_path / "one.guide")
+    loaded = metaguide.load(tmp_path / "one.guide")
+    assert loaded.waiting == one.waiting
+    for waits in (one, loaded):
+        both = waits.adapt([bad])
+        assert not both.waiting and len(both.adapted["sentiment"].support) == 2
+        said = [found.sentiment for found in both.predict([good, bad])]
+        assert said == ["positive", "negative"]
+    corrected = both.adapt([replace(bad, stars=5.0)])
+    with pytest.raises(ValueError, match="no answers of sentiment"):
+        corrected.predict([bad])
+    assert len(corrected.waiting["sentiment"]) == 2
+    by_words = one.guide.serving["classification"]._replace(method="tf-idf")
+    other = guide.adapt(DOMAIN, shots=0).served_by("classification", by_words)
+    with pytest.raises(ValueError, match="no answers of classification"):
+        other.predict(PRODUCTS)
+
+
 @pytest.mark.filterwarnings("ignore:domain shop")
 def test_a_question_is_answered_by_the_nearest_sentence(guide, tmp_path):
     """Faults: the sentence of another text, or another one of its text; a span that is not the
