@@ -22,7 +22,7 @@ from experiments.config_files import (
 )
 from experiments.help_text import describe
 from experiments.modules import COMMANDS, Command
-from experiments.ranges import Range, faults, lacking
+from experiments.ranges import Range, faults, lacking, range_of
 
 HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
 
@@ -88,6 +88,8 @@ def resolve(
     config = config_in(module_at(path), path)
     ranges, relations = rules_of(module_at(find_config(default))) if default else ({}, ())
     _check_kind(flat(config.to_dict()), path, ranges)
+    own, _ = rules_of(module_at(path))
+    _check_known(flat(config.to_dict()), path, {**own, **ranges} if ranges else {})
     _check_names(rest, config, path)
 
     values = device_flags()
@@ -96,7 +98,10 @@ def resolve(
     try:
         positional = values(rest)[1:]
     except (flags.Error, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        given = re.search(r"--config\.([\w.]+)", str(error))
+        one = range_of(given[1], ranges) if given else None
+        hint = f"; give {one.words}" if one else ""
+        raise ConfigError(f"{path}: {error}{hint}") from error
     if positional:
         raise ConfigError(f"unexpected argument {positional[0]!r}; flags are --name=value")
     overrides = config_flags.get_override_values(values["config"])
@@ -148,6 +153,18 @@ def _check_kind(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Rang
         raise ConfigError(f"{path}: a config of {', '.join(fitting)}; run it there")
     some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
     raise ConfigError(f"{path}: lacks {some}; take them from a config of this module, see --help")
+
+
+def _check_known(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Range]) -> None:
+    """Raise a ConfigError for the first field that no experiment reads, with suggestions.
+
+    `config.data.update(...)` adds a misspelt field and leaves the right one as it was.
+    """
+    for name, value in fields.items():
+        is_read = name.partition(".")[0] in ("preset", "presets") or isinstance(value, Mapping)
+        if ranges and not is_read and range_of(name, ranges) is None:
+            known = [one for one in ranges if "*" not in one]
+            raise ConfigError(f"{path}: config.{name} is no field of it{_nearest(name, known)}")
 
 
 def _check_names(argv: Sequence[str], config: ConfigDict, path: Path) -> None:

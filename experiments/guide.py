@@ -15,6 +15,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import run_folder, runner
 from experiments.bench import benches, compared
 from experiments.comparison import compare, methods_in, serving_of, write_comparison
+from experiments.config_files import ConfigError
 from experiments.domain_split import DomainSplit, prepare
 from experiments.metatrain import metatraining_stage
 from experiments.modules import COMMANDS
@@ -112,8 +113,18 @@ def train(
     return trained
 
 
+def check_start(config: FrozenConfigDict) -> None:
+    """Raise a ConfigError if a config names a stage to start from, for a run of all stages."""
+    if config.init_from:
+        raise ConfigError(
+            f"--config.init_from={config.init_from}: this module runs all stages itself; leave it "
+            "empty, or run a stage alone, as by python -m experiments.metatrain"
+        )
+
+
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Run every stage for every seed, compare the methods, and write the table and the report."""
+    check_start(config)
     with run_folder.claimed(config, workdir):
         run(config, workdir)
 

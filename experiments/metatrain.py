@@ -141,8 +141,8 @@ def _families(
             f"config.metatrain.weights and config.adapt.methods leave {learner} no task"
         )
     names = {domain.name for domain in split.sources}
-    for name in section.domain_weights:
-        if name not in names:
+    for name, weight in section.domain_weights.items():
+        if name not in names and weight != 1:  # a weight of 1 changes nothing
             raise ConfigError(
                 f"config.metatrain.domain_weights.{name}: no source domain of that name; there are "
                 f"{', '.join(sorted(names))}"

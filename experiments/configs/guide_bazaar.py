@@ -247,7 +247,9 @@ def get_config() -> ConfigDict:
     }
 
     config.data = {
-        "world": "bazaar",  # bazaar, catalogue or online_shopping
+        # bazaar, catalogue, or a real data set: shops, online_shopping, fdu_mtl, arsc, subjqa,
+        # pricerunner or amazon_sequences
+        "world": "bazaar",
         "folder": "",  # folder of the catalogue, if world is catalogue
         "sources": (),  # domains to train on; if empty, all that are not named below
         "held_out": ("home_appliances", "toys"),  # domains for the test, which no stage sees

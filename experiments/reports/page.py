@@ -90,12 +90,21 @@ def _title(task: str) -> str:
 
 
 def _header(results: Results) -> str:
-    episodes = max((row.episodes or 0 for row in results.rows), default=0)
+    most: dict[str, int] = {}
+    for row in results.rows:
+        most[row.task] = max(most.get(row.task, 0), row.episodes or 0)
+    counts = dict.fromkeys(most.values())
+    episodes = ", ".join(
+        f"{count} ({', '.join(_title(task) for task in most if most[task] == count)})"
+        if len(counts) > 1
+        else str(count)
+        for count in counts
+    )
     domains = list(dict.fromkeys(row.domain for row in results.rows if row.domain))
     facts = {
         "held-out domains": ", ".join(domains),
         "training seeds": _seeds(results.seeds),
-        "episodes per cell": str(episodes),
+        "episodes per cell": episodes or "0",
         "table": ", ".join(dict.fromkeys(row.table for row in results.rows)),
         "made": results.made[:16].replace("T", " "),
     }

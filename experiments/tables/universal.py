@@ -27,7 +27,7 @@ from experiments.comparison import (
 from experiments.config_files import ConfigError
 from experiments.configs.universal import GUIDES
 from experiments.domain_split import DomainSplit, prepare
-from experiments.guide import stages_of, train
+from experiments.guide import check_start, stages_of, train
 from experiments.modules import COMMANDS
 from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
@@ -223,6 +223,7 @@ def gains(rows: Sequence[Row], scores: Scores) -> list[Row]:
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train the guides, adapt them, and write the table."""
+    check_start(config)
     with run_folder.claimed(config, workdir):
         split = prepare(config, workdir)
         distributions = compared(split, queries=config.adapt.queries)

@@ -174,10 +174,10 @@ def train(
                     keep()
                 raise Stopped(number, f"{name}: step {done} is saved in {folder}")
 
-    say(
-        f"{name}: {steps - start} steps in {time.perf_counter() - clock.begun:.1f} s "
-        f"({clock.rate():.1f} steps/s after the first), loss {lines.means['loss']:.4g}"
-    )
+    took, seconds = steps - start, time.perf_counter() - clock.begun
+    rate = f" ({clock.rate():.1f} steps/s after the first)" if took > 1 else ""
+    loss = f"loss {lines.means['loss']:.4g}"
+    say(f"{name}: {took} step{'s' * (took > 1)} in {seconds:.1f} s{rate}, {loss}")
     return state
 
 

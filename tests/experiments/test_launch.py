@@ -216,6 +216,34 @@ def test_a_config_that_lacks_a_field_names_it(tmp_path):
     assert said.startswith(f"{path}: lacks adapt.episodes")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            'config.data.update({"held_outt": ("toys",)})',
+            "config.data.held_outt is .*data.held_out",
+        ),
+        ("config.multitask.stepps = 7", "config.multitask.stepps is .*multitask.steps"),
+        ('config.adapt.update({"episode": 7})', "config.adapt.episode is no field of it.*episodes"),
+    ],
+)
+def test_a_misspelt_field_of_a_file_is_no_field(tmp_path, line, said):
+    """Fault: it is added beside the right one, which keeps its default in silence."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from experiments.configs import guide_bazaar\n\n\ndef get_config():\n"
+        f"    config = guide_bazaar.get_config()\n    {line}\n    return config\n"
+    )
+    assert re.search(said, refusals(path, COMMANDS["experiments.guide"], "default"))
+
+
+def test_a_value_of_another_type_says_what_would_be_valid():
+    """Fault: the error is Python's own."""
+    defaults = COMMANDS["experiments.guide"]._asdict()
+    with pytest.raises(ConfigError, match="multitask.steps=1e3: .*; give a whole number of at lea"):
+        command.resolve(["x", "--config.multitask.steps=1e3"], **defaults)
+
+
 BAD = {
     int: st.sampled_from([0, -1, -3, 2**31, 10**30]),
     float: st.sampled_from([-1.0, -0.001, float("nan"), float("inf"), float("-inf")]),

@@ -76,6 +76,18 @@ def shop(shop_config):
     return config, domain_split.prepare(FrozenConfigDict(config), folder / "run")
 
 
+def test_a_weight_of_one_of_no_source_changes_nothing(shop):
+    """Faults: other held-out domains are refused, since the default names the weights of all; a
+    weight that would change something is left out in silence."""
+    config, split = shop
+    own = ConfigDict(config.to_dict())
+    own.metatrain.domain_weights = {"nowhere": 1.0}
+    metatraining_stage(FrozenConfigDict(own), split, "lstm")
+    own.metatrain.domain_weights = {"nowhere": 2.0}
+    with pytest.raises(ConfigError, match="domain_weights.nowhere: no source domain"):
+        metatraining_stage(FrozenConfigDict(own), split, "lstm")
+
+
 @pytest.mark.slow
 def test_a_stage_leaves_the_optimizer_that_it_trained(shop, tmp_path):
     """Faults: the optimizer in the folder is the one that training began with, or is not that of

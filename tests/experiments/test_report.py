@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.exhibits import exhibit
 from experiments.reports.confusions import confusions
 from experiments.reports.figures import curves, styles
 from experiments.reports.layout import Column, grid, number
-from experiments.reports.page import _seeds, write_report
+from experiments.reports.page import _header, _seeds, write_report
 from experiments.reports.terminal import print_tables
 from experiments.reports.verdicts import duration, verdict
 from experiments.tables.readme import fill
@@ -168,6 +169,17 @@ def test_the_page_is_well_formed_and_stands_alone(page):
     anchors = {link[1:] for link in links if link.startswith("#")}
     assert {"sentiment", "recommendation", "guide"} <= anchors
     assert all(f'id="{anchor}"' in page for anchor in anchors)
+
+
+def test_the_header_says_how_many_episodes_each_task_has(outcomes):
+    """Fault: the rankings of recommendation are said to be the episodes of all tasks."""
+    rows = [
+        replace(one, episodes=2000 if one.task == "recommendation" else 50) for one in outcomes.rows
+    ]
+    said = _header(outcomes._replace(rows=tuple(rows)))
+    assert "50 (Sentiment)" in said and "2000 (Recommendation)" in said
+    alike = [replace(one, episodes=50) for one in rows]
+    assert "<dd>50</dd>" in _header(outcomes._replace(rows=tuple(alike)))
 
 
 def test_the_verdict_comes_first_and_the_guide_at_work_before_the_tables(page):
