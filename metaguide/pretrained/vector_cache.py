@@ -204,11 +204,19 @@ def _join(own: Path | None, encoder: PretrainedEncoder, of: str) -> None:
     paths = sorted(own.glob("*.npz")) if own else ()
     if own is None or len(paths) < MANY_FILES:
         return
-    before = {path: path.stat().st_mtime_ns for path in paths}
+    before = {path: _changed(path) for path in paths}
     if _written(own, _read(own, encoder, of), encoder, of):
         for path, written in before.items():
-            if path.exists() and path.stat().st_mtime_ns == written:
+            if written is not None and _changed(path) == written:
                 path.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> int | None:
+    """Return when a file was changed; None if another process has merged and removed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _say(path: Path, error: OSError) -> None:

@@ -163,3 +163,21 @@ def test_many_files_are_put_together(tmp_path, encoder, monkeypatch):
     del asked[:]
     cached_vectors(encoder, texts, tmp_path)
     assert asked == []
+
+
+def test_files_that_another_process_has_put_together_are_no_fault(tmp_path, encoder, monkeypatch):
+    """Catches a call that fails since a file has gone between its being listed and being read."""
+    monkeypatch.setattr(vector_cache, "MANY_FILES", 4)
+    cached_vectors(encoder, ["a", "b"], tmp_path)
+    (kept,) = files(tmp_path)
+    gone = [kept.with_name(f"{number:016x}.npz") for number in range(4)]
+    listed = type(kept).glob
+
+    def glob(self, pattern):
+        found = list(listed(self, pattern))
+        return [*found, *gone] if self == kept.parent else found
+
+    monkeypatch.setattr(type(kept), "glob", glob)
+    del asked[:]
+    cached_vectors(encoder, ["a", "c"], tmp_path)
+    assert asked == [["c"]]
