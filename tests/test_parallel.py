@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from metaguide import parallel
 from metaguide.learners import maml, reptile
+from metaguide.optimizers import pretrained
 from metaguide.parallel import (
     DeviceError,
     check_agreed,
@@ -282,3 +283,27 @@ def test_the_first_process_is_the_first(monkeypatch, number):
     with pytest.raises(ValueError, match="no room"):
         parallel.first_process_first(fails)
     assert said[2:] == ["met"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hyper", "lstm", "mlp", "rnn"])
+def test_a_learned_rule_makes_its_steps_on_each_device_apart(kind):
+    """Fault: its state begins as if it were the same on all devices, which a scan refuses."""
+    rule, theta, _ = pretrained(kind)
+    optimizer = optax.with_extra_args_support(rule.transform(theta))
+
+    def trained(params):
+        def step(carry, _):
+            value, gradient = jax.value_and_grad(lambda p: jnp.square(p).sum())(carry[0])
+            updates, state = optimizer.update(gradient, carry[1], carry[0], value=value)
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        (found, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=3)
+        return found
+
+    params = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
+    spec = P("devices")
+    found = jax.jit(jax.shard_map(trained, mesh=mesh, in_specs=spec, out_specs=spec))(params)
+    apart = [jax.jit(trained)(row[None])[0] for row in params]
+    np.testing.assert_allclose(found, np.stack(apart), rtol=1e-5, atol=1e-6)

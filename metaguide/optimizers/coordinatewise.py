@@ -24,6 +24,7 @@ from metaguide.optimizers.rule import (
     check_theta,
     count_skipped,
     named,
+    varying_like,
 )
 
 CHUNK = 4096
@@ -85,7 +86,8 @@ def coordinatewise(
 
         def begin(params: PyTree) -> State:
             check_gradients(name, params)
-            return State(start(_chunks(_size(params)), dtype), jnp.zeros((), jnp.int32))
+            state = State(start(_chunks(_size(params)), dtype), jnp.zeros((), jnp.int32))
+            return varying_like(state, params)
 
         def step(
             updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any

@@ -32,6 +32,7 @@ from metaguide.optimizers.rule import (
     dense,
     loss_given,
     named,
+    varying_like,
 )
 
 DIRECTIONS = 1 + len(DECAYS)
@@ -105,7 +106,8 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         def begin(params: PyTree) -> MlpState:
             check_gradients(name, params)
             tensors = [_nothing_yet(leaf, dtype) for leaf in jax.tree.leaves(params)]
-            return MlpState(jnp.zeros((), jnp.int32), tensors, jnp.zeros((), jnp.int32))
+            state = MlpState(jnp.zeros((), jnp.int32), tensors, jnp.zeros((), jnp.int32))
+            return varying_like(state, params)
 
         def update(
             updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
@@ -194,7 +196,8 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
                 for leaf in jax.tree.leaves(params)
             ]
             losses, none = jnp.zeros((len(DECAYS),), dtype), jnp.zeros((), jnp.int32)
-            return HyperState(jnp.zeros((), jnp.int32), losses, tensors, none)
+            state = HyperState(jnp.zeros((), jnp.int32), losses, tensors, none)
+            return varying_like(state, params)
 
         def update(
             updates: PyTree,

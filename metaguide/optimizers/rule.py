@@ -110,6 +110,15 @@ def count_skipped(skipped: Int[Array, "*problems"], gradients: PyTree) -> Int[Ar
     return skipped + bad.astype(skipped.dtype)
 
 
+def varying_like(state: PyTree, params: PyTree) -> PyTree:
+    """Return a new state that varies over the devices of a `shard_map` as parameters do.
+
+    A `scan` refuses a state that becomes varying in its first step. The numbers stay the same.
+    """
+    none = [jnp.zeros_like(leaf).sum() for leaf in jax.tree.leaves(params)]
+    return jax.tree.map(lambda leaf: sum((one.astype(leaf.dtype) for one in none), leaf), state)
+
+
 def loss_given(rule: str, value: ArrayLike | None) -> Array:
     """Return the loss as an array.
 
