@@ -187,7 +187,8 @@ def adapt(
     if not adaptation.reads_unlabelled:
         # Where only names tell some classes apart, they are compared with what texts are like.
         lacks = adaptation.reads_names and "names" in context and len({*labels[rows]}) < count
-        unlabelled = (unlabelled or READ_BESIDE_NAMES) if lacks else 0
+        known = () if isinstance(unlabelled, int) else unlabelled
+        unlabelled = (known or READ_BESIDE_NAMES) if lacks else 0
     if unlabelled:
         taken = {one.id for one in chosen}
         drawn = isinstance(unlabelled, int)
