@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from metaguide.learners import positive_definite
 from metaguide.learners.calibration import scale_of
@@ -580,13 +580,6 @@ def with_names(
         jnp.concatenate([label, *[jnp.arange(way, dtype=label.dtype)] * times]),
         jnp.concatenate([mask, *[has_name] * times]),
     )
-
-
-def one_after_another(*tables: Shaped[Array, "_ _"]) -> Shaped[Array, "rows longest"]:
-    """Return the rows of all tables, padded with 0 at the end to the longest."""
-    longest = max(table.shape[1] for table in tables)
-    wide = [jnp.pad(table, ((0, 0), (0, longest - table.shape[1]))) for table in tables]
-    return jnp.concatenate(wide)
 
 
 def _fit_prototypes(rule: Params, features: Features, label: Array, mask: Array, way: int) -> Any:

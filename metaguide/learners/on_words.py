@@ -12,10 +12,10 @@ from metaguide.learners.on_features import (
     logistic_weights,
     middle_of,
     on_features,
-    one_after_another,
     unit_from_middle,
     with_names,
 )
+from metaguide.padding import one_after_another
 from metaguide.types import HASHES, OUT, Batch, Learner, Params, Problem
 
 MOST_WORDS = 2**15

@@ -15,10 +15,10 @@ from metaguide.data.repeats import distinct_products
 from metaguide.data.texts import product_text
 from metaguide.evaluation import baselines
 from metaguide.evaluation.rows import Scoring, agreement
-from metaguide.learners.on_features import one_after_another
 from metaguide.models.guide import GuideModel
 from metaguide.models.heads import ClassificationHead, with_slots
 from metaguide.objectives.tasks import classification_loss
+from metaguide.padding import one_after_another
 from metaguide.tasks import labelled
 from metaguide.tasks.labelled import Labelled, Labelling, labelled_task, queried_rows
 from metaguide.tasks.problem import (
