@@ -115,8 +115,9 @@ def varying_like(state: PyTree, params: PyTree) -> PyTree:
 
     A `scan` refuses a state that becomes varying in its first step. The numbers stay the same.
     """
-    none = [jnp.zeros_like(leaf).sum() for leaf in jax.tree.leaves(params)]
-    return jax.tree.map(lambda leaf: sum((one.astype(leaf.dtype) for one in none), leaf), state)
+    zeros = (jnp.zeros_like(leaf, jnp.int32, shape=()) for leaf in jax.tree.leaves(params))
+    none = sum(zeros, jnp.zeros((), jnp.int32))
+    return jax.tree.map(lambda leaf: leaf + none.astype(leaf.dtype), state)
 
 
 def loss_given(rule: str, value: ArrayLike | None) -> Array:
