@@ -173,6 +173,7 @@ def features_and_words(
     [0 1 0 1]
     """
     check_positive(penalty=penalty)
+    weight_of_features, weight_of_words = SHARE**0.5, (0.5 - SHARE / 2) ** 0.5
 
     def fit(
         rule: Params,
@@ -204,14 +205,14 @@ def features_and_words(
         vocabulary = vocabulary_of(grams, mask, characters=True, most=most)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
-            SHARE**0.5 * unit_from_middle(features, middle),
-            (0.5 - SHARE / 2) ** 0.5 * words,
+            weight_of_features * unit_from_middle(features, middle),
+            weight_of_words * words,
             jnp.ones_like(features[:, :1]),
         )
         ends = features.shape[1], features.shape[1] + words.shape[1]
         weights = logistic_weights(jnp.concatenate(parts, 1), label, times, way, penalty, steps)
         of_features, of_words, bias = jnp.split(weights, ends)
-        of_features, of_words = SHARE**0.5 * of_features, (0.5 - SHARE / 2) ** 0.5 * of_words
+        of_features, of_words = weight_of_features * of_features, weight_of_words * of_words
         by_examples = Fitted(middle, vocabulary, of_features, of_words, bias)
         return Known(by_examples, by_names, has_examples)
 

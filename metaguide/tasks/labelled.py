@@ -178,7 +178,6 @@ def adapt(
                 else "this guide was not trained"
             )
             return None, (*notes, f"{who}; adapt it to examples of each class")
-    if not (len(rows) or by_names) or one_sided:
         if not picked and not shots:
             return unadapted()
         return unadapted(*["no examples to adapt to"] * (not len(rows)), as_trained)
@@ -196,8 +195,8 @@ def adapt(
         others = [one for one in pool if one.id not in taken]
         if drawn:
             others = [others[row] for row in rng.permutation(len(others))[:unlabelled]]
-    support = _support_rows(labelling, reading, domain.name, chosen, labels[rows], others)
-    state, _ = learner(True).adapt(meta, support, in_few_widths(context), None)
+    given = _support_rows(labelling, reading, domain.name, chosen, labels[rows], others)
+    state, _ = learner(True).adapt(meta, given, in_few_widths(context), None)
     if not is_finite(state):
         return unadapted(
             f"adaptation by {serving.method} diverged (rate {serving.learning_rate:g}, "
