@@ -12,8 +12,8 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments.bench import Bench
 from experiments.config_files import ConfigError
 from experiments.domain_split import DomainSplit
-from experiments.processes import command_line
 from experiments.ranges import faults, positive, several
+from experiments.run_folder import write_results
 from metaguide.evaluation import results
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.methods import (
@@ -329,16 +329,8 @@ def write_comparison(
     seeds: Sequence[int],
 ) -> Path:
     """Write the results of a comparison to the folder of its run, and return the JSON file."""
-    return results.write(
-        comparison.rows,
-        comparison.scores,
-        workdir,
-        command=command_line(),
-        config=config.to_dict(),
-        seeds=seeds,
-        tunings=comparison.tunings,
-        classes=class_names(split),
-    )
+    more = {"tunings": comparison.tunings, "classes": class_names(split)}
+    return write_results(config, workdir, comparison.rows, comparison.scores, seeds, **more)
 
 
 def serving_of(comparison: Comparison, folders: Mapping[str, str], steps: int) -> dict[str, Served]:

@@ -68,6 +68,7 @@ def write_results(
     rows: Sequence[Row],
     scores: Scores,
     seeds: Sequence[int],
+    **more: Any,
 ) -> Path:
     """Write the results of a run, with its command and its config; return the JSON file.
 
@@ -75,10 +76,10 @@ def write_results(
         config: the resolved config.
         workdir: the work folder.
         rows, scores, seeds: as in `metaguide.evaluation.results.write`.
+        more: other fields of it, such as `tunings`.
     """
-    return write(
-        rows, scores, workdir, command=command_line(), config=config.to_dict(), seeds=seeds
-    )
+    head = {"command": command_line(), "config": config.to_dict(), "seeds": seeds}
+    return write(rows, scores, workdir, **head, **more)
 
 
 def check_config(

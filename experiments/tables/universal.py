@@ -29,7 +29,6 @@ from experiments.configs.universal import GUIDES
 from experiments.domain_split import DomainSplit, prepare
 from experiments.guide import check_start, stages_of, train
 from experiments.modules import COMMANDS
-from experiments.processes import command_line
 from experiments.reports.terminal import print_tables
 from metaguide.data.catalogue import PARTS, Domain
 from metaguide.evaluation import results
@@ -247,16 +246,8 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             rows += more
             scores |= own
         rows = results.with_baselines(rows, BASELINES)
-        path = results.write(
-            rows,
-            scores,
-            workdir,
-            command=command_line(),
-            config=config.to_dict(),
-            seeds=seeds,
-            tunings=tunings,
-            classes=class_names(split),
-        )
+        more = {"tunings": tunings, "classes": class_names(split)}
+        path = run_folder.write_results(config, workdir, rows, scores, seeds, **more)
         write_json(workdir / "choices.json", choices)
     print_tables(rows)
     if any(row.metric == GAIN for row in rows):
