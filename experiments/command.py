@@ -85,11 +85,14 @@ def resolve(
             experiment than `default` does.
     """
     path, rest = split_config_flag(argv, default)
-    config = config_in(module_at(path), path)
+    module = module_at(path)
+    config = config_in(module, path)
     ranges, relations = rules_of(module_at(find_config(default))) if default else ({}, ())
-    _check_kind(flat(config.to_dict()), path, ranges)
-    own, _ = rules_of(module_at(path))
-    _check_known(flat(config.to_dict()), path, {**own, **ranges} if ranges else {})
+    found = flat(config.to_dict())
+    _check_kind(found, path, ranges)
+    if ranges:
+        own, _ = rules_of(module)
+        _check_known(found, path, {**own, **ranges})
     _check_names(rest, config, path)
 
     values = device_flags()
@@ -162,7 +165,7 @@ def _check_known(fields: Mapping[str, Any], path: Path, ranges: Mapping[str, Ran
     """
     for name, value in fields.items():
         is_read = name.partition(".")[0] in ("preset", "presets") or isinstance(value, Mapping)
-        if ranges and not is_read and range_of(name, ranges) is None:
+        if not is_read and range_of(name, ranges) is None:
             known = [one for one in ranges if "*" not in one]
             raise ConfigError(f"{path}: config.{name} is no field of it{_nearest(name, known)}")
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import command, config_files, help_text, launch, runner
 from experiments.config_files import ConfigError
@@ -242,6 +243,17 @@ def test_a_value_of_another_type_says_what_would_be_valid():
     defaults = COMMANDS["experiments.guide"]._asdict()
     with pytest.raises(ConfigError, match="multitask.steps=1e3: .*; give a whole number of at lea"):
         command.resolve(["x", "--config.multitask.steps=1e3"], **defaults)
+
+
+@pytest.mark.parametrize("module", ["guide", "tables.universal"])
+def test_a_run_of_all_stages_starts_from_none(module, tmp_path):
+    """Fault: it trains from random parameters, under a config that names where to start."""
+    config = own_config(ROOT / COMMANDS[f"experiments.{module}"].default)
+    config.init_from = "runs/pretrain"
+    main = importlib.import_module(f"experiments.{module}").main
+    with pytest.raises(ConfigError, match="init_from=runs/pretrain: this module runs all stages"):
+        main(FrozenConfigDict(config), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 BAD = {
