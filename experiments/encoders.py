@@ -44,7 +44,12 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
     encoder = load_of(section, section.length)
     if encoder is None:
         return None
-    read = vector_reader(encoder, section.cache or folder / VECTORS)
+    return Pretrained(encoder, vectors_of(encoder, section.cache or folder / VECTORS))
+
+
+def vectors_of(encoder: PretrainedEncoder, folder: Path | str) -> Vectors:
+    """Return what makes an encoder's vectors and keeps them in a folder; it shows its progress."""
+    read = vector_reader(encoder, folder)
 
     def vectors(texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
         if len(texts) <= AT_ONCE:
@@ -56,7 +61,7 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
                 show(min(start + AT_ONCE, len(texts)), "")
         return np.concatenate(found)
 
-    return Pretrained(encoder, vectors)
+    return vectors
 
 
 def load_of(section: FrozenConfigDict, length: int | None = None) -> PretrainedEncoder | None:

@@ -192,3 +192,17 @@ def _is_number(value: Any, kind: type = object) -> bool:
     """Return whether a value is a number, of type `kind`; True and False are not numbers."""
     known = int if kind is int else int | float
     return isinstance(value, known) and not isinstance(value, bool)
+
+
+TUNED: Mapping[str, Range] = {
+    "layers": integer(0),
+    "epochs": at_least_0(),
+    "batch": integer(1),
+    "learning_rate": positive(),
+    "head_learning_rate": positive(),
+    "weight_decay": at_least_0(),
+    "dropout": share(),
+    "log_every": integer(1),
+    "checkpoint_every": integer(1),
+}
+"""Valid values of the section that says how the last layers of a pretrained encoder train."""

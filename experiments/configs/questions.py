@@ -6,7 +6,7 @@ METAGUIDE_DATA_DIR=FOLDER python -m experiments.tables.questions \\
 
 from ml_collections import ConfigDict
 
-from experiments.ranges import at_least_0, integer, positive, several, share, text
+from experiments.ranges import TUNED, at_least_0, integer, positive, several, text
 
 RANGES = {
     "table": text(),
@@ -22,15 +22,8 @@ RANGES = {
     "encoder.prefix": text(),
     "encoder.length": integer(16),
     "encoder.cache": text(),
-    "reader.layers": integer(0),
+    **{f"reader.{field}": valid for field, valid in TUNED.items()},
     "reader.epochs": positive(),
-    "reader.batch": integer(1),
-    "reader.learning_rate": positive(),
-    "reader.head_learning_rate": positive(),
-    "reader.weight_decay": at_least_0(),
-    "reader.dropout": share(),
-    "reader.log_every": integer(1),
-    "reader.checkpoint_every": integer(1),
     "threshold.seen": several(at_least_0()),
     "threshold.episodes": integer(1),
 }

@@ -9,7 +9,9 @@ By default each of ten Chinese categories is held out in turn; `config.held_out`
 that are held out together. Zero-shot by heads that the others taught, and adapted to 5 + 5 and 20 +
 20 reviews by a map head with its guard. Everything that is chosen is chosen on source categories,
 each left out in turn; `choices.json` in the work folder says what. Without
-`--config.encoder.weights` the table has the methods from nothing alone.
+`--config.encoder.weights` the table has the methods from nothing alone. With
+`--config.tuned.epochs=1` the reviews of the sources also train the encoder, and what is chosen of
+it is chosen on reviews that were held back from that.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +52,7 @@ from experiments.tables.left_out import (
     with_unlabelled,
     zero_shot,
 )
+from experiments.tables.tuned_sentiment import Taught, taught_encoder
 from metaguide.data.catalogue import Review
 from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
@@ -191,15 +194,22 @@ class Known(NamedTuple):
         logits: [groups, reviews], as of `zero_shot`.
         gram: (category, categories left out) -> its reviews' inner products.
         fixed: whether these are the same whatever is left out, as an encoder's are.
+        others: which reviews did not teach its encoder, so that choices can be made on them; None
+            for all.
     """
 
     logits: Float[np.ndarray, "groups reviews"]
     gram: Callable[[int, tuple[int, ...]], Gram]
     fixed: bool
+    others: Bool[np.ndarray, " reviews"] | None = None
 
 
 def methods_of(
-    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+    config: FrozenConfigDict,
+    everything: Corpus,
+    corpus: Corpus,
+    choices: dict[str, Any],
+    taught: Taught | None = None,
 ) -> dict[str, Known]:
     """Train the heads of all methods, and choose among them on source categories.
 
@@ -208,13 +218,14 @@ def methods_of(
         everything: the reviews that n-grams learn from.
         corpus: the reviews that are tested and that choices are made on, with or without vectors.
         choices: category -> method -> what was chosen; is filled.
+        taught: what the encoder says after training on reviews of the sources, if it was trained.
     """
 
     note = partial(_note, choices, corpus)
     weigh = partial(weighted_ngrams, least_texts=config.ngrams.least_texts)
     ngram_heads, ngram_gram = of_counts(everything, corpus, weigh)
-    ngrams, chosen = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
-    note("n-grams", "penalty", chosen)
+    ngrams, penalties = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
+    note("n-grams", "penalty", penalties)
     ngram_gram = lru_cache(maxsize=len(corpus.names))(ngram_gram)  # the pairs of one category
     found = {"n-grams": Known(ngrams, ngram_gram, fixed=False)}
     if corpus.vectors is None:
@@ -227,20 +238,55 @@ def methods_of(
         own = partial(dense_logits, vectors[others], corpus.label[others], vectors[rows])
         return [own(penalty) for penalty in penalties]
 
+    encoder, chosen = zero_shot(corpus, encoder_heads, config.encoder.penalties)
+    note("encoder", "penalty", chosen)
+    found["encoder"] = Known(encoder, _grams_of(corpus, vectors), fixed=True)
+    found |= _with_ngrams(config, corpus, "encoder", found["encoder"], ngrams, note)
+    if taught is None:
+        return found
+
+    found["fine-tuned encoder"] = Known(
+        taught.logits[None], _grams_of(corpus, taught.vectors), fixed=True, others=taught.others
+    )
+    # Of reviews that were held back, both have to know as much: their categories, not themselves.
+    beside, of_sources = ngrams.copy(), np.flatnonzero(taught.others)
+    of_sources = np.setdiff1d(of_sources, corpus.rows(*corpus.groups[0]))
+    teaching = taken(corpus._replace(support={}), np.flatnonzero(~taught.others))
+    heads, _ = of_counts(teaching, corpus, weigh)
+    (beside[0, of_sources],) = heads(corpus.groups[0], of_sources, penalties)
+    known = found["fine-tuned encoder"]
+    return found | _with_ngrams(config, corpus, "fine-tuned encoder", known, beside, note)
+
+
+def _grams_of(corpus: Corpus, vectors: np.ndarray) -> Callable[[int, tuple[int, ...]], Gram]:
+    """Return the inner products of vectors of a category's reviews, each computed once."""
+
     @cache
     def gram(category: int) -> Gram:
         return gram_of(vectors[corpus.rows(category)])
 
-    encoder, chosen = zero_shot(corpus, encoder_heads, config.encoder.penalties)
-    note("encoder", "penalty", chosen)
-    found["encoder"] = Known(encoder, lambda category, _: gram(category), fixed=True)
+    return lambda category, _: gram(category)
+
+
+def _with_ngrams(
+    config: FrozenConfigDict,
+    corpus: Corpus,
+    name: str,
+    known: Known,
+    ngrams: Float[np.ndarray, "groups reviews"],
+    note: Callable[[str, str, Sequence[float]], None],
+) -> dict[str, Known]:
+    """Return the sum of a method's logits and of those of n-grams, by the share that is chosen."""
     shares = config.stack.shares
-    stacked = np.stack([encoder + share * ngrams for share in shares])
-    best = [choice(stacked, corpus, group) for group in range(len(corpus.groups))]
-    note("encoder + n-grams", "share", [shares[one] for one in best])
+    stacked = np.stack([known.logits + share * ngrams for share in shares])
+    asked, corpus_asked = stacked, corpus
+    if known.others is not None:
+        rows = np.flatnonzero(known.others)
+        asked, corpus_asked = stacked[..., rows], taken(corpus, rows)
+    best = [choice(asked, corpus_asked, group) for group in range(len(corpus.groups))]
+    note(f"{name} + n-grams", "share", [shares[one] for one in best])
     both = np.stack([stacked[one, group] for group, one in enumerate(best)])
-    found["encoder + n-grams"] = found["encoder"]._replace(logits=both)
-    return found
+    return {f"{name} + n-grams": known._replace(logits=both)}
 
 
 def tfidf_of(
@@ -294,16 +340,20 @@ def _note(
 
 
 def outcomes_of(
-    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+    config: FrozenConfigDict,
+    everything: Corpus,
+    corpus: Corpus,
+    choices: dict[str, Any],
+    taught: Taught | None = None,
 ) -> Outcomes:
     """Return the outcomes of all methods and baselines, on the same episodes.
 
     Args:
         config: the resolved config.
-        everything, corpus: as of `methods_of`.
+        everything, corpus, taught: as of `methods_of`.
         choices: category -> method -> what was chosen; is filled.
     """
-    methods = methods_of(config, everything, corpus, choices)
+    methods = methods_of(config, everything, corpus, choices, taught)
     baseline = tfidf_of(config, everything, corpus, choices)
     found: Outcomes = {}
     tasks: dict[Any, Task] = {}
@@ -313,7 +363,8 @@ def outcomes_of(
             for name, known in methods.items() if shots else ():
                 rules[name] = rule_for(config, corpus, known, group, shots, tasks)
                 for d in held_out:
-                    choices[corpus.names[d]][name][f"{shots} shots"] = rules[name]._asdict()
+                    of_method = choices[corpus.names[d]].setdefault(name, {})
+                    of_method[f"{shots} shots"] = rules[name]._asdict()
             for d in held_out:
                 for name, one in answers(config, corpus, baseline, methods, rules, group, d, shots):
                     found.setdefault((name, shots), []).append(one)
@@ -344,14 +395,16 @@ def rule_for(
     own, logits = [], []
     for e in corpus.sources(group):
         rows = corpus.rows(e)
+        asked = np.arange(len(rows)) if known.others is None else np.flatnonzero(known.others[rows])
+        rows = rows[asked]
         if min(np.bincount(corpus.label[rows], minlength=2)) <= shots:
             continue  # too few to be given some and asked for others
-        place = (shots, e)
+        place = (known.gram, shots, e)
         task = tasks.get(place) if known.fixed else None
         if task is None:
             label = corpus.label[rows]
             draw = supports(label, shots, config.rule.episodes, (config.seed, _RULE, e, shots))
-            gram = known.gram(e, corpus.without(group, e))
+            gram = known.gram(e, corpus.without(group, e))[np.ix_(asked, asked)]
             task = task_of(gram, label, draw, config.rule.queries)
             if known.fixed:
                 tasks[place] = task
@@ -408,16 +461,16 @@ def answers(
     )
     few, _ = alone(task_of(baseline.gram(d, out), label, draw))
     yield "tf-idf few-shot", Outcome(label, query, few)
-    tasks: dict[bool, Task] = {}
+    tasks: dict[Any, Task] = {}
     for name, known in methods.items():
-        if known.fixed not in tasks:
-            tasks[known.fixed] = task_of(known.gram(d, out), label, draw)
+        if known.gram not in tasks:
+            tasks[known.gram] = task_of(known.gram(d, out), label, draw)
         before = known.logits[group, rows]
-        logits, pays = adapted(tasks[known.fixed], before, rules[name], config.caution)
+        logits, pays = adapted(tasks[known.gram], before, rules[name], config.caution)
         yield name, Outcome(label, query, logits, before[query], pays)
-    if True in tasks:
-        yield "encoder alone", Outcome(label, query, alone(tasks[True])[0])
-        assert corpus.vectors is not None
+    if corpus.vectors is not None:
+        of_encoder = tasks[methods["encoder"].gram]
+        yield "encoder alone", Outcome(label, query, alone(of_encoder)[0])
         given = corpus.vectors[rows], label.astype(np.int32), draw.astype(np.int32)
         found = np.asarray(with_unlabelled(*given))
         yield (
@@ -536,10 +589,14 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         choices: dict[str, Any] = {}
         outcomes: Outcomes = {}
         held_out: list[str] = []
-        for everything, corpus, texts in parts:
+        for number, (everything, corpus, texts) in enumerate(parts):
+            taught = None
+            if pretrained is not None and config.tuned.epochs:
+                folder = workdir / f"tuned{number}"
+                taught = taught_encoder(config, pretrained.encoder, corpus, texts, folder)
             if pretrained is not None:
                 corpus = corpus._replace(vectors=pretrained.vectors(texts))
-            for place, found in outcomes_of(config, everything, corpus, choices).items():
+            for place, found in outcomes_of(config, everything, corpus, choices, taught).items():
                 outcomes.setdefault(place, []).extend(found)
             held_out += [corpus.names[d] for group in corpus.groups for d in group]
         rows, scores = rows_of(config, held_out, outcomes)

@@ -6,7 +6,6 @@ any of the text's.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,90 +13,36 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 from ml_collections.config_dict import FrozenConfigDict
 
-from experiments.config_files import ConfigError
-from experiments.run_folder import identity
-from experiments.stages import beside_frozen, warmed, with_frozen, without_frozen
-from experiments.training import Training, schedule_of, train_alone
-from metaguide import run_config
+from experiments.tables.tuned_encoder import TunedGuide, train_tuned, tuned_guide
 from metaguide.data.catalogue import Question
 from metaguide.data.tokenizer import PAD
-from metaguide.guide import description_of, model_of
-from metaguide.models.encoder import FROZEN
-from metaguide.models.guide import GuideModel, init_params
-from metaguide.models.tuned import Tuning
-from metaguide.parallel import local_mesh
-from metaguide.pretrained import PretrainedEncoder, tuned_params
-from metaguide.run_config import RunConfig, Served
+from metaguide.pretrained import PretrainedEncoder
 from metaguide.tasks import QUESTIONS
 from metaguide.tasks.problem import use_head
 from metaguide.tasks.question_answering import question_rows, questions
 from metaguide.training.step import Gradient
-from metaguide.types import Metrics, Params, Problem
+from metaguide.types import Metrics, Params
 
 
-class Reader(NamedTuple):
-    """A guide that answers questions, before or after its training.
-
-    Attributes:
-        guide: the description of the guide.
-        encoder: the pretrained encoder.
-        model: the guide's model.
-        problem: question answering by it.
-        known: the parameters that start as the encoder's, keyed by group.
-    """
-
-    guide: RunConfig
-    encoder: PretrainedEncoder
-    model: GuideModel
-    problem: Problem
-    known: Mapping[str, Params]
-
-    @property
-    def frozen(self) -> Params:
-        """The parameters of the encoder that do not train."""
-        return self.known[FROZEN]
-
-
-def reader_of(config: FrozenConfigDict, encoder: PretrainedEncoder) -> Reader:
+def reader_of(config: FrozenConfigDict, encoder: PretrainedEncoder) -> TunedGuide:
     """Return the reader that a config describes: of the encoder, the last layers train.
 
     Raises:
         ConfigError: the encoder has fewer layers than are to train, or fewer positions.
     """
-    tuning = Tuning("last", layers=config.reader.layers)
-    guide = RunConfig(
-        width=encoder.config.width,
-        layers=0,
-        heads=encoder.config.heads,
-        dropout=config.reader.dropout,
-        channels=(1,),
-        image=False,
-        way=2,
-        **dict.fromkeys(("text_tokens", "pair_tokens", "name_tokens"), config.encoder.length),
-        max_answer_tokens=config.max_answer_tokens,
-        vocabulary=encoder.guide_tokenizer.size,
-        encoder_train=tuning.trains,
-        encoder_layers=tuning.layers,
-        serving={QUESTIONS.name: Served(".", "zero-shot", 0.0, 0)},
-        stage="multitask",
-        **description_of(encoder, config.encoder.weights),
+    most = config.max_answer_tokens
+    return tuned_guide(
+        config, "reader", encoder, QUESTIONS.name, partial(questions, max_answer_tokens=most), most
     )
-    try:
-        model = model_of(guide, encoder.guide_tokenizer, encoder)
-    except ValueError as error:
-        raise ConfigError(f"config.reader, config.encoder: {error}") from error
-    problem = questions(model, config.max_answer_tokens)
-    return Reader(guide, encoder, model, problem, tuned_params(encoder, tuning))
 
 
 # ------------------------------------------------------------------------------ training
 
 
-def windows_of(reader: Reader, answered: Sequence[Question]) -> dict[str, np.ndarray]:
+def windows_of(reader: TunedGuide, answered: Sequence[Question]) -> dict[str, np.ndarray]:
     """Return the windows of questions, and where each question's own are.
 
     Returns:
@@ -133,7 +78,7 @@ def _in_order_of_size(answered: Sequence[Question], most: int) -> Iterator[list[
         yield order[start : start + most]
 
 
-def gradient_of(reader: Reader, batch: int) -> Gradient:
+def gradient_of(reader: TunedGuide, batch: int) -> Gradient:
     """Return the gradient of the span loss on `batch` windows that are drawn."""
 
     def gradient(
@@ -151,7 +96,7 @@ def gradient_of(reader: Reader, batch: int) -> Gradient:
 
         return jax.value_and_grad(loss, has_aux=True)(meta)
 
-    return beside_frozen(gradient)
+    return gradient
 
 
 def drawn_windows(data: Mapping[str, Any], key: Key[Array, ""], batch: int) -> Int[Array, " batch"]:
@@ -165,11 +110,13 @@ def drawn_windows(data: Mapping[str, Any], key: Key[Array, ""], batch: int) -> I
 
 
 def train_reader(
-    config: FrozenConfigDict, reader: Reader, windows: Mapping[str, Any], seed: int, folder: Path
+    config: FrozenConfigDict,
+    reader: TunedGuide,
+    windows: Mapping[str, Any],
+    seed: int,
+    folder: Path,
 ) -> Params:
-    """Return the parameters of a trained reader; training goes on where it stopped in `folder`.
-
-    The folder is that of a guide, which `metaguide.load` reads.
+    """Return the parameters of a trained reader, as `train_tuned` does.
 
     Args:
         config: the resolved config.
@@ -178,52 +125,10 @@ def train_reader(
         seed: seed of the training.
         folder: work folder of this training.
     """
-    section, guide = config.reader, replace(reader.guide, seed=seed)
-    run_config.write(guide, folder)
+    section = config.reader
     steps = max(1, round(section.epochs * len(windows["first"]) / section.batch))
-    params = init_params(reader.model, jax.random.key(1000 + seed), reader.known)
-    trained = train_alone(
-        Training(
-            QUESTIONS.name,
-            gradient_of(reader, section.batch),
-            without_frozen({"params": params}),
-            {"data": windows, FROZEN: reader.frozen},
-            optimizer_of(section, steps),
-            jax.random.key(seed),
-        ),
-        schedule_of(section, "config.reader", steps, 1),
-        folder,
-        mesh=local_mesh(),
-        parallel="jit",
-        where="config.reader",
-        name=f"reader, seed {seed}",
-        hint="lower config.reader.learning_rate",
-        about={
-            **guide.about,
-            "config": identity(config),
-            "encoder": guide.encoder_fingerprint,
-        },
-    )
-    return with_frozen(trained, reader.frozen)["params"]
-
-
-def optimizer_of(section: FrozenConfigDict, steps: int) -> optax.GradientTransformation:
-    """Return AdamW with rates of their own for the encoder and the head, which decay to 0."""
-
-    def adamw(rate: float) -> optax.GradientTransformation:
-        return optax.adamw(warmed(rate, steps), weight_decay=section.weight_decay)
-
-    def labels(params: Params) -> Params:
-        groups = {"text": "encoder", QUESTIONS.name: "head"}
-        meta = {name: groups.get(name, "rest") for name in params["meta"]["params"]}
-        return {"meta": {"params": meta}, "weighting": "rest"}
-
-    rates = {"encoder": section.learning_rate, "head": section.head_learning_rate}
-    by_group = {name: adamw(rate) for name, rate in rates.items()}
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.partition({**by_group, "rest": optax.set_to_zero()}, labels),
-    )
+    gradient = gradient_of(reader, section.batch)
+    return train_tuned(config, "reader", reader, gradient, windows, steps, seed, folder)
 
 
 # ------------------------------------------------------------------------------ scores
@@ -244,7 +149,7 @@ class Scored(NamedTuple):
 
 
 def scorer_of(
-    config: FrozenConfigDict, reader: Reader
+    config: FrozenConfigDict, reader: TunedGuide
 ) -> Callable[[Params, Sequence[Question]], list[Scored]]:
     """Return (parameters, questions) -> what a reader says of them, in their order.
 
@@ -273,7 +178,7 @@ def scorer_of(
     return scored
 
 
-def _ends(reader: Reader, params: Params, tokens: Any) -> tuple[Array, Array]:
+def _ends(reader: TunedGuide, params: Params, tokens: Any) -> tuple[Array, Array]:
     """Return the scores of a span's first and last token, each [windows, length]."""
     encoded = reader.problem.encode(params, {"tokens": jnp.asarray(tokens)}, None, None)
     states = encoded["states"]

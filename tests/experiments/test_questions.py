@@ -25,6 +25,7 @@ from experiments.sources.subjqa import read_questions
 from experiments.tables import questions, span_reader
 from experiments.tables.questions import Asked, Said, Worth
 from experiments.tables.span_reader import Scored
+from experiments.tables.tuned_encoder import TunedGuide
 from metaguide.data.catalogue import Domain, Question
 from metaguide.evaluation.results import read
 from metaguide.pretrained import load_encoder
@@ -98,7 +99,7 @@ def test_everyone_who_answered_counts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> span_reader.Reader:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> TunedGuide:
     folder = tmp_path_factory.mktemp("encoder")
     write_encoder(folder, "bert")
     config = config_of(**{"encoder.length": 12, "reader.layers": 1, "max_answer_tokens": 3})
@@ -111,7 +112,7 @@ def long_question(number: int, answer: str | None) -> Question:
     return Question(str(number), "good", text, span)
 
 
-def test_a_window_that_is_drawn_holds_its_answer(reader: span_reader.Reader) -> None:
+def test_a_window_that_is_drawn_holds_its_answer(reader: TunedGuide) -> None:
     """Catches windows of another question, an answer that is never read, a share of windows with
     the answer other than half and what chance adds, and a target that is not the answer."""
     asked = [long_question(0, "good"), long_question(1, None), long_question(2, "bad")]
