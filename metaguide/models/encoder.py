@@ -54,9 +54,11 @@ class Encoder:
             `FROZEN`; None if there is none. `text` gets the bound one as its attribute `frozen`.
         trains_text: whether `text` has parameters of its own.
         pooling: how the states of a text's tokens become its vector.
+        compares_names: whether the vector of a class name that training has never seen says what
+            the class is. If not, names are compared by their sketches alone.
 
     Raises:
-        ValueError: `buckets` is 1.
+        ValueError: `buckets` is 1, or names have neither a vector nor a sketch to compare.
     """
 
     text: nn.Module | None
@@ -70,10 +72,13 @@ class Encoder:
     frozen: nn.Module | None = None
     trains_text: bool = True
     pooling: Pooling = "mean"
+    compares_names: bool = True
 
     def __post_init__(self) -> None:
         if self.buckets == 1:
             raise ValueError("buckets is 1; give at least 2, of which one is padding's, or 0")
+        if not (self.compares_names or self.buckets):
+            raise ValueError("compares_names is False; give buckets, by which names have sketches")
 
     @property
     def image(self) -> bool:
@@ -119,7 +124,18 @@ def transformer(
     text = None
     if layers:
         text = TransformerEncoder(vocabulary, width, layers, heads, length, dropout, dtype)
-    return Encoder(text, vocabulary, width, length, channels, dtype, buckets, pretrained)
+    return Encoder(
+        text,
+        vocabulary,
+        width,
+        length,
+        channels,
+        dtype,
+        buckets,
+        pretrained,
+        # The words of a few source domains do not teach what those of another domain mean.
+        compares_names=bool(pretrained) or not buckets,
+    )
 
 
 def is_word(grams: Any) -> Any:

@@ -35,7 +35,7 @@ from metaguide.types import Batch, Metrics, Params, Problem
 NAME = "classification"
 
 HIDDEN = 0.5
-"""Share of the class names whose vectors a training step does not see, if names have sketches."""
+"""Share of the names whose vectors a training step does not see, if names have sketches too."""
 
 
 class Category(NamedTuple):
@@ -55,7 +55,8 @@ def classification(model: GuideModel, way: int) -> Problem:
 
     `encoded` holds the vectors and sketches of the examples and of the class names; the logits
     compare them and add a linear head of N slots. Metric learners and probes read both of an
-    example: its sketch tells apart words that no training text has.
+    example: its sketch tells apart words that no training text has. Where the encoder does not
+    compare names, their vectors are 0.
     """
 
     def encode(
@@ -70,12 +71,14 @@ def classification(model: GuideModel, way: int) -> Problem:
             rows["has_image"] = jnp.concatenate([batch["has_image"], jnp.zeros((way,), bool)])
         encoding = encode_examples(model, params, rows, key)
         encoded = {"vector": encoding.vector[:-way], "names": encoding.vector[-way:]}
+        if not model.encoder.compares_names:
+            encoded["names"] = jnp.zeros_like(encoded["names"])
+        elif encoding.lexical is not None and key is not None:
+            # A class whose vector is hidden teaches the head to trust the words that its name
+            # shares with a text.
+            shown = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - HIDDEN, (way, 1))
+            encoded["names"] = jnp.where(shown, encoded["names"], 0)
         if encoding.lexical is not None:
-            if key is not None:
-                # A name of an unseen domain has no vector worth reading. A class whose vector is
-                # hidden teaches the head to trust the words that its name shares with a text.
-                shown = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - HIDDEN, (way, 1))
-                encoded["names"] = jnp.where(shown, encoded["names"], 0)
             encoded["lexical"] = encoding.lexical[:-way]
             encoded["lexical_names"] = encoding.lexical[-way:]
         return encoded

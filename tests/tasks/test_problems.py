@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -271,14 +272,17 @@ def test_features_are_the_vector_and_a_sketch_of_the_same_weight():
     assert low.dtype == jnp.bfloat16 and low.shape == (5, 80)
 
 
-def named(buckets):
+def named(buckets, pretrained=0):
     """A problem of three classes, and a function that encodes a batch with a key or without."""
     batch, context = task("classification")
-    model = model_of(buckets=buckets)
+    model = model_of(buckets=buckets, pretrained=pretrained)
     problem, start = classification(model, WAY), drawn(model)
+    rng = np.random.default_rng(4)
+    if pretrained:
+        vector = jnp.asarray(rng.normal(size=(BATCH + WAY, pretrained)), jnp.float32)
+        batch["vector"], context["names"]["vector"] = vector[:BATCH], vector[BATCH:]
     if buckets:
         # So many that training never drops all n-grams of a text, which would hide it too.
-        rng = np.random.default_rng(4)
         grams = rng.integers(1, buckets, (BATCH + WAY, 40)).astype(np.int32)
         batch["grams"], context["names"]["grams"] = map(jnp.asarray, (grams[:BATCH], grams[BATCH:]))
     return jax.jit(lambda key: problem.encode(start, batch, context, key))
@@ -289,7 +293,7 @@ def test_training_hides_the_vectors_of_half_of_the_names_if_they_have_sketches()
     """Faults: evaluation and adaptation hide names; training hides none, all, or always the same
     ones or all of an episode together; it hides sketches or examples; names without sketches are
     hidden, and nothing is left of them."""
-    encode = named(40)
+    encode = named(40, pretrained=6)
     keys = jax.random.split(jax.random.key(0), 600)
     found = jax.device_get(jax.jit(jax.vmap(encode))(keys))
     hidden = (found["names"] == 0).all(-1)
@@ -310,6 +314,17 @@ def test_training_hides_the_vectors_of_half_of_the_names_if_they_have_sketches()
     assert set(without(None)) == {"vector", "names"}
     names = jax.jit(jax.vmap(lambda key: without(key)["names"]))(keys[:30])
     assert np.asarray(names).any(-1).all()
+
+
+def test_an_encoder_that_knows_no_other_names_compares_their_words_alone():
+    """Faults: the vector of a name that training has never seen misleads the head; it is hidden in
+    training and read at test; the vectors of examples are hidden too."""
+    for key in (None, jax.random.key(0)):
+        found = named(40)(key)
+        assert not found["names"].any() and found["lexical_names"].any(-1).all()
+        assert found["vector"].any(-1).all()
+    with pytest.raises(ValueError, match="compares_names is False; give buckets"):
+        replace(model_of().encoder, compares_names=False)
 
 
 SYLLABLES = [first + vowel for first in "bdfgklmnprstvz" for vowel in "aeiou"]
