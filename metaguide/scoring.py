@@ -23,11 +23,11 @@ CHARACTER = re.compile(
 def answer_words(text: str) -> tuple[str, ...]:
     """Return the words of an answer that count.
 
-    Letters are lower case; punctuation (of any script) and the articles a, an and the are left out;
-    the rest is split at white space, and each Chinese or Japanese character is a word. If nothing
-    else is left of a text, such as "$", its characters are kept.
+    Letters are in lower case and normal width; punctuation (of any script) and the articles a, an
+    and the are left out; the rest is split at white space, and each Chinese or Japanese character
+    is a word. If nothing else is left of a text, such as "$", its characters are kept.
     """
-    text = unicodedata.normalize("NFC", text).lower()
+    text = unicodedata.normalize("NFKC", text).lower()
     kept = _ARTICLES.sub(" ", "".join(char for char in text if not _is_punctuation(char)))
     return tuple(CHARACTER.sub(r" \g<0> ", kept).split() or text.split())
 

@@ -49,6 +49,7 @@ def test_english_is_scored_as_squad_scores_it(said, gold):
         ("バッテリーがいい", "いい", 0, 4 / 10),
         ("8GB内存", "8GB", 0, 2 / 4),
         ("한국어", "한국어를", 0, 0),
+        ("３９９元", "399元", 1, 1),
         (unicodedata.normalize("NFD", "café"), "café", 1, 1),
         ("$", "$", 1, 1),
         ("$", "£", 0, 0),

@@ -1,5 +1,6 @@
 """Hashed n-grams of words and characters, a bag of words that needs no vocabulary; their rarity."""
 
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from metaguide.scoring import CHARACTER
 from metaguide.types import HASHES
 
-WORD = r"(?u)[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
-"""A word of the n-grams: a Han character, or a run of other letters and digits."""
+WORD = rf"(?u){CHARACTER.pattern}|[^\W{CHARACTER.pattern[1:-1]}]+"
+"""A word of the n-grams: a Chinese or Japanese character, or a run of other letters and digits."""
 
 MOST = 256
 """The most n-grams kept of a text; a longer text keeps those of its beginning."""
@@ -25,7 +27,7 @@ def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "
     common n-grams (Bojanowski et al. 2017; Weinberger et al. 2009).
 
     Args:
-        texts: any texts; case is ignored.
+        texts: any texts; the case and the width of letters are ignored.
         most: the most n-grams kept of a text.
 
     Returns:
@@ -49,6 +51,11 @@ def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "
     return found
 
 
+def plain(text: str) -> str:
+    """Return a text as its n-grams are read: in lower case, letters and digits in normal width."""
+    return unicodedata.normalize("NFKC", text).lower()
+
+
 def inverse_document_frequency(
     having: Int[np.ndarray, " ngrams"], texts: int
 ) -> Float[np.ndarray, " ngrams"]:
@@ -66,8 +73,8 @@ def _analyzers() -> tuple[Any, Any]:
     """Return the analyzers that split a text into words and pairs, and into runs of characters."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words = CountVectorizer(ngram_range=(1, 2), token_pattern=WORD)
-    characters = CountVectorizer(ngram_range=(2, 4), analyzer="char_wb")
+    words = CountVectorizer(ngram_range=(1, 2), preprocessor=plain, token_pattern=WORD)
+    characters = CountVectorizer(ngram_range=(2, 4), preprocessor=plain, analyzer="char_wb")
     return words.build_analyzer(), characters.build_analyzer()
 
 

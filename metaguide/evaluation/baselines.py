@@ -18,7 +18,7 @@ import threadpoolctl
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from metaguide.data.ngrams import WORD, hashed_ngrams, inverse_document_frequency
+from metaguide.data.ngrams import WORD, hashed_ngrams, inverse_document_frequency, plain
 from metaguide.data.sentences import sentences
 from metaguide.evaluation import metrics
 from metaguide.scoring import answer_scores
@@ -60,11 +60,11 @@ def fit_tfidf(source_texts: Sequence[str]) -> Any:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds to import
 
-    if not any(re.search(WORD, text) for text in source_texts):
+    if not any(re.search(WORD, plain(text)) for text in source_texts):
         source_texts = [NO_WORD]
     rare = 2 if len(source_texts) > 1000 else 1
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=rare, sublinear_tf=True, token_pattern=WORD
+        ngram_range=(1, 2), min_df=rare, sublinear_tf=True, preprocessor=plain, token_pattern=WORD
     )
     return vectorizer.fit(source_texts)
 

@@ -8,6 +8,7 @@
 import json
 import re
 import sys
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def ngrams(text: str, word: str, hashes: int, most: int) -> list[int]:
         hashes: the numbers are below it.
         most: the most numbers; those of the beginning are kept.
     """
-    text = text.lower()
+    text = unicodedata.normalize("NFKC", text).lower()
     words = re.findall(word, text)
     words += [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
     runs = []

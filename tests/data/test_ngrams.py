@@ -67,6 +67,23 @@ def test_words_pairs_and_characters_count_and_case_does_not():
     assert shared("charger", "charging") > 0 == shared("charger", "xyz")
 
 
+@pytest.mark.parametrize(
+    ("written", "same"),
+    [("ＢＣＤ－２１６ｗ 冰箱", "bcd-216W 冰箱"), ("ﾘﾝｺﾞジュース", "リンゴジュース"), ("①号", "1号")],
+)
+def test_the_width_of_letters_does_not_count(written, same):
+    """Fault: a title as Chinese and Japanese exports write it shares little with its other form."""
+    np.testing.assert_array_equal(hashed_ngrams([written]), hashed_ngrams([same]))
+
+
+def test_a_character_of_japanese_is_a_word():
+    """Fault: a Japanese sentence is one word, so that no two sentences share any."""
+    rows = hashed_ngrams(["すごくおいしかったです", "おいしかったので また買います"]).tolist()
+    first, second = ({number for number in row if number and number % 2 == 0} for row in rows)
+    # The six characters of おいしかった, and the pairs of neighbours among them.
+    assert len(first & second) >= 6 + 5
+
+
 @pytest.mark.slow
 def test_another_process_makes_the_same_numbers():
     """Fault: Python's own hash, which differs from process to process."""
