@@ -104,6 +104,7 @@ class Bench:
         }
         self._folder = folder
         self._of = digest(run_folder.identity(config), task, distribution.data)
+        self._metas: dict[int, Params] = {}  # an id is that of one object only while it lives
         self._names: dict[Any, str] = {}
         self._known: dict[Any, Any] = {}
         self._took: dict[Any, list[float]] = {}
@@ -130,6 +131,7 @@ class Bench:
         """Return the outcome of a method that adapts in this way; see `Evaluator.run`."""
         together = self._together[adaptation]
         given = {one: float(rates.get(one, 1.0)) for one in together}
+        self._metas[id(meta)] = meta
         key = (id(meta), domain, shots, split, tuple(sorted(given.items())))
         if key not in self._known:
             read = meta if adaptation.is_learned else {"params": meta["params"]}

@@ -1,5 +1,6 @@
 """The evaluations that a comparison of methods stands on."""
 
+import weakref
 from functools import partial
 
 import jax
@@ -23,6 +24,7 @@ from experiments.config_files import ConfigError
 from experiments.configs import guide_bazaar
 from experiments.outcomes import digest, kept
 from experiments.stages import random_start
+from metaguide.evaluation.evaluate import Evaluator
 from metaguide.methods import ALL_BY_SGD, NOTHING, adaptation_of
 from metaguide.optimizers import rnn
 
@@ -131,6 +133,31 @@ def test_an_outcome_is_judged_once_whatever_happens_to_its_file(tmp_path, capsys
         digest("a", {"w": np.array([1.0, np.nextafter(1, 2)])}),
     }
     assert len(names) == 6 and digest("a", {"w": jnp.ones(2)}) in names
+
+
+class Meta(dict):
+    """Meta-parameters that can be asked whether they are still there."""
+
+
+def test_an_outcome_is_of_its_own_parameters_though_others_had_their_place(shop, tmp_path):
+    """Fault: parameters of a guide that is gone had the same address, and their outcome is taken
+    for that of a new guide."""
+    config, split = shop
+    zero_shot = with_methods(config, "zero-shot")
+    bench = benches(zero_shot, split, compared(split), ("zero-shot",), tmp_path)["classification"]
+    (together,) = bench._evaluators
+    bench._evaluators[together] = Evaluator(
+        lambda meta, data: None,
+        lambda meta, *_: {one: {"rank": np.array([meta["params"]["w"]])} for one in together},
+    )
+    known = []
+    for number in range(3):
+        meta = Meta(params={"w": float(number)})
+        known.append(weakref.ref(meta))
+        found = bench(meta, NOTHING, bench.held_out[0], 0, "test", {})
+        assert found["rank"] == [number]
+    del meta
+    assert all(one() is not None for one in known)  # so that no other has its address
 
 
 def test_a_way_that_a_kind_of_task_does_not_have_is_an_error(shop, tmp_path):
