@@ -113,9 +113,10 @@ def grid(
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     cells = {}
     for (method, column), row in by_cell.items():
-        rivals = [by_cell[a, column].value for a in methods if (a, column) in by_cell]
         rated = method in methods and not metric.endswith(MINUS) and not row.diverged
-        best = rated and sign * row.value >= max(sign * value for value in rivals)
+        rivals = (by_cell.get((one, column)) for one in methods)
+        values = (sign * one.value for one in rivals if one is not None and not one.diverged)
+        best = rated and sign * row.value >= max(values)
         against = None
         base = by_cell.get((scratch, column)) if scratch and method in methods else None
         if base is not None and method != scratch and sign * (row.value - base.value) < 0:

@@ -229,7 +229,7 @@ def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
     note = (
         "The rate, penalty or factor of each method and its score on the validation domains. The "
         "guide uses the best method that has a checkpoint. The time is for adapting to and "
-        "answering one test episode, in this run on its machine, without compilation; methods that "
+        "answering one test episode when it was scored, without compilation; methods that "
         "are computed together share it. – : nothing to tune, or not measured."
     )
     return (

@@ -369,9 +369,7 @@ def _cost(tuning: Tuning | None, tunings: Sequence[Tuning]) -> str:
     if tuning is None:
         return ""
     if tuning["seconds"] is None:
-        return (
-            f"What {tuning['method']} costs was not measured: its outcomes are from an earlier run."
-        )
+        return f"What {tuning['method']} costs was not measured."
     known = {m["method"]: m["seconds"] for m in tunings if m["seconds"] is not None}
     cheapest = min(known, key=lambda method: known[method])
     said = f"{tuning['method']} costs {duration(tuning['seconds'])} per episode"

@@ -77,7 +77,7 @@ class Tuning(TypedDict):
 
     `learning_rate` is None if nothing is tuned. `diverged` is the share of non-finite validation
     outcomes. `seconds` is the time to adapt to and answer one test episode, without compilation;
-    None if the outcomes came from an earlier run. `training_seconds` is present if measured.
+    None if no outcome was timed. `training_seconds` is present if measured.
     """
 
     task: str
@@ -366,7 +366,7 @@ def _scores(path: Path, keys: set[str], sums: Mapping[str, Any]) -> Scores:
     for cell, arrays in scores.items():
         parts = {"predicted", "target", "id"} if "predicted" in arrays else {"score", "id"}
         # Files made before 30 November 2026 have no values of single seeds.
-        if set(arrays) - {"by_seed"} != parts:
+        if set(arrays) - {"by_seed", "once"} != parts:
             raise ResultsError(f"{path}: {cell} has {', '.join(sorted(arrays))}; {_ANEW}")
         shape, seeds = arrays["id"].shape, arrays.get("by_seed", np.zeros(1))
         leaves = [arrays[part] for part in parts]

@@ -13,7 +13,8 @@ from metaguide.evaluation.metrics import Interval
 Scores = dict[str, dict[str, np.ndarray]]
 """By the key of a row: `score` and `id` [episodes, queries], id -1 where nothing was scored; for
 macro-F1, which no single example has, `predicted` [seeds, episodes, queries] and `target`. Of a row
-of `cells_to_rows` also `by_seed` [seeds], the values whose mean the row has."""
+of `cells_to_rows` also `by_seed` [seeds], the values whose mean the row has, and `once` where an
+example is an entry once."""
 
 
 Measures = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -185,6 +186,7 @@ def cells_to_rows(
     """
     outcomes = _validated(raw, scoring, shots, f"{scoring.task} of {method!r} on {domain!r}")
     seeds, places = outcomes.shape[:2]
+    once = {"once": np.ones((), np.int8)} if outcomes.once else {}
     steps = range(places) if steps is None else steps
     if len(steps) != places:
         raise ResultsError(f"{len(steps)} steps are named, the scores have {places}")
@@ -212,7 +214,7 @@ def cells_to_rows(
             )
             rows.append(row)
             if keep == "all" or place == places - 1:
-                scores[key(row)] = {**one.scores(place), "by_seed": one.by_seed[:, place]}
+                scores[key(row)] = {**one.scores(place), "by_seed": one.by_seed[:, place], **once}
     return rows, scores
 
 
@@ -375,6 +377,9 @@ def difference(
 ) -> Interval:
     """Return a - b for two methods in one cell, and its half-width by a paired bootstrap.
 
+    The interval is over examples and episodes, and over examples alone where either counts an
+    example once, as its row does.
+
     Args:
         a, b: two entries of `Scores` of the same metric.
         draws, seed: of the bootstrap.
@@ -387,6 +392,8 @@ def difference(
     counted = a["id"] >= 0
     ids = a["id"][counted]
     episode = np.broadcast_to(np.arange(len(counted))[:, None], counted.shape)[counted]
+    if "once" in a or "once" in b:
+        episode = None
     if "score" in a:
         one, other = (s["score"][counted].astype(np.float64) for s in (a, b))
         return metrics.paired_bootstrap(one, other, ids, episode, draws=draws, seed=seed)

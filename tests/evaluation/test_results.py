@@ -165,6 +165,25 @@ def test_differences_come_from_the_stored_scores():
         difference(best[key(one)], moved)
 
 
+def test_a_difference_without_shots_is_over_examples_as_its_rows_are(tmp_path):
+    """Faults: three episodes, which differ in nothing without shots, are drawn as if there were no
+    others, and the interval of a difference is many times that of its rows; the mark is lost on
+    disk."""
+    rng = np.random.default_rng(5)
+    raw = labelled(rng, places=1, episodes=3, queries=30, pool=60)
+    other = dict(raw, predicted=rng.integers(0, 3, raw["predicted"].shape))
+    cell = {**CELL, "shots": 0, "scoring": SENTIMENT.scoring}
+    named = {"a": raw, "b": other}
+    found = [cells_to_rows(one, **{**cell, "method": name}) for name, one in named.items()]
+    rows, scores = found[0][0] + found[1][0], {**found[0][1], **found[1][1]}
+    write(rows, scores, tmp_path, **HEAD)
+    ours, theirs = (find(rows, "accuracy") for rows, _ in found)
+    stored = read(tmp_path).scores
+    half = difference(stored[key(ours)], stored[key(theirs)]).half
+    assert half is not None
+    assert half == pytest.approx(np.hypot(ours.ci95, theirs.ci95), rel=0.25)
+
+
 def test_files_give_back_what_was_written(tmp_path):
     """A field, an absent value, a score or an id lost on disk; other names than the issue's."""
     raw = labelled(np.random.default_rng(4))
