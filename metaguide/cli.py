@@ -73,6 +73,7 @@ Columns = Annotated[
 Names = Annotated[str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")]
 Delimiter = Annotated[str, typer.Option(help="What separates columns; found by default.")]
 Encoding = Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")]
+TimeFormat = Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")]
 OwnMethod = Annotated[
     bool,
     typer.Option(
@@ -80,6 +81,16 @@ OwnMethod = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]
+
+
+FLAGS = {
+    "say how times are written": "--time-format=%d.%m.%Y",
+    "say which words are positive and which are negative": "--positive=WORDS --negative=WORDS",
+    "name the columns": "--columns=NAME,...",
+    "ask for these to be replaced": "--replace",
+    "say in which encoding it is, such as gb18030": "--encoding=gb18030",
+}
+"""What the library asks for, and the option that says it."""
 
 
 class Refusal(Exception):
@@ -96,8 +107,15 @@ def main() -> None:
         app()
     # The package's own errors are ValueErrors.
     except (OSError, ValueError, Refusal) as error:
-        print(f"metaguide: {error}", file=sys.stderr)
+        print(f"metaguide: {_with_flags(str(error))}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _with_flags(said: str) -> str:
+    """Return a message with the options behind what it asks for."""
+    for asked, flag in FLAGS.items():
+        said = said.replace(asked, f"{asked} ({flag})")
+    return said
 
 
 @app.command("import", help=_IMPORT_HELP)
@@ -116,7 +134,7 @@ def import_(
     columns: Names = "",
     delimiter: Delimiter = "",
     encoding: Encoding = "utf-8",
-    time_format: Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")] = "",
+    time_format: TimeFormat = "",
     stars_out_of: Annotated[float, typer.Option(help="The best rating.")] = 5,
     positive: Annotated[
         str, typer.Option(metavar="WORD,...", help="The words for a positive sentiment.")
@@ -340,6 +358,7 @@ def predict(
     columns: Names = "",
     delimiter: Delimiter = "",
     encoding: Encoding = "utf-8",
+    time_format: TimeFormat = "",
     top: Annotated[int, typer.Option(min=1, help="Products to rank for each user.")] = 10,
     encoder: EncoderFolder = None,
     cache: Cache = None,
@@ -354,7 +373,7 @@ def predict(
     """
     from metaguide.predicting import predict_file
 
-    options = _options(map, columns, delimiter, encoding)
+    options = _options(map, columns, delimiter, encoding, time_format=time_format)
     start = time.monotonic()
     found = _adapted(guide, encoder, cache)
     with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:
@@ -366,7 +385,7 @@ def predict(
         return
     print(f"{output}: {done.answered:,} of {done.task} ({time.monotonic() - start:.1f} s)")
     if done.unread:
-        print(f"  without an answer: {done.unread:,}, the first at {done.first}")
+        print(f"  without an answer: {done.unread:,}, the first at {_with_flags(done.first)}")
     for note in _notes(caught):
         print(f"  {note}")
 
@@ -562,7 +581,7 @@ def _summary_lines(summary: Summary, folder: Path, format: str, seconds: float) 
 def _group_lines(groups: Mapping[str, Group]) -> Iterator[str]:
     for reason, group in sorted(groups.items(), key=lambda item: -item[1].count):
         detail = f": {group.detail}" if group.detail else ""
-        yield f"  {group.count:>9,} {reason} (first at {group.first}{detail})"
+        yield _with_flags(f"  {group.count:>9,} {reason} (first at {group.first}{detail})")
 
 
 def _summary_json(summary: Summary) -> dict[str, Any]:

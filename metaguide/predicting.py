@@ -1,5 +1,6 @@
 """Predictions for tables: files of a shop, or data frames, whose rows are the examples."""
 
+import codecs
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ from metaguide.data.catalogue import (
 from metaguide.data.histories import History, each_once
 from metaguide.data.importers import FORMATS, Options, Reject, format_of
 from metaguide.data.importers.records import Record, Table, read_frame
+from metaguide.data.importers.source import is_marked
 from metaguide.data.importers.tables import Plan, planned
 from metaguide.data.rows import PARTS, checked_row
 from metaguide.data.viewed import as_viewed
@@ -134,7 +136,9 @@ def predict_file(
     The columns of the source stay; those of the answers begin with `PREDICTED`, and take the place
     of earlier answers. A row that cannot be read has no answer, but the reason in `NOT_READ`. For
     what users took, the target has a row for each user and rank instead. Memory does not grow with
-    the file, except by users and by the vectors that a cache keeps.
+    the file, except by users and by the vectors that a cache keeps. A CSV begins with a byte order
+    mark if the source does, or is in another encoding than UTF-8: a spreadsheet wrote it, and would
+    misread the answers without one.
 
     Args:
         guide: the adapted guide.
@@ -149,8 +153,8 @@ def predict_file(
         What was answered.
 
     Raises:
-        CatalogueError: the source cannot be read, its rows are of a task that the guide does not
-            answer, or the target cannot be written.
+        CatalogueError: the source or every row of it cannot be read, its rows are of a task that
+            the guide does not answer, or the target cannot be written.
     """
     opened = _opened(source, options or Options(), format)
     task = next(one for one in TASKS.values() if one.part == opened.part)
@@ -163,7 +167,8 @@ def predict_file(
     answered, faults, first = 0, 0, ""
     answers_in = (*added, *(() if of_users else (NOT_READ,)))
     kept = tuple(name for name in own if name not in answers_in)
-    with _rows_to(target, (*kept, *answers_in)) as write:
+    marked = _is_of_spreadsheet(source, options or Options())
+    with _rows_to(target, (*kept, *answers_in), marked) as write:
         if of_users:
             found, rejects = _histories(opened, {one.id for one in guide.domain.products})
             for users in _batches(found):
@@ -172,7 +177,7 @@ def predict_file(
                         write({"user": ranking.user, **dict(zip(added, cells, strict=True))})
                 answered += len(users)
                 tell(answered)
-            return Predicted(task.name, answered, len(rejects), _said(*rejects[:1]))
+            return _done(source, Predicted(task.name, answered, len(rejects), _said(*rejects[:1])))
         for records in _batches(opened.table.records):
             examples = [_example(record, opened) for record in records]
             answers = iter(guide.predict([one for one in examples if not isinstance(one, Reject)]))
@@ -187,7 +192,23 @@ def predict_file(
                     write({**row, **dict(zip(added, cells, strict=True))})
             answered += len(examples)
             tell(answered)
-    return Predicted(task.name, answered - faults, faults, first)
+        return _done(source, Predicted(task.name, answered - faults, faults, first))
+
+
+def _done(source: Path, done: Predicted) -> Predicted:
+    """Return what was done.
+
+    Raises:
+        CatalogueError: no row has an answer.
+    """
+    if done.unread and not done.answered:
+        raise CatalogueError(f"{source}: no row can be read, the first at {done.first}.")
+    return done
+
+
+def _is_of_spreadsheet(source: Path, options: Options) -> bool:
+    """Return whether a table is one that spreadsheets write: with a mark, or not in UTF-8."""
+    return codecs.lookup(options.encoding).name != "utf-8" or is_marked(source)
 
 
 def _opened(source: Any, options: Options, format: str) -> _Source:
@@ -268,14 +289,23 @@ def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _rows_to(target: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
-    """Open a table for writing, row by row; it gets its name when the `with` ends."""
+def _rows_to(
+    target: Path, columns: Sequence[str], marked: bool
+) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
+    """Open a table for writing, row by row; it gets its name when the `with` ends.
+
+    Args:
+        target: the table.
+        columns: names of its columns.
+        marked: whether a CSV begins with a byte order mark.
+    """
     suffix = target.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise CatalogueError(f"{target}: name it .csv, .tsv or .jsonl.")
     try:
         with atomic_write(target) as binary:
-            file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+            encoding = "utf-8-sig" if marked and suffix == ".csv" else "utf-8"
+            file = io.TextIOWrapper(binary, encoding=encoding, newline="")
             if suffix == ".jsonl":
                 encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
                 yield lambda row: file.write(encode(row) + "\n")

@@ -51,6 +51,21 @@ def test_import_says_what_it_read_and_what_it_did_not(shop, monkeypatch, capsys)
     assert reject["first"] == {"file": "my.csv", "line": 14} and reject["count"] == 1
 
 
+def test_what_is_asked_for_comes_with_its_option(shop, monkeypatch, capsys) -> None:
+    """Catches advice that names no option, and a reason without the value that was found."""
+    (shop / "o.csv").write_text("user,product,time\nu,p,5.3.2024\n")
+    code, _, err = run(monkeypatch, capsys, "import", "o.csv", "my_shop/garden")
+    assert code == 1 and "'5.3.2024'" in err
+    assert "say how times are written (--time-format=%d.%m.%Y)" in err
+    (shop / "r.csv").write_text("text,stars\ngood,好评\nbad,\n")
+    code, out, _ = run(monkeypatch, capsys, "import", "r.csv", "my_shop/garden")
+    assert code == 0 and "map the column to sentiment instead" in out
+    code, _, err = run(monkeypatch, capsys, "import", "r.csv", "my_shop/garden")
+    assert code == 1 and "ask for these to be replaced (--replace)" in err
+    code, _, err = run(monkeypatch, capsys, "evaluate", "my_shop", "--guide=nowhere")
+    assert code == 1 and "my_shop: holds domains, but is none" in err and "my_shop/garden" in err
+
+
 def test_check_says_what_a_shop_allows(shop, monkeypatch, capsys) -> None:
     """Catches a task that is promised without examples, or a class that is too small, unsaid."""
     run(monkeypatch, capsys, "import", "my.csv", "my_shop/garden", MAP)

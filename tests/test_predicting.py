@@ -98,6 +98,31 @@ def test_each_row_gets_its_own_answer(tmp_path, monkeypatch, source, target) -> 
     assert done.first.startswith(f"{file}:") and guide.sizes == [1, 2]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+def test_answers_open_where_the_table_was_written(tmp_path, encoding) -> None:
+    """Catches Chinese that a spreadsheet shows as other characters, for want of a mark; and a mark
+    before the first column's name in a table of a program."""
+    source, target = tmp_path / "r.csv", tmp_path / "a.csv"
+    source.write_text("评论,text\n一,房间很大\n", encoding=encoding)
+    predict_file(Echo(), source, target, Options(encoding=encoding.replace("-sig", "")))
+    assert target.read_bytes().startswith(b"\xef\xbb\xbf") == (encoding != "utf-8")
+    ((row,),) = [list(csv.DictReader(target.open(encoding="utf-8-sig")))]
+    assert row["评论"] == "一" and row["predicted_sentiment"] == "房间很大"
+    predict_file(Echo(), target, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == target.read_bytes()
+
+
+def test_a_table_without_a_readable_row_is_an_error(tmp_path) -> None:
+    """Catches an empty table of answers that passes for success."""
+    source = tmp_path / "orders.csv"
+    source.write_text("user,product,time\nu1,p1,5.3.2024\nu1,p2,6.3.2024\n", encoding="utf-8")
+    with pytest.raises(CatalogueError, match=r"no row can be read, the first at .*orders.csv:2"):
+        predict_file(Echo(), source, tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv").exists()
+    done = predict_file(Echo(), source, tmp_path / "a.csv", Options(time_format="%d.%m.%Y"))
+    assert (done.answered, done.unread) == (1, 0)
+
+
 def test_answers_are_answered_again(tmp_path) -> None:
     """Catches an answer or a reason of before that stays, twice the same columns, a column without
     a name that is lost, and a field of a later row that ends it all."""

@@ -546,6 +546,13 @@ def _listing(folder: Path) -> list[Path]:
 
 def _not_empty(domain: Domain, folder: Path | str) -> Domain:
     if not (domain.products or domain.reviews or domain.questions):
+        inside = sorted(folder.glob("*/*.jsonl")) if isinstance(folder, Path) else []
+        domains = [path.parent for path in inside if path.name in FILES]
+        if domains:
+            raise CatalogueError(
+                f"{folder}: holds domains, but is none; give the folder of one, such as "
+                f"{domains[0]}."
+            )
         raise CatalogueError(
             f"{folder}: the domain is empty; put at least one line into products.jsonl, "
             "reviews.jsonl or questions.jsonl."

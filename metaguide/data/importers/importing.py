@@ -164,6 +164,7 @@ def _why(summary: Summary) -> str:
     """Return why nothing was read."""
     reasons = (
         f"{reason}, {group.count:,}, the first at {group.first}"
+        + (f": {group.detail}" if group.detail else "")
         for reason, group in summary.rejected.items()
     )
     return "; ".join(reasons) or "it has no rows"

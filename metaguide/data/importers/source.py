@@ -1,5 +1,6 @@
 """Files as importers read them: one line at a time, packed or not, whatever they hold."""
 
+import codecs
 import gzip
 import io
 import re
@@ -91,7 +92,12 @@ class Line(NamedTuple):
 
 
 TOO_LONG = f"a line of more than {LONGEST_LINE / MIB:g} MiB"
-NOT_DECODED = "not in the encoding that was given (say which it is, such as gb18030)"
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""Byte order marks, and the encodings that they tell."""
+
+_NO_ACCIDENT = 8
+"""From so many characters on that are not ASCII, valid UTF-8 is no accident."""
+
 _DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What unpacking and decoding raise on tampered bytes."""
 
@@ -140,14 +146,18 @@ def read_lines(
     Args:
         path: path of the file. For a zip it may go on inside, as in `shop.zip/reviews.csv`, and
             must if several members have one of the suffixes.
-        encoding: the encoding; a byte order mark of UTF-16 overrides "utf-8".
+        encoding: the encoding; a byte order mark of UTF-8 or UTF-16 overrides it.
         suffixes: how the member of a zip may end; any if empty.
 
     Raises:
-        CatalogueError: it cannot be opened.
+        CatalogueError: it cannot be opened, or is in UTF-8 where another encoding is given.
     """
     with opened(path, suffixes) as file:
-        yield from _decoded(file, encoding)
+        start = _beginning(file)
+        marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
+        if not marked and _is_unlike(start, encoding):
+            raise CatalogueError(f"{path}: is in UTF-8, not {encoding}; leave the encoding out.")
+        yield from _decoded(file, marked or encoding)
 
 
 @contextmanager
@@ -243,13 +253,45 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
 
 
+def is_marked(path: Path) -> bool:
+    """Return whether a file begins with a byte order mark; of a zip, whether its only member does.
+
+    Args:
+        path: as in `read_lines`.
+    """
+    try:
+        with opened(path) as file:
+            return _beginning(file).startswith(tuple(_MARKS))
+    except CatalogueError:
+        return False
+
+
+def _beginning(file: io.BufferedReader) -> bytes:
+    """Return the first bytes of a file without reading on; b"" if it is damaged."""
+    try:
+        return file.peek(MIB)
+    except _DAMAGE:
+        return b""
+
+
+def _is_unlike(start: bytes, encoding: str) -> bool:
+    """Return whether a file is in UTF-8 though another encoding is given.
+
+    Other encodings of texts that are not ASCII are hardly ever valid UTF-8.
+    """
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") or start.isascii():
+        return False
+    try:
+        decoded = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return sum(not character.isascii() for character in decoded) >= _NO_ACCIDENT
+
+
 def _decoded(file: io.BufferedReader, encoding: str) -> Iterator[Line]:
     number = 0
+    fault = f"not in {encoding}; say in which encoding it is, such as gb18030"
     try:
-        start = file.peek(4)[:4]
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-            is_wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
-            encoding = "utf-16" if is_wide else "utf-8-sig"
         errors = "strict" if "16" in encoding or "32" in encoding else "surrogateescape"
         with io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n") as reader:
             while line := reader.readline(LONGEST_LINE):
@@ -261,7 +303,7 @@ def _decoded(file: io.BufferedReader, encoding: str) -> Iterator[Line]:
                 elif line.isascii() or _is_text(line):
                     yield Line(number, line)
                 else:
-                    yield Line(number, line, NOT_DECODED)
+                    yield Line(number, line, fault)
     except _DAMAGE as error:
         yield Line(number + 1, "", f"{ENDS_EARLY} ({error or type(error).__name__})")
 

@@ -8,6 +8,7 @@ import html
 import math
 import re
 import reprlib
+import unicodedata
 from collections.abc import Collection
 from datetime import UTC, date, datetime
 from datetime import time as time_of_day
@@ -29,17 +30,29 @@ class Value(NamedTuple):
 
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _NUMBER = r"(\d+(?:[.,]\d+)?)"
-_STARS = re.compile(rf"{_NUMBER}\s*(?:stars?|sterne?|estrellas?|étoiles?|星|分)?")
+_IN_HAN = "颗星|顆星|つ星|星级|星級|星|分|点|點"
+_STARS = re.compile(rf"{_NUMBER}\s*(?:stars?|sterne?|estrellas?|étoiles?|{_IN_HAN})?")
 _STARS_OF = re.compile(rf"{_NUMBER}\s*(?:/|out of|of|von|sur|de)\s*{_NUMBER}\s*\D*")
-_DRAWN = re.compile(r"([★⭐]+)\ufe0f?[☆✩]*")
+_STARS_AMONG = re.compile(rf"{_NUMBER}つ星のうち\s*{_NUMBER}")
+_DRAWN = re.compile(r"([★⭐]+)[☆✩]*")
 _WORDS = {
     word: number
     for number, words in enumerate(("one 一", "two 二 两", "three 三", "four 四", "five 五"), 1)
     for word in words.split()
 }
-_POSITIVE = frozenset("1 +1 1.0 positive pos good true 正面 正向 积极 好评".split())
-_NEGATIVE = frozenset("0 -1 0.0 -1.0 negative neg bad false 负面 负向 消极 差评".split())
-_NEUTRAL = frozenset("neutral neu mixed 中性 中评".split())
+_POSITIVE = frozenset(
+    "1 +1 1.0 positive pos good true 正面 正向 积极 積極 好评 好評 高評価".split()
+)
+_NEGATIVE = frozenset(
+    "0 -1 0.0 -1.0 negative neg bad false 负面 負面 负向 負向 消极 消極 差评 差評 负评 負評 "
+    "低評価".split()
+)
+_NEUTRAL = frozenset("neutral neu mixed 中性 中评 中評".split())
+_YEAR_FIRST = re.compile(
+    r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})\s*[日号號]?"
+    r"(?:[\sT]*(\d{1,2})\s*[:时時点點]\s*(\d{1,2})(?:\s*[:分]\s*(\d{1,2}))?\s*[分秒]?)?"
+)
+"""A date with the year first, of which the order of the other parts is not in doubt, and a time."""
 _CURRENCY = r"[A-Z]{0,3}[^\w\s.,-]?|kr|zł|Kč|Ft|lei|Rs|руб|元|円|원"
 _PRICE = re.compile(rf"(?P<before>{_CURRENCY})\s*(?P<number>\d[\d.,'\s]*)(?P<after>{_CURRENCY})\.?")
 
@@ -47,6 +60,11 @@ _UNITS = ((1e11, 1.0, "seconds"), (1e14, 1e3, "milliseconds"), (1e17, 1e6, "micr
 """Below each bound in this century, times are in such units, of which a second has so many."""
 
 _YEAR_1973 = 1e8
+
+
+def _written(value: str) -> str:
+    """Return what a short value says, in lower case and letters of normal width."""
+    return unicodedata.normalize("NFKC", value).replace("\ufe0f", "").strip().lower()
 
 
 def is_empty(value: Any) -> bool:
@@ -94,14 +112,18 @@ def stars(value: Any, most: float = 5.0) -> Value:
     value = _plain_number(int(value) if isinstance(value, str) and value.isdecimal() else value)
     fault = "is {}; write a number of stars"
     if isinstance(value, str):
-        said = value.strip().lower()
-        word = re.sub(r"\s*(stars?|星|分)$", "", said)
+        said = _written(value)
+        word = re.sub(rf"\s*(stars?|{_IN_HAN})$", "", said)
+        if said.isalpha() and said in _POSITIVE | _NEGATIVE | _NEUTRAL:
+            raise ValueError(f"is {reprlib.repr(value)}; map the column to sentiment instead")
         if drawn := _DRAWN.fullmatch(said):
             found = float(len(drawn[1]))
         elif word in _WORDS:
             found = float(_WORDS[word])
         elif (of := _STARS_OF.fullmatch(said)) and _decimal(of[2]):
             found, most = _decimal(of[1]), _decimal(of[2])
+        elif (among := _STARS_AMONG.fullmatch(said)) and _decimal(among[1]):
+            found, most = _decimal(among[2]), _decimal(among[1])
         elif number := _STARS.fullmatch(said):
             found = _decimal(number[1])
         else:
@@ -128,12 +150,13 @@ def sentiment(value: Any, positive: Collection[str] = (), negative: Collection[s
         negative: the words for "negative"; by default usual ones, 0 and -1. Usual words for a
             neutral one are known beside either, unless they are among these.
     """
-    said = str(plain(value).value).lower() if not isinstance(value, bool) else str(value).lower()
-    if said in (positive or _POSITIVE):
+    given = str(value if isinstance(value, bool) else plain(value).value).lower()
+    said = {given, _written(given)}
+    if not said.isdisjoint(positive or _POSITIVE):
         return Value("positive")
-    if said in (negative or _NEGATIVE):
+    if not said.isdisjoint(negative or _NEGATIVE):
         return Value("negative")
-    if said in _NEUTRAL:
+    if not said.isdisjoint(_NEUTRAL):
         return Value(None, "neutral, stored without a label")
     raise ValueError(
         f"is {reprlib.repr(value)}; say which words are positive and which are negative"
@@ -141,10 +164,11 @@ def sentiment(value: Any, positive: Collection[str] = (), negative: Collection[s
 
 
 def time(value: Any, pattern: str = "") -> Value:
-    """Return seconds since 1970: of seconds, milliseconds, microseconds, or ISO 8601.
+    """Return seconds since 1970: of seconds, milliseconds, microseconds, or a date.
 
-    Numbers below 10⁸, which would be times before 1973, are kept: they may be an order only. A
-    time without a zone is taken as UTC.
+    Dates are those of ISO 8601, and others with the year first, such as "2024/3/5 9:00" or
+    "2024年3月5日". Numbers below 10⁸, which would be times before 1973, are kept: they may be an
+    order only. A time without a zone is taken as UTC.
 
     Args:
         value: what the shop writes.
@@ -163,7 +187,7 @@ def time(value: Any, pattern: str = "") -> Value:
         number = float(said)
     except ValueError:
         try:
-            return _since_1970(datetime.fromisoformat(said))
+            return _since_1970(_moment(said))
         except ValueError as error:
             raise ValueError(
                 f"is {said!r:.40}; write seconds, milliseconds or ISO 8601, or say how times are "
@@ -177,6 +201,17 @@ def time(value: Any, pattern: str = "") -> Value:
         if abs(number) < bound:
             return Value(number / per_second, f"in {unit}, stored in seconds")
     raise ValueError(f"is {said!r:.40}; write seconds, milliseconds or microseconds since 1970")
+
+
+def _moment(said: str) -> datetime:
+    try:
+        return datetime.fromisoformat(said)
+    except ValueError:
+        found = _YEAR_FIRST.fullmatch(_written(said).upper())
+        if found is None:
+            raise
+        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
+        return datetime(year, month, day, hour, minute, second)
 
 
 def price(value: Any) -> Value:

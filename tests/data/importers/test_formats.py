@@ -100,6 +100,26 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, delimiter: str, encod
     assert (review.id, review.text, review.stars) == ("a-2", "Grün, teuer & gut", 4.5)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_mark_tells_the_encoding_whatever_is_said(tmp_path: Path, encoding: str) -> None:
+    """Catches a file with a byte order mark that is read in the encoding of the shop's others."""
+    file = as_csv(tmp_path / "a.csv", [{"text": "房间很大", "stars": "5"}], encoding=encoding)
+    imported("csv", [file], tmp_path / "garden", encoding="gb18030")
+    (review,) = read_domain(tmp_path / "garden").reviews
+    assert review.text == "房间很大"
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "big5"])
+def test_text_in_utf_8_is_not_read_as_another(tmp_path: Path, encoding: str) -> None:
+    """Catches reviews that are stored as other characters without a word."""
+    file = as_csv(tmp_path / "a.csv", [{"text": "房间很大，早餐丰富", "stars": "5"}])
+    with pytest.raises(CatalogueError, match=f"a.csv: is in UTF-8, not {encoding}; leave"):
+        imported("csv", [file], tmp_path / "garden", encoding=encoding)
+    other = as_csv(tmp_path / "b.csv", [{"text": "联通联通联通联通", "stars": "5"}], ",", "gb18030")
+    imported("csv", [other], tmp_path / "other", encoding="gb18030")
+    assert read_domain(tmp_path / "other").reviews[0].text == "联通联通联通联通"
+
+
 def test_a_mapping_says_which_column_is_which_field(tmp_path: Path) -> None:
     """Catches a column that is read by its own name, or an attribute that is dropped in silence."""
     file = write(
@@ -358,7 +378,11 @@ def test_columns_that_tell_less_than_their_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("g.csv", "标题,类别\n".encode("gb18030"), "g.csv: not in the encoding .*such as gb18030"),
+        (
+            "g.csv",
+            "标题,类别\n".encode("gb18030"),
+            "not in utf-8; say in which encoding it is, such as gb",
+        ),
         ("m.csv", b"text,stars\rgood,5\r", "m.csv:1: a carriage return alone"),
         ("s.xlsx", b"PK", "s.xlsx: is a spreadsheet; save it as CSV"),
     ],

@@ -25,6 +25,14 @@ STARS = [
     ("四星", 4.0),
     ("★★★★☆", 4.0),
     ("⭐⭐", 2.0),
+    ("⭐️⭐️⭐️", 3.0),
+    ("５", 5.0),
+    ("４．５", 4.5),
+    ("5颗星", 5.0),
+    ("五颗星", 5.0),
+    ("4星级", 4.0),
+    ("5点", 5.0),
+    ("5つ星のうち4.0", 4.0),
     ("0.5", 1.0),
     (Decimal("4.5"), 4.5),
 ]
@@ -43,6 +51,13 @@ def test_what_is_no_number_of_stars_is_refused(written: object) -> None:
         values.stars(written)
 
 
+def test_a_word_of_praise_is_no_number_of_stars() -> None:
+    """Catches a column of sentiments whose mend is said to be numbers."""
+    for written in ("好评", "差评", "Positive"):
+        with pytest.raises(ValueError, match="map the column to sentiment"):
+            values.stars(written)
+
+
 def test_the_best_rating_may_be_another() -> None:
     """Catches stars out of ten that are stored unscaled, or without a word."""
     assert values.stars("8", most=10.0) == (4.0, "rated out of another number, stored out of 5")
@@ -50,6 +65,7 @@ def test_the_best_rating_may_be_another() -> None:
 
 
 SENTIMENTS = [("1", 1), (1, 1), ("+1", 1), ("pos", 1), ("Positive", 1), ("好评", 1), (True, 1)]
+SENTIMENTS += [("好評", 1), ("高評価", 1), ("１", 1), ("負評", 0), ("低評価", 0), ("０", 0)]
 SENTIMENTS += [("0", 0), (-1, 0), ("-1", 0), ("NEG", 0), ("差评", 0), (0.0, 0), (False, 0)]
 
 
@@ -82,6 +98,10 @@ TIMES = [
     ("2024-05-01T14:30:15+02:00", "a date"),
     ("2024-05-01 12:30:15", "UTC"),
     (MOMENT, "a date"),
+    ("2024/5/1 12:30:15", "UTC"),
+    ("2024.05.01 12:30:15", "UTC"),
+    ("2024年5月1日12时30分15秒", "UTC"),
+    ("２０２４年５月１日　１２：３０：１５", "UTC"),
 ]
 
 
@@ -119,6 +139,11 @@ def test_other_times_need_a_pattern() -> None:
     assert (
         values.time("03/04/2024", "%d/%m/%Y").value == datetime(2024, 4, 3, tzinfo=UTC).timestamp()
     )
+    assert values.time("2024/3/5 9:07").value == datetime(2024, 3, 5, 9, 7, tzinfo=UTC).timestamp()
+    assert values.time("2024年3月5日").value == datetime(2024, 3, 5, tzinfo=UTC).timestamp()
+    for wrong in ("2024/13/5", "2024年3月", "24/3/5", "2024/3/5 25:00"):
+        with pytest.raises(ValueError, match="or say how times are"):
+            values.time(wrong)
     with pytest.raises(ValueError, match="is not written as"):
         values.time("2024-05-01", "%d/%m/%Y")
     assert values.time(17) == (17.0, "a small number, kept as an order in time")
