@@ -208,6 +208,23 @@ def test_leave_one_out_is_what_it_says():
         np.testing.assert_allclose(before[row], -log_p[support.label[row]], atol=1e-9)
 
 
+def test_leaving_out_copies_no_inputs():
+    """Fault: each turn has a copy of all inputs, so that a thousand examples take gigabytes."""
+    count = 256
+
+    def memory(width):
+        given = [
+            jax.ShapeDtypeStruct((count, width), jnp.float32),
+            jax.ShapeDtypeStruct((count,), jnp.int32),
+            jax.ShapeDtypeStruct((count,), bool),
+            jax.ShapeDtypeStruct((count, 2), jnp.float32),
+        ]
+        compiled = jax.jit(lambda *support: left_out(*support, 0.3)).lower(*given).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert memory(384) - memory(128) < count * count * 256 * 4 / 2
+
+
 def test_the_guard_is_a_paired_t_statistic():
     """Fault: the spread of the losses is taken for that of their difference."""
     rng = np.random.default_rng(0)

@@ -183,20 +183,30 @@ def map_shift(
     Returns:
         Δ; zero if no example counts.
     """
+    return _shift_of(_posed(inputs, label, mask, prior_logits, penalty), steps)
+
+
+Task = tuple[Array, Array, Array, Array]
+"""The support of `map_shift`: x and z (0 where masked), one-hot targets (0 where an example does
+not count), λ [width, 1]."""
+
+
+def _posed(
+    inputs: Inputs, label: Labels, mask: Mask, prior_logits: Logits, penalty: Penalty
+) -> Task:
     known = mask[:, None]
     x = jnp.where(known, inputs, 0)
     z = jnp.where(known, prior_logits, 0).astype(x.dtype)
     target = jnp.where(known, jax.nn.one_hot(label, z.shape[1], dtype=x.dtype), 0)
     precision = jnp.broadcast_to(jnp.asarray(penalty, x.dtype), x.shape[1:])[:, None]
-    task = x, z, target, precision
+    return x, z, target, precision
+
+
+def _shift_of(task: Task, steps: int = 25) -> Shift:
     fixed = jax.lax.stop_gradient(task)
     found = _minimum(*fixed, steps)
     # At the minimum this last step is zero, and its derivative is the minimum's.
     return found - _newton(fixed, found, _slope(task, found))
-
-
-Task = tuple[Array, Array, Array, Array]
-"""The support of `map_shift`: x and z (0 where masked), one-hot targets, λ [width, 1]."""
 
 
 def _value(task: Task, shift: Shift) -> Float[Array, ""]:
@@ -272,14 +282,15 @@ def leave_one_out_losses(
         of the support without example i; 0 where `mask` is False.
     """
 
-    def left_out(row: Array) -> Array:
-        others = mask & (rows != row)
-        shift = map_shift(inputs, label, others, prior_logits, penalty)
-        return prior_logits[row].astype(inputs.dtype) + inputs[row] @ shift
+    x, z, target, precision = _posed(inputs, label, mask, prior_logits, penalty)
 
-    rows = jnp.arange(len(mask), dtype=jnp.int32)
-    before = prior_logits.astype(inputs.dtype)
-    return _losses(before, label, mask), _losses(jax.vmap(left_out)(rows), label, mask)
+    def left_out(row: Array) -> Array:
+        # All turns share the inputs, of which there would otherwise be a copy for each.
+        shift = _shift_of((x, z, target.at[row].set(0), precision))
+        return z[row] + x[row] @ shift
+
+    after = jax.vmap(left_out)(jnp.arange(len(mask), dtype=jnp.int32))
+    return _losses(z, label, mask), _losses(after, label, mask)
 
 
 def worth_adapting(
