@@ -372,12 +372,13 @@ def _of_users(
         ]
     )
 
+    compete = np.ones((len(asked), len(index)), bool)
+    for row, one in zip(compete, asked, strict=True):
+        row[[index[product] for product in one.products[:-1]]] = False
+
     def answered(count: int) -> _Answered:
         before = [replace(one, products=_last(one.products[:-1], count)) for one in asked]
         rows = [np.array([index[product] for product in one.products], int) for one in before]
-        compete = np.ones((len(asked), len(index)), bool)
-        for row, given in zip(compete, rows, strict=True):
-            row[given] = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapted = guide.adapt(known, count)
@@ -393,8 +394,8 @@ def _of_users(
         scores = np.full(compete.shape, -np.inf)
         for row, ranking in zip(scores, rankings, strict=True):
             row[ranking.rows] = ranking.scores
-        # Only who competes has a score.
-        ranks = ranks_of(scores, query[:, 0], np.isfinite(scores), np.random.default_rng(0))
+        has_score = compete & np.isfinite(scores)
+        ranks = ranks_of(scores, query[:, 0], has_score, np.random.default_rng(0))
         return _Answered([guide.serving[task].method], {SERVED: ndcg(ranks, 10)[None]}, ranked)
 
     return _evaluation(task, "NDCG@10", len(index), users, shots, tell, answered)

@@ -10,7 +10,7 @@ are not finite choose nothing: class -1, the last rank, neither an answer nor an
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,8 @@ BASELINES = (
 """The names that the baselines have as methods of a table."""
 
 AT_ONCE, MOST_NGRAMS = 256, 8192
-"""Number of texts whose n-grams are in memory together, and the most n-grams read of a text."""
+"""Number of texts whose n-grams, or of rankings whose scores, are in memory together, and the most
+n-grams read of a text."""
 
 NO_WORD = "x" * 64
 """The one word of a vocabulary that was fitted on texts without any."""
@@ -354,14 +355,20 @@ def popularity(
     asked = np.stack([np.broadcast_to(users[:, None], query.shape), query], -1)[query >= 0]
     withheld = set(map(tuple, asked.tolist()))
     left = {pair for pair in map(tuple, taken.tolist()) if pair not in withheld}
-    of_users = {user: np.zeros(candidates.shape[1]) for user in users.tolist()}
+    of_users: dict[int, list[int]] = {user: [] for user in users.tolist()}
     every = np.zeros(candidates.shape[1])
     for user, product in left:
         every[product] += 1
         if user in of_users:
-            of_users[user][product] += 1
-    scores = np.stack([every - of_users[user] for user in users.tolist()])
-    return _ranked(scores, query, users, candidates, seed)
+            of_users[user].append(product)
+
+    def scores_of(some: slice) -> Float[np.ndarray, "some products"]:
+        scores = np.tile(every, (len(users[some]), 1))
+        for row, user in zip(scores, users[some].tolist(), strict=True):
+            row[of_users[user]] -= 1
+        return scores
+
+    return _ranked(scores_of, query, users, candidates, seed)
 
 
 def content(
@@ -386,28 +393,36 @@ def content(
         decay: weight of a product against the one after it.
         seed: of the draw between ties.
     """
-    weights = np.zeros((len(query), features.shape[0]))
-    for episode, given in enumerate(support):
-        given = given[given >= 0]
-        np.add.at(weights[episode], given, decay ** np.arange(len(given) - 1.0, -1.0, -1.0))
-    scores = np.asarray((sparse.csr_array(weights) @ features @ features.T).todense())
-    return _ranked(scores, query, users, candidates, seed)
+
+    def scores_of(some: slice) -> Float[np.ndarray, "some products"]:
+        weights = np.zeros((len(query[some]), features.shape[0]))
+        for row, given in zip(weights, support[some], strict=True):
+            given = given[given >= 0]
+            np.add.at(row, given, decay ** np.arange(len(given) - 1.0, -1.0, -1.0))
+        return np.asarray((sparse.csr_array(weights) @ features @ features.T).todense())
+
+    return _ranked(scores_of, query, users, candidates, seed)
 
 
 def _ranked(
-    scores: Float[np.ndarray, "episodes products"],
+    scores_of: Callable[[slice], Float[np.ndarray, "some products"]],
     query: np.ndarray,
     users: np.ndarray,
     candidates: np.ndarray,
     seed: int,
 ) -> Raw:
-    there = query >= 0
-    shape = (*query.shape, scores.shape[1])
-    every = np.broadcast_to(scores[:, None], shape)[there]
-    compete = np.broadcast_to(candidates[:, None], shape)[there]
+    """Return the ranks of the products asked for, with the scores of some episodes at a time."""
+    rng = np.random.default_rng(seed)
+    candidates = np.broadcast_to(candidates, (len(query), candidates.shape[1]))
     ranks, finite = np.ones(query.shape, np.int64), np.ones(query.shape, bool)
-    ranks[there] = metrics.ranks_of(every, query[there], compete, np.random.default_rng(seed))
-    finite[there] = (np.isfinite(every) | ~compete).all(-1)
+    for start in range(0, len(query), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        there = query[some] >= 0
+        shape = (*there.shape, candidates.shape[1])
+        every = np.broadcast_to(scores_of(some)[:, None], shape)[there]
+        compete = np.broadcast_to(candidates[some, None], shape)[there]
+        ranks[some][there] = metrics.ranks_of(every, query[some][there], compete, rng)
+        finite[some][there] = (np.isfinite(every) | ~compete).all(-1)
     return _raw(query, np.broadcast_to(users[:, None], query.shape), rank=ranks, finite=finite)
 
 

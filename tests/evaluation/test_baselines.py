@@ -1,5 +1,6 @@
 """Baselines against answers known by hand, and through the same rows as the methods."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import sparse
@@ -203,6 +204,30 @@ def test_content_weighs_the_latest_most():
     none = np.full((200, 2), -1)
     found = baselines.content(features, none, np.full((200, 1), 3), np.arange(200), candidates)
     assert 0.3 < np.mean(found["rank"] == 1) < 0.7
+
+
+def test_rankings_are_the_same_however_many_are_in_memory(monkeypatch):
+    """Faults: the episodes of one block get the scores, the candidates or the ties of another's;
+    the last block is lost."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["red", "blue", "shoe", "hat"], 2)) for _ in range(6)]
+    features = baselines.fit_tfidf(texts).transform(texts)
+    users, support = np.arange(11), rng.integers(-1, 6, (11, 3))
+    query = np.stack([rng.permutation(6)[:2] for _ in users])
+    query[3, 1] = -1
+    candidates = rng.random((11, 6)) < 0.6
+    candidates[np.arange(11)[:, None], query] = True
+    taken = np.unique(rng.integers(0, (14, 6), (40, 2)), axis=0)
+
+    def found():
+        return (
+            baselines.popularity(taken, query, users, candidates),
+            baselines.content(features, support, query, users, candidates),
+        )
+
+    together = found()
+    monkeypatch.setattr(baselines, "AT_ONCE", 4)
+    jax.tree.map(np.testing.assert_array_equal, found(), together)
 
 
 def spoiled(features, row):
