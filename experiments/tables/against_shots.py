@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.reports.layout import last_steps, shots_name
 from experiments.tables.pictures import COLOURS
-from metaguide.evaluation.results import Row
+from metaguide.evaluation.results import LOWER_IS_BETTER, Row
 from metaguide.files import atomic_write
 
 BASELINE = "best baseline"
@@ -123,7 +123,8 @@ def described(rows: Sequence[Row], picture: Picture, baselines: Collection[str])
     for panel in picture.panels:
         for name, line in lines_of(rows, panel, picture, baselines).items():
             values = ", ".join(
-                f"{value:.3f} at {shots_name(count)}" for count, (value, _) in line.items()
+                f"{value:.3f}{'' if half is None else f' ± {half:.3f}'} at {shots_name(count)}"
+                for count, (value, half) in line.items()
             )
             said.append(f"{panel.task} on {panel.domain}, {panel.metric}, {name}: {values}.")
     return " ".join(said)
@@ -148,7 +149,8 @@ def lines_of(
         shots = row.shots or 0
         point = row.value, row.ci95_seeds if picture.over_seeds else row.ci95
         if row.method in baselines:
-            best[shots] = max(best.get(shots, point), point, key=lambda one: one[0])
+            better = min if panel.metric in LOWER_IS_BETTER else max
+            best[shots] = better(best.get(shots, point), point, key=lambda one: one[0])
         elif row.method in lines:
             lines[row.method][shots] = point
     return {name: line for name, line in {**lines, BASELINE: best}.items() if line}

@@ -1,6 +1,7 @@
 """Pictures of scores against the number of shots: what is drawn, and what is said of it."""
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def test_a_line_is_of_its_panel() -> None:
     assert over_seeds["ridge"] == {0: (0.7, None), 5: (0.8, 0.2)}
 
 
+def test_the_best_baseline_of_a_loss_is_the_smallest() -> None:
+    """Catches a picture in which the worst baseline is the one to beat."""
+    panel = PANEL._replace(metric="mse")
+    rows = [replace(one, metric="mse") for one in ROWS if one.metric == "accuracy"]
+    found = lines_of(rows, panel, PICTURE, ("majority", "tf-idf"))
+    assert found[BASELINE][5] == (0.2, 0.1)
+
+
 def test_a_picture_says_its_numbers(tmp_path: Path) -> None:
     """Catches a picture that only those who see it can read, a line that is not drawn, a file that
     is no SVG, and one that differs each time it is drawn."""
@@ -57,7 +66,9 @@ def test_a_picture_says_its_numbers(tmp_path: Path) -> None:
     text = paths[0].read_text("utf-8")
     assert text == paths[1].read_text("utf-8")
     said = described(ROWS, PICTURE, ("majority", "tf-idf"))
-    assert "sentiment on toys, accuracy, ridge: 0.700 at 0 shots, 0.800 at 5 shots." in said
+    assert "on toys, accuracy, ridge: 0.700 ± 0.100 at 0 shots, 0.800 ± 0.100 at 5 shots." in said
+    wider = [replace(one, ci95=5 * (one.ci95 or 0)) for one in ROWS]
+    assert described(wider, PICTURE, ("majority", "tf-idf")) != said  # its bands are drawn anew
     root = ElementTree.fromstring(text)
     assert root[0].tag.endswith("desc") and root[0].text == said
     for name in ("ridge", "maml", BASELINE, "reviews of each class"):
