@@ -40,6 +40,7 @@ from metaguide.pretrained import (
     Vectors,
     is_encoder,
     load_encoder,
+    remembered,
     tuned_encoder,
     tuned_params,
     vector_reader,
@@ -580,8 +581,12 @@ def description_of(encoder: PretrainedEncoder, folder: Path | str) -> dict[str, 
 
 
 def vectors_of(encoder: PretrainedEncoder, cache: Path | str | None) -> Vectors:
-    """Return what makes vectors of texts, keeping them in the folder `cache` if there is one."""
-    return encoder.encode if cache is None else vector_reader(encoder, cache)
+    """Return what makes vectors of texts, and keeps them in the folder `cache`.
+
+    Without a folder, those of the last texts stay in memory, so that adapting further does not
+    compute what adapting computed.
+    """
+    return remembered(encoder.encode) if cache is None else vector_reader(encoder, cache)
 
 
 def tuning_of(config: RunConfig) -> Tuning | None:

@@ -84,7 +84,7 @@ class TextReader:
 
         Args:
             texts: any texts.
-            length: number of tokens kept of each; n-grams and vectors read the whole text.
+            length: number of tokens kept of each; of n-grams and for vectors other limits hold.
 
         Returns:
             {"tokens": int32 [texts, length], "grams": int32 [texts, ngrams], "vector": float16

@@ -48,11 +48,13 @@ class Tokenized(NamedTuple):
         tokens: token ids, including the special ones around each text.
         counts: number of tokens of each text.
         is_cut: whether a text was longer than the encoder reads, and was truncated.
+        is_unknown: whether the tokenizer knows less than half of the pieces of a text.
     """
 
     tokens: Int32[np.ndarray, " tokens"]
     counts: Int32[np.ndarray, " texts"]
     is_cut: Bool[np.ndarray, " texts"]
+    is_unknown: Bool[np.ndarray, " texts"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class PretrainedTokenizer:
         """One more than the largest id."""
         return 1 + max(self.core.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @cached_property
+    def unknown(self) -> int:
+        """The id of what is not in the vocabulary; -1 if there is none."""
+        known = self.core.get_vocab(with_added_tokens=True)
+        return known.get("[UNK]", known.get("<unk>", -1))
+
     def encode(self, texts: Sequence[str], length: int, prefix: str = "") -> Tokenized:
         """Return texts as tokens; an empty text has only the special tokens around it.
 
@@ -95,7 +103,8 @@ class PretrainedTokenizer:
         room = length - len(self.before) - len(self.after)
         if room < 1:
             raise ValueError(f"length {length} has no room besides the tokens around a text")
-        parts, counts, is_cut = [], [], []
+        of_prefix = len(self.core.encode(prefix, add_special_tokens=False)) if prefix else 0
+        parts, counts, is_cut, is_unknown = [], [], [], []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             at_once = texts[start : start + _TEXTS_AT_ONCE]
             some = checked_texts((prefix + text for text in at_once), start)
@@ -104,8 +113,11 @@ class PretrainedTokenizer:
                 parts.append((*self.before, *ids[:room], *self.after))
                 counts.append(len(parts[-1]))
                 is_cut.append(len(ids) > room)
+                own = ids[of_prefix:]
+                is_unknown.append(2 * own.count(self.unknown) > len(own))
         tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(counts))
-        return Tokenized(tokens, np.array(counts, np.int32), np.array(is_cut, bool))
+        marks = np.array(is_cut, bool), np.array(is_unknown, bool)
+        return Tokenized(tokens, np.array(counts, np.int32), *marks)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ on disk. `tuned_encoder` makes it the encoder of a guide, which trains it in par
 `pip install 'metaguide[guide]'`.
 """
 
-from metaguide.pretrained.encoder import CutTexts, PretrainedEncoder, States, load_encoder
+from metaguide.pretrained.encoder import (
+    CutTexts,
+    PretrainedEncoder,
+    States,
+    UnknownTexts,
+    load_encoder,
+)
 from metaguide.pretrained.folder import EncoderError, copy_encoder, is_encoder
 from metaguide.pretrained.tuned import tuned_encoder, tuned_params
 from metaguide.pretrained.vector_cache import (
@@ -13,6 +19,7 @@ from metaguide.pretrained.vector_cache import (
     Vectors,
     cached_states,
     cached_vectors,
+    remembered,
     vector_reader,
 )
 
@@ -22,12 +29,14 @@ __all__ = [
     "EncoderError",
     "PretrainedEncoder",
     "States",
+    "UnknownTexts",
     "Vectors",
     "cached_states",
     "cached_vectors",
     "copy_encoder",
     "is_encoder",
     "load_encoder",
+    "remembered",
     "tuned_encoder",
     "tuned_params",
     "vector_reader",

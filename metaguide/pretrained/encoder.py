@@ -33,6 +33,10 @@ class CutTexts(UserWarning):
     """Texts were longer than an encoder reads, and were truncated."""
 
 
+class UnknownTexts(UserWarning):
+    """Texts are of a language that an encoder's tokenizer does not know."""
+
+
 class States(NamedTuple):
     """States of all tokens of some texts, concatenated.
 
@@ -111,7 +115,7 @@ class PretrainedEncoder:
         """Return one vector per text, in the order of the texts.
 
         An empty text gets the vector of the tokens around it. A `CutTexts` warning tells how many
-        texts were cut.
+        texts were cut, and an `UnknownTexts` warning how many the tokenizer hardly knows.
 
         Raises:
             TokenizerError: a text is not valid Unicode.
@@ -148,6 +152,13 @@ class PretrainedEncoder:
                 f"{cut} of {len(texts)} texts are longer than {self.length} tokens; "
                 "the rest is not read",
                 CutTexts,
+                stacklevel=3,
+            )
+        if unknown := int(tokenized.is_unknown.sum()):
+            warnings.warn(
+                f"{unknown} of {len(texts)} texts are mostly of pieces that the encoder's "
+                "tokenizer does not know; use an encoder of their language",
+                UnknownTexts,
                 stacklevel=3,
             )
         return tokenized

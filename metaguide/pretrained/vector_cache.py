@@ -9,7 +9,9 @@ pooling, length and dtype.
 import hashlib
 import json
 import os
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -86,6 +88,36 @@ def vector_reader(encoder: PretrainedEncoder, folder: str | os.PathLike[str]) ->
         return np.concatenate([empty, *(kept[_digest(text)] for text in texts)])
 
     return vectors
+
+
+def remembered(vectors: Vectors, most: int = 8192) -> Vectors:
+    """Return the same function, which does not compute anew what it was asked for last.
+
+    Threads may call it together.
+
+    Args:
+        vectors: computes them.
+        most: number of texts whose vectors stay in memory.
+    """
+    kept: OrderedDict[bytes, Float32[np.ndarray, " width"]] = OrderedDict()
+    lock = threading.Lock()
+
+    def found(texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+        keys = [_digest(text) for text in texts]
+        with lock:
+            known = {key: kept[key] for key in keys if key in kept}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        rows = vectors(list(new.values()))
+        known |= dict(zip(new, rows, strict=True))
+        with lock:
+            for key in keys:
+                kept[key] = known[key]
+                kept.move_to_end(key)
+            while len(kept) > most:
+                kept.popitem(last=False)
+        return np.stack([known[key] for key in keys]) if keys else rows
+
+    return found
 
 
 def cached_states(

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import shutil
 import struct
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from metaguide.data.tokenizer import TokenizerError
-from metaguide.pretrained import CutTexts, EncoderError, load_encoder
+from metaguide.pretrained import CutTexts, EncoderError, UnknownTexts, load_encoder
 from metaguide.pretrained.encoder import batches, rounded
 
 HERE = Path(__file__).parent
@@ -134,6 +135,18 @@ def test_empty_and_long_texts(encoder):
     assert np.isfinite(found).all()
     tokens = encoder.tokenize([long])
     assert tokens.counts == 24 and tokens.is_cut.all() and tokens.tokens[-1] == 3
+
+
+@pytest.mark.parametrize("variant", ["bert", "e5"])
+def test_texts_of_another_language_are_counted(folders, variant):
+    """Faults: an unknown script is answered in silence; the prefix, which is known, hides it; a
+    known text with a few unknown pieces counts; an empty text does."""
+    encoder = load_encoder(folders(variant), prefix="phone: ")
+    with pytest.warns(UnknownTexts, match="2 of 4 texts are mostly of pieces that"):
+        encoder.encode(["ห้องสกปรกมาก", "good phone is good ห้อง", "", "ดีเยี่ยม"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode(["good", ""])
 
 
 def test_the_prefix_is_read(folders, encoder):

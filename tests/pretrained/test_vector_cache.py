@@ -13,11 +13,22 @@ from metaguide.pretrained import (
     cached_states,
     cached_vectors,
     load_encoder,
+    remembered,
     vector_cache,
 )
 from metaguide.pretrained.vector_cache import identity
 
 TEXTS = ["good", "", "bad phone", "good"]
+
+
+def test_vectors_that_were_asked_for_last_are_remembered(encoder):
+    """Faults: a text is computed again though it is among the last; vectors without end stay in
+    memory; a repeat in one call is computed twice, or the rows change places; none is an error."""
+    vectors = remembered(encoder.encode, most=3)
+    for texts in (TEXTS, ["bad phone", "good"], [], ["worse", "bad phone"], ["good", ""]):
+        np.testing.assert_array_equal(vectors(texts), Counting.encode(encoder, texts))
+        asked.pop()
+    assert asked == [["good", "", "bad phone"], [], [], ["worse"], [""]]
 
 
 asked: list[list[str]] = []
