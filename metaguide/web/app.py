@@ -22,7 +22,7 @@ from metaguide.web import schemas
 from metaguide.web.errors import Refusal, invalid, response_to
 from metaguide.web.guard import LOOPBACK, guarded
 from metaguide.web.metrics import Metrics
-from metaguide.web.schemas import Limits, check_size
+from metaguide.web.schemas import Limits, check_examples
 from metaguide.web.service import Service
 from metaguide.web.teaching import content_id
 
@@ -107,6 +107,8 @@ async def _malformed(request: Request, error: Exception) -> Response:
         said = "the body is no JSON"
         return response_to(Refusal(400, "bad_json", said, "check its quotes and commas"))
     head, *rest = first["loc"]
+    if rest and rest[0] in TASKS:
+        rest = rest[1:]  # the task by which the kind of lesson was told, which is no field
     field = str(head) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in rest)
     return response_to(invalid(field, f"is invalid: {first['msg']}"))
 
@@ -119,7 +121,8 @@ async def _unknown(request: Request, error: Exception) -> Response:
         400: ("bad_json", "the body cannot be read"),
     }
     code, said = known.get(error.status_code, ("http", str(error.detail)))
-    return response_to(Refusal(error.status_code, code, said, "see /docs"))
+    hint = "send JSON in UTF-8" if code == "bad_json" else "see /docs"
+    return response_to(Refusal(error.status_code, code, said, hint))
 
 
 def _add_pages(app: FastAPI, metrics: Metrics) -> None:
@@ -210,7 +213,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     async def classify(
         products: Annotated[list[schemas.ProductIn], Body()],
     ) -> list[schemas.CategoryOut]:
-        check_size(limits, products, limits.examples, "body")
+        check_examples(limits, products, limits.examples, "body")
         examples = [_product(service, one, f"body[{n}]") for n, one in enumerate(products)]
         return [
             schemas.CategoryOut(
@@ -225,7 +228,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     async def feel(
         reviews: Annotated[list[schemas.ReviewIn], Body()],
     ) -> list[schemas.SentimentOut]:
-        check_size(limits, reviews, limits.examples, "body")
+        check_examples(limits, reviews, limits.examples, "body")
         answers = await service.ask("sentiment", [Review("", one.text) for one in reviews])
         return [schemas.SentimentOut(**one._asdict()) for one in answers]
 
@@ -233,7 +236,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     async def answer(
         questions: Annotated[list[schemas.QuestionIn], Body()],
     ) -> list[schemas.AnswerOut]:
-        check_size(limits, questions, limits.examples, "body")
+        check_examples(limits, questions, limits.examples, "body")
         examples = [Question("", one.question, one.text) for one in questions]
         return [
             schemas.AnswerOut(**one._asdict()) for one in await service.ask("questions", examples)
@@ -244,7 +247,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
         histories: Annotated[list[schemas.HistoryIn], Body()],
         top: Annotated[int, Query(ge=1, le=limits.top)] = min(10, limits.top),
     ) -> list[schemas.RankingOut]:
-        check_size(limits, histories, limits.examples, "body")
+        check_examples(limits, histories, limits.examples, "body")
         for row, one in enumerate(histories):
             _check_history(service, one.products, f"body[{row}].products")
         examples = [History(one.user, tuple(one.products)) for one in histories]
@@ -266,7 +269,7 @@ def _add_lessons(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/teach", summary="Teach the guide examples, and measure it on others")
     async def teach(given: Annotated[schemas.LessonIn, Body()]) -> schemas.LessonOut:
-        check_size(service.limits, given.examples, service.limits.taught, "examples")
+        check_examples(service.limits, given.examples, service.limits.taught, "examples")
         rows = [_labelled(service, one, f"examples[{n}]") for n, one in enumerate(given.examples)]
         # An example that comes twice could be taught and measured on; its last label counts.
         last = {one.id: (one, given.examples[n].held_back) for n, one in enumerate(rows)}

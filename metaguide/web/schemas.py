@@ -244,11 +244,11 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-def check_size(limits: Limits, examples: Sequence[BaseModel], most: int, where: str) -> None:
+def check_examples(limits: Limits, examples: Sequence[BaseModel], most: int, where: str) -> None:
     """Check the number of examples, and the characters of each.
 
     Raises:
-        Refusal: there are none or too many, or one is too long; it names the field.
+        Refusal: there are none or too many, or one is too long or blank; it names the field.
     """
     if not 1 <= len(examples) <= most:
         raise Refusal(
@@ -270,6 +270,17 @@ def check_size(limits: Limits, examples: Sequence[BaseModel], most: int, where: 
                 f"send at most {limits.characters}",
                 f"{where}[{row}].{longest}",
             )
+        blank = [name for name, value in one if name in _asked(one) and not value.strip()]
+        if blank:
+            field = f"{where}[{row}].{blank[0]}"
+            raise Refusal(422, "empty", f"{field} is blank", "write a text", field)
+
+
+def _asked(one: BaseModel) -> tuple[str, ...]:
+    """Return the fields that an example cannot be asked without."""
+    if isinstance(one, QuestionIn):
+        return ("question",)  # a passage without a word has no answer
+    return ("title",) if isinstance(one, ProductIn) and one.title else ("text",)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -220,6 +220,17 @@ def test_each_error_says_what_to_mend(client):
     refused(client.post(path, content=b'[{"text": }]', headers=kind), 400, "bad_json")
     refused(client.post(path, content=b"[" * 9_000, headers=kind), 400, "bad_json")
     refused(client.post(path, content=b"\xff\xfe", headers=kind), 400, "bad_json")
+    refused(client.post(path, content='[{"text": "好"}]'.encode("gb18030"), headers=kind), 400,
+            "bad_json", "UTF-8")  # fmt: skip
+    for blank in ("", " \n", "\u3000"):
+        refused(client.post(path, json=[{"text": blank}]), 422, "empty", "body[0].text")
+        said = {"task": "sentiment", "examples": [{"text": blank, "sentiment": "positive"}]}
+        refused(client.post("/v1/teach", json=said), 422, "empty", "examples[0].text")
+    said = [{"question": " ", "text": "a"}]
+    refused(client.post("/v1/answer", json=said), 422, "empty", "body[0].question")
+    refused(client.post("/v1/classify", json=[{"title": "\u3000"}]), 422, "empty", "title")
+    said = {"task": "sentiment", "examples": [{"text": "a", "sentiment": "差评"}]}
+    refused(client.post("/v1/teach", json=said), 422, "invalid", "body.examples[0].sentiment")
     refused(client.post(path, json=[{"text": 3}]), 422, "invalid", "body[0].text")
     refused(client.post(path, json=[{}]), 422, "invalid", "body[0].text")
     refused(client.post(path, json={"text": "a"}), 422, "invalid", "body")
