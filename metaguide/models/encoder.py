@@ -55,7 +55,7 @@ class Encoder:
         trains_text: whether `text` has parameters of its own.
         pooling: how the states of a text's tokens become its vector.
         compares_names: whether the vector of a class name that training has never seen says what
-            the class is. If not, names are compared by their sketches alone.
+            the class is. If not, names are compared by their sketches alone after training.
 
     Raises:
         ValueError: `buckets` is 1, or names have neither a vector nor a sketch to compare.

@@ -56,7 +56,7 @@ def classification(model: GuideModel, way: int) -> Problem:
     `encoded` holds the vectors and sketches of the examples and of the class names; the logits
     compare them and add a linear head of N slots. Metric learners and probes read both of an
     example: its sketch tells apart words that no training text has. Where the encoder does not
-    compare names, their vectors are 0.
+    compare names, their vectors are 0 except in training.
     """
 
     def encode(
@@ -71,9 +71,10 @@ def classification(model: GuideModel, way: int) -> Problem:
             rows["has_image"] = jnp.concatenate([batch["has_image"], jnp.zeros((way,), bool)])
         encoding = encode_examples(model, params, rows, key)
         encoded = {"vector": encoding.vector[:-way], "names": encoding.vector[-way:]}
-        if not model.encoder.compares_names:
+        if key is None and not model.encoder.compares_names:
+            # In training they are shown: telling classes apart by them is what forms the encoder.
             encoded["names"] = jnp.zeros_like(encoded["names"])
-        elif encoding.lexical is not None and key is not None:
+        elif key is not None and encoding.lexical is not None:
             # A class whose vector is hidden teaches the head to trust the words that its name
             # shares with a text.
             shown = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - HIDDEN, (way, 1))
