@@ -14,10 +14,10 @@ from metaguide.training.checkpoint import About, CheckpointError
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 """Files of a run folder: its self-description, and the tokenizer of its guide."""
 
-VERSION = 4
+VERSION = 5
 """Version of the file; it increases when a field is added or changes its meaning.
 
-Version 4 numbers n-grams anew: a guide of an earlier version that reads them must be trained anew.
+Versions 4 and 5 number n-grams anew: a guide of an earlier one that reads them must be trained anew.
 """
 
 ADDED: Mapping[int, Mapping[str, Any]] = {
@@ -389,7 +389,7 @@ def from_fields(
             f"{where}: version is {version}, and this metaguide reads {VERSION}; update metaguide"
         )
     if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
-        if version < 4 and found.get("buckets"):
+        if version < 5 and found.get("buckets"):
             raise CheckpointError(
                 f"{where}: version is {version}, whose n-grams (buckets) had other numbers; train "
                 "the guide anew"

@@ -155,7 +155,7 @@ def test_a_file_of_an_earlier_version_is_read_on(tmp_path, version):
     assert run_config.read(tmp_path) == RUN
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_ngrams_of_an_earlier_version_are_refused(tmp_path, version):
     """Fault: a guide reads n-grams under numbers that it was not trained on, and answers at
     random."""
