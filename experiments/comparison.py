@@ -257,8 +257,8 @@ def _tuning(
 def _choose(config: FrozenConfigDict, name: str, bench: Bench, metas: Sequence[Params]) -> Choice:
     """Choose the rate of one method by its mean score over validation domains, shots and seeds.
 
-    It serves any number of shots, so that all those of the table count the same, but for none. A
-    rate with an outcome that is not finite ranks below all rates without one.
+    It serves any number of shots, so all numbers in the table weigh the same, except 0. A rate with
+    an outcome that is not finite ranks below all rates without one.
     """
     adaptation = adaptation_of(name)
     grids = {one: _grid(config.adapt, one) or (1.0,) for one in map(adaptation_of, IN_GUIDE)}

@@ -207,8 +207,8 @@ figure {{ margin: 0 }} svg {{ max-width: 100%; height: auto }}
 </style>
 <h1>{title}</h1>
 <p>Half of the labels, the last product of each user, and the questions about half of the texts were
-held back and asked. The guide and the baselines saw the same of the others: as many of each class
-or user, or as many questions, as the columns say.</p>
+held back and asked. The guide and the baselines saw the same part of the rest: as many of each
+class or user, or as many questions, as the columns say.</p>
 {sections}
 </html>
 """

@@ -17,7 +17,8 @@ FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 VERSION = 5
 """Version of the file; it increases when a field is added or changes its meaning.
 
-Versions 4 and 5 number n-grams anew: a guide of an earlier one that reads them must be trained anew.
+Versions 4 and 5 number n-grams anew: a guide of an earlier version that reads them must be trained
+anew.
 """
 
 ADDED: Mapping[int, Mapping[str, Any]] = {

@@ -17,7 +17,7 @@ from experiments.reports.layout import Column, Grid, shots_name
 from metaguide.evaluation.results import Row
 
 _INK = "#010203"  # placeholder for the page's own ink
-_ARMS = (
+_COLOURS = (
     "#4477aa",
     "#e0566b",
     "#2c9a52",
@@ -29,7 +29,7 @@ _ARMS = (
     "#7a72d0",
     "#8f9a2f",
 )
-_FLOOR = "#8c8f96"
+_GREY = "#8c8f96"
 _PANEL = (3.7, 2.8)  # inches: no wider than a phone's screen
 _DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1), (8, 3), (3, 1, 1, 1))
 
@@ -39,8 +39,8 @@ Style = tuple[str, tuple[float, ...]]
 
 def styles(methods: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
     """Return a colour for each method and dashes for each baseline, for all figures of a page."""
-    of_methods = {name: (_ARMS[i % len(_ARMS)], ()) for i, name in enumerate(methods)}
-    of_baselines = {name: (_FLOOR, _DASHES[i % len(_DASHES)]) for i, name in enumerate(baselines)}
+    of_methods = {name: (_COLOURS[i % len(_COLOURS)], ()) for i, name in enumerate(methods)}
+    of_baselines = {name: (_GREY, _DASHES[i % len(_DASHES)]) for i, name in enumerate(baselines)}
     return {**of_methods, **of_baselines}
 
 

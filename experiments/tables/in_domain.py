@@ -38,7 +38,7 @@ from experiments.tables.left_out import (
     weighted_ngrams,
 )
 from metaguide.data.texts import normalised
-from metaguide.evaluation.metrics import bootstrap_interval, half_of_mean, seed_interval
+from metaguide.evaluation.metrics import bootstrap_interval, half_of_mean, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.training.progress import say
 
@@ -262,7 +262,7 @@ def rows_of(
             found = made[:, places]
             value, half = bootstrap_interval(found.mean(0), places)
             by_domain.append((value, half or 0.0, found.mean(1)))
-            of_seeds = seed_interval(found.mean(1)).half
+            of_seeds = mean_interval(found.mean(1)).half
             rows.append(row(domain=name, value=value, ci95=half, ci95_seeds=of_seeds))
             ids = np.broadcast_to(places.astype(np.int32), found.shape)
             scores[key(rows[-1])] = {"score": found, "id": ids}
@@ -273,7 +273,7 @@ def rows_of(
                 domain=ALL,
                 value=float(np.mean(values)),
                 ci95=half_of_mean(halves),
-                ci95_seeds=seed_interval(np.mean(of_seed, axis=0)).half,
+                ci95_seeds=mean_interval(np.mean(of_seed, axis=0)).half,
                 published=PUBLISHED if is_published else None,
             )
         )

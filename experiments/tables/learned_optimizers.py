@@ -26,7 +26,7 @@ from experiments.optimizees import log10_of, score_cell, setting_of
 from experiments.reports.layout import MINUS
 from experiments.reports.terminal import print_tables
 from experiments.tables.pictures import descents
-from metaguide.evaluation.metrics import bootstrap_interval, mean_interval, seed_interval
+from metaguide.evaluation.metrics import bootstrap_interval, mean_interval
 from metaguide.evaluation.results import Row, Scores, key
 from metaguide.parallel import is_first_process
 from metaguide.training.progress import say
@@ -111,7 +111,7 @@ def rows_of(
         worst = np.log10(config.cap)  # replaces what is larger or NaN
 
         def row(method: str, metric: str, values: np.ndarray, half: float | None, lost) -> Row:
-            over_seeds = seed_interval(values.mean(1))
+            over_seeds = mean_interval(values.mean(1))
             return Row(
                 table=config.table,
                 method=method,

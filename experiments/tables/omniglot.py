@@ -35,7 +35,7 @@ from experiments.sources.parts import data_folder
 from experiments.tables.pictures import learning_curves
 from metaguide.data import omniglot
 from metaguide.data.episodes import balanced_sampler
-from metaguide.evaluation.metrics import mean_interval, seed_interval
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import Row, Scores, key
 from metaguide.learners import prototypical
 from metaguide.models.conv4 import CONVOLUTIONS, Conv4
@@ -255,7 +255,7 @@ def _row(config, method, task, shot, metric, right, finite, baseline) -> Row:
     """Return the row of `right`, bool [seeds, steps, episodes, queries], after the last step."""
     lost = None if finite is None else int((~finite[:, -1]).any(-1).sum())
     by_episode = right[:, -1].mean(-1, dtype=np.float64)
-    over_seeds = seed_interval(by_episode.mean(1))
+    over_seeds = mean_interval(by_episode.mean(1))
     published = PUBLISHED if metric == "accuracy" else PUBLISHED_INDUCTIVE
     return Row(
         table=config.table,

@@ -31,7 +31,7 @@ from experiments.sources.parts import data_folder
 from metaguide.data.episodes import balanced_sampler
 from metaguide.data.mnist import CLASSES, Pictures, read_pictures
 from metaguide.evaluation.evaluate import Evaluator, episode_keys, evaluator
-from metaguide.evaluation.metrics import bootstrap, mean_statistic, seed_interval
+from metaguide.evaluation.metrics import bootstrap, mean_interval, mean_statistic
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.learners import label_spreading, prototypical
@@ -519,7 +519,7 @@ def rows_of(
                     episodes=len(photos),
                 )
                 if method not in BASELINES:
-                    half_of_seeds = seed_interval(of_seeds).half
+                    half_of_seeds = mean_interval(of_seeds).half
                     row = replace(row, ci95_seeds=half_of_seeds, seeds=len(of_seeds))
                 rows.append(row)
                 if name != ALL:

@@ -1,4 +1,4 @@
-"""Which product a shop's title is of: 20 products, of each of which one or five titles are known.
+"""Which of 20 products a shop's title names, given one or five titles of each.
 
 python -m experiments.tables.products
 python -m experiments.tables.products --config.encoder.weights=FOLDER \\
@@ -53,7 +53,7 @@ from experiments.tables.ngram_kernels import (
     similarity,
     weighting,
 )
-from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_statistic, seed_interval
+from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_interval, mean_statistic
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
 from metaguide.training.progress import say
@@ -330,7 +330,7 @@ def _row(row: Any, method: str, domain: str, of_seeds: np.ndarray, half: float) 
     made = row(method=method, domain=domain, value=float(of_seeds.mean()), ci95=half)
     if len(of_seeds) == 1:  # nothing was learned
         return made
-    return replace(made, ci95_seeds=seed_interval(of_seeds).half, seeds=len(of_seeds))
+    return replace(made, ci95_seeds=mean_interval(of_seeds).half, seeds=len(of_seeds))
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:

@@ -44,7 +44,6 @@ from metaguide.evaluation.metrics import (
     bootstrap_interval,
     half_of_mean,
     mean_interval,
-    seed_interval,
 )
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.files import write_json
@@ -506,7 +505,7 @@ def rows_of(
     def made(metric: str, shots: int | None, method: str, of: Mapping[str, Measured]) -> None:
         every = {**of, ALL: _mean(list(of.values()))} if len(of) == len(config.held_out) else of
         for domain, one in every.items():
-            half = seed_interval(one.of_seeds).half if len(one.of_seeds) > 1 else None
+            half = mean_interval(one.of_seeds).half if len(one.of_seeds) > 1 else None
             learned = method in DECODED
             rows.append(
                 row(

@@ -26,7 +26,7 @@ from experiments.reports.terminal import print_tables
 from experiments.tables.pictures import fits, learning_curves
 from metaguide.data.sinusoid import wave_sampler, waves
 from metaguide.evaluation.evaluate import episode_keys
-from metaguide.evaluation.metrics import mean_interval, seed_interval
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import Row, Scores, key
 from metaguide.methods import METHODS, Settings
 from metaguide.models.mlp import INITIALISERS, MLP
@@ -191,7 +191,7 @@ def _cell_rows(config, method, initialiser, shots, steps, errors, baseline) -> l
     def row(
         metric: str, by_seed: np.ndarray, over_tasks=None, baseline=None, published=None
     ) -> Row:
-        over_seeds = seed_interval(by_seed)
+        over_seeds = mean_interval(by_seed)
         return Row(
             table=config.table,
             method=method,

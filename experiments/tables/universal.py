@@ -183,7 +183,7 @@ def chosen(name: str, task: str, comparison: Comparison) -> tuple[list[Row], Sco
 
 
 def gains(rows: Sequence[Row], scores: Scores) -> list[Row]:
-    """Return what the universal guide is better by than each other guide on the same examples.
+    """Return the lead of the universal guide over each other guide on the same examples.
 
     The metric is the first of the task. One interval is that of the paired bootstrap over examples
     and episodes, of the mean over seeds; the other one is paired over seeds.

@@ -117,11 +117,6 @@ def mean_halves(values: Num[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"
     return np.asarray(quantile * np.std(values, axis=0, ddof=1) / count**0.5)
 
 
-def seed_interval(values: Num[np.ndarray, " seeds"]) -> Interval:
-    """Return the mean over training seeds and its t interval: 2 degrees of freedom at 3 seeds."""
-    return mean_interval(values)
-
-
 def half_of_mean(halves: Sequence[float] | Float[np.ndarray, " n"]) -> float:
     """Return the half-width of the mean of independent estimates, √(Σ h_i²) / n, as of domains."""
     return float(np.linalg.norm(halves)) / len(halves)

@@ -194,7 +194,7 @@ def cells_to_rows(
     scores: Scores = {}
     for one in _measured(outcomes, scoring, draws, seed):
         for place in range(places):
-            over_seeds = metrics.seed_interval(one.by_seed[:, place])
+            over_seeds = metrics.mean_interval(one.by_seed[:, place])
             row = Row(
                 table=table,
                 method=method,
@@ -421,7 +421,7 @@ def difference_over_seeds(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarra
         ResultsError: they have different numbers of seeds.
     """
     try:
-        return metrics.seed_interval(a["by_seed"] - b["by_seed"])
+        return metrics.mean_interval(a["by_seed"] - b["by_seed"])
     except ValueError as error:
         counts = " and ".join(str(len(one["by_seed"])) for one in (a, b))
         raise ResultsError(f"two methods are compared that have {counts} seeds") from error

@@ -9,7 +9,8 @@ SCALES = np.exp(np.linspace(-4, 4, 33))
 """The factors that are tried."""
 
 LEAST = -5.0
-"""The least log-probability of an example that counts: one that is sure and wrong is not all."""
+"""The least log-probability that an example counts with, so that one confident mistake does not
+decide everything."""
 
 TYPICAL, SPREAD = 4.0, 1.0
 """The prior of a factor: its median, and the standard deviation of its logarithm, which is normal.

@@ -35,8 +35,8 @@ class ClassificationHead(nn.Module):
 
     x and x_c are the sketches of the text and of the class name, if the encoder makes them: they
     recognise a name that training has never seen. After training, n_c is 0 where the encoder knows
-    only the names of its training. Slots and biases start at 0. Without shots, only the names tell the classes
-    apart; without names either, all classes score the same.
+    only the names of its training. Slots and biases start at 0. Without shots, only the names tell
+    the classes apart; without names either, all classes score the same.
     """
 
     way: int

@@ -66,12 +66,12 @@ def test_ranking_metrics_by_hand():
     np.testing.assert_allclose(metrics.reciprocal_rank(ranks), [1, 1 / 3, 0.1, 1 / 11])
 
 
-def test_seed_interval_has_two_degrees_of_freedom_at_three_seeds():
+def test_an_interval_has_two_degrees_of_freedom_at_three_seeds():
     """A normal quantile (1.96) where t is 4.30; an interval of one seed."""
-    value, half = metrics.seed_interval(np.array([0.7, 0.8, 0.9]))
+    value, half = metrics.mean_interval(np.array([0.7, 0.8, 0.9]))
     assert value == pytest.approx(0.8)
     assert half == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3))
-    assert metrics.seed_interval(np.array([0.7])) == (0.7, None)
+    assert metrics.mean_interval(np.array([0.7])) == (0.7, None)
 
 
 def test_bootstrap_agrees_with_the_normal_interval_where_examples_are_distinct():

@@ -57,7 +57,7 @@ def test_values_are_means_over_seeds_of_pooled_metrics():
         assert find(rows, "macro_f1", place).value == pytest.approx(np.mean(f1))
         row = find(rows, "accuracy", place)
         assert row.value == pytest.approx(accuracy.mean())
-        assert row.ci95_seeds == pytest.approx(metrics.seed_interval(accuracy).half)
+        assert row.ci95_seeds == pytest.approx(metrics.mean_interval(accuracy).half)
         assert row.ci95 is not None and row.ci95 > 0
         assert (row.episodes, row.seeds) == (4, 2)
 
