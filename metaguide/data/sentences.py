@@ -1,6 +1,7 @@
 """The sentences of a text."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 from metaguide.scoring import CHARACTER
 
@@ -27,6 +28,11 @@ _STARTERS = frozenset(
     "for with when what my our your not no".split()
 )
 
+_LONG = 20
+"""From more Chinese or Japanese characters on, a sentence is split at its commas."""
+
+_CLAUSE = re.compile(rf"，+|(?<={CHARACTER.pattern})(?:[～~]+|\s+)")
+
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """Split a text into sentences.
@@ -34,13 +40,15 @@ def sentences(text: str) -> list[tuple[int, int]]:
     They end at . ! ? ; and a line's end, and at 。！？； A full stop is none within a number, an
     address or a name ("1.5 kg", "example.com"), behind the number of a line or an initial
     ("J. Smith"), or behind an abbreviation where the sentence may go on ("approx. 5", "in. wide").
+    Chinese reviews often have no other marks than commas, or blanks alone: a sentence of more than
+    20 Chinese or Japanese characters ends there too.
 
     Returns:
         Half-open spans of characters, without the white space around them; all else is in one.
     """
     spans, begin = [], 0
     ends = [match.end() for match in _END.finditer(text) if _ends_sentence(text, match)]
-    for end in (*ends, len(text)):
+    for end in _with_clauses(text, [*ends, len(text)]):
         first = begin + len(text[begin:end]) - len(text[begin:end].lstrip())
         past = first + len(text[first:end].rstrip())
         if past > first and not any(map(str.isalnum, text[first:past])) and spans:
@@ -49,6 +57,16 @@ def sentences(text: str) -> list[tuple[int, int]]:
             spans.append((first, past))
         begin = end
     return spans
+
+
+def _with_clauses(text: str, ends: Sequence[int]) -> Iterator[int]:
+    """Yield the ends of sentences, and those of the clauses of long ones."""
+    begin = 0
+    for end in ends:
+        if len(CHARACTER.findall(text, begin, end)) > _LONG:
+            yield from (match.end() for match in _CLAUSE.finditer(text, begin, end))
+        yield end
+        begin = end
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:

@@ -36,7 +36,24 @@ def test_sentences_end_where_a_reader_ends_them(whole: str) -> None:
     assert [text[a:b] for a, b in sentences(text)] == parts
 
 
-@given(st.text('a1B.!? \n。；"）', max_size=30))
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "房间很大，|早餐很丰富，|离地铁站很近，|服务一般，|空调有点吵",
+        "房间很大 |早餐很丰富 |离地铁站很近 |服务一般般 |空调有点吵",
+        "房间很大～|早餐很丰富～～|离地铁站很近，|服务一般般，|空调有点吵。|不错",
+        "iPhone 15 屏幕很大，|Wi-Fi 6 速度很快，|电池用了两天还有电，|就是贵了一点点",
+        "房间很大，早餐很丰富。|很好，下次还来",
+    ],
+)
+def test_a_long_chinese_sentence_ends_at_its_commas(whole: str) -> None:
+    """Faults: the answer to a question is a whole review; a short sentence is torn apart; a blank
+    within a name of Latin letters ends a sentence."""
+    text = whole.replace("|", "")
+    assert [text[a:b] for a, b in sentences(text)] == [part.strip() for part in whole.split("|")]
+
+
+@given(st.text('a1B.!? \n。；"），好', max_size=60))
 def test_no_character_is_in_two_sentences_or_in_none(text: str) -> None:
     """Faults: sentences overlap, white space is in them, or a word is in none."""
     left = 0
