@@ -165,8 +165,7 @@ def evaluate(
         CatalogueError: it has them for none.
     """
     found = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         distinct = without_repeats(domain)  # a repeat of what is held back would tell its label
     for task in TASKS.values():
         if task.labels is None or task.name not in guide.serving:
@@ -220,8 +219,7 @@ def _split(
 
     Of both there are no more than an evaluation can read: `MOST_POOL` and `queries`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         examples = labels.distinct(domain)
     said = [labels.label(one) for one in examples]
     classes = sorted(set(said))
@@ -318,8 +316,7 @@ def _of_task(
         methods, right = [], {SERVED: [], own: []}
         for support in supports[count]:
             given = [split.examples[row] for row in support]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 adapted = adapted_to(given)
                 if task not in adapted.adapted:
                     break
@@ -379,8 +376,7 @@ def _of_users(
     def answered(count: int) -> _Answered:
         before = [replace(one, products=_last(one.products[:-1], count)) for one in asked]
         rows = [np.array([index[product] for product in one.products], int) for one in before]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             adapted = guide.adapt(known, count)
             rankings = adapted.predict(before) if task in adapted.adapted else []
         others = {"popularity": baselines.popularity(taken, query, users, compete)}
@@ -415,8 +411,7 @@ def _of_questions(
     The other arguments are those of `evaluate`. All questions about a text are on one side.
     """
     task = QUESTIONS.name
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         examples = question_examples(domain, guide.reading)
     numbers = {text: row for row, text in enumerate(dict.fromkeys(one.text for one in examples))}
     if len(numbers) < 2:
@@ -447,8 +442,7 @@ def _of_questions(
         supports = [of_shots.permutation(pool)[:count] for _ in range(draws if count else 1)]
         found = []
         for support in supports:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 adapted = guide.adapt(known, 0, support=of_rows(support))
                 if task not in adapted.adapted:
                     break
@@ -526,8 +520,7 @@ def _features(guide: Guide, split: _Split, drawn: Int[np.ndarray, " rows"]) -> d
     if vectors is not None:
         some = np.random.default_rng(0).permutation(split.pool)[:MOST_SCALED]
         read = np.unique(np.concatenate([some, split.asked, drawn]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             rows = np.asarray(vectors([texts[row] for row in read]), np.float64)
         of_pool = rows[np.isin(read, some)]
         centred = np.zeros((len(texts), rows.shape[1]))

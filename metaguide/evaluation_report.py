@@ -9,6 +9,7 @@ import numpy as np
 
 from metaguide.evaluating import SERVED, Cell, Evaluation
 from metaguide.evaluation.metrics import Interval
+from metaguide.evaluation.rows import decimal
 
 
 class _Words(NamedTuple):
@@ -95,7 +96,7 @@ def _section(evaluation: Evaluation) -> str:
     found = "\n".join(f"<li>{html.escape(line)}" for line in findings(evaluation))
     unsure = "\n".join(
         f"<tr><td>{html.escape(one.id)}<td>{html.escape(one.text)}<td>{html.escape(one.answer)}"
-        f"<td>{_decimal(one.probability)}"
+        f"<td>{decimal(one.probability)}"
         for one in evaluation.unsure
     )
     next_ones = _NEXT.format(rows=unsure) if unsure else ""
@@ -163,11 +164,7 @@ def _rows(evaluation: Evaluation) -> Iterator[tuple[str, dict[int, Cell]]]:
 
 
 def _figure(one: Interval) -> str:
-    return _decimal(one.value) + ("" if one.half is None else f" ± {_decimal(one.half)}")
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    return decimal(one.value) + ("" if one.half is None else f" ± {decimal(one.half)}")
 
 
 _SECTION = """<section>

@@ -104,8 +104,7 @@ def write_shop(folder: Path) -> None:
     toys = generate(settings)["toys"]
     products = tuple(replace(one, image=None) for one in toys.products)
     shop = Domain("toys", products, reviews=toys.reviews, interactions=toys.interactions)
-    with warnings.catch_warnings():  # of the few that are left out
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):  # of the few that are left out
         shop = without_repeats(shop, pictures=False)
     write_domain(shop, folder)
 

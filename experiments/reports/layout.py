@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import LOWER_IS_BETTER, ResultsError, Row, Scores, difference, key
+from metaguide.evaluation.rows import decimal
 from metaguide.tasks import TASKS
 
 MINUS = "_minus"
@@ -141,8 +142,8 @@ def interval_name(row: Row) -> str:
     The half-width over seeds comes first, because training is the larger source of uncertainty.
     With a single seed there is only the part in parentheses.
     """
-    parts = [] if row.ci95_seeds is None else [f"± {number(row.ci95_seeds)}"]
-    return " ".join(parts if row.ci95 is None else [*parts, f"({number(row.ci95)})"])
+    parts = [] if row.ci95_seeds is None else [f"± {decimal(row.ci95_seeds)}"]
+    return " ".join(parts if row.ci95 is None else [*parts, f"({decimal(row.ci95)})"])
 
 
 INTERVALS = (
@@ -158,12 +159,6 @@ def diverged_name(row: Row) -> str:
         return ""
     count = (row.episodes or 0) * (row.seeds or 1)
     return f"{row.diverged} of {count} episodes diverged"
-
-
-def number(value: float) -> str:
-    """Return a score to three places without its leading zero, as is usual in papers."""
-    text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def column_name(shots: int | None, steps: int | None) -> str:

@@ -17,7 +17,6 @@ from experiments.reports.layout import (
     grid,
     interval_name,
     metrics_of,
-    number,
     shots_name,
     tasks_of,
 )
@@ -25,6 +24,7 @@ from experiments.reports.stylesheet import CSS
 from experiments.reports.verdicts import Verdict, duration, verdict
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import LOWER_IS_BETTER, Results, Tuning
+from metaguide.evaluation.rows import decimal
 from metaguide.files import atomic_write
 from metaguide.tasks import TASKS
 
@@ -217,7 +217,7 @@ def _tunings(tunings: Sequence[Tuning], chosen: str | None) -> str:
         name = f"<strong>{name}</strong>" if one["method"] == chosen else name
         cells = [
             "–" if one["learning_rate"] is None else f"{one['learning_rate']:g}",
-            number(one["tuned_by"]["score"]),
+            decimal(one["tuned_by"]["score"]),
             "–" if one["seconds"] is None else duration(one["seconds"]),
         ]
         cells += [f"{one['diverged']:.0%}"] if lost else []
@@ -338,7 +338,7 @@ def _cell(cell: Cell | None, start: bool, metric: str) -> str:
     if cell is None:
         return f'<td class="{" ".join(kinds)}"></td>'
     row, parts = cell.row, []
-    value = number(row.value)
+    value = decimal(row.value)
     parts.append(f"<strong>{value}</strong>" if cell.best else value)
     sign = -1 if metric in LOWER_IS_BETTER else 1
     if row.baseline is not None and sign * (row.value - row.baseline) < 0:
@@ -348,15 +348,15 @@ def _cell(cell: Cell | None, start: bool, metric: str) -> str:
     if said := diverged_name(row):
         parts.append(f'<small class="worse">{said}</small>')
     if row.published is not None:
-        parts.append(f"<small>published {number(row.published)}</small>")
+        parts.append(f"<small>published {decimal(row.published)}</small>")
     if cell.against_scratch:
         sure = _sure(cell.against_scratch)
         value, half = cell.against_scratch
-        width = "" if half is None else f" ± {number(half)}"
+        width = "" if half is None else f" ± {decimal(half)}"
         kinds += ["negative"] if sure else []
         parts.append(
             f'<small class="{"worse" if sure else "unsure"}">'
-            f"▼ {number(value).replace('-', '−')}{width}</small>"
+            f"▼ {decimal(value).replace('-', '−')}{width}</small>"
         )
     return f'<td class="{" ".join(kinds)}">{"".join(parts)}</td>'
 

@@ -15,11 +15,11 @@ from experiments.reports.layout import (
     grid,
     interval_name,
     metrics_of,
-    number,
     tasks_of,
 )
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.results import Row
+from metaguide.evaluation.rows import decimal
 
 
 def print_tables(
@@ -75,7 +75,7 @@ def print_tables(
 def _rich(cell: Cell | None, is_baseline: bool) -> Text:
     if cell is None:
         return Text("")
-    text = " ".join(filter(None, (number(cell.row.value), interval_name(cell.row))))
+    text = " ".join(filter(None, (decimal(cell.row.value), interval_name(cell.row))))
     if said := diverged_name(cell.row):
         return Text(f"{text}, {said}", "red")
     if cell.against_scratch:

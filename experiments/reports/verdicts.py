@@ -13,12 +13,12 @@ from experiments.reports.layout import (
     interval_name,
     last_steps,
     metrics_of,
-    number,
     shots_name,
 )
 from metaguide.evaluation.baselines import BASELINES
 from metaguide.evaluation.metrics import Interval
 from metaguide.evaluation.results import LOWER_IS_BETTER, Results, Row, Tuning, difference, key
+from metaguide.evaluation.rows import decimal
 
 HEADLINE = 5
 """Number of shots that the verdict is about, if there are such rows."""
@@ -253,8 +253,8 @@ def _warning(
     by_validation: bool,
 ) -> str:
     parts = [
-        f"{number(by_domain[domain].value)} against {number(rival.row.value)} of {rival.row.method}"
-        f"{_on([domain])}"
+        f"{decimal(by_domain[domain].value)} against {decimal(rival.row.value)} of "
+        f"{rival.row.method}{_on([domain])}"
         for domain, rival in best.items()
         if rival.lead.value < 0
     ]
@@ -301,7 +301,7 @@ def _why(method: str, tunings: Sequence[Tuning]) -> str:
         )
     metric, score = mine["tuned_by"]["metric"], mine["tuned_by"]["score"]
     rate = "" if mine["learning_rate"] is None else f", tuned to {mine['learning_rate']:g},"
-    said = f"Validation chose {method}{rate} with {metric} {number(score)} on its domains"
+    said = f"Validation chose {method}{rate} with {metric} {decimal(score)} on its domains"
     # A method from scratch has no checkpoint to serve, however well it does.
     ahead = [one["method"] for one in tunings if _by_score(one) < _by_score(mine)]
     return f"{said}, behind {_and(ahead)}, which does not serve." if ahead else f"{said}."
@@ -311,7 +311,7 @@ def _scored(method: str, by_domain: Mapping[str | None, Row]) -> str:
     parts: dict[int | None, list[str]] = {}
     for domain, row in by_domain.items():
         half = interval_name(row)
-        said = f"{number(row.value)}{' ' if half else ''}{half}{_on([domain])}"
+        said = f"{decimal(row.value)}{' ' if half else ''}{half}{_on([domain])}"
         parts.setdefault(row.shots, []).append(said)
     metric = next(iter(by_domain.values())).metric
     at = [

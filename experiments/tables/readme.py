@@ -26,12 +26,12 @@ from experiments.reports.layout import (
     grid,
     interval_name,
     metrics_of,
-    number,
     tasks_of,
 )
 from experiments.tables.against_shots import Panel, Picture, described, draw
 from metaguide.evaluation.baselines import BASELINES as OF_THE_GUIDE
 from metaguide.evaluation.results import Results, ResultsError, Row, read
+from metaguide.evaluation.rows import decimal
 from metaguide.files import atomic_write
 
 _CHECK = flags.DEFINE_bool("check", False, "Change nothing; exit with 1 if a table is stale.")
@@ -211,7 +211,7 @@ def _table(table: Grid) -> str:
             if cell is None:
                 shown.append("")
                 continue
-            text = number(cell.row.value)
+            text = decimal(cell.row.value)
             text = f"**{text}**" if cell.best else text
             text = " ".join(filter(None, (text, interval_name(cell.row))))
             if falls_short(cell.row):
@@ -219,7 +219,7 @@ def _table(table: Grid) -> str:
             if said := diverged_name(cell.row):
                 text += f", {said}"
             if published and cell.row.published is not None:
-                text += f" (published {number(cell.row.published)})"
+                text += f" (published {decimal(cell.row.published)})"
             shown.append(text)
         name = f"*{method}*" if method in table.baselines else method
         lines.append(f"| {name} | " + " | ".join(shown) + " |")

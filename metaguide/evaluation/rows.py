@@ -341,6 +341,12 @@ def _measured(outcomes: _Outcomes, scoring: Scoring, draws: int, seed: int) -> I
     yield _Measured("macro_f1", by_seed, bootstrap(mean_over_seeds), predictions)
 
 
+def decimal(value: float) -> str:
+    """Return a score to three places without its leading zero, as is usual in papers."""
+    text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1e}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
 def with_baselines(rows: Iterable[Row], baselines: Collection[str]) -> list[Row]:
     """Return the rows with `baseline` set to the best baseline's value in the same cell.
 

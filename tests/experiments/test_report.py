@@ -14,7 +14,7 @@ from experiments.config_files import ConfigError
 from experiments.exhibits import exhibit
 from experiments.reports.confusions import confusions
 from experiments.reports.figures import curves, styles
-from experiments.reports.layout import Column, grid, number
+from experiments.reports.layout import Column, grid
 from experiments.reports.page import _header, _seeds, write_report
 from experiments.reports.terminal import print_tables
 from experiments.reports.verdicts import duration, verdict
@@ -28,6 +28,7 @@ from metaguide.evaluation.results import (
     with_baselines,
     write,
 )
+from metaguide.evaluation.rows import decimal
 from metaguide.tasks import CLASSIFICATION, RECOMMENDATION, SENTIMENT
 
 METHODS = (
@@ -604,7 +605,7 @@ def test_narrow_terminal_tables_lose_no_digit(outcomes, terminal):
     last = max(row.steps or 0 for row in shown)
     for row in shown:
         if (row.steps or 0) == last:
-            assert number(row.value) in text
+            assert decimal(row.value) in text
 
 
 def test_readme_blocks_follow_the_results(outcomes, tmp_path):
@@ -697,7 +698,7 @@ def test_terminal_tables_have_a_column_a_step():
 
 def test_a_huge_number_is_short():
     """Fault: a diverged mean fills the table with digits."""
-    assert (number(2.4e30), number(874.4), number(0.5)) == ("2.4e+30", "874.400", ".500")
+    assert (decimal(2.4e30), decimal(874.4), decimal(0.5)) == ("2.4e+30", "874.400", ".500")
 
 
 @pytest.mark.slow

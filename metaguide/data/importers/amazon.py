@@ -73,8 +73,7 @@ def _parsed(text: str) -> dict[str, Any] | None:
             return None
         # The metadata of 2014 are Python's literals.
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)
+            with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
                 warnings.simplefilter("ignore", DeprecationWarning)
                 found = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
