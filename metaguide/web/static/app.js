@@ -517,8 +517,9 @@ function drawFacts() {
   const title = t("title", { domain: domain.replaceAll("_", " ") });
   byId("title").textContent = title;
   document.title = title;
+  const shelf = products ? t("shelf", { products, categories: categories.length }) : "";
   byId("facts").textContent = t("facts", {
-    products, categories: categories.length, shots, taught: taught ? t("taught", { count: taught }) : "",
+    shelf, shots, taught: taught ? t("taught", { count: taught }) : "",
   });
 }
 

@@ -2,7 +2,8 @@
 export const strings = {
   en: {
     other: "中文", otherName: "切换到中文", title: "Guide to {domain}",
-    facts: "{products} products, {categories} categories. Adapted to {shots} examples of each kind{taught}.",
+    shelf: "{products} products, {categories} categories. ",
+    facts: "{shelf}Adapted to {shots} examples of each kind{taught}.",
     taught: ", and taught {count} more here",
     skip: "Skip to the content", sections: "Sections", ask: "Ask", teach: "Teach it", docs: "API",
     token: "Token", enter: "Enter", tokenHint: "The server shows it when it starts.",
@@ -46,7 +47,8 @@ export const strings = {
   },
   zh: {
     other: "English", otherName: "Switch to English", title: "{domain} 导购",
-    facts: "{products} 件商品，{categories} 个类别。每类已学习 {shots} 个示例{taught}。",
+    shelf: "{products} 件商品，{categories} 个类别。",
+    facts: "{shelf}每类已学习 {shots} 个示例{taught}。",
     taught: "，在此又学习了 {count} 个",
     skip: "跳到正文", sections: "栏目", ask: "提问", teach: "教一教", docs: "接口",
     token: "令牌", enter: "确定", tokenHint: "服务器启动时会显示令牌。",
