@@ -203,6 +203,13 @@ def planned(path: Path, columns: Sequence[str], options: Options, stem: str = ""
             "title (of products), to text (of reviews), or to user, product and time."
         )
     convert = _conversions(path, options)
+    known = {"id", "product"}.union(*(_FIELDS_OF[part] for part in parts))
+    has_attributes = "products" in parts
+    mapping = {
+        name: column
+        for name, column in mapping.items()
+        if name in known or (has_attributes and name.startswith(ATTRIBUTE))
+    }
     used = {column.split(".")[0] for column in mapping.values()}
     unread = tuple(one for one in columns if one not in used)
     rows = partial(_rows, stem=stem or name_of(path), mapping=mapping, parts=parts, convert=convert)
@@ -289,16 +296,20 @@ def _rows(
         yield row
 
 
+_FIELDS_OF: Mapping[str, tuple[str, ...]] = {
+    "products": _OF_PRODUCT,
+    "reviews": _OF_REVIEW,
+    "questions": ("question", "text", "answer"),
+    "interactions": ("user", "time"),
+}
+"""The fields of a row of each part, besides its id, its product and attributes."""
+
+
 def _fields_of(part: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: raw[name] for name in _FIELDS_OF[part] if name in raw}
     if part == "products":
-        attributes = {name: value for name, value in raw.items() if name.startswith(ATTRIBUTE)}
-        return {**{name: raw[name] for name in _OF_PRODUCT if name in raw}, **attributes}
-    names = {
-        "reviews": _OF_REVIEW,
-        "questions": ("question", "text", "answer"),
-        "interactions": ("user", "time"),
-    }[part]
-    return {name: raw[name] for name in names if name in raw}
+        fields |= {name: value for name, value in raw.items() if name.startswith(ATTRIBUTE)}
+    return fields
 
 
 def converted(

@@ -100,6 +100,14 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, delimiter: str, encod
     assert (review.id, review.text, review.stars) == ("a-2", "Grün, teuer & gut", 4.5)
 
 
+def test_a_column_that_no_row_has_a_field_for_is_said_to_be_unread(tmp_path: Path) -> None:
+    """Catches users of reviews that are said to be read, though only purchases have users."""
+    file = as_csv(tmp_path / "a.csv", [{"text": "good", "who": "u1", "price": "3"}])
+    mapping = {"text": "text", "user": "who", "attributes.price": "price"}
+    summary = imported("csv", [file], tmp_path / "garden", mapping=mapping)
+    assert summary.mapping == {"text": "text"} and summary.unread == ("who", "price")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_mark_tells_the_encoding_whatever_is_said(tmp_path: Path, encoding: str) -> None:
     """Catches a file with a byte order mark that is read in the encoding of the shop's others."""
