@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from experiments.encoders import vectors_of
+from experiments.encoders import VECTORS, vectors_of
 from experiments.tables.left_out import Corpus
 from experiments.tables.tuned_encoder import TunedGuide, train_tuned, tuned_guide
 from metaguide.models.guide import GuideModel
@@ -52,7 +52,8 @@ def taught_encoder(
         corpus: the reviews, of one group of held-out categories; those of each category in an
             order that was drawn.
         texts: of the reviews.
-        folder: work folder of the training, which is that of a guide afterwards.
+        folder: work folder of the training, which is that of a guide afterwards. The vectors are
+            kept beside it if the config names no cache.
 
     Raises:
         ConfigError: the categories are not held out together.
@@ -77,7 +78,7 @@ def taught_encoder(
         config, "tuned", tuned, gradient_of(tuned), data, len(order), config.seed, folder
     )
     rows = np.flatnonzero(others)
-    read = vectors_of(tuned.encoder_of(params), config.encoder.cache or folder)
+    read = vectors_of(tuned.encoder_of(params), config.encoder.cache or folder.parent / VECTORS)
     found = read([texts[row] for row in rows.tolist()])
     logits = np.zeros(len(texts), np.float32)
     vectors = np.zeros((len(texts), found.shape[1]), np.float32)
