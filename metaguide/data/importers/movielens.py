@@ -73,8 +73,9 @@ def _records(path: Path, options: Options) -> Iterator[tuple[Place, list[str], s
                 place, fields, line = record
                 yield place, list(map(str, fields.values())), line
         return
-    encoding = "latin-1" if options.encoding == "utf-8" else options.encoding
-    for line in read_lines(path, encoding):
+    is_guess = options.encoding == "utf-8"
+    encoding = "latin-1" if is_guess else options.encoding
+    for line in read_lines(path, encoding, is_guess=is_guess):
         place = Place(str(path), line.number)
         text = line.text.rstrip("\r\n")
         if line.fault or text:

@@ -136,7 +136,7 @@ def within(files: Iterable[Path]) -> list[Path]:
 
 
 def read_lines(
-    path: Path, encoding: str = "utf-8", suffixes: tuple[str, ...] = ()
+    path: Path, encoding: str = "utf-8", suffixes: tuple[str, ...] = (), is_guess: bool = False
 ) -> Iterator[Line]:
     """Yield the lines of a file, of one packed by gzip, or of a member of a zip.
 
@@ -148,6 +148,7 @@ def read_lines(
             must if several members have one of the suffixes.
         encoding: the encoding; a byte order mark of UTF-8 or UTF-16 overrides it.
         suffixes: how the member of a zip may end; any if empty.
+        is_guess: whether nobody gave the encoding, so that a file in UTF-8 is read as such.
 
     Raises:
         CatalogueError: it cannot be opened, or is in UTF-8 where another encoding is given.
@@ -156,7 +157,11 @@ def read_lines(
         start = _beginning(file)
         marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
         if not marked and _is_unlike(start, encoding):
-            raise CatalogueError(f"{path}: is in UTF-8, not {encoding}; leave the encoding out.")
+            if not is_guess:
+                raise CatalogueError(
+                    f"{path}: is in UTF-8, not {encoding}; leave the encoding out."
+                )
+            marked = "utf-8"
         yield from _decoded(file, marked or encoding)
 
 

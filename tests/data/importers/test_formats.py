@@ -253,6 +253,17 @@ def test_recbole_is_read_by_its_types(tmp_path: Path) -> None:
         imported("recbole", [write(tmp_path / "b.item", "item_id\ttitle", "1\tA")], tmp_path / "b")
 
 
+def test_movielens_that_was_saved_anew_is_read(tmp_path: Path) -> None:
+    """Catches a copy in UTF-8, which is not how the old files are published, that is refused."""
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "movies.dat").write_text("1::Été, l' éèàçùâê::Comedy|Drama\n", encoding="utf-8")
+    (folder / "ratings.dat").write_text("7::1::5::1400000000\n", encoding="utf-8")
+    imported("movielens", [folder], tmp_path / "shop")
+    (film,) = read_domain(tmp_path / "shop").products
+    assert film.title == "Été, l' éèàçùâê"
+
+
 @pytest.mark.parametrize("size", ["latest", "1m", "100k"])
 def test_movielens_is_read_in_every_size(tmp_path: Path, size: str) -> None:
     """Catches a separator, an encoding or a genre of another size."""
