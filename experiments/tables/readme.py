@@ -49,10 +49,13 @@ CHOICES = ("task", "metric", "shots", "steps", "domain", "across")
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-_ALONE = "encoder alone"
+_ALONE, _TUNED = "encoder alone", "fine-tuned encoder"
 _REVIEWS = Picture(
     (Panel("all", "sentiment", "accuracy"), Panel("all", "sentiment", "macro_f1")),
-    ("n-grams", "encoder", "encoder + n-grams", _ALONE, f"{_ALONE}, unlabelled"),
+    (
+        *("n-grams", "encoder", "encoder + n-grams", _ALONE, f"{_ALONE}, unlabelled"),
+        *(_TUNED, f"{_TUNED} + n-grams"),
+    ),
 )
 _TITLES = ("encoder", "n-grams, learned", "encoder + n-grams, learned")
 _PHOTOS = (

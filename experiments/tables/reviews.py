@@ -566,7 +566,8 @@ def rows_of(
                     outcome = of_categories[names.index(name)]
                     right = (outcome.logits > 0) == outcome.label[outcome.query]
                     ids = outcome.query.astype(np.int32)
-                    scores[key(rows[-1])] = {"score": right.astype(np.float32), "id": ids}
+                    own = {"score": right.astype(np.float32), "id": ids}
+                    scores[key(rows[-1])] = {**own, "once": np.ones((), np.int8)}
             if metric == "gain":
                 worst = values.argmin()
                 least, half = float(values[worst]), float(halves[worst])
