@@ -108,7 +108,8 @@ def remembered(vectors: Vectors, most: int = 8192) -> Vectors:
             known = {key: kept[key] for key in keys if key in kept}
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         rows = vectors(list(new.values()))
-        known |= dict(zip(new, rows, strict=True))
+        # Copies, since a row would keep those of all texts of its call in memory.
+        known |= {key: row.copy() for key, row in zip(new, rows, strict=True)}
         with lock:
             for key in keys:
                 kept[key] = known[key]
