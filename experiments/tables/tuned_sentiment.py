@@ -17,6 +17,7 @@ from experiments.tables.tuned_encoder import TunedGuide, train_tuned, tuned_guid
 from metaguide.models.guide import GuideModel
 from metaguide.pretrained import PretrainedEncoder
 from metaguide.tasks import SENTIMENT
+from metaguide.tasks.problem import encode_examples
 from metaguide.tasks.sentiment import sentiment
 from metaguide.training.step import Gradient
 from metaguide.types import Metrics, Params
@@ -75,7 +76,14 @@ def taught_encoder(
     tokens = encoder.guide_tokenizer.encode(teaching, section.length).tokens
     data = {"tokens": tokens, "label": corpus.label[taught].astype(np.int32), "order": order}
     params = train_tuned(
-        config, "tuned", tuned, gradient_of(tuned), data, len(order), config.seed, folder
+        config,
+        "tuned",
+        tuned,
+        gradient_of(tuned, section.hidden),
+        data,
+        len(order),
+        config.seed,
+        folder,
     )
     rows = np.flatnonzero(others)
     read = vectors_of(tuned.encoder_of(params), config.encoder.cache or folder.parent / VECTORS)
@@ -102,8 +110,13 @@ def batches_of(count: int, batch: int, epochs: float, seed: int) -> Int[np.ndarr
     return rows[: steps * batch].reshape(steps, batch).astype(np.int32)
 
 
-def gradient_of(tuned: TunedGuide) -> Gradient:
-    """Return the gradient of the loss of sentiment on the reviews of a step."""
+def gradient_of(tuned: TunedGuide, hidden: float) -> Gradient:
+    """Return the gradient of the loss of sentiment on the reviews of a step.
+
+    Args:
+        tuned: the guide.
+        hidden: share of the tokens that a step does not see.
+    """
 
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Float[Array, ""]
@@ -114,7 +127,8 @@ def gradient_of(tuned: TunedGuide) -> Gradient:
         reviews |= {"mask": jnp.ones(len(rows), bool), "stars": jnp.zeros(len(rows))}
 
         def loss(meta: Params) -> tuple[Array, Metrics]:
-            encoded = tuned.problem.encode(meta["params"], reviews, None, key)
+            vector = encode_examples(tuned.model, meta["params"], reviews, key, hidden).vector
+            encoded = {"vector": vector}
             return tuned.problem.loss(meta["params"], encoded, reviews, None)
 
         return jax.value_and_grad(loss, has_aux=True)(meta)

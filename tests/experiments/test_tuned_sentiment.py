@@ -98,6 +98,23 @@ def test_the_head_reads_the_vectors_as_the_guide_does(encoder: PretrainedEncoder
     assert tuned.encoder_of(params).fingerprint != encoder.fingerprint
 
 
+def test_a_share_of_the_tokens_is_hidden_in_training(encoder: PretrainedEncoder) -> None:
+    """Faults: tokens are hidden though the share is 0; the share of the config is not read."""
+    config = config_of("--config.encoder.length=12", "--config.tuned.dropout=0.0")
+    tuned = tuned_guide(config, "tuned", encoder, "sentiment", sentiment)
+    meta = {"params": init_params(tuned.model, jax.random.key(0), tuned.known)}
+    tokens = encoder.guide_tokenizer.encode(["the phone is good", "the screen is bad"], 12).tokens
+    data = {"tokens": tokens, "label": np.array([1, 0], np.int32), "order": np.array([[0, 1]])}
+    data = jax.tree.map(jnp.asarray, data)
+
+    def loss(hidden: float, seed: int) -> float:
+        gradient = tuned_sentiment.gradient_of(tuned, hidden)
+        return float(gradient(meta, data, jax.random.key(seed), jnp.zeros(()))[0][0])
+
+    assert loss(0.0, 0) == loss(0.0, 1)
+    assert loss(0.5, 0) != loss(0.5, 1)
+
+
 def test_choices_are_made_on_reviews_that_were_held_back() -> None:
     """Faults: a share or a rule is chosen on logits of reviews that taught the encoder."""
     corpus, _ = reviewed(LABEL)
