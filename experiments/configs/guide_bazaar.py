@@ -182,7 +182,7 @@ def get_config() -> ConfigDict:
     config.compilation = "optimised"
     config.preset = "default"  # named overrides: quick, methods, full, optimizers or tiny
     config.presets = {
-        # A first look: 78 s, once the programs are compiled.
+        # A first look: 48 to 82 s, once the programs are compiled.
         "quick": {
             "seeds": 1,
             "data": {"reviews": 240, "questions": 160, "users": 120},
