@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
         "epochs": 0.0,  # how often it reads them; 0 leaves it out of the table
         "held_back": 0.1,  # share of the reviews of a source that choices are made on instead
         "length": 128,  # tokens of a text that it learns from
-        "hidden": 0.2,  # share of the tokens of a text that a step does not see
+        "hidden": 0.0,  # share of the tokens of a text that a step does not see
         "layers": 12,  # last layers of the encoder that train; its embeddings do not
         "batch": 16,  # reviews of a step
         "learning_rate": 5e-5,  # rate of the layers, which rises for a tenth and falls to 0
