@@ -167,7 +167,7 @@ def predict_file(
     answered, faults, first = 0, 0, ""
     answers_in = (*added, *(() if of_users else (NOT_READ,)))
     kept = tuple(name for name in own if name not in answers_in)
-    marked = _is_of_spreadsheet(source, options or Options())
+    marked = target.suffix.lower() == ".csv" and _is_of_spreadsheet(source, options or Options())
     with _rows_to(target, (*kept, *answers_in), marked) as write:
         if of_users:
             found, rejects = _histories(opened, {one.id for one in guide.domain.products})
@@ -297,14 +297,14 @@ def _rows_to(
     Args:
         target: the table.
         columns: names of its columns.
-        marked: whether a CSV begins with a byte order mark.
+        marked: whether it begins with a byte order mark.
     """
     suffix = target.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise CatalogueError(f"{target}: name it .csv, .tsv or .jsonl.")
     try:
         with atomic_write(target) as binary:
-            encoding = "utf-8-sig" if marked and suffix == ".csv" else "utf-8"
+            encoding = "utf-8-sig" if marked else "utf-8"
             file = io.TextIOWrapper(binary, encoding=encoding, newline="")
             if suffix == ".jsonl":
                 encode = json.JSONEncoder(ensure_ascii=False, default=str).encode

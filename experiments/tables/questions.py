@@ -46,6 +46,7 @@ from metaguide.evaluation.metrics import (
     mean_interval,
 )
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
+from metaguide.evaluation.rows import ONCE
 from metaguide.files import write_json
 from metaguide.scoring import answer_scores
 from metaguide.tasks.nearest_sentences import Near, cosines, sentence_rows
@@ -542,7 +543,8 @@ def rows_of(
             )
             given = np.mean([one.given[answerable] for one in outcome.f1], 0)
             ids = tests[domain].row[answerable].astype(np.int32)
-            scores[key(own)] = {"score": given[None].astype(np.float32), "id": ids[None]}
+            of_examples = {"score": given[None].astype(np.float32), "id": ids[None]}
+            scores[key(own)] = {**of_examples, **ONCE}
     return with_baselines(rows, BASELINES), scores
 
 

@@ -56,6 +56,7 @@ from experiments.tables.tuned_sentiment import Taught, taught_encoder
 from metaguide.data.catalogue import Review
 from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
+from metaguide.evaluation.rows import ONCE
 from metaguide.files import write_json
 from metaguide.training.progress import say
 
@@ -567,7 +568,7 @@ def rows_of(
                     right = (outcome.logits > 0) == outcome.label[outcome.query]
                     ids = outcome.query.astype(np.int32)
                     own = {"score": right.astype(np.float32), "id": ids}
-                    scores[key(rows[-1])] = {**own, "once": np.ones((), np.int8)}
+                    scores[key(rows[-1])] = {**own, **ONCE}
             if metric == "gain":
                 worst = values.argmin()
                 least, half = float(values[worst]), float(halves[worst])

@@ -37,6 +37,9 @@ from metaguide.files import FileFault, read_regular
 _TEXTS_AT_ONCE = 4096
 """Encodings hold every token as a string, so a whole corpus of them would take gigabytes."""
 
+UNKNOWN = ("[UNK]", "<unk>")
+"""Names of the token that stands for what is not in a vocabulary."""
+
 _LETTER, _MARK, _HAN, _SPACE = range(4)
 """Kinds of characters; a letter is what is none of the others."""
 
@@ -82,11 +85,10 @@ class PretrainedTokenizer:
         """One more than the largest id."""
         return 1 + max(self.core.get_vocab(with_added_tokens=True).values(), default=-1)
 
-    @cached_property
-    def unknown(self) -> int:
-        """The id of what is not in the vocabulary; -1 if there is none."""
-        known = self.core.get_vocab(with_added_tokens=True)
-        return known.get("[UNK]", known.get("<unk>", -1))
+    def id_of(self, *names: str, default: int) -> int:
+        """Return the id of the first of these tokens that there is."""
+        ids = (self.core.token_to_id(name) for name in names)
+        return next((found for found in ids if found is not None), default)
 
     def encode(self, texts: Sequence[str], length: int, prefix: str = "") -> Tokenized:
         """Return texts as tokens; an empty text has only the special tokens around it.
@@ -104,6 +106,7 @@ class PretrainedTokenizer:
         if room < 1:
             raise ValueError(f"length {length} has no room besides the tokens around a text")
         of_prefix = len(self.core.encode(prefix, add_special_tokens=False)) if prefix else 0
+        unknown = self.id_of(*UNKNOWN, default=-1)
         parts, counts, is_cut, is_unknown = [], [], [], []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             at_once = texts[start : start + _TEXTS_AT_ONCE]
@@ -114,7 +117,7 @@ class PretrainedTokenizer:
                 counts.append(len(parts[-1]))
                 is_cut.append(len(ids) > room)
                 own = ids[of_prefix:]
-                is_unknown.append(2 * own.count(self.unknown) > len(own))
+                is_unknown.append(2 * own.count(unknown) > len(own))
         tokens = np.fromiter(chain.from_iterable(parts), np.int32, sum(counts))
         marks = np.array(is_cut, bool), np.array(is_unknown, bool)
         return Tokenized(tokens, np.array(counts, np.int32), *marks)
@@ -224,17 +227,14 @@ def guide_tokenizer(tokenizer: PretrainedTokenizer, pad: int, prefix: str = "") 
             "the tokenizer puts no token between a question and its text; give an encoder whose "
             "tokenizer does, as those of the BERT family do"
         )
-    known = tokenizer.core.get_vocab(with_added_tokens=True)
 
-    def named(*names: str) -> int:
-        return next((known[name] for name in names if name in known), pad)
-
+    named = partial(tokenizer.id_of, default=pad)
     specials = {
         PAD: named("[PAD]", "<pad>"),
-        UNK: named("[UNK]", "<unk>"),
+        UNK: named(*UNKNOWN),
         CLS: tokenizer.before[0],
         SEP: tokenizer.between[0],
-        MASK: named("[MASK]", "<mask>", "[UNK]", "<unk>"),
+        MASK: named("[MASK]", "<mask>", *UNKNOWN),
     }
     first = [specials[special] for special in range(len(SPECIALS))]
     rest = [id for id in range(tokenizer.size) if id not in first]

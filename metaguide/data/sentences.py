@@ -29,8 +29,9 @@ _STARTERS = frozenset(
 )
 
 _LONG = 20
-"""From more Chinese or Japanese characters on, a sentence is split at its commas."""
+"""A sentence of more Chinese or Japanese characters than this ends at its commas too."""
 
+# What ends a clause of such a sentence.
 _CLAUSE = re.compile(rf"，+|(?<={CHARACTER.pattern})(?:[～~]+|\s+)")
 
 
@@ -63,7 +64,7 @@ def _with_clauses(text: str, ends: Sequence[int]) -> Iterator[int]:
     """Yield the ends of sentences, and those of the clauses of long ones."""
     begin = 0
     for end in ends:
-        if len(CHARACTER.findall(text, begin, end)) > _LONG:
+        if end - begin > _LONG and len(CHARACTER.findall(text, begin, end)) > _LONG:
             yield from (match.end() for match in _CLAUSE.finditer(text, begin, end))
         yield end
         begin = end

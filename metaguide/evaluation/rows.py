@@ -16,6 +16,9 @@ macro-F1, which no single example has, `predicted` [seeds, episodes, queries] an
 of `cells_to_rows` also `by_seed` [seeds], the values whose mean the row has, and `once` where an
 example is an entry once."""
 
+ONCE: Mapping[str, np.ndarray] = {"once": np.ones((), np.int8)}
+"""What the scores of a row have beside the others where an example is an entry once."""
+
 
 Measures = dict[str, tuple[np.ndarray, np.ndarray]]
 """By metric, the scores [..., n] of n entries, and which of them count, bool [n]."""
@@ -186,7 +189,7 @@ def cells_to_rows(
     """
     outcomes = _validated(raw, scoring, shots, f"{scoring.task} of {method!r} on {domain!r}")
     seeds, places = outcomes.shape[:2]
-    once = {"once": np.ones((), np.int8)} if outcomes.once else {}
+    once = ONCE if outcomes.once else {}
     steps = range(places) if steps is None else steps
     if len(steps) != places:
         raise ResultsError(f"{len(steps)} steps are named, the scores have {places}")

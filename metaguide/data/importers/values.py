@@ -50,7 +50,7 @@ _NEGATIVE = frozenset(
 _NEUTRAL = frozenset("neutral neu mixed 中性 中评 中評".split())
 _YEAR_FIRST = re.compile(
     r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})\s*[日号號]?"
-    r"(?:[\sT]*(\d{1,2})\s*[:时時点點]\s*(\d{1,2})(?:\s*[:分]\s*(\d{1,2}))?\s*[分秒]?)?"
+    r"(?:[\st]*(\d{1,2})\s*[:时時点點]\s*(\d{1,2})(?:\s*[:分]\s*(\d{1,2}))?\s*[分秒]?)?"
 )
 """A date with the year first, of which the order of the other parts is not in doubt, and a time."""
 _CURRENCY = r"[A-Z]{0,3}[^\w\s.,-]?|kr|zł|Kč|Ft|lei|Rs|руб|元|円|원"
@@ -207,7 +207,7 @@ def _moment(said: str) -> datetime:
     try:
         return datetime.fromisoformat(said)
     except ValueError:
-        found = _YEAR_FIRST.fullmatch(_written(said).upper())
+        found = _YEAR_FIRST.fullmatch(_written(said))
         if found is None:
             raise
         year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
