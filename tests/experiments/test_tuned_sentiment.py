@@ -124,17 +124,23 @@ def test_choices_are_made_on_reviews_that_were_held_back() -> None:
     vectors = rng.normal(size=(48, 6)) + LABEL[:, None]
     logits = 2.0 * LABEL - 1 + rng.normal(size=48)
 
-    def chosen(noise: float) -> Any:
-        taught = Taught(others, np.where(others, logits, noise), vectors + noise * ~others[:, None])
+    (ngrams,) = reviews.methods_of(config_of(), corpus, corpus, {})["n-grams"].logits
+
+    def chosen(noise: np.ndarray) -> Any:
+        odd = vectors + noise[:, None] * ~others[:, None]
+        taught = Taught(others, np.where(others, logits, noise), odd)
         choices: dict[str, Any] = {}
         methods = reviews.methods_of(config_of(), corpus, corpus, choices, taught)
         known = methods["fine-tuned encoder + n-grams"]
         rule = reviews.rule_for(config_of(), corpus, known, 0, 2, {})
         return known.logits[0][others], choices, rule
 
-    first, second = chosen(0.0), chosen(50.0)
-    np.testing.assert_array_equal(first[0], second[0])
-    assert first[1:] == second[1:]
+    first = chosen(np.zeros(48))
+    # Of reviews that taught the encoder, only the largest share of n-grams would be right.
+    for noise in (np.full(48, 50.0), -0.75 * ngrams):
+        second = chosen(noise)
+        np.testing.assert_array_equal(first[0], second[0])
+        assert first[1:] == second[1:]
     assert "share" in first[1]["b"]["fine-tuned encoder + n-grams"]
 
 
