@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
             "zero-shot": ALL,
             "map-head": CLASSES,
             "ridge": ("classification",),
+            "vectors+words": ("classification",),
             "head-only": ("questions",),
             "fine-tuning": (),
         }
