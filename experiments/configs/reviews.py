@@ -13,7 +13,6 @@ from experiments.ranges import (
     one_of,
     positive,
     several,
-    share,
     text,
 )
 from experiments.sources import REVIEWS
@@ -40,8 +39,8 @@ RANGES = {
     "stack.shares": several(positive()),
     **{f"tuned.{field}": valid for field, valid in TUNED.items()},
     "tuned.length": integer(3),
-    "tuned.hidden": share(one=False),
-    "tuned.held_back": share(zero=False, one=False),
+    "tuned.seeds": several(integer(0)),
+    "tuned.held_back": integer(1),
     "rule.episodes": integer(1),
     "rule.queries": integer(1),
     "rule.penalty": positive(),
@@ -83,7 +82,7 @@ def get_config() -> ConfigDict:
             "encoder": {"penalties": (10.0,)},
             "tfidf": {"penalties": (1.0,)},
             "stack": {"shares": (0.5, 1.0)},
-            "tuned": {"layers": 1, "batch": 4, "length": 16, "held_back": 0.5, "log_every": 1},
+            "tuned": {"layers": 1, "batch": 4, "length": 16, "log_every": 1},
             "rule": {"episodes": 2, "queries": 5, "steps": 2},
         },
     }
@@ -106,9 +105,10 @@ def get_config() -> ConfigDict:
     # The encoder as the reviews of sources teach it, where categories are held out together.
     config.tuned = {
         "epochs": 0.0,  # how often it reads them; 0 leaves it out of the table
-        "held_back": 0.1,  # share of the reviews of a source that choices are made on instead
+        "seeds": (0,),  # seeds of the training
+        # Number of sources that do not teach it, other ones for each seed: choices are made on them
+        "held_back": 2,
         "length": 128,  # tokens of a text that it learns from
-        "hidden": 0.0,  # share of the tokens of a text that a step does not see
         "layers": 12,  # last layers of the encoder that train; its embeddings do not
         "batch": 16,  # reviews of a step
         "learning_rate": 5e-5,  # rate of the layers, which rises for a tenth and falls to 0

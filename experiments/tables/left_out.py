@@ -260,11 +260,12 @@ def gram_of(vectors: Any) -> Gram:
 def choice(
     candidates: Float[np.ndarray, "candidates groups reviews"], corpus: Corpus, group: int
 ) -> int:
-    """Return the candidate of the best mean accuracy on the sources of a group."""
+    """Return the candidate of the best mean accuracy on the sources of a group that it has."""
+    rows = [rows for e in corpus.sources(group) if len(rows := corpus.rows(e))]
     found = []
     for logits in candidates:
         right = (logits[group] > 0) == corpus.label
-        found.append(np.mean([right[corpus.rows(e)].mean() for e in corpus.sources(group)]))
+        found.append(np.mean([right[of_source].mean() for of_source in rows]))
     return int(np.argmax(found))
 
 

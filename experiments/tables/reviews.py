@@ -10,8 +10,8 @@ that are held out together. Zero-shot by heads that the others taught, and adapt
 20 reviews by a map head with its guard. Everything that is chosen is chosen on source categories,
 each left out in turn; `choices.json` in the work folder says what. Without
 `--config.encoder.weights` the table has the methods from nothing alone. With
-`--config.tuned.epochs=1` the reviews of the sources also train the encoder, and what is chosen of
-it is chosen on reviews that were held back from that.
+`--config.tuned.epochs=1` the reviews of the sources also train the encoder, once for each of
+`config.tuned.seeds`, and what is chosen of it is chosen on the sources that were held back from it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,8 +89,9 @@ class Outcome(NamedTuple):
     pays: Bool[np.ndarray, " episodes"] | None = None
 
 
-Outcomes = dict[tuple[str, int], list[Outcome]]
-"""By method and shots, an outcome for each category that is held out, in order of groups."""
+Outcomes = dict[tuple[str, int], list[tuple[Outcome, ...]]]
+"""By method and shots, for each category that is held out, in order of groups: an outcome for each
+seed of the method's encoder, or one if its encoder is not trained."""
 
 
 def read(config: FrozenConfigDict) -> list[tuple[Corpus, Corpus, list[str]]]:
@@ -197,12 +198,18 @@ class Known(NamedTuple):
         fixed: whether these are the same whatever is left out, as an encoder's are.
         others: which reviews did not teach its encoder, so that choices can be made on them; None
             for all.
+        seed: of the training of its encoder; None if that is not trained.
     """
 
     logits: Float[np.ndarray, "groups reviews"]
     gram: Callable[[int, tuple[int, ...]], Gram]
     fixed: bool
     others: Bool[np.ndarray, " reviews"] | None = None
+    seed: int | None = None
+
+
+Methods = dict[str, tuple[Known, ...]]
+"""By name, what is known by a method, for each seed of its encoder."""
 
 
 def methods_of(
@@ -210,8 +217,8 @@ def methods_of(
     everything: Corpus,
     corpus: Corpus,
     choices: dict[str, Any],
-    taught: Taught | None = None,
-) -> dict[str, Known]:
+    taught: Sequence[Taught] = (),
+) -> Methods:
     """Train the heads of all methods, and choose among them on source categories.
 
     Args:
@@ -219,16 +226,15 @@ def methods_of(
         everything: the reviews that n-grams learn from.
         corpus: the reviews that are tested and that choices are made on, with or without vectors.
         choices: category -> method -> what was chosen; is filled.
-        taught: what the encoder says after training on reviews of the sources, if it was trained.
+        taught: what the encoder says after training on reviews of the sources, for each seed.
     """
-
     note = partial(_note, choices, corpus)
     weigh = partial(weighted_ngrams, least_texts=config.ngrams.least_texts)
     ngram_heads, ngram_gram = of_counts(everything, corpus, weigh)
     ngrams, penalties = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
     note("n-grams", "penalty", penalties)
     ngram_gram = lru_cache(maxsize=len(corpus.names))(ngram_gram)  # the pairs of one category
-    found = {"n-grams": Known(ngrams, ngram_gram, fixed=False)}
+    found: Methods = {"n-grams": (Known(ngrams, ngram_gram, fixed=False),)}
     if corpus.vectors is None:
         return found
 
@@ -241,22 +247,29 @@ def methods_of(
 
     encoder, chosen = zero_shot(corpus, encoder_heads, config.encoder.penalties)
     note("encoder", "penalty", chosen)
-    found["encoder"] = Known(encoder, _grams_of(corpus, vectors), fixed=True)
-    found |= _with_ngrams(config, corpus, "encoder", found["encoder"], ngrams, note)
-    if taught is None:
-        return found
+    found["encoder"] = (Known(encoder, _grams_of(corpus, vectors), fixed=True),)
+    both, shares = with_ngrams(config, corpus, *found["encoder"], ngrams)
+    note("encoder + n-grams", "share", shares)
+    found["encoder + n-grams"] = (both,)
+    for one in taught:
+        known = Known(one.logits[None], _grams_of(corpus, one.vectors), True, one.others, one.seed)
+        # Of sources that were held back, n-grams may not know more than the encoder.
+        beside, of_sources = ngrams.copy(), np.flatnonzero(one.others)
+        of_sources = np.setdiff1d(of_sources, corpus.rows(*corpus.groups[0]))
+        teaching = taken(corpus._replace(support={}), np.flatnonzero(~one.others))
+        heads, _ = of_counts(teaching, corpus, weigh)
+        (beside[0, of_sources],) = heads(corpus.groups[0], of_sources, penalties)
+        both, shares = with_ngrams(config, corpus, known, beside)
+        note(label_of("fine-tuned encoder + n-grams", both), "share", shares)
+        for name, of_seed in (("", known), (" + n-grams", both)):
+            name = f"fine-tuned encoder{name}"
+            found[name] = (*found.get(name, ()), of_seed)
+    return found
 
-    found["fine-tuned encoder"] = Known(
-        taught.logits[None], _grams_of(corpus, taught.vectors), fixed=True, others=taught.others
-    )
-    # Of reviews that were held back, both have to know as much: their categories, not themselves.
-    beside, of_sources = ngrams.copy(), np.flatnonzero(taught.others)
-    of_sources = np.setdiff1d(of_sources, corpus.rows(*corpus.groups[0]))
-    teaching = taken(corpus._replace(support={}), np.flatnonzero(~taught.others))
-    heads, _ = of_counts(teaching, corpus, weigh)
-    (beside[0, of_sources],) = heads(corpus.groups[0], of_sources, penalties)
-    known = found["fine-tuned encoder"]
-    return found | _with_ngrams(config, corpus, "fine-tuned encoder", known, beside, note)
+
+def label_of(name: str, known: Known) -> str:
+    """Return what `choices.json` calls a method, of which there may be one for each seed."""
+    return name if known.seed is None else f"{name}, seed {known.seed}"
 
 
 def _grams_of(corpus: Corpus, vectors: np.ndarray) -> Callable[[int, tuple[int, ...]], Gram]:
@@ -269,15 +282,16 @@ def _grams_of(corpus: Corpus, vectors: np.ndarray) -> Callable[[int, tuple[int, 
     return lambda category, _: gram(category)
 
 
-def _with_ngrams(
+def with_ngrams(
     config: FrozenConfigDict,
     corpus: Corpus,
-    name: str,
     known: Known,
     ngrams: Float[np.ndarray, "groups reviews"],
-    note: Callable[[str, str, Sequence[float]], None],
-) -> dict[str, Known]:
-    """Return the sum of a method's logits and of those of n-grams, by the share that is chosen."""
+) -> tuple[Known, list[float]]:
+    """Return the sum of a method's logits and of those of n-grams, and their share for each group.
+
+    The share is chosen on sources that did not teach the method's encoder.
+    """
     shares = config.stack.shares
     stacked = np.stack([known.logits + share * ngrams for share in shares])
     asked, corpus_asked = stacked, corpus
@@ -285,9 +299,8 @@ def _with_ngrams(
         rows = np.flatnonzero(known.others)
         asked, corpus_asked = stacked[..., rows], taken(corpus, rows)
     best = [choice(asked, corpus_asked, group) for group in range(len(corpus.groups))]
-    note(f"{name} + n-grams", "share", [shares[one] for one in best])
     both = np.stack([stacked[one, group] for group, one in enumerate(best)])
-    return {f"{name} + n-grams": known._replace(logits=both)}
+    return known._replace(logits=both), [shares[one] for one in best]
 
 
 def tfidf_of(
@@ -345,7 +358,7 @@ def outcomes_of(
     everything: Corpus,
     corpus: Corpus,
     choices: dict[str, Any],
-    taught: Taught | None = None,
+    taught: Sequence[Taught] = (),
 ) -> Outcomes:
     """Return the outcomes of all methods and baselines, on the same episodes.
 
@@ -360,17 +373,26 @@ def outcomes_of(
     tasks: dict[Any, Task] = {}
     for group, held_out in enumerate(corpus.groups):
         for shots in config.shots:
-            rules: dict[str, Rule] = {}
-            for name, known in methods.items() if shots else ():
-                rules[name] = rule_for(config, corpus, known, group, shots, tasks)
+            rules: dict[str, list[Rule]] = {}
+            for name, known in _each(methods) if shots else ():
+                rule = rule_for(config, corpus, known, group, shots, tasks)
+                rules.setdefault(name, []).append(rule)
                 for d in held_out:
-                    of_method = choices[corpus.names[d]].setdefault(name, {})
-                    of_method[f"{shots} shots"] = rules[name]._asdict()
+                    of_method = choices[corpus.names[d]].setdefault(label_of(name, known), {})
+                    of_method[f"{shots} shots"] = rule._asdict()
             for d in held_out:
+                own: dict[str, tuple[Outcome, ...]] = {}
                 for name, one in answers(config, corpus, baseline, methods, rules, group, d, shots):
-                    found.setdefault((name, shots), []).append(one)
+                    own[name] = (*own.get(name, ()), one)
+                for name, of_seeds in own.items():
+                    found.setdefault((name, shots), []).append(of_seeds)
         say(f"{', '.join(corpus.names[d] for d in held_out)}: adapted and answered")
     return found
+
+
+def _each(methods: Methods) -> Iterator[tuple[str, Known]]:
+    """Yield every method's name with what is known by it, seed after seed."""
+    return ((name, known) for name, of_seeds in methods.items() for known in of_seeds)
 
 
 def rule_for(
@@ -423,19 +445,21 @@ def answers(
     config: FrozenConfigDict,
     corpus: Corpus,
     baseline: Known,
-    methods: Mapping[str, Known],
-    rules: Mapping[str, Rule],
+    methods: Methods,
+    rules: Mapping[str, Sequence[Rule]],
     group: int,
     d: int,
     shots: int,
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield the outcomes of all baselines and methods in one category, on the same episodes.
 
+    A method comes once for each seed of its encoder.
+
     Args:
         config, corpus: the config, and the reviews.
         baseline: TF-IDF.
         methods: name -> what is known.
-        rules: name -> how to adapt; not read without shots.
+        rules: name -> how to adapt, for each seed; not read without shots.
         group: number of the group of the category.
         d: the held-out category.
         shots: of each label.
@@ -454,7 +478,7 @@ def answers(
     yield "majority", Outcome(label, query, constant[query])
     yield "tf-idf zero-shot", Outcome(label, query, baseline.logits[group, rows][query])
     if not shots:
-        for name, known in methods.items():
+        for name, known in _each(methods):
             yield name, Outcome(label, query, known.logits[group, rows][query])
         return
     alone = partial(
@@ -463,14 +487,15 @@ def answers(
     few, _ = alone(task_of(baseline.gram(d, out), label, draw))
     yield "tf-idf few-shot", Outcome(label, query, few)
     tasks: dict[Any, Task] = {}
-    for name, known in methods.items():
-        if known.gram not in tasks:
-            tasks[known.gram] = task_of(known.gram(d, out), label, draw)
-        before = known.logits[group, rows]
-        logits, pays = adapted(tasks[known.gram], before, rules[name], config.caution)
-        yield name, Outcome(label, query, logits, before[query], pays)
+    for name, of_seeds in methods.items():
+        for known, rule in zip(of_seeds, rules[name], strict=True):
+            if known.gram not in tasks:
+                tasks[known.gram] = task_of(known.gram(d, out), label, draw)
+            before = known.logits[group, rows]
+            logits, pays = adapted(tasks[known.gram], before, rule, config.caution)
+            yield name, Outcome(label, query, logits, before[query], pays)
     if corpus.vectors is not None:
-        of_encoder = tasks[methods["encoder"].gram]
+        of_encoder = tasks[methods["encoder"][0].gram]
         yield "encoder alone", Outcome(label, query, alone(of_encoder)[0])
         given = corpus.vectors[rows], label.astype(np.int32), draw.astype(np.int32)
         found = np.asarray(with_unlabelled(*given))
@@ -547,36 +572,50 @@ def rows_of(
 
     "gain" is the accuracy after adaptation minus the method's own before it, on the same reviews,
     "harm" the gain in the category where it is least, and "adapted" the share of the episodes in
-    which the guard let it adapt.
+    which the guard let it adapt. All are means over the seeds of the method's encoder.
     """
     rows: list[Row] = []
     scores: Scores = {}
     for (method, shots), of_categories in outcomes.items():
-        count = len(of_categories[0].query)
+        (first, *more) = of_categories[0]
         row = partial(
-            Row, table=config.table, method=method, task=TASK, shots=shots, episodes=count
+            Row,
+            table=config.table,
+            method=method,
+            task=TASK,
+            shots=shots,
+            episodes=len(first.query),
+            seeds=1 + len(more) if more else None,
         )
-        found = [measured(outcome) for outcome in of_categories]
-        for metric in found[0]:
-            values, halves = np.array([one[metric] for one in found]).T
-            half = half_of_mean(halves)
-            rows.append(row(domain=ALL, metric=metric, value=float(values.mean()), ci95=half))
-            for name, value, half in zip(names, values.tolist(), halves.tolist(), strict=True):
-                rows.append(row(domain=name, metric=metric, value=value, ci95=half))
+        found = [[measured(outcome) for outcome in of_seeds] for of_seeds in of_categories]
+        for metric in found[0][0]:
+            both = np.array([[one[metric] for one in of_seeds] for of_seeds in found])
+            # The seeds of a category are asked for the same reviews.
+            values, halves = both[..., 0], both[..., 1].mean(1)
+            of_all = _over_seeds(values.mean(0))
+            rows.append(row(domain=ALL, metric=metric, ci95=half_of_mean(halves), **of_all))
+            for name, of_seeds, own, half in zip(
+                names, of_categories, values, halves.tolist(), strict=True
+            ):
+                rows.append(row(domain=name, metric=metric, ci95=half, **_over_seeds(own)))
                 if metric == "accuracy" and not shots:
-                    outcome = of_categories[names.index(name)]
-                    right = (outcome.logits > 0) == outcome.label[outcome.query]
-                    ids = outcome.query.astype(np.int32)
-                    own = {"score": right.astype(np.float32), "id": ids}
-                    scores[key(rows[-1])] = {**own, **ONCE}
+                    right = [(one.logits > 0) == one.label[one.query] for one in of_seeds]
+                    ids = of_seeds[0].query.astype(np.int32)
+                    score = np.mean(right, axis=0, dtype=np.float32)
+                    scores[key(rows[-1])] = {"score": score, "id": ids, **ONCE}
             if metric == "gain":
-                worst = values.argmin()
-                least, half = float(values[worst]), float(halves[worst])
-                rows.append(row(domain=ALL, metric="harm", value=least, ci95=half))
-                shares = [one.pays.mean() for one in of_categories if one.pays is not None]
-                share = float(np.mean(shares))
-                rows.append(row(domain=ALL, metric="adapted", value=share))
+                worst = values.mean(1).argmin()
+                least, half = _over_seeds(values[worst]), float(halves[worst])
+                rows.append(row(domain=ALL, metric="harm", ci95=half, **least))
+                pays = [[one.pays.mean() for one in of_seeds] for of_seeds in of_categories]
+                rows.append(row(domain=ALL, metric="adapted", **_over_seeds(np.mean(pays, axis=0))))
     return with_baselines(rows, BASELINES), scores
+
+
+def _over_seeds(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
+    """Return the fields of a row that has a value for each seed."""
+    mean, half = mean_interval(values)
+    return {"value": mean, "ci95_seeds": half}
 
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
@@ -592,17 +631,19 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         outcomes: Outcomes = {}
         held_out: list[str] = []
         for number, (everything, corpus, texts) in enumerate(parts):
-            taught = None
-            if pretrained is not None and config.tuned.epochs:
-                folder = workdir / f"tuned{number}"
-                taught = taught_encoder(config, pretrained.encoder, corpus, texts, folder)
+            taught = []
             if pretrained is not None:
+                for seed in config.tuned.seeds if config.tuned.epochs else ():
+                    folder = workdir / f"tuned{number}-{seed}"
+                    one = taught_encoder(config, pretrained.encoder, corpus, texts, seed, folder)
+                    taught.append(one)
                 corpus = corpus._replace(vectors=pretrained.vectors(texts))
             for place, found in outcomes_of(config, everything, corpus, choices, taught).items():
                 outcomes.setdefault(place, []).extend(found)
             held_out += [corpus.names[d] for group in corpus.groups for d in group]
         rows, scores = rows_of(config, held_out, outcomes)
-        path = write_results(config, workdir, rows, scores, (config.seed,))
+        seeds = config.tuned.seeds if config.tuned.epochs else (config.seed,)
+        path = write_results(config, workdir, rows, scores, seeds)
         write_json(workdir / "choices.json", choices)
         shown = [row for row in rows if row.domain == ALL]
         for metric in ("accuracy", "macro_f1", "gain", "harm", "adapted"):

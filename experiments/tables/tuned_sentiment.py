@@ -27,12 +27,14 @@ class Taught(NamedTuple):
     """What an encoder that some reviews have taught says of all others.
 
     Attributes:
-        others: which reviews did not teach it: those of the held-out categories, and those that
-            were held back of each source.
+        seed: of the training.
+        others: which reviews did not teach it: those of the held-out categories, and of the sources
+            that were held back.
         logits: of being positive; 0 for reviews that taught it.
         vectors: of the trained encoder; 0 likewise.
     """
 
+    seed: int
     others: Bool[np.ndarray, " reviews"]
     logits: Float[np.ndarray, " reviews"]
     vectors: Float[np.ndarray, "reviews width"]
@@ -43,6 +45,7 @@ def taught_encoder(
     encoder: PretrainedEncoder,
     corpus: Corpus,
     texts: Sequence[str],
+    seed: int,
     folder: Path,
 ) -> Taught:
     """Train the last layers of an encoder on the reviews of the sources, and read all others by it.
@@ -50,14 +53,14 @@ def taught_encoder(
     Args:
         config: the resolved config.
         encoder: the pretrained encoder.
-        corpus: the reviews, of one group of held-out categories; those of each category in an
-            order that was drawn.
+        corpus: the reviews, of one group of held-out categories.
         texts: of the reviews.
+        seed: of the training, on which the sources depend that are held back.
         folder: work folder of the training, which is that of a guide afterwards. The vectors are
             kept beside it if the config names no cache.
 
     Raises:
-        ConfigError: the categories are not held out together.
+        ConfigError: the categories are not held out together, or all sources are held back.
     """
     section, (held_out, *more) = config.tuned, corpus.groups
     if more:
@@ -65,13 +68,10 @@ def taught_encoder(
             f"config.tuned.epochs is {section.epochs}: an encoder is trained for categories that "
             "are held out together; name them in config.held_out, or set it to 0"
         )
-    others = np.isin(corpus.category, held_out)
-    for source in corpus.sources(0):
-        rows = corpus.rows(source)
-        others[rows[: round(section.held_back * len(rows))]] = True
+    others = np.isin(corpus.category, (*held_out, *held_back(config, corpus, seed)))
     taught = np.flatnonzero(~others)
     tuned = tuned_guide(config, "tuned", encoder, SENTIMENT.name, sentiment)
-    order = batches_of(len(taught), section.batch, section.epochs, config.seed)
+    order = batches_of(len(taught), section.batch, section.epochs, seed)
     teaching = [texts[row] for row in taught.tolist()]
     tokens = encoder.guide_tokenizer.encode(teaching, section.length).tokens
     data = {"tokens": tokens, "label": corpus.label[taught].astype(np.int32), "order": order}
@@ -79,10 +79,10 @@ def taught_encoder(
         config,
         "tuned",
         tuned,
-        gradient_of(tuned, section.hidden),
+        gradient_of(tuned),
         data,
         len(order),
-        config.seed,
+        seed,
         folder,
     )
     rows = np.flatnonzero(others)
@@ -91,7 +91,22 @@ def taught_encoder(
     logits = np.zeros(len(texts), np.float32)
     vectors = np.zeros((len(texts), found.shape[1]), np.float32)
     logits[rows], vectors[rows] = positive_logits(tuned.model, params, found), found
-    return Taught(others, logits, vectors)
+    return Taught(seed, others, logits, vectors)
+
+
+def held_back(config: FrozenConfigDict, corpus: Corpus, seed: int) -> Int[np.ndarray, " sources"]:
+    """Return the sources of the only group that do not teach an encoder: each seed has the next.
+
+    Raises:
+        ConfigError: none would be left.
+    """
+    sources, count = corpus.sources(0), config.tuned.held_back
+    if count >= len(sources):
+        raise ConfigError(
+            f"config.tuned.held_back is {count}: there are {len(sources)} categories to learn "
+            "from; hold back fewer"
+        )
+    return np.take(sources, np.arange(seed * count, (seed + 1) * count), mode="wrap")
 
 
 def batches_of(count: int, batch: int, epochs: float, seed: int) -> Int[np.ndarray, "steps batch"]:
@@ -110,13 +125,8 @@ def batches_of(count: int, batch: int, epochs: float, seed: int) -> Int[np.ndarr
     return rows[: steps * batch].reshape(steps, batch).astype(np.int32)
 
 
-def gradient_of(tuned: TunedGuide, hidden: float) -> Gradient:
-    """Return the gradient of the loss of sentiment on the reviews of a step.
-
-    Args:
-        tuned: the guide.
-        hidden: share of the tokens that a step does not see.
-    """
+def gradient_of(tuned: TunedGuide) -> Gradient:
+    """Return the gradient of a guide's loss of sentiment on the reviews of a step."""
 
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Float[Array, ""]
@@ -127,8 +137,7 @@ def gradient_of(tuned: TunedGuide, hidden: float) -> Gradient:
         reviews |= {"mask": jnp.ones(len(rows), bool), "stars": jnp.zeros(len(rows))}
 
         def loss(meta: Params) -> tuple[Array, Metrics]:
-            vector = encode_examples(tuned.model, meta["params"], reviews, key, hidden).vector
-            encoded = {"vector": vector}
+            encoded = {"vector": encode_examples(tuned.model, meta["params"], reviews, key).vector}
             return tuned.problem.loss(meta["params"], encoded, reviews, None)
 
         return jax.value_and_grad(loss, has_aux=True)(meta)

@@ -56,6 +56,9 @@ class Encoder:
         pooling: how the states of a text's tokens become its vector.
         compares_names: whether the vector of a class name that training has never seen says what
             the class is. If not, names are compared by their sketches alone after training.
+        hidden_tokens: share of a text's tokens that a training step does not see. An encoder that
+            learns from nothing would know a text of the sources by a few of its words, and learn
+            little that another domain shares; to a pretrained one it does harm.
 
     Raises:
         ValueError: `buckets` is 1, or names have neither a vector nor a sketch to compare.
@@ -73,6 +76,7 @@ class Encoder:
     trains_text: bool = True
     pooling: Pooling = "mean"
     compares_names: bool = True
+    hidden_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         if self.buckets == 1:
@@ -135,6 +139,7 @@ def transformer(
         pretrained,
         # The words of a few source domains do not teach what those of another domain mean.
         compares_names=bool(pretrained) or not buckets,
+        hidden_tokens=0.2,
     )
 
 

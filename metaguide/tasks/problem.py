@@ -23,9 +23,6 @@ from metaguide.types import (
     ScoreFn,
 )
 
-HIDDEN_TOKENS = 0.2
-"""Share of a text's tokens that a training step does not see."""
-
 
 def problem_of(
     model: GuideModel,
@@ -79,17 +76,23 @@ def encode_examples(
     params: Params,
     batch: Mapping[str, Any],
     key: Key[Array, ""] | None,
-    hidden: float = HIDDEN_TOKENS,
+    hidden: float | None = None,
 ) -> Any:
     """Encode texts, and pictures if the batch has them.
 
-    If there is a key, dropout is applied and a share of the tokens is hidden: otherwise the
-    Transformer knows a text of the sources by a few of its words, and learns little that another
-    domain shares.
+    If there is a key, dropout is applied and a share of the tokens is hidden.
+
+    Args:
+        model: the guide's model.
+        params: its parameters.
+        batch: the examples.
+        key: of the training step; None where nothing trains.
+        hidden: share of the tokens to hide; None for the encoder's.
     """
     texts = {field: batch[field] for field in TEXT_FIELDS if field in batch}
-    if key is not None and "tokens" in texts:
-        texts["tokens"] = hide_tokens(jax.random.fold_in(key, 2), texts["tokens"], hidden)
+    rate = model.encoder.hidden_tokens if hidden is None else hidden
+    if key is not None and rate and "tokens" in texts:
+        texts["tokens"] = hide_tokens(jax.random.fold_in(key, 2), texts["tokens"], rate)
     return model.apply(
         {"params": params},
         image=batch.get("image"),

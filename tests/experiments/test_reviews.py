@@ -18,6 +18,7 @@ from experiments.sources import reviews_of
 from experiments.tables import left_out, reviews
 from experiments.tables.left_out import Corpus, corpus_of, taken
 from metaguide.data.catalogue import CatalogueError
+from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import read
 from metaguide.learners.map import map_shift, middle_of_classes
 from metaguide.learners.on_features import from_middle
@@ -60,8 +61,8 @@ def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> N
     def known_of(corpus: Corpus) -> tuple[Any, Any]:
         choices: dict[str, Any] = {}
         methods = reviews.methods_of(config, corpus, corpus, choices)
-        rules = [reviews.rule_for(config, corpus, known, 0, 2, {}) for known in methods.values()]
-        return {name: known.logits for name, known in methods.items()}, (choices["a"], rules)
+        rules = [reviews.rule_for(config, corpus, known, 0, 2, {}) for (known,) in methods.values()]
+        return {name: known.logits for name, (known,) in methods.items()}, (choices["a"], rules)
 
     logits, chosen = known_of(corpus)
     label = corpus.label.copy()
@@ -91,7 +92,7 @@ def test_no_label_of_a_group_reaches_what_is_known_of_it(corpus: Corpus) -> None
     def known_of(label: np.ndarray) -> tuple[np.ndarray, Any]:
         choices: dict[str, Any] = {}
         of_four = corpus_of("abcd", ((1, 3),), category, label.tolist(), texts, 3, "character")
-        (known,) = reviews.methods_of(config_of(), of_four, of_four, choices).values()
+        ((known,),) = reviews.methods_of(config_of(), of_four, of_four, choices).values()
         assert set(choices) == {"b", "d"}
         return known.logits, (choices, reviews.rule_for(config_of(), of_four, known, 0, 2, {}))
 
@@ -117,7 +118,7 @@ def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus
     assert names == methods | {*reviews.BASELINES, "encoder alone", "encoder alone, unlabelled"}
     for shots in (0, 2):
         for d in range(3):
-            own = [found[d] for (_, k), found in outcomes.items() if k == shots]
+            own = [one for (_, k), found in outcomes.items() if k == shots for one in found[d]]
             rows = corpus.rows(d)
             for one in own:
                 np.testing.assert_array_equal(one.query, own[0].query)
@@ -127,7 +128,8 @@ def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus
                 out = np.setdiff1d(np.arange(len(rows)), query)
                 assert len(query) == len(rows) - 2 * shots == len(rows) - len(out)
                 assert corpus.label[rows][out].sum() == shots
-    first, second = outcomes["n-grams", 2][0].query[:2]
+    (known,) = outcomes["n-grams", 2][0]
+    first, second = known.query[:2]
     assert (first != second).any()
 
 
@@ -210,6 +212,33 @@ def test_scores_by_hand() -> None:
     assert found["accuracy"][0] == pytest.approx(right.mean())
     assert found["gain"][0] == pytest.approx(right.mean() - was.mean())
     assert all(0.02 < half < 0.3 for _, half in found.values())
+
+
+def test_rows_of_seeds_by_hand() -> None:
+    """Faults: the first seed stands for all; seeds count as further reviews; the worst category is
+    that of one seed; a review has the score of one seed."""
+    label, query = np.tile([0, 1], 10), np.arange(20)[None]
+    right = np.where(label, 1.0, -1.0)[query]
+
+    def outcome(wrong: int) -> reviews.Outcome:
+        logits = right * np.where(np.arange(20) < wrong, -1, 1)
+        return reviews.Outcome(label, query, logits, right, np.array([wrong > 0]))
+
+    seeds = [(outcome(2), outcome(4)), (outcome(0), outcome(10))]
+    rows, scores = reviews.rows_of(config_of(), ("a", "b"), {("encoder", 2): seeds})
+    of = {(row.domain, row.metric): row for row in rows}
+    assert {row.seeds for row in rows} == {2}
+    for domain, values in (("a", (0.9, 0.8)), ("b", (1.0, 0.5)), ("all", (0.95, 0.65))):
+        row = of[domain, "accuracy"]
+        assert (row.value, row.ci95_seeds) == pytest.approx(mean_interval(np.array(values)))
+    halves = [reviews.measured(one)["accuracy"][1] for one in seeds[1]]
+    assert of["b", "accuracy"].ci95 == pytest.approx(np.mean(halves))
+    assert of["all", "harm"].value == pytest.approx(-0.25)
+    assert of["all", "adapted"].value == pytest.approx(0.75) and not scores
+    _, scores = reviews.rows_of(config_of(), ("a", "b"), {("encoder", 0): seeds})
+    (of_a, of_b) = (scores[name]["score"] for name in sorted(scores))
+    assert of_a[0].tolist() == [0] * 2 + [0.5] * 2 + [1] * 16
+    assert of_b[0].tolist() == [0.5] * 10 + [1] * 10
 
 
 def lay(folder: Any, each: int = 16) -> None:

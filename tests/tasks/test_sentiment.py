@@ -13,7 +13,7 @@ from metaguide.models.encoder import transformer
 from metaguide.models.guide import init_params
 from metaguide.models.transformer import MASK, SPECIALS
 from metaguide.tasks import Reading, guide_model
-from metaguide.tasks.problem import HIDDEN_TOKENS, hide_tokens, use_head
+from metaguide.tasks.problem import hide_tokens, use_head
 from metaguide.tasks.sentiment import HEAD_WEIGHT, fit_polarity, sentiment
 from metaguide.types import HASHES
 
@@ -131,13 +131,13 @@ def test_training_hides_a_share_of_the_tokens_and_no_special_one():
     """Faults: none or all are hidden, the same ones in every text; padding becomes a token, or the
     separator of a question and its passage is lost."""
     tokens = np.tile(np.r_[2, np.arange(SPECIALS, 25), 3, 0, 0], (400, 1)).astype(np.int32)
-    found = np.asarray(hide_tokens(jax.random.key(0), jnp.asarray(tokens), HIDDEN_TOKENS))
+    found = np.asarray(hide_tokens(jax.random.key(0), jnp.asarray(tokens), 0.2))
     assert found.dtype == np.int32
     special = tokens < SPECIALS
     np.testing.assert_array_equal(found[special], tokens[special])
     hidden = found != tokens
     assert set(found[hidden].tolist()) == {MASK}
-    np.testing.assert_allclose(hidden[:, 1:21].mean(0), HIDDEN_TOKENS, atol=0.08)
+    np.testing.assert_allclose(hidden[:, 1:21].mean(0), 0.2, atol=0.08)
     assert len({tuple(row) for row in hidden}) > 350
 
 
