@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config.reviews = "fdu_mtl"
     config.held_out = ("books", "dvd", "electronics", "kitchen_housewares")
     config.encoder.length = 256
-    config.ngrams.update({"unit": "word", "longest": 2, "penalties": (0.03, 0.1, 0.3)})
+    config.encoder.penalties = (200.0, 600.0, 2000.0, 6000.0)
+    config.ngrams.update({"unit": "word", "longest": 2, "penalties": (0.01, 0.03, 0.1, 0.3)})
     config.tfidf.penalties = (0.03, 0.1, 0.3, 1.0)
+    config.stack.shares = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
     return config

@@ -601,14 +601,15 @@ def rows_of(
                 if metric == "accuracy" and not shots:
                     right = [(one.logits > 0) == one.label[one.query] for one in of_seeds]
                     ids = of_seeds[0].query.astype(np.int32)
-                    score = np.mean(right, axis=0, dtype=np.float32)
+                    score = np.stack(right).mean(0, dtype=np.float32)
                     scores[key(rows[-1])] = {"score": score, "id": ids, **ONCE}
             if metric == "gain":
                 worst = values.mean(1).argmin()
                 least, half = _over_seeds(values[worst]), float(halves[worst])
                 rows.append(row(domain=ALL, metric="harm", ci95=half, **least))
-                pays = [[one.pays.mean() for one in of_seeds] for of_seeds in of_categories]
-                rows.append(row(domain=ALL, metric="adapted", **_over_seeds(np.mean(pays, axis=0))))
+                pays = np.array([[one.pays for one in of_seeds] for of_seeds in of_categories])
+                shares = _over_seeds(pays.mean((0, 2)))
+                rows.append(row(domain=ALL, metric="adapted", **shares))
     return with_baselines(rows, BASELINES), scores
 
 
