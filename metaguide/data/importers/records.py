@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -33,6 +34,8 @@ _MOST_PEEKED = 16 * MIB
 
 BROKEN_QUOTES = "quotes that are not closed or go on, or a field of more than 131,072 characters"
 
+_DELIMITER_LINE = re.compile(r'\ufeff?"?sep=(.)"?[\r\n]*')
+
 _BATCH = 4096
 
 
@@ -63,7 +66,8 @@ def read_csv(
     Args:
         path: path of the file.
         columns: names of the columns, of a file without a header.
-        delimiter: what separates the fields; by default the one that parts the first line best.
+        delimiter: what separates the fields; by default the one that a line "sep=;" before the
+            header names, as Excel writes it, or the one that parts the first line best.
         is_quoted: whether a field in double quotes may hold delimiters and line breaks.
         encoding: the file's encoding.
 
@@ -72,6 +76,9 @@ def read_csv(
     """
     lines = _Lines(read_lines(path, encoding, (".csv", ".tsv", ".txt")))
     first = lines.take()
+    if first and not first.fault and (said := _DELIMITER_LINE.fullmatch(first.text)):
+        delimiter = delimiter or said[1]
+        first = lines.take()
     if first is None or first.fault:
         fault = first.fault if first else "is empty"
         raise CatalogueError(f"{path}: {fault}; or give another file.")

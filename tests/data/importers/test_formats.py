@@ -88,6 +88,20 @@ def test_a_row_of_a_table_may_be_a_product_a_review_and_a_purchase(
     assert "products: named again by a later row" in summary.remarks
 
 
+@pytest.mark.parametrize("said", ["sep=;", '"sep=;"', "sep=~"])
+def test_the_line_that_names_the_delimiter_is_no_header(tmp_path: Path, said: str) -> None:
+    """Catches Excel's line before the header as the header, a number of a line that is one less,
+    and a title of many commas that chooses the delimiter."""
+    mark = said.strip('"')[-1]
+    lines = [said, mark.join(["title, short, of the product", "kind"]), f"Hose{mark}garden", "Rake"]
+    file = write(tmp_path / "a.csv", "\r\n".join(lines))
+    mapping = {"title": "title, short, of the product", "category": "kind"}
+    summary = imported("csv", [file], tmp_path / "a", mapping=mapping)
+    (product,) = read_domain(tmp_path / "a").products
+    assert (product.title, product.category) == ("Hose", "garden")
+    assert [str(one.first).endswith("a.csv:4") for one in summary.rejected.values()] == [True]
+
+
 @pytest.mark.parametrize("delimiter", [";", "|", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "gb18030"])
 def test_tables_of_other_programs_are_read(tmp_path: Path, delimiter: str, encoding: str) -> None:
