@@ -252,6 +252,8 @@ def _histories(
 ) -> tuple[list[History], list[Reject]]:
     """Return what each user took, and the rows that cannot be read.
 
+    A user all of whose products are unknown took nothing, unless that is so of all users.
+
     Args:
         opened: the table.
         known: ids of the products that can be read; any if None.
@@ -263,6 +265,7 @@ def _histories(
         if isinstance(event, Interaction) and known is not None and event.product not in known:
             place = record[0] if not isinstance(record, Reject) else record.place
             reason = "a product that the guide does not know"
+            taken.setdefault(event.user, [])
             event = Reject(f"interactions: {reason}", place, repr(event.product))
         if isinstance(event, Reject):
             faults.append(event)
@@ -272,7 +275,7 @@ def _histories(
         History(user, each_once(product for _, product in sorted(events, key=lambda one: one[0])))
         for user, events in taken.items()
     ]
-    return histories, faults
+    return histories if any(taken.values()) else [], faults
 
 
 def _said(*faults: Reject) -> str:

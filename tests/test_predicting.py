@@ -142,7 +142,8 @@ def test_answers_are_answered_again(tmp_path) -> None:
 
 
 def test_products_and_users_are_answered(tmp_path) -> None:
-    """Catches a category without its probability, or a history out of order."""
+    """Catches a category without its probability, a history out of order, or a user without an
+    answer whose products are all unknown."""
     guide: Any = Echo()
     file = written(tmp_path / "p.csv", [{"title": "Hose", "category": ""}])
     predict_file(guide, file, tmp_path / "out.csv")
@@ -150,14 +151,16 @@ def test_products_and_users_are_answered(tmp_path) -> None:
         {"title": "Hose", "category": "", "predicted_category": "Hose",
          "predicted_probability": "0.5", "not_read": ""}
     ]  # fmt: skip
-    rows = [("u", "p2", 3), ("v", "p1", 1), ("u", "p1", 2), ("u", "p9", 4)]
+    rows = [("u", "p2", 3), ("v", "p1", 1), ("u", "p1", 2), ("u", "p9", 4), ("w", "p9", 5)]
     events = [{"user": user, "product": product, "time": time} for user, product, time in rows]
     done = predict_file(guide, written(tmp_path / "u.csv", events), tmp_path / "out.jsonl", top=2)
     assert [(row["user"], row["predicted_rank"], row["predicted_product"])
             for row in table(tmp_path / "out.jsonl")] == [
         ("u", 1, "p1"), ("u", 2, "p2"), ("v", 1, "p1")
     ]  # fmt: skip
-    assert (done.answered, done.unread) == (2, 1) and "does not know" in done.first
+    assert (done.answered, done.unread) == (3, 2) and "does not know" in done.first
+    with pytest.raises(CatalogueError, match="no row can be read"):
+        predict_file(guide, written(tmp_path / "w.csv", events[3:]), tmp_path / "none.jsonl")
 
 
 def test_answers_of_questions_are_columns() -> None:

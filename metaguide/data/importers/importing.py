@@ -323,10 +323,10 @@ class _Writer:
             if name == REJECTS and is_kept and not self._replace:
                 shutil.copyfile(self._folder / file, self._new / file)
             elif is_kept and not self._replace:
-                raise CatalogueError(
-                    f"{self._folder}: the domain has {name} already; import to another domain, or "
-                    "ask for these to be replaced."
-                )
+                mend = "import to another domain, or ask for these to be replaced"
+                if name == "products":
+                    mend = f"map no title if that only names products of the domain, or {mend}"
+                raise CatalogueError(f"{self._folder}: the domain has {name} already; {mend}.")
             opened = open(self._new / file, "a", encoding="utf-8", newline="\n", buffering=2**20)
             self._files[name] = self._stack.enter_context(opened)
         return self._files[name]

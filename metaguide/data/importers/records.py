@@ -36,6 +36,9 @@ BROKEN_QUOTES = "quotes that are not closed or go on, or a field of more than 13
 
 _DELIMITER_LINE = re.compile(r'\ufeff?"?sep=(.)"?[\r\n]*')
 
+_PEEKED = 20
+"""How many lines without a header tell the delimiter."""
+
 _BATCH = 4096
 
 
@@ -87,7 +90,7 @@ def read_csv(
             f"{path}:1: a carriage return alone ends a line; save it with the usual line ends."
         )
     if not delimiter:
-        delimiter = max(DELIMITERS, key=lambda one: len(_header(first.text, one, is_quoted) or ()))
+        delimiter = _delimiter(first, lines, len(columns), is_quoted)
     if columns:
         lines.give_back([first])
     else:
@@ -102,6 +105,28 @@ def read_csv(
             f"{path}:1: two columns are named {min(repeated)!r}; give each its own name."
         )
     return Table(tuple(columns), _csv_records(path, lines, tuple(columns), delimiter, is_quoted))
+
+
+def _delimiter(first: Line, lines: "_Lines", columns: int, is_quoted: bool) -> str:
+    """Return the delimiter of a table: of those that give as many columns, or of the first line.
+
+    Args:
+        first: the first line.
+        lines: the lines that follow.
+        columns: number of columns of a file without a header; 0 if the first line is the header.
+        is_quoted: as in `read_csv`.
+    """
+    peeked = [first]
+    while columns and len(peeked) < _PEEKED and (line := lines.take()) is not None:
+        peeked.append(line)
+    lines.give_back(peeked[1:])
+
+    def parts(one: str) -> tuple[int, int]:
+        counts = [len(_header(line.text, one, is_quoted) or ()) for line in peeked]
+        return sum(count == columns for count in counts), counts[0] if not columns else 0
+
+    # Commas stand in texts as well.
+    return max(DELIMITERS if not columns else reversed(DELIMITERS), key=parts)
 
 
 def _header(text: str, delimiter: str, is_quoted: bool) -> list[str] | None:

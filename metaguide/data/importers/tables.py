@@ -65,6 +65,7 @@ _REQUIRED = {
 
 _OF_PRODUCT = ("title", "description", "category", "image")
 _OF_REVIEW = ("text", "stars", "sentiment")
+_NAMES = ("user", "product", "category")
 
 
 @dataclass(frozen=True)
@@ -191,16 +192,21 @@ def planned(path: Path, columns: Sequence[str], options: Options, stem: str = ""
     """
     mapping = options.mapping or _by_name(columns)
     for name, column in mapping.items():
-        if column not in columns and "." not in column:
+        outer, dot, _ = column.partition(".")
+        if column not in columns and not (dot and outer in columns):
+            lower = {one.lower(): one for one in columns}
+            near = difflib.get_close_matches(column.lower(), lower, 1, 0.8)
             raise CatalogueError(
-                f"{path}: no column {column!r} for {name}; the columns are {_listed(columns)}. If "
-                "the first line is no header, name the columns."
+                f"{path}: no column {column!r} for {name}; the columns are {_listed(columns)}."
+                + (f" Did you mean {lower[near[0]]!r}?" if near else "")
+                + " If the first line is no header, name the columns."
             )
     parts = _parts(mapping)
     if not parts:
         raise CatalogueError(
             f"{path}: nothing says what a row is, of the columns {_listed(columns)}; map one to "
-            "title (of products), to text (of reviews), or to user, product and time."
+            "title (of products), to text (of reviews), to user, product and time, or to question "
+            "and text, the passage that holds the answer."
         )
     convert = _conversions(path, options)
     known = {"id", "product"}.union(*(_FIELDS_OF[part] for part in parts))
@@ -275,6 +281,8 @@ def _rows(
     place, found, line = record
     raw = {name: _at(found, column) for name, column in mapping.items()}
     raw = {name: value for name, value in raw.items() if not values.is_empty(value)}
+    nothing = [name for name in _NAMES if values.is_nothing(raw.get(name))]
+    said = [f"{name}: {raw.pop(name)!r} is read as an empty field" for name in nothing]
     made = f"{stem}-{place.line}"
     of_product = raw.get("product")
     if "products" in parts:
@@ -290,9 +298,12 @@ def _rows(
         if part in ("reviews", "questions"):
             fields["id"] = raw.get("id", made)
         row = converted(part, fields, place, line, convert, part == "products" and len(parts) > 1)
-        if "\n" in line.rstrip("\r\n") and isinstance(row, Row):
-            # So it should be where a text has line breaks, and not where a quote was lost.
-            row = row._replace(remarks=(*row.remarks, f"{part}: of several lines"))
+        if isinstance(row, Row):
+            remarks = list(said)
+            if "\n" in line.rstrip("\r\n"):
+                # So it should be where a text has line breaks, and not where a quote was lost.
+                remarks.append(f"{part}: of several lines")
+            row = row._replace(remarks=(*row.remarks, *remarks))
         yield row
 
 
@@ -378,10 +389,17 @@ def _conversions(path: Path, options: Options) -> Mapping[str, Callable[[Any], V
 
 
 def _attribute(name: str, value: Any) -> Value:
-    if name == f"{ATTRIBUTE}price" and isinstance(value, str):
-        return values.price(value)
     if isinstance(value, bool):
         return Value("yes" if value else "no")
+    if isinstance(value, list | tuple):
+        return Value(", ".join(filter(None, (values.text(one).value for one in value))) or None)
+    if name == f"{ATTRIBUTE}price" and isinstance(value, str):
+        try:
+            return values.price(value)
+        except ValueError:
+            return Value(
+                values.text(value).value, "is no single price, and is kept as it is written"
+            )
     return values.text(value)
 
 

@@ -9,11 +9,13 @@ import math
 import re
 import reprlib
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any, NamedTuple
+
+from metaguide.scoring import CHARACTER
 
 
 class Value(NamedTuple):
@@ -28,7 +30,26 @@ class Value(NamedTuple):
     remark: str = ""
 
 
-_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_BLOCK = re.compile(
+    r"\s*</?(?:address|article|aside|blockquote|br|center|dd|div|dl|dt|figcaption|figure|footer|h[1-6]"
+    r"|header|hr|li|main|nav|ol|p|pre|section|table|tbody|td|tfoot|th|thead|tr|ul)\b[^<>]*>\s*",
+    re.IGNORECASE,
+)
+_INLINE = re.compile(
+    r"</?(?:a|abbr|b|bdi|big|button|cite|code|data|del|em|font|i|iframe|img|ins|kbd|label|link|mark|meta"
+    r"|picture|q|s|samp|small|source|span|strike|strong|sub|sup|time|tt|u|var|video|wbr)\b[^<>]*>",
+    re.IGNORECASE,
+)
+"""The elements of HTML that stand in descriptions of products, with what begins and ends a line."""
+
+_TYPED = {one: f"[{''.join(ones)}]" for ones in ("'’‘ʼ", '"“”„') for one in ones}
+"""Quotation marks, each with all that are typed or printed in its place."""
+
+_GOES_ON = re.compile(r"(?<=[^\W\d_])(?=[^\W\d_])|(?<=\d)(?=[.,]?\d)|(?<=\d[.,])(?=\d)")
+"""Within a word or a number."""
+
+_NOTHING = frozenset(("null", "none", "nan", "n/a", "#n/a", "\\n", "undefined"))
 _NUMBER = r"(\d+(?:[.,]\d+)?)"
 _IN_HAN = "颗星|顆星|つ星|星级|星級|星|分|点|點"
 _STARS = re.compile(rf"{_NUMBER}\s*(?:stars?|sterne?|estrellas?|étoiles?|{_IN_HAN})?")
@@ -74,6 +95,11 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def is_nothing(value: Any) -> bool:
+    """Return whether a field that names something holds a word for nothing, such as NULL."""
+    return isinstance(value, str) and value.strip().lower() in _NOTHING
+
+
 def plain(value: Any) -> Value:
     """Return a text or a number as a text, for ids: 12.0 is "12"."""
     value = _plain_number(value)
@@ -87,7 +113,10 @@ def plain(value: Any) -> Value:
 
 
 def text(value: Any) -> Value:
-    """Return a text without HTML's entities and line breaks, and without byte order marks."""
+    """Return a text without HTML's tags and entities, and without byte order marks.
+
+    What a browser would show on lines of their own, such as paragraphs, is on lines of its own.
+    """
     found = plain(value).value
     if found is None:
         return Value(None)
@@ -95,11 +124,18 @@ def text(value: Any) -> Value:
 
 
 def _readable(said: str) -> str:
+    said = _untagged(said)
     if "&" in said:
-        said = html.unescape(said)
-    if "<" in said:
-        said = _LINE_BREAK.sub("\n", said)
+        # Once more, since some exports write the tags themselves as entities.
+        said = _untagged(html.unescape(said))
     return said.replace("\ufeff", "")
+
+
+def _untagged(said: str) -> str:
+    if "<" not in said:
+        return said
+    said = _BLOCK.sub("\n", _UNSEEN.sub("", said))
+    return re.sub(r"\n{2,}", "\n", _INLINE.sub("", said))
 
 
 def stars(value: Any, most: float = 5.0) -> Value:
@@ -252,12 +288,29 @@ def span(value: Any, passage: str, raw: Any = "") -> Value:
     answer = text(value).value
     if answer is None:
         return Value(None)
-    start = passage.find(answer)
-    if start < 0:
+    places = list(_places(answer, passage))
+    if not places:
         raise ValueError(f"is {reprlib.repr(value)}, which the text does not hold; copy it exactly")
-    again = passage.find(answer, start + 1) >= 0
-    remark = "occurs several times in the text; the first is stored" if again else ""
-    return Value([start, start + len(answer)], remark)
+    whole = [place for place in places if not any(_splits_a_word(passage, at) for at in place)]
+    if not whole and len(answer) < 4:
+        fault = "which the text holds within other words alone; copy it exactly"
+        raise ValueError(f"is {reprlib.repr(value)}, {fault}")
+    remark = "" if whole else "stands within another word"
+    if len(whole or places) > 1:
+        remark = "occurs several times in the text; the first is stored"
+    return Value(list((whole or places)[0]), remark)
+
+
+def _places(answer: str, passage: str) -> Iterator[tuple[int, int]]:
+    """Yield where a passage holds an answer, with any white space and quotation marks."""
+    words = ("".join(_TYPED.get(one, re.escape(one)) for one in word) for word in answer.split())
+    return (found.span() for found in re.finditer(r"\s+".join(words), passage))
+
+
+def _splits_a_word(passage: str, at: int) -> bool:
+    """Return whether a word or a number goes on there. Chinese and Japanese have no such places."""
+    beside = passage[max(0, at - 1) : at + 1]
+    return bool(_GOES_ON.match(passage, at)) and not CHARACTER.search(beside)
 
 
 def _moved(bounds: list[Any], passage: str, raw: Any) -> list[Any]:

@@ -156,21 +156,29 @@ def test_a_mapping_says_which_column_is_which_field(tmp_path: Path) -> None:
 
 
 def test_what_is_said_twice_or_not_at_all_is_said(tmp_path: Path) -> None:
-    """Catches a product that is lost for its price, a label of the two that goes unsaid, and a byte
-    order mark that hides the first line."""
+    """Catches a product that is lost for its price, a price or a list that is lost, a label of the
+    two that goes unsaid, and a byte order mark that hides the first line."""
     rows = (
-        {"title": "Hose", "attributes.price": "ask us", "attributes.new": True},
-        {"title": "Rake"},
+        {
+            "title": "Hose",
+            "attributes.price": "¥99-199",
+            "attributes.new": True,
+            "attributes.tags": ["red", 5, ""],
+        },
+        {"title": "Rake", "attributes.tags": {"colour": "red"}},
     )
     file = write(tmp_path / "p.jsonl", "\ufeff" + json.dumps(rows[0]), rows[1])
     mapping = {name: name for name in rows[0]}
     summary = imported("jsonl", [file], tmp_path / "garden", mapping=mapping)
     products = read_domain(tmp_path / "garden").products
     assert [(one.title, dict(one.attributes)) for one in products] == [
-        ("Hose", {"new": "yes"}),
+        ("Hose", {"price": "¥99-199", "new": "yes", "tags": "red, 5"}),
         ("Rake", {}),
     ]
-    assert "products, attributes.price: cannot be read, left out" in summary.remarks
+    assert set(summary.remarks) == {
+        "products, attributes.price: is no single price, and is kept as it is written",
+        "products, attributes.tags: cannot be read, left out",
+    }
     file = write(tmp_path / "r.jsonl", {"text": "so", "stars": 1, "sentiment": "positive"})
     summary = imported("jsonl", [file], tmp_path / "reviews")
     (review,) = read_domain(tmp_path / "reviews").reviews
@@ -178,7 +186,45 @@ def test_what_is_said_twice_or_not_at_all_is_said(tmp_path: Path) -> None:
     assert "reviews: of stars and sentiment, the sentiment is stored" in summary.remarks
 
 
+def test_words_for_nothing_are_no_names(tmp_path: Path) -> None:
+    """Catches all guests as one user who takes everything, or a category that is called NULL."""
+    lines = ["user,product,time", "NULL,hose,1", "u1,N/A,2", "u1,hose,3", "null,hose,4"]
+    file = write(tmp_path / "orders.csv", *lines)
+    write(tmp_path / "shop" / "products.jsonl", {"id": "hose", "title": "Hose"})
+    summary = import_domain(FORMATS["csv"].importer, [file], tmp_path / "shop", Options())
+    (event,) = read_domain(tmp_path / "shop").interactions
+    assert (event.user, event.product) == ("u1", "hose")
+    rejected = {reason: group.count for reason, group in summary.rejected.items()}
+    assert rejected == {"interactions: no user": 2, "interactions: no product": 1}
+    file = write(tmp_path / "p.csv", "title,category", "Hose,none", "Rake,tools")
+    summary = imported("csv", [file], tmp_path / "garden")
+    assert [one.category for one in read_domain(tmp_path / "garden").products] == [None, "tools"]
+    assert "category: 'none' is read as an empty field" in summary.remarks
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_file_without_a_header_gives_its_columns(
+    tmp_path: Path, delimiter: str
+) -> None:
+    """Catches commas of the first row's texts that part it, so that a row is read as another."""
+    rows = [
+        ["1", "Hose", '"Long, strong, green"'],
+        ["2", '"Rake, steel"', "plain"],
+        ["3", "a|b", "c"],
+    ]
+    rows = rows[: 2 if delimiter == "|" else 3]
+    if delimiter != ",":
+        rows = [[field.strip('"') for field in row] for row in rows]
+    file = write(tmp_path / "a.csv", *(delimiter.join(row) for row in rows))
+    imported("csv", [file], tmp_path / "a", columns=("id", "title", "description"))
+    found = [(one.id, one.title, one.description) for one in read_domain(tmp_path / "a").products]
+    assert found == [tuple(field.strip('"') for field in row) for row in rows]
+
+
 BAD_TABLES = [
+    (["a.b,text"], {"mapping": {"title": "c.d"}}, "no column 'c.d' for title"),
+    (["Body.HTML,text"], {"mapping": {"title": "Body.Html"}}, "Did you mean 'Body.HTML'"),
+    (["user,product,question"], {}, "or to question and text, the passage that holds the answer"),
     (["name,stars", "a,1"], {}, "nothing says what a row is, of the columns 'name', 'stars'"),
     (["text,stars", "a,1"], {"mapping": {"text": "review"}}, "no column 'review' for text"),
     (["text,text", "a,1"], {}, "a.csv:1: two columns are named 'text'"),

@@ -193,6 +193,13 @@ def test_texts_lose_entities_and_marks() -> None:
     assert values.text("\ufeffGut &amp; g&uuml;ns\ufefftig<br />sehr ").value == (
         "Gut & günstig\nsehr"
     )
+    listed = "<p>It is <b>long</b>.</p>\n<ul><li>3 kg</li><li>a<3, b>2</li></ul>"
+    assert values.text(listed).value == "It is long.\n3 kg\na<3, b>2"
+    twice = "&lt;div class=&quot;x&quot;&gt;So &amp; so&lt;/div&gt;"
+    assert values.text(twice).value == "So & so"
+    assert values.text("a<script>alert(1)</script><!-- <p> -->b <i>").value == "ab"
+    address = "2 <b, and <me@example.com> <3"
+    assert values.text(address).value == address
     assert values.text(12.0).value == "12"
     assert values.text(" ").value is None
 
@@ -206,6 +213,14 @@ def test_answers_are_found_in_their_text() -> None:
     assert values.span("[2, 5]", "A day.").value == values.span([2, 5], "A day.").value == [2, 5]
     with pytest.raises(ValueError, match="does not hold; copy it exactly"):
         values.span("week", "A day.")
+    with pytest.raises(ValueError, match="within other words alone; copy it exactly"):
+        values.span("no", "Brass nozzle included.")
+    assert values.span("12", "Since 2012, 1.12 m, for 12 months.").value == [24, 26]
+    assert values.span("10", "It is 10m long.").value == [6, 8]
+    assert values.span("light", "Moonlights.") == ([4, 9], "stands within another word")
+    assert values.span("水", "防水材料。").value == [1, 2]
+    typed = "So: It\u2019s not, it\u2019s 10\xa0hours."
+    assert values.span("it's 10  hours", typed).value == [14, 27]
     assert values.span("\u3000", "A day.").value is None
 
 
