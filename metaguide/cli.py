@@ -268,7 +268,7 @@ def adapt(
         return
     print(f"{output} ({time.monotonic() - start:.1f} s)")
     for task, one in adapted.adapted.items():
-        method = adapted.guide.serving[task].method
+        method = choices[task].method if task in choices else adapted.guide.serving[task].method
         print(f"  {task:<15} by {method}, adapted to {len(one.chosen)} examples")
         if task in choices and choices[task].accuracy:
             print(f"  {'':<15} {_choice_line(choices[task])}")
@@ -544,7 +544,10 @@ def _plain(tasks: Mapping[str, Any]) -> dict[str, Any]:
 def _choice_line(choice: "Choice") -> str:
     """Return how the methods predict the examples when these are held back."""
     shown = ", ".join(f"{method} {value:.2f}" for method, value in choice.accuracy.items())
-    return f"right on examples that were held back: {shown}".replace(" 0.", " .")
+    what = "right on examples that were held back"
+    if choice.measure != "accuracy":
+        what = f"{choice.measure} of the last products of users, held back"
+    return f"{what}: {shown}".replace(" 0.", " .")
 
 
 def _overview_lines(one: Any) -> Iterator[str]:

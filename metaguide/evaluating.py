@@ -177,7 +177,8 @@ def evaluate(
     users = [one for one in histories(domain.interactions) if len(one.products) > 1]
     if RECOMMENDATION.name in guide.serving and users:
         asked = np.random.default_rng(seed).permutation(len(users))[:queries]
-        found.append(_of_users(guide, domain, [users[row] for row in asked], shots, tell))
+        of_users = [users[row] for row in asked]
+        found.append(_of_users(guide, domain, of_users, shots, candidates, tell))
     if QUESTIONS.name in guide.serving:
         of_texts = _of_questions(guide, domain, shots, draws, queries, seed, tell)
         found += [] if of_texts is None else [of_texts]
@@ -344,6 +345,7 @@ def _of_users(
     domain: Domain,
     asked: Sequence[History],
     shots: Sequence[int],
+    candidates: Sequence[str],
     tell: Callable[[str, int], None],
 ) -> Evaluation:
     """Evaluate recommendation; the other arguments are those of `evaluate`.
@@ -352,6 +354,7 @@ def _of_users(
         asked: the histories of the users whose last product is held back.
     """
     task = RECOMMENDATION.name
+    own = guide.serving[task].method
     guide = replace(guide, serving={task: guide.serving[task]})
     index = {product.id: row for row, product in enumerate(domain.products)}
     held_back = {(one.user, one.products[-1]) for one in asked}
@@ -373,26 +376,32 @@ def _of_users(
     for row, one in zip(compete, asked, strict=True):
         row[[index[product] for product in one.products[:-1]]] = False
 
+    def gains(adapted: Any, before: Sequence[History]) -> Scores:
+        scores = np.full(compete.shape, -np.inf)
+        for row, ranking in zip(scores, adapted.predict(before), strict=True):
+            row[ranking.rows] = ranking.scores
+        has_score = compete & np.isfinite(scores)
+        return ndcg(ranks_of(scores, query[:, 0], has_score, np.random.default_rng(0)), 10)[None]
+
     def answered(count: int) -> _Answered:
         before = [replace(one, products=_last(one.products[:-1], count)) for one in asked]
         rows = [np.array([index[product] for product in one.products], int) for one in before]
-        with warnings.catch_warnings(action="ignore"):
-            adapted = guide.adapt(known, count)
-            rankings = adapted.predict(before) if task in adapted.adapted else []
         others = {"popularity": baselines.popularity(taken, query, users, compete)}
         if count:
             longest = max(map(len, rows))
             given = np.stack([np.pad(r, (0, longest - len(r)), constant_values=-1) for r in rows])
             others["content"] = baselines.content(features, given, query, users, compete)
         ranked = {name: ndcg(raw["rank"][0, 0, :, 0], 10)[None] for name, raw in others.items()}
-        if not rankings:
-            return _Answered((), {}, ranked)
-        scores = np.full(compete.shape, -np.inf)
-        for row, ranking in zip(scores, rankings, strict=True):
-            row[ranking.rows] = ranking.scores
-        has_score = compete & np.isfinite(scores)
-        ranks = ranks_of(scores, query[:, 0], has_score, np.random.default_rng(0))
-        return _Answered([guide.serving[task].method], {SERVED: ndcg(ranks, 10)[None]}, ranked)
+        with warnings.catch_warnings(action="ignore"):
+            adapted = guide.adapt(known, count)
+            if task not in adapted.adapted:
+                return _Answered((), {}, ranked)
+            last, choices = best(adapted) if candidates else (adapted, {})
+            method = choices[task].method if choices else own
+            found = {SERVED: gains(last, before)}
+            if method != own:
+                found[own] = gains(adapted, before)
+        return _Answered([method], found, ranked)
 
     return _evaluation(task, "NDCG@10", len(index), users, shots, tell, answered)
 

@@ -58,6 +58,7 @@ from metaguide.tasks import (
     Serving,
     guide_model,
 )
+from metaguide.tasks.recommendation import untrained
 from metaguide.training.checkpoint import CheckpointError, restore_stage
 from metaguide.training.program import SIZES
 from metaguide.training.progress import patience
@@ -524,8 +525,9 @@ def from_encoder(
 
     It classifies products by the names of their categories, or by examples of them; it tells
     praise from blame after `adapt` has seen examples of both, and better if `unlabelled` lets it
-    read reviews without labels; it recommends products like those that a user took; it answers a
-    question with the sentence of the text that is nearest to it. It reads no pictures.
+    read reviews without labels; it recommends products like those that a user took, and popular
+    ones to a user who took nothing; it answers a question with the sentence of the text that is
+    nearest to it. It reads no pictures.
 
     Args:
         folder: a Hugging Face folder of the BERT family, with `config.json`, `model.safetensors`
@@ -558,8 +560,7 @@ def from_encoder(
     )
     model = model_of(config, None)
     params = init_params(model, jax.random.key(0))
-    # How much popularity counts against likeness is learned; without training, only likeness does.
-    params["recommendation"] = {**params["recommendation"], "popularity": jnp.zeros(())}
+    params["recommendation"] = untrained(params["recommendation"])
     meta = {"params": params}
     reading = reading_of(config, None, vectors_of(encoder, cache))
     serving = {

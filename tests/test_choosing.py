@@ -1,5 +1,8 @@
 """The choice of a method: another serves only where the labels say that it is better."""
 
+import collections
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
@@ -7,7 +10,8 @@ import scipy.special
 import metaguide
 from metaguide import choosing
 from metaguide.choosing import best
-from metaguide.data.catalogue import Domain, Product, Review
+from metaguide.data.catalogue import Domain, Interaction, Product, Review
+from metaguide.data.histories import History
 from metaguide.data.tokenizer import Tokenizer
 from metaguide.learners.calibration import LEAST, SCALES
 from metaguide.methods import IN_GUIDE, adaptation_of
@@ -192,8 +196,8 @@ def test_every_class_of_a_domain_is_validated(guide):
 
 @pytest.mark.slow
 def test_tasks_without_classes_stay_as_they_are():
-    """Faults: an answer of a question is held back as if it had a class; a choice for a ranking;
-    the parameters that a gradient adapted are lost where a method on features validates."""
+    """Faults: an answer of a question is held back as if it had a class; the parameters that a
+    gradient adapted are lost where a method on features validates."""
     methods = dict.fromkeys(("classification", "sentiment"), ("head-only", 0.3, 2))
     others = dict.fromkeys(("questions", "recommendation"), ("zero-shot", 0.0, 0))
     texts = [one.title for one in SHOP.products] + [one.text for one in SHOP.reviews]
@@ -202,10 +206,43 @@ def test_tasks_without_classes_stay_as_they_are():
     adapted = guide.adapt(SHOP, shots=2)
     assert set(adapted.adapted) == set(TASKS)
     chosen, choices = best(adapted, ("logistic",))
-    assert set(choices) == {"classification", "sentiment"}
-    for task in TASKS:
-        assert (
-            choices[task].own == "head-only"
-            if task in choices
-            else (chosen.adapted[task] is adapted.adapted[task])
-        )
+    assert set(choices) == {"classification", "sentiment", "recommendation"}
+    assert choices["classification"].own == choices["sentiment"].own == "head-only"
+    assert chosen.adapted["questions"] is adapted.adapted["questions"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("favourite", [True, False])
+def test_popularity_counts_as_much_as_a_shops_users_say(tmp_path, favourite):
+    """Faults: popularity counts the product that is held back; a shop where all take the same is
+    ranked by likeness, or one of series by popularity; a choice of two users; a new user's ranking
+    is not that of the popular products; the choice is lost when the guide is saved."""
+    rng = np.random.default_rng(0)
+    kinds = ("good", "bad", "phone", "screen", "很", "手")  # words that the encoder knows
+    products = [
+        Product(f"{kind}{i}", " ".join([kind] * 4 + ["the"] * i)) for kind in kinds for i in (1, 2)
+    ]
+    events = []
+    for number in range(60):
+        kind = kinds[number % 6]
+        took = rng.permutation([f"{kind}1", f"{kind}2"])
+        if favourite:
+            took = ["phone1", took[0]] if number % 4 == 0 else [took[0], "phone1"]
+        events += [Interaction(f"u{number}", str(one), float(t)) for t, one in enumerate(took)]
+    shop = Domain("home", tuple(products), interactions=tuple(events))
+    guide = metaguide.from_encoder(write_encoder(tmp_path / "encoder", "bert"))
+    adapted, choices = best(guide.adapt(shop))
+    choice = choices["recommendation"]
+    assert choice.measure == "NDCG@10" and (choice.method != choice.own) == favourite
+    if favourite:
+        assert choice.accuracy[choice.method] > choice.accuracy[choice.own] + 0.2
+    taken = collections.Counter(one.product for one in events)
+    (new, old) = adapted.predict([History("new", ()), History("old", ("bad1",))])
+    assert new.by == "no history" and new.products[0] == taken.most_common(1)[0][0]
+    assert [taken[one] for one in new.products] == sorted(taken.values(), reverse=True)
+    adapted.save(tmp_path / "shop.guide")
+    (again,) = metaguide.load(tmp_path / "shop.guide").predict([History("old", ("bad1",))])
+    assert again.products == old.products
+    np.testing.assert_allclose(again.scores, old.scores, rtol=1e-5)
+    two, choices = best(guide.adapt(dataclasses.replace(shop, interactions=tuple(events[:2]))))
+    assert choices["recommendation"].method == choice.own

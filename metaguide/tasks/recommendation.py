@@ -3,7 +3,7 @@
 import reprlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from metaguide.data.catalogue import Domain, Product
 from metaguide.data.encoding import Table, product_rows, stack, stack_rows
@@ -25,7 +25,7 @@ from metaguide.models.guide import GuideModel
 from metaguide.models.heads import RecommendationHead
 from metaguide.objectives.tasks import ranking_loss
 from metaguide.tasks.problem import encode_examples, problem_of, use_head
-from metaguide.tasks.serving import Adapted, Fill, Reading, Server
+from metaguide.tasks.serving import Adapted, Fill, HeldBack, Reading, Server, Serving
 from metaguide.tasks.task import Outcome, Shape, Task
 from metaguide.tasks.widths import in_few_widths
 from metaguide.ties import drawn
@@ -53,6 +53,12 @@ HISTORY_SIZES = (16, 64, 256, 1024)
 LONGEST_HISTORY = HISTORY_SIZES[-1]
 """Number of a history's last products that are read: older ones have no weight left."""
 
+SCORES_HELD_BACK = 2**24
+"""Scores, of users times products, that a choice of weights is made on at most."""
+
+MOST_SHOTS = 20
+"""The shots for which a choice of weights has memory."""
+
 USERS = (1, *SIZES)
 """Numbers of users that are ranked for at once: each more may cost as much as the first."""
 
@@ -69,8 +75,8 @@ class Ranking:
         scores: float32 scores of `products`, in descending order; only the order of one user's
             scores is meaningful.
         by: "history" if the ranking is based on what the user took, "no history" if the user took
-            nothing. The latter ranking is the same for all such users: what users in general took
-            on the training domains, and what is popular in this one.
+            nothing. The latter ranking is the same for all such users: what is popular in this
+            domain, and what users in general took on the training domains, if there were any.
         catalogue: ids of all products of the domain.
         rows: rows of `products` in the catalogue.
     """
@@ -308,7 +314,7 @@ def _adapt(
     domain: Domain,
     shots: int,
     rng: np.random.Generator,
-    picked: None,
+    picked: Sequence[Any] | None,
     unlabelled: int | Sequence[Any],
 ) -> tuple[Adapted | None, tuple[str, ...]]:
     """Defer adaptation: users adapt on request, and the first request encodes the catalogue."""
@@ -379,34 +385,93 @@ def _predict(
     catalogue: Catalogue = adapted.context
     del domain
     taken = [[catalogue.rows[product] for product in each_once(one.products)] for one in batch]
+    ask = partial(adapted.learner.predict, adapted.state)
+    rankings = []
+    scores = _scores(server, ask, catalogue.context, taken, shots)
+    for one, mine, score in zip(batch, taken, scores, strict=True):
+        if not np.isfinite(score).all():
+            raise ValueError(
+                f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
+                "with shots=0, or serve another method"
+            )
+        free = np.ones(len(score), bool)
+        free[mine] = False
+        order = _best(score, np.flatnonzero(free), top)
+        by = "history" if mine else "no history"
+        rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
+    return rankings
+
+
+def _scores(
+    server: Server,
+    ask: Callable[[Batch, Any], Mapping[str, Array]],
+    context: Any,
+    taken: Sequence[Sequence[int]],
+    shots: int,
+) -> Iterator[Float[np.ndarray, " products"]]:
+    """Yield the scores of all products for each user.
+
+    Args:
+        server: the server.
+        ask: (users, context) -> scores, as of `_ranker`.
+        context: of the catalogue.
+        taken: rows of the products that each user took, in the order of time.
+        shots: as of `_predict`.
+    """
     read = [rows[-LONGEST_HISTORY:] for rows in taken]
     length = padded_size(max(map(len, read)), HISTORY_SIZES)
     users: dict[str, np.ndarray] = {
-        "history": np.array([rows + [0] * (length - len(rows)) for rows in read], np.int32),
+        "history": np.array([[*rows, *[0] * (length - len(rows))] for rows in read], np.int32),
         "taken": np.array([len(rows) for rows in read], np.int32),
     }
+    most = _users_at_once(server, shots, len(context["candidates"]), length)
+    for start in range(0, len(taken), most):
+        some = {name: leaf[start : start + most] for name, leaf in users.items()}
+        yield from in_pieces(lambda rows: ask(rows, context), some, most, USERS)["scores"]
 
-    def ask(rows: Any) -> Mapping[str, Array]:
-        return adapted.learner.predict(adapted.state, rows, catalogue.context)
 
-    most = _users_at_once(server, shots, len(catalogue.ids), length)
-    rankings = []
-    for start in range(0, len(batch), most):
-        rows = slice(start, start + most)
-        some = {name: leaf[rows] for name, leaf in users.items()}
-        scores = in_pieces(ask, some, most, USERS)["scores"]
-        for one, mine, score in zip(batch[rows], taken[rows], scores, strict=True):
-            if not np.isfinite(score).all():
-                raise ValueError(
-                    f"the scores of user {one.user!r} are not finite: adaptation diverged; adapt "
-                    "with shots=0, or serve another method"
-                )
-            free = np.ones(len(score), bool)
-            free[mine] = False
-            order = _best(score, np.flatnonzero(free), top)
-            by = "history" if mine else "no history"
-            rankings.append(Ranking(one.user, score[order], by, catalogue.ids, order))
-    return rankings
+def validate(server: Server, domain: Domain, adapted: Adapted) -> HeldBack:
+    """Predict each user's last product from those before it; as in `Task.validate`.
+
+    The products are the classes. Popularity does not count what is held back. Of many users some
+    are drawn.
+    """
+    catalogue: Catalogue = adapted.context
+    every = [
+        [catalogue.rows[product] for product in one.products]
+        for one in histories(domain.interactions)
+        if len(one.products) > 1
+    ]
+    popularity = times_taken((rows[:-1] for rows in every), len(catalogue.ids))
+    most = max(1, SCORES_HELD_BACK // len(catalogue.ids))
+    drawn = np.random.default_rng(0).permutation(len(every))[:most]
+    taken = [every[row] for row in drawn]
+    context = {**catalogue.context, "popularity": jnp.asarray(popularity)}
+    ask = partial(adapted.learner.predict, server.serving.meta)
+    before = [rows[:-1] for rows in taken]
+    scores = list(_scores(server, ask, context, before, MOST_SHOTS)) if taken else []
+    logits = np.array(scores, np.float32).reshape(len(taken), len(catalogue.ids))
+    labels = np.array([rows[-1] for rows in taken], np.int32)
+    return HeldBack(logits, labels, np.ones(len(taken), bool))
+
+
+def with_popularity(serving: Serving, weight: float) -> Serving:
+    """Return a serving whose head has another weight of popularity, w of `RecommendationHead`."""
+    params = serving.meta["params"]
+    head = {**params[NAME], "popularity": jnp.asarray(weight, jnp.float32)}
+    return serving._replace(meta={**serving.meta, "params": {**params, NAME: head}})
+
+
+def untrained(head: Params) -> Params:
+    """Return a recommendation head for use without training: likeness alone tells products apart.
+
+    Users without a history are given the popular products, since likeness says nothing of them.
+
+    Args:
+        head: an initialised head.
+    """
+    nothing = {name: jax.tree.map(jnp.zeros_like, head[name]) for name in ("start", "out")}
+    return {**head, **nothing, "popularity": jnp.asarray(1e-6, jnp.float32)}
 
 
 def _best(score: np.ndarray, rows: np.ndarray, top: int | None) -> Int32[np.ndarray, " best"]:
@@ -534,6 +599,7 @@ RECOMMENDATION = Task(
     arrays=lambda adapted: adapted.context.context,
     restore=_restore,
     predict=_predict,
+    validate=validate,
     checked=_checked,
     picked=None,
     check=_check,

@@ -88,7 +88,7 @@ class Task(NamedTuple):
             saved arrays, given a pytree of the shapes of what `arrays` returned.
         predict: (server, adapted, examples, domain, shots, top) -> answers; `top` is for rankings.
         validate: (server, domain, adapted) -> how the examples adapted to are predicted when they
-            are held back; None if the task has no labels.
+            are held back, or each user's last product; None if the task has nothing to choose by.
         checked: (where, example) -> the example as `predict` reads it, without its label; `where`
             is for messages.
         picked: examples to adapt to -> the same examples, checked, each with its label; None if the
