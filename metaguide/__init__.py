@@ -2,8 +2,9 @@
 
 `metaguide.load` reads a trained guide, or one that was adapted and saved; `metaguide.from_encoder`
 builds one on a pretrained encoder. Both need `pip install 'metaguide[guide]'`. Learners
-(`metaguide.learners`), the inner loop (`metaguide.inner_loop`) and learned optimizers
-(`metaguide.optimizers`) need the base install alone.
+(`metaguide.learners`), their problems (`metaguide.problems`), the inner loop
+(`metaguide.inner_loop`) and learned optimizers (`metaguide.optimizers`) need the base install
+alone.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from metaguide.types import Batch, Episode, Learner, Problem, TaskDistribution
 
 if TYPE_CHECKING:
-    from metaguide import optimizers
+    from metaguide import inner_loop, learners, optimizers, problems
     from metaguide.data.histories import History
     from metaguide.guide import AdaptedGuide, Guide, from_encoder, load
 
@@ -26,8 +27,11 @@ __all__ = [
     "Problem",
     "TaskDistribution",
     "from_encoder",
+    "inner_loop",
+    "learners",
     "load",
     "optimizers",
+    "problems",
 ]
 
 _LAZY = {
@@ -35,8 +39,11 @@ _LAZY = {
     "Guide": "metaguide.guide",
     "History": "metaguide.data.histories",
     "from_encoder": "metaguide.guide",
+    "inner_loop": "metaguide.inner_loop",
+    "learners": "metaguide.learners",
     "load": "metaguide.guide",
     "optimizers": "metaguide.optimizers",
+    "problems": "metaguide.problems",
 }
 """The modules of the names that are imported on first use."""
 

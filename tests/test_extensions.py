@@ -250,3 +250,19 @@ def test_a_learned_optimizer_learns():
         example("a learned optimizer")
     found = re.fullmatch(r"before (\S+), after (\S+)\n", said.getvalue())
     assert found and float(found[2]) < float(found[1]) - 0.3
+
+
+@pytest.mark.slow
+def test_a_learner_is_one_function():
+    """Faults: the paper's learner adapts no head, starts from the trained one, or its meta-gradient
+    does not reach the body."""
+    made = example("a learner")
+    learner, meta, episode = made["learner"], made["meta"], made["episode"]
+    norms = {name: float(optax.tree.norm(leaf)) for name, leaf in made["slope"]["params"].items()}
+    assert norms["head"] == 0 < norms["body"]
+    adapted, _ = learner.adapt(meta, episode.support, (), None)
+    moved = {**meta["params"], "head": jax.tree.map(jnp.ones_like, meta["params"]["head"])}
+    again, _ = learner.adapt({"params": moved}, episode.support, (), None)
+    jax.tree.map(np.testing.assert_array_equal, adapted["head"], again["head"])
+    jax.tree.map(np.testing.assert_array_equal, adapted["body"], meta["params"]["body"])
+    assert optax.tree.norm(adapted["head"]) > 0

@@ -41,15 +41,19 @@ def wave_sampler(shots: int, queries: int, reach: float = 5.0) -> SampleFn:
 
     Returns:
         (table, domain, shots, key) -> Episode, whose batches hold `x` and `y` (float32 [points,
-        1]), `mask` and `id` (the number of the point). Supports of different shots are nested.
+        1]), `mask` and `id` (the number of the point). Supports of different shots are nested. It
+        raises ValueError for more shots than there are points, if their number is a plain int.
     """
 
     def sample(
         table: Mapping[str, Any], domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
+        if isinstance(shots_now, int) and shots_now > shots:
+            raise ValueError(f"{shots_now} shots; the sampler draws {shots} at most")
         # A single draw: several would take longer than the inner step that they serve.
         share = jax.random.uniform(key, (2 + shots + queries, 1))
-        ranges = jnp.stack([table["amplitude"][domain], table["phase"][domain]])
+        of_domain = [jnp.asarray(table[name])[domain] for name in ("amplitude", "phase")]
+        ranges = jnp.stack(of_domain)
         amplitude, phase = ranges[:, :1] + share[:2] * (ranges[:, 1:] - ranges[:, :1])
 
         def points(share: Float[Array, "points 1"], known: ArrayLike) -> dict[str, Array]:

@@ -28,12 +28,16 @@ Black and white pictures of two by two pixels, whose features are the pixels:
 
 from metaguide.learners.gradient_based import (
     anil,
+    completed,
+    descend,
     fine_tuning,
+    head_loss,
     imaml,
     joint,
     maml,
     meta_sgd,
     proximal_sgd,
+    support_loss,
 )
 from metaguide.learners.label_spreading import label_spreading
 from metaguide.learners.learned import learned
@@ -54,8 +58,11 @@ from metaguide.learners.reptile import reptile
 
 __all__ = [
     "anil",
+    "completed",
+    "descend",
     "features_and_words",
     "fine_tuning",
+    "head_loss",
     "imaml",
     "joint",
     "label_spreading",
@@ -74,5 +81,6 @@ __all__ = [
     "reptile",
     "ridge",
     "soft_k_means",
+    "support_loss",
     "tf_idf",
 ]

@@ -262,12 +262,26 @@ def whole_loss(
 
 
 def support_loss(problem: Problem, params: Params, context: Any) -> Loss:
-    """Return the loss as a function of (parameter groups, batch); `params` holds the others."""
+    """Return the loss as a function of (parameter groups, batch); `params` holds the others.
+
+    >>> params = problem.init(key)
+    >>> value, metrics = support_loss(problem, params, ())({"head": params["head"]}, sine.support)
+    >>> bool(value == metrics["mse"])
+    True
+    """
     return lambda groups, batch: whole_loss(problem, {**params, **groups}, batch, context, None)
 
 
 def head_loss(problem: Problem, params: Params, support: Batch, context: Any) -> Loss:
-    """Return the loss as a function of (the head's groups, the support), which is encoded once."""
+    """Return the loss as a function of (the head's groups, the support), which is encoded once.
+
+    >>> from metaguide.learners import support_loss
+    >>> params = problem.init(key)
+    >>> loss = head_loss(problem, params, sine.support, ())
+    >>> value, _ = loss({"head": params["head"]}, sine.support)
+    >>> bool(value == support_loss(problem, params, ())({}, sine.support)[0])
+    True
+    """
     encoded = problem.encode(params, support, context, None)
     return lambda head, batch: problem.loss({**params, **head}, encoded, batch, context)
 
@@ -296,6 +310,15 @@ def descend(
 
     Returns:
         The adapted full set of parameters, and the observations.
+
+    >>> from metaguide.inner_loop import Unrolled
+    >>> from metaguide.learners import support_loss
+    >>> params = problem.init(key)
+    >>> loss = support_loss(problem, params, ())
+    >>> sgd = optax.sgd(0.01)
+    >>> adapted, _ = descend(loss, sgd, Unrolled(), params, ("head",), sine.support, steps=3)
+    >>> bool(loss(adapted, sine.support)[0] < loss(params, sine.support)[0])
+    True
     """
     adapted, seen = inner_loop.adapt(
         loss,
@@ -336,6 +359,26 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
         problem: the model and its loss.
         adapt: as in `Learner`.
         init: key -> meta-parameters; the problem's parameters alone by default.
+
+    A learner of one's own: gradient descent that freezes all but the bias of the head.
+
+    >>> from metaguide.inner_loop import Unrolled
+    >>> from metaguide.learners import descend, support_loss
+    >>> def bias_alone(problem, inner, steps):
+    ...     def adapt(meta, support, context, key, observe=None):
+    ...         params = meta["params"]
+    ...         def loss(bias, batch):
+    ...             head = {**params["head"], **bias["head"]}
+    ...             return support_loss(problem, params, context)({"head": head}, batch)
+    ...         start = {"head": {"bias": params["head"]["bias"]}}
+    ...         moved, seen = descend(loss, inner, Unrolled(), start, ("head",), support, steps)
+    ...         return {**params, "head": {**params["head"], **moved["head"]}}, seen
+    ...     return completed(problem, adapt)
+    >>> learner = bias_alone(problem, optax.sgd(0.1), steps=3)
+    >>> gradient = jax.grad(learner.objective, has_aux=True)
+    >>> slope, metrics = gradient(learner.init(key), sine, key, 0.0)
+    >>> sorted(slope["params"])
+    ['body', 'head']
     """
 
     def loss(adapted: Params, query: Batch, context: Any) -> tuple[Array, Metrics]:

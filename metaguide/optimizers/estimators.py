@@ -118,10 +118,11 @@ def truncated(
             rule reads (see `damped`): 0 treats it as a constant, as the paper does; infinity is the
             exact gradient of the window, which explodes if an inner problem is chaotic.
         remat: store the loop's state only at every √truncation-th step, and recompute the rest.
-        of: loss -> minimised value, such as `jnp.log`.
-        largest: a loss that is above it or NaN has diverged: its window is ignored and the problem
-            ends. If many problems are joined (`Rule.joint`) and its backward pass is not finite
-            either, the other problems' windows are ignored too.
+        of: loss -> minimised value, such as `jnp.log(loss + 1e-8)`.
+        largest: a loss that is above it or not finite, or that `of` makes no number of, has
+            diverged: its window is ignored and the problem ends. If many problems are joined
+            (`Rule.joint`) and its backward pass is not finite either, the other problems' windows
+            are ignored too.
 
     Returns:
         The estimator.
@@ -169,7 +170,7 @@ def truncated(
             return losses[1:], carry
 
         losses, pull, carry = jax.vjp(unroll, theta, has_aux=True)
-        bad = _diverged(losses, largest)
+        bad = _diverged(losses, largest, of)
         weights, value = jax.grad(objective, has_aux=True)(losses)
         (slope,) = pull(jnp.where(bad, 0, weights))
         # A diverged problem may have infinite intermediate values, and 0 times infinity is NaN.
@@ -341,6 +342,8 @@ def evolution(
     >>> len(problem.loops)  # under θ + ε and under θ − ε
     2
     """
+    if sigma <= 0:
+        raise ValueError(f"sigma is {sigma}; give the deviation of the noise, above 0")
     drawn = _starter(rule.transform, optimizee, 2 if persistent else 1)
 
     def start(theta: Theta, data: Any, key: Key[Array, ""], age: ArrayLike) -> Particle:
@@ -364,7 +367,7 @@ def evolution(
         first, last = particle.loops[0], particle.loops[-1]
         (up, above), (down, below) = losses_of(1.0, first), losses_of(-1.0, last)
         summed = optax.tree.add(particle.memory, noise) if persistent else noise
-        bad = _diverged(jnp.concatenate([above, below]), largest)
+        bad = _diverged(jnp.concatenate([above, below]), largest, of)
         apart = _mean(of, above, largest) - _mean(of, below, largest)
         weight = jnp.where(bad, 0, apart / (2 * sigma**2))
         loops = (up, down) if persistent else (losses_of(0.0, first)[0],)
@@ -379,7 +382,16 @@ def evolution(
 
 
 def _ages_over(horizon: Horizon, truncation: int) -> Callable[[int], Int[Array, " tasks"]]:
+    """Return (number of tasks) -> ages that are spread over the horizon.
+
+    Raises:
+        ValueError: the horizon or the window has no step.
+    """
     longest = int(horizon(jnp.ones(()))) if callable(horizon) else horizon
+    if longest < 1 or truncation < 1:
+        raise ValueError(
+            f"horizon is {longest} and truncation {truncation}; give at least one step of each"
+        )
     windows = -(-longest // truncation)
     return lambda tasks: jnp.arange(tasks, dtype=jnp.int32) * windows // tasks * truncation
 
@@ -428,16 +440,19 @@ def _renewed(
 
 
 def _capped(losses: Array, largest: float) -> Array:
-    """Return the losses, with `largest` (no gradient) for those above it or NaN."""
-    return jnp.where(losses <= largest, losses, largest)
+    """Return the losses, with `largest` (no gradient) for those above it or not finite."""
+    return jnp.where(jnp.isfinite(losses) & (losses <= largest), losses, largest)
 
 
 def _mean(of: Callable[[Array], Array], losses: Array, largest: float) -> Array:
-    return of(_capped(losses, largest)).mean(0)
+    """Return the mean of `of`, with its value at `largest` where it is not finite."""
+    values = of(_capped(losses, largest))
+    return jnp.where(jnp.isfinite(values), values, of(jnp.full_like(losses, largest))).mean(0)
 
 
-def _diverged(losses: Array, largest: float) -> Array:
-    return ~(losses <= largest).all(0)
+def _diverged(losses: Array, largest: float, of: Callable[[Array], Array] = lambda x: x) -> Array:
+    """Return which problems have a loss above `largest`, or one that `of` makes no number of."""
+    return ~((losses <= largest) & jnp.isfinite(losses) & jnp.isfinite(of(losses))).all(0)
 
 
 def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:

@@ -39,7 +39,8 @@ class Rule(NamedTuple):
             memory; `skipped` in the state counts the updates with such an entry.
         settings: everything but the kind that θ and the transform depend on, as plain JSON values;
             a stored θ with other settings is rejected.
-        joint: see `Joint`; None if an update reads the loss, the step or the complete tensor.
+        joint: see `Joint`; None if an update reads the loss, the step or the complete tensor. It
+            belongs to `transform`: use `wrapped` to put something before or behind that.
     """
 
     kind: str
@@ -52,6 +53,26 @@ class Rule(NamedTuple):
     def name(self) -> str:
         """Return the kind and settings, for messages."""
         return named(self.kind, self.settings)
+
+    def wrapped(
+        self,
+        wrap: Callable[[optax.GradientTransformationExtraArgs], optax.GradientTransformation],
+        kind: str,
+    ) -> "Rule":
+        """Return the rule with its transform inside another, and the same θ.
+
+        Args:
+            wrap: such as `lambda rule: optax.chain(optax.clip_by_global_norm(1.0), rule)`.
+            kind: name of its kind, since a θ that was learned with it is of no use without it.
+
+        Returns:
+            The rule. Problems are not merged into one for it, whose gradients `wrap` may mix.
+        """
+
+        def transform(theta: Theta) -> optax.GradientTransformationExtraArgs:
+            return optax.with_extra_args_support(wrap(self.transform(theta)))
+
+        return self._replace(kind=kind, transform=transform, joint=None)
 
 
 def named(kind: str, settings: Mapping[str, Any]) -> str:

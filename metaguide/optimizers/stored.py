@@ -67,13 +67,13 @@ def rule_of(kind: str, settings: Mapping[str, Any]) -> Rule:
     return RULES[kind](**settings)
 
 
-def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
+def save(path: str | Path, rule: Rule, theta: Theta, command: str) -> None:
     """Write a trained optimizer atomically.
 
     Args:
         path: path of the file; its folder exists.
         rule: any rule, including a custom one.
-        theta: the learned parameters, float32.
+        theta: the learned parameters; float64 ones, as `jax_enable_x64` makes them, are rounded.
         command: the command that trained it.
 
     Raises:
@@ -89,15 +89,16 @@ def save(path: Path, rule: Rule, theta: Theta, command: str) -> None:
     by hand
     """
     check_theta(rule.name, rule.init, theta)
-    about = {"version": VERSION, "kind": rule.kind, "settings": dict(rule.settings)}
+    about = {"version": VERSION, "kind": rule.kind, "settings": _plain(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
-    like = by_name(jax.eval_shape(rule.init, jax.random.key(0)))
-    for (name, leaf), wanted in zip(leaves.items(), like.values(), strict=True):
+    for (name, leaf), wanted in zip(leaves.items(), _shapes(rule).values(), strict=True):
+        if leaf.dtype == np.float64:
+            leaves[name] = leaf = leaf.astype(wanted.dtype)
         if leaf.dtype != wanted.dtype or not np.isfinite(leaf).all():
             raise ValueError(f"{name} is {leaf.dtype} and has to be {wanted.dtype} and finite")
     about = json.dumps(about | {"crc32": checksum(leaves, layout=False)})
-    with atomic_write(path) as file:
+    with atomic_write(Path(path)) as file:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
 
@@ -139,12 +140,14 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
     stored = named(known, known_settings)
-    if isinstance(of, Rule) and of.name != stored or isinstance(of, str) and of != known:
-        wanted = of if isinstance(of, str) else of.name
+    is_other = isinstance(of, Rule) and (of.kind, _plain(of.settings)) != (known, known_settings)
+    if is_other or isinstance(of, str) and of != known:
+        wanted = of.name if isinstance(of, Rule) else of
         raise StoredError(f"{path}: a trained {stored}, not a trained {wanted}; give another file")
     try:
         rule = of if isinstance(of, Rule) else rule_of(known, known_settings)
-        like = jax.eval_shape(rule.init, jax.random.key(0))
+        with jax.enable_x64(False):
+            like = jax.eval_shape(rule.init, jax.random.key(0))
         wanted = {f"theta{name}": leaf.dtype for name, leaf in by_name(like).items()}
         theta = jax.tree.unflatten(jax.tree.structure(like), [found.get(name) for name in wanted])
         check_theta(rule.name, rule.init, theta)
@@ -154,12 +157,25 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     if odd := sorted(found.keys() - wanted.keys()):
         raise StoredError(f"{path}: {odd[0]!r} is no part of {stored}; get the file anew")
     for name, dtype in wanted.items():
-        if found[name].dtype != dtype or not np.isfinite(found[name]).all():
-            raise StoredError(
-                f"{path}: {name} is {found[name].dtype} with values that may not be finite, and "
-                f"has to be {dtype} and finite; get the file anew"
-            )
+        odd = "" if found[name].dtype == dtype else f"is {found[name].dtype} and has to be {dtype}"
+        odd = odd or ("" if np.isfinite(found[name]).all() else "has values that are not finite")
+        if odd:
+            raise StoredError(f"{path}: {name} {odd}; get the file anew")
     return Trained(rule, theta, command)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON has them: a NumPy number as a number, a tuple as a list."""
+    return {name: np.asarray(value).tolist() for name, value in settings.items()}
+
+
+def _shapes(rule: Rule) -> dict[str, Any]:
+    """Return the shapes and dtypes of a rule's learned parameters, keyed by path.
+
+    They are those of JAX without 64 bits: a stored rule serves with and without them.
+    """
+    with jax.enable_x64(False):
+        return by_name(jax.eval_shape(rule.init, jax.random.key(0)))
 
 
 TRAINED_ON: Mapping[str, str] = {
@@ -179,7 +195,8 @@ def pretrained(name: str = "hyper") -> Trained:
     Each was trained on 100 steps of a small perceptron on MNIST. "hyper", the default, also works
     on unseen networks, such as two layers of rectified units over 1,500 steps. The others may not,
     and warn about it: "lstm" and "rnn" diverge there, and "mlp" may stop improving.
-    "hyper" reads the loss, as `value=`.
+    "hyper" reads the loss, as `value=`. They were trained on mean losses: clip the gradients of
+    others, by `optax.chain(optax.clip_by_global_norm(1.0), rule.transform(theta))`.
 
     Args:
         name: "hyper", "lstm", "rnn" or "mlp".

@@ -19,18 +19,26 @@ STATISTICS = ("transductive", "support", "one-query")
 support, so that a query's answer is its own; those of the support and the one query."""
 
 
-def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> Problem:
+def regression(
+    model: Any,
+    initialiser: Callable[..., Array] | None = None,
+    inputs: int = 1,
+    outputs: int = 1,
+) -> Problem:
     """Build the regression of `y` on `x` by mean squared error.
 
     Args:
         model: x [points, inputs] -> features [points, width].
         initialiser: initialiser of the head's kernel; normal with variance 2 / width by default.
+        inputs: number of numbers that a point is known by.
+        outputs: number of numbers to predict of it.
 
     Returns:
-        A problem whose batches hold `x`, `y` [points, 1] and `mask`; it scores by
-        `squared_error`.
+        A problem whose batches hold `x`, `y` [points, outputs] and `mask`; it scores by
+        `squared_error`, the mean over outputs. Its loss and score raise ValueError for `y` of
+        another shape.
     """
-    features, init = _parts(model, jnp.zeros((1, 1)), 1, initialiser or _HE)
+    features, init = _parts(model, jnp.zeros((1, inputs)), outputs, initialiser or _HE)
 
     def encode(params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None) -> Array:
         del context, key
@@ -41,15 +49,19 @@ def regression(model: Any, initialiser: Callable[..., Array] | None = None) -> P
         return {"y": linear(params["head"], encoded)}
 
     def loss(params: Params, encoded: Array, batch: Batch, context: Any) -> tuple[Array, Metrics]:
-        outputs = predict(params, encoded, batch, context)
-        error = jnp.square(outputs["y"] - batch["y"])[:, 0]
+        error = squared_error(predict(params, encoded, batch, context)["y"], batch["y"])
         mean = masked_mean(error, batch["mask"])
         return mean, {"mse": mean}
 
     def score(outputs: Mapping[str, Array], query: Batch, context: Any) -> dict[str, Array]:
         del context
-        error = jnp.square(outputs["y"] - query["y"])[:, 0]
+        error = squared_error(outputs["y"], query["y"])
         return {"squared_error": error, "mask": query["mask"], "id": query["id"]}
+
+    def squared_error(said: Array, y: Array) -> Array:
+        if said.shape != y.shape:  # they would be broadcast, to every pair of points
+            raise ValueError(f"y is {list(y.shape)} and has to be {list(said.shape)}")
+        return jnp.square(said - y).mean(-1)
 
     return Problem(init, encode, loss, predict, _same, score, ("body",), ("head",), "y")
 
@@ -60,17 +72,20 @@ def classification_of_pictures(
     statistics: str = "transductive",
     padded: bool = False,
     side: int = 28,
+    channels: int = 1,
 ) -> Problem:
     """Build the classification of pictures into the `way` classes of an episode.
 
     Args:
-        model: (pictures [examples, side, side, 1], reference) -> features [examples, width];
-            `reference` marks the examples whose statistics a batch norm takes, None for all.
+        model: pictures [examples, side, side, channels] -> features [examples, width]. A model
+            with a batch norm has a second argument, `reference`: it marks the examples whose
+            statistics that takes. Where all count, it is not given.
         way: number of classes.
         statistics: one of `STATISTICS`. All but the first read the support that `inductive` puts
             into the query; a batch without it has its own statistics.
         padded: whether supports have masked examples, which the statistics then ignore.
         side: side of the pictures, in pixels.
+        channels: channels of the pictures.
 
     Returns:
         A problem whose batches hold `image`, `label` and `mask`; it scores by `correct`, with ties
@@ -81,13 +96,15 @@ def classification_of_pictures(
     """
     if statistics not in STATISTICS:
         raise ValueError(f"statistics is {statistics!r}, not one of {', '.join(STATISTICS)}")
-    features, init = _parts(model, jnp.zeros((1, side, side, 1)), way, jax.nn.initializers.zeros)
+    features, init = _parts(
+        model, jnp.zeros((1, side, side, channels)), way, jax.nn.initializers.zeros
+    )
 
     def encode(params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None) -> Array:
         del context, key
         images = batch["image"]
         if statistics == "transductive" or "reference" not in batch:
-            return features(params, images, batch["mask"] if padded else None)
+            return features(params, images, *([batch["mask"]] if padded else []))
         known, there = batch["reference"], batch["reference_mask"]
         if statistics == "support":
             there = jnp.concatenate([there, jnp.zeros(len(images), bool)])
@@ -95,8 +112,8 @@ def classification_of_pictures(
 
         def one(image: Array) -> Array:
             together = jnp.concatenate([known, image[None]])
-            marked = jnp.concatenate([there, jnp.ones(1, bool)]) if padded else None
-            return features(params, together, marked)[-1]
+            marked = [jnp.concatenate([there, jnp.ones(1, bool)])] if padded else []
+            return features(params, together, *marked)[-1]
 
         return jax.vmap(one)(images)
 
@@ -153,14 +170,23 @@ def _same(encoded: Array) -> Array:
 def _parts(
     model: Any, example: Array, outputs: int, initialiser: Callable[..., Array]
 ) -> tuple[Callable[..., Array], InitFn]:
-    """Return (params, *inputs) -> features, and key -> {"body", "head"}."""
+    """Return (params, *inputs) -> features, and key -> {"body", "head"}.
+
+    The latter raises ValueError if the model has variables that are no parameters.
+    """
 
     def features(params: Params, *inputs: Any) -> Array:
         return model.apply({"params": params["body"]}, *inputs)  # type: ignore[return-value]
 
     def init(key: Key[Array, ""]) -> Params:
         body_key, head_key = jax.random.split(key)
-        body = model.init(body_key, example).get("params", {})
+        variables = dict(model.init(body_key, example))
+        body = variables.pop("params", {})
+        if variables:
+            raise ValueError(
+                f"the model keeps {min(variables)!r} beside its parameters, which nothing updates "
+                "in an inner loop; give one without, such as Conv4 or one with GroupNorm"
+            )
         width = jax.eval_shape(lambda: model.apply({"params": body}, example)).shape[-1]
         kernel = initialiser(head_key, (width, outputs), jnp.float32)
         return {"body": body, "head": {"kernel": kernel, "bias": jnp.zeros((outputs,))}}

@@ -1,5 +1,6 @@
 """Training problems of learned optimizers: quadratics, minibatches, few-shot adaptation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -58,29 +59,34 @@ def minibatches_of(problem: Problem, size: int) -> Optimizee:
         size: number of rows per step, drawn with replacement.
 
     Returns:
-        An optimizee whose data are arrays with a leading axis of rows, as the problem's batches;
-        bytes (pictures [rows, height, width]) become floats in [0, 1] with an axis of one channel.
+        An optimizee whose data are arrays with a leading axis of rows, as the problem's batches.
+        Pictures in bytes, [rows, height, width] or [rows, height, width, channels], become floats
+        in [0, 1], and get an axis of one channel if they have none; other bytes become int32.
     """
 
-    def draw(data: Batch, key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
+    def draw(data: Mapping[str, Any], key: Key[Array, ""]) -> tuple[Params, Key[Array, ""]]:
         one, two = jax.random.split(key)
         return problem.init(one), two
 
-    def batch(data: Batch, task: Key[Array, ""], step: Step) -> Batch:
+    def batch(data: Mapping[str, Any], task: Key[Array, ""], step: Step) -> Batch:
         count = len(next(iter(data.values())))
         rows = jax.random.randint(jax.random.fold_in(task, step), (size,), 0, count)
-        taken = {name: leaf[rows] for name, leaf in data.items()}
-        floats = {
-            name: leaf[..., None].astype(jnp.float32) / 255
-            for name, leaf in taken.items()
-            if leaf.dtype == jnp.uint8
-        }
-        return {**taken, **floats, "mask": jnp.ones((size,), bool)}
+        taken = {name: _from_bytes(jnp.asarray(leaf)[rows]) for name, leaf in data.items()}
+        return {**taken, "mask": jnp.ones((size,), bool)}
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Any]:
         return problem.loss(params, problem.encode(params, batch, (), None), batch, ())
 
     return Optimizee(draw, batch, loss)
+
+
+def _from_bytes(leaf: Array) -> Array:
+    """Return pictures as floats with channels and other bytes as integers; all else as it is."""
+    if leaf.dtype != jnp.uint8:
+        return leaf
+    if leaf.ndim < 3:
+        return leaf.astype(jnp.int32)
+    return (leaf if leaf.ndim > 3 else leaf[..., None]).astype(jnp.float32) / 255
 
 
 def adaptation_of(

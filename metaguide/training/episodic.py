@@ -106,7 +106,7 @@ def on_episodes(
 
     Returns:
         (meta, episodes, key, progress) -> ((loss, metrics), gradient); every leaf of `episodes` has
-        a leading axis of tasks.
+        a leading axis of `meta_batch_size` tasks, or ValueError.
 
     Raises:
         ValueError: the number of tasks is not positive or not divisible by devices and chunks.
@@ -123,6 +123,12 @@ def on_episodes(
     def gradient(
         meta: Params, data: Episode, key: Key[Array, ""], progress: Progress
     ) -> tuple[tuple[Array, Metrics], Params]:
+        odd = {leaf.shape[:1] for leaf in jax.tree.leaves(data)} - {(meta_batch_size,)}
+        if odd:
+            raise ValueError(
+                f"a leaf of the episodes has {[*odd.pop()]} tasks; meta_batch_size is "
+                f"{meta_batch_size}"
+            )
         return mean(meta, (), (data, jax.random.split(key, meta_batch_size)), progress)
 
     return gradient

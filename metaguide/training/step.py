@@ -218,13 +218,20 @@ def make_step(
             f"{total} steps do not divide into calls of {steps_per_call}; give a multiple of it"
         )
 
-    def at_step(index: int, gradient: Gradient | Carrying) -> Callable[..., Any]:
+    def at_step(index: int, name: str) -> Callable[..., Any]:
+        gradient = gradients[name]
+
         def program(
             meta: Params, data: Any, key: Array, done: Array, carry: Any
         ) -> tuple[tuple[Array, Metrics], Params, Any]:
             key = jax.random.fold_in(jax.random.fold_in(key, done), index)
             given = (meta, data, key, done.astype(jnp.float32) / total)
             if isinstance(gradient, Carrying):
+                if not jax.tree.leaves(carry):
+                    raise ValueError(
+                        f"the gradient of {name!r} carries state: give `init_state` the carry "
+                        f"{{{name!r}: gradient.start(meta, data, key)}}"
+                    )
                 return gradient.gradient(*given, carry)
             return *gradient(*given), carry
 
@@ -256,7 +263,7 @@ def make_step(
         return TrainState(state.step + 1, params, optimizer_state, state.key, {}), metrics
 
     programs: dict[str, Callable[..., Any]] = {
-        name: at_step(index, gradients[name]) for index, name in enumerate(sorted(gradients))
+        name: at_step(index, name) for index, name in enumerate(sorted(gradients))
     }
     if seeds is not None:
         programs = {name: _for_seeds(program) for name, program in programs.items()}

@@ -276,3 +276,66 @@ def test_rematerialisation_changes_nothing():
         particle = estimator.start(theta, (), key, 0)
         found.append(jax.jit(estimator.gradient)(theta, (), particle, key, 0.0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["truncated", "evolution"])
+def test_a_loss_that_has_no_logarithm_counts_for_nothing(kind):
+    """Faults: a loss of exactly 0, or one without a lower bound, makes the gradient NaN or
+    infinite, or is not counted as diverged."""
+    rule = scalar_rule()
+    theta = {"rate": jnp.log(0.5), "decay": jnp.log(0.3)}
+
+    def of_loss(loss):
+        return QUADRATICS._replace(loss=lambda params, task: (loss(params["x"]), ()))
+
+    solved, falling = of_loss(lambda x: 0 * x.sum()), of_loss(lambda x: -1e30 * (x**4).sum())
+    for functions, of in ((solved, jnp.log), (falling, lambda loss: loss)):
+        given = rule, functions, 40, 8
+        estimator = (
+            truncated(*given, of=of) if kind == "truncated" else evolution(*given, 0.01, of=of)
+        )
+        particle = estimator.start(theta, (), jax.random.key(0), 0)
+        given = theta, (), particle, jax.random.key(1), 0.0
+        (value, metrics), slope, _ = estimator.gradient(*given)
+        assert np.isfinite(value) and metrics["diverged"] == 1 and np.isfinite(metrics["last"])
+        assert optax.tree.norm(slope) == 0
+
+
+def test_an_estimator_without_steps_or_noise_is_an_error():
+    """Fault: a division by zero, or a gradient that is NaN, instead of one clear error."""
+    rule = scalar_rule()
+    for build, words in (
+        (lambda: truncated(rule, QUADRATICS, 0, 8), "horizon is 0 and truncation 8"),
+        (lambda: truncated(rule, QUADRATICS, 40, 0), "truncation 0; give at least one step"),
+        (lambda: evolution(rule, QUADRATICS, 40, 8, 0.0), "sigma is 0.0; give the deviation"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build()
+
+
+@pytest.mark.slow
+def test_a_wrapped_rule_learns_what_it_is_wrapped_in():
+    """Faults: many problems are clipped as one; the loss does not reach the rule within; θ of the
+    plain rule is taken for one of the wrapped rule."""
+    plain = lstm(hidden=3, scale=1.0)
+
+    def clip(rule):
+        return optax.chain(optax.clip_by_global_norm(1e-3), rule)
+
+    rule = plain.wrapped(clip, "clipped lstm")
+    assert rule.joint is None and plain.joint and rule.name.startswith("clipped lstm(hidden=3")
+    theta = rule.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def slopes(rule):
+        estimator = truncated(rule, QUADRATICS, 8, 4)
+        return [
+            estimator.gradient(theta, (), estimator.start(theta, (), key, 0), key, 0.0)[1]
+            for key in keys
+        ]
+
+    assert truncated(rule, QUADRATICS, 8, 4).many is None
+    wrapped, bare = slopes(rule), slopes(plain)
+    apart = [optax.tree.norm(optax.tree.sub(*two)) for two in zip(wrapped, bare, strict=True)]
+    assert min(map(float, apart)) > 1e-4

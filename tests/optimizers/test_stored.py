@@ -212,3 +212,32 @@ def test_one_that_does_not_hold_elsewhere_says_so(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pretrained().rule.kind == "hyper"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(RULES))
+def test_64_bits_change_nothing_of_a_stored_rule(tmp_path, kind):
+    """Faults: no trained rule loads with `jax_enable_x64`, or what is saved with it is of other
+    dtypes without it; weights of 32 bits cannot update parameters of 64."""
+    with jax.enable_x64(True), warnings.catch_warnings(action="ignore"):
+        rule, theta, _ = pretrained(kind)
+        save(str(tmp_path / FILE), rule, jax.tree.map(np.float64, theta), "")
+        params = {"w": jnp.ones(3, jnp.float64)}
+        optimizer = optax.with_extra_args_support(rule.transform(theta))
+        updates, _ = optimizer.update(params, optimizer.init(params), params, value=1.0)
+        assert updates["w"].dtype == np.float64 and np.isfinite(updates["w"]).all()
+    rule, again, _ = load(tmp_path, rule)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {np.dtype(np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, again, theta)
+
+
+def test_settings_are_the_same_however_they_are_written(tmp_path):
+    """Faults: a whole number is another setting than the same float; a NumPy number cannot be
+    saved."""
+    rule = rule_of("mlp", {"hidden": 2, "scale": 1.0})
+    written = rule._replace(settings={"hidden": np.int64(2), "scale": np.float32(1)})
+    save(tmp_path / FILE, written, rule.init(jax.random.key(0)), "")
+    load(tmp_path, rule)
+    load(tmp_path, rule._replace(settings={"hidden": 2, "scale": 1}))
+    with pytest.raises(StoredError, match="not a trained mlp"):
+        load(tmp_path, rule_of("mlp", {"hidden": 2, "scale": 0.25}))

@@ -1,5 +1,6 @@
 from functools import cache, partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,3 +210,54 @@ def test_pictures_judged_by_constant_nan_and_single_logits():
         assert not found["correct"][:9].any() and not found["finite"][:9].any()
         assert found["finite"][9:].all()
     assert score({"logits": jnp.zeros((many, 1))}, query, ())["correct"].all()
+
+
+@pytest.mark.slow
+def test_regression_of_several_outputs_and_of_another_shape():
+    """Faults: only the first output is learned; points of another shape are broadcast to all pairs;
+    inputs of several numbers do not fit."""
+    problem = regression(MLP((5,)), inputs=3, outputs=2)
+    own = problem.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(4, size)), jnp.float32) for size in (3, 2))
+    batch = {"x": x, "y": y, "mask": jnp.ones(4, bool), "id": jnp.arange(4)}
+    encoded = problem.encode(own, batch, (), None)
+    said = problem.predict(own, encoded, batch, ())["y"]
+    loss, _ = problem.loss(own, encoded, batch, ())
+    np.testing.assert_allclose(loss, np.square(said - y).mean(), rtol=1e-5)
+    for other in (y[:, 0], y[:, :1]):
+        with pytest.raises(ValueError, match=r"has to be \[4, 2\]"):
+            problem.loss(own, encoded, {**batch, "y": other}, ())
+        with pytest.raises(ValueError, match=r"has to be \[4, 2\]"):
+            problem.score({"y": said}, {**batch, "y": other}, ())
+
+
+@pytest.mark.slow
+def test_a_plain_model_is_enough_and_one_with_statistics_is_an_error():
+    """Faults: a model has to take an argument that it does not need; running statistics are dropped
+    in silence."""
+
+    class Plain(nn.Module):
+        has_norm: bool = False
+
+        @nn.compact
+        def __call__(self, x):
+            if self.has_norm:
+                x = nn.BatchNorm(use_running_average=False)(x)
+            return nn.Dense(4)(x.reshape(len(x), -1))
+
+    problem = classification_of_pictures(Plain(), 3, side=2, channels=3)
+    own = problem.init(jax.random.key(0))
+    batch = {"image": jnp.ones((6, 2, 2, 3)), "label": jnp.arange(6) % 3, "mask": jnp.ones(6, bool)}
+    encoded = problem.encode(own, batch, (), None)
+    np.testing.assert_allclose(problem.loss(own, encoded, batch, ())[0], np.log(3), rtol=1e-5)
+    with pytest.raises(ValueError, match="keeps 'batch_stats' beside its parameters"):
+        classification_of_pictures(Plain(has_norm=True), 3, side=2).init(jax.random.key(0))
+
+
+def test_more_shots_than_a_sampler_draws_are_an_error():
+    """Fault: an episode of ten shots has five."""
+    sample = wave_sampler(5, 5)
+    with pytest.raises(ValueError, match="10 shots; the sampler draws 5 at most"):
+        sample(waves(), 0, 10, jax.random.key(0))
+    jax.jit(lambda domain: sample(waves(), domain, 5, jax.random.key(0)))(0)

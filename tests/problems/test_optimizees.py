@@ -1,5 +1,7 @@
 """What learned optimizers are trained on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,17 @@ def test_another_variant_is_an_error():
     """Fault: a slip of the flag is the paper's."""
     with pytest.raises(ValueError, match="variant is 'code'; there are paper, released"):
         quadratics(variant="code")
+
+
+def test_bytes_are_pictures_or_integers():
+    """Faults: labels in bytes become pictures; colours get another axis; NumPy rows cannot be drawn
+    in a compiled step."""
+    problem = classification_of_pictures(PixelMLP((5,)), 7, side=2, channels=3)
+    images = np.arange(84, dtype=np.uint8).reshape(7, 2, 2, 3)
+    data = {"image": images, "label": np.arange(7, dtype=np.uint8)}
+    optimizee = minibatches_of(problem, 20)
+    params, task = optimizee.draw(data, jax.random.key(0))
+    batch = jax.jit(partial(optimizee.batch, data))(task, 0)
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_allclose(batch["image"] * 255, images[batch["label"]], rtol=1e-6)
+    assert np.isfinite(optimizee.loss(params, batch)[0])
