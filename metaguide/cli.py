@@ -72,6 +72,9 @@ Columns = Annotated[
 ]
 Names = Annotated[str, typer.Option(metavar="NAME,...", help="Names of columns without a header.")]
 Delimiter = Annotated[str, typer.Option(help="What separates columns; found by default.")]
+Unquoted = Annotated[
+    bool, typer.Option("--no-quotes", help="Quotes are part of the texts, and enclose nothing.")
+]
 Encoding = Annotated[str, typer.Option(help="Such as gb18030 or cp1252.")]
 TimeFormat = Annotated[str, typer.Option(help="How times are written, such as %d.%m.%Y.")]
 OwnMethod = Annotated[
@@ -89,6 +92,7 @@ FLAGS = {
     "name the columns": "--columns=NAME,...",
     "ask for these to be replaced": "--replace",
     "say in which encoding it is, such as gb18030": "--encoding=gb18030",
+    "if quotes are part of the texts, say so": "--no-quotes",
 }
 """What the library asks for, and the option that says it."""
 
@@ -133,6 +137,7 @@ def import_(
     map: Columns = "",
     columns: Names = "",
     delimiter: Delimiter = "",
+    no_quotes: Unquoted = False,
     encoding: Encoding = "utf-8",
     time_format: TimeFormat = "",
     stars_out_of: Annotated[float, typer.Option(help="The best rating.")] = 5,
@@ -162,6 +167,7 @@ def import_(
         columns,
         delimiter,
         encoding,
+        is_quoted=not no_quotes,
         time_format=time_format,
         most_stars=stars_out_of,
         positive=tuple(word.lower() for word in _words(positive)),
@@ -357,6 +363,7 @@ def predict(
     map: Columns = "",
     columns: Names = "",
     delimiter: Delimiter = "",
+    no_quotes: Unquoted = False,
     encoding: Encoding = "utf-8",
     time_format: TimeFormat = "",
     top: Annotated[int, typer.Option(min=1, help="Products to rank for each user.")] = 10,
@@ -373,7 +380,8 @@ def predict(
     """
     from metaguide.predicting import predict_file
 
-    options = _options(map, columns, delimiter, encoding, time_format=time_format)
+    others = {"is_quoted": not no_quotes, "time_format": time_format}
+    options = _options(map, columns, delimiter, encoding, **others)
     start = time.monotonic()
     found = _adapted(guide, encoder, cache)
     with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:

@@ -249,8 +249,15 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     ) -> list[schemas.RankingOut]:
         check_examples(limits, histories, limits.examples, "body")
         for row, one in enumerate(histories):
-            _check_history(service, one.products, f"body[{row}].products")
-        examples = [History(one.user, tuple(one.products)) for one in histories]
+            if len(one.products) > limits.history:
+                where, hint = f"body[{row}].products", f"send the last {limits.history}"
+                error = f"{where} has {len(one.products)} products"
+                raise Refusal(422, "too_many", error, hint, where)
+        known = [[id for id in one.products if id in service.shelf] for one in histories]
+        examples = [
+            History(one.user, tuple(ids)) for one, ids in zip(histories, known, strict=True)
+        ]
+        found = await service.ask("recommendation", examples)
         return [
             schemas.RankingOut(
                 user=one.user,
@@ -259,8 +266,9 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
                     schemas.RankedOut(**shown(service.shelf[id]), score=float(score))
                     for id, score in zip(one.products[:top], one.scores[:top], strict=True)
                 ],
+                unknown=[id for id in dict.fromkeys(given.products) if id not in service.shelf],
             )
-            for one in await service.ask("recommendation", examples)
+            for one, given in zip(found, histories, strict=True)
         ]
 
 
@@ -323,7 +331,11 @@ def _product(service: Service, given: schemas.ProductIn, where: str) -> Product:
         raise invalid(where, "needs an id of the catalogue, or a title, and not both")
     if given.id:
         if given.id not in service.shelf:
-            raise _unknown_products([given.id], f"{where}.id")
+            error = (
+                f"{where}.id names a product that the catalogue does not have: {given.id[:60]!r}"
+            )
+            hint = "GET /v1/products?query= finds products"
+            raise Refusal(422, "unknown_product", error, hint, f"{where}.id")
         return service.shelf[given.id]
     id = content_id(given.title, given.description, given.attributes)
     return Product(id, given.title, given.description, None, given.attributes)
@@ -346,23 +358,3 @@ def _labelled(
         if not (0 <= start < end <= len(given.text) and given.text[start:end].strip()):
             raise invalid(f"{where}.answer", "is no part of the text with a word in it")
     return Question(id, given.question, given.text, answer)
-
-
-def _check_history(service: Service, products: Sequence[str], where: str) -> None:
-    """Check the products of a history.
-
-    Raises:
-        Refusal: there are too many, or some are not in the catalogue.
-    """
-    if len(products) > service.limits.history:
-        hint = f"send the last {service.limits.history}"
-        raise Refusal(422, "too_many", f"{where} has {len(products)} products", hint, where)
-    if unknown := [one for one in dict.fromkeys(products) if one not in service.shelf]:
-        raise _unknown_products(unknown, where)
-
-
-def _unknown_products(ids: Sequence[str], where: str) -> Refusal:
-    """Return the refusal of products that the catalogue does not have, with the first of them."""
-    names = ", ".join(repr(one[:60]) for one in ids[:5]) + (", …" if len(ids) > 5 else "")
-    error = f"{where} names products that the catalogue does not have: {names}"
-    return Refusal(422, "unknown_product", error, "GET /v1/products?query= finds products", where)

@@ -65,7 +65,7 @@ class QuestionIn(_In):
 
 
 class HistoryIn(_In):
-    """The products that a user took, the oldest first."""
+    """The products that a user took, the oldest first; those of no catalogue are not read."""
 
     user: str = "user"
     products: list[str]
@@ -177,6 +177,7 @@ class RankingOut(BaseModel):
     user: str
     by: Literal["history", "no history"]
     products: list[RankedOut]
+    unknown: list[str] = Field(description="products of the history that the catalogue has not")
 
 
 class TaskOut(BaseModel):

@@ -204,9 +204,20 @@ def test_limits_name_what_is_too_much(client):
     refused(client.post(path, content=pieces(), headers=kind), 413, "too_large")
     path = "/v1/recommend"
     refused(client.post(path, json=[{"products": ["phone0"] * 6}]), 422, "too_many", "products")
-    said = [{"products": ["phone0"]}, {"products": ["phone0", "gone", "lost"]}]
-    refused(client.post(path, json=said), 422, "unknown_product", "'gone', 'lost'", "body[1]")
-    refused(client.post(f"{path}?top=7", json=said[:1]), 422, "invalid", "top")
+    refused(client.post(f"{path}?top=7", json=[{"products": []}]), 422, "invalid", "top")
+
+
+def test_products_of_no_catalogue_are_not_read_and_named(client):
+    """Faults: one delisted product loses the rankings of all users; it changes a ranking; it is
+    left out in silence; a user of such products alone is said to have a history."""
+    histories = (["phone0"], ["gone", "phone0", "lost", "gone"], ["gone"], [])
+    said = [{"products": list(one)} for one in histories]
+    plain, mixed, unknown, new = client.post("/v1/recommend", json=said).json()
+    assert [one["unknown"] for one in (plain, mixed, unknown, new)] == [
+        [], ["gone", "lost"], ["gone"], []
+    ]  # fmt: skip
+    assert mixed["products"] == plain["products"] and unknown["products"] == new["products"]
+    assert [one["by"] for one in (mixed, unknown)] == ["history", "no history"]
 
 
 def test_each_error_says_what_to_mend(client):

@@ -32,7 +32,10 @@ lines of JSON tell the columns."""
 _MOST_PEEKED = 16 * MIB
 """How many characters of JSON are read ahead at most."""
 
-BROKEN_QUOTES = "quotes that are not closed or go on, or a field of more than 131,072 characters"
+BROKEN_QUOTES = (
+    "quotes that are not closed or go on, or a field of more than 131,072 characters; if quotes "
+    "are part of the texts, say so"
+)
 
 _DELIMITER_LINE = re.compile(r'\ufeff?"?sep=(.)"?[\r\n]*')
 

@@ -221,6 +221,16 @@ def test_the_delimiter_of_a_file_without_a_header_gives_its_columns(
     assert found == [tuple(field.strip('"') for field in row) for row in rows]
 
 
+def test_quotes_that_enclose_nothing_are_part_of_the_text(tmp_path: Path) -> None:
+    """Catches a row that is lost for inches, or a quote that is dropped from a name."""
+    file = write(tmp_path / "a.tsv", "id\ttitle", '1\t"Pro" hose', '2\tRake 5" wide', '3\t"w')
+    imported("tsv", [file], tmp_path / "a", is_quoted=False)
+    titles = [one.title for one in read_domain(tmp_path / "a").products]
+    assert titles == ['"Pro" hose', 'Rake 5" wide', '"w']
+    summary = imported("tsv", [file], tmp_path / "b")
+    assert any("if quotes are part of the texts, say so" in one for one in summary.rejected)
+
+
 BAD_TABLES = [
     (["a.b,text"], {"mapping": {"title": "c.d"}}, "no column 'c.d' for title"),
     (["Body.HTML,text"], {"mapping": {"title": "Body.Html"}}, "Did you mean 'Body.HTML'"),
