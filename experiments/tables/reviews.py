@@ -65,6 +65,9 @@ TASK = "sentiment"
 BASELINES = ("majority", "tf-idf zero-shot", "tf-idf few-shot")
 """Names of the baselines of this table."""
 
+TUNED = ("fine-tuned encoder", "fine-tuned encoder + n-grams")
+"""Names of the methods whose encoder the reviews of sources trained."""
+
 ALL = "all"
 """The domain of the rows of all categories."""
 
@@ -260,9 +263,8 @@ def methods_of(
         heads, _ = of_counts(teaching, corpus, weigh)
         (beside[0, of_sources],) = heads(corpus.groups[0], of_sources, penalties)
         both, shares = with_ngrams(config, corpus, known, beside)
-        note(label_of("fine-tuned encoder + n-grams", both), "share", shares)
-        for name, of_seed in (("", known), (" + n-grams", both)):
-            name = f"fine-tuned encoder{name}"
+        note(label_of(TUNED[1], both), "share", shares)
+        for name, of_seed in zip(TUNED, (known, both), strict=True):
             found[name] = (*found.get(name, ()), of_seed)
     return found
 

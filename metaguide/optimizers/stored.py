@@ -92,7 +92,7 @@ def save(path: str | Path, rule: Rule, theta: Theta, command: str) -> None:
     about = {"version": VERSION, "kind": rule.kind, "settings": _plain(rule.settings)}
     about |= {"command": command}
     leaves = {f"theta{name}": np.asarray(leaf) for name, leaf in by_name(theta).items()}
-    for (name, leaf), wanted in zip(leaves.items(), _shapes(rule).values(), strict=True):
+    for (name, leaf), wanted in zip(leaves.items(), by_name(_like(rule)).values(), strict=True):
         if leaf.dtype == np.float64:
             leaves[name] = leaf = leaf.astype(wanted.dtype)
         if leaf.dtype != wanted.dtype or not np.isfinite(leaf).all():
@@ -146,8 +146,7 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
         raise StoredError(f"{path}: a trained {stored}, not a trained {wanted}; give another file")
     try:
         rule = of if isinstance(of, Rule) else rule_of(known, known_settings)
-        with jax.enable_x64(False):
-            like = jax.eval_shape(rule.init, jax.random.key(0))
+        like = _like(rule)
         wanted = {f"theta{name}": leaf.dtype for name, leaf in by_name(like).items()}
         theta = jax.tree.unflatten(jax.tree.structure(like), [found.get(name) for name in wanted])
         check_theta(rule.name, rule.init, theta)
@@ -169,13 +168,13 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.asarray(value).tolist() for name, value in settings.items()}
 
 
-def _shapes(rule: Rule) -> dict[str, Any]:
-    """Return the shapes and dtypes of a rule's learned parameters, keyed by path.
+def _like(rule: Rule) -> Theta:
+    """Return the shapes and dtypes of a rule's learned parameters.
 
     They are those of JAX without 64 bits: a stored rule serves with and without them.
     """
     with jax.enable_x64(False):
-        return by_name(jax.eval_shape(rule.init, jax.random.key(0)))
+        return jax.eval_shape(rule.init, jax.random.key(0))
 
 
 TRAINED_ON: Mapping[str, str] = {

@@ -53,8 +53,8 @@ HISTORY_SIZES = (16, 64, 256, 1024)
 LONGEST_HISTORY = HISTORY_SIZES[-1]
 """Number of a history's last products that are read: older ones have no weight left."""
 
-SCORES_HELD_BACK = 2**24
-"""Scores, of users times products, that a choice of weights is made on at most."""
+USERS_HELD_BACK, SCORES_HELD_BACK = 1000, 2**21
+"""The most users, and the most scores of users times products, that a weight is chosen on."""
 
 MOST_SHOTS = 20
 """The shots for which a choice of weights has memory."""
@@ -443,7 +443,7 @@ def validate(server: Server, domain: Domain, adapted: Adapted) -> HeldBack:
         if len(one.products) > 1
     ]
     popularity = times_taken((rows[:-1] for rows in every), len(catalogue.ids))
-    most = max(1, SCORES_HELD_BACK // len(catalogue.ids))
+    most = min(USERS_HELD_BACK, 1 + SCORES_HELD_BACK // len(catalogue.ids))
     drawn = np.random.default_rng(0).permutation(len(every))[:most]
     taken = [every[row] for row in drawn]
     context = {**catalogue.context, "popularity": jnp.asarray(popularity)}

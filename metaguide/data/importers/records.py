@@ -126,7 +126,7 @@ def _delimiter(first: Line, lines: "_Lines", columns: int, is_quoted: bool) -> s
 
     def parts(one: str) -> tuple[int, int]:
         counts = [len(_header(line.text, one, is_quoted) or ()) for line in peeked]
-        return sum(count == columns for count in counts), counts[0] if not columns else 0
+        return counts.count(columns), counts[0]
 
     # Commas stand in texts as well.
     return max(DELIMITERS if not columns else reversed(DELIMITERS), key=parts)

@@ -32,8 +32,8 @@ class Value(NamedTuple):
 
 _UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _BLOCK = re.compile(
-    r"\s*</?(?:address|article|aside|blockquote|br|center|dd|div|dl|dt|figcaption|figure|footer|h[1-6]"
-    r"|header|hr|li|main|nav|ol|p|pre|section|table|tbody|td|tfoot|th|thead|tr|ul)\b[^<>]*>\s*",
+    r"</?(?:address|article|aside|blockquote|br|center|dd|div|dl|dt|figcaption|figure|footer|h[1-6]"
+    r"|header|hr|li|main|nav|ol|p|pre|section|table|tbody|td|tfoot|th|thead|tr|ul)\b[^<>]*>",
     re.IGNORECASE,
 )
 _INLINE = re.compile(
@@ -134,8 +134,11 @@ def _readable(said: str) -> str:
 def _untagged(said: str) -> str:
     if "<" not in said:
         return said
-    said = _BLOCK.sub("\n", _UNSEEN.sub("", said))
-    return re.sub(r"\n{2,}", "\n", _INLINE.sub("", said))
+    found, blocks = _BLOCK.subn("\n", _UNSEEN.sub("", said))
+    found = _INLINE.sub("", found)
+    if not blocks:
+        return found
+    return "\n".join(filter(None, (line.strip() for line in found.split("\n"))))
 
 
 def stars(value: Any, most: float = 5.0) -> Value:
