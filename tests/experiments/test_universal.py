@@ -352,6 +352,7 @@ def test_guides_are_trained_adapted_and_compared(tmp_path: Path) -> None:
     assert {one["method"] for one in choices["one task"]["classification"]} == {
         "zero-shot",
         "map-head",
+        "vectors+words",
         "ridge",
         "named-ridge",
     }
