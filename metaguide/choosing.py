@@ -68,25 +68,24 @@ def best(
 
     Returns:
         The guide, adapted to the same examples by the chosen methods, and the choice for each task
-        that has labels.
+        that has labels or rankings.
     """
     guide, choices = adapted.guide, {}
     for name, one in adapted.adapted.items():
-        validate = TASKS[name].validate
+        validate, ranks = TASKS[name].validate, TASKS[name].is_ranking
+        if validate is None or not (one.support or ranks):
+            continue
         own = guide.serving[name]
-        if TASKS[name].is_ranking:
+        if ranks:
             others = {f"popularity x {w:g}": with_popularity(own, w) for w in POPULARITIES}
         else:
             others = {method: _serving_by(method, own) for method in candidates}
-        if validate is None or not (one.support or TASKS[name].is_ranking):
-            continue
         servings = {**others, own.method: own}
         held_back = {
             method: validate(guide.served_by(name, serving).server(name), adapted.domain, one)
             for method, serving in servings.items()
         }
-        choose = _choice_of_rankings if TASKS[name].is_ranking else _choice
-        choices[name] = choose(own.method, held_back)
+        choices[name] = (_choice_of_rankings if ranks else _choice)(own.method, held_back)
         if choices[name].method != own.method:
             adapted = adapted.served_by(name, servings[choices[name].method])
     return adapted, choices

@@ -380,8 +380,9 @@ def predict(
     """
     from metaguide.predicting import predict_file
 
-    others = {"is_quoted": not no_quotes, "time_format": time_format}
-    options = _options(map, columns, delimiter, encoding, **others)
+    options = _options(
+        map, columns, delimiter, encoding, is_quoted=not no_quotes, time_format=time_format
+    )
     start = time.monotonic()
     found = _adapted(guide, encoder, cache)
     with warnings.catch_warnings(record=True) as caught, _counting("rows") as tell:
