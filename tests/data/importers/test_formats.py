@@ -208,7 +208,7 @@ def test_the_delimiter_of_a_file_without_a_header_gives_its_columns(
 ) -> None:
     """Catches commas of the first row's texts that part it, so that a row is read as another."""
     rows = [
-        ["1", "Hose", '"Long, strong, green"'],
+        ["1", "Hose", '"Long, strong, green, soft"'],
         ["2", '"Rake, steel"', "plain"],
         ["3", "a|b", "c"],
     ]
