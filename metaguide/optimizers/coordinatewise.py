@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from metaguide.optimizers.features import Flat
 from metaguide.optimizers.rule import (
@@ -186,7 +187,7 @@ def _whole(chunks: Float[Array, "chunks *units width"]) -> Float[Array, "*units 
 
 def _in_chunks(tree: PyTree, dtype: DTypeLike) -> Float[Array, "chunks width"]:
     """Return all coordinates of a tree."""
-    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    leaves = [jnp.ravel(_whole_tensor(leaf)).astype(dtype) for leaf in jax.tree.leaves(tree)]
     return _cut(jnp.concatenate(leaves) if leaves else jnp.zeros((0,), dtype))
 
 
@@ -195,7 +196,22 @@ def _as(chunks: Float[Array, "chunks width"], like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     parts = _split(_whole(chunks), [jnp.size(leaf) for leaf in leaves])
     shaped = [
-        part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf))
+        _sharded_like(part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)), leaf)
         for part, leaf in zip(parts, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, shaped)
+
+
+def _whole_tensor(leaf: ArrayLike) -> Array:
+    """Return a tensor without the sharding that its type names: a chunk is of several tensors."""
+    leaf = jnp.asarray(leaf)
+    sharding = jax.typeof(leaf).sharding
+    if not any(sharding.spec):
+        return leaf
+    return reshard(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _sharded_like(value: Array, like: ArrayLike) -> Array:
+    """Return an array with the sharding that the type of another names."""
+    sharding = jax.typeof(jnp.asarray(like)).sharding
+    return reshard(value, sharding) if any(sharding.spec) else value

@@ -20,6 +20,7 @@ VARIANCE_DECAY = 0.999
 """Decay of the second moment, as in Adam."""
 
 Flat = Float[Array, " coordinates"]
+Tensor = Float[Array, "*shape"]
 
 
 def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates"]:
@@ -45,13 +46,13 @@ def log_and_sign(gradient: Flat, p: float = 10.0) -> Float[Array, "2 coordinates
     )
 
 
-def momenta(remembered: Iterable[Flat], gradient: Flat) -> tuple[Flat, ...]:
+def momenta(remembered: Iterable[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
     """Return m ← β m + (1 − β) g for each β of `DECAYS`."""
     pairs = zip(DECAYS, remembered, strict=True)
     return tuple(decay * mean + (1 - decay) * gradient for decay, mean in pairs)
 
 
-def second_moment(remembered: Flat, gradient: Flat) -> Flat:
+def second_moment(remembered: Tensor, gradient: Tensor) -> Tensor:
     """Return v ← β v + (1 − β) g², where β is `VARIANCE_DECAY`."""
     return VARIANCE_DECAY * remembered + (1 - VARIANCE_DECAY) * jnp.square(gradient)
 
@@ -94,7 +95,7 @@ def loss_trend(
 
 
 def tensor_statistics(
-    params: Flat, gradient: Flat, momentum: Sequence[Flat]
+    params: Tensor, gradient: Tensor, momentum: Sequence[Tensor]
 ) -> Float[Array, " statistics"]:
     """Return statistics of a complete tensor, each roughly in [−1, 1] or a few times that.
 
@@ -102,10 +103,10 @@ def tensor_statistics(
     number of coordinates, all / 10; and the cosines between gradient and each momentum.
     """
 
-    def size(values: Flat) -> Array:
+    def size(values: Tensor) -> Array:
         return 0.5 * jnp.log(jnp.square(values).mean() + SMALL) / 10
 
-    def cosine(mean: Flat) -> Array:
+    def cosine(mean: Tensor) -> Array:
         # Their product has to be finite too.
         ours, theirs = (jnp.minimum(jnp.square(x).sum(), 1e19) for x in (gradient, mean))
         return jnp.clip((mean * gradient).sum() / jnp.sqrt(ours * theirs + SMALL), -1, 1)

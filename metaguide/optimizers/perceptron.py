@@ -1,6 +1,6 @@
 """Rules that read a history: a per-coordinate perceptron, and one made by a HyperNetwork."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from metaguide.optimizers.features import (
     DECAYS,
     SMALL,
     VARIANCE_DECAY,
-    Flat,
+    Tensor,
     corrected,
     loss_trend,
     momenta,
@@ -47,10 +47,19 @@ LARGEST = 1e18
 
 
 class History(NamedTuple):
-    """The memory of a coordinate's gradients: a momentum for each of `DECAYS`, and mean g²."""
+    """The memory of gradients, of one tensor or of a tree of them.
 
-    momenta: tuple[Flat, ...]
-    variance: Flat
+    Attributes:
+        momenta: a running mean of g for each of `DECAYS`; each has the gradient's shape.
+        variance: the running mean of g².
+    """
+
+    momenta: tuple[PyTree, ...]
+    variance: PyTree
+
+
+_HISTORY = History((0,) * len(DECAYS), 0)
+"""The form of a history."""
 
 
 class MlpState(NamedTuple):
@@ -58,12 +67,12 @@ class MlpState(NamedTuple):
 
     Attributes:
         step: number of updates made.
-        tensors: for each tensor, the history of its coordinates.
+        history: trees like the parameters.
         skipped: number of updates with a non-finite gradient somewhere.
     """
 
     step: Int[Array, ""]
-    tensors: list[History]
+    history: History
     skipped: Int[Array, ""]
 
 
@@ -80,7 +89,8 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
         scale: scale of the update.
 
     Returns:
-        The rule; its state has 4 numbers per coordinate.
+        The rule; its state has 4 numbers per coordinate, in the shapes and shardings of the
+        parameters.
 
     After Metz et al.: Understanding and correcting pathologies in the training of learned
     optimizers, 2019.
@@ -105,9 +115,8 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
 
         def begin(params: PyTree) -> MlpState:
             check_gradients(name, params)
-            tensors = [_nothing_yet(leaf, dtype) for leaf in jax.tree.leaves(params)]
-            state = MlpState(jnp.zeros((), jnp.int32), tensors, jnp.zeros((), jnp.int32))
-            return varying_like(state, params)
+            none = jnp.zeros((), jnp.int32)
+            return varying_like(MlpState(none, _nothing_yet(params, dtype), none), params)
 
         def update(
             updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
@@ -117,12 +126,12 @@ def mlp(hidden: int = 8, scale: float = 0.01) -> Rule:
             step = state.step + 1
             waves = step_waves(step, dtype) @ theta["step"]
 
-            def of_tensor(gradient: Flat, history: History) -> tuple[Flat, History]:
+            def of_tensor(gradient: Tensor, history: History) -> tuple[Tensor, History]:
                 moved, history = _moved(theta, waves, step, gradient, history)
                 return scale * moved, history
 
-            moves, tensors = _each(of_tensor, dtype, updates, state.tensors)
-            return moves, MlpState(step, tensors, count_skipped(state.skipped, updates))
+            moves, history = _each(of_tensor, dtype, updates, state.history, _HISTORY)
+            return moves, MlpState(step, history, count_skipped(state.skipped, updates))
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
@@ -135,13 +144,15 @@ class HyperState(NamedTuple):
     Attributes:
         step: number of updates made.
         losses: running means of the loss.
-        tensors: for each tensor, the network's own memory and the history of its coordinates.
+        hidden: the per-tensor network's own memory.
+        history: trees like the parameters.
         skipped: number of updates with a non-finite gradient somewhere.
     """
 
     step: Int[Array, ""]
     losses: Float[Array, " decays"]
-    tensors: list[tuple[Float[Array, " hidden"], History]]
+    hidden: Float[Array, "tensors hidden"]
+    history: History
     skipped: Int[Array, ""]
 
 
@@ -158,8 +169,8 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
         scale: scale of the update.
 
     Returns:
-        The rule; it reads the loss, as `value=`. Its state has 4 numbers per coordinate and
-        `hidden` per tensor.
+        The rule; it reads the loss, as `value=`. Its state has 4 numbers per coordinate, in the
+        shapes and shardings of the parameters, and `hidden` per tensor.
 
     Applies the idea of Ha, Dai, Le: HyperNetworks, 2016, to an update rule.
 
@@ -191,13 +202,10 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
 
         def begin(params: PyTree) -> HyperState:
             check_gradients(name, params)
-            tensors = [
-                (jnp.zeros((hidden,), dtype), _nothing_yet(leaf, dtype))
-                for leaf in jax.tree.leaves(params)
-            ]
             losses, none = jnp.zeros((len(DECAYS),), dtype), jnp.zeros((), jnp.int32)
-            state = HyperState(jnp.zeros((), jnp.int32), losses, tensors, none)
-            return varying_like(state, params)
+            memory = jnp.zeros((len(jax.tree.leaves(params)), hidden), dtype)
+            history = _nothing_yet(params, dtype)
+            return varying_like(HyperState(none, losses, memory, history, none), params)
 
         def update(
             updates: PyTree,
@@ -217,7 +225,7 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
             losses, trend = loss_trend(state.losses, loss_given(name, value), step)
             shared = jnp.concatenate([trend, step_waves(step, dtype)])
 
-            def of_tensor(gradient: Flat, memory: Any, param: Flat) -> tuple[Flat, Any]:
+            def of_tensor(gradient: Tensor, memory: Any, param: Tensor) -> tuple[Tensor, Any]:
                 h, history = memory
                 known = tensor_statistics(param, _bounded(gradient), history.momenta)
                 layer = theta["tensor"]
@@ -227,9 +235,13 @@ def hyper(hidden: int = 32, inner: int = 4, scale: float = 0.01) -> Rule:
                 moved, history = _moved(made, 0.0, step, gradient, history)
                 return scale * jnp.exp(made["rate"]) * moved, (h, history)
 
-            moves, tensors = _each(of_tensor, dtype, updates, state.tensors, params)
+            each = jax.tree.unflatten(jax.tree.structure(updates), list(state.hidden))
+            memory, form = (each, state.history), (0, _HISTORY)
+            moves, (each, history) = _each(of_tensor, dtype, updates, memory, form, params)
+            rows = jax.tree.leaves(each)
+            memory = jnp.stack(rows) if rows else state.hidden
             skipped = count_skipped(state.skipped, updates)
-            return moves, HyperState(step, losses, tensors, skipped)
+            return moves, HyperState(step, losses, memory, history, skipped)
 
         return optax.GradientTransformationExtraArgs(begin, update)
 
@@ -246,43 +258,50 @@ def _widened(theta: Theta) -> tuple[Theta, Any]:
     return optax.tree.cast(theta, dtype), dtype
 
 
-def _nothing_yet(tensor: ArrayLike, dtype: DTypeLike) -> History:
-    """Return the history of a tensor before its first gradient."""
-    size = jnp.size(tensor)
-    return History(tuple(jnp.zeros(size, dtype) for _ in DECAYS), jnp.zeros(size, dtype))
+def _nothing_yet(params: PyTree, dtype: DTypeLike) -> History:
+    """Return the history of parameters before their first gradient."""
+
+    def zeros() -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype), params)
+
+    return History(tuple(zeros() for _ in DECAYS), zeros())
 
 
 def _each(
-    of_tensor: Callable[..., tuple[Flat, Any]],
+    of_tensor: Callable[..., tuple[Array, Any]],
     dtype: Any,
     updates: PyTree,
-    memories: Sequence[Any],
+    memory: Any,
+    form: Any,
     *more: PyTree,
-) -> tuple[PyTree, list[Any]]:
-    """Return the moves of all tensors, as a tree like `updates`, and their new memories.
+) -> tuple[PyTree, Any]:
+    """Return the moves of all tensors, as a tree like `updates`, and their new memory.
 
-    Works tensor by tensor, each with its own memory: XLA then compiles an update to one loop and
-    writes the memory back in place.
+    Works tensor by tensor: XLA then compiles an update to one loop and writes the memory back in
+    place.
 
     Args:
-        of_tensor: (flat gradient, memory, flat tensors of `more`) -> (flat move, memory).
+        of_tensor: (gradient, its memory, its leaves of `more`) -> (its move, its memory).
         dtype: dtype of the computation, that of θ.
         updates: gradients.
-        memories: the tensors' memories, in order.
+        memory: trees like `updates`, in a tree of the structure of `form`.
+        form: the structure of one tensor's memory, with any leaves.
         more: trees like `updates`.
     """
     # Recomputing a tensor in the backward pass is cheaper than storing its results.
     anew = jax.checkpoint(of_tensor, prevent_cse=False)
-    leaves, structure = jax.tree.flatten(updates)
-    moves, after = [], []
-    for leaf, memory, *own in zip(leaves, memories, *map(jax.tree.leaves, more), strict=True):
-        if jnp.size(leaf):
-            gradient, *own = (jnp.ravel(x).astype(dtype) for x in (leaf, *own))
-            move, memory = anew(gradient, memory, *own)
-            leaf = move.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf))
-        moves.append(leaf)
-        after.append(memory)
-    return jax.tree.unflatten(structure, moves), after
+
+    def of_leaf(leaf: ArrayLike, memory: Any, *own: ArrayLike) -> tuple[ArrayLike, Any]:
+        if not jnp.size(leaf):
+            return leaf, memory
+        gradient, *rest = (jnp.asarray(x).astype(dtype) for x in (leaf, *own))
+        move, memory = anew(gradient, memory, *rest)
+        return move.astype(jnp.result_type(leaf)), memory
+
+    structure = jax.tree.structure(updates)
+    apart = jax.tree.transpose(jax.tree.structure(form), structure, memory)
+    found = jax.tree.map(of_leaf, updates, apart, *more)
+    return jax.tree.transpose(structure, jax.tree.structure((0, form)), found)
 
 
 def _network(key: Key[Array, ""], hidden: int) -> Theta:
@@ -294,8 +313,8 @@ def _network(key: Key[Array, ""], hidden: int) -> Theta:
 
 
 def _moved(
-    weights: Theta, shift: Any, step: Array, gradient: Flat, history: History
-) -> tuple[Flat, History]:
+    weights: Theta, shift: Any, step: Array, gradient: Tensor, history: History
+) -> tuple[Tensor, History]:
     """Return the unscaled update of some coordinates; `shift` is added to the hidden units."""
     finite, gradient = jnp.isfinite(gradient), _bounded(gradient)
     mean = momenta(history.momenta, gradient)
@@ -312,14 +331,14 @@ def _moved(
     return jnp.where(finite, -(plain + d) * jnp.exp(a), 0), after
 
 
-def _bounded(gradient: Flat) -> Flat:
+def _bounded(gradient: Tensor) -> Tensor:
     """Return the gradient clipped so that its square is finite, and 0 where it is not finite."""
     return jnp.where(jnp.isfinite(gradient), jnp.clip(gradient, -LARGEST, LARGEST), 0)
 
 
 @jax.custom_jvp
 def _dense(
-    kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Flat]
+    kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"], x: list[Tensor]
 ) -> list[Any]:
     """Return kernelᵀ x + bias as a list with one entry per output.
 
@@ -336,8 +355,10 @@ def _dense(
 @_dense.defjvp
 def _dense_jvp(
     primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[list[Flat], list[Flat]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     (kernel, bias, x), (to_kernel, to_bias, to_x) = primals, tangents
     x, to_x = jnp.stack(x), jnp.stack(to_x)
-    value = kernel.T @ x + bias[:, None]
-    return list(value), list(to_kernel.T @ x + kernel.T @ to_x + to_bias[:, None])
+    to_value = jnp.tensordot(to_kernel.T, x, 1) + jnp.tensordot(kernel.T, to_x, 1)
+    one_each = (-1, *(1,) * (x.ndim - 1))
+    value = jnp.tensordot(kernel.T, x, 1) + bias.reshape(one_each)
+    return list(value), list(to_value + to_bias.reshape(one_each))
