@@ -63,6 +63,8 @@ _REQUIRED = {
     "interactions": ("user", "product", "time"),
 }
 
+NO_TITLE = "products: no title"
+
 _OF_PRODUCT = ("title", "description", "category", "image")
 _OF_REVIEW = ("text", "stars", "sentiment")
 _NAMES = ("user", "product", "category")
@@ -223,17 +225,37 @@ def planned(path: Path, columns: Sequence[str], options: Options, stem: str = ""
 
 
 def mapped(path: Path, table: Table, options: Options, stem: str = "") -> Reading:
-    """Return the rows of a table; the other arguments and the errors are those of `planned`."""
+    """Return the rows of a table; the other arguments and the errors are those of `planned`.
+
+    A row without a title below one of the same product is no reject: exports of shops give each
+    variant and each further picture of a product a row of its own.
+    """
     plan = planned(path, table.columns, options, stem)
+    id_column = plan.mapping.get("product", plan.mapping.get("id", ""))
 
     def rows() -> Iterator[Row | Reject]:
+        product = None
         for record in table.records:
             if isinstance(record, Reject):
                 yield record
-            else:
-                yield from plan.rows(record)
+                continue
+            for row in plan.rows(record):
+                if isinstance(row, Row) and row.part == "products":
+                    product = row.values["id"]
+                elif isinstance(row, Reject) and row.reason == NO_TITLE and product is not None:
+                    if _plain_or_none(_at(record[1], id_column)) == product:
+                        row = Row("products", {"id": product}, row.place, may_repeat=True)
+                yield row
 
     return Reading(rows(), plan.mapping, plan.unread)
+
+
+def _plain_or_none(value: Any) -> str | None:
+    """Return an id as a catalogue has it; None if there is none, or it cannot be read."""
+    try:
+        return values.plain(value).value
+    except ValueError:
+        return None
 
 
 def joined(readings: Sequence[Reading]) -> Reading:

@@ -88,6 +88,34 @@ def test_a_row_of_a_table_may_be_a_product_a_review_and_a_purchase(
     assert "products: named again by a later row" in summary.remarks
 
 
+def test_further_rows_of_a_product_without_a_title_are_its_variants(tmp_path: Path) -> None:
+    """Catches variants in the export of a shop as rejects, a row whose title is lost as a variant
+    of the product above, and a variant that overwrites its product."""
+    lines = (
+        "Handle,Title,Body (HTML),Type,Variant SKU,Variant Price,Image Src",
+        "hose,Garden hose,<p>Ten metres.</p>,Watering,H-10,19.90,",
+        "hose,,,,H-20,29.90,",
+        "hose,,,,,,",
+        "rake,Leaf rake,,Tools,R-1,12.00,",
+        "spade,,,Tools,S-1,15.00,",
+        "hose,,,,H-30,39.90,",
+        ",,,,X-1,1.00,",
+    )
+    file = write(tmp_path / "a.csv", "\n".join(lines))
+    mapping = {"id": "Handle", "title": "Title", "description": "Body (HTML)", "category": "Type"}
+    mapping |= {"attributes.price": "Variant Price"}
+    summary = imported("csv", [file], tmp_path / "a", mapping=mapping)
+    hose, rake = read_domain(tmp_path / "a").products
+    assert (hose.id, hose.description, hose.attributes) == (
+        "hose",
+        "Ten metres.",
+        {"price": "19.90"},
+    )
+    assert rake.id == "rake"
+    assert summary.remarks["products: named again by a later row"].count == 2
+    assert summary.rejected["products: no title"].count == 3
+
+
 @pytest.mark.parametrize("said", ["sep=;", '"sep=;"', "sep=~"])
 def test_the_line_that_names_the_delimiter_is_no_header(tmp_path: Path, said: str) -> None:
     """Catches Excel's line before the header as the header, a number of a line that is one less,
