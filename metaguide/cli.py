@@ -575,7 +575,8 @@ def _overview_lines(one: Any) -> Iterator[str]:
 def _summary_lines(summary: Summary, folder: Path, format: str, seconds: float) -> Iterator[str]:
     yield f"{folder} (read as {format}, {seconds:.1f} s)"
     for part, count in summary.read.items():
-        yield f"  {part:<12} {count:>9,}"
+        before = f" in the place of {old:,}" if (old := summary.replaced.get(part)) else ""
+        yield f"  {part:<12} {count:>9,}{before}"
     if summary.mapping:
         columns = ", ".join(f"{name} from {column!r}" for name, column in summary.mapping.items())
         yield f"  {columns}"
@@ -606,6 +607,7 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
     return {
         "folder": str(summary.folder),
         "read": dict(summary.read),
+        "replaced": dict(summary.replaced),
         "rejected": plain(summary.rejected),
         "remarks": plain(summary.remarks),
         "mapping": dict(summary.mapping),

@@ -50,6 +50,7 @@ class Summary:
     Attributes:
         folder: the domain's folder.
         read: number of rows written, keyed by part.
+        replaced: number of rows in whose place they stand, keyed by part.
         rejected: what was not, keyed by reason.
         remarks: what was taken for granted, keyed by remark.
         mapping: the columns that were read, keyed by field.
@@ -58,6 +59,7 @@ class Summary:
 
     folder: Path
     read: Counter[str] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
     rejected: dict[str, Group] = field(default_factory=dict)
     remarks: dict[str, Group] = field(default_factory=dict)
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -292,14 +294,15 @@ class _Writer:
             named = (row.get("product") for _, row in read_rows(path))
             if all(one is None or one in self._ids["products"] for one in named):
                 continue
-            before, self._replace = self._summary.read.copy(), True
+            read, replaced = self._summary.read.copy(), self._summary.replaced.copy()
+            self._replace = True
             self._file(part)  # even if no row stays
             for where, row in read_rows(path):
                 place = Place(str(path), int(where.rpartition(":")[2]))
                 fault = self.add(Row(part, row, place))
                 if fault is not None:
                     self.reject(fault, strict)
-            self._summary.read = before
+            self._summary.read, self._summary.replaced = read, replaced
 
     def reject(self, fault: Reject, strict: bool) -> None:
         """Count a reject, and write it down; with `strict` it is an error."""
@@ -327,6 +330,9 @@ class _Writer:
                 if name == "products":
                     mend = f"map no title if that only names products of the domain, or {mend}"
                 raise CatalogueError(f"{self._folder}: the domain has {name} already; {mend}.")
+            elif is_kept and name != REJECTS:
+                with open(self._folder / file, "rb") as old:
+                    self._summary.replaced[name] = sum(1 for _ in old)
             opened = open(self._new / file, "a", encoding="utf-8", newline="\n", buffering=2**20)
             self._files[name] = self._stack.enter_context(opened)
         return self._files[name]

@@ -57,7 +57,8 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="has products already; .*to be replaced"):
         of_csv(tmp_path, "q.csv", "id,title\n3,Spade\n", garden)
     assert content(garden) == before
-    of_csv(tmp_path, "q.csv", "id,title\n3,Spade\n", garden, replace=True)
+    summary = of_csv(tmp_path, "q.csv", "id,title\n3,Spade\n", garden, replace=True)
+    assert (summary.read, summary.replaced) == ({"products": 1}, {"products": 2})
     assert [one.id for one in read_domain(garden).products] == ["3"]
 
 
@@ -77,7 +78,7 @@ def test_what_names_a_product_is_linked_anew(tmp_path: Path) -> None:
     domain = read_domain(garden)
     assert [one.product for one in domain.reviews] == [None, "2", None]
     assert [(one.user, one.product) for one in domain.interactions] == [("ann", "2")]
-    assert summary.read == {"products": 1}
+    assert (summary.read, summary.replaced) == ({"products": 1}, {"products": 2})
     ((reason, group),) = summary.rejected.items()
     assert "not among the products" in reason and group.first == (
         str(garden / "interactions.jsonl"),
