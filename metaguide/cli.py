@@ -59,10 +59,10 @@ EncoderFolder = Annotated[
     Path | None, typer.Option(help="The encoder's folder, if it is not where it was.")
 ]
 Unlabelled = Annotated[
-    int, typer.Option(min=0, help="Most other examples to read without their labels.")
+    int, typer.Option(min=0, help="At most how many other examples to read, without labels.")
 ]
 Prefix = Annotated[str, typer.Option(help="Put before every text: 'query: ' for the e5 encoders.")]
-Length = Annotated[int, typer.Option(min=1, help="Most tokens that an encoder reads.")]
+Length = Annotated[int, typer.Option(min=1, help="Longest text of an encoder, in tokens.")]
 Cache = Annotated[
     Path | None,
     typer.Option(help="Folder that keeps an encoder's vectors, which stay in memory too."),
@@ -248,8 +248,8 @@ def adapt(
 
     metaguide adapt my_shop/garden --guide=bge-small-en-v1.5 --output=garden.guide
 
-    Each task is served by the method that predicts your examples best when they are held back in
-    turn, plain baselines among them.
+    Each task is served by the guide's own method, unless another one, plain baselines
+    included, is clearly better on your examples when they are held back in turn.
     """
     from metaguide.choosing import best
     from metaguide.run_config import MOST_STEPS
@@ -291,7 +291,7 @@ def evaluate(
         str, typer.Option(metavar="NUMBER,...", help="Examples of each class to adapt to.")
     ] = "0,1,5,10,20",
     draws: Annotated[int, typer.Option(min=1, help="Draws of examples for each number.")] = 5,
-    queries: Annotated[int, typer.Option(min=1, help="Most examples that are asked.")] = 500,
+    queries: Annotated[int, typer.Option(min=1, help="Most held-back examples to score.")] = 500,
     unlabelled: Unlabelled = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the draws.")] = 0,
     encoder: EncoderFolder = None,

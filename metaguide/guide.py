@@ -1,4 +1,4 @@
-"""A trained guide in three words: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`.
+"""The interface of a trained guide: `metaguide.load(run).adapt(domain, shots=5).predict(batch)`.
 
 An adapted guide is kept by `save`, and read again by `load`.
 """

@@ -414,7 +414,7 @@ def check_differentiates_steps(mode: Mode, what: str) -> None:
     if isinstance(mode, Implicit):
         raise ValueError(
             f"mode Implicit differentiates the inner solution, which no learned {what} changes; "
-            f"learn it under Unrolled or FirstOrder"
+            f"learn it under Unrolled, Mixed or FirstOrder"
         )
 
 
