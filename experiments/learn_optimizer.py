@@ -93,7 +93,7 @@ def estimator_of(cfg: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
         horizon = curriculum(first, setting.horizon, windows)
     except ValueError as error:
         raise ConfigError(f"first_horizon={cfg.first_horizon}: {error}") from error
-    shared = {"of": OBJECTIVES[cfg.objective], "largest": cfg.largest}
+    shared = {"transform": OBJECTIVES[cfg.objective], "max_loss": cfg.largest}
     given = (rule, setting.optimizee, horizon, windows)
     differentiated = partial(truncated, *given, curvature=cfg.curvature, remat=cfg.remat, **shared)
     makers: dict[str, Callable[[], Estimator]] = {
@@ -102,7 +102,7 @@ def estimator_of(cfg: FrozenConfigDict, rule: Rule, setting: Setting) -> Estimat
         "evolution": partial(evolution, *given, cfg.sigma, persistent=False, **shared),
         "persistent": partial(evolution, *given, cfg.sigma, **shared),
         "imitation": lambda: imitation(
-            rule, setting.optimizee, _teacher_of(cfg), horizon, windows, largest=cfg.largest
+            rule, setting.optimizee, _teacher_of(cfg), horizon, windows, max_loss=cfg.largest
         ),
     }
     if not cfg.curvature >= 0:

@@ -80,7 +80,7 @@ TimeFormat = Annotated[str, typer.Option(help="How times are written, such as %d
 OwnMethod = Annotated[
     bool,
     typer.Option(
-        "--own-method", help="Serve by the guide's own method, whatever predicts your labels best."
+        "--own-method", help="Keep the guide's own method, even if another is clearly better."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print what was found or done as JSON.")]

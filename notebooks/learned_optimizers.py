@@ -212,7 +212,7 @@ def minimised(gradient, meta, data, *, steps, learning_rate, carry=()):
 
 def meta_trained(rule, estimator_of, horizon, *, steps, learning_rate):
     """Train a rule on quadratics; return θ."""
-    estimator = estimator_of(rule, functions, horizon, 20, of=lambda loss: jnp.log(loss + 1e-8))
+    estimator = estimator_of(rule, functions, horizon, 20, transform=lambda x: jnp.log(x + 1e-8))
     many = particles(estimator, 32)  # 32 descents side by side
     meta = {"rule": rule.init(jax.random.key(0))}
     carry = many.start(meta, (), jax.random.key(2))

@@ -166,8 +166,8 @@ plt.show()
 # %% [markdown]
 # ## Adapt, and save
 #
-# Each task is served by the method that predicts the labels best when they are held back in turn: a
-# plain TF-IDF baseline is among them.
+# Each task is served by the guide's own method, unless another one, such as plain TF-IDF, is
+# clearly better on the labels when they are held back in turn.
 
 # %%
 adapted, choices = best(guide.adapt(domain, shots=10, unlabelled=200))

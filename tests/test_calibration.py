@@ -9,10 +9,10 @@ import scipy.special
 from metaguide.learners import ridge
 from metaguide.learners.calibration import LEAST, SCALES, SPREAD, TYPICAL, scale_of
 from metaguide.learners.on_features import (
+    leave_one_out_logits,
     ridge_weights,
     standardised,
     with_names,
-    without_each,
 )
 from tests.test_learners_on_features import named_problem, on_rows
 
@@ -55,7 +55,7 @@ def test_what_a_regression_says_without_an_example(penalty):
     problem, support = on_rows(3, 4)
     x, label = support["x"], support["label"]
     mask = np.arange(12) != 5
-    found = without_each(x, label, jnp.asarray(mask), 3, penalty)
+    found = leave_one_out_logits(x, label, jnp.asarray(mask), 3, penalty)
     weights_on = jax.jit(lambda others: ridge_weights(x, label, others, 3, penalty))
     for row in np.flatnonzero(mask):
         weights = weights_on(jnp.asarray(mask & (np.arange(12) != row)))

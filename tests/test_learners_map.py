@@ -10,13 +10,13 @@ import scipy.special
 
 from metaguide.learners.map import (
     Rows,
+    centred,
     estimate_prior,
-    from_middle,
     learn_rule,
     leave_one_out_losses,
     map_head,
     map_shift,
-    middle_of_classes,
+    mean_of_classes,
     prior_shift,
     worth_adapting,
 )
@@ -192,7 +192,7 @@ def test_nothing_to_learn_from():
     assert (shifted(x, label, none, z, 1.0) == 0).all()
     losses = left_out(x, label, none, z, 1.0)
     assert not worth_adapting(losses[0], losses[1], none, -1.0)
-    assert np.isfinite(middle_of_classes(x, label, none, 3)).all()
+    assert np.isfinite(mean_of_classes(x, label, none, 3)).all()
 
 
 def test_leave_one_out_is_what_it_says():
@@ -324,14 +324,14 @@ def test_features_from_the_middle():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 8)) + 5)
     label = jnp.asarray([0, 1], jnp.int32)
-    even = middle_of_classes(x, label, jnp.ones(2, bool), 4)
+    even = mean_of_classes(x, label, jnp.ones(2, bool), 4)
     many = jnp.concatenate([x[:1]] * 6 + [x[1:]])
     labels = jnp.asarray([0] * 6 + [1], jnp.int32)
-    np.testing.assert_allclose(middle_of_classes(many, labels, jnp.ones(7, bool), 4), even)
-    seen = from_middle(x, even)
+    np.testing.assert_allclose(mean_of_classes(many, labels, jnp.ones(7, bool), 4), even)
+    seen = centred(x, even)
     np.testing.assert_allclose(jnp.square(seen).mean(-1), 1, atol=1e-3)
     np.testing.assert_allclose(seen[0], -seen[1], atol=1e-9)
-    np.testing.assert_allclose(from_middle(x * 100, even), seen, atol=1e-3)
+    np.testing.assert_allclose(centred(x * 100, even), seen, atol=1e-3)
 
 
 def sentiment(way=2, width=8):

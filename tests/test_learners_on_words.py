@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from metaguide.data.ngrams import WORD, hashed_ngrams
 from metaguide.learners import features_and_words, on_words, tf_idf
-from metaguide.learners.on_features import logistic_weights, unit_from_middle
+from metaguide.learners.on_features import logistic_weights, unit_centred
 from metaguide.types import HASHES
 from tests.test_learners_on_features import on_rows
 
@@ -202,7 +202,7 @@ def test_a_name_is_so_many_examples_in_features_and_words():
     mean = rows["x"][LABEL == 0].mean(0)
     x = jnp.concatenate([rows["x"], jnp.tile(mean, (3, 1))])
     words = on_words.weighted_words(every[jnp.array([*range(8), 8, 8, 8])], expected)
-    parts = 0.5**0.5 * unit_from_middle(x, found.middle), 0.5 * words, jnp.ones((11, 1))
+    parts = 0.5**0.5 * unit_centred(x, found.middle), 0.5 * words, jnp.ones((11, 1))
     label = jnp.array([*LABEL, 0, 0, 0])
     weights = logistic_weights(jnp.concatenate(parts, 1), label, jnp.ones(11, bool), 2, 0.01)
     np.testing.assert_allclose(found.of_features, 0.5**0.5 * weights[:6], atol=1e-4)

@@ -74,7 +74,7 @@ def test_its_derivatives_are_those_of_the_solution() -> None:
 def test_a_matrix_of_no_rank_is_raised_until_it_is_solved() -> None:
     """Catches NaN where all examples are alike and the penalty is too small to be seen."""
     gram = jnp.full((6, 6), 1e4)
-    found = positive_definite.solve(positive_definite.raised(gram, 1e-12), jnp.ones((6, 1)))
+    found = positive_definite.solve(positive_definite.with_penalty(gram, 1e-12), jnp.ones((6, 1)))
     assert jnp.isfinite(found).all()
 
 

@@ -29,7 +29,7 @@ from metaguide.learners.map import (
     map_shift,
     worth_adapting,
 )
-from metaguide.learners.on_features import from_middle, nearness, soft_prototypes
+from metaguide.learners.on_features import centred, nearness, soft_prototypes
 from metaguide.training.progress import say
 
 Logits = Float[np.ndarray, "groups reviews"]
@@ -298,7 +298,7 @@ def supports(
 def coordinates(
     gram: Gram, support: Int[np.ndarray, " examples"]
 ) -> Float[np.ndarray, "reviews examples"]:
-    """Return vectors as `from_middle` gives them, projected to the span of the support.
+    """Return vectors as `centred` gives them, projected to the span of the support.
 
     All that a map head learns lies in that span: for n-grams as for an encoder, as many numbers a
     review do as the support has examples.
@@ -437,7 +437,7 @@ def with_unlabelled(
     def one(rows: Array) -> Array:
         known = jnp.zeros(len(label), bool).at[rows].set(True)
         middle, centres = soft_prototypes(vectors, label, known, ~known, way=2)
-        logits = nearness(from_middle(vectors, middle), centres)
+        logits = nearness(centred(vectors, middle), centres)
         return logits[:, 1] - logits[:, 0]
 
     return jax.lax.map(one, support)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float
 from metaguide.learners.on_features import (
     Features,
     absent,
-    middle_of,
+    mask_absent,
+    mean_feature,
     on_features,
-    out_of_reach,
-    unit_from_middle,
+    unit_centred,
 )
 from metaguide.types import Learner, Params, Problem
 
@@ -100,8 +100,8 @@ def label_spreading(
     ) -> Spread:
         read = mask if unlabelled is None else mask | unlabelled
         rows = jnp.where(read[:, None], features, 0)
-        middle = middle_of(features, read)
-        known = unit_from_middle(rows, middle)
+        middle = mean_feature(features, read)
+        known = unit_centred(rows, middle)
         pairs = read[:, None] & read & ~jnp.eye(len(read), dtype=bool)
         weight = nearest(jnp.where(pairs, known @ known.T, -jnp.inf))
         weight = jnp.maximum(weight, weight.T)
@@ -119,8 +119,8 @@ def label_spreading(
         return Spread(middle, known, shares, read, absent(label, mask, way))
 
     def score(rule: Params, features: Features, fitted: Spread) -> Array:
-        alike = unit_from_middle(features, fitted.middle) @ fitted.known.T
+        alike = unit_centred(features, fitted.middle) @ fitted.known.T
         weight = to_one(nearest(jnp.where(fitted.read, alike, -jnp.inf)), 1)
-        return out_of_reach(jnp.log(weight @ fitted.shares + 1e-6), fitted.lacking)
+        return mask_absent(jnp.log(weight @ fitted.shares + 1e-6), fitted.lacking)
 
     return on_features(problem, fit, score, reads_unlabelled=True)

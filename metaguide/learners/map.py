@@ -15,9 +15,9 @@ from metaguide.inner_loop import inner_loop, run
 from metaguide.learners.on_features import (
     Features,
     absent,
+    centred,
     check_positive,
     classes_of,
-    from_middle,
     masked_loss,
     prototypes,
     standardised,
@@ -51,7 +51,7 @@ def map_head(
     """Build a head with a penalty towards the trained one: argmin_θ Σ_i ℓ_i(θ) + λ/2 ‖θ − s θ₀‖².
 
     θ = s θ₀ + Δ, where θ₀ is the problem's own trained head, of any form, and Δ is linear in the
-    features of `from_middle`. The scale s calibrates the head on domains that are new to it. Δ has
+    features of `centred`. The scale s calibrates the head on domains that are new to it. Δ has
     no bias: a support is balanced while its domain need not be, and ten examples say little about
     the boundary between the classes. Classes without support keep what the sources taught.
 
@@ -102,8 +102,8 @@ def map_head(
     def fit(meta: Params, support: Batch, context: Any, caution: float | None) -> Any:
         features, known = encoded(meta, support, context)
         label, mask = support[problem.target], support["mask"]
-        middle = middle_of_classes(features, label, mask, way)
-        rows = Rows(from_middle(features, middle), label, mask, known)
+        middle = mean_of_classes(features, label, mask, way)
+        rows = Rows(centred(features, middle), label, mask, known)
         strength = jnp.exp(rule_of(meta)["log_penalty"])
         shift = map_shift(*rows, strength)
         if caution is not None:
@@ -126,7 +126,7 @@ def map_head(
     def predict(adapted: Any, query: Batch, context: Any) -> dict[str, Array]:
         meta, (middle, shift) = adapted
         features, known = encoded(meta, query, context)
-        return {"logits": known + from_middle(features, middle) @ shift}
+        return {"logits": known + centred(features, middle) @ shift}
 
     def loss(adapted: Any, query: Batch, context: Any) -> tuple[Array, Metrics]:
         logits = predict(adapted, query, context)["logits"]
@@ -142,7 +142,7 @@ def map_head(
     return Learner(init, adapt, loss, predict, objective)
 
 
-def middle_of_classes(features: Features, label: Labels, mask: Mask, way: int) -> Array:
+def mean_of_classes(features: Features, label: Labels, mask: Mask, way: int) -> Array:
     """Return the mean of the classes' mean features, [width], over the classes with examples.
 
     Unlike the mean of the examples, it does not depend on the number of examples per class.

@@ -56,7 +56,7 @@ def prototypical(problem: Problem, temperature: float | None = None, names: int 
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
         centres, lacking = fitted
-        return out_of_reach(nearness(features, centres, temperature), lacking)
+        return mask_absent(nearness(features, centres, temperature), lacking)
 
     return on_features(problem, _fit_prototypes, score, names=names)
 
@@ -113,8 +113,8 @@ def soft_k_means(
 
     def score(rule: Params, features: Features, fitted: Any) -> Array:
         middle, centres, lacking = fitted
-        logits = nearness(from_middle(features, middle), centres, temperature)
-        return out_of_reach(logits, lacking)
+        logits = nearness(centred(features, middle), centres, temperature)
+        return mask_absent(logits, lacking)
 
     return on_features(problem, fit, score, reads_unlabelled=True)
 
@@ -156,7 +156,7 @@ def matching(problem: Problem, temperature: float = 1.0) -> Learner:
         # An empty sum has no logarithm: a class without examples gets any value and is put last.
         counted = jnp.where(lacking[:, None], True, member)
         scores = jax.nn.logsumexp(jnp.where(counted, attention[:, None], -jnp.inf), axis=-1)
-        return out_of_reach(scores, lacking)
+        return mask_absent(scores, lacking)
 
     return on_features(problem, fit, score)
 
@@ -207,7 +207,7 @@ def relation(problem: Problem, width: int, hidden: int = 64) -> Learner:
         shape = (len(features), *centres.shape)
         pairs = jnp.broadcast_to(centres, shape), jnp.broadcast_to(features[:, None], shape)
         alike = module.apply({"params": rule}, jnp.concatenate(pairs, axis=-1))
-        return out_of_reach(jnp.asarray(alike), lacking)
+        return mask_absent(jnp.asarray(alike), lacking)
 
     def squared(logits: Array, label: Array) -> Array:
         error = jax.nn.sigmoid(logits) - jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
@@ -251,7 +251,7 @@ def ridge(
         if temperature is not None:
             return weights / temperature
         examples = len(label) - (names * way if problem.names is not None else 0)
-        logits = without_each(features, label, mask, way, penalty)
+        logits = leave_one_out_logits(features, label, mask, way, penalty)
         counts = mask & (jnp.bincount(jnp.where(mask, label, way), length=way + 1)[label] > 1)
         scale = scale_of(logits[:examples], label[:examples], counts[:examples])
         return weights * jax.lax.stop_gradient(scale)
@@ -354,7 +354,7 @@ def logistic_weights(
     unscaled = jnp.where(root > 0, 1.0 / jnp.where(root > 0, root, 1.0), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     gram = x @ x.T
-    bound = positive_definite.raised(0.5 * gram, penalty)
+    bound = positive_definite.with_penalty(0.5 * gram, penalty)
     inverse = positive_definite.solve(bound, jnp.eye(len(x), dtype=x.dtype))
 
     def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
@@ -416,13 +416,13 @@ def soft_prototypes(
         steps, weight, temperature: as in `soft_k_means`.
 
     Returns:
-        The mean that features are centred at by `from_middle`, and a prototype per class in centred
+        The mean that features are centred at by `centred`, and a prototype per class in centred
         features; zero for a class without examples.
     """
     read = mask | unlabelled
     rows = jnp.where(read[:, None], features, 0)
-    middle = middle_of(features, read)
-    x = from_middle(rows, middle)
+    middle = mean_feature(features, read)
+    x = centred(rows, middle)
     lacking = absent(label, mask, way)
     member = weight * jax.nn.one_hot(label, way, dtype=x.dtype) * mask[:, None].astype(x.dtype)
 
@@ -430,7 +430,7 @@ def soft_prototypes(
         return shares.T @ x / jnp.maximum(shares.sum(0)[:, None], 1e-6)
 
     def refine(centres: Array, _: None) -> tuple[Array, None]:
-        chance = jax.nn.softmax(out_of_reach(nearness(x, centres, temperature), lacking))
+        chance = jax.nn.softmax(mask_absent(nearness(x, centres, temperature), lacking))
         return mean_of(member + jnp.where(unlabelled[:, None], chance, 0)), None
 
     centres, _ = jax.lax.scan(refine, mean_of(member), length=steps)
@@ -467,7 +467,7 @@ def ridge_weights(
     return x.T @ positive_definite.solve(gram, target)
 
 
-def without_each(
+def leave_one_out_logits(
     features: Features,
     label: Int[Array, " examples"],
     mask: Bool[Array, " examples"],
@@ -492,10 +492,10 @@ def _regression(
     x = jnp.where(mask[:, None], standardised(features), 0.0)
     y = jax.nn.one_hot(label, way, dtype=x.dtype)
     target = jnp.where(mask[:, None], 2.0 * y - 1.0, 0.0)
-    return x, positive_definite.raised(x @ x.T, penalty), target
+    return x, positive_definite.with_penalty(x @ x.T, penalty), target
 
 
-def out_of_reach(
+def mask_absent(
     scores: Float[Array, "examples way"], lacking: Bool[Array, " way"]
 ) -> Float[Array, "examples way"]:
     """Return finite scores that rank classes without examples below all others.
@@ -516,14 +516,14 @@ def standardised(features: Features) -> Float[Array, "examples width_and_one"]:
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
 
-def middle_of(features: Features, read: Bool[Array, " examples"]) -> Float[Array, " width"]:
+def mean_feature(features: Features, read: Bool[Array, " examples"]) -> Float[Array, " width"]:
     """Return the mean of the features that are read, scaled to unit mean square; 0 if none is."""
     rows = jnp.where(read[:, None], features, 0)
     counts = read.astype(rows.dtype)
     return counts @ standardised(rows)[:, :-1] / jnp.maximum(counts.sum(), 1)
 
 
-def from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
+def centred(features: Features, middle: Float[Array, " width"]) -> Features:
     """Return features scaled to unit mean square, centred at a middle, and scaled again.
 
     Sentence encoders put all texts into a narrow cone: without centring, the common part acts as a
@@ -532,9 +532,9 @@ def from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
     return standardised(standardised(features)[:, :-1] - middle)[:, :-1]
 
 
-def unit_from_middle(features: Features, middle: Float[Array, " width"]) -> Features:
-    """Return `from_middle` of features, as vectors of unit length."""
-    return from_middle(features, middle) / features.shape[1] ** 0.5
+def unit_centred(features: Features, middle: Float[Array, " width"]) -> Features:
+    """Return `centred` of features, as vectors of unit length."""
+    return centred(features, middle) / features.shape[1] ** 0.5
 
 
 def classes_of(problem: Problem, learner: str) -> int:

@@ -10,9 +10,9 @@ from metaguide.learners.on_features import (
     Features,
     check_positive,
     logistic_weights,
-    middle_of,
+    mean_feature,
     on_features,
-    unit_from_middle,
+    unit_centred,
     with_names,
 )
 from metaguide.padding import one_after_another
@@ -118,7 +118,7 @@ class Fitted(NamedTuple):
 
     def logits(self, features: Features, grams: Grams) -> Float[Array, "examples way"]:
         """Return the logits of examples."""
-        by_features = unit_from_middle(features, self.middle) @ self.of_features
+        by_features = unit_centred(features, self.middle) @ self.of_features
         return by_features + _scored(grams, self.vocabulary, self.of_words) + self.bias
 
 
@@ -187,7 +187,7 @@ def features_and_words(
     ) -> Known:
         if grams is None:
             raise ValueError(NO_NGRAMS.format("vectors+words"))
-        middle, times = middle_of(features, mask), mask.astype(features.dtype)
+        middle, times = mean_feature(features, mask), mask.astype(features.dtype)
         most = grams.size
         has_examples = ((label[:, None] == jnp.arange(way)) & mask[:, None]).any(0)
         by_names = None
@@ -205,7 +205,7 @@ def features_and_words(
         vocabulary = vocabulary_of(grams, mask, characters=True, most=most)
         words = weighted_words(grams, vocabulary).astype(features.dtype)
         parts = (
-            weight_of_features * unit_from_middle(features, middle),
+            weight_of_features * unit_centred(features, middle),
             weight_of_words * words,
             jnp.ones_like(features[:, :1]),
         )
@@ -244,13 +244,13 @@ def _by_names(
         of_names, grams: features and n-grams of the names.
         has_name: which classes have one.
     """
-    centre = middle_of(of_names, has_name)
-    middle = jnp.where(others.any(), middle_of(features, others), 0.5 * centre)
+    centre = mean_feature(of_names, has_name)
+    middle = jnp.where(others.any(), mean_feature(features, others), 0.5 * centre)
     centre = jnp.where(others.any(), centre, 0.5 * centre)
     most = len(grams) * NAME_WORDS
     vocabulary = vocabulary_of(grams, has_name, characters=True, most=most)
     words = weighted_words(grams, vocabulary).astype(features.dtype)
-    of_features = SURE * unit_from_middle(of_names, centre).T
+    of_features = SURE * unit_centred(of_names, centre).T
     bias = jnp.where(has_name, 0.0, OUT).astype(features.dtype)[None]
     return Fitted(middle, vocabulary, of_features, SURE * WORDS_OF_NAMES / 2 * words.T, bias)
 

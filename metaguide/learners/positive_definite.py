@@ -21,7 +21,9 @@ def solve(matrix: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Arra
     )
 
 
-def raised(gram: Float[Array, "n n"], penalty: float | Float[Array, ""]) -> Float[Array, "n n"]:
+def with_penalty(
+    gram: Float[Array, "n n"], penalty: float | Float[Array, ""]
+) -> Float[Array, "n n"]:
     """Return a Gram matrix + λI, with λ raised until a Cholesky decomposition exists."""
     least = 8 * jnp.finfo(gram.dtype).eps * jax.lax.stop_gradient(jnp.trace(gram))
     penalty = jnp.maximum(jnp.asarray(penalty, gram.dtype), least)

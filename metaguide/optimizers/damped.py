@@ -13,7 +13,7 @@ Function = Callable[[PyTree], PyTree]
 
 def damped(
     optimizer: optax.GradientTransformation,
-    largest: float,
+    max_norm: float,
     each: Callable[[Function], Function] = lambda function: function,
 ) -> optax.GradientTransformationExtraArgs:
     """Bound the second-order part of a meta-gradient, step by step.
@@ -23,14 +23,14 @@ def damped(
     gradient that the optimizer read. If the inner loop is chaotic these products grow without
     bound, so ḡ is clipped:
 
-        ḡ ← ḡ min(1, largest / ‖ḡ‖),    and 0 where ‖ḡ‖ is not finite.
+        ḡ ← ḡ min(1, max_norm / ‖ḡ‖),    and 0 where ‖ḡ‖ is not finite.
 
-    `largest` = 0 is first order, infinity is exact second order. The meta-gradient through the loss
-    passed as `value=` is bounded separately in the same way.
+    `max_norm` = 0 is first order, infinity is exact second order. The meta-gradient through the
+    loss passed as `value=` is bounded separately in the same way.
 
     Args:
         optimizer: any optax transform.
-        largest: bound on the norm over all parameters, at least 0.
+        max_norm: bound on the norm over all parameters, at least 0.
         each: turns a function of one problem's gradient into one of many, such as `jax.vmap` for
             gradients with a leading axis of problems, each with its own norm.
 
@@ -38,15 +38,15 @@ def damped(
         The transform, which can be differentiated only in reverse mode.
 
     Raises:
-        ValueError: `largest` is negative or NaN.
+        ValueError: `max_norm` is negative or NaN.
 
-    >>> optimizer = damped(optax.sgd(0.1), largest=1.0)
+    >>> optimizer = damped(optax.sgd(0.1), max_norm=1.0)
     >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     >>> print(updates["w"].round(3))
     [-0.2 -0.2 -0.2]
     """
-    if not largest >= 0:
-        raise ValueError(f"largest is {largest}: a bound on a norm is 0 or more")
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm is {max_norm}: a bound on a norm is 0 or more")
     optimizer = optax.with_extra_args_support(optimizer)
 
     @jax.custom_vjp
@@ -55,7 +55,7 @@ def damped(
 
     def backward(_: None, slope: PyTree) -> tuple[PyTree]:
         norm = optax.tree.norm(slope)
-        share = jnp.where(norm <= largest, 1, largest / norm)
+        share = jnp.where(norm <= max_norm, 1, max_norm / norm)
         kept = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(norm), share * leaf, 0), slope)
         return (kept,)
 

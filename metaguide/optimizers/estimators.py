@@ -2,7 +2,8 @@
 
 The inner problem continues from one meta-step to the next: an estimator advances it by a window of
 `truncation` steps at a time, and draws a new one when its horizon is reached. All estimators use
-the same resumable inner loop. They minimise the mean over a window of `of(loss)` after each step.
+the same resumable inner loop. They minimise the mean over a window of `transform(loss)` after each
+step.
 """
 
 from collections.abc import Callable
@@ -101,8 +102,8 @@ def truncated(
     *,
     curvature: float = 0.0,
     remat: bool = False,
-    of: Callable[[Array], Array] = lambda loss: loss,
-    largest: float = 1e6,
+    transform: Callable[[Array], Array] = lambda loss: loss,
+    max_loss: float = 1e6,
 ) -> Estimator:
     """Estimate by back-propagation through a window of steps.
 
@@ -118,8 +119,8 @@ def truncated(
             rule reads (see `damped`): 0 treats it as a constant, as the paper does; infinity is the
             exact gradient of the window, which explodes if an inner problem is chaotic.
         remat: store the loop's state only at every √truncation-th step, and recompute the rest.
-        of: loss -> minimised value, such as `jnp.log(loss + 1e-8)`.
-        largest: a loss that is above it or not finite, or that `of` makes no number of, has
+        transform: loss -> minimised value, such as `jnp.log(loss + 1e-8)`.
+        max_loss: a loss that is above it or not finite, or that transforms to no number, has
             diverged: its window is ignored and the problem ends. If many problems are joined
             (`Rule.joint`) and its backward pass is not finite either, the other problems' windows
             are ignored too.
@@ -143,7 +144,7 @@ def truncated(
     start = _starter(rule.transform, optimizee, 1)
 
     def objective(losses: Array) -> tuple[Array, Array]:
-        each = _mean(of, losses, largest)
+        each = _mean(transform, losses, max_loss)
         return each.sum(), each
 
     def through(
@@ -170,14 +171,14 @@ def truncated(
             return losses[1:], carry
 
         losses, pull, carry = jax.vjp(unroll, theta, has_aux=True)
-        bad = _diverged(losses, largest, of)
+        bad = _diverged(losses, max_loss, transform)
         weights, value = jax.grad(objective, has_aux=True)(losses)
         (slope,) = pull(jnp.where(bad, 0, weights))
         # A diverged problem may have infinite intermediate values, and 0 times infinity is NaN.
         kept = ~bad.any() | jnp.isfinite(optax.tree.norm(slope))
         slope = jax.tree.map(lambda leaf: jnp.where(kept, leaf / value.size, 0), slope)
         particle = _aged(particle, (carry,), truncation, bad)
-        return (value, _metrics(losses, bad, largest)), slope, particle
+        return (value, _metrics(losses, bad, max_loss)), slope, particle
 
     def gradient(
         theta: Theta, data: Any, particle: Particle, key: Key[Array, ""], progress: Progress
@@ -217,7 +218,7 @@ def imitation(
     horizon: Horizon,
     truncation: int,
     *,
-    largest: float = 1e6,
+    max_loss: float = 1e6,
 ) -> Estimator:
     """Match a rule's updates u to a teacher's: L = mean ‖u − u*‖² / ‖u*‖².
 
@@ -226,7 +227,7 @@ def imitation(
     not explode, which makes it a good start for `truncated`.
 
     Args:
-        rule, optimizee, horizon, truncation, largest: as in `truncated`.
+        rule, optimizee, horizon, truncation, max_loss: as in `truncated`.
         teacher: any optax transform; u* are its updates.
 
     Returns:
@@ -266,10 +267,10 @@ def imitation(
             return apart[1:].mean(), (carry, losses[1:])
 
         (value, (carry, losses)), slope = jax.value_and_grad(objective, has_aux=True)(theta)
-        bad = _diverged(jnp.append(losses, value), largest)
+        bad = _diverged(jnp.append(losses, value), max_loss)
         slope = jax.tree.map(lambda leaf: jnp.where(bad, 0, leaf), slope)
         particle = _aged(particle, (carry,), truncation, bad)
-        return (_capped(value, largest), _metrics(losses, bad, largest)), slope, particle
+        return (_capped(value, max_loss), _metrics(losses, bad, max_loss)), slope, particle
 
     return Estimator(start, gradient, _ages_over(horizon, truncation))
 
@@ -312,8 +313,8 @@ def evolution(
     sigma: float,
     *,
     persistent: bool = True,
-    of: Callable[[Array], Array] = lambda loss: loss,
-    largest: float = 1e6,
+    transform: Callable[[Array], Array] = lambda loss: loss,
+    max_loss: float = 1e6,
 ) -> Estimator:
     """Estimate by antithetic evolution strategies: g = (L(θ + ε) − L(θ − ε)) / (2σ²) · ξ.
 
@@ -324,7 +325,7 @@ def evolution(
     costs two (three, if not persistent) times its steps, and memory for one step.
 
     Args:
-        rule, optimizee, horizon, truncation, of, largest: as in `truncated`.
+        rule, optimizee, horizon, truncation, transform, max_loss: as in `truncated`.
         sigma: σ, the standard deviation of the perturbations of θ.
         persistent: whether perturbations accumulate over windows.
 
@@ -367,16 +368,16 @@ def evolution(
         first, last = particle.loops[0], particle.loops[-1]
         (up, above), (down, below) = losses_of(1.0, first), losses_of(-1.0, last)
         summed = optax.tree.add(particle.memory, noise) if persistent else noise
-        bad = _diverged(jnp.concatenate([above, below]), largest, of)
-        apart = _mean(of, above, largest) - _mean(of, below, largest)
+        bad = _diverged(jnp.concatenate([above, below]), max_loss, transform)
+        apart = _mean(transform, above, max_loss) - _mean(transform, below, max_loss)
         weight = jnp.where(bad, 0, apart / (2 * sigma**2))
         loops = (up, down) if persistent else (losses_of(0.0, first)[0],)
         particle = _aged(particle, loops, truncation, bad)._replace(
             memory=summed if persistent else particle.memory
         )
         losses = (above + below) / 2
-        value = _mean(of, losses, largest)
-        return (value, _metrics(losses, bad, largest)), optax.tree.scale(weight, summed), particle
+        value = _mean(transform, losses, max_loss)
+        return (value, _metrics(losses, bad, max_loss)), optax.tree.scale(weight, summed), particle
 
     return Estimator(start, gradient, _ages_over(horizon, truncation))
 
@@ -439,20 +440,24 @@ def _renewed(
     return jax.tree.map(lambda a, b: jnp.where(particle.age >= end, a, b), fresh, particle)
 
 
-def _capped(losses: Array, largest: float) -> Array:
-    """Return the losses, with `largest` (no gradient) for those above it or not finite."""
-    return jnp.where(jnp.isfinite(losses) & (losses <= largest), losses, largest)
+def _capped(losses: Array, max_loss: float) -> Array:
+    """Return the losses, with `max_loss` (no gradient) for those above it or not finite."""
+    return jnp.where(jnp.isfinite(losses) & (losses <= max_loss), losses, max_loss)
 
 
-def _mean(of: Callable[[Array], Array], losses: Array, largest: float) -> Array:
-    """Return the mean of `of`, with its value at `largest` where it is not finite."""
-    values = of(_capped(losses, largest))
-    return jnp.where(jnp.isfinite(values), values, of(jnp.full_like(losses, largest))).mean(0)
+def _mean(transform: Callable[[Array], Array], losses: Array, max_loss: float) -> Array:
+    """Return the mean of `transform`, with its value at `max_loss` where it is not finite."""
+    values, most = (
+        transform(x) for x in (_capped(losses, max_loss), jnp.full_like(losses, max_loss))
+    )
+    return jnp.where(jnp.isfinite(values), values, most).mean(0)
 
 
-def _diverged(losses: Array, largest: float, of: Callable[[Array], Array] = lambda x: x) -> Array:
-    """Return which problems have a loss above `largest`, or one that `of` makes no number of."""
-    return ~((losses <= largest) & jnp.isfinite(losses) & jnp.isfinite(of(losses))).all(0)
+def _diverged(
+    losses: Array, max_loss: float, transform: Callable[[Array], Array] = lambda x: x
+) -> Array:
+    """Return which problems have a loss above `max_loss`, or one that transforms to no number."""
+    return ~((losses <= max_loss) & jnp.isfinite(losses) & jnp.isfinite(transform(losses))).all(0)
 
 
 def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) -> Particle:
@@ -461,5 +466,5 @@ def _aged(particle: Particle, loops: tuple[Carry, ...], steps: int, bad: Array) 
     return particle._replace(loops=loops, age=age.astype(jnp.int32))
 
 
-def _metrics(losses: Array, bad: Array, largest: float) -> Metrics:
-    return {"last": _capped(losses[-1], largest), "diverged": bad.astype(losses.dtype)}
+def _metrics(losses: Array, bad: Array, max_loss: float) -> Metrics:
+    return {"last": _capped(losses[-1], max_loss), "diverged": bad.astype(losses.dtype)}

@@ -57,7 +57,7 @@ def second_moment(remembered: Tensor, gradient: Tensor) -> Tensor:
     return VARIANCE_DECAY * remembered + (1 - VARIANCE_DECAY) * jnp.square(gradient)
 
 
-def corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:
+def bias_corrected(mean: Array, decay: float | Array, step: Int[Array, ""]) -> Array:
     """Return a running mean without its bias towards the initial 0: m / (1 − βᵗ), t ≥ 1."""
     return mean / (1 - jnp.asarray(decay, mean.dtype) ** step.astype(mean.dtype))
 
@@ -90,7 +90,7 @@ def loss_trend(
     value = jnp.arcsinh(jnp.where(finite, value, 0))
     decays = jnp.asarray(DECAYS, remembered.dtype)
     means = jnp.where(finite, decays * remembered + (1 - decays) * value, remembered)
-    ladder = jnp.concatenate([value[None], corrected(means, decays, step)])
+    ladder = jnp.concatenate([value[None], bias_corrected(means, decays, step)])
     return means, jnp.where(finite, jnp.tanh(ladder[:-1] - ladder[1:]), 0)
 
 

@@ -16,7 +16,7 @@ from metaguide.optimizers.features import (
     SMALL,
     VARIANCE_DECAY,
     Tensor,
-    corrected,
+    bias_corrected,
     loss_trend,
     momenta,
     second_moment,
@@ -319,9 +319,9 @@ def _moved(
     finite, gradient = jnp.isfinite(gradient), _bounded(gradient)
     mean = momenta(history.momenta, gradient)
     variance = second_moment(history.variance, gradient)
-    root = jnp.sqrt(corrected(variance, VARIANCE_DECAY, step) + SMALL)
+    root = jnp.sqrt(bias_corrected(variance, VARIANCE_DECAY, step) + SMALL)
     inverse = 1 / root
-    unbiased = [corrected(m, decay, step) for m, decay in zip(mean, DECAYS, strict=True)]
+    unbiased = [bias_corrected(m, decay, step) for m, decay in zip(mean, DECAYS, strict=True)]
     direction = [x * inverse for x in (gradient, *unbiased)]
     inputs, (layer, out) = [*direction, jnp.log(root) / 10], (weights["hidden"], weights["output"])
     inner = [jax.nn.relu(x) for x in _dense(layer["kernel"], layer["bias"] + shift, inputs)]

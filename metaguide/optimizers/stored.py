@@ -102,12 +102,13 @@ def save(path: str | Path, rule: Rule, theta: Theta, command: str) -> None:
         np.savez_compressed(file, allow_pickle=False, about=about, **leaves)
 
 
-def load(path: str | Path, of: str | Rule | None = None) -> Trained:
+def load(path: str | Path, expected: str | Rule | None = None) -> Trained:
     """Read a trained optimizer.
 
     Args:
         path: the file, or the work folder of a run that made one.
-        of: the expected kind or rule; any of `RULES` by default, so a custom rule has to be given.
+        expected: the kind or rule of the file; any of `RULES` by default, so a custom rule has to
+            be given.
 
     Returns:
         The saved optimizer.
@@ -140,12 +141,15 @@ def load(path: str | Path, of: str | Rule | None = None) -> Trained:
     if version != VERSION:
         raise StoredError(f"{path}: of version {version}, and this is {VERSION}; train it anew")
     stored = named(known, known_settings)
-    is_other = isinstance(of, Rule) and (of.kind, _plain(of.settings)) != (known, known_settings)
-    if is_other or isinstance(of, str) and of != known:
-        wanted = of.name if isinstance(of, Rule) else of
+    if isinstance(expected, Rule):
+        is_it = (expected.kind, _plain(expected.settings)) == (known, known_settings)
+    else:
+        is_it = expected in (None, known)
+    if not is_it:
+        wanted = expected.name if isinstance(expected, Rule) else expected
         raise StoredError(f"{path}: a trained {stored}, not a trained {wanted}; give another file")
     try:
-        rule = of if isinstance(of, Rule) else rule_of(known, known_settings)
+        rule = expected if isinstance(expected, Rule) else rule_of(known, known_settings)
         like = _like(rule)
         wanted = {f"theta{name}": leaf.dtype for name, leaf in by_name(like).items()}
         theta = jax.tree.unflatten(jax.tree.structure(like), [found.get(name) for name in wanted])

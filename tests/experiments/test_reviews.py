@@ -20,8 +20,8 @@ from experiments.tables.left_out import Corpus, corpus_of, taken
 from metaguide.data.catalogue import CatalogueError
 from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import read
-from metaguide.learners.map import map_shift, middle_of_classes
-from metaguide.learners.on_features import from_middle
+from metaguide.learners.map import map_shift, mean_of_classes
+from metaguide.learners.on_features import centred
 
 NAMES = ("a", "b", "c")
 WORDS = (("坏", "差", "烂"), ("好", "棒", "赞"))
@@ -136,7 +136,7 @@ def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus
 @pytest.mark.slow
 def test_the_span_of_the_support_is_all_a_map_head_learns_in() -> None:
     """Faults: the kernel is centred wrongly, lengths are those from before, a basis is not
-    orthonormal: the head would not be that of `from_middle` and `map_shift`."""
+    orthonormal: the head would not be that of `centred` and `map_shift`."""
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(30, 384)).astype(np.float32) + 0.5
     label = np.arange(30) % 2
@@ -147,7 +147,7 @@ def test_the_span_of_the_support_is_all_a_map_head_learns_in() -> None:
     assert pays.all()
     (rows,), (query,) = support, task.query
     y, mask, dense = jnp.asarray(label[rows]), jnp.ones(6, bool), jnp.asarray(vectors)
-    inputs = from_middle(dense, middle_of_classes(dense[rows], y, mask, 2))
+    inputs = centred(dense, mean_of_classes(dense[rows], y, mask, 2))
     known = jnp.asarray(0.7 * np.stack([-logits, logits], -1) / 2, jnp.float32)
     shift = map_shift(inputs[rows], y, mask, known[rows], 40.0)
     expected = np.diff(known[query] + inputs[query] @ shift)[:, 0]

@@ -293,7 +293,9 @@ def test_a_loss_that_has_no_logarithm_counts_for_nothing(kind):
     for functions, of in ((solved, jnp.log), (falling, lambda loss: loss)):
         given = rule, functions, 40, 8
         estimator = (
-            truncated(*given, of=of) if kind == "truncated" else evolution(*given, 0.01, of=of)
+            truncated(*given, transform=of)
+            if kind == "truncated"
+            else evolution(*given, 0.01, transform=of)
         )
         particle = estimator.start(theta, (), jax.random.key(0), 0)
         given = theta, (), particle, jax.random.key(1), 0.0

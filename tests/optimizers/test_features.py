@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from metaguide.optimizers.features import (
     DECAYS,
-    corrected,
+    bias_corrected,
     log_and_sign,
     momenta,
 )
@@ -36,10 +36,12 @@ def test_log_and_sign_is_differentiable_everywhere():
 
 
 def test_a_constant_gradient_is_its_own_momentum():
-    """Faults: momenta share a decay, or are not corrected for their start at 0."""
+    """Faults: momenta share a decay, or keep the bias of their start at 0."""
     means, gradient = [jnp.zeros(2)] * len(DECAYS), jnp.asarray([1.0, -3.0])
     for step in range(1, 4):
         means = momenta(means, gradient)
         for mean, decay in zip(means, DECAYS, strict=True):
-            np.testing.assert_allclose(corrected(mean, decay, jnp.int32(step)), gradient, rtol=1e-4)
+            np.testing.assert_allclose(
+                bias_corrected(mean, decay, jnp.int32(step)), gradient, rtol=1e-4
+            )
     assert len({float(mean[0]) for mean in means}) == len(DECAYS)

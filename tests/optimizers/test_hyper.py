@@ -93,8 +93,8 @@ def test_what_it_lacks_is_one_clear_error():
 
 
 def test_the_trend_of_a_loss():
-    """Faults: a falling loss trends up, a constant one trends, means are not corrected for their
-    start."""
+    """Faults: a falling loss trends up, a constant one trends, means keep the bias of
+    their start."""
     means = jnp.zeros(len(DECAYS))
     for step, loss in enumerate([3.0] * 5, 1):
         means, trend = loss_trend(means, jnp.float32(loss), jnp.int32(step))
