@@ -246,6 +246,9 @@ def run(
         The carry after the last step, and the observations stacked on a leading axis of
         `steps + 1`, or None if `observe` is None.
 
+    Raises:
+        ValueError: `steps` is negative.
+
     >>> loop = inner_loop(loss, optax.sgd(0.25))
     >>> carry, seen = run(loop, loop.start(jnp.zeros(())), lambda step: 1.0, 3, lambda c: c.params)
     >>> print(seen)

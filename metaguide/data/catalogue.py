@@ -171,7 +171,10 @@ class Review:
 
     @property
     def label(self) -> int | None:
-        """1 for a positive review (more than 3 stars), 0 for a negative one, None for 3 stars."""
+        """Return 1 for a positive review, 0 for a negative one, None if it is neither.
+
+        `sentiment` decides where it is given; else more than 3 stars are positive, fewer negative.
+        """
         if self.sentiment is not None:
             return int(self.sentiment == "positive")
         if self.stars is None or self.stars == 3:
@@ -196,7 +199,7 @@ class Question:
 
     @property
     def golds(self) -> tuple[str, ...]:
-        """The right answers as written in the text; empty if there is none."""
+        """Return the right answers as written in the text; empty if there is none."""
         spans = () if self.answer is None else (self.answer, *self.others)
         return tuple(self.text[start:end] for start, end in spans)
 
@@ -351,6 +354,9 @@ def checked_part(where: str, part: str, rows: Any) -> tuple[Any, ...]:
 
     Returns:
         The rows as they would be read.
+
+    Raises:
+        CatalogueError: a row breaks the format, or `rows` holds none.
     """
     made, fields = _ROWS[part], PARTS[part]
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):

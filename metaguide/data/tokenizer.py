@@ -475,7 +475,15 @@ def is_han(text: str) -> bool:
 
 
 def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:
-    """Return the texts as a list; raise if one is not valid Unicode."""
+    """Return texts as a list.
+
+    Args:
+        texts: the texts.
+        first: number of the first one, for messages.
+
+    Raises:
+        TokenizerError: one is not valid Unicode.
+    """
     texts = list(texts)
     for row, text in zip(count(first), texts, strict=False):
         try:

@@ -257,7 +257,18 @@ def adapting(problem: Problem) -> tuple[str, ...]:
 def whole_loss(
     problem: Problem, params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None
 ) -> tuple[Array, Metrics]:
-    """Return the loss of body and head together, as (scalar, metrics)."""
+    """Return the loss of body and head together.
+
+    Args:
+        problem: the model and its loss.
+        params: all of its parameters.
+        batch: the examples.
+        context: as in `Problem.encode`.
+        key: for dropout and the like; None evaluates without.
+
+    Returns:
+        The loss, a scalar, and metrics.
+    """
     return problem.loss(params, problem.encode(params, batch, context, key), batch, context)
 
 
@@ -360,6 +371,9 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
         adapt: as in `Learner`.
         init: key -> meta-parameters; the problem's parameters alone by default.
 
+    Returns:
+        The learner, whose `loss` is the problem's at the adapted parameters.
+
     A learner of one's own: gradient descent that freezes all but the bias of the head.
 
     >>> from metaguide.inner_loop import Unrolled
@@ -429,6 +443,9 @@ def proximal_sgd(
     Args:
         learning_rate: η.
         strength: λ ≥ 0; with 0 it is `optax.sgd`.
+
+    Returns:
+        The transform; its state holds θ₀, the parameters given to `init`.
 
     Parikh, Boyd: Proximal Algorithms, 2014.
 

@@ -629,14 +629,25 @@ def on_features(
     names: int = 0,
     beside: str = "",
 ) -> Learner:
-    """Build a learner from fit(rule, features, label, mask, way), score(rule, features, fitted).
+    """Build a learner that fits a classifier to the features of a support.
 
-    `init_rule(key, dtype)` returns the meta-parameters in addition to the encoder's.
-    `each_loss(logits, label)` is the loss of each example, cross-entropy by default.
-    With `reads_unlabelled`, fit also takes the support's field `unlabelled`, or None.
-    With `names`, each class's name counts as so many examples more, as in `with_names`.
-    With `beside`, `fit` and `score` also take this field of the batch, None if there is none, and
-    `fit` what `problem.names` returns, None if they are not read.
+    Args:
+        problem: the model and its classes.
+        fit: (rule, features, label, mask, way) -> fitted, any pytree.
+        score: (rule, features, fitted) -> logits, [examples, way].
+        init_rule: (key, dtype) -> `rule`, the meta-parameters beside the encoder's; none by
+            default.
+        each_loss: (logits, label) -> the loss of each example; cross-entropy by default.
+        reads_unlabelled: whether `fit` also takes the support's field `unlabelled`, or None.
+        names: as how many more examples each class's name counts, as in `with_names`.
+        beside: a field of the batch that `fit` and `score` also take, None if there is none; `fit`
+            then takes what `problem.names` returns too, None if they are not read.
+
+    Returns:
+        The learner; its adapted state is `fitted`.
+
+    Raises:
+        ValueError: the problem does not classify.
     """
     way = classes_of(problem, "a classifier on features")
 

@@ -332,6 +332,9 @@ def evolution(
     Returns:
         The estimator.
 
+    Raises:
+        ValueError: `sigma` is not above 0.
+
     Vicol, Metz, Sohl-Dickstein: Unbiased Gradient Estimation in Unrolled Computation Graphs with
     Persistent Evolution Strategies, 2021.
 
