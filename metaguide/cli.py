@@ -46,8 +46,9 @@ Formats:
 
 \b
 Fields to map, for a table: of products id, title, description, category, image, attributes.NAME; of
-reviews id, text, stars or sentiment, product; of questions id, question, text, answer, product; of
-interactions user, product, time. Without --map, the columns that are named so.
+reviews id, text, stars or sentiment, product; of questions id, question, answer, product, text (by
+default the product's description); of interactions user, product, time. Without --map, the columns
+that are named so.
 """
 
 

@@ -156,7 +156,9 @@ def predict_file(
         CatalogueError: the source or every row of it cannot be read, its rows are of a task that
             the guide does not answer, or the target cannot be written.
     """
-    opened = _opened(source, options or Options(), format)
+    descriptions = {one.id: one.description for one in guide.domain.products}
+    options = replace(options or Options(), descriptions=lambda id: descriptions.get(id, ""))
+    opened = _opened(source, options, format)
     task = next(one for one in TASKS.values() if one.part == opened.part)
     if task.name not in guide.adapted:
         why = "; ".join(guide.notes.get(task.name, ())) or "the domain has no examples of it"
@@ -167,7 +169,7 @@ def predict_file(
     answered, faults, first = 0, 0, ""
     answers_in = (*added, *(() if of_users else (NOT_READ,)))
     kept = tuple(name for name in own if name not in answers_in)
-    marked = target.suffix.lower() == ".csv" and _is_of_spreadsheet(source, options or Options())
+    marked = target.suffix.lower() == ".csv" and _is_of_spreadsheet(source, options)
     with _rows_to(target, (*kept, *answers_in), marked) as write:
         if of_users:
             found, rejects = _histories(opened, {one.id for one in guide.domain.products})

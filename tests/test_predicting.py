@@ -163,6 +163,20 @@ def test_products_and_users_are_answered(tmp_path) -> None:
         predict_file(guide, written(tmp_path / "w.csv", events[3:]), tmp_path / "none.jsonl")
 
 
+def test_a_question_may_name_a_product_in_the_place_of_a_text(tmp_path) -> None:
+    """Catches a question about a product that has to repeat its description, and one about a
+    product without a description that is asked about nothing."""
+    guide = Echo()
+    products = (Product("p1", "Hose", "Ten metres."), Product("p2", "Rake"))
+    vars(guide).update(domain=Domain("garden", products), adapted={"questions": None})
+    vars(guide)["_answer"] = lambda one, top: Answer((0, len(one.text)), one.text)
+    rows = [{"question": "How long?", "product": id} for id in ("p1", "p2", "p3")]
+    done = predict_file(guide, written(tmp_path / "a.csv", rows), tmp_path / "b.jsonl")
+    first, *others = map(json.loads, (tmp_path / "b.jsonl").read_text().splitlines())
+    assert first["predicted_answer"] == "Ten metres." and (done.answered, done.unread) == (1, 2)
+    assert all("no description" in one["not_read"] for one in others)
+
+
 def test_answers_of_questions_are_columns() -> None:
     """Catches a span that is lost, or a question without an answer that fails."""
     from metaguide.tasks import QUESTIONS

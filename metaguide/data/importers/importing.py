@@ -1,5 +1,6 @@
 """Importing a shop's files into a domain of a catalogue, row by row."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -111,7 +112,11 @@ def import_domain(
     folder = folder.absolute()
     _check_folder(folder)
     summary = Summary(folder)
-    reading = importer(files, options)
+
+    def described(product: str) -> str:
+        return writer.description(product)
+
+    reading = importer(files, dataclasses.replace(options, descriptions=described))
     summary.mapping, summary.unread = reading.mapping, reading.unread
     try:
         with atomic_folder(folder) as new:
@@ -244,6 +249,21 @@ class _Writer:
                 raise CatalogueError(f"{where}: no product; mend or delete the line.")
             found.add(row["id"])
         return found
+
+    @cached_property
+    def _descriptions(self) -> dict[str, str]:
+        """The descriptions of products, of those before this row or of those that stay."""
+        folder = self._folder
+        if "products" in self._files:
+            self._files["products"].flush()
+            folder = self._new
+        path = folder / "products.jsonl"
+        rows = (row for _, row in read_rows(path)) if path.exists() else ()
+        return {row["id"]: row["description"] for row in rows if row.get("description")}
+
+    def description(self, product: str) -> str:
+        """Return the description of a product, "" if there is none."""
+        return self._descriptions.get(product, "")
 
     def add(self, row: Row) -> Reject | None:
         """Write a row, or return why it cannot be."""

@@ -1,7 +1,8 @@
 """Tables of a shop's own, of which a mapping says which column is which field of a catalogue.
 
 What a row holds follows from the fields that are mapped: with `title` it is a product, with `text`
-a review, with `question` a question about `text`, and with `user` an interaction. A row may be
+a review, with `question` a question about `text`, and with `user` an interaction. A question that
+has no text is one about the description of its `product`. A row may be
 several at once, as in an export of orders: then `product` is the product's id and `id` that of the
 review or question. Without a mapping, a `title` beside a `text` is a review's headline, which is
 not read, unless another column tells of the product.
@@ -85,6 +86,8 @@ class Options:
         most_stars: the best rating.
         positive: the words for a positive sentiment, in lower case.
         negative: the words for a negative one.
+        descriptions: id of a product -> its description, "" if it has none. It is the text of
+            questions about the product that have none; by default these cannot be read.
 
     Raises:
         ValueError: an option cannot be used; the message says what to give.
@@ -99,6 +102,7 @@ class Options:
     most_stars: float = 5.0
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
+    descriptions: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -203,12 +207,12 @@ def planned(path: Path, columns: Sequence[str], options: Options, stem: str = ""
                 + (f" Did you mean {lower[near[0]]!r}?" if near else "")
                 + " If the first line is no header, name the columns."
             )
-    parts = _parts(mapping)
+    parts = _parts(mapping, options.descriptions is not None)
     if not parts:
         raise CatalogueError(
             f"{path}: nothing says what a row is, of the columns {_listed(columns)}; map one to "
             "title (of products), to text (of reviews), to user, product and time, or to question "
-            "and text, the passage that holds the answer."
+            "and text, the passage that holds the answer, or product, whose description holds it."
         )
     convert = _conversions(path, options)
     known = {"id", "product"}.union(*(_FIELDS_OF[part] for part in parts))
@@ -220,7 +224,14 @@ def planned(path: Path, columns: Sequence[str], options: Options, stem: str = ""
     }
     used = {column.split(".")[0] for column in mapping.values()}
     unread = tuple(one for one in columns if one not in used)
-    rows = partial(_rows, stem=stem or name_of(path), mapping=mapping, parts=parts, convert=convert)
+    rows = partial(
+        _rows,
+        stem=stem or name_of(path),
+        mapping=mapping,
+        parts=parts,
+        convert=convert,
+        descriptions=options.descriptions,
+    )
     return Plan(mapping, parts, unread, rows)
 
 
@@ -280,13 +291,14 @@ def _by_name(columns: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _parts(mapping: Mapping[str, str]) -> tuple[str, ...]:
+def _parts(mapping: Mapping[str, str], has_descriptions: bool) -> tuple[str, ...]:
     """Return the parts of a domain that a row of such a mapping belongs to."""
     asks = "question" in mapping
+    has_passage = "text" in mapping or (has_descriptions and "product" in mapping)
     having = {
         "products": "title" in mapping,
         "reviews": "text" in mapping and not asks,
-        "questions": asks and "text" in mapping,
+        "questions": asks and has_passage,
         "interactions": {"user", "product", "time"} <= mapping.keys(),
     }
     return tuple(part for part, has in having.items() if has)
@@ -298,6 +310,7 @@ def _rows(
     mapping: Mapping[str, str],
     parts: tuple[str, ...],
     convert: Mapping[str, Callable[[Any], Value]],
+    descriptions: Callable[[str], str] | None,
 ) -> Iterator[Row | Reject]:
     """Yield the rows of a catalogue that one record of a table holds."""
     place, found, line = record
@@ -311,7 +324,15 @@ def _rows(
         alone = len(parts) == 1
         if of_product is None:
             of_product = raw.get("id", made) if alone else raw.get("title")
+    is_about_product = "questions" in parts and "text" not in raw and of_product is not None
+    if is_about_product and descriptions is not None:
+        raw["text"] = descriptions(_plain_or_none(of_product) or "")
+        convert = {**convert, "text": Value}  # it was converted with its product
     for part in parts:
+        if part == "questions" and raw.get("text") == "":
+            reason = "questions: no text, and no description of its product"
+            yield Reject(reason, place, f"product is {of_product!r}", line)
+            continue
         fields = _fields_of(part, raw)
         if part == "products":
             fields["id"] = made if of_product is None else of_product

@@ -262,7 +262,7 @@ def test_quotes_that_enclose_nothing_are_part_of_the_text(tmp_path: Path) -> Non
 BAD_TABLES = [
     (["a.b,text"], {"mapping": {"title": "c.d"}}, "no column 'c.d' for title"),
     (["Body.HTML,text"], {"mapping": {"title": "Body.Html"}}, "Did you mean 'Body.HTML'"),
-    (["user,product,question"], {}, "or to question and text, the passage that holds the answer"),
+    (["user,time,question"], {}, "or to question and text, the passage that holds the answer, or"),
     (["name,stars", "a,1"], {}, "nothing says what a row is, of the columns 'name', 'stars'"),
     (["text,stars", "a,1"], {"mapping": {"text": "review"}}, "no column 'review' for text"),
     (["text,text", "a,1"], {}, "a.csv:1: two columns are named 'text'"),

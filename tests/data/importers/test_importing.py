@@ -62,6 +62,39 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert [one.id for one in read_domain(garden).products] == ["3"]
 
 
+@pytest.mark.parametrize("kind", ["at once", "later"])
+def test_a_question_without_a_text_is_about_the_description_of_its_product(
+    tmp_path: Path, kind: str
+) -> None:
+    """Catches a question that needs its product's description written out again, one that is asked
+    about nothing, a description that is read as HTML twice, and one that is not yet written."""
+    products = "id,title,description\n1,Hose,Ten metres &amp;lt;b&amp;gt; long.\n2,Rake,\n"
+    questions = (
+        "id,question,answer,product,text\na,How long?,Ten metres,1,\nb,How wide?,,1,\n"
+        "c,Wide?,,2,\nd,Wide?,,3,\ne,Wide?,,,\nf,Wide?,wide,1,It is wide.\n"
+    )
+    garden = tmp_path / "garden"
+    if kind == "later":
+        of_csv(tmp_path, "p.csv", products, garden)
+        summary = of_csv(tmp_path, "q.csv", questions, garden)
+    else:
+        files = [tmp_path / "p.csv", tmp_path / "q.csv"]
+        for file, text in zip(files, (products, questions), strict=True):
+            file.write_text(text)
+        summary = import_domain(FORMATS["csv"].importer, files, garden)
+    read = {one.id: (one.text, one.golds) for one in read_domain(garden).questions}
+    assert read == {
+        "a": ("Ten metres &lt;b&gt; long.", ("Ten metres",)),
+        "b": ("Ten metres &lt;b&gt; long.", ()),
+        "f": ("It is wide.", ("wide",)),
+    }
+    counts = {reason: group.count for reason, group in summary.rejected.items()}
+    assert counts == {
+        "questions: no text, and no description of its product": 2,
+        "questions: no text": 1,
+    }
+
+
 def test_what_names_a_product_is_linked_anew(tmp_path: Path) -> None:
     """Catches links that are lost where reviews alone are replaced, and a domain that nothing can
     read where products are replaced and a purchase or review names one that is gone."""
