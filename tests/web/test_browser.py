@@ -221,12 +221,141 @@ def test_a_lesson_on_the_page(address):
         )
         checked(driver, address)
         element(driver, "#reset-button").click()
+        driver.switch_to.alert.accept()
         until(driver, lambda: "又学习了" not in text(driver, "#facts"))
+        assert not driver.find_elements(By.CSS_SELECTOR, "#teach-examples .badge")
         choose(driver, "teach-tasks", "questions")
         for name, value in (("question", "who?"), ("text", "it is Ann"), ("answer", "Bob")):
             element(driver, f"#teach-{name}").send_keys(value)
         element(driver, "#teach-form [type=submit]").click()
         assert text(driver, "#trouble") == "文章中没有这段答案。"
+        checked(driver, address)
+
+
+def typed(driver, id, value):
+    """Put a text into a field as a paste does."""
+    driver.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input', { bubbles: true }))",
+        id,
+        value,
+    )
+
+
+def test_what_was_answered_goes_with_what_was_asked(address):
+    """Faults: an answer stays below another question; a product's description cannot be asked
+    about; a key that is pressed before the search has answered loses the focus, or chooses a word
+    of an input method."""
+    with browser() as driver:
+        driver.get(address)
+        until(driver, lambda: "garden shop" in text(driver, "h1"))
+        search = element(driver, "#ask-search")
+        search.send_keys("calls", Keys.ENTER)
+        until(driver, lambda: driver.switch_to.active_element.get_attribute("class") == "hit")
+        time.sleep(0.4)  # what is left of the search must not take the focus away
+        assert driver.switch_to.active_element.get_attribute("class") == "hit"
+        search.click()
+        driver.execute_script(
+            "arguments[0].dispatchEvent(new KeyboardEvent('keydown',"
+            "{ key: 'Enter', isComposing: true, bubbles: true }))",
+            search,
+        )
+        time.sleep(0.2)
+        assert driver.switch_to.active_element.get_attribute("id") == "ask-search"
+        driver.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+        until(driver, lambda: driver.switch_to.active_element.get_attribute("class") == "hit")
+        driver.switch_to.active_element.send_keys(Keys.ENTER)
+        element(driver, "#ask-button").click()
+        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#ask-answer .verdict"))
+        element(driver, ".chip .cross").click()
+        assert not driver.find_elements(By.CSS_SELECTOR, "#ask-answer .verdict")
+
+        choose(driver, "ask-tasks", "questions")
+        search = element(driver, "#ask-search")
+        search.send_keys("店", Keys.ARROW_DOWN)
+        until(driver, lambda: driver.switch_to.active_element.get_attribute("class") == "hit")
+        driver.switch_to.active_element.send_keys(Keys.ENTER)
+        passage = element(driver, "#ask-text").get_property("value")
+        assert passage == "<img src=x onerror=alert(1)>"
+        assert driver.switch_to.active_element.get_attribute("id") == "ask-question"
+        checked(driver, address)
+
+
+def test_a_lesson_leaves_the_rest_of_the_page_alone(address, adapted, monkeypatch):
+    """Faults: a lesson that ends takes away what is being written, or shows under another task; an
+    example is lost by a reload, taught with another place of its answer, or too long for the
+    server; a category is split by its capitals; removing one puts the focus on the lesson."""
+    with browser() as driver:
+        driver.get(address)
+        until(driver, lambda: "garden shop" in text(driver, "h1"))
+        element(driver, "#to-teach").click()
+        known = adapted.categories[0]
+        add = "#teach-form [type=submit]"
+        for number in range(4):
+            typed(driver, "teach-title", f"thing {number}")
+            typed(driver, "teach-category", known.upper())
+            element(driver, add).click()
+        typed(driver, "teach-title", "long " * 100)
+        typed(driver, "teach-category", known)
+        element(driver, add).click()
+        assert "longer than 300" in text(driver, "#trouble")
+        assert driver.execute_script(
+            "const b = document.getElementById('trouble').getBoundingClientRect();"
+            "return b.top >= 0 && b.bottom <= innerHeight"
+        )
+        rows = driver.find_elements(By.CSS_SELECTOR, "#teach-examples small")
+        assert [one.text.strip() for one in rows] == [known] * 4
+
+        taught = AdaptedGuide.adapt
+
+        def slowly(*given, **named):
+            time.sleep(1.5)
+            return taught(*given, **named)
+
+        monkeypatch.setattr(AdaptedGuide, "adapt", slowly)
+        element(driver, "#teach-fields summary").click()
+        element(driver, "#teach-button").click()
+        element(driver, "#teach-title").clear()
+        element(driver, "#teach-title").send_keys("writing")
+        until(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#lesson"))
+        assert driver.switch_to.active_element.get_attribute("id") == "teach-title"
+        assert driver.switch_to.active_element.get_property("value") == "writing"
+        choose(driver, "teach-tasks", "sentiment")
+        assert not driver.find_elements(By.CSS_SELECTOR, "#lesson")
+        choose(driver, "teach-tasks", "classification")
+        assert driver.find_elements(By.CSS_SELECTOR, "#lesson")
+        assert "taught" in text(driver, "#teach-examples")
+
+        driver.get(address)
+        until(driver, lambda: "garden shop" in text(driver, "h1"))
+        element(driver, "#to-teach").click()
+        crosses = driver.find_elements(By.CSS_SELECTOR, "#teach-examples .cross")
+        assert len(crosses) == 4
+        crosses[1].send_keys(Keys.ENTER)
+        again = driver.find_elements(By.CSS_SELECTOR, "#teach-examples .cross")
+        assert len(again) == 3 and driver.switch_to.active_element == again[1]
+
+        choose(driver, "teach-tasks", "questions")
+        typed(driver, "teach-question", "how long?")
+        passage = "3 years old. Warranty of 3 years."
+        typed(driver, "teach-text", passage)
+        select = (
+            "const e = document.getElementById('teach-text'); e.focus();"
+            "e.setSelectionRange(arguments[0], arguments[1]);"
+        )
+        at = passage.rindex(" 3 years")
+        driver.execute_script(select, at, at + len(" 3 years"))
+        answer = lambda: element(driver, "#teach-answer").get_property("value")  # noqa: E731
+        until(driver, lambda: answer() == "3 years")
+        driver.execute_script(select, 0, len(passage))
+        time.sleep(0.3)
+        assert answer() == "3 years"
+        element(driver, add).click()
+        kept = json.loads(driver.execute_script("return sessionStorage.getItem('examples')"))
+        assert kept["of"]["questions"][0]["sent"]["answer"] == [at + 1, at + len(" 3 years")]
+        element(driver, "#reset-button").click()
+        driver.switch_to.alert.accept()
+        until(driver, lambda: "more here" not in text(driver, "#facts"))
         checked(driver, address)
 
 

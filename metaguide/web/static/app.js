@@ -10,7 +10,7 @@ const state = {
   token: "",
   guide: null,
   ask: { task: "classification", drafts: {}, show: null, number: 0 },
-  teach: { task: "classification", drafts: {}, examples: {}, show: null },
+  teach: { task: "classification", drafts: {}, examples: {}, shows: {} },
 };
 for (const task of TASKS) {
   state.ask.drafts[task] = { product: null, history: [] };
@@ -76,9 +76,19 @@ function picture(product) {
 
 // --- the server
 
-class Trouble extends Error {}
+class Trouble extends Error {
+  constructor(message, field = "") {
+    super(message);
+    this.field = field;
+  }
+}
 
 async function call(path, body) {
+  // A header holds no other characters, and no token has them.
+  if (/[^\x20-\x7e]/.test(state.token)) {
+    askForToken();
+    throw new Trouble(t("errors.unauthorized"));
+  }
   const headers = state.token ? { Authorization: `Bearer ${state.token}` } : {};
   const options = { headers };
   if (body !== undefined) {
@@ -94,9 +104,13 @@ async function call(path, body) {
     throw new Trouble(t("errors.network"));
   }
   if (response.ok) return found;
-  if (response.status === 401) askForToken();
   const known = strings[state.language].errors[found.code];
-  throw new Trouble(known ?? [found.error, found.hint].filter(Boolean).join("; "));
+  const trouble = new Trouble(known ?? [found.error, found.hint].filter(Boolean).join("; "), found.field ?? "");
+  if (response.status === 401) {
+    askForToken();
+    if (!state.token) trouble.message = "";  // nothing was tried yet
+  }
+  throw trouble;
 }
 
 function askForToken() {
@@ -106,8 +120,9 @@ function askForToken() {
 
 function say(trouble) {
   const place = byId("trouble");
-  place.hidden = !trouble;
   place.textContent = trouble ? trouble.message : "";
+  place.hidden = !place.textContent;
+  if (!place.hidden) place.scrollIntoView({ block: "nearest" });
   if (trouble && !(trouble instanceof Trouble)) throw trouble;
 }
 
@@ -137,23 +152,33 @@ function searchField(prefix, choose) {
     const found = await call(`/v1/products?${query}`);
     if (number !== last) return;
     hits.hidden = !found.length;
-    status.textContent = found.length ? "" : t("nothing");
+    status.textContent = found.length ? t("hits", { count: found.length }) : t("nothing");
     hits.replaceChildren(...found.map((product) => {
-      const pick = () => { hits.hidden = true; input.value = ""; choose(product); };
-      const names = h("span", {}, product.title, h("small", {}, product.category ?? product.id));
+      const pick = () => {
+        hits.hidden = true;
+        input.value = status.textContent = "";
+        try { choose(product); } catch (trouble) { say(trouble); }
+      };
+      const names = h("span", { dir: "auto" }, product.title, h("small", {}, product.category ?? product.id));
       return h("li", {}, h("button", { type: "button", class: "hit", onclick: pick }, picture(product), names));
     }));
   }
-  let timer;
+  let timer = null;
   const input = h("input", {
-    id: `${prefix}-search`, type: "search", autocomplete: "off", placeholder: t("searchHint"),
-    oninput: () => { clearTimeout(timer); timer = setTimeout(() => find().catch(say), 150); },
+    id: `${prefix}-search`, type: "search", autocomplete: "off", dir: "auto", placeholder: t("searchHint"),
+    oninput: () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => { timer = null; find().catch(say); }, 150);
+    },
     onclick: () => { if (hits.hidden) find().catch(say); },
     onkeydown: (event) => {
+      if (event.isComposing) return;  // Enter chooses characters of an input method
       if (event.key === "Enter") event.preventDefault();
       if (event.key === "ArrowDown" || event.key === "Enter") {
-        if (hits.hidden) find().then(() => hits.querySelector("button")?.focus()).catch(say);
-        else hits.querySelector("button")?.focus();
+        const isStale = hits.hidden || timer !== null;
+        clearTimeout(timer);
+        timer = null;
+        (isStale ? find() : Promise.resolve()).then(() => hits.querySelector("button")?.focus()).catch(say);
       }
       if (event.key === "Escape") hits.hidden = true;
     },
@@ -172,14 +197,14 @@ function searchField(prefix, choose) {
 
 function chip(product, drop) {
   const cross = { type: "button", class: "cross", "aria-label": t("remove", { name: product.title }), onclick: drop };
-  return h("li", { class: "chip" }, picture(product), h("span", {}, product.title), h("button", cross, "×"));
+  return h("li", { class: "chip" }, picture(product), h("span", { dir: "auto" }, product.title), h("button", cross, "×"));
 }
 
 // A field that keeps what is typed in the draft, whatever language the page is drawn in.
 function field(prefix, draft, name, label, tag = "input", attributes = {}) {
   const id = `${prefix}-${name}`;
   const keep = (event) => { draft[name] = event.target.value; };
-  const element = h(tag, { id, autocomplete: "off", oninput: keep, ...attributes });
+  const element = h(tag, { id, autocomplete: "off", dir: "auto", oninput: keep, ...attributes });
   element.value = draft[name] ?? "";
   return [h("label", { for: id }, t(label)), element];
 }
@@ -223,8 +248,17 @@ function taskFields(prefix, task, draft, redraw) {
   if (task === "sentiment") return field(prefix, draft, "text", "review", "textarea");
   return [
     field(prefix, draft, "question", "question"),
+    state.guide.products ? searchField(prefix, (product) => describe(prefix, draft, product, redraw)) : [],
     field(prefix, draft, "text", "passage", "textarea"),
   ].flat();
+}
+
+// The description of a product is the passage of a question about it.
+function describe(prefix, draft, product, redraw) {
+  if (!product.description) throw new Trouble(t("noDescription", { name: product.title }));
+  say(null);
+  Object.assign(draft, { text: product.description, answer: "", at: undefined });
+  redraw(`${prefix}-question`);
 }
 
 // What a draft sends, without its label.
@@ -262,11 +296,12 @@ function pickTask(place, names, chosen, choose) {
 const SHOWN = {
   classification([found]) {
     const pairs = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
-    const few = pairs.slice(0, 5), rest = pairs.slice(5);
-    const more = rest.length
+    const shown = pairs.length > 6 ? 5 : 6;
+    const few = pairs.slice(0, shown), rest = pairs.slice(shown);
+    const more = rest.length > 1
       ? h("details", {}, h("summary", {}, t("allCategories", { count: pairs.length })), chances(rest))
       : null;
-    return [h("p", { class: "verdict" }, found.category), chances(few), more];
+    return [h("p", { class: "verdict", dir: "auto" }, found.category), chances(few), more];
   },
   sentiment([found]) {
     const stars = found.stars == null ? null
@@ -280,14 +315,14 @@ const SHOWN = {
     const letters = Array.from(sent.text);
     const [start, end] = found.span;
     const parts = [letters.slice(0, start), letters.slice(start, end), letters.slice(end)].map((one) => one.join(""));
-    const passage = h("p", { class: "passage" }, parts[0], h("mark", {}, parts[1]), parts[2]);
-    return [h("p", { class: "verdict" }, found.text), passage];
+    const passage = h("p", { class: "passage", dir: "auto" }, parts[0], h("mark", {}, parts[1]), parts[2]);
+    return [h("p", { class: "verdict", dir: "auto" }, found.text), passage];
   },
   recommendation([found]) {
     const cards = found.products.map((product) => h("li", { class: "card" },
-      picture(product), h("h3", {}, product.title),
+      picture(product), h("h3", { dir: "auto" }, product.title),
       product.category ? h("p", { class: "soft small" }, product.category) : null,
-      product.description ? h("p", { class: "small clip" }, product.description) : null,
+      product.description ? h("p", { class: "small clip", dir: "auto" }, product.description) : null,
       h("button", { type: "button", class: "plain", onclick: () => take(product) }, t("take"))));
     const title = t(found.by === "history" ? "byHistory" : "byNoHistory");
     return [h("h2", {}, title), h("ol", { class: "cards" }, cards)];
@@ -304,6 +339,7 @@ function take(product) {
 async function answer() {
   const { task, drafts } = state.ask;
   const number = ++state.ask.number;
+  forgetAnswer();
   const sent = request(task, drafts[task]);
   state.ask.show = () => [h("p", { class: "soft" }, t("working"))];
   drawAnswer();
@@ -324,6 +360,12 @@ async function answer() {
   }
 }
 
+// An answer to what is no longer asked misleads.
+function forgetAnswer() {
+  state.ask.show = null;
+  drawAnswer();
+}
+
 function drawAnswer() {
   byId("ask-answer").replaceChildren(...(state.ask.show?.() ?? []).flat().filter(Boolean));
 }
@@ -342,7 +384,7 @@ function drawAsk(focus) {
   });
   const { available, notes } = state.guide.tasks[task];
   const fields = available
-    ? taskFields("ask", task, drafts[task], drawAsk)
+    ? taskFields("ask", task, drafts[task], (field) => { state.ask.show = null; drawAsk(field); })
     : [h("p", {}, t("unavailableLong", { reason: notes.join("; ") }))];
   byId("ask-fields").replaceChildren(...fields.flat());
   byId("ask-button").hidden = !available;
@@ -354,9 +396,8 @@ function drawAsk(focus) {
 
 function labelFields(task, draft) {
   if (task === "classification") {
-    const names = state.guide.categories.map((name) => h("option", { value: name }));
     const [label, input] = field("teach", draft, "category", "category", "input", { list: "teach-categories" });
-    return [label, input, h("datalist", { id: "teach-categories" }, names)];
+    return [label, input, h("datalist", { id: "teach-categories" })];
   }
   if (task === "sentiment") {
     const pills = ["positive", "negative"].map((value) => {
@@ -369,17 +410,26 @@ function labelFields(task, draft) {
   return [...field("teach", draft, "answer", "answerText"), h("p", { class: "soft small" }, t("answerHint"))];
 }
 
+// The name of a category as the guide or an earlier example writes it: "tools" is "Tools".
+function categoryOf(said) {
+  const known = [...state.guide.categories, ...state.teach.examples.classification.map((one) => one.sent.category)];
+  return known.find((name) => name.toLowerCase() === said.toLowerCase()) ?? said;
+}
+
 function labelled(task, draft) {
   const sent = request(task, draft);
+  const most = state.guide.limits.characters;
+  const length = Object.values(sent).reduce((sum, text) => sum + text.length, 0);
+  if (length > most) throw new Trouble(t("tooLong", { most }));
   if (task === "classification") {
-    const category = (draft.category ?? "").trim();
-    if (!category) throw new Trouble(t("needCategory"));
-    return { sent: { ...sent, category }, text: draft.product?.title ?? sent.title, label: () => category, product: draft.product };
+    const said = (draft.category ?? "").trim();
+    if (!said) throw new Trouble(t("needCategory"));
+    return { sent: { ...sent, category: categoryOf(said) }, text: draft.product?.title ?? sent.title, product: draft.product };
   }
   if (task === "sentiment") {
     const { sentiment } = draft;
     if (!sentiment) throw new Trouble(t("needLabel"));
-    return { sent: { ...sent, sentiment }, text: sent.text, label: () => t(sentiment) };
+    return { sent: { ...sent, sentiment }, text: sent.text };
   }
   const said = (draft.answer ?? "").trim();
   let span = null;
@@ -389,8 +439,11 @@ function labelled(task, draft) {
     const start = Array.from(sent.text.slice(0, at)).length;
     span = [start, start + Array.from(said).length];
   }
-  const text = `${sent.question} ${sent.text}`;
-  return { sent: { ...sent, answer: span }, text, label: () => said || t("noneLabel") };
+  return { sent: { ...sent, answer: span }, text: `${sent.question} ${sent.text}`, said };
+}
+
+function labelOf({ sent, said }) {
+  return sent.category ?? (sent.sentiment ? t(sent.sentiment) : said || t("noneLabel"));
 }
 
 function addExample() {
@@ -399,6 +452,7 @@ function addExample() {
   const made = labelled(task, draft);
   const key = JSON.stringify([made.sent.id, made.sent.title, made.sent.question, made.sent.text]);
   examples[task] = [...examples[task].filter((one) => one.key !== key), { ...made, key, held: null }];
+  keepExamples();
   // The label stays: the next example often has the same. So does the passage of a question.
   state.teach.drafts[task] = {
     product: null, category: draft.category, sentiment: draft.sentiment,
@@ -407,12 +461,34 @@ function addExample() {
   drawTeach({ classification: "teach-search", sentiment: "teach-text", questions: "teach-question" }[task]);
 }
 
+// Examples outlive a reload of the page, in this tab alone.
+function keepExamples() {
+  try {
+    sessionStorage.setItem("examples", JSON.stringify({ domain: state.guide.domain, of: state.teach.examples }));
+  } catch {}  // full, or forbidden
+}
+
+function restoreExamples() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem("examples"));
+    if (kept?.domain === state.guide.domain) Object.assign(state.teach.examples, kept.of);
+  } catch {}  // of another version of the page
+}
+
+function updateGuide(guide) {
+  state.guide = guide;
+  if (guide.taught) return;
+  // The server knows of no lesson: it was told to forget them, or has started anew.
+  for (const one of Object.values(state.teach.examples).flat()) Object.assign(one, { held: null, before: null, after: null });
+}
+
 async function teach() {
   const { task } = state.teach;
   const examples = state.teach.examples[task];
   if (examples.length < 2) throw new Trouble(t("needExamples"));
-  state.teach.show = () => [h("p", { class: "soft" }, t("working"))];
+  state.teach.shows[task] = () => [h("p", { class: "soft" }, t("working"))];
   drawResult();
+  byId("teach-result").scrollIntoView({ block: "nearest" });
   try {
     // What was taught once is not measured on later, so earlier roles are kept.
     const found = await call("/v1/teach", {
@@ -421,19 +497,24 @@ async function teach() {
     found.examples.forEach((one, row) => {
       Object.assign(examples[row], { held: one.held_back, before: one.before, after: one.after });
     });
-    state.teach.show = () => result(found);
-    state.guide = await call("/v1/guide");
+    state.teach.shows[task] = () => result(found);
+    updateGuide(await call("/v1/guide"));
     drawFacts();
   } catch (trouble) {
-    state.teach.show = null;
+    state.teach.shows[task] = null;
+    const at = /^examples\[(\d+)\]/.exec(trouble.field ?? "");
+    if (at) trouble.message += ` ${t("inExample", { number: Number(at[1]) + 1 })}`;
     throw trouble;
   } finally {
-    drawTeach();
+    // Not the fields, in which someone may be writing.
+    keepExamples();
+    drawExamples();
   }
 }
 
 function result(found) {
-  const lines = [h("p", {}, t("result", { taught: found.taught, seconds: found.seconds.toFixed(1) }))];
+  const lines = [h("p", {}, t(found.taught === 1 ? "resultOfOne" : "result", { taught: found.taught, seconds: found.seconds.toFixed(1) }))];
+  if (!state.guide.can_save) lines.push(h("p", { class: "soft small" }, t("notKept")));
   if (found.after === null) lines.push(h("p", {}, t("notMeasured", { count: found.taught })));
   else {
     const kind = found.after > found.before ? "good" : found.after < found.before ? "bad" : "";
@@ -457,31 +538,34 @@ function exampleRow(one) {
     marks.push(" ", h("span", { class: `badge ${kind}` }, text));
   }
   const drop = () => {
-    const { task, examples } = state.teach;
+    const { task, examples, shows } = state.teach;
+    const row = examples[task].indexOf(one);
     examples[task] = examples[task].filter((other) => other !== one);
-    drawTeach();
-    byId("teach-button").focus();
+    if (one.held === false) shows[task] = () => [h("p", {}, t("stillTaught"))];
+    keepExamples();
+    drawExamples();
+    const crosses = byId("teach-examples").querySelectorAll(".cross");
+    (crosses[Math.min(row, crosses.length - 1)] ?? byId("examples-title")).focus();
   };
   const cross = { type: "button", class: "cross", "aria-label": t("remove", { name: one.text.slice(0, 60) }), onclick: drop };
   return h("li", {}, one.product ? picture(one.product) : null,
-    h("div", { class: "what" }, h("div", { class: "clip" }, one.text), h("small", {}, one.label(), " ", marks)),
+    h("div", { class: "what" }, h("div", { class: "clip", dir: "auto" }, one.text), h("small", {}, labelOf(one), " ", marks)),
     h("button", cross, "×"));
 }
 
 function drawResult() {
-  byId("teach-result").replaceChildren(...(state.teach.show?.() ?? []).flat().filter(Boolean));
+  byId("teach-result").replaceChildren(...(state.teach.shows[state.teach.task]?.() ?? []).flat().filter(Boolean));
 }
 
 function drawTeach(focus) {
-  const { task, drafts, examples } = state.teach;
+  const { task, drafts } = state.teach;
   pickTask(byId("teach-tasks"), TAUGHT, task, (chosen) => {
     state.teach.task = chosen;
-    state.teach.show = null;
     say(null);
     drawTeach();
     document.querySelector(`input[name="teach-tasks"][value="${chosen}"]`).focus();
   });
-  const { method, notes } = state.guide.tasks[task];
+  const { method } = state.guide.tasks[task];
   byId("teach-form").hidden = method === null;
   byId("teach-button").hidden = method === null;
   const fields = method === null ? []
@@ -489,25 +573,37 @@ function drawTeach(focus) {
   byId("teach-fields").replaceChildren(...fields.flat());
   const passage = task === "questions" ? byId("teach-text") : null;
   passage?.addEventListener("select", () => {
-    const at = passage.selectionStart;
+    const selected = passage.value.slice(passage.selectionStart, passage.selectionEnd);
+    if (selected.trim() === passage.value.trim()) return;  // selected to be replaced or copied
     const draft = state.teach.drafts.questions;
-    draft.at = at;
-    draft.answer = byId("teach-answer").value = passage.value.slice(at, passage.selectionEnd).trim();
+    draft.at = passage.selectionStart + selected.length - selected.trimStart().length;
+    draft.answer = byId("teach-answer").value = selected.trim();
   });
+  passage?.addEventListener("input", () => { delete state.teach.drafts.questions.at; });
+  drawExamples();
+  if (focus) byId(focus)?.focus();
+}
+
+// All but the fields.
+function drawExamples() {
+  const { task, examples } = state.teach;
+  const { method, notes } = state.guide.tasks[task];
+  byId("teach-categories")?.replaceChildren(...state.guide.categories.map((name) => h("option", { value: name })));
   const rows = examples[task].map(exampleRow);
   const empty = method === null ? t("unavailableLong", { reason: notes.join("; ") }) : t("noExamples");
   byId("teach-examples").replaceChildren(...(rows.length ? rows : [h("li", { class: "soft" }, empty)]));
   byId("save-button").hidden = !state.guide.can_save;
+  byId("reset-button").hidden = !state.guide.taught;
   drawResult();
-  if (focus) byId(focus)?.focus();
 }
 
 async function change(path, done) {
   await call(path, {});
-  state.guide = await call("/v1/guide");
-  state.teach.show = () => [h("p", {}, t(done))];
+  updateGuide(await call("/v1/guide"));
+  state.teach.shows[state.teach.task] = () => [h("p", {}, t(done))];
+  keepExamples();
   drawFacts();
-  drawTeach();
+  drawExamples();
 }
 
 // --- the page
@@ -543,16 +639,24 @@ function show(name) {
     else byId(`to-${one}`).removeAttribute("aria-current");
   }
   say(null);
+  // What it can do may have changed.
+  if (state.guide && name === "ask") drawAsk();
 }
 
 async function open() {
-  state.guide = await call("/v1/guide");
+  const guide = await call("/v1/guide");
+  state.guide = guide;
+  restoreExamples();
+  updateGuide(guide);
+  const isAfterToken = !byId("token-form").hidden;
   byId("token-form").hidden = true;
+  byId("sections").hidden = false;
   const first = TASKS.find((task) => state.guide.tasks[task].available);
   state.ask.task = first ?? TASKS[0];
   state.teach.task = TAUGHT.find((task) => state.guide.tasks[task].method !== null) ?? TAUGHT[0];
   say(null);
   draw();
+  if (isAfterToken) byId("main").focus();
 }
 
 function on(id, event, action) {
@@ -566,7 +670,9 @@ function start() {
   const given = /^#token=(.+)$/.exec(location.hash);
   if (given) {
     // Neither the history nor a copied address keeps it.
-    sessionStorage.setItem("token", decodeURIComponent(given[1]));
+    let token = given[1];
+    try { token = decodeURIComponent(token); } catch {}  // it was not encoded
+    sessionStorage.setItem("token", token);
     history.replaceState(null, "", location.pathname);
   }
   state.token = sessionStorage.getItem("token") ?? "";
@@ -584,10 +690,16 @@ function start() {
     sessionStorage.setItem("token", state.token);
     open().catch(say);
   });
+  byId("ask-form").addEventListener("input", (event) => {
+    const isUnderWay = byId("ask-button").getAttribute("aria-disabled") === "true";
+    if (event.target.type !== "search" && !isUnderWay) forgetAnswer();
+  });
   on("ask-form", "submit", () => busy(byId("ask-button"), answer));
   on("teach-form", "submit", () => busy(byId("teach-form").querySelector("[type=submit]"), async () => addExample()));
   on("teach-button", "click", () => busy(byId("teach-button"), teach));
-  on("reset-button", "click", () => busy(byId("reset-button"), () => change("/v1/teach/reset", "resetDone")));
+  on("reset-button", "click", () => {
+    if (confirm(t("confirmReset"))) busy(byId("reset-button"), () => change("/v1/teach/reset", "resetDone"));
+  });
   on("save-button", "click", () => busy(byId("save-button"), () => change("/v1/teach/save", "saveDone")));
   for (const form of document.forms) {
     form.addEventListener("keydown", (event) => {
