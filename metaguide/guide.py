@@ -6,7 +6,7 @@ An adapted guide is kept by `save`, and read again by `load`.
 import os
 import reprlib
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -352,6 +352,24 @@ class AdaptedGuide:
         )
         saved.write(contents, Path(path), with_encoder)
 
+    def reads_to_the_end(self, batch: Iterable[Any]) -> list[bool]:
+        """Return whether each example is read to its end, or cut to what the encoder takes.
+
+        Args:
+            batch: as in `predict`. Passages of questions and products that are ranked are not
+                looked at, nor what is left out of a picture.
+
+        Raises:
+            ValueError: a mixed batch, or a field that cannot be read.
+        """
+        examples = asked(batch)
+        labels = TASKS[_asking()[type(examples[0])]].labels if examples else None
+        if labels is None:
+            return [True] * len(examples)
+        reading = self.guide.server(_asking()[type(examples[0])]).reading
+        texts = [labels.text(one) for one in examples]
+        return reading.reader.reads_to_the_end(texts, reading.lengths.text).tolist()
+
     @overload
     def predict(self, batch: Iterable[Product]) -> list[Category]: ...
     @overload
@@ -501,7 +519,8 @@ def _opened(
         model = model_of(config, tokenizer, pretrained)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}, or train the run anew") from error
-    return config, model, reading_of(config, tokenizer, vectors), frozen
+    ends = None if vectors is None or pretrained is None else pretrained.reads_to_the_end
+    return config, model, reading_of(config, tokenizer, vectors, ends), frozen
 
 
 UNTRAINED: Mapping[str, str] = {
@@ -562,7 +581,7 @@ def from_encoder(
     params = init_params(model, jax.random.key(0))
     params["recommendation"] = untrained(params["recommendation"])
     meta = {"params": params}
-    reading = reading_of(config, None, vectors_of(encoder, cache))
+    reading = reading_of(config, None, vectors_of(encoder, cache), encoder.reads_to_the_end)
     serving = {
         task: Serving(meta, method, 0.0, 0, is_trained=False) for task, method in UNTRAINED.items()
     }
@@ -662,11 +681,14 @@ def encoder_of(
 
 
 def reading_of(
-    config: RunConfig, tokenizer: TextTokenizer | None, vectors: Vectors | None = None
+    config: RunConfig,
+    tokenizer: TextTokenizer | None,
+    vectors: Vectors | None = None,
+    ends: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> Reading:
-    """Return how the guide of a run config reads examples, with its tokenizer."""
+    """Return how the guide of a run config reads examples; see `TextReader`."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
-    reader = TextReader(tokenizer, config.buckets, vectors)
+    reader = TextReader(tokenizer, config.buckets, vectors, ends)
     return Reading(reader, lengths, config.image, config.max_answer_tokens)
 
 

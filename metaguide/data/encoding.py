@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from metaguide.data.catalogue import IMAGE_SIDE, Domain, Product
 from metaguide.data.ngrams import hashed_ngrams
@@ -73,11 +74,13 @@ class TextReader:
         tokenizer: the tokenizer; None if tokens are not read.
         buckets: number of buckets of hashed n-grams; 0 if n-grams are not read.
         vectors: texts -> float32 [texts, width] of a pretrained encoder; None if there is none.
+        ends: texts -> bool [texts], whether that encoder reads them to their end.
     """
 
     tokenizer: TextTokenizer | None
     buckets: int = 0
     vectors: Callable[[Sequence[str]], np.ndarray] | None = None
+    ends: Callable[[Sequence[str]], np.ndarray] | None = None
 
     def rows(self, texts: Sequence[str], length: int) -> Table:
         """Return the fields of texts.
@@ -98,6 +101,17 @@ class TextReader:
         if self.vectors is not None:
             rows["vector"] = self.vectors(texts).astype(np.float16)
         return rows
+
+    def reads_to_the_end(self, texts: Sequence[str], length: int) -> Bool[np.ndarray, " texts"]:
+        """Return which texts are read to their end; the arguments are those of `rows`."""
+        if not self.buckets and self.ends is not None:
+            return self.ends(texts)
+        if self.buckets or self.tokenizer is None:
+            return np.ones(len(texts), bool)
+        counts = [
+            (self.tokenizer.encode(texts, most).words >= 0).sum(-1) for most in (length, length + 1)
+        ]
+        return counts[0] == counts[1]
 
 
 def product_rows(

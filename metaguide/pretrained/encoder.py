@@ -111,6 +111,14 @@ class PretrainedEncoder:
         """
         return self.tokenizer.encode(texts, self.length, self.prefix)
 
+    def reads_to_the_end(self, texts: Sequence[str]) -> Bool[np.ndarray, " texts"]:
+        """Return which texts have no more than `length` tokens, so that none is cut.
+
+        Raises:
+            TokenizerError: a text is not valid Unicode.
+        """
+        return ~self.tokenize(texts).is_cut
+
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
         """Return one vector per text, in the order of the texts.
 

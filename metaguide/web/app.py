@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from metaguide.data.catalogue import Product, Question, Review
@@ -89,9 +90,12 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unknown)
     _add_pages(app, metrics)
-    _add_shop(app, service)
-    _add_tasks(app, service)
-    _add_lessons(app, service)
+    # The guard checks the token; this tells clients of it.
+    router = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [])
+    _add_shop(router, service)
+    _add_tasks(router, service)
+    _add_lessons(router, service)
+    app.include_router(router)
     return app
 
 
@@ -122,7 +126,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
     }
     code, said = known.get(error.status_code, ("http", str(error.detail)))
     hint = "send JSON in UTF-8" if code == "bad_json" else "see /docs"
-    return response_to(Refusal(error.status_code, code, said, hint))
+    response = response_to(Refusal(error.status_code, code, said, hint))
+    response.headers.update(error.headers or {})  # such as Allow
+    return response
 
 
 def _add_pages(app: FastAPI, metrics: Metrics) -> None:
@@ -155,7 +161,7 @@ def _add_pages(app: FastAPI, metrics: Metrics) -> None:
         return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def _add_shop(app: FastAPI, service: Service) -> None:
+def _add_shop(app: APIRouter, service: Service) -> None:
     """Add what tells of the guide and its products."""
 
     @app.get("/v1/guide", summary="What the guide answers")
@@ -205,7 +211,7 @@ def _add_shop(app: FastAPI, service: Service) -> None:
         return Response(png, headers=headers, media_type="image/png")
 
 
-def _add_tasks(app: FastAPI, service: Service) -> None:
+def _add_tasks(app: APIRouter, service: Service) -> None:
     """Add an endpoint for each task."""
     limits = service.limits
 
@@ -215,13 +221,16 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     ) -> list[schemas.CategoryOut]:
         check_examples(limits, products, limits.examples, "body")
         examples = [_product(service, one, f"body[{n}]") for n, one in enumerate(products)]
+        answers = await service.ask("classification", examples)
+        are_read = await service.read_to_the_end(examples)
         return [
             schemas.CategoryOut(
                 category=one.category,
                 probability=one.probabilities[one.category],
                 probabilities=dict(one.probabilities),
+                read_to_the_end=is_read,
             )
-            for one in await service.ask("classification", examples)
+            for one, is_read in zip(answers, are_read, strict=True)
         ]
 
     @app.post(PATHS["sentiment"], summary=TASKS["sentiment"].summary)
@@ -229,15 +238,23 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
         reviews: Annotated[list[schemas.ReviewIn], Body()],
     ) -> list[schemas.SentimentOut]:
         check_examples(limits, reviews, limits.examples, "body")
-        answers = await service.ask("sentiment", [Review("", one.text) for one in reviews])
-        return [schemas.SentimentOut(**one._asdict()) for one in answers]
+        examples = [Review("", one.text) for one in reviews]
+        answers = await service.ask("sentiment", examples)
+        are_read = await service.read_to_the_end(examples)
+        return [
+            schemas.SentimentOut(**one._asdict(), read_to_the_end=is_read)
+            for one, is_read in zip(answers, are_read, strict=True)
+        ]
 
     @app.post(PATHS["questions"], summary=TASKS["questions"].summary)
     async def answer(
         questions: Annotated[list[schemas.QuestionIn], Body()],
     ) -> list[schemas.AnswerOut]:
         check_examples(limits, questions, limits.examples, "body")
-        examples = [Question("", one.question, one.text) for one in questions]
+        examples = [
+            Question("", one.question, _passage(service, one, f"body[{n}]"))
+            for n, one in enumerate(questions)
+        ]
         return [
             schemas.AnswerOut(**one._asdict()) for one in await service.ask("questions", examples)
         ]
@@ -272,7 +289,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
         ]
 
 
-def _add_lessons(app: FastAPI, service: Service) -> None:
+def _add_lessons(app: APIRouter, service: Service) -> None:
     """Add what teaches the guide."""
 
     @app.post("/v1/teach", summary="Teach the guide examples, and measure it on others")
@@ -297,12 +314,14 @@ def _add_lessons(app: FastAPI, service: Service) -> None:
         )
 
     @app.post("/v1/teach/reset", summary="Forget all lessons")
-    async def reset() -> schemas.Done:
+    async def reset(given: schemas.Nothing) -> schemas.Done:
+        del given
         await service.reset()
         return schemas.Done()
 
     @app.post("/v1/teach/save", summary="Save the guide with its lessons")
-    async def save() -> schemas.Done:
+    async def save(given: schemas.Nothing) -> schemas.Done:
+        del given
         await service.save()
         return schemas.Done()
 
@@ -326,19 +345,42 @@ def _product(service: Service, given: schemas.ProductIn, where: str) -> Product:
     Raises:
         Refusal: there is no such product, or it has both or neither.
     """
-    texts = given.title or given.description or given.attributes
+    texts = given.title.strip() or given.description.strip() or given.attributes
     if bool(given.id) == bool(texts):
         raise invalid(where, "needs an id of the catalogue, or a title, and not both")
     if given.id:
-        if given.id not in service.shelf:
-            error = (
-                f"{where}.id names a product that the catalogue does not have: {given.id[:60]!r}"
-            )
-            hint = "GET /v1/products?query= finds products"
-            raise Refusal(422, "unknown_product", error, hint, f"{where}.id")
-        return service.shelf[given.id]
+        return _of_shelf(service, given.id, f"{where}.id")
     id = content_id(given.title, given.description, given.attributes)
     return Product(id, given.title, given.description, None, given.attributes)
+
+
+def _passage(service: Service, given: schemas.QuestionIn, where: str) -> str:
+    """Return the text of a question: its own, or the description of the product that it names.
+
+    Raises:
+        Refusal: there is no such product, it has no description, or there are both or neither.
+    """
+    if bool(given.product) == (given.text is not None):
+        raise invalid(where, "needs a text, or a product of the catalogue, and not both")
+    if given.text is not None:
+        return given.text
+    description = _of_shelf(service, given.product, f"{where}.product").description
+    if not description:
+        raise invalid(f"{where}.product", "has no description", "send a text")
+    return description
+
+
+def _of_shelf(service: Service, id: str, where: str) -> Product:
+    """Return a product of the catalogue.
+
+    Raises:
+        Refusal: there is no such product.
+    """
+    if id not in service.shelf:
+        error = f"{where} names a product that the catalogue does not have: {id[:60]!r}"
+        hint = "GET /v1/products?query= finds products"
+        raise Refusal(422, "unknown_product", error, hint, where)
+    return service.shelf[id]
 
 
 def _labelled(
@@ -352,9 +394,9 @@ def _labelled(
         return replace(found, category=given.category)
     if isinstance(given, schemas.TaughtReview):
         return Review(content_id(given.text), given.text, sentiment=given.sentiment)
-    id, answer = content_id(given.question, given.text), None
+    text, answer = _passage(service, given, where), None
     if given.answer is not None:
         answer = start, end = given.answer[0], given.answer[1]
-        if not (0 <= start < end <= len(given.text) and given.text[start:end].strip()):
+        if not (0 <= start < end <= len(text) and text[start:end].strip()):
             raise invalid(f"{where}.answer", "is no part of the text with a word in it")
-    return Question(id, given.question, given.text, answer)
+    return Question(content_id(given.question, text), given.question, text, answer)

@@ -102,9 +102,10 @@ def _check(scope: Scope, hosts: Collection[str], token: str) -> None:
         raise Refusal(400, "host", "the Host header names another host", hint)
     path = scope["path"]
     if token and (path.startswith("/v1/") or path == "/metrics"):
-        given = headers.get("authorization", "")
+        scheme, _, given = headers.get("authorization", "").partition(" ")
         # Bytes: text that is not ASCII cannot be compared in constant time.
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        is_right = hmac.compare_digest(given.strip().encode(), token.encode())
+        if scheme.lower() != "bearer" or not is_right:
             hint = "send the header 'Authorization: Bearer TOKEN', with the server's token"
             raise Refusal(401, "unauthorized", "the token is missing or wrong", hint)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()

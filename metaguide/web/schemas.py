@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
 
 from metaguide.web.errors import Refusal
 
@@ -58,10 +58,11 @@ class ReviewIn(_In):
 
 
 class QuestionIn(_In):
-    """A question, and the passage in which the answer is searched."""
+    """A question, and the passage in which the answer is searched, or a product described by it."""
 
     question: str
-    text: str
+    text: str | None = Field(None, description="the passage")
+    product: str = Field("", description="id of a product, whose description is the passage")
 
 
 class HistoryIn(_In):
@@ -71,8 +72,12 @@ class HistoryIn(_In):
     products: list[str]
 
 
+class Nothing(_In):
+    """An empty object: `{}`."""
+
+
 HeldBack = Annotated[
-    bool | None,
+    StrictBool | None,
     Field(description="true to be measured on, false to be taught, null to be drawn"),
 ]
 
@@ -80,7 +85,7 @@ HeldBack = Annotated[
 class TaughtProduct(ProductIn):
     """A product with its category."""
 
-    category: Annotated[str, Field(min_length=1)]
+    category: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     held_back: HeldBack = None
 
 
@@ -132,12 +137,16 @@ class QuestionLesson(_In):
 LessonIn = Annotated[ProductLesson | ReviewLesson | QuestionLesson, Field(discriminator="task")]
 
 
+ReadToTheEnd = Annotated[bool, Field(description="false if the end of the text was not read")]
+
+
 class CategoryOut(BaseModel):
     """The predicted category of a product."""
 
     category: str
     probability: float
     probabilities: dict[str, float]
+    read_to_the_end: ReadToTheEnd
 
 
 class SentimentOut(BaseModel):
@@ -146,10 +155,11 @@ class SentimentOut(BaseModel):
     sentiment: Literal["positive", "negative"]
     positive: float
     stars: float | None
+    read_to_the_end: ReadToTheEnd
 
 
 class AnswerOut(BaseModel):
-    """The answer and its place, in characters of the text; null if the text has none."""
+    """The answer and its place, in characters of the passage; null if it has none."""
 
     text: str | None
     span: tuple[int, int] | None

@@ -5,6 +5,7 @@ import errno
 import ipaddress
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
@@ -45,7 +46,9 @@ def serve(
         raise ServeError("the token is sent in a header; give ASCII characters without blanks")
     listening = _listening(host, port)
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"#token={token}" if token else "")
+    address = f"http://{shown}:{listening.getsockname()[1]}/" + (
+        f"#token={quote(token, safe='')}" if token else ""
+    )
 
     def ready(seconds: float) -> None:
         print(f"metaguide: compiled in {seconds:.0f} s; open {address}", flush=True)

@@ -136,6 +136,10 @@ class Service:
         except ValueError as error:
             raise Refusal(422, "invalid", str(error), "see /docs") from error
 
+    async def read_to_the_end(self, examples: Sequence[Any]) -> list[bool]:
+        """Return whether each example is read to its end."""
+        return await asyncio.to_thread(self.guide.reads_to_the_end, examples)
+
     async def teach(
         self,
         task: str,

@@ -87,6 +87,9 @@ def test_answers_are_those_of_the_guide(client, adapted):
     wanted = adapted.predict([Question("", **one) for one in asked])
     assert [one["text"] for one in found] == [one.text for one in wanted]
     assert [one["span"] and tuple(one["span"]) for one in found] == [one.span for one in wanted]
+    described = client.post("/v1/answer", json=[{"question": "who?", "product": "a/b ?#店"}]).json()
+    (wanted,) = adapted.predict([Question("", "who?", "<img src=x onerror=alert(1)>")])
+    assert described[0]["text"] == wanted.text
     bodies = [{"user": "u", "products": ["phone0", "shoe1"]}, {"products": []}]
     found = client.post("/v1/recommend?top=3", json=bodies).json()
     wanted = adapted.predict([History("u", ("phone0", "shoe1")), History("user", ())], top=3)
@@ -95,6 +98,25 @@ def test_answers_are_those_of_the_guide(client, adapted):
     ]
     assert [one["by"] for one in found] == ["history", "no history"]
     assert len(client.post("/v1/recommend", json=bodies[:1]).json()[0]["products"]) == LIMITS.top
+
+
+def test_a_text_that_is_longer_than_the_guide_reads_is_told(client, adapted, monkeypatch):
+    """Faults: the end of a long text is not read and nothing says so; a short one is said to be
+    cut; a guide that reads every word by n-grams says that it does not."""
+    short, long = "good 1", "good 1 " * 40
+    bodies = {"sentiment": [{"text": short}, {"text": long}]}
+    bodies["classify"] = [{"title": one} for one in (short, long)]
+    for path, body in bodies.items():
+        found = client.post(f"/v1/{path}", json=body).json()
+        assert [one["read_to_the_end"] for one in found] == [True, True]
+    reader = adapted.guide.reading.reader
+    without = dataclasses.replace(reader, buckets=0)
+    length = adapted.guide.reading.lengths.text
+    assert without.reads_to_the_end([short, long], length).tolist() == [True, False]
+    exact = next(n for n in range(1, 99) if not without.reads_to_the_end(["a " * n], length)[0])
+    assert (without.tokenizer.encode(["a " * exact], length).words >= 0).sum() < exact
+    vectors = dataclasses.replace(without, ends=lambda texts: np.array([len(t) < 9 for t in texts]))
+    assert vectors.reads_to_the_end([short, long], length).tolist() == [True, False]
 
 
 def test_the_guide_the_shelf_and_pictures(client, adapted):
@@ -256,7 +278,18 @@ def test_each_error_says_what_to_mend(client):
         refused(client.post("/v1/classify", json=[one]), 422, "invalid", "body[0]", "not both")
     refused(client.post("/v1/classify", json=[{"id": "gone"}]), 422, "unknown_product", "gone")
     refused(client.get("/v1/none"), 404, "not_found")
-    refused(client.get(path), 405, "method")
+    response = client.get(path)
+    refused(response, 405, "method")
+    assert response.headers["allow"] == "POST"
+    asks = {"question": "who?"}
+    for one in (asks, {**asks, "text": "a", "product": "phone0"}):
+        refused(client.post("/v1/answer", json=[one]), 422, "invalid", "body[0]", "not both")
+    for id, code in (("phone0", "invalid"), ("gone", "unknown_product")):
+        refused(client.post("/v1/answer", json=[{**asks, "product": id}]), 422, code, "product")
+    refused(client.post("/v1/classify", json=[{"description": " "}]), 422, "invalid", "body[0]")
+    example = {"text": "good", "sentiment": "positive", "held_back": "yes"}
+    said = {"task": "sentiment", "examples": [example]}
+    refused(client.post("/v1/teach", json=said), 422, "invalid", "held_back")
 
 
 def test_a_task_that_is_not_answered_says_why(adapted):
@@ -335,8 +368,15 @@ def test_a_token_and_the_host_are_asked_for(adapted):
         for wrong in ("Bearer secret-", "Bearer secret-12", "secret-1", "Basic secret-1", "é"):
             headers = {"Authorization": wrong.encode()}
             refused(client.get(path, headers=headers), 401, "unauthorized")
-        given = client.get(path, headers={"Authorization": "Bearer secret-1"})
-        assert given.status_code in (200, 404)
+        for scheme in ("Bearer", "bearer"):
+            given = client.get(path, headers={"Authorization": f"{scheme} secret-1"})
+            assert given.status_code in (200, 404)
+    schema = client.get("/openapi.json").json()
+    assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    for name in ("guide", "sentiment", "teach/reset"):
+        (described,) = schema["paths"][f"/v1/{name}"].values()
+        assert described["security"] == [{"HTTPBearer": []}]
+    assert "requestBody" in schema["paths"]["/v1/teach/reset"]["post"]
     refused(client.post("/v1/sentiment", json=[]), 401, "unauthorized")
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost@evil", "", "[::2]:80"):
         refused(client.get("/", headers={"Host": host}), 400, "host", "127.0.0.1")
@@ -443,7 +483,8 @@ def test_a_lesson_changes_answers_and_reset_restores_them(adapted, tmp_path):
         assert [one["positive"] for one in after] == pytest.approx(
             [one.positive for one in expected], abs=1e-4
         )
-        assert client.post("/v1/teach/save", json={"path": "/tmp/x"}).status_code == 200
+        refused(client.post("/v1/teach/save", json={"path": "/tmp/x"}), 422, "invalid", "path")
+        assert client.post("/v1/teach/save", json={}).status_code == 200
         client.post("/v1/teach/reset", json={})
         assert client.post("/v1/sentiment", json=texts).json() == before
         assert client.get("/v1/guide").json()["taught"] == 0
@@ -619,10 +660,10 @@ def test_a_server_that_cannot_start_says_what_to_change(adapted, monkeypatch, ca
         raise KeyboardInterrupt  # as Uvicorn ends when interrupted
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    serve(adapted, port=0, token="secret")
+    serve(adapted, port=0, token="s#e%cr&t")
     (((host, port), status),) = seen
     assert (host, status) == ("127.0.0.1", 401)
-    assert f"open http://127.0.0.1:{port}/#token=secret" in capsys.readouterr().out
+    assert f"open http://127.0.0.1:{port}/#token=s%23e%25cr%26t" in capsys.readouterr().out
 
 
 def test_the_limits_are_documented():

@@ -293,6 +293,10 @@ function pickTask(place, names, chosen, choose) {
 
 // --- asking
 
+function cut(found) {
+  return found.read_to_the_end ? null : h("p", { class: "soft small" }, t("cut"));
+}
+
 const SHOWN = {
   classification([found]) {
     const pairs = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
@@ -301,13 +305,13 @@ const SHOWN = {
     const more = rest.length > 1
       ? h("details", {}, h("summary", {}, t("allCategories", { count: pairs.length })), chances(rest))
       : null;
-    return [h("p", { class: "verdict", dir: "auto" }, found.category), chances(few), more];
+    return [h("p", { class: "verdict", dir: "auto" }, found.category), chances(few), more, cut(found)];
   },
   sentiment([found]) {
     const stars = found.stars == null ? null
       : h("p", { class: "soft" }, t("stars", { stars: found.stars.toFixed(1) }));
     const pairs = [[t("positive"), found.positive, "good"], [t("negative"), 1 - found.positive, "bad"]];
-    return [h("p", { class: "verdict" }, t(found.sentiment)), chances(pairs), stars];
+    return [h("p", { class: "verdict" }, t(found.sentiment)), chances(pairs), stars, cut(found)];
   },
   questions([found], sent) {
     if (!found.span) return [h("p", { class: "verdict" }, t("noAnswer"))];
