@@ -142,9 +142,27 @@ def labelled_table(
     Returns:
         {"rows": fields [domains, examples, ...], "members": int32 [domains, classes, largest] (the
         rows of each class), "count": int32 [domains, classes]}.
+
+    Raises:
+        ValueError: labels are not whole numbers from 0 to `classes` − 1, one for each example.
     """
+    if len(rows) != len(labels):
+        raise ValueError(f"{len(rows)} domains have rows, and {len(labels)} have labels")
     if classes is None:
-        classes = 1 + max(int(label.max(initial=0)) for label in labels)
+        classes = 1 + max(int(np.max(label, initial=0)) for label in labels)
+    for number, (fields, label) in enumerate(zip(rows, labels, strict=True)):
+        examples = {len(field) for field in fields.values()}
+        if np.ndim(label) != 1 or examples != {len(label)}:
+            raise ValueError(
+                f"domain {number}: labels are {[*np.shape(label)]}, and its fields have "
+                f"{', '.join(map(str, sorted(examples)))} examples; give one label for each"
+            )
+        is_whole = np.issubdtype(label.dtype, np.integer)
+        if label.size and not (is_whole and label.min() >= 0 and label.max() < classes):
+            raise ValueError(
+                f"domain {number}: labels are {label.dtype} from {label.min()} to {label.max()}; "
+                f"give whole numbers from 0 to {classes - 1}"
+            )
     members = [[np.flatnonzero(label == c) for c in range(classes)] for label in labels]
     largest = max(len(of_class) for domain in members for of_class in domain)
     padded = np.zeros((len(rows), classes, largest), np.int32)

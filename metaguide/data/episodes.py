@@ -4,7 +4,9 @@ Every sampler draws the largest support of the run first and masks it down to `s
 supports of 1, 5 and 10 shots are nested and the queries are the same for all of them.
 """
 
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, UInt8
 
-from metaguide.types import Episode, SampleFn
+from metaguide.types import Episode, SampleFn, TaskDistribution
 
 Table = Mapping[str, Any]
 
@@ -49,15 +51,18 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
         ordered: whether to keep the order of the classes (sentiment) instead of shuffling them.
 
     Returns:
-        (table, domain, shots, key) -> Episode. The support's leading axis is shots × way, with the
-        shots outermost; batches hold the table's rows, `label` (the slot), `mask` and `id` (the
-        row). The context holds `classes` (int32 [way]) and, if known, `names`, `has_names` and
-        `unseen` (bool, the classes that every episode contains).
+        (table, domain, shots, key) -> Episode, of a table of
+        `metaguide.data.encoding.labelled_table` that passes `check_labelled`. The support's leading
+        axis is shots × way, with the shots outermost; batches hold the table's rows, `label` (the
+        slot), `mask` and `id` (the row). The context holds `classes` (int32 [way]) and, if known,
+        `names`, `has_names` and `unseen` (bool, the classes that every episode contains). It
+        raises the errors of `check_draw`.
     """
 
     def sample(
         table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
+        check_draw(domain, shots_now, len(table["count"]), shots)
         class_key, order_key, support_key, query_key = jax.random.split(key, 4)
         count = table["count"][domain]
         chance = jax.random.gumbel(class_key, count.shape)
@@ -130,6 +135,7 @@ def balanced_sampler(way: int, shots: int, queries: int) -> SampleFn:
     def sample(
         table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
+        check_draw(domain, shots_now, len(table["character"]), shots)
         check_balanced(table, way, shots, queries)
         class_key, turn_key, drawing_key = jax.random.split(key, 3)
         drawings = table["image"].shape[2]
@@ -191,6 +197,7 @@ def user_sampler(shots: int, candidates: int | None = None) -> SampleFn:
     def sample(
         table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
+        check_draw(domain, shots_now, len(table["users"]), shots)
         user_key, candidate_key = jax.random.split(key)
         user = jax.random.randint(user_key, (), 0, table["users"][domain])
         items, taken = table["items"][domain, user], table["taken"][domain, user]
@@ -257,7 +264,7 @@ def crowd_sampler(users: int, candidates: int | None = None) -> SampleFn:
     def sample(
         table: Table, domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
-        del shots_now
+        check_draw(domain, shots_now, len(table["users"]), None)
         user_key, candidate_key = jax.random.split(key)
         user = jax.random.randint(user_key, (users,), 0, table["users"][domain])
         items, taken = table["items"][domain, user], table["taken"][domain, user]
@@ -330,6 +337,55 @@ def user_support(
 def draw_domain(weights: Float[Array, " domains"], key: Key[Array, ""]) -> Int[Array, ""]:
     """Draw a domain in proportion to its weight; one of weight 0 is never drawn."""
     return jax.random.categorical(key, jnp.log(weights))
+
+
+def check_draw(domain: ArrayLike, shots: ArrayLike, domains: int, most: int | None) -> None:
+    """Refuse a domain or a number of shots that a sampler does not have.
+
+    Only plain ints are looked at: inside a program numbers have no values, and an index that is too
+    large reads the last entry.
+
+    Args:
+        domain: index of the domain.
+        shots: number of shots.
+        domains: number of domains of the data.
+        most: the largest number of shots; None if shots are not read.
+
+    Raises:
+        EpisodeError: one of them is out of range.
+    """
+    if isinstance(domain, int) and not 0 <= domain < domains:
+        raise EpisodeError(f"domain {domain}: the data have {domains}, counted from 0")
+    if isinstance(shots, int) and most is not None and not 0 <= shots <= most:
+        raise EpisodeError(f"{shots} shots: the sampler draws {most} at most; raise its shots")
+
+
+def check_draws(
+    distribution: TaskDistribution, data: Any, domains: Iterable[int], shots: Iterable[int]
+) -> None:
+    """Refuse domains and numbers of shots that a distribution does not have, before any is drawn.
+
+    The sampler is traced with plain ints, so that it can refuse them, as by `check_draw`.
+
+    Args:
+        distribution: the source of episodes.
+        data: its data, or arrays of their shapes.
+        domains: indices of domains.
+        shots: numbers of shots.
+
+    Raises:
+        EpisodeError: there is no such domain; a sampler raises its own errors.
+    """
+    names, key = distribution.domains, jax.random.key(0)
+    for domain, number in itertools.product(domains, shots):
+        if not 0 <= domain < len(names):
+            raise EpisodeError(f"domain {domain}: there are {len(names)}, {', '.join(names)}")
+        draw = functools.partial(_drawn, distribution.sample, int(domain), int(number))
+        jax.eval_shape(draw, data, key)
+
+
+def _drawn(sample: SampleFn, domain: int, shots: int, data: Any, key: Key[Array, ""]) -> Episode:
+    return sample(data, domain, shots, key)
 
 
 def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int, kind: str) -> None:

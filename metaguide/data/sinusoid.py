@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from metaguide.data.episodes import check_draw
 from metaguide.types import Episode, SampleFn
 
 
@@ -41,15 +42,14 @@ def wave_sampler(shots: int, queries: int, reach: float = 5.0) -> SampleFn:
 
     Returns:
         (table, domain, shots, key) -> Episode, whose batches hold `x` and `y` (float32 [points,
-        1]), `mask` and `id` (the number of the point). Supports of different shots are nested. It
-        raises ValueError for more shots than there are points, if their number is a plain int.
+        1]), `mask` and `id` (the number of the point). Supports of different shots are nested. The
+        sampler raises the errors of `check_draw`.
     """
 
     def sample(
         table: Mapping[str, Any], domain: ArrayLike, shots_now: ArrayLike, key: Key[Array, ""]
     ) -> Episode:
-        if isinstance(shots_now, int) and shots_now > shots:
-            raise ValueError(f"{shots_now} shots; the sampler draws {shots} at most")
+        check_draw(domain, shots_now, len(table["amplitude"]), shots)
         # A single draw: several would take longer than the inner step that they serve.
         share = jax.random.uniform(key, (2 + shots + queries, 1))
         of_domain = [jnp.asarray(table[name])[domain] for name in ("amplitude", "phase")]

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Key
 
-from metaguide.data.episodes import episode_key
+from metaguide.data.episodes import check_draws, episode_key
 from metaguide.parallel import local_mesh, side_by_side, split_tasks, to_local
 from metaguide.training.program import Program
 from metaguide.types import Learner, Params, SampleFn, TaskDistribution
@@ -93,7 +93,7 @@ def evaluator(
 
         return jax.vmap(one, out_axes=1)(split_tasks(keys, mesh))
 
-    program = Program(adapt_and_score)
+    program, known = Program(adapt_and_score), set[tuple[int, int]]()
 
     def arguments(
         meta: Params,
@@ -122,6 +122,9 @@ def evaluator(
         keys: Key[Array, " episodes"],
         rates: Mapping[Any, float],
     ) -> dict[Any, dict[str, np.ndarray]]:
+        if (domain, shots) not in known:
+            check_draws(distribution, data, (domain,), (shots,))
+            known.add((domain, shots))
         meta, data = to_local((meta, data))
 
         def of_chunk(first: int) -> dict[Any, dict[str, np.ndarray]]:
@@ -156,7 +159,11 @@ def drawn(
     Returns:
         {"support", "query", "context"}: the small integer and bool fields of the episodes, with
         a leading axis of episodes; token rows, pictures and catalogues are left out.
+
+    Raises:
+        EpisodeError: there is no such domain, or the sampler draws fewer shots.
     """
+    check_draws(distribution, data, (domain,), (shots,))
     numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
     return jax.device_get(_small_fields(distribution.sample, to_local(data), *numbers, keys))
 

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from metaguide.data.episodes import draw_domain
+from metaguide.data.episodes import check_draws, draw_domain
 from metaguide.parallel import mean_over_devices, own_share
 from metaguide.training.step import Gradient
 from metaguide.types import (
@@ -62,7 +62,8 @@ def episodic(
 
     Raises:
         ValueError: the weights do not fit the domains, are negative or all 0; or the number of
-            tasks is not positive or not divisible by devices and chunks.
+            tasks is not positive or not divisible by devices and chunks. The gradient raises
+            EpisodeError for data of fewer domains, or for more shots than the sampler draws.
     """
     chance = jnp.asarray(weights or (1.0,) * len(distribution.domains), jnp.float32)
     if chance.shape != (len(distribution.domains),) or chance.min() < 0 or chance.sum() <= 0:
@@ -85,6 +86,7 @@ def episodic(
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Progress
     ) -> tuple[tuple[Array, Metrics], Params]:
+        check_draws(distribution, data, (len(distribution.domains) - 1,), (max(shots),))
         return mean(meta, data, jax.random.split(key, meta_batch_size), progress)
 
     return gradient
@@ -98,6 +100,9 @@ def on_episodes(
     mesh: Mesh | None = None,
 ) -> Gradient:
     """Return a learner's meta-gradient, the mean over episodes given as the data.
+
+    All steps of a call of `make_step(steps_per_call=…)` read the same data: for fresh episodes at
+    each step, leave `steps_per_call` at 1 or let a sampler draw them (`episodic`).
 
     Args:
         learner: the learner.
