@@ -91,8 +91,10 @@ def resolve(
     found = flat(config.to_dict())
     _check_kind(found, path, ranges)
     if ranges:
+        # A file that adds a method or a source says itself what its fields may be.
         own, _ = rules_of(module)
-        _check_known(found, path, {**own, **ranges})
+        ranges = {**own, **{name: one for name, one in ranges.items() if name not in own}}
+        _check_known(found, path, ranges)
     _check_names(rest, config, path)
 
     values = device_flags()

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from metaguide.inner_loop import FirstOrder, Implicit, Unrolled, inner_loop, run
 from metaguide.learners import (
     anil,
+    completed,
     fine_tuning,
     imaml,
     joint,
@@ -656,6 +657,12 @@ def test_proximal_descent_ends_at_the_penalised_minimum(strength):
             same(update, SGD.update(theta - target, SGD.init(theta))[0])
         theta = theta + update
     near(theta, (target + strength * start) / (1 + strength), rtol=1e-5)
+
+
+def test_an_adapt_that_cannot_be_observed_is_an_error():
+    """Fault: a learner trains for hours, and fails when it is evaluated."""
+    with pytest.raises(TypeError, match="adapt is called as adapt.meta, support, context, key, o"):
+        completed(PROBLEM, lambda meta, support, context, key: (meta["params"], None))
 
 
 def test_rates_of_another_structure_are_an_error():

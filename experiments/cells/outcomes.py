@@ -49,6 +49,8 @@ def outcome_of(
 def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
     """Return whether a cell's folder has its outcome; create and claim the folder for the config.
 
+    A cell that has one is named, since a change of the code is not noticed.
+
     Args:
         folder: folder of the cell and seed.
         config: what the cell depends on; it must agree with earlier runs in this folder.
@@ -60,6 +62,8 @@ def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
     known = bool(_outcome_in(folder))
     # Training needs all processes, so none may skip it alone.
     check_agreed(known, f"only some processes find {folder / OUTCOME}; {ONE_FOLDER}")
+    if known and is_first_process():
+        print(f"{folder}: scored before; delete {OUTCOME} there to train and score it anew")
     return known
 
 

@@ -87,7 +87,14 @@ def evaluator(
                     outputs = learner.predict(adapted, episode.query, episode.context)
                     return distribution.problem.score(outputs, episode.query, episode.context)
 
-                return learner.adapt(meta, episode.support, episode.context, own_key, observe)[1]
+                support, context = episode.support, episode.context
+                _, seen = learner.adapt(meta, support, context, own_key, observe)
+                if seen is None:
+                    raise ValueError(
+                        "a learner's adapt returned no observations; call observe before the "
+                        "first step and after each, and return what it gives, stacked"
+                    )
+                return seen
 
             return {adaptation: outcome(learner) for adaptation, learner in learners.items()}
 

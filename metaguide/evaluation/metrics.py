@@ -26,8 +26,14 @@ class Interval(NamedTuple):
 
 
 def accuracy(predicted: Shaped[np.ndarray, " n"], target: Shaped[np.ndarray, " n"]) -> float:
-    """Return the share of the n predictions that equal their target; ValueError if n = 0."""
+    """Return the share of the n predictions that equal their target.
+
+    Raises:
+        ValueError: there are none, or they have another shape than the target.
+    """
     _some(target)
+    if np.shape(predicted) != np.shape(target):
+        raise ValueError(f"predictions {np.shape(predicted)} for targets {np.shape(target)}")
     return float(np.mean(predicted == target))
 
 

@@ -1,5 +1,6 @@
 """Learners that adapt by gradient steps on the support, all with the same inner loop."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -374,6 +375,9 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
     Returns:
         The learner, whose `loss` is the problem's at the adapted parameters.
 
+    Raises:
+        TypeError: `adapt` takes other arguments; training would not notice that it lacks `observe`.
+
     A learner of one's own: gradient descent that freezes all but the bias of the head.
 
     >>> from metaguide.inner_loop import Unrolled
@@ -394,6 +398,13 @@ def completed(problem: Problem, adapt: AdaptFn, init: InitFn | None = None) -> L
     >>> sorted(slope["params"])
     ['body', 'head']
     """
+
+    try:
+        inspect.signature(adapt).bind({}, {}, (), None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"adapt is called as adapt(meta, support, context, key, observe): {error}"
+        ) from error
 
     def loss(adapted: Params, query: Batch, context: Any) -> tuple[Array, Metrics]:
         return whole_loss(problem, adapted, query, context, None)

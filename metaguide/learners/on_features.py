@@ -606,7 +606,15 @@ def masked_loss(
         label: class of each example.
         mask: which examples count.
         each_loss: (logits, label) -> loss of each example; cross-entropy by default.
+
+    Raises:
+        ValueError: label or mask has another shape, such as [examples, 1].
     """
+    if not logits.shape[:1] == label.shape == mask.shape:
+        raise ValueError(
+            f"label is {[*label.shape]} and mask {[*mask.shape]}; give one of each for "
+            f"{len(logits)} examples"
+        )
     if each_loss is None:
         # A loss is a difference of logits: if these are large, all its digits would be lost.
         stable = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))

@@ -42,7 +42,15 @@ def classification_loss(
 
     Returns:
         The loss, and the metric `accuracy`.
+
+    Raises:
+        ValueError: labels or mask have another shape, such as [batch, 1].
     """
+    if not logits.shape[:1] == labels.shape == mask.shape:
+        raise ValueError(
+            f"labels are {[*labels.shape]} and mask {[*mask.shape]}; give one of each for "
+            f"{len(logits)} examples"
+        )
     labels = jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return masked_mean(losses, mask), {"accuracy": masked_mean(is_highest(logits, labels), mask)}

@@ -330,6 +330,8 @@ def _check_finite(
         what += f" of training {number + 1} of {len(wrong['loss'][place])}"
     done, kept = last - len(steps) + 1 + place, checkpoint.latest(folder)
     good = "there is no checkpoint yet" if kept is None else f"last good one: {folder / str(kept)}"
+    if done == 1:
+        hint = f"look for NaN in the data and for labels that are no class, or {hint}"
     raise TrainingDiverged(f"{name}: {what} is not finite at step {done}; {good}; {hint}")
 
 

@@ -166,6 +166,8 @@ def _step(
         (losses[name], found), slopes[name], carry[name] = gradient(
             state.params["meta"], data[name], state.key, state.step, state.carry.get(name, ())
         )
+        if "loss" in found:
+            raise ValueError(f"{name} has a metric 'loss', the name of its loss; rename it")
         metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
         metrics[f"{name}/loss"] = losses[name]
     begun = state.carry

@@ -1,5 +1,7 @@
 """Metrics against their definitions, and intervals against what they must cover."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,8 @@ def test_macro_f1_is_over_the_classes_that_occur():
     target, predicted = np.array([0, 0, 1, 1]), np.array([0, 7, 1, 1])
     assert metrics.macro_f1(predicted, target) == pytest.approx((2 / 3 + 1) / 2)
     assert metrics.accuracy(predicted, target) == 0.75
+    with pytest.raises(ValueError, match="predictions .4, 1. for targets .4,."):
+        inspect.unwrap(metrics.accuracy)(predicted[:, None], target)
 
 
 @given(st.integers(0, 10_000))

@@ -92,6 +92,31 @@ def test_broken_config_file_is_named(tmp_path, text):
         resolve(path)
 
 
+def test_a_config_file_may_add_a_method_to_a_table(tmp_path, monkeypatch):
+    """Fault: a method of one's own is refused by the ranges of the table's default config."""
+    text = """
+from experiments.configs import sinusoid
+from experiments.ranges import one_of, several
+
+RANGES = {"learners": several(one_of("maml", "mine"))}
+
+def get_config():
+    config = sinusoid.get_config()
+    config.learners = ("maml", "mine")
+    return config
+"""
+    default = "experiments/configs/sinusoid.py"
+    own, foreign = tmp_path / "own.py", tmp_path / "foreign.py"
+    own.write_text(text)
+    foreign.write_text(text.replace("RANGES =", "OTHERS ="))
+    config, _ = command.resolve(
+        ["prog", f"--config={own}"], default=default, workdir="x", late=True
+    )
+    assert config.learners == ("maml", "mine")
+    with pytest.raises(ConfigError, match="learners"):
+        command.resolve(["prog", f"--config={foreign}"], default=default, workdir="x", late=True)
+
+
 def test_config_file_is_found_from_any_folder(file, tmp_path, monkeypatch):
     """Fault: the defaults are found only where the repository is the current folder."""
     monkeypatch.chdir(tmp_path)

@@ -88,7 +88,7 @@ def test_the_way_back_ends_at_the_start():
     np.testing.assert_allclose(moved, [(-0.5, -1), (-0.25, -1), (0, -1)])
 
 
-def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
+def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path, capsys):
     """Faults: a finished cell is trained again; the section of another method makes it unfinished;
     its own section may change without a word; what is half-written counts."""
     config = {"learners": ("a",), "more_learners": ("b",), "seeds": 1, "steps": 3}
@@ -108,8 +108,10 @@ def test_an_outcome_is_computed_once_and_belongs_to_its_config(tmp_path):
         check_cells(tmp_path, lambda group, method: {"5w1s": read_by(changed, method)}[group])
 
     np.testing.assert_array_equal(outcome()["x"], [0, 1, 2])
+    assert capsys.readouterr().out == ""
     outcome(b={"rate": 2}, seeds=5)
     assert len(calls) == 1
+    assert "seed0: scored before; delete outcome.npz" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"a\.rate was 1, is 2"):
         outcome(a={"rate": 2})
     (tmp_path / "5w1s" / "a" / "seed1").mkdir()

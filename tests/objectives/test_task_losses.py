@@ -1,5 +1,7 @@
 """The losses of the four tasks against loops, scikit-learn and finite differences."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 
+from metaguide.learners.on_features import masked_loss
 from metaguide.objectives.tasks import (
     classification_loss,
     is_highest,
@@ -68,6 +71,17 @@ LOSSES = {
     "recommendation": (ranking, (RANKED,)),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+@pytest.mark.parametrize("loss", [classification_loss, masked_loss])
+def test_labels_of_another_shape_are_refused(loss):
+    """Fault: labels [n, 1] are compared with all n predictions, and the accuracy is above 1."""
+    logits, label, mask = jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(MASK)
+    # Users have no runtime checks of shapes.
+    unchecked = inspect.unwrap(loss)
+    for wrong in ((label[:, None], mask), (label, mask[:, None]), (label[1:], mask)):
+        with pytest.raises(ValueError, match="give one of each for"):
+            unchecked(logits, *wrong)
 
 
 def test_classification_is_sklearns_log_loss():

@@ -148,6 +148,20 @@ def test_caller_keeps_the_parameters_it_started_from():
     assert not key.is_deleted()
 
 
+def test_a_metric_cannot_take_the_name_of_the_loss():
+    """Fault: a metric named "loss" is lost, and nothing says so."""
+
+    def renamed(meta, data, key, progress):
+        (loss, _), slope = squares(meta, data, key, progress)
+        return (loss, {"loss": 2 * loss}), slope
+
+    weights, rule = fixed({"near": 1.0}), optax.sgd(0.1)
+    step = make_step({"near": renamed}, weights, rule, total=3)
+    state = init_state({"w": jnp.ones(2)}, weights, rule, jax.random.key(0))
+    with pytest.raises(ValueError, match="near has a metric 'loss'"):
+        step(state, {"near": jnp.zeros(2)})
+
+
 @pytest.mark.parametrize(("gradients", "total"), [({}, 3), ({"near": squares}, 0)])
 def test_nothing_to_train_is_an_error(gradients, total):
     """Fault: a stage without objectives, or of no steps, fails deep inside the compiler."""
