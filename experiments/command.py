@@ -96,6 +96,7 @@ def resolve(
         ranges = {**own, **{name: one for name, one in ranges.items() if name not in own}}
         _check_known(found, path, ranges)
     _check_names(rest, config, path)
+    rest = [_with_tuple(one, found) for one in rest]
 
     values = device_flags()
     folder = flags.DEFINE_string("workdir", "", "where the run is kept", flag_values=values)
@@ -121,6 +122,21 @@ def resolve(
         given = fault.split("=", 1)[0] in overrides
         raise ConfigError(f"--config.{fault}" if given else f"{path}: config.{fault}")
     return FrozenConfigDict(fields), Path(folder.value or _workdir(workdir, path, default))
+
+
+def _with_tuple(flag: str, found: Mapping[str, Any]) -> str:
+    """Return a flag whose value is a list of words, as `--config.learners=maml,anil`, as a tuple.
+
+    Args:
+        flag: a word of the command line.
+        found: values of the config file, keyed by dotted name.
+    """
+    given = re.fullmatch(r"--?config\.([^=]+)=([^('\"\[]*,[^('\"\[]*)", flag)
+    value = found.get(given[1]) if given else None
+    if not given or not isinstance(value, tuple) or not all(isinstance(x, str) for x in value):
+        return flag
+    words = tuple(word.strip() for word in given[2].split(",") if word.strip())
+    return f"--config.{given[1]}={words!r}"
 
 
 def device_flags() -> flags.FlagValues:

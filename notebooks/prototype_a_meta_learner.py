@@ -403,13 +403,13 @@ plt.show()
 #
 # | | sine waves, MSE after 1 step | after 10 steps | products, accuracy after 5 steps |
 # |---|---|---|---|
-# | MAML | .551 ± .048 | .153 ± .016 | .794 ± .012 |
-# | ANIL | .955 ± .076 | .891 ± .774 | .793 ± .012 |
-# | CAVIA | **.225** ± .025 | **.029** ± .004 | .654 ± .014 |
-# | prototypical networks | | | **.833** ± .010 |
+# | MAML | .595 ± .048 | .196 ± .025 | .786 ± .012 |
+# | ANIL | .964 ± .076 | 1.349 ± 1.430 | .798 ± .012 |
+# | CAVIA | **.229** ± .024 | **.030** ± .003 | .639 ± .014 |
+# | prototypical networks | | | **.841** ± .010 |
 #
 # On sine waves CAVIA is far ahead: a wave has two unknowns, and the context has room for both. It
-# keeps improving over more steps than it was trained with. So does MAML; ANIL diverges on two of
+# keeps improving over more steps than it was trained with. So does MAML; ANIL diverges on a few of
 # the 600 waves, which dominate its mean and its interval after 10 steps.
 #
 # On the products CAVIA is last, by .14 or more. Everything it knows about a task must pass through

@@ -43,6 +43,23 @@ def test_forms_of_a_flag(file):
     assert isinstance(config.adapt.learning_rate, float) and config.adapt.learning_rate == 1.0
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("maml,imaml", ("maml", "imaml")),
+        ("maml, imaml,", ("maml", "imaml")),
+        ("('maml','imaml')", ("maml", "imaml")),
+        ("maml", ("maml",)),
+    ],
+)
+def test_words_with_commas_are_several(given, names):
+    """Fault: "maml,imaml" is one name, though "5,10" is two numbers."""
+    default = "experiments/configs/sinusoid.py"
+    flags = ["prog", f"--config.learners={given}", "--config.test_shots=5,10"]
+    config, _ = command.resolve(flags, default=default, workdir="x", late=True)
+    assert (config.learners, config.test_shots) == (names, (5, 10))
+
+
 def test_resolved_config_cannot_change(file):
     """Fault: an experiment changes its own settings after they are written down."""
     config, _ = resolve(file)
