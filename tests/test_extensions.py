@@ -62,6 +62,20 @@ def trained(gradients, meta, data, steps: int, rate: float):
     return state.params["meta"], {name: metrics[f"{name}/loss"] for name in gradients}
 
 
+@pytest.mark.slow
+def test_arrays_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Faults: the example does not run, learns nothing, or does not resume."""
+    monkeypatch.chdir(tmp_path)
+    found = example("arrays of one's own")
+    assert found["right"].shape == (6,)
+    assert found["right"][-1] > 0.8 > 0.5 > found["right"][0]
+    assert (tmp_path / "runs" / "my_arrays" / "metrics.jsonl").read_text().count("\n") == 2
+    capsys.readouterr()
+    again = example("arrays of one's own")
+    assert "already finished" in capsys.readouterr().out
+    np.testing.assert_array_equal(again["right"], found["right"])
+
+
 LENGTHS = Lengths(text=12, pair=16, name=4)
 
 

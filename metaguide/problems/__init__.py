@@ -2,9 +2,16 @@
 
 from metaguide.problems.few_shot import (
     STATISTICS,
+    classification,
     classification_of_pictures,
     inductive,
     regression,
 )
 
-__all__ = ["STATISTICS", "classification_of_pictures", "inductive", "regression"]
+__all__ = [
+    "STATISTICS",
+    "classification",
+    "classification_of_pictures",
+    "inductive",
+    "regression",
+]

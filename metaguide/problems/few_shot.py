@@ -3,7 +3,7 @@
 A problem is a body (the network) and a linear head {"kernel", "bias"} on its features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,16 @@ from jaxtyping import Array, Float, Key
 
 from metaguide.objectives.tasks import classification_loss, masked_mean
 from metaguide.ties import highest
-from metaguide.types import Batch, Episode, InitFn, Metrics, Params, Problem, SampleFn
+from metaguide.types import (
+    Batch,
+    EncodeFn,
+    Episode,
+    InitFn,
+    Metrics,
+    Params,
+    Problem,
+    SampleFn,
+)
 
 STATISTICS = ("transductive", "support", "one-query")
 """Whose mean and variance batch norm takes on queries: those of all queries at hand; those of the
@@ -66,6 +75,27 @@ def regression(
     return Problem(init, encode, loss, predict, _same, score, ("body",), ("head",), "y")
 
 
+def classification(model: Any, way: int, inputs: Sequence[int] = (1,)) -> Problem:
+    """Build the classification of arrays into the `way` classes of an episode, by cross-entropy.
+
+    Args:
+        model: x [examples, *inputs] -> features [examples, width].
+        way: number of classes.
+        inputs: shape of an example.
+
+    Returns:
+        A problem whose batches hold `x`, `label` and `mask`; it scores by `correct`, with ties
+        between logits broken by the query's `id`.
+    """
+    features, init = _parts(model, jnp.zeros((1, *inputs)), way, jax.nn.initializers.zeros)
+
+    def encode(params: Params, batch: Batch, context: Any, key: Key[Array, ""] | None) -> Array:
+        del context, key
+        return features(params, batch["x"])
+
+    return _classifying(init, encode, way)
+
+
 def classification_of_pictures(
     model: Any,
     way: int,
@@ -116,6 +146,12 @@ def classification_of_pictures(
             return features(params, together, *marked)[-1]
 
         return jax.vmap(one)(images)
+
+    return _classifying(init, encode, way)
+
+
+def _classifying(init: InitFn, encode: EncodeFn, way: int) -> Problem:
+    """Return the problem of a linear head that tells classes apart."""
 
     def predict(params: Params, encoded: Array, batch: Batch, context: Any) -> dict[str, Array]:
         del batch, context
@@ -172,7 +208,8 @@ def _parts(
 ) -> tuple[Callable[..., Array], InitFn]:
     """Return (params, *inputs) -> features, and key -> {"body", "head"}.
 
-    The latter raises ValueError if the model has variables that are no parameters.
+    The latter raises ValueError if the model has variables that are no parameters, or returns
+    something else than a vector for each example.
     """
 
     def features(params: Params, *inputs: Any) -> Array:
@@ -187,7 +224,13 @@ def _parts(
                 f"the model keeps {min(variables)!r} beside its parameters, which nothing updates "
                 "in an inner loop; give one without, such as Conv4 or one with GroupNorm"
             )
-        width = jax.eval_shape(lambda: model.apply({"params": body}, example)).shape[-1]
+        found = jax.eval_shape(lambda: model.apply({"params": body}, example))
+        if len(getattr(found, "shape", ())) != 2:
+            raise ValueError(
+                f"the model returns {jax.tree.map(lambda leaf: [*leaf.shape], found)} for one "
+                "example; let it return features [examples, width] alone"
+            )
+        width = found.shape[-1]
         kernel = initialiser(head_key, (width, outputs), jnp.float32)
         return {"body": body, "head": {"kernel": kernel, "bias": jnp.zeros((outputs,))}}
 

@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from functools import cache, partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,12 @@ from metaguide.inner_loop import FirstOrder, Unrolled
 from metaguide.learners import joint, maml
 from metaguide.models.conv4 import Conv4
 from metaguide.models.mlp import MLP
-from metaguide.problems import classification_of_pictures, inductive, regression
+from metaguide.problems import (
+    classification,
+    classification_of_pictures,
+    inductive,
+    regression,
+)
 
 WAY, SHOTS, QUERIES = 3, 2, 4
 MODEL = Conv4(4)
@@ -122,6 +129,47 @@ def test_judged_right_is_the_highest_logit():
     query["label"] = jnp.asarray([2, 0], jnp.int32)
     found = problem.score({"logits": jnp.asarray([[0.0, 1, 2], [0, 1, 2]])}, query, ())
     np.testing.assert_array_equal(found["correct"], [True, False])
+
+
+class Of(nn.Module):
+    """A dense layer, and a function of what it returns."""
+
+    function: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        """Apply both."""
+        return self.function(nn.Dense(2)(x))
+
+
+def flat(x):
+    return x.reshape(len(x), -1)
+
+
+def test_arrays_are_classified_as_pictures_are():
+    """Fault: the classification of arrays has another head, loss or score than that of pictures."""
+    pictures = classification_of_pictures(Of(flat), 3, side=2)
+    arrays = classification(Of(flat), 3, inputs=(2, 2, 1))
+    params = pictures.init(jax.random.key(0))
+    chex.assert_trees_all_equal(params, arrays.init(jax.random.key(0)))
+    x, label = jax.random.normal(jax.random.key(1), (5, 2, 2, 1)), jnp.array([0, 2, 1, 1, 0])
+    batch = {"label": label, "mask": label < 2, "id": jnp.arange(5)}
+    params["head"]["kernel"] = jax.random.normal(jax.random.key(2), (8, 3))
+    found = []
+    for problem, name in ((pictures, "image"), (arrays, "x")):
+        own = {**batch, name: x}
+        encoded = problem.encode(params, own, (), None)
+        outputs = problem.predict(params, encoded, own, ())
+        scored = problem.score(outputs, own, ())
+        found.append((problem.loss(params, encoded, own, ()), outputs, scored))
+    chex.assert_trees_all_close(*found, rtol=1e-6)
+
+
+def test_a_model_that_returns_no_vectors_is_an_error():
+    """Fault: a picture of features, or a tuple, fails deep inside the first step."""
+    for model in (lambda x: (x, x), lambda x: x[..., None], lambda x: x.mean()):
+        with pytest.raises(ValueError, match="let it return features .examples, width. alone"):
+            classification(Of(model), 2, inputs=(3,)).init(jax.random.key(0))
 
 
 def test_wrong_statistics_are_an_error():
@@ -258,6 +306,6 @@ def test_a_plain_model_is_enough_and_one_with_statistics_is_an_error():
 def test_more_shots_than_a_sampler_draws_are_an_error():
     """Fault: an episode of ten shots has five."""
     sample = wave_sampler(5, 5)
-    with pytest.raises(ValueError, match="10 shots; the sampler draws 5 at most"):
+    with pytest.raises(ValueError, match="10 shots: the sampler draws 5 at most"):
         sample(waves(), 0, 10, jax.random.key(0))
     jax.jit(lambda domain: sample(waves(), domain, 5, jax.random.key(0)))(0)
