@@ -142,7 +142,7 @@ async function busy(button, action) {
 
 // --- choosing products
 
-function searchField(prefix, choose) {
+function searchField(prefix, choose, label = "search") {
   const hits = h("ul", { class: "hits", "aria-label": t("found"), hidden: true });
   const status = h("p", { class: "soft small", role: "status" });
   let last = 0;
@@ -192,7 +192,7 @@ function searchField(prefix, choose) {
     else return;
     event.preventDefault();
   });
-  return [h("label", { for: input.id }, t("search")), input, status, hits];
+  return [h("label", { for: input.id }, t(label)), input, status, hits];
 }
 
 function chip(product, drop) {
@@ -248,7 +248,8 @@ function taskFields(prefix, task, draft, redraw) {
   if (task === "sentiment") return field(prefix, draft, "text", "review", "textarea");
   return [
     field(prefix, draft, "question", "question"),
-    state.guide.products ? searchField(prefix, (product) => describe(prefix, draft, product, redraw)) : [],
+    state.guide.products
+      ? searchField(prefix, (product) => describe(prefix, draft, product, redraw), "searchPassage") : [],
     field(prefix, draft, "text", "passage", "textarea"),
   ].flat();
 }
