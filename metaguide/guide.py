@@ -353,7 +353,7 @@ class AdaptedGuide:
         saved.write(contents, Path(path), with_encoder)
 
     def reads_to_the_end(self, batch: Iterable[Any]) -> list[bool]:
-        """Return whether each example is read to its end, or cut to what the encoder takes.
+        """Return whether each example is read to its end by all that reads it.
 
         Args:
             batch: as in `predict`. Passages of questions and products that are ranked are not

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from metaguide.data.catalogue import IMAGE_SIDE, Domain, Product
-from metaguide.data.ngrams import hashed_ngrams
+from metaguide.data.ngrams import has_all_words, hashed_ngrams
 from metaguide.data.texts import product_text
 from metaguide.data.tokenizer import PAD, TextTokenizer
 
@@ -103,15 +103,17 @@ class TextReader:
         return rows
 
     def reads_to_the_end(self, texts: Sequence[str], length: int) -> Bool[np.ndarray, " texts"]:
-        """Return which texts are read to their end; the arguments are those of `rows`."""
-        if not self.buckets and self.ends is not None:
-            return self.ends(texts)
-        if self.buckets or self.tokenizer is None:
-            return np.ones(len(texts), bool)
-        counts = [
-            (self.tokenizer.encode(texts, most).words >= 0).sum(-1) for most in (length, length + 1)
-        ]
-        return counts[0] == counts[1]
+        """Return of which texts no field leaves out the end; the arguments are those of `rows`."""
+        are_read = has_all_words(texts) if self.buckets else np.ones(len(texts), bool)
+        if self.ends is not None:
+            are_read &= self.ends(texts)
+        if self.tokenizer is not None:
+            fewer, more = (
+                (self.tokenizer.encode(texts, most).words >= 0).sum(-1)
+                for most in (length, length + 1)
+            )
+            are_read &= fewer == more
+        return are_read
 
 
 def product_rows(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 
 from metaguide.scoring import CHARACTER
 from metaguide.types import HASHES
@@ -49,6 +49,12 @@ def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "
     for row, ids in enumerate(rows):
         found[row, : len(ids)] = ids
     return found
+
+
+def has_all_words(texts: Sequence[str], most: int = MOST) -> Bool[np.ndarray, " texts"]:
+    """Return of which texts `hashed_ngrams` keeps the n-grams of all words."""
+    words, _ = _analyzers()
+    return np.array([len({_hash(gram) for gram in words(text)}) <= most for text in texts], bool)
 
 
 def plain(text: str) -> str:

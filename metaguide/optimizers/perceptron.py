@@ -298,10 +298,21 @@ def _each(
         move, memory = anew(gradient, memory, *rest)
         return move.astype(jnp.result_type(leaf)), memory
 
-    structure = jax.tree.structure(updates)
-    apart = jax.tree.transpose(jax.tree.structure(form), structure, memory)
-    found = jax.tree.map(of_leaf, updates, apart, *more)
-    return jax.tree.transpose(structure, jax.tree.structure((0, form)), found)
+    leaves, structure = jax.tree.flatten(updates)
+    outer = jax.tree.structure(form)
+    trees = outer.flatten_up_to(memory)
+    moves, after = [], [[] for _ in trees]
+    for leaf, *rest in zip(leaves, *map(jax.tree.leaves, (*trees, *more)), strict=True):
+        own, others = outer.unflatten(rest[: len(trees)]), rest[len(trees) :]
+        move, kept = of_leaf(leaf, own, *others)
+        moves.append(move)
+        for column, one in zip(after, outer.flatten_up_to(kept), strict=True):
+            column.append(one)
+    whole = [
+        jax.tree.unflatten(jax.tree.structure(tree), column)
+        for tree, column in zip(trees, after, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moves), outer.unflatten(whole)
 
 
 def _network(key: Key[Array, ""], hidden: int) -> Theta:

@@ -221,8 +221,6 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
     ) -> list[schemas.CategoryOut]:
         check_examples(limits, products, limits.examples, "body")
         examples = [_product(service, one, f"body[{n}]") for n, one in enumerate(products)]
-        answers = await service.ask("classification", examples)
-        are_read = await service.read_to_the_end(examples)
         return [
             schemas.CategoryOut(
                 category=one.category,
@@ -230,7 +228,7 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
                 probabilities=dict(one.probabilities),
                 read_to_the_end=is_read,
             )
-            for one, is_read in zip(answers, are_read, strict=True)
+            for one, is_read in await service.ask("classification", examples)
         ]
 
     @app.post(PATHS["sentiment"], summary=TASKS["sentiment"].summary)
@@ -239,11 +237,9 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
     ) -> list[schemas.SentimentOut]:
         check_examples(limits, reviews, limits.examples, "body")
         examples = [Review("", one.text) for one in reviews]
-        answers = await service.ask("sentiment", examples)
-        are_read = await service.read_to_the_end(examples)
         return [
             schemas.SentimentOut(**one._asdict(), read_to_the_end=is_read)
-            for one, is_read in zip(answers, are_read, strict=True)
+            for one, is_read in await service.ask("sentiment", examples)
         ]
 
     @app.post(PATHS["questions"], summary=TASKS["questions"].summary)
@@ -255,9 +251,8 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
             Question("", one.question, _passage(service, one, f"body[{n}]"))
             for n, one in enumerate(questions)
         ]
-        return [
-            schemas.AnswerOut(**one._asdict()) for one in await service.ask("questions", examples)
-        ]
+        answers = await service.ask("questions", examples)
+        return [schemas.AnswerOut(**one._asdict()) for one, _ in answers]
 
     @app.post(PATHS["recommendation"], summary=TASKS["recommendation"].summary)
     async def recommend(
@@ -285,7 +280,7 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
                 ],
                 unknown=[id for id in dict.fromkeys(given.products) if id not in service.shelf],
             )
-            for one, given in zip(found, histories, strict=True)
+            for (one, _), given in zip(found, histories, strict=True)
         ]
 
 
@@ -367,6 +362,10 @@ def _passage(service: Service, given: schemas.QuestionIn, where: str) -> str:
     description = _of_shelf(service, given.product, f"{where}.product").description
     if not description:
         raise invalid(f"{where}.product", "has no description", "send a text")
+    most = service.limits.characters - len(given.question)
+    if len(description) > most:
+        error = f"the description of {where}.product has more than {most} characters"
+        raise Refusal(422, "too_long", error, "send a part of it as the text", f"{where}.product")
     return description
 
 

@@ -58,7 +58,7 @@ class ReviewIn(_In):
 
 
 class QuestionIn(_In):
-    """A question, and the passage in which the answer is searched, or a product described by it."""
+    """A question, and the passage to search: a text, or the description of a product."""
 
     question: str
     text: str | None = Field(None, description="the passage")
@@ -137,7 +137,9 @@ class QuestionLesson(_In):
 LessonIn = Annotated[ProductLesson | ReviewLesson | QuestionLesson, Field(discriminator="task")]
 
 
-ReadToTheEnd = Annotated[bool, Field(description="false if the end of the text was not read")]
+ReadToTheEnd = Annotated[
+    bool, Field(description="false if the end of the text was not read, or only in part")
+]
 
 
 class CategoryOut(BaseModel):

@@ -106,10 +106,12 @@ class Service:
             self._answering.shutdown(wait=False, cancel_futures=True)
             self._teaching.shutdown(wait=False, cancel_futures=True)
 
-    def _predict(self, examples: list[Any]) -> list[Any]:
+    def _predict(self, examples: list[Any]) -> list[tuple[Any, bool]]:
         # A ranking of few products is the beginning of one of more.
         top = self.limits.top if isinstance(examples[0], History) else None
-        return self.guide.predict(examples, top)
+        guide = self.guide  # a lesson may replace it
+        answers, are_read = guide.predict(examples, top), guide.reads_to_the_end(examples)
+        return list(zip(answers, are_read, strict=True))
 
     def check_task(self, task: str) -> None:
         """Check that the guide answers a task.
@@ -120,8 +122,8 @@ class Service:
         if task not in self.guide.adapted:
             raise task_lacks(task, tuple(self.guide.notes.get(task, ())))
 
-    async def ask(self, task: str, examples: Sequence[Any]) -> list[Any]:
-        """Return the guide's predictions of examples, all of one task.
+    async def ask(self, task: str, examples: Sequence[Any]) -> list[tuple[Any, bool]]:
+        """Return the guide's prediction of each example, and whether the text was read to its end.
 
         Raises:
             Refusal: the task or an example cannot be answered, or too many wait.
@@ -135,10 +137,6 @@ class Service:
             raise Refusal(503, "busy", "too many requests wait", hint, retry_after=1) from error
         except ValueError as error:
             raise Refusal(422, "invalid", str(error), "see /docs") from error
-
-    async def read_to_the_end(self, examples: Sequence[Any]) -> list[bool]:
-        """Return whether each example is read to its end."""
-        return await asyncio.to_thread(self.guide.reads_to_the_end, examples)
 
     async def teach(
         self,

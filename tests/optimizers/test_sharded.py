@@ -67,6 +67,25 @@ def test_the_meta_gradient_passes_through_sharded_parameters(name):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
+@every
+@pytest.mark.parametrize("params", [{}, {"a": None}, {"a": jnp.zeros((0, 3))}], ids=str)
+def test_there_may_be_nothing_to_move(name, params):
+    """Fault: a group of parameters that is empty, as `optax.partition` makes, is an error."""
+    optimizer = RULES[name].transform(RULES[name].init(jax.random.key(0)))
+    moves, _ = optimizer.update(params, optimizer.init(params), params, value=1.0)
+    assert jax.tree.structure(moves) == jax.tree.structure(params)
+
+
+@every
+def test_gradients_may_be_in_other_containers(name):
+    """Fault: gradients as a list, of parameters as a tuple, are an error, or change the state."""
+    optimizer = RULES[name].transform(RULES[name].init(jax.random.key(0)))
+    params = (jnp.ones(3), jnp.ones(2))
+    state = optimizer.init(params)
+    _, after = optimizer.update(list(params), state, params, value=1.0)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
 @pytest.mark.parametrize("name", ["mlp", "hyper"])
 def test_optax_finds_what_is_shaped_like_the_parameters(name):
     """Fault: `optax.tree.map_params`, by which states are sharded, cannot tell the momenta."""
