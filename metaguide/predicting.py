@@ -156,8 +156,10 @@ def predict_file(
         CatalogueError: the source or every row of it cannot be read, its rows are of a task that
             the guide does not answer, or the target cannot be written.
     """
-    descriptions = {one.id: one.description for one in guide.domain.products}
-    options = replace(options or Options(), descriptions=lambda id: descriptions.get(id, ""))
+    options = options or Options()
+    if options.descriptions is None:
+        known = {one.id: one.description for one in guide.domain.products}
+        options = replace(options, descriptions=lambda id: known.get(id, ""))
     opened = _opened(source, options, format)
     task = next(one for one in TASKS.values() if one.part == opened.part)
     if task.name not in guide.adapted:

@@ -198,7 +198,11 @@ class SampleFn(Protocol):
     def __call__(
         self, data: Any, domain: ArrayLike, shots: ArrayLike, key: Key[Array, ""], /
     ) -> Episode:
-        """Return an episode of `shots` in the domain with this index, drawn with the key."""
+        """Return an episode of `shots` in the domain with this index, drawn with the key.
+
+        Both numbers are traced int32, and plain ints where training and evaluation let a sampler
+        refuse what it does not have.
+        """
         ...
 
 
@@ -308,6 +312,19 @@ class TaskDistribution(NamedTuple):
     data: Any
     sample: SampleFn
     problem: Problem
+
+
+def check_rows(logits: Array, labels: Array, mask: Array) -> None:
+    """Check that each row of the logits has one label and one entry of the mask.
+
+    Raises:
+        ValueError: labels or mask have another shape, such as [rows, 1], which would be broadcast.
+    """
+    if not logits.shape[:1] == labels.shape == mask.shape:
+        raise ValueError(
+            f"labels are {[*labels.shape]} and mask {[*mask.shape]}; give one of each for "
+            f"{len(logits)} examples"
+        )
 
 
 class Optimizee(NamedTuple):

@@ -49,7 +49,7 @@ def outcome_of(
 def is_finished(folder: Path, config: FrozenConfigDict) -> bool:
     """Return whether a cell's folder has its outcome; create and claim the folder for the config.
 
-    A cell that has one is named, since a change of the code is not noticed.
+    A finished cell is printed: a change of the code does not make it unfinished.
 
     Args:
         folder: folder of the cell and seed.

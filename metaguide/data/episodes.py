@@ -342,8 +342,8 @@ def draw_domain(weights: Float[Array, " domains"], key: Key[Array, ""]) -> Int[A
 def check_draw(domain: ArrayLike, shots: ArrayLike, domains: int, most: int | None) -> None:
     """Refuse a domain or a number of shots that a sampler does not have.
 
-    Only plain ints are looked at: inside a program numbers have no values, and an index that is too
-    large reads the last entry.
+    Only plain whole numbers are looked at: inside a program they have no values, and an index that
+    is too large reads the last entry.
 
     Args:
         domain: index of the domain.
@@ -354,9 +354,9 @@ def check_draw(domain: ArrayLike, shots: ArrayLike, domains: int, most: int | No
     Raises:
         EpisodeError: one of them is out of range.
     """
-    if isinstance(domain, int) and not 0 <= domain < domains:
+    if isinstance(domain, int | np.integer) and not 0 <= domain < domains:
         raise EpisodeError(f"domain {domain}: the data have {domains}, counted from 0")
-    if isinstance(shots, int) and most is not None and not 0 <= shots <= most:
+    if isinstance(shots, int | np.integer) and most is not None and not 0 <= shots <= most:
         raise EpisodeError(f"{shots} shots: the sampler draws {most} at most; raise its shots")
 
 

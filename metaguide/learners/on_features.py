@@ -26,6 +26,7 @@ from metaguide.types import (
     Params,
     Problem,
     Progress,
+    check_rows,
 )
 
 Features = Float[Array, "examples width"]
@@ -610,11 +611,7 @@ def masked_loss(
     Raises:
         ValueError: label or mask has another shape, such as [examples, 1].
     """
-    if not logits.shape[:1] == label.shape == mask.shape:
-        raise ValueError(
-            f"label is {[*label.shape]} and mask {[*mask.shape]}; give one of each for "
-            f"{len(logits)} examples"
-        )
+    check_rows(logits, label, mask)
     if each_loss is None:
         # A loss is a difference of logits: if these are large, all its digits would be lost.
         stable = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))

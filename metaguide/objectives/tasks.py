@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from metaguide.ties import highest
-from metaguide.types import OUT
+from metaguide.types import OUT, check_rows
 
 _Loss = tuple[Float[Array, ""], Mapping[str, Array]]
 
@@ -46,11 +46,7 @@ def classification_loss(
     Raises:
         ValueError: labels or mask have another shape, such as [batch, 1].
     """
-    if not logits.shape[:1] == labels.shape == mask.shape:
-        raise ValueError(
-            f"labels are {[*labels.shape]} and mask {[*mask.shape]}; give one of each for "
-            f"{len(logits)} examples"
-        )
+    check_rows(logits, labels, mask)
     labels = jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return masked_mean(losses, mask), {"accuracy": masked_mean(is_highest(logits, labels), mask)}

@@ -116,7 +116,9 @@ def import_domain(
     def described(product: str) -> str:
         return writer.description(product)
 
-    reading = importer(files, dataclasses.replace(options, descriptions=described))
+    if options.descriptions is None:
+        options = dataclasses.replace(options, descriptions=described)
+    reading = importer(files, options)
     summary.mapping, summary.unread = reading.mapping, reading.unread
     try:
         with atomic_folder(folder) as new:
@@ -230,6 +232,8 @@ class _Writer:
         self._ids = {part: _Seen() for part in PARTS}
         self._texts = _Seen()
         self._pictures = 0
+        self._descriptions: dict[str, str] | None = None
+        self._are_new = False
         self._encode = json.JSONEncoder(ensure_ascii=False).encode
 
     def __enter__(self) -> "_Writer":
@@ -250,19 +254,17 @@ class _Writer:
             found.add(row["id"])
         return found
 
-    @cached_property
-    def _descriptions(self) -> dict[str, str]:
-        """The descriptions of products, of those before this row or of those that stay."""
-        folder = self._folder
-        if "products" in self._files:
-            self._files["products"].flush()
-            folder = self._new
-        path = folder / "products.jsonl"
-        rows = (row for _, row in read_rows(path)) if path.exists() else ()
-        return {row["id"]: row["description"] for row in rows if row.get("description")}
-
     def description(self, product: str) -> str:
-        """Return the description of a product, "" if there is none."""
+        """Return the description of a product, of those written so far or of those that stay."""
+        is_new = "products" in self._files
+        if self._descriptions is None or is_new != self._are_new:
+            # Read at the first question: most imports have none, and it takes memory.
+            if is_new:
+                self._files["products"].flush()
+            path = (self._new if is_new else self._folder) / "products.jsonl"
+            rows = (row for _, row in read_rows(path)) if path.exists() else ()
+            self._descriptions = {row["id"]: row.get("description", "") for row in rows}
+            self._are_new = is_new
         return self._descriptions.get(product, "")
 
     def add(self, row: Row) -> Reject | None:
@@ -292,6 +294,8 @@ class _Writer:
             self.remark(remark, place)
         if "id" in values:
             self._ids[part].add(values["id"])
+        if part == "products" and self._are_new and self._descriptions is not None:
+            self._descriptions[values["id"]] = values.get("description", "")
         if part == "reviews":
             if values["text"] in self._texts:
                 self.remark("reviews: the text of an earlier one, which a guide reads once", place)

@@ -324,15 +324,15 @@ def _rows(
         alone = len(parts) == 1
         if of_product is None:
             of_product = raw.get("id", made) if alone else raw.get("title")
-    is_about_product = "questions" in parts and "text" not in raw and of_product is not None
-    if is_about_product and descriptions is not None:
-        raw["text"] = descriptions(_plain_or_none(of_product) or "")
-        convert = {**convert, "text": Value}  # it was converted with its product
     for part in parts:
-        if part == "questions" and raw.get("text") == "":
-            reason = "questions: no text, and no description of its product"
-            yield Reject(reason, place, f"product is {of_product!r}", line)
-            continue
+        if part == "questions" and "text" not in raw and descriptions and of_product is not None:
+            # After the row's own product, which may be the one.
+            raw["text"] = descriptions(_plain_or_none(of_product) or "")
+            convert = {**convert, "text": Value}  # it was converted with its product
+            if not raw["text"]:
+                reason = "questions: no text, and no description of an earlier product"
+                yield Reject(reason, place, f"product is {of_product!r}", line)
+                continue
         fields = _fields_of(part, raw)
         if part == "products":
             fields["id"] = made if of_product is None else of_product

@@ -127,8 +127,11 @@ function say(trouble) {
 }
 
 // Runs one action of a button at a time, and shows what goes wrong. The button keeps the focus.
+const running = new WeakMap();  // button -> the run that it waits for
 async function busy(button, action) {
-  if (button.getAttribute("aria-disabled") === "true") return;
+  if (running.has(button)) return;
+  const run = {};
+  running.set(button, run);
   button.setAttribute("aria-disabled", "true");
   try {
     say(null);
@@ -136,8 +139,13 @@ async function busy(button, action) {
   } catch (trouble) {
     say(trouble);
   } finally {
-    button.removeAttribute("aria-disabled");
+    if (running.get(button) === run) free(button);
   }
+}
+
+function free(button) {
+  running.delete(button);
+  button.removeAttribute("aria-disabled");
 }
 
 // --- choosing products
@@ -145,12 +153,13 @@ async function busy(button, action) {
 function searchField(prefix, choose, label = "search") {
   const hits = h("ul", { class: "hits", "aria-label": t("found"), hidden: true });
   const status = h("p", { class: "soft small", role: "status" });
-  let last = 0;
-  async function find() {
+  let last = 0, shown = 0;
+  async function find(focuses = false) {
     const number = ++last;
     const query = new URLSearchParams({ query: input.value, limit: "20" });
     const found = await call(`/v1/products?${query}`);
     if (number !== last) return;
+    shown = number;
     hits.hidden = !found.length;
     status.textContent = found.length ? t("hits", { count: found.length }) : t("nothing");
     hits.replaceChildren(...found.map((product) => {
@@ -162,23 +171,24 @@ function searchField(prefix, choose, label = "search") {
       const names = h("span", { dir: "auto" }, product.title, h("small", {}, product.category ?? product.id));
       return h("li", {}, h("button", { type: "button", class: "hit", onclick: pick }, picture(product), names));
     }));
+    if (focuses) hits.querySelector("button")?.focus();
   }
-  let timer = null;
+  let timer;
   const input = h("input", {
     id: `${prefix}-search`, type: "search", autocomplete: "off", dir: "auto", placeholder: t("searchHint"),
     oninput: () => {
+      last += 1;  // what is under way is for other words
       clearTimeout(timer);
-      timer = setTimeout(() => { timer = null; find().catch(say); }, 150);
+      timer = setTimeout(() => find().catch(say), 150);
     },
     onclick: () => { if (hits.hidden) find().catch(say); },
     onkeydown: (event) => {
       if (event.isComposing) return;  // Enter chooses characters of an input method
       if (event.key === "Enter") event.preventDefault();
       if (event.key === "ArrowDown" || event.key === "Enter") {
-        const isStale = hits.hidden || timer !== null;
         clearTimeout(timer);
-        timer = null;
-        (isStale ? find() : Promise.resolve()).then(() => hits.querySelector("button")?.focus()).catch(say);
+        if (hits.hidden || shown !== last) find(true).catch(say);
+        else hits.querySelector("button").focus();
       }
       if (event.key === "Escape") hits.hidden = true;
     },
@@ -337,14 +347,16 @@ const SHOWN = {
 function take(product) {
   const draft = state.ask.drafts.recommendation;
   if (!draft.history.some((one) => one.id === product.id)) draft.history.push(product);
+  forgetAnswer();
   drawAsk("ask-search");
   busy(byId("ask-button"), answer);
 }
 
 async function answer() {
   const { task, drafts } = state.ask;
+  state.ask.show = null;
+  drawAnswer();
   const number = ++state.ask.number;
-  forgetAnswer();
   const sent = request(task, drafts[task]);
   state.ask.show = () => [h("p", { class: "soft" }, t("working"))];
   drawAnswer();
@@ -365,9 +377,11 @@ async function answer() {
   }
 }
 
-// An answer to what is no longer asked misleads.
+// An answer to what is no longer asked misleads, also one that is under way.
 function forgetAnswer() {
   state.ask.show = null;
+  state.ask.number += 1;
+  free(byId("ask-button"));
   drawAnswer();
 }
 
@@ -379,17 +393,14 @@ function drawAsk(focus) {
   const { task, drafts } = state.ask;
   pickTask(byId("ask-tasks"), TASKS, task, (chosen) => {
     state.ask.task = chosen;
-    state.ask.show = null;
-    // An answer that is under way is no longer wanted.
-    state.ask.number += 1;
-    byId("ask-button").removeAttribute("aria-disabled");
+    forgetAnswer();
     say(null);
     drawAsk();
     document.querySelector(`input[name="ask-tasks"][value="${chosen}"]`).focus();
   });
   const { available, notes } = state.guide.tasks[task];
   const fields = available
-    ? taskFields("ask", task, drafts[task], (field) => { state.ask.show = null; drawAsk(field); })
+    ? taskFields("ask", task, drafts[task], (field) => { forgetAnswer(); drawAsk(field); })
     : [h("p", {}, t("unavailableLong", { reason: notes.join("; ") }))];
   byId("ask-fields").replaceChildren(...fields.flat());
   byId("ask-button").hidden = !available;
@@ -418,7 +429,7 @@ function labelFields(task, draft) {
 // The name of a category as the guide or an earlier example writes it: "tools" is "Tools".
 function categoryOf(said) {
   const known = [...state.guide.categories, ...state.teach.examples.classification.map((one) => one.sent.category)];
-  return known.find((name) => name.toLowerCase() === said.toLowerCase()) ?? said;
+  return known.includes(said) ? said : known.find((name) => name.toLowerCase() === said.toLowerCase()) ?? said;
 }
 
 function labelled(task, draft) {
@@ -439,7 +450,8 @@ function labelled(task, draft) {
   const said = (draft.answer ?? "").trim();
   let span = null;
   if (said) {
-    const at = sent.text.startsWith(said, draft.at ?? -1) ? draft.at : sent.text.indexOf(said);
+    const { at: selected = -1 } = draft;
+    const at = selected >= 0 && sent.text.startsWith(said, selected) ? selected : sent.text.indexOf(said);
     if (at < 0) throw new Trouble(t("needAnswer"));
     const start = Array.from(sent.text.slice(0, at)).length;
     span = [start, start + Array.from(said).length];
@@ -469,15 +481,24 @@ function addExample() {
 // Examples outlive a reload of the page, in this tab alone.
 function keepExamples() {
   try {
-    sessionStorage.setItem("examples", JSON.stringify({ domain: state.guide.domain, of: state.teach.examples }));
-  } catch {}  // full, or forbidden
+    sessionStorage.setItem("examples", JSON.stringify({ guide: identity(), of: state.teach.examples }));
+  } catch {  // full, or forbidden
+    sessionStorage.removeItem("examples");
+  }
 }
 
 function restoreExamples() {
+  if (Object.values(state.teach.examples).flat().length) return;  // after a token was asked for
   try {
     const kept = JSON.parse(sessionStorage.getItem("examples"));
-    if (kept?.domain === state.guide.domain) Object.assign(state.teach.examples, kept.of);
+    if (kept?.guide === identity()) Object.assign(state.teach.examples, kept.of);
   } catch {}  // of another version of the page
+}
+
+// What tells guides of one address apart.
+function identity() {
+  const { domain, products, shots } = state.guide;
+  return JSON.stringify([domain, products, shots]);
 }
 
 function updateGuide(guide) {
@@ -603,9 +624,12 @@ function drawExamples() {
 }
 
 async function change(path, done) {
+  const { task } = state.teach;
   await call(path, {});
   updateGuide(await call("/v1/guide"));
-  state.teach.shows[state.teach.task] = () => [h("p", {}, t(done))];
+  // What other tasks said of their lessons is no longer true once these are forgotten.
+  if (!state.guide.taught) state.teach.shows = {};
+  state.teach.shows[task] = () => [h("p", {}, t(done))];
   keepExamples();
   drawFacts();
   drawExamples();
@@ -696,8 +720,7 @@ function start() {
     open().catch(say);
   });
   byId("ask-form").addEventListener("input", (event) => {
-    const isUnderWay = byId("ask-button").getAttribute("aria-disabled") === "true";
-    if (event.target.type !== "search" && !isUnderWay) forgetAnswer();
+    if (event.target.type !== "search") forgetAnswer();
   });
   on("ask-form", "submit", () => busy(byId("ask-button"), answer));
   on("teach-form", "submit", () => busy(byId("teach-form").querySelector("[type=submit]"), async () => addExample()));

@@ -90,9 +90,25 @@ def test_a_question_without_a_text_is_about_the_description_of_its_product(
     }
     counts = {reason: group.count for reason, group in summary.rejected.items()}
     assert counts == {
-        "questions: no text, and no description of its product": 2,
+        "questions: no text, and no description of an earlier product": 2,
         "questions: no text": 1,
     }
+
+
+def test_descriptions_are_known_as_products_are_read(tmp_path: Path) -> None:
+    """Catches a row whose question is about its own product, and products that are read after the
+    first question, or that replace those of before."""
+    text = (
+        "id,title,description,question,product\na,Hose,Ten metres.,How long?,1\n"
+        "b,Rake,Five tines.,How many?,2\n"
+    )
+    garden = tmp_path / "garden"
+    of_csv(tmp_path, "a.csv", text, garden)
+    texts = {one.id: one.text for one in read_domain(garden).questions}
+    assert texts == {"a": "Ten metres.", "b": "Five tines."}
+    changed = text.replace("Ten", "Twenty")
+    of_csv(tmp_path, "a.csv", changed, garden, replace=True)
+    assert {one.text for one in read_domain(garden).questions} == {"Twenty metres.", "Five tines."}
 
 
 def test_what_names_a_product_is_linked_anew(tmp_path: Path) -> None:
