@@ -32,7 +32,7 @@
 # Where to find metaguide if it is not installed: a clone, or the git address of its repository.
 # Empty: the clone that contains this notebook.
 source = ""  # @param {type:"string"}
-preset = "default"  # "tiny" runs every cell in a minute or two and learns nothing
+preset = "default"  # "tiny" runs every cell in a few minutes and learns nothing
 workdir = "runs/prototype"  # keeps the generated world
 
 # %% [markdown]

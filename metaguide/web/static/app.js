@@ -311,9 +311,9 @@ function cut(found) {
 const SHOWN = {
   classification([found]) {
     const pairs = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]);
-    const shown = pairs.length > 6 ? 5 : 6;
+    const shown = pairs.length > 6 ? 5 : pairs.length;  // none is hidden alone
     const few = pairs.slice(0, shown), rest = pairs.slice(shown);
-    const more = rest.length > 1
+    const more = rest.length
       ? h("details", {}, h("summary", {}, t("allCategories", { count: pairs.length })), chances(rest))
       : null;
     return [h("p", { class: "verdict", dir: "auto" }, found.category), chances(few), more, cut(found)];
@@ -435,7 +435,7 @@ function categoryOf(said) {
 function labelled(task, draft) {
   const sent = request(task, draft);
   const most = state.guide.limits.characters;
-  const length = Object.values(sent).reduce((sum, text) => sum + text.length, 0);
+  const length = Array.from(Object.values(sent).join("")).length;  // code points, as the server counts
   if (length > most) throw new Trouble(t("tooLong", { most }));
   if (task === "classification") {
     const said = (draft.category ?? "").trim();
