@@ -374,14 +374,20 @@ def check_draws(
         shots: numbers of shots.
 
     Raises:
-        EpisodeError: there is no such domain; a sampler raises its own errors.
+        EpisodeError: there is no such domain, or the episodes have other classes than the problem;
+            a sampler raises its own errors.
     """
     names, key = distribution.domains, jax.random.key(0)
     for domain, number in itertools.product(domains, shots):
         if not 0 <= domain < len(names):
             raise EpisodeError(f"domain {domain}: there are {len(names)}, {', '.join(names)}")
         draw = functools.partial(_drawn, distribution.sample, int(domain), int(number))
-        jax.eval_shape(draw, data, key)
+        context, way = jax.eval_shape(draw, data, key).context, distribution.problem.way
+        classes = context.get("classes") if isinstance(context, Mapping) else None
+        if way is not None and classes is not None and classes.shape != (way,):
+            raise EpisodeError(
+                f"the episodes have {classes.shape[-1]} classes, and the problem has {way}"
+            )
 
 
 def _drawn(sample: SampleFn, domain: int, shots: int, data: Any, key: Key[Array, ""]) -> Episode:

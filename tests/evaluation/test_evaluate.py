@@ -177,8 +177,9 @@ def test_more_episodes_begin_with_the_same():
 
 def test_what_a_distribution_does_not_have_is_refused(distribution, meta, keys):
     """Faults: an index that is too large reads the last domain, so that a held-out one gets the
-    score of a source; more shots than the sampler draws are scored as if they were there; an
-    adaptation that observes nothing fails without saying so."""
+    score of a source; more shots than the sampler draws are scored as if they were there; labels
+    that are no class of the problem are scored as wrong; an adaptation that observes nothing fails
+    without saying so."""
     evaluate = evaluator(distribution, WAYS, chunk=2)
     third = distribution._replace(domains=("a", "b", "c"))
     data = distribution.data
@@ -192,6 +193,9 @@ def test_what_a_distribution_does_not_have_is_refused(distribution, meta, keys):
             given.run(meta, data, domain, shots, keys, at(RATE))
         with pytest.raises(EpisodeError, match=said):
             drawn(third if "data" in said else distribution, data, domain, shots, keys)
+    wider = distribution._replace(problem=PROBLEM._replace(way=WAY + 1))
+    with pytest.raises(EpisodeError, match=f"have {WAY} classes, and the problem has {WAY + 1}"):
+        evaluator(wider, WAYS, chunk=2).run(meta, data, 0, 1, keys, at(RATE))
     silent = joint(PROBLEM)._replace(adapt=lambda meta, *rest: (meta["params"], None))
     with pytest.raises(ValueError, match="no observations; call observe"):
         evaluator(distribution, {"silent": lambda rate: silent}, chunk=2).run(
