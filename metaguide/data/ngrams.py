@@ -4,6 +4,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,11 @@ def hashed_ngrams(texts: Sequence[str], most: int = MOST) -> Int32[np.ndarray, "
     """
     if most < 1:
         raise ValueError(f"most is {most}; give at least 1")
-    words, characters = _analyzers()
+    words, _ = _analyzers()
     rows = []
     for text in texts:
         of_words = (2 + 2 * _hash(gram) for gram in words(text))
-        of_characters = (3 + 2 * _hash(gram) for gram in characters(text))
+        of_characters = chain.from_iterable(map(_runs_in, plain(text).split()))
         # Words first: if a text is cut, they say more than parts of words.
         rows.append(list(dict.fromkeys((*of_words, *of_characters)))[:most])
     found = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
@@ -76,12 +77,20 @@ def inverse_document_frequency(
 
 @lru_cache(maxsize=1)
 def _analyzers() -> tuple[Any, Any]:
-    """Return the analyzers that split a text into words and pairs, and into runs of characters."""
+    """Return what splits a text into words and pairs, and a plain word into runs of characters."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     words = CountVectorizer(ngram_range=(1, 2), preprocessor=plain, token_pattern=WORD)
-    characters = CountVectorizer(ngram_range=(2, 4), preprocessor=plain, analyzer="char_wb")
+    characters = CountVectorizer(ngram_range=(2, 4), preprocessor=str, analyzer="char_wb")
     return words.build_analyzer(), characters.build_analyzer()
+
+
+# Texts repeat their words: hashing each run of a word anew took most of the time of a prediction.
+@lru_cache(maxsize=2**15)
+def _runs_in(word: str) -> tuple[int, ...]:
+    """Return the numbers of the runs of characters in a plain word."""
+    _, characters = _analyzers()
+    return tuple(3 + 2 * _hash(gram) for gram in characters(word))
 
 
 def _hash(gram: str) -> int:

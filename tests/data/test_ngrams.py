@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
-from metaguide.data.ngrams import hashed_ngrams, inverse_document_frequency
+from metaguide.data.ngrams import hashed_ngrams, inverse_document_frequency, plain
 from metaguide.types import HASHES
 
 TEXTS = st.lists(st.text(max_size=30), min_size=1, max_size=5)
@@ -25,6 +25,15 @@ def test_rows_hold_distinct_numbers_before_their_padding(texts, most):
         used = row[row != 0]
         assert len(set(used)) == len(used) and (row[: len(used)] != 0).all()
         assert 1 not in used
+
+
+@given(TEXTS)
+def test_runs_of_characters_are_those_of_scikit_learn(texts):
+    """Fault: runs that are kept by word are others than those of the whole text."""
+    runs = CountVectorizer(ngram_range=(2, 4), preprocessor=plain, analyzer="char_wb")
+    wanted = [len(set(runs.build_analyzer()(text))) for text in texts]
+    again = [hashed_ngrams([text], 10_000)[0] for text in texts]
+    assert [int((row % 2 == 1).sum()) for row in again] == wanted
 
 
 def test_words_have_even_numbers_and_characters_odd_ones():
