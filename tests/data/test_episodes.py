@@ -564,35 +564,3 @@ def test_a_table_of_labels_has_each_example_once():
             assert found == np.flatnonzero(label == name).tolist()
     with pytest.raises(ValueError, match="2 domains have rows, and 1 have labels"):
         labelled_table([FIELDS, FIELDS], labels[:1])
-
-
-FIELDS = {"x": np.zeros((4, 2), np.float32)}
-BAD_LABELS = [
-    ([0, 1, 2, 3], {"classes": 3}, "int64 from 0 to 3; give whole numbers from 0 to 2"),
-    ([1, 2, 3, 4], {"classes": 4}, "from 1 to 4; give whole numbers from 0 to 3"),
-    ([0, -1, 1, 0], {}, "from -1 to 1"),
-    ([0, 0.5, 1, 0], {}, "float64 from 0.0 to 1.0"),
-    ([0, 1, 1], {}, r"labels are \[3\], and its fields have 4 examples"),
-    (np.eye(4, dtype=int), {}, r"labels are \[4, 4\]"),
-]
-
-
-@pytest.mark.parametrize(("label", "options", "said"), BAD_LABELS)
-def test_labels_that_a_table_cannot_hold_are_refused(label, options, said):
-    """Faults: a class is dropped and another one padded with its first example; a label without an
-    example takes the last; one-hot labels become two classes."""
-    with pytest.raises(ValueError, match=said):
-        labelled_table([FIELDS], [np.asarray(label)], **options)
-
-
-def test_a_table_of_labels_has_each_example_once():
-    """Fault: an example is in no class, in another one, or in two."""
-    labels = [np.array([1, 0, 1, 2]), np.array([0, 0, 0, 2])]
-    table = labelled_table([FIELDS, FIELDS], labels)
-    assert table["count"].tolist() == [[1, 2, 1], [3, 0, 1]]
-    for domain, label in enumerate(labels):
-        for name, count in enumerate(table["count"][domain]):
-            found = table["members"][domain, name, :count].tolist()
-            assert found == np.flatnonzero(label == name).tolist()
-    with pytest.raises(ValueError, match="2 domains have rows, and 1 have labels"):
-        labelled_table([FIELDS, FIELDS], labels[:1])

@@ -201,27 +201,3 @@ def test_what_a_distribution_does_not_have_is_refused(distribution, meta, keys):
         evaluator(distribution, {"silent": lambda rate: silent}, chunk=2).run(
             meta, data, 0, 1, keys, {"silent": 0.0}
         )
-
-
-def test_what_a_distribution_does_not_have_is_refused(distribution, meta, keys):
-    """Faults: an index that is too large reads the last domain, so that a held-out one gets the
-    score of a source; more shots than the sampler draws are scored as if they were there; an
-    adaptation that observes nothing fails without saying so."""
-    evaluate = evaluator(distribution, WAYS, chunk=2)
-    third = distribution._replace(domains=("a", "b", "c"))
-    data = distribution.data
-    for given, domain, shots, said in (
-        (evaluate, 2, 1, "domain 2: there are 2, a, b"),
-        (evaluate, -1, 1, "domain -1"),
-        (evaluator(third, WAYS, chunk=2), 2, 1, "domain 2: the data have 2"),
-        (evaluate, 0, SHOTS + 1, f"{SHOTS + 1} shots: the sampler draws {SHOTS}"),
-    ):
-        with pytest.raises(EpisodeError, match=said):
-            given.run(meta, data, domain, shots, keys, at(RATE))
-        with pytest.raises(EpisodeError, match=said):
-            drawn(third if "data" in said else distribution, data, domain, shots, keys)
-    silent = joint(PROBLEM)._replace(adapt=lambda meta, *rest: (meta["params"], None))
-    with pytest.raises(ValueError, match="no observations; call observe"):
-        evaluator(distribution, {"silent": lambda rate: silent}, chunk=2).run(
-            meta, data, 0, 1, keys, {"silent": 0.0}
-        )
