@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaguide.data.encoding import labelled_table
-from metaguide.data.encoding import labelled_table
 from metaguide.data.episodes import (
     EpisodeError,
     balanced_sampler,
