@@ -193,6 +193,10 @@ def test_what_a_distribution_does_not_have_is_refused(distribution, meta, keys):
             given.run(meta, data, domain, shots, keys, at(RATE))
         with pytest.raises(EpisodeError, match=said):
             drawn(third if "data" in said else distribution, data, domain, shots, keys)
+    evaluate.run(meta, data, 1, 1, keys, at(RATE))
+    first = jax.tree.map(lambda leaf: leaf[:1], data)  # the data of another call
+    with pytest.raises(EpisodeError, match="domain 1: the data have 1"):
+        evaluate.run(meta, first, 1, 1, keys, at(RATE))
     wider = distribution._replace(problem=PROBLEM._replace(way=WAY + 1))
     with pytest.raises(EpisodeError, match=f"have {WAY} classes, and the problem has {WAY + 1}"):
         evaluator(wider, WAYS, chunk=2).run(meta, data, 0, 1, keys, at(RATE))
