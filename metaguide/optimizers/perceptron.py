@@ -299,18 +299,19 @@ def _each(
         return move.astype(jnp.result_type(leaf)), memory
 
     leaves, structure = jax.tree.flatten(updates)
+    if not leaves:
+        return updates, memory
     outer = jax.tree.structure(form)
     trees = outer.flatten_up_to(memory)
-    moves, after = [], [[] for _ in trees]
+    moves, after = [], []
     for leaf, *rest in zip(leaves, *map(jax.tree.leaves, (*trees, *more)), strict=True):
         own, others = outer.unflatten(rest[: len(trees)]), rest[len(trees) :]
         move, kept = of_leaf(leaf, own, *others)
         moves.append(move)
-        for column, one in zip(after, outer.flatten_up_to(kept), strict=True):
-            column.append(one)
+        after.append(outer.flatten_up_to(kept))
     whole = [
-        jax.tree.unflatten(jax.tree.structure(tree), column)
-        for tree, column in zip(trees, after, strict=True)
+        jax.tree.unflatten(jax.tree.structure(tree), of_tensors)
+        for tree, of_tensors in zip(trees, zip(*after, strict=True), strict=True)
     ]
     return jax.tree.unflatten(structure, moves), outer.unflatten(whole)
 

@@ -2,10 +2,10 @@
 
 What a row holds follows from the fields that are mapped: with `title` it is a product, with `text`
 a review, with `question` a question about `text`, and with `user` an interaction. A question that
-has no text is one about the description of its `product`. A row may be
-several at once, as in an export of orders: then `product` is the product's id and `id` that of the
-review or question. Without a mapping, a `title` beside a `text` is a review's headline, which is
-not read, unless another column tells of the product.
+has no text is one about the description of its `product`. A row may be several at once, as in an
+export of orders: then `product` is the product's id and `id` that of the review or question.
+Without a mapping, a `title` beside a `text` is a review's headline, which is not read, unless
+another column tells of the product.
 """
 
 import difflib
@@ -330,7 +330,7 @@ def _rows(
             raw["text"] = descriptions(_plain_or_none(of_product) or "")
             convert = {**convert, "text": Value}  # it was converted with its product
             if not raw["text"]:
-                reason = "questions: no text, and no description of an earlier product"
+                reason = "questions: no text, and its product is unknown or has no description"
                 yield Reject(reason, place, f"product is {of_product!r}", line)
                 continue
         fields = _fields_of(part, raw)

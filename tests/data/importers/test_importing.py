@@ -90,7 +90,7 @@ def test_a_question_without_a_text_is_about_the_description_of_its_product(
     }
     counts = {reason: group.count for reason, group in summary.rejected.items()}
     assert counts == {
-        "questions: no text, and no description of an earlier product": 2,
+        "questions: no text, and its product is unknown or has no description": 2,
         "questions: no text": 1,
     }
 
