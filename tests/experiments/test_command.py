@@ -60,6 +60,13 @@ def test_words_with_commas_are_several(given, names):
     assert (config.learners, config.test_shots) == (names, (5, 10))
 
 
+def test_numbers_of_an_empty_tuple_stay_numbers():
+    """Fault: "5,10" is two words where the config file has no value that shows the type."""
+    flag = "--config.shots=5,1e-3"
+    assert command._with_tuple(flag, {"shots": ()}) == flag
+    assert command._with_tuple("--config.names=a,5", {"names": ()}) == "--config.names=('a', '5')"
+
+
 def test_resolved_config_cannot_change(file):
     """Fault: an experiment changes its own settings after they are written down."""
     config, _ = resolve(file)

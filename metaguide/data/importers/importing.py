@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -221,6 +221,19 @@ class _Seen:
             self._recent.clear()
 
 
+def _products_in(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the products of a domain.
+
+    Raises:
+        CatalogueError: a line is no product.
+    """
+    path = folder / "products.jsonl"
+    for where, row in read_rows(path) if path.exists() else ():
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise CatalogueError(f"{where}: no product; mend or delete the line.")
+        yield row
+
+
 class _Writer:
     """The files of a new domain, written row by row."""
 
@@ -247,10 +260,8 @@ class _Writer:
     @cached_property
     def _products(self) -> _Seen:
         """The ids of the products that the domain already has."""
-        path, found = self._folder / "products.jsonl", _Seen()
-        for where, row in read_rows(path) if path.exists() else ():
-            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-                raise CatalogueError(f"{where}: no product; mend or delete the line.")
+        found = _Seen()
+        for row in _products_in(self._folder):
             found.add(row["id"])
         return found
 
@@ -261,8 +272,7 @@ class _Writer:
             # Read at the first question: most imports have none, and it takes memory.
             if is_new:
                 self._files["products"].flush()
-            path = (self._new if is_new else self._folder) / "products.jsonl"
-            rows = (row for _, row in read_rows(path)) if path.exists() else ()
+            rows = _products_in(self._new if is_new else self._folder)
             self._descriptions = {row["id"]: row.get("description", "") for row in rows}
             self._are_new = is_new
         return self._descriptions.get(product, "")

@@ -95,6 +95,16 @@ def test_a_question_without_a_text_is_about_the_description_of_its_product(
     }
 
 
+def test_a_damaged_product_is_named_where_its_description_is_asked(tmp_path: Path) -> None:
+    """Catches a traceback for a line of the domain that is no product."""
+    garden = tmp_path / "garden"
+    of_csv(tmp_path, "p.csv", PRODUCTS, garden)
+    with (garden / "products.jsonl").open("a") as file:
+        file.write("[]\n")
+    with pytest.raises(CatalogueError, match="products.jsonl:3: no product; mend or delete"):
+        of_csv(tmp_path, "q.csv", "id,question,product\na,How long?,1\n", garden)
+
+
 def test_descriptions_are_known_as_products_are_read(tmp_path: Path) -> None:
     """Catches a row whose question is about its own product, and products that are read after the
     first question, or that replace those of before."""
