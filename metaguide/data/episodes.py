@@ -4,9 +4,7 @@ Every sampler draws the largest support of the run first and masks it down to `s
 supports of 1, 5 and 10 shots are nested and the queries are the same for all of them.
 """
 
-import functools
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -360,38 +358,34 @@ def check_draw(domain: ArrayLike, shots: ArrayLike, domains: int, most: int | No
         raise EpisodeError(f"{shots} shots: the sampler draws {most} at most; raise its shots")
 
 
-def check_draws(
-    distribution: TaskDistribution, data: Any, domains: Iterable[int], shots: Iterable[int]
-) -> None:
-    """Refuse domains and numbers of shots that a distribution does not have, before any is drawn.
+def check_draws(distribution: TaskDistribution, data: Any, domain: int, shots: int) -> None:
+    """Refuse a domain and a number of shots that a distribution does not have, before any is drawn.
 
     The sampler is traced with plain ints, so that it can refuse them, as by `check_draw`.
 
     Args:
         distribution: the source of episodes.
         data: its data, or arrays of their shapes.
-        domains: indices of domains.
-        shots: numbers of shots.
+        domain: index of a domain.
+        shots: number of shots.
 
     Raises:
         EpisodeError: there is no such domain, or the episodes have other classes than the problem;
             a sampler raises its own errors.
     """
-    names, key = distribution.domains, jax.random.key(0)
-    for domain, number in itertools.product(domains, shots):
-        if not 0 <= domain < len(names):
-            raise EpisodeError(f"domain {domain}: there are {len(names)}, {', '.join(names)}")
-        draw = functools.partial(_drawn, distribution.sample, int(domain), int(number))
-        context, way = jax.eval_shape(draw, data, key).context, distribution.problem.way
-        classes = context.get("classes") if isinstance(context, Mapping) else None
-        if way is not None and classes is not None and classes.shape != (way,):
-            raise EpisodeError(
-                f"the episodes have {classes.shape[-1]} classes, and the problem has {way}"
-            )
+    names, way = distribution.domains, distribution.problem.way
+    if not 0 <= domain < len(names):
+        raise EpisodeError(f"domain {domain}: there are {len(names)}, {', '.join(names)}")
 
+    def draw(data: Any, key: Key[Array, ""]) -> Episode:
+        return distribution.sample(data, int(domain), int(shots), key)
 
-def _drawn(sample: SampleFn, domain: int, shots: int, data: Any, key: Key[Array, ""]) -> Episode:
-    return sample(data, domain, shots, key)
+    context = jax.eval_shape(draw, data, jax.random.key(0)).context
+    classes = context.get("classes") if isinstance(context, Mapping) else None
+    if way is not None and classes is not None and classes.shape != (way,):
+        raise EpisodeError(
+            f"the episodes have {classes.shape[-1]} classes, and the problem has {way}"
+        )
 
 
 def check_labelled(table: Table, domains: tuple[str, ...], way: int, shots: int, kind: str) -> None:

@@ -131,7 +131,7 @@ def evaluator(
     ) -> dict[Any, dict[str, np.ndarray]]:
         asked = domain, shots, tuple(map(jnp.shape, jax.tree.leaves(data)))
         if asked not in known:
-            check_draws(distribution, data, (domain,), (shots,))
+            check_draws(distribution, data, domain, shots)
             known.add(asked)
         meta, data = to_local((meta, data))
 
@@ -171,7 +171,7 @@ def drawn(
     Raises:
         EpisodeError: there is no such domain, or the sampler draws fewer shots.
     """
-    check_draws(distribution, data, (domain,), (shots,))
+    check_draws(distribution, data, domain, shots)
     numbers = jnp.asarray(domain, jnp.int32), jnp.asarray(shots, jnp.int32)
     return jax.device_get(_small_fields(distribution.sample, to_local(data), *numbers, keys))
 

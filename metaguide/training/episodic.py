@@ -86,7 +86,7 @@ def episodic(
     def gradient(
         meta: Params, data: Any, key: Key[Array, ""], progress: Progress
     ) -> tuple[tuple[Array, Metrics], Params]:
-        check_draws(distribution, data, (len(distribution.domains) - 1,), (max(shots),))
+        check_draws(distribution, data, len(distribution.domains) - 1, max(shots))
         return mean(meta, data, jax.random.split(key, meta_batch_size), progress)
 
     return gradient
