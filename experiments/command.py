@@ -136,8 +136,8 @@ def _with_tuple(flag: str, found: Mapping[str, Any]) -> str:
     if not given or not isinstance(value, tuple) or not all(isinstance(x, str) for x in value):
         return flag
     words = tuple(word.strip() for word in given[2].split(",") if word.strip())
-    if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", word) for word in words):
-        return flag  # numbers, of a tuple that is empty in the file
+    if not value and all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", word) for word in words):
+        return flag  # the file does not show whether these numbers are words
     return f"--config.{given[1]}={words!r}"
 
 

@@ -61,10 +61,13 @@ def test_words_with_commas_are_several(given, names):
 
 
 def test_numbers_of_an_empty_tuple_stay_numbers():
-    """Fault: "5,10" is two words where the config file has no value that shows the type."""
+    """Fault: "5,10" is two words where the config file has no value that shows the type, or two
+    numbers where it shows that they are words."""
     flag = "--config.shots=5,1e-3"
     assert command._with_tuple(flag, {"shots": ()}) == flag
     assert command._with_tuple("--config.names=a,5", {"names": ()}) == "--config.names=('a', '5')"
+    named = command._with_tuple("--config.names=1,5", {"names": ("a",)})
+    assert named == "--config.names=('1', '5')"
 
 
 def test_resolved_config_cannot_change(file):
