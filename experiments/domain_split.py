@@ -28,6 +28,7 @@ from metaguide.parallel import first_process_first, replicate, tasks_mesh
 from metaguide.pretrained import PretrainedEncoder, tuned_params
 from metaguide.run_config import TOKENIZER, FieldError, RunConfig
 from metaguide.tasks import Reading, Shape, task_distributions
+from metaguide.tasks.classification import categories_of
 from metaguide.types import Params, TaskDistribution
 
 MADE_FROM = "made_from.txt"
@@ -155,7 +156,7 @@ def _prepared(
         encoder, vectors = read_encoder(config.encoder, folder) or (None, None)
         if tokenizer is None and config.model.layers:
             tokenizer = _tokenizer(folder / TOKENIZER, read, config.text.vocabulary)
-    guide = _guide(config, tokenizer, encoder)
+    guide = _guide(config, tokenizer, encoder, read)
     weights: Mapping[str, Params] = {}
     try:
         model, tuning = model_of(guide, tokenizer, encoder), tuning_of(guide)
@@ -209,7 +210,10 @@ def _encoder_to_train(config: FrozenConfigDict) -> PretrainedEncoder:
 
 
 def _guide(
-    config: FrozenConfigDict, tokenizer: TextTokenizer | None, encoder: PretrainedEncoder | None
+    config: FrozenConfigDict,
+    tokenizer: TextTokenizer | None,
+    encoder: PretrainedEncoder | None,
+    read: Sequence[Domain],
 ) -> RunConfig:
     """Return the run folder's description of the guide that a config specifies.
 
@@ -236,10 +240,17 @@ def _guide(
             max_answer_tokens=config.episodes.max_answer_tokens,
             buckets=text.buckets,
             vocabulary=None if tokenizer is None else tokenizer.size,
+            known_classes=_known_classes(config, read),
             **({} if encoder is None else description_of(encoder, config.encoder.weights)),
         )
     except FieldError as error:
         raise ConfigError(f"config.model, config.text or config.episodes: {error}") from error
+
+
+def _known_classes(config: FrozenConfigDict, read: Sequence[Domain]) -> tuple[str, ...]:
+    """Return the product categories that training sees, if it trains classification."""
+    products = (one for domain in read for one in domain.products)
+    return categories_of(products) if config.multitask.weights.classification else ()
 
 
 def _forget_others(config: FrozenConfigDict, folder: Path) -> None:

@@ -689,7 +689,8 @@ def reading_of(
     """Return how the guide of a run config reads examples; see `TextReader`."""
     lengths = Lengths(config.text_tokens, config.pair_tokens, config.name_tokens)
     reader = TextReader(tokenizer, config.buckets, vectors, ends)
-    return Reading(reader, lengths, config.image, config.max_answer_tokens)
+    known = frozenset(config.known_classes)
+    return Reading(reader, lengths, config.image, config.max_answer_tokens, known)
 
 
 def _picked(support: Any) -> dict[str, list[Any]]:

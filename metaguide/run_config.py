@@ -14,7 +14,7 @@ from metaguide.training.checkpoint import About, CheckpointError
 FILE, TOKENIZER = "run_config.json", "tokenizer.json"
 """Files of a run folder: its self-description, and the tokenizer of its guide."""
 
-VERSION = 5
+VERSION = 6
 """Version of the file; it increases when a field is added or changes its meaning.
 
 Versions 4 and 5 number n-grams anew: a guide of an earlier version that reads them must be trained
@@ -28,6 +28,7 @@ ADDED: Mapping[int, Mapping[str, Any]] = {
         **{"encoder_width": 0, "encoder_fingerprint": ""},
     },
     3: {"encoder_train": "frozen", "encoder_rank": 0, "encoder_layers": 0},
+    6: {"known_classes": ()},
 }
 """Values, in files of earlier versions, of the fields that a version added."""
 
@@ -94,6 +95,7 @@ class RunConfig:
         encoder_rank: rank of LoRA's factors; 0 if there are none.
         encoder_layers: number of its last layers that train with "last".
         vocabulary: number of the tokenizer's ids; None in older folders, which did not store it.
+        known_classes: names of the product categories that training saw.
         serving: the method that serves each task, keyed by task.
         stage: one of `STAGES`.
         learner: meta-training's learner, a name in `metaguide.methods.META_TRAINED`; "" elsewhere.
@@ -126,6 +128,7 @@ class RunConfig:
     encoder_rank: int = 0
     encoder_layers: int = 0
     vocabulary: int | None = None
+    known_classes: tuple[str, ...] = ()
     serving: Mapping[str, Served] = field(default_factory=dict)
     stage: str = ""
     learner: str = ""
@@ -239,6 +242,10 @@ RANGES: Mapping[str, Range] = {
     "encoder_rank": _whole(0, WIDEST),
     "encoder_layers": _whole(0, MOST_LAYERS),
     "vocabulary": _optional(_whole(1, MOST_IDS)),
+    "known_classes": Range(
+        "a list of texts",
+        lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
+    ),
     "serving": Range("a table of tasks", lambda value: isinstance(value, Mapping)),
     "stage": _among(STAGES),
     "learner": _among(("", *META_TRAINED)),
@@ -414,9 +421,8 @@ def _built(found: Mapping[str, Any]) -> RunConfig:
     Raises:
         FieldError: a field is missing, surplus or out of its range.
     """
-    channels = found.get("channels")
-    if isinstance(channels, list):
-        found = {**found, "channels": tuple(channels)}
+    lists = {name: tuple(one) for name, one in found.items() if isinstance(one, list)}
+    found = {**found, **lists}
     _check_fields(found)
     serving = {
         task: Served(**{**one, "learning_rate": float(one["learning_rate"])})

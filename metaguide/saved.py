@@ -65,7 +65,7 @@ PRODUCTS, SUPPORT, UNLABELLED, ENCODER = "products", "support", "unlabelled", "e
 REVIEWS = f"{UNLABELLED}.jsonl"
 """The files and folders of a saved guide."""
 
-VERSION = 3
+VERSION = 4
 """Version of the folder; it increases when a field is added or changes its meaning."""
 
 MOST_BYTES = 2**33

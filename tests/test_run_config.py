@@ -76,7 +76,10 @@ def changed(of, dotted, value):
     return of
 
 
-@pytest.mark.parametrize("config", [RUN, STAGE, dataclasses.replace(RUN, seed=None)])
+KNOWING = dataclasses.replace(RUN, seed=None, known_classes=("case", "手机"))
+
+
+@pytest.mark.parametrize("config", [RUN, STAGE, KNOWING])
 def test_what_is_written_is_read(tmp_path, config):
     """Fault: a field is lost on the way, or comes back as another type."""
     run_config.write(config, tmp_path)
@@ -194,6 +197,7 @@ BAD = {
     "seed": (-1, "0", 1.5),
     "version": (0, None, "1", 1.0, ...),
     "vocabulary": (0, "300", 2**70),
+    "known_classes": (None, "phone", [3], {}),
     "serving": (None, [], "all", {"clicks": {}}),
     "serving.sentiment": (None, [], {}, {"method": "maml"}),
     "serving.sentiment.folder": ("x" * 300, "\0", "", "/etc", "a/../../b", None, 3),

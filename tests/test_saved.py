@@ -354,8 +354,8 @@ def sealed(folder, change):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("version",), 4, "version is 4, and this metaguide reads 3; update metaguide"),
-        (("version",), 0, "version is 0; give 3, or save the guide again"),
+        (("version",), 5, "version is 5, and this metaguide reads 4; update metaguide"),
+        (("version",), 0, "version is 0; give 4, or save the guide again"),
         (("shots",), 10**9, "shots is 1000000000; give a whole number"),
         (("model", "version"), 99, "version is 99, .*; update metaguide"),
         (("model", "width"), 10**9, "width is 1000000000; give a whole number from 1 to 16384"),

@@ -53,8 +53,8 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
         `metaguide.data.encoding.labelled_table` that passes `check_labelled`. The support's leading
         axis is shots × way, with the shots outermost; batches hold the table's rows, `label` (the
         slot), `mask` and `id` (the row). The context holds `classes` (int32 [way]) and, if known,
-        `names`, `has_names` and `unseen` (bool, the classes that every episode contains). It
-        raises the errors of `check_draw`.
+        `names`, `has_names`, `known_names` and `unseen` (bool, the classes that every episode
+        contains). It raises the errors of `check_draw`.
     """
 
     def sample(
@@ -103,7 +103,8 @@ def labelled_sampler(way: int, shots: int, queries: int, ordered: bool = False) 
             context["names"] = {
                 name: leaf[domain, classes] for name, leaf in table["names"].items()
             }
-            context["has_names"] = table["has_names"][domain, classes]
+            for field in ("has_names", "known_names"):
+                context[field] = table[field][domain, classes]
         return Episode(support, query, context)
 
     return sample

@@ -55,7 +55,7 @@ class Encoder:
         trains_text: whether `text` has parameters of its own.
         pooling: how the states of a text's tokens become its vector.
         compares_names: whether the vector of a class name that training has never seen says what
-            the class is. If not, names are compared by their sketches alone after training.
+            the class is. If not, such a name is compared by its sketch alone.
         hidden_tokens: share of a text's tokens that a training step does not see. An encoder that
             learns from nothing would know a text of the sources by a few of its words, and learn
             little that another domain shares; to a pretrained one it does harm.

@@ -34,9 +34,9 @@ class ClassificationHead(nn.Module):
     """logit_c = has_name_c (s · cos(P v, Q n_c) + l · ⟨x, x_c⟩) + ⟨v, slot_c⟩ + bias_c.
 
     x and x_c are the sketches of the text and of the class name, if the encoder makes them: they
-    recognise a name that training has never seen. After training, n_c is 0 where the encoder knows
-    only the names of its training. Slots and biases start at 0. Without shots, only the names tell
-    the classes apart; without names either, all classes score the same.
+    recognise a name that training has never seen. After training, n_c is 0 for such a name where
+    the encoder knows only the names of its training. Slots and biases start at 0. Without shots,
+    only the names tell the classes apart; without names either, all classes score the same.
     """
 
     way: int

@@ -56,7 +56,7 @@ def classification(model: GuideModel, way: int) -> Problem:
     `encoded` holds the vectors and sketches of the examples and of the class names; the logits
     compare them and add a linear head of N slots. Metric learners and probes read both of an
     example: its sketch tells apart words that no training text has. Where the encoder does not
-    compare names, their vectors are 0 except in training.
+    compare names that training has never seen, the vectors of these are 0.
     """
 
     def encode(
@@ -73,7 +73,7 @@ def classification(model: GuideModel, way: int) -> Problem:
         encoded = {"vector": encoding.vector[:-way], "names": encoding.vector[-way:]}
         if key is None and not model.encoder.compares_names:
             # In training they are shown: telling classes apart by them is what forms the encoder.
-            encoded["names"] = jnp.zeros_like(encoded["names"])
+            encoded["names"] = jnp.where(context["known_names"][:, None], encoded["names"], 0)
         elif key is not None and encoding.lexical is not None:
             # A class whose vector is hidden teaches the head to trust the words that its name
             # shares with a text.
@@ -135,11 +135,11 @@ def _table(
     """Return `labelled_table`'s fields, and those of the classes.
 
     `names` [domains, classes, ...] are the text fields of the class names, `has_names` bool
-    [domains, classes] marks the classes that exist, and `priority` those that every episode
-    contains.
+    [domains, classes] marks the classes that exist, `known_names` those whose names training has
+    seen, and `priority` those that every episode contains.
     """
     del scored
-    names, priority = [], []
+    names, known, priority = [], [], []
     for domain, part in parts.items():
         forced = always.get(domain, ())
         unknown = sorted(set(forced) - set(part.classes))
@@ -149,12 +149,14 @@ def _table(
                 f"should contain; its categories are {', '.join(part.classes)}"
             )
         names.append(_names(part.classes, reading))
+        known.append(_known(part.classes, reading))
         priority.append(np.array([category in forced for category in part.classes]))
     rows = [_rows(part.examples, reading, domain) for domain, part in parts.items()]
     return {
         **labelled_table(rows, [part.labels for part in parts.values()]),
         "names": stack_rows(names),
         "has_names": stack([np.ones(len(part.classes), bool) for part in parts.values()]),
+        "known_names": stack(known),
         "priority": stack(priority),
     }
 
@@ -163,8 +165,16 @@ def _names(categories: Sequence[str], reading: Reading) -> Table:
     return reading.reader.rows(categories, reading.lengths.name)
 
 
+def _known(categories: Sequence[str], reading: Reading) -> np.ndarray:
+    return np.array([category in reading.known_classes for category in categories], bool)
+
+
 def _context(categories: tuple[str, ...], reading: Reading) -> dict[str, Any]:
-    return {"names": _names(categories, reading), "has_names": np.ones(len(categories), bool)}
+    return {
+        "names": _names(categories, reading),
+        "has_names": np.ones(len(categories), bool),
+        "known_names": _known(categories, reading),
+    }
 
 
 def _problem(model: GuideModel, reading: Reading, classes: int) -> Problem:

@@ -28,12 +28,14 @@ class Reading(NamedTuple):
         lengths: numbers of tokens kept.
         images: whether pictures are read.
         max_answer_tokens: the most tokens of an answer.
+        known_classes: names of the classes that training has seen.
     """
 
     reader: TextReader
     lengths: Lengths
     images: bool
     max_answer_tokens: int
+    known_classes: frozenset[str] = frozenset()
 
     @property
     def tokenizer(self) -> TextTokenizer:

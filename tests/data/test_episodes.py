@@ -56,6 +56,7 @@ def tables(draw, fewest=WAY, priority=False):
     names = np.arange(1, 1 + DOMAINS * CLASSES, dtype=np.int32).reshape(DOMAINS, CLASSES, 1)
     has_names = names[..., 0] % 4 != 0
     extra = {"names": {"tokens": names}, "has_names": has_names, "priority": np.array(first)}
+    extra["known_names"] = names[..., 0] % 3 == 0
     return {**table, **extra} if priority else table
 
 
@@ -106,13 +107,14 @@ def test_an_episode_is_what_it_says(table, seed, domain):
 @given(tables(priority=True), seeds, st.integers(0, DOMAINS - 1))
 def test_classes_that_have_to_be_there_are(table, seed, domain):
     """Faults: an episode lacks a priority class; the names are of other classes; a class without a
-    name counts as named."""
+    name counts as named, or one with an unseen name as known."""
     context = taken(table, domain, SHOTS, seed).context
     wanted = table["priority"][domain] & (table["count"][domain] > SHOTS)
     assert set(np.flatnonzero(wanted)) <= set(context["classes"])
     names, classes = table["names"]["tokens"][domain], context["classes"]
     np.testing.assert_array_equal(context["names"]["tokens"], names[classes])
     np.testing.assert_array_equal(context["has_names"], names[classes, 0] % 4 != 0)
+    np.testing.assert_array_equal(context["known_names"], names[classes, 0] % 3 == 0)
 
 
 @many

@@ -49,6 +49,20 @@ def test_every_domain_that_is_not_named_is_a_source(tmp_path):
     assert (tmp_path / "run" / domain_split.TOKENIZER).exists()
 
 
+def test_the_classes_of_the_sources_are_known(tmp_path):
+    """Faults: a class of a held-out domain counts as one that training has seen; the classes of
+    sources are forgotten, or known to a guide that never learns to tell them apart."""
+    catalogue(tmp_path / "shop")
+    split = domain_split.prepare(config(tmp_path / "shop"), tmp_path / "run")
+    kinds = {str(one.category) for part in split.sources for one in part.products}
+    assert kinds and split.reading.known_classes == kinds
+    assert set(split.guide.known_classes) == kinds
+    made = ConfigDict(config(tmp_path / "shop"))
+    made.multitask.weights.classification = 0.0
+    split = domain_split.prepare(FrozenConfigDict(made), tmp_path / "other")
+    assert not split.reading.known_classes
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

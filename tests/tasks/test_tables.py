@@ -189,6 +189,19 @@ def test_categories_that_are_always_there(tokenizer):
         classification_table(BOTH, tokenizer, LENGTHS, False, {"phones": ["tv"]})
 
 
+def test_the_names_that_training_has_seen_are_marked(tokenizer):
+    """Faults: a held-out domain's class counts as known, or a known one as new, in an episode or
+    where the guide is served; a class is known by its number."""
+    reading = Reading(TextReader(tokenizer), LENGTHS, False, 1, frozenset({"phone", "desk"}))
+    table = table_of(classification.LABELLING, BOTH, reading, {}, False)
+    for domain, known in zip(BOTH, table["known_names"], strict=True):
+        classes = classification.categories_of(domain.products)
+        expected = [one in ("phone", "desk") for one in classes]
+        assert known.tolist()[: len(classes)] == expected
+        context = classification.LABELLING.context(classes, reading)
+        assert context["known_names"].tolist() == expected
+
+
 def test_reviews_come_back_out_of_the_table(tokenizer):
     """Faults: positive and negative are swapped, three stars have a class, stars are of another
     row or are made up for a review that has none."""
