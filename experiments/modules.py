@@ -32,6 +32,9 @@ COMMANDS = {
     "experiments.tables.reviews": Command("experiments/configs/reviews.py", "runs/reviews"),
     "experiments.tables.in_domain": Command("experiments/configs/in_domain.py", "runs/in_domain"),
     "experiments.tables.products": Command("experiments/configs/products.py", "runs/products"),
+    "experiments.tables.product_categories": Command(
+        "experiments/configs/product_categories.py", "runs/product_categories"
+    ),
     "experiments.tables.product_images": Command(
         "experiments/configs/product_images.py", "runs/product_images"
     ),

@@ -3,25 +3,36 @@
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 
 from experiments.config_files import ConfigError, flat
 from experiments.processes import command_line
 from metaguide.evaluation.results import Row, Scores, write
-from metaguide.files import FileFault, held, read_json, write_json
+from metaguide.files import MIB, FileFault, held, read_arrays, read_json, write_arrays, write_json
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
 from metaguide.training.checkpoint import FOLDER
+from metaguide.training.progress import say
 
 HARMLESS = ("preset", "log_every", "checkpoint_every", "compilation")
 """Fields that may differ between two runs in one work folder; see `write_config`."""
 
-KEPT = frozenset({"outcome.npz", "results.json"})
+OUTCOME = "outcome.npz"
+"""File with the arrays of a part of a run that is finished."""
+
+KEPT = frozenset({OUTCOME, "results.json"})
 """Files, in addition to checkpoints, that make a work folder worth keeping."""
+
+SAID = "said"
+"""Name, beside the arrays of a finished part, of the JSON that says what was chosen in it."""
+
+MOST = 1024 * MIB
+"""Maximum bytes of the arrays of a finished part."""
 
 CONFIG = "config.json"
 """File in a work folder with the config of its run."""
@@ -60,6 +71,36 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
     with held(workdir) if is_first_process() else nullcontext():
         write_config(config, workdir)
         yield
+
+
+def finished(
+    folder: Path, about: str, compute: Callable[[], tuple[Mapping[str, np.ndarray], Any]]
+) -> tuple[dict[str, np.ndarray], Any]:
+    """Return what a part of a run found; compute it only if its folder does not hold it yet.
+
+    A run that is started again goes on from the first part that was not finished.
+
+    Args:
+        folder: folder of the part, inside a work folder that is `claimed`.
+        about: what the part depends on besides the config, such as a checksum of the data.
+        compute: () -> arrays keyed by name, and what is said of them, as plain JSON.
+
+    Raises:
+        ConfigError: what the folder holds is about something else, or damaged.
+    """
+    path = folder / OUTCOME
+    try:
+        found = read_arrays(path, MOST, of=about)
+        if SAID not in found:
+            raise FileFault("it does not say what was chosen")
+        say(f"{folder}: finished before")
+    except FileNotFoundError:
+        arrays, said = compute()
+        found = {**arrays, SAID: np.array(json.dumps(said, ensure_ascii=False))}
+        write_arrays(path, found, of=about)
+    except FileFault as error:
+        raise ConfigError(f"{path}: {error}; give a new --workdir, or delete that file") from error
+    return {name: one for name, one in found.items() if name != SAID}, json.loads(str(found[SAID]))
 
 
 def write_results(

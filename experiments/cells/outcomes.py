@@ -1,4 +1,7 @@
-"""Outcomes of cells on disk: computed once, checked, and collected for a table."""
+"""Outcomes of cells on disk: computed once, checked, and collected for a table.
+
+The outcome of a cell is arrays [observations, episodes, queries], keyed by name.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +13,8 @@ from experiments.cells.config import HARMLESS
 from experiments.config_files import ConfigError
 from experiments.run_folder import (
     CONFIG,
+    MOST,
+    OUTCOME,
     check_config,
     identity,
     read_config,
@@ -17,14 +22,8 @@ from experiments.run_folder import (
     write_results,
 )
 from metaguide.evaluation.results import Row, Scores
-from metaguide.files import MIB, FileFault, read_arrays, write_arrays
+from metaguide.files import FileFault, read_arrays, write_arrays
 from metaguide.parallel import ONE_FOLDER, check_agreed, is_first_process
-
-OUTCOME = "outcome.npz"
-"""In the folder of a cell: arrays [observations, episodes, queries], keyed by name."""
-
-MOST = 1024 * MIB
-"""Maximum bytes of the arrays of an outcome."""
 
 
 def outcome_of(

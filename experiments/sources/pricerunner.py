@@ -3,6 +3,7 @@
 The same product is sold by several shops, each of which gives it a title of its own: a cluster.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections.config_dict import FrozenConfigDict
@@ -42,13 +43,33 @@ def read_domains(called: str = "cluster") -> dict[str, Domain]:
         ConfigError: METAGUIDE_DATA_DIR is not set.
         CatalogueError: the file is missing or damaged.
     """
-    every = imported(
-        "pricerunner", "pricerunner", [real_data(FILE)], Options({**_COLUMNS, "category": called})
-    )
     products: dict[str, list[Product]] = {}
-    for product in every.products:
+    for product in _products({"category": called}):
         products.setdefault(product.attributes["kind"], []).append(product)
     return {name: Domain(name, products=tuple(products[name])) for name in sorted(products)}
+
+
+def read_shops() -> dict[str, list[Product]]:
+    """Read the titles of each shop, of those with the same title the first alone.
+
+    The category of a product is its cluster, and the attribute "kind" the category of the site.
+
+    Returns:
+        The products of each shop, keyed and sorted by the shop's number.
+
+    Raises:
+        ConfigError, CatalogueError: as of `read_domains`.
+    """
+    shops: dict[str, dict[str, Product]] = {}
+    for product in _products({"category": "cluster", "attributes.shop": "vendor"}):
+        of_shop = shops.setdefault(product.attributes["shop"], {})
+        of_shop.setdefault(normalised(product.title), product)
+    return {name: [*shops[name].values()] for name in sorted(shops)}
+
+
+def _products(columns: Mapping[str, str]) -> Sequence[Product]:
+    options = Options({**_COLUMNS, **columns})
+    return imported("pricerunner", "pricerunner", [real_data(FILE)], options).products
 
 
 def distinct_titles(domain: Domain) -> list[Product]:

@@ -1,9 +1,13 @@
 """What source categories teach of categories that none of them is, left out group by group.
 
 The categories of a group are held out together, and all others are its sources. A choice for a
-group is made on its sources, each of which is left out as well in its turn: row g of an array of
-logits [groups, reviews] has the logits of a review of category e by heads that saw no label of
-group g and none of e.
+group is made on its sources, each of which is left out as well in its turn, with those of its own
+group: row g of an array of logits [groups, reviews] has the logits of a review of category e by
+heads that saw no label of group g and none of e. Of more than two classes there are as many logits
+on a last axis, of two there is the one of the second, as scikit-learn has it.
+
+A category is a domain, whatever it is called: the tables of reviews have categories of reviews, and
+that of titles has shops, whose titles are asked for one of ten categories of product.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +24,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
 
 from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.learners.map import (
@@ -32,7 +37,7 @@ from metaguide.learners.map import (
 from metaguide.learners.on_features import centred, nearness, soft_prototypes
 from metaguide.training.progress import say
 
-Logits = Float[np.ndarray, "groups reviews"]
+Logits = Float[np.ndarray, "groups reviews *way"]
 Gram = Float[np.ndarray, "reviews reviews"]
 Support = Int[np.ndarray, "episodes examples"]
 
@@ -47,11 +52,12 @@ class Corpus(NamedTuple):
         names: of the categories.
         groups: numbers of the categories that are held out together, in ascending order.
         category: int [reviews], the number of each review's category.
-        label: int [reviews], 1 if positive, else 0.
+        label: int [reviews], the number of each review's class; 1 if positive, else 0.
         counts: how often each n-gram occurs, sparse [reviews, n-grams].
         lengths: int [n-grams], the length of each, in characters or words.
         vectors: of an encoder, [reviews, width]; None without one.
         support: category -> numbers of the rows to adapt to, where the data set fixes them.
+        way: number of classes.
     """
 
     names: tuple[str, ...]
@@ -62,6 +68,12 @@ class Corpus(NamedTuple):
     lengths: Int[np.ndarray, " ngrams"]
     vectors: Float[np.ndarray, "reviews width"] | None = None
     support: Mapping[int, Int[np.ndarray, " examples"]] = MappingProxyType({})
+    way: int = 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the logits of all reviews, [reviews] or [reviews, way]."""
+        return (len(self.label), *([self.way] if self.way > 2 else []))
 
     def sources(self, group: int) -> tuple[int, ...]:
         """Return the numbers of the categories that teach what is known of a group."""
@@ -69,7 +81,8 @@ class Corpus(NamedTuple):
 
     def without(self, group: int, source: int) -> tuple[int, ...]:
         """Return what is left out where a choice for a group is scored on one of its sources."""
-        return tuple(sorted((*self.groups[group], source)))
+        beside = next((one for one in self.groups if source in one), (source,))
+        return tuple(sorted((*self.groups[group], *beside)))
 
     def rows(self, *categories: int) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the reviews of some categories."""
@@ -147,10 +160,10 @@ def tfidf(train: Corpus, out: Collection[int]) -> Callable[[sparse.csr_array], A
 def weighted_ngrams(
     train: Corpus, out: Collection[int], least_texts: int
 ) -> Callable[[sparse.csr_array], Any]:
-    """Return what makes vectors of counts: TF-IDF, scaled by how much an n-gram says of sentiment.
+    """Return what makes vectors of counts: TF-IDF, scaled by how much an n-gram says of the class.
 
-    The scale is the root of the absolute log ratio of its frequencies in positive and in negative
-    texts (Wang and Manning: Baselines and Bigrams, 2012).
+    The scale is the root of the absolute log ratio of its frequencies in the texts of a class and
+    in all others (Wang and Manning: Baselines and Bigrams, 2012), of the class where it is largest.
 
     Args:
         train: reviews.
@@ -159,11 +172,14 @@ def weighted_ngrams(
     """
     rows = train.others(*out)
     seen = train.counts[rows] > 0
-    positive = train.label[rows] == 1
-    of_positive, of_negative = (1.0 + seen[which].sum(axis=0) for which in (positive, ~positive))
-    ratio = np.log(of_positive / of_positive.sum()) - np.log(of_negative / of_negative.sum())
-    kept = np.flatnonzero(seen.sum(axis=0) >= least_texts)
-    idf, scale = _idf(seen)[kept], np.sqrt(np.abs(ratio))[kept]
+    label, total, ratio = train.label[rows], seen.sum(axis=0), np.zeros(seen.shape[1])
+    for which in range(1 if train.way == 2 else 0, train.way):
+        inside = seen[label == which].sum(axis=0)
+        of_class, of_others = 1.0 + inside, 1.0 + total - inside
+        own = np.log(of_class / of_class.sum()) - np.log(of_others / of_others.sum())
+        ratio = np.maximum(ratio, np.abs(own))
+    kept = np.flatnonzero(total >= least_texts)
+    idf, scale = _idf(seen)[kept], np.sqrt(ratio)[kept]
 
     def vectors(counts: sparse.csr_array) -> Any:
         damped = counts[:, kept]
@@ -180,15 +196,22 @@ def _idf(seen: Any) -> Float[np.ndarray, " ngrams"]:
 
 
 def sparse_logits(train: Any, label: np.ndarray, test: Any, penalty: float) -> np.ndarray:
-    """Return the logits [test] of a logistic regression on sparse vectors."""
-    head = LogisticRegression(C=1 / penalty, solver="liblinear", tol=1e-3, random_state=0)
+    """Return the logits of a linear head on sparse vectors, [test] or [test, way].
+
+    Of two classes it is a logistic regression; of more there is a support vector machine for each
+    class against all others, which on titles is both faster and better than a softmax.
+    """
+    if len(np.unique(label)) > 2:
+        head = LinearSVC(C=1 / penalty, tol=1e-2, random_state=0)
+    else:
+        head = LogisticRegression(C=1 / penalty, solver="liblinear", tol=1e-3, random_state=0)
     return head.fit(train, label).decision_function(test)
 
 
 def dense_logits(
     train: np.ndarray, label: np.ndarray, test: np.ndarray, penalty: float
 ) -> np.ndarray:
-    """Return the logits [test] of a logistic regression on vectors, each axis standardised."""
+    """Return the logits of a logistic regression on vectors, each axis standardised."""
     middle, spread = train.mean(0), train.std(0) + 1e-6
     head = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-3)
     return head.fit((train - middle) / spread, label).decision_function((test - middle) / spread)
@@ -201,18 +224,18 @@ head for each penalty that saw no label of these categories."""
 
 def left_out(
     corpus: Corpus, heads: Heads, penalties: Sequence[float]
-) -> Float[np.ndarray, "penalties groups reviews"]:
+) -> Float[np.ndarray, "penalties groups reviews *way"]:
     """Return logits by heads that saw neither a group nor one of its sources.
 
     Returns:
         In [:, g], the logits of reviews of source e by heads without g and e; 0 for those of g.
     """
-    found = np.zeros((len(penalties), len(corpus.groups), len(corpus.label)))
+    found = np.zeros((len(penalties), len(corpus.groups), *corpus.shape))
     asked: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for group in range(len(corpus.groups)):
         for source in corpus.sources(group):
             asked.setdefault(corpus.without(group, source), []).append((group, source))
-    # Two categories that are each held out alone are left out together once, for both.
+    # Two groups are left out together once, for both.
     for out, places in asked.items():
         rows = corpus.rows(*(source for _, source in places))
         logits = np.stack([np.asarray(one) for one in heads(out, rows, penalties)])
@@ -238,7 +261,7 @@ def zero_shot(
         In [g], the logits of all reviews by the heads of the penalty that was chosen: of those of
         g by a head without g, of those of a source e without g and e. The penalty for each g.
     """
-    candidates = np.zeros((1, len(corpus.groups), len(corpus.label)))
+    candidates = np.zeros((1, len(corpus.groups), *corpus.shape))
     if of_sources or len(penalties) > 1:
         candidates = left_out(corpus, heads, penalties)
     found, chosen = np.zeros(candidates.shape[1:]), []
@@ -257,14 +280,19 @@ def gram_of(vectors: Any) -> Gram:
     return np.asarray(products.toarray() if sparse.issparse(products) else products)
 
 
+def decided(logits: np.ndarray, way: int) -> np.ndarray:
+    """Return the class that logits are for: of two classes, the second if its logit is above 0."""
+    return logits.argmax(-1) if way > 2 else (logits > 0).astype(int)
+
+
 def choice(
-    candidates: Float[np.ndarray, "candidates groups reviews"], corpus: Corpus, group: int
+    candidates: Float[np.ndarray, "candidates groups reviews *way"], corpus: Corpus, group: int
 ) -> int:
     """Return the candidate of the best mean accuracy on the sources of a group that it has."""
     rows = [rows for e in corpus.sources(group) if len(rows := corpus.rows(e))]
     found = []
     for logits in candidates:
-        right = (logits[group] > 0) == corpus.label
+        right = decided(logits[group], corpus.way) == corpus.label
         found.append(np.mean([right[of_source].mean() for of_source in rows]))
     return int(np.argmax(found))
 
@@ -275,28 +303,31 @@ def choice(
 def supports(
     label: Int[np.ndarray, " reviews"], shots: int, count: int, key: Sequence[int]
 ) -> Support:
-    """Draw supports: `shots` negative reviews, then as many positive, each once.
+    """Draw supports: `shots` reviews of each class that the category has, class after class.
 
     Args:
         label: of the reviews of one category.
-        shots: reviews of each label; with 0, supports are empty.
+        shots: reviews of each class; with 0, supports are empty. Of a class that has no more than
+            these, all but one are drawn, so that one can be asked for.
         count: supports.
         key: what the draw depends on.
 
     Returns:
-        Numbers of reviews, int [count, 2 shots].
+        Numbers of reviews, int [count, examples].
     """
     rng = np.random.default_rng(key)
-    of_label = [np.flatnonzero(label == which) for which in (0, 1)]
+    of_label = [np.flatnonzero(label == which) for which in np.unique(label)]
     drawn = [
-        np.concatenate([rng.choice(rows, shots, replace=False) for rows in of_label])
+        np.concatenate(
+            [rng.choice(rows, min(shots, len(rows) - 1), replace=False) for rows in of_label]
+        )
         for _ in range(count)
     ]
     return np.stack(drawn)
 
 
 def coordinates(
-    gram: Gram, support: Int[np.ndarray, " examples"]
+    gram: Gram, support: Int[np.ndarray, " examples"], label: Int[np.ndarray, " examples"]
 ) -> Float[np.ndarray, "reviews examples"]:
     """Return vectors as `centred` gives them, projected to the span of the support.
 
@@ -305,11 +336,14 @@ def coordinates(
 
     Args:
         gram: inner products of the vectors of all reviews of a category.
-        support: a balanced support, so that its mean is the middle of its classes.
+        support: numbers of the examples.
+        label: of the examples, whose middle is that of the means of their classes.
     """
     to = gram[:, support]
-    middle = to.mean(1)
-    square = middle[support].mean()
+    weight = 1 / np.bincount(label)[label]
+    weight /= weight.sum()
+    middle = to @ weight
+    square = middle[support] @ weight
     length = np.sqrt(np.maximum(np.diag(gram) - 2 * middle + square, 1e-12))
     inner = to - middle[:, None] - middle[support] + square
     inner = SQUARE * inner / (length[:, None] * length[support])
@@ -347,7 +381,7 @@ def task_of(gram: Gram, label: np.ndarray, support: Support, queries: int = 0) -
     with threadpoolctl.threadpool_limits(1):  # threads cost more than products of this size
         for rows in support:
             others = np.setdiff1d(np.arange(len(label)), rows)[: queries or None]
-            own = coordinates(gram, rows)
+            own = coordinates(gram, rows, label[rows])
             query.append(others)
             inputs.append((own[rows], own[others]))
     of_support, of_query = (np.stack(part).astype(np.float32) for part in zip(*inputs, strict=True))
@@ -358,14 +392,27 @@ def _pair(logits: np.ndarray) -> np.ndarray:
     return np.stack([-logits, logits], -1).astype(np.float32) / 2
 
 
-def rows_of(task: Task, logits: Float[np.ndarray, " reviews"]) -> tuple[Rows, Rows]:
-    """Return supports and queries for `learn_rule`, with the logits before adaptation."""
+def rows_of(
+    task: Task, logits: Float[np.ndarray, "reviews *way"], examples: int
+) -> tuple[Rows, Rows]:
+    """Return supports and queries for `learn_rule`, with the logits before adaptation.
 
-    def one(which: np.ndarray, inputs: np.ndarray) -> Rows:
-        arrays = inputs, task.label[which], np.ones(which.shape, bool), _pair(logits[which])
-        return Rows(*map(jnp.asarray, arrays))
+    Args:
+        task: episodes.
+        logits: of the reviews of the category.
+        examples: of a support; what it has fewer is filled up with examples that do not count.
+    """
+    more = examples - task.support.shape[1]
 
-    return one(task.support, task.inputs[0]), one(task.query, task.inputs[1])
+    def one(which: np.ndarray, inputs: np.ndarray, more: int = 0) -> Rows:
+        before = logits[which]
+        before = _pair(before) if before.ndim == 2 else before.astype(np.float32)
+        arrays = inputs, task.label[which], np.ones(which.shape, bool), before
+        filled = [np.pad(a, ((0, 0), (0, more), *[(0, 0)] * (a.ndim - 2))) for a in arrays]
+        return Rows(*map(jnp.asarray, filled))
+
+    inputs = [np.pad(one, ((0, 0), (0, 0), (0, more))) for one in task.inputs]
+    return one(task.support, inputs[0], more), one(task.query, inputs[1])
 
 
 class Rule(NamedTuple):
@@ -381,12 +428,13 @@ def rule_of(
     """Learn a rule on source categories.
 
     Args:
-        tasks: episodes of each source category, all of one size.
+        tasks: episodes of each source category.
         logits: of its reviews, by heads that did not see its labels.
         penalty: λ where learning starts.
         steps: of `learn_rule`.
     """
-    of_tasks = [rows_of(*one) for one in zip(tasks, logits, strict=True)]
+    most = max(task.support.shape[1] for task in tasks)
+    of_tasks = [rows_of(*one, most) for one in zip(tasks, logits, strict=True)]
     least = min(query.label.shape[1] for _, query in of_tasks)
     support = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(s for s, _ in of_tasks))
     query = jax.tree.map(
@@ -402,10 +450,11 @@ _learn_rule = jax.jit(learn_rule, static_argnums=(2, 3))
 
 def adapted(
     task: Task,
-    logits: Float[np.ndarray, " reviews"],
+    logits: Float[np.ndarray, "reviews *way"],
     rule: Rule,
     caution: float | None,
-) -> tuple[Float[np.ndarray, "episodes queries"], Bool[np.ndarray, " episodes"]]:
+    examples: int | None = None,
+) -> tuple[Float[np.ndarray, "episodes queries *way"], Bool[np.ndarray, " episodes"]]:
     """Return the queries' logits after adaptation, and in which episodes the guard let it happen.
 
     Args:
@@ -413,11 +462,17 @@ def adapted(
         logits: of the category's reviews before adaptation.
         rule: what to adapt by.
         caution: of the guard; None adapts always.
+        examples: as of `rows_of`: a program serves all supports of one size.
     """
-    support, _ = rows_of(task, rule.scale * logits)
-    direction, pays = jax.device_get(_shifts(support, rule.penalty, caution))
-    moved = np.einsum("eqi,ei->eq", task.inputs[1], np.where(pays[:, None], direction, 0))
-    return rule.scale * logits[task.query] + moved, pays
+    given = task.support.shape[1]
+    support, _ = rows_of(task, rule.scale * logits, examples or given)
+    shift, pays = jax.device_get(_shifts(support, rule.penalty, caution))
+    shift = np.where(pays[:, None, None], shift[:, :given], 0)
+    if logits.ndim == 1:
+        shift = shift[..., 1:] - shift[..., :1]
+    before = rule.scale * logits[task.query]
+    moved = np.einsum("eqi,eiw->eqw", task.inputs[1], shift).reshape(before.shape)
+    return before + moved, pays
 
 
 @jax.jit
@@ -445,7 +500,7 @@ def with_unlabelled(
 
 @partial(jax.jit, static_argnums=2)
 def _shifts(support: Rows, penalty: float, caution: float | None) -> Any:
-    """Return by how much an input moves the logit, [episodes, width], and whether that pays."""
+    """Return by how much an input moves the logits, [episodes, width, way], and if that pays."""
 
     def one(rows: Rows) -> Any:
         shift = map_shift(*rows, penalty)
@@ -453,6 +508,6 @@ def _shifts(support: Rows, penalty: float, caution: float | None) -> Any:
         if caution is not None:
             losses = leave_one_out_losses(*rows, penalty)
             pays = worth_adapting(*losses, rows.mask, caution)
-        return shift[:, 1] - shift[:, 0], pays
+        return shift, pays
 
     return jax.vmap(one)(support)

@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed, write_results
+from experiments.run_folder import claimed, finished, write_results
 from experiments.sources.amazon_sequences import FILE, Shop, read_amazon_sequences
 from experiments.sources.parts import real_data
 from experiments.tables.next_item import (
@@ -56,7 +57,7 @@ from metaguide.evaluation.results import (
     key,
     with_baselines,
 )
-from metaguide.files import FileFault, read_arrays, read_json, write_arrays, write_json
+from metaguide.files import write_json
 from metaguide.tasks.recommendation import RECOMMENDATION
 from metaguide.training.progress import say
 
@@ -71,9 +72,6 @@ PUBLISHED = {
     "Toys": {"hr@10": 0.0970, "ndcg@10": 0.0580},
 }
 """SASRec with sampled softmax, trained in the domain, on all users."""
-
-OUTCOME = "outcome.npz"
-"""In the folder of a domain: the ranks of all methods, and the weights beside it."""
 
 DECAY = 0.7
 """Weight of an item against the one after it, in the baselines of content."""
@@ -309,19 +307,11 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         scores: Scores = {}
         choices: dict[str, Any] = {}
         for d, shop in enumerate(shops):
-            folder = workdir / shop.name
-            if (folder / OUTCOME).exists():
-                say(f"{shop.name}: ranked before")
-            else:
-                methods = methods_of(config, shops, d)
-                write_json(folder / "weights.json", said(methods))
-                packed = {
-                    f"{n}/{k}": of for (n, k), of in tested(config, shops, d, methods).items()
-                }
-                write_arrays(folder / OUTCOME, packed, of=about)
-            choices[shop.name] = read_json(folder / "weights.json")
+            ranks, choices[shop.name] = finished(
+                workdir / shop.name, about, partial(outcome_of, config, shops, d)
+            )
             found: Ranks = {}
-            for cell, of_seeds in _kept(folder / OUTCOME, about).items():
+            for cell, of_seeds in ranks.items():
                 name, _, shots = cell.rpartition("/")
                 found[name, int(shots)] = of_seeds
             own, of_users = rows_of(config, shop, tested_users(config, shop, d), found)
@@ -334,16 +324,13 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
     say(f"recommendation: {path}, {workdir / 'choices.json'}")
 
 
-def _kept(path: Path, about: str) -> dict[str, np.ndarray]:
-    """Return the outcome that was written of this data.
-
-    Raises:
-        ConfigError: it is of other data, or damaged.
-    """
-    try:
-        return read_arrays(path, 2**30, of=about)
-    except FileFault as error:
-        raise ConfigError(f"{path}: {error}; give a new --workdir, or delete that file") from error
+def outcome_of(
+    config: FrozenConfigDict, shops: Sequence[Shop], d: int
+) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
+    """Return the ranks in a held-out domain, keyed by method and shots, and what was learned."""
+    methods = methods_of(config, shops, d)
+    ranks = tested(config, shops, d, methods)
+    return {f"{name}/{shots}": of for (name, shots), of in ranks.items()}, said(methods)
 
 
 def check(config: FrozenConfigDict, shops: Sequence[Shop]) -> None:

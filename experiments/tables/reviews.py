@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from ml_collections.config_dict import FrozenConfigDict
+from scipy import sparse
 
 from experiments import runner
 from experiments.config_files import ConfigError
@@ -334,14 +335,18 @@ def of_counts(
     def train_of(out: tuple[int, ...]) -> Corpus:
         return everything if out in corpus.groups else corpus
 
+    @lru_cache(maxsize=4)
+    def vectors_of(out: tuple[int, ...]) -> Callable[[sparse.csr_array], Any]:
+        return weigh(train_of(out), out)
+
     def heads(out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]):
         train = train_of(out)
-        vectors, others = weigh(train, out), train.others(*out)
+        vectors, others = vectors_of(out), train.others(*out)
         own, test = vectors(train.counts[others]), vectors(corpus.counts[rows])
         return [sparse_logits(own, train.label[others], test, penalty) for penalty in penalties]
 
     def gram(category: int, out: tuple[int, ...]) -> Gram:
-        return gram_of(weigh(train_of(out), out)(corpus.counts[corpus.rows(category)]))
+        return gram_of(vectors_of(out)(corpus.counts[corpus.rows(category)]))
 
     return heads, gram
 

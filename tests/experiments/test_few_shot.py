@@ -18,13 +18,13 @@ from experiments.cells.config import (
     settings_of,
 )
 from experiments.cells.outcomes import (
-    OUTCOME,
     check_cells,
     keep_outcome,
     outcome_of,
     outcomes_in,
 )
 from experiments.config_files import ConfigError
+from experiments.run_folder import OUTCOME
 from experiments.tables import omniglot as omniglot_table
 from experiments.tables import sinusoid as sinusoid_table
 from metaguide.data import omniglot
