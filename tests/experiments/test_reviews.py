@@ -448,8 +448,8 @@ def test_the_held_out_category_has_no_say_in_a_choice(corpus: Corpus) -> None:
 def test_what_answers_learns_from_all_reviews_and_what_chooses_from_the_tested(
     corpus: Corpus,
 ) -> None:
-    """Fault: what answers for a group learns from the tested reviews alone, or choices are made by
-    heads that learned from more."""
+    """Faults: what answers for a group learns from the tested reviews alone, or choices are made by
+    heads that learned from more; what heads have weighed is weighed again for the products."""
     few = taken(corpus, np.arange(0, 84, 2))
     read: list[tuple[tuple[int, ...], Corpus]] = []
 
@@ -462,8 +462,9 @@ def test_what_answers_learns_from_all_reviews_and_what_chooses_from_the_tested(
         (logits,) = heads(out, few.rows(0), [1.0])
         assert len(logits) == 14 and gram(0, out).shape == (14, 14)
     assert [(out, train is corpus, train is few) for out, train in read] == [
-        ((0,), True, False), ((0,), True, False), ((0, 1), False, True), ((0, 1), False, True)
-    ]  # fmt: skip
+        ((0,), True, False),
+        ((0, 1), False, True),
+    ]
 
 
 def test_heads_without_a_source_are_trained_only_where_they_are_read(corpus: Corpus) -> None:
