@@ -74,7 +74,11 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
 
 
 def finished(
-    folder: Path, about: str, compute: Callable[[], tuple[Mapping[str, np.ndarray], Any]]
+    folder: Path,
+    about: str,
+    compute: Callable[[], tuple[Mapping[str, np.ndarray], Any]],
+    *,
+    quietly: bool = False,
 ) -> tuple[dict[str, np.ndarray], Any]:
     """Return what a part of a run found; compute it only if its folder does not hold it yet.
 
@@ -84,6 +88,7 @@ def finished(
         folder: folder of the part, inside a work folder that is `claimed`.
         about: what the part depends on besides the config, such as a checksum of the data.
         compute: () -> arrays keyed by name, and what is said of them, as plain JSON.
+        quietly: whether not to say that the part was finished before.
 
     Raises:
         ConfigError: what the folder holds is about something else, or damaged.
@@ -93,7 +98,8 @@ def finished(
         found = read_arrays(path, MOST, of=about)
         if SAID not in found:
             raise FileFault("it does not say what was chosen")
-        say(f"{folder}: finished before")
+        if not quietly:
+            say(f"{folder}: finished before")
     except FileNotFoundError:
         arrays, said = compute()
         found = {**arrays, SAID: np.array(json.dumps(said, ensure_ascii=False))}

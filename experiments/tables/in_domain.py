@@ -8,7 +8,7 @@ each domain that is pulled to a shared one ("shared + own"): argmin Σ ℓ(x; w 
 Σ_d ‖v_d‖² / ρ²), which is one logistic regression on [x, ρ x in the place of its domain] (Daumé
 III: Frustratingly easy domain adaptation, 2007). λ and ρ, those of TF-IDF too, are chosen by the
 mean accuracy on reviews of the training parts that are set aside; then all of the training parts
-teach.
+teach. A table that was interrupted goes on from the first method that was not finished.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,13 @@ from experiments import runner
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed, write_results
+from experiments.run_folder import claimed, finished, write_results
 from experiments.sources import fdu_mtl
 from experiments.tables.left_out import (
     Corpus,
     Weigh,
     corpus_of,
+    identity_of,
     sparse_logits,
     taken,
     tfidf,
@@ -213,16 +214,37 @@ def choices_of(
     methods: Mapping[str, Mapping[str, Candidate]],
     train: Corpus,
     seed: int,
+    folder: Path,
 ) -> dict[str, str]:
-    """Return the best candidate of each method on reviews that are set aside for one seed."""
+    """Return the best candidate of each method on reviews that are set aside for one seed.
+
+    Args:
+        config: the resolved config.
+        methods: the candidates of each method.
+        train: the training reviews.
+        seed: draws those that are set aside.
+        folder: keeps what is finished, a method at a time.
+    """
     aside = set_aside(train, config.development, seed)
     most, few = (taken(train, np.flatnonzero(which)) for which in (~aside, aside))
     answers, found = answered(most, few), {}
-    for method, candidates in methods.items():
-        scores = {name: accuracy(answers(one), few) for name, one in candidates.items()}
+
+    def scores_of(method: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        return {}, {name: accuracy(answers(one), few) for name, one in methods[method].items()}
+
+    for method in methods:
+        place = folder / f"seed{seed}" / method
+        _, scores = finished(place, identity_of(train), partial(scores_of, method), quietly=True)
         found[method] = max(scores, key=scores.__getitem__)
         say(f"seed {seed}, {method}: {found[method]}, {scores[found[method]]:.4f} on reviews aside")
     return found
+
+
+def tested(
+    final: Callable[[Candidate], Bool[np.ndarray, " reviews"]], candidate: Candidate, name: str
+) -> tuple[dict[str, np.ndarray], str]:
+    """Return which test reviews a candidate gets right, and its name."""
+    return {"right": final(candidate)}, name
 
 
 def majority(train: Corpus, test: Corpus) -> Bool[np.ndarray, " reviews"]:
@@ -286,11 +308,14 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         train, test, is_new = read(config)
         answers = {"majority": [majority(train, test)]}
         methods = candidates_of(config)
-        # What seeds choose alike is trained once.
-        final = cache(answered(train, test))
+        final, about = answered(train, test), f"{identity_of(train)}, {identity_of(test)}"
         for seed in config.seeds:
-            for method, name in choices_of(config, methods, train, seed).items():
-                answers.setdefault(method, []).append(final(methods[method][name]))
+            for method, name in choices_of(config, methods, train, seed, workdir).items():
+                # What seeds choose alike is trained once.
+                place = workdir / method / str([*methods[method]].index(name))
+                compute = partial(tested, final, methods[method][name], name)
+                found, _ = finished(place, about, compute, quietly=True)
+                answers.setdefault(method, []).append(found["right"])
         rows, scores = rows_of(config, test, is_new, answers)
         path = write_results(config, workdir, rows, scores, config.seeds)
         for metric in ("accuracy", "accuracy_new"):

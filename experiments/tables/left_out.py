@@ -12,6 +12,7 @@ that of titles has shops, whose titles are asked for one of ten categories of pr
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,7 +27,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from experiments.run_folder import finished
 from metaguide.data.ngrams import inverse_document_frequency
+from metaguide.files import checksum
 from metaguide.learners.map import (
     Rows,
     learn_rule,
@@ -91,6 +94,19 @@ class Corpus(NamedTuple):
     def others(self, *categories: int) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the reviews of all other categories."""
         return np.flatnonzero(~np.isin(self.category, categories))
+
+
+def identity_of(corpus: Corpus) -> str:
+    """Return a short name for the content of a corpus; others differ in it."""
+    arrays = {
+        "category": corpus.category,
+        "label": corpus.label,
+        "ngrams": corpus.counts.indices,
+        "counts": corpus.counts.data,
+    }
+    if corpus.vectors is not None:
+        arrays["vectors"] = corpus.vectors
+    return f"texts {checksum(arrays):08x}"
 
 
 def corpus_of(
@@ -220,6 +236,41 @@ def dense_logits(
 Heads = Callable[[tuple[int, ...], np.ndarray, Sequence[float]], Sequence[np.ndarray]]
 """(categories that are left out, numbers of reviews, penalties) -> logits of these reviews, by a
 head for each penalty that saw no label of these categories."""
+
+
+Keep = Callable[[str, Heads], Heads]
+"""(name of the heads, heads) -> the same heads, whose logits may be kept."""
+
+
+def no_keeping(name: str, heads: Heads) -> Heads:
+    """Return the heads as they are."""
+    del name
+    return heads
+
+
+def kept_in(folder: Path, about: str) -> Keep:
+    """Return what makes heads keep their logits in a folder, so that none is trained twice.
+
+    Args:
+        folder: inside the work folder of a run.
+        about: as of `experiments.run_folder.finished`.
+    """
+
+    def keep(name: str, heads: Heads) -> Heads:
+        def kept(
+            out: tuple[int, ...], rows: np.ndarray, penalties: Sequence[float]
+        ) -> Sequence[np.ndarray]:
+            def compute() -> tuple[dict[str, np.ndarray], None]:
+                logits = heads(out, rows, penalties)
+                return {str(place): np.asarray(one) for place, one in enumerate(logits)}, None
+
+            place = folder / name / "-".join(map(str, out))
+            found, _ = finished(place, about, compute, quietly=True)
+            return [found[str(place)] for place in range(len(penalties))]
+
+        return kept
+
+    return keep
 
 
 def left_out(

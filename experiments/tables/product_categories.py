@@ -8,7 +8,7 @@ The shops of PriceRunner with titles enough are held out in groups, and all othe
 of a group. Zero-shot by heads that the sources taught, and adapted to a few titles of each category
 that the shop has by a map head with its guard. Everything that is chosen is chosen on sources, each
 group of them left out in turn; `choices.json` in the work folder says what. A table that was
-interrupted goes on from the first group that was not finished.
+interrupted goes on from the first head that was not trained.
 """
 
 from collections import Counter
@@ -30,21 +30,25 @@ from experiments.run_folder import claimed, finished, write_results
 from experiments.sources.pricerunner import read_shops
 from experiments.tables.left_out import (
     Corpus,
+    Keep,
     Rule,
     adapted,
     corpus_of,
     decided,
+    identity_of,
+    kept_in,
+    no_keeping,
     rule_of,
     supports,
     taken,
     task_of,
 )
-from experiments.tables.reviews import Known, Methods, methods_of, tfidf_of
+from experiments.tables.reviews import Known, Learned, Methods, methods_of, tfidf_of
 from metaguide.data.catalogue import Product
 from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
 from metaguide.evaluation.rows import ONCE
-from metaguide.files import checksum, write_json
+from metaguide.files import write_json
 from metaguide.training.progress import say
 
 TASK = "classification"
@@ -242,33 +246,21 @@ def answers(
             yield f"{name} alone", asked.measured(alone(task)[0])
 
 
-class Learned(NamedTuple):
-    """What the sources of all groups teach.
-
-    Attributes:
-        methods: name -> what is known.
-        baseline: TF-IDF.
-        choices: shop -> method -> what was chosen.
-    """
-
-    methods: Methods
-    baseline: Known
-    choices: Mapping[str, Mapping[str, Any]]
-
-
-def learned_from(config: FrozenConfigDict, everything: Titles, titles: Titles) -> Learned:
-    """Train the heads of all methods, and choose among them on sources."""
+def learned_from(
+    config: FrozenConfigDict, everything: Titles, titles: Titles, keep: Keep = no_keeping
+) -> Learned:
+    """Train the heads of all methods and of TF-IDF, and choose among them on sources."""
     choices: dict[str, Any] = {}
-    methods = methods_of(config, everything.characters, titles.characters, choices)
-    baseline = tfidf_of(config, everything.words, titles.words, choices)
-    return Learned(methods, baseline, choices)
+    methods = methods_of(config, everything.characters, titles.characters, choices, keep=keep)
+    baseline = tfidf_of(config, everything.words, titles.words, choices, keep)
+    return Learned(methods, baseline, choices, {})
 
 
 def outcome_of(
     config: FrozenConfigDict, titles: Titles, learn: Callable[[], Learned], group: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return what is measured in each shop of a group, by "method/shots", and what was chosen."""
-    methods, baseline, choices = learn()
+    methods, baseline, choices, _ = learn()
     found: dict[str, list[np.ndarray]] = {}
     first, *_ = titles.characters.groups[group]
     said = {name: dict(of) for name, of in choices[titles.characters.names[first]].items()}
@@ -327,13 +319,14 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             f"{config.table}: {len(titles.texts):,} of {len(everything.texts):,} titles; "
             f"{len(corpus.names) - 1} shops are held out in {len(corpus.groups)} groups"
         )
-        about = f"titles {checksum({'texts': np.array(titles.texts), 'label': corpus.label}):08x}"
         if (pretrained := read_encoder(config.encoder, workdir)) is None:
             say("no config.encoder.weights: the table has the methods from nothing alone")
         else:
             corpus = corpus._replace(vectors=pretrained.vectors(titles.texts))
             titles = titles._replace(characters=corpus)
-        learn = cache(partial(learned_from, config, everything, titles))
+        about = identity_of(everything.characters._replace(vectors=corpus.vectors))
+        keep = kept_in(workdir, about)
+        learn = cache(partial(learned_from, config, everything, titles, keep))
         measured: dict[tuple[str, int], list[np.ndarray]] = {}
         choices: dict[str, Any] = {}
         for group, shops in enumerate(corpus.groups):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from experiments.config_files import ConfigError
 from experiments.encoders import read_encoder
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed, write_results
+from experiments.run_folder import claimed, finished, write_results
 from experiments.sources.pricerunner import (
     APPLIANCES,
     ELECTRONICS,
@@ -55,7 +56,7 @@ from experiments.tables.ngram_kernels import (
 )
 from metaguide.evaluation.metrics import bootstrap, half_of_mean, mean_interval, mean_statistic
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
-from metaguide.files import write_json
+from metaguide.files import checksum, write_json
 from metaguide.training.progress import say
 
 SPLITS = {"electronics": ELECTRONICS, "home appliances": APPLIANCES}
@@ -247,35 +248,62 @@ Outcomes = dict[tuple[str, str, str], list[Float[np.ndarray, "seeds episodes way
 """By task, method and category: for each number of shots, which queries were answered rightly."""
 
 
-def outcomes_of(config: FrozenConfigDict, data: Data, choices: dict[str, Any]) -> Outcomes:
+def outcomes_of(
+    config: FrozenConfigDict, data: Data, choices: dict[str, Any], folder: Path
+) -> Outcomes:
     """Return the outcomes of all methods, on the same episodes.
 
     Args:
         config: the resolved config.
         data: the titles.
         choices: what is held out -> task -> what was chosen; is filled.
+        folder: keeps what is finished, a task of a split at a time.
     """
-    found: Outcomes = {}
-    for name, held_out in SPLITS.items():
-        sources = [one for one in data.titles if one not in held_out]
-        episodes = {category: episodes_of(config, data, category) for category in held_out}
-        for task in TASKS:
-            penalty, tried = choose(config, data, task, sources)
-            accuracy = {str(one): value for one, value in tried.items()}
-            choices.setdefault(name, {})[task] = {"penalty": penalty, "accuracy": accuracy}
-            learning = [tasks_of(config, data, task, sources, seed) for seed in config.seeds]
-            known = known_of(data, task, sources, held_out)
-            for method, used in used_groups(data.kinds, _has_encoder(data)).items():
-                rules = [alike(used.tolist())]
-                if method.endswith("learned"):
-                    rules = [rule_of(config, data, used, one, penalty) for one in learning]
-                for category in held_out:
-                    asked = data.titles[category], known[category]
-                    of_seeds = [right(*asked, rule, episodes[category]) for rule in rules]
-                    of_shots = [np.stack(one) for one in zip(*of_seeds, strict=True)]
-                    found[task, method, category] = of_shots
-            say(f"{task}: learned of {', '.join(sources)}, and asked about {name}")
-    return found
+    outcomes: Outcomes = {}
+    for name, task in product(SPLITS, TASKS):
+        compute = partial(outcome_of, config, data, name, task)
+        found, said = finished(folder / name / task, identity_of(data), compute)
+        choices.setdefault(name, {})[task] = said
+        for place, of_shots in found.items():
+            method, category, _ = place.split("/")
+            outcomes.setdefault((task, method, category), []).append(of_shots)
+    return outcomes
+
+
+def outcome_of(
+    config: FrozenConfigDict, data: Data, name: str, task: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the outcomes of a task of a split, by "method/category/shots", and what was chosen."""
+    found: dict[str, np.ndarray] = {}
+    held_out = SPLITS[name]
+    sources = [one for one in data.titles if one not in held_out]
+    episodes = {category: episodes_of(config, data, category) for category in held_out}
+    penalty, tried = choose(config, data, task, sources)
+    learning = [tasks_of(config, data, task, sources, seed) for seed in config.seeds]
+    known = known_of(data, task, sources, held_out)
+    for method, used in used_groups(data.kinds, _has_encoder(data)).items():
+        rules = [alike(used.tolist())]
+        if method.endswith("learned"):
+            rules = [rule_of(config, data, used, one, penalty) for one in learning]
+        for category in held_out:
+            asked = data.titles[category], known[category]
+            of_seeds = [right(*asked, rule, episodes[category]) for rule in rules]
+            for shots, one in zip(config.shots, zip(*of_seeds, strict=True), strict=True):
+                found[f"{method}/{category}/{shots}"] = np.stack(one)
+    say(f"{task}: learned of {', '.join(sources)}, and asked about {name}")
+    accuracy = {str(one): value for one, value in tried.items()}
+    return found, {"penalty": penalty, "accuracy": accuracy}
+
+
+def identity_of(data: Data) -> str:
+    """Return a short name for the titles and their vectors; others differ in it."""
+    arrays = {}
+    for category, titles in data.titles.items():
+        arrays[f"{category}, ngrams"] = titles.counts.indices
+        arrays[f"{category}, product"] = titles.product
+        if titles.vectors is not None:
+            arrays[f"{category}, vectors"] = titles.vectors
+    return f"titles {checksum(arrays):08x}"
 
 
 # ------------------------------------------------------------------------------ scores
@@ -348,7 +376,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         else:
             say("no config.encoder.weights: the table has the methods from nothing alone")
         choices: dict[str, Any] = {}
-        rows, scores = rows_of(config, data, outcomes_of(config, data, choices))
+        rows, scores = rows_of(config, data, outcomes_of(config, data, choices, workdir))
         path = write_results(config, workdir, rows, scores, config.seeds)
         write_json(workdir / "choices.json", choices)
         print_tables([row for row in rows if row.domain in SPLITS], baselines=BASELINES)

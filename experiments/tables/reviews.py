@@ -12,6 +12,7 @@ each left out in turn; `choices.json` in the work folder says what. Without
 `--config.encoder.weights` the table has the methods from nothing alone. With
 `--config.tuned.epochs=1` the reviews of the sources also train the encoder, once for each of
 `config.tuned.seeds`, and what is chosen of it is chosen on the sources that were held back from it.
+A table that was interrupted goes on from the first head that was not trained.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,15 +27,16 @@ from scipy import sparse
 
 from experiments import runner
 from experiments.config_files import ConfigError
-from experiments.encoders import read_encoder
+from experiments.encoders import Pretrained, read_encoder
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed, write_results
+from experiments.run_folder import claimed, finished, write_results
 from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
     Corpus,
     Gram,
     Heads,
+    Keep,
     Rule,
     Task,
     Weigh,
@@ -43,6 +45,9 @@ from experiments.tables.left_out import (
     corpus_of,
     dense_logits,
     gram_of,
+    identity_of,
+    kept_in,
+    no_keeping,
     rule_of,
     sparse_logits,
     supports,
@@ -222,6 +227,7 @@ def methods_of(
     corpus: Corpus,
     choices: dict[str, Any],
     taught: Sequence[Taught] = (),
+    keep: Keep = no_keeping,
 ) -> Methods:
     """Train the heads of all methods, and choose among them on source categories.
 
@@ -231,11 +237,13 @@ def methods_of(
         corpus: the reviews that are tested and that choices are made on, with or without vectors.
         choices: category -> method -> what was chosen; is filled.
         taught: what the encoder says after training on reviews of the sources, for each seed.
+        keep: what keeps the logits of heads.
     """
     note = partial(_note, choices, corpus)
     weigh = partial(weighted_ngrams, least_texts=config.ngrams.least_texts)
     ngram_heads, ngram_gram = of_counts(everything, corpus, weigh)
-    ngrams, penalties = zero_shot(corpus, ngram_heads, config.ngrams.penalties)
+    kept = keep("n-grams", ngram_heads)
+    ngrams, penalties = zero_shot(corpus, kept, config.ngrams.penalties)
     note("n-grams", "penalty", penalties)
     ngram_gram = lru_cache(maxsize=len(corpus.names))(ngram_gram)  # the pairs of one category
     found: Methods = {"n-grams": (Known(ngrams, ngram_gram, fixed=False),)}
@@ -249,7 +257,8 @@ def methods_of(
         own = partial(dense_logits, vectors[others], corpus.label[others], vectors[rows])
         return [own(penalty) for penalty in penalties]
 
-    encoder, chosen = zero_shot(corpus, encoder_heads, config.encoder.penalties)
+    kept = keep("encoder", encoder_heads)
+    encoder, chosen = zero_shot(corpus, kept, config.encoder.penalties)
     note("encoder", "penalty", chosen)
     found["encoder"] = (Known(encoder, _grams_of(corpus, vectors), fixed=True),)
     both, shares = with_ngrams(config, corpus, *found["encoder"], ngrams)
@@ -307,14 +316,19 @@ def with_ngrams(
 
 
 def tfidf_of(
-    config: FrozenConfigDict, everything: Corpus, corpus: Corpus, choices: dict[str, Any]
+    config: FrozenConfigDict,
+    everything: Corpus,
+    corpus: Corpus,
+    choices: dict[str, Any],
+    keep: Keep = no_keeping,
 ) -> Known:
     """Return TF-IDF of n-grams of 1 and 2, which learns from all texts of the sources.
 
     The arguments are those of `methods_of`. A penalty is chosen if there are several.
     """
     heads, gram = of_counts(everything, corpus, tfidf)
-    logits, chosen = zero_shot(corpus, heads, config.tfidf.penalties, of_sources=False)
+    kept = keep("tf-idf", heads)
+    logits, chosen = zero_shot(corpus, kept, config.tfidf.penalties, of_sources=False)
     _note(choices, corpus, "tf-idf zero-shot", "penalty", chosen)
     return Known(logits, gram, fixed=False)
 
@@ -360,41 +374,119 @@ def _note(
             choices.setdefault(corpus.names[one], {})[name] = {field: value}
 
 
-def outcomes_of(
+class Learned(NamedTuple):
+    """What the sources of all groups teach.
+
+    Attributes:
+        methods: name -> what is known.
+        baseline: TF-IDF.
+        choices: category -> method -> what was chosen.
+        tasks: episodes of vectors that are the same whatever is left out; filled by `rule_for`.
+    """
+
+    methods: Methods
+    baseline: Known
+    choices: Mapping[str, Mapping[str, Any]]
+    tasks: dict[Any, Task]
+
+
+def learned_from(
     config: FrozenConfigDict,
     everything: Corpus,
     corpus: Corpus,
-    choices: dict[str, Any],
-    taught: Sequence[Taught] = (),
-) -> Outcomes:
-    """Return the outcomes of all methods and baselines, on the same episodes.
+    teach: Callable[[], Sequence[Taught]] = tuple,
+    keep: Keep = no_keeping,
+) -> Learned:
+    """Train the heads of all methods and of TF-IDF, and choose among them on source categories.
+
+    Args:
+        config, everything, corpus, keep: as of `methods_of`.
+        teach: () -> what the encoder says after training, for each seed.
+    """
+    choices: dict[str, Any] = {}
+    methods = methods_of(config, everything, corpus, choices, teach(), keep)
+    return Learned(methods, tfidf_of(config, everything, corpus, choices, keep), choices, {})
+
+
+def taught_by(
+    config: FrozenConfigDict,
+    pretrained: Pretrained | None,
+    corpus: Corpus,
+    texts: Sequence[str],
+    workdir: Path,
+    part: int,
+) -> list[Taught]:
+    """Train the encoder on the reviews of the sources for each seed, if the config asks for it."""
+    if pretrained is None or not config.tuned.epochs:
+        return []
+    train = partial(taught_encoder, config, pretrained.encoder, corpus, texts)
+    return [train(seed, workdir / f"tuned{part}-{seed}") for seed in config.tuned.seeds]
+
+
+def outcomes_of(
+    config: FrozenConfigDict, corpus: Corpus, learned: Learned, group: int
+) -> tuple[Outcomes, dict[str, Any]]:
+    """Return the outcomes of all methods and baselines in a group, on the same episodes.
 
     Args:
         config: the resolved config.
-        everything, corpus, taught: as of `methods_of`.
-        choices: category -> method -> what was chosen; is filled.
+        corpus: the reviews that are tested.
+        learned: what their sources teach.
+        group: number of the group.
+
+    Returns:
+        The outcomes, and category -> method -> what was chosen.
     """
-    methods = methods_of(config, everything, corpus, choices, taught)
-    baseline = tfidf_of(config, everything, corpus, choices)
+    held_out = corpus.groups[group]
+    said: dict[str, Any] = {}
+    for name in (corpus.names[d] for d in held_out):
+        said[name] = {method: dict(one) for method, one in learned.choices[name].items()}
     found: Outcomes = {}
-    tasks: dict[Any, Task] = {}
-    for group, held_out in enumerate(corpus.groups):
-        for shots in config.shots:
-            rules: dict[str, list[Rule]] = {}
-            for name, known in _each(methods) if shots else ():
-                rule = rule_for(config, corpus, known, group, shots, tasks)
-                rules.setdefault(name, []).append(rule)
-                for d in held_out:
-                    of_method = choices[corpus.names[d]].setdefault(label_of(name, known), {})
-                    of_method[f"{shots} shots"] = rule._asdict()
+    for shots in config.shots:
+        rules: dict[str, list[Rule]] = {}
+        for name, known in _each(learned.methods) if shots else ():
+            rule = rule_for(config, corpus, known, group, shots, learned.tasks)
+            rules.setdefault(name, []).append(rule)
             for d in held_out:
-                own: dict[str, tuple[Outcome, ...]] = {}
-                for name, one in answers(config, corpus, baseline, methods, rules, group, d, shots):
-                    own[name] = (*own.get(name, ()), one)
-                for name, of_seeds in own.items():
-                    found.setdefault((name, shots), []).append(of_seeds)
-        say(f"{', '.join(corpus.names[d] for d in held_out)}: adapted and answered")
-    return found
+                of_method = said[corpus.names[d]].setdefault(label_of(name, known), {})
+                of_method[f"{shots} shots"] = rule._asdict()
+        for d in held_out:
+            own: dict[str, tuple[Outcome, ...]] = {}
+            for name, one in answers(config, corpus, learned, rules, group, d, shots):
+                own[name] = (*own.get(name, ()), one)
+            for name, of_seeds in own.items():
+                found.setdefault((name, shots), []).append(of_seeds)
+    say(f"{', '.join(corpus.names[d] for d in held_out)}: adapted and answered")
+    return found, said
+
+
+def packed(
+    config: FrozenConfigDict, corpus: Corpus, learn: Callable[[], Learned], group: int
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return what `outcomes_of` does, arrays by "method/shots/category/seed/field"."""
+    outcomes, said = outcomes_of(config, corpus, learn(), group)
+    arrays = {
+        f"{method}/{shots}/{d}/{seed}/{field}": array
+        for (method, shots), of_categories in outcomes.items()
+        for d, of_seeds in enumerate(of_categories)
+        for seed, one in enumerate(of_seeds)
+        for field, array in one._asdict().items()
+        if array is not None
+    }
+    return arrays, said
+
+
+def unpacked(arrays: Mapping[str, np.ndarray]) -> Outcomes:
+    """Return the outcomes whose arrays were `packed`."""
+    fields: dict[tuple[str, int], dict[int, dict[int, dict[str, np.ndarray]]]] = {}
+    for place, array in arrays.items():
+        method, shots, d, seed, field = place.rsplit("/", 4)
+        of_category = fields.setdefault((method, int(shots)), {}).setdefault(int(d), {})
+        of_category.setdefault(int(seed), {})[field] = array
+    return {
+        cell: [tuple(Outcome(**one) for one in of_seeds.values()) for of_seeds in found.values()]
+        for cell, found in fields.items()
+    }
 
 
 def _each(methods: Methods) -> Iterator[tuple[str, Known]]:
@@ -451,8 +543,7 @@ def rule_for(
 def answers(
     config: FrozenConfigDict,
     corpus: Corpus,
-    baseline: Known,
-    methods: Methods,
+    learned: Learned,
     rules: Mapping[str, Sequence[Rule]],
     group: int,
     d: int,
@@ -464,14 +555,13 @@ def answers(
 
     Args:
         config, corpus: the config, and the reviews.
-        baseline: TF-IDF.
-        methods: name -> what is known.
+        learned: what their sources teach.
         rules: name -> how to adapt, for each seed; not read without shots.
         group: number of the group of the category.
         d: the held-out category.
         shots: of each label.
     """
-    rows, out = corpus.rows(d), corpus.groups[group]
+    methods, baseline, rows, out = *learned[:2], corpus.rows(d), corpus.groups[group]
     label = corpus.label[rows]
     constant = np.where(label.mean() > 0.5, 1.0, -1.0) * np.ones(len(rows))
     # Where there are no shots, all methods answer all reviews once.
@@ -639,16 +729,20 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         outcomes: Outcomes = {}
         held_out: list[str] = []
         for number, (everything, corpus, texts) in enumerate(parts):
-            taught = []
             if pretrained is not None:
-                for seed in config.tuned.seeds if config.tuned.epochs else ():
-                    folder = workdir / f"tuned{number}-{seed}"
-                    one = taught_encoder(config, pretrained.encoder, corpus, texts, seed, folder)
-                    taught.append(one)
                 corpus = corpus._replace(vectors=pretrained.vectors(texts))
-            for place, found in outcomes_of(config, everything, corpus, choices, taught).items():
-                outcomes.setdefault(place, []).extend(found)
-            held_out += [corpus.names[d] for group in corpus.groups for d in group]
+            folder = workdir / f"part{number}"
+            about = identity_of(everything._replace(vectors=corpus.vectors))
+            teach = partial(taught_by, config, pretrained, corpus, texts, workdir, number)
+            keep = kept_in(folder, about)
+            learn = cache(partial(learned_from, config, everything, corpus, teach, keep))
+            for group, members in enumerate(corpus.groups):
+                compute = partial(packed, config, corpus, learn, group)
+                arrays, said = finished(folder / f"group{group}", about, compute)
+                choices |= said
+                for place, found in unpacked(arrays).items():
+                    outcomes.setdefault(place, []).extend(found)
+                held_out += [corpus.names[d] for d in members]
         rows, scores = rows_of(config, held_out, outcomes)
         seeds = config.tuned.seeds if config.tuned.epochs else (config.seed,)
         path = write_results(config, workdir, rows, scores, seeds)

@@ -4,6 +4,7 @@ import pytest
 
 from experiments.configs import guide_bazaar
 from metaguide.data.catalogue import Domain, Interaction, Product, write_domain
+from metaguide.evaluation.results import read
 
 CONFIG = """
 from ml_collections import config_dict
@@ -60,3 +61,43 @@ def shop_config(tmp_path_factory, write_shop):
     """A config of one task on a catalogue, and the folder that it is in."""
     folder = tmp_path_factory.mktemp("shop")
     return write_shop(folder), folder
+
+
+def _check_resumes(run, module, step, folder, monkeypatch):
+    """Stop a run of a table halfway through the calls of its costly step, and start it again.
+
+    The table has to be that of a run in one piece, and no call that was finished may be repeated,
+    but for those of the one part that was stopped.
+    """
+    costly, calls, stop = getattr(module, step), [], []
+
+    def counted(*args, **kwargs):
+        calls.append(step)
+        if len(calls) in stop:
+            raise KeyboardInterrupt
+        return costly(*args, **kwargs)
+
+    monkeypatch.setattr(module, step, counted)
+    run(folder / "whole")
+    every = len(calls)
+    stop.append(every + every // 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder / "halves")
+    assert not (folder / "halves" / "results.json").exists()
+    run(folder / "halves")
+    repeated = len(calls) - 2 * every
+    whole, halves = (read(folder / name) for name in ("whole", "halves"))
+    assert whole.rows == halves.rows
+    assert whole.scores.keys() == halves.scores.keys()
+    run(folder / "halves")
+    assert len(calls) == 2 * every + repeated
+    return repeated, every
+
+
+@pytest.fixture(scope="session")
+def check_resumes():
+    """What stops a run, starts it again, and returns how many steps were repeated, and of how many.
+
+    Its arguments: what runs in a folder, the module and name of the step, a folder, a monkeypatch.
+    """
+    return _check_resumes

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def test_a_folder_in_use_is_refused(table, tmp_path):
     """Fault: two runs of a table in one folder write each other's files."""
     with claimed(config_of(), tmp_path), pytest.raises(FolderHeld):
         table.main(config_of(), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_table_that_was_stopped_goes_on(data, tmp_path, monkeypatch, check_resumes):
+    """Faults: what was chosen, or trained for the test, is trained again; what is read back is not
+    what was computed."""
+    run = partial(in_domain.main, config_of("--config.seeds=(0,1)"))
+    repeated, every = check_resumes(run, in_domain, "sparse_logits", tmp_path, monkeypatch)
+    most = max(len(one) for one in in_domain.candidates_of(config_of()).values())
+    assert repeated <= 3 * most < every  # the candidates of a method, in three domains
 
 
 def test_too_few_reviews_are_an_error(data, tmp_path):

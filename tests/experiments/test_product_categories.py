@@ -2,6 +2,7 @@
 are learned and adapted as two are."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import command
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.tables import left_out, product_categories
+from experiments.tables import left_out, product_categories, reviews
 from metaguide.evaluation.results import read
 from metaguide.learners.map import map_shift, mean_of_classes
 from metaguide.learners.on_features import centred
@@ -196,6 +197,22 @@ def test_a_run_and_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lay(tmp_path, wrong=2)
     with pytest.raises(ConfigError, match="group0/outcome.npz: it is of .*; give a new --workdir"):
         product_categories.main(config_of(), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module, step", [(reviews, "sparse_logits"), (product_categories, "rule_of")]
+)
+def test_a_table_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_resumes: Any, module: Any, step: str
+) -> None:
+    """Faults: what is read back is not what was computed; a head is trained, or a group is learned
+    of, again."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    run = partial(product_categories.main, config_of())
+    repeated, every = check_resumes(run, module, step, tmp_path, monkeypatch)
+    assert repeated <= 1 < every
 
 
 @pytest.mark.parametrize("flag", ["least_titles=30", "groups=7"])

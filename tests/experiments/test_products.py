@@ -1,6 +1,7 @@
 """The table of products: what is learned of the sources alone, and answers of kernels by hand."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,22 @@ def test_a_run_writes_its_table(
     assert len(results.scores) == 2 * 2 * 2 * 10
     with pytest.raises(ConfigError, match="config.way is 5: .* has 4 products of 3 titles"):
         products.read(config_of("--config.way=5"))
+
+
+@pytest.mark.slow
+def test_a_table_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_resumes: Any
+) -> None:
+    """Faults: what was learned of a task is learned again; what is read back is not what was
+    computed, or of other titles."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    run = partial(products.main, config_of("--config.learning.penalties=(0.1,)"))
+    repeated, every = check_resumes(run, products, "learn", tmp_path, monkeypatch)
+    assert repeated <= every // 4  # two splits of two tasks
+    lay(tmp_path, of_category=5)
+    with pytest.raises(ConfigError, match="outcome.npz: it is of .*; give a new --workdir"):
+        run(tmp_path / "halves")
 
 
 def test_a_source_that_is_asked_in_a_choice_does_not_teach(

@@ -1,6 +1,7 @@
 """The table of reviews: nothing of a held-out category is known before it is asked for."""
 
 import zipfile
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,7 +50,11 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module")
 def outcomes(corpus: Corpus) -> reviews.Outcomes:
-    return reviews.outcomes_of(config_of(), corpus, corpus, {})
+    learned, found = reviews.learned_from(config_of(), corpus, corpus), {}
+    for group in range(3):
+        for place, one in reviews.outcomes_of(config_of(), corpus, learned, group)[0].items():
+            found.setdefault(place, []).extend(one)
+    return found
 
 
 def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> None:
@@ -271,6 +276,26 @@ def test_without_an_encoder(
     assert len(gains) == 3 and harm == min(gains)
     assert len(results.scores) == 3 * 3
     assert (tmp_path / "run" / "choices.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*the published file has")
+@pytest.mark.parametrize("step", ["sparse_logits", "rule_of"])
+def test_a_table_that_was_stopped_goes_on(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, check_resumes: Any, step: str
+) -> None:
+    """Faults: a head that was trained, or a category that was answered, is done again; what is read
+    back is not what was computed; choices of what was finished are lost."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    run = partial(reviews.main, config_of("--config.ngrams.penalties=(0.1,1.0)"))
+    repeated, every = check_resumes(run, reviews, step, tmp_path, monkeypatch)
+    assert repeated <= 2 < every
+    said = [(tmp_path / name / "choices.json").read_text() for name in ("whole", "halves")]
+    assert said[0] == said[1]
+    lay(tmp_path, each=18)
+    with pytest.raises(ConfigError, match="outcome.npz: it is of .*; give a new --workdir"):
+        run(tmp_path / "halves")
 
 
 @pytest.mark.slow
