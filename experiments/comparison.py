@@ -1,7 +1,7 @@
 """A comparison: every method on the same episodes of held-out domains, next to the baselines."""
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +114,21 @@ def methods_in(config: FrozenConfigDict, tasks: Collection[str] = tuple(TASKS)) 
                 f"{METHODS[method].start}; add it to them, and to config.adapt.methods"
             )
     return (*(method for method in chosen if method not in later), *later)
+
+
+def check_served(config: FrozenConfigDict, methods: Sequence[str], tasks: Iterable[str]) -> None:
+    """Check that every task has a method that can serve it.
+
+    Raises:
+        ConfigError: a task has none.
+    """
+    for task in tasks:
+        able = (method for method in methods if METHODS[method].stage != "random")
+        if not any(task in config.adapt.methods[method] for method in able):
+            raise ConfigError(
+                f"config.adapt.methods: no method that a guide can serve is used for {task}; add "
+                "it to one, such as zero-shot"
+            )
 
 
 def compare(

@@ -14,7 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments import run_folder, runner
 from experiments.bench import benches, compared
-from experiments.comparison import compare, methods_in, serving_of, write_comparison
+from experiments.comparison import check_served, compare, methods_in, serving_of, write_comparison
 from experiments.config_files import ConfigError
 from experiments.domain_split import DomainSplit, prepare
 from experiments.metatrain import metatraining_stage
@@ -143,6 +143,7 @@ def run(config: FrozenConfigDict, workdir: Path) -> None:
     folders = {seed: workdir / f"seed{seed}" for seed in seeds}
     distributions = compared(split, queries=config.adapt.queries)
     methods = methods_in(config, distributions)
+    check_served(config, methods, distributions)
     stages = stages_of(config, split, methods)
     rules = {adaptation_of(one.learner).by: one.rule for one in stages.values() if one.rule}
     bench_of = benches(config, split, distributions, methods, workdir, rules)

@@ -88,6 +88,13 @@ PICTURES = {
         ),
         _TITLES,
     ),
+    ("product_categories", "product_categories"): Picture(
+        (
+            Panel("held-out shops", "classification", "accuracy"),
+            Panel("held-out shops", "classification", "accuracy_new"),
+        ),
+        ("n-grams", "encoder", "encoder + n-grams", "n-grams alone", "encoder alone"),
+    ),
     ("product_images", "product_images"): Picture(
         (Panel("all splits", "photos", "accuracy"),), _PHOTOS
     ),

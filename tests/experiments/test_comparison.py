@@ -16,6 +16,7 @@ from experiments.comparison import (
     Choice,
     _choose,
     _tuning,
+    check_served,
     class_names,
     compare,
     methods_in,
@@ -267,3 +268,17 @@ def test_a_grid_that_is_not_of_positive_numbers_is_refused_at_once(field, grid):
     fields["adapt"][field] = grid
     with pytest.raises(ConfigError, match=rf"config\.adapt\.{field}=.*: give .* positive number"):
         methods_in(FrozenConfigDict(fields))
+
+
+def test_a_task_that_no_method_serves_is_refused_at_once():
+    """Fault: `StopIteration` after all stages have trained, where no method is used for a task, or
+    those alone that start from nothing."""
+    fields = guide_bazaar.get_config().to_dict()
+    for method, tasks in fields["adapt"]["methods"].items():
+        fields["adapt"]["methods"][method] = tuple(task for task in tasks if task != "sentiment")
+    fields["adapt"]["methods"]["scratch"] = ("sentiment",)
+    config = FrozenConfigDict(fields)
+    methods = methods_in(config)
+    check_served(config, methods, ("classification", "questions"))
+    with pytest.raises(ConfigError, match="no method that a guide can serve is used for sentiment"):
+        check_served(config, methods, ("questions", "sentiment"))
