@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     # learn from all titles of the sources all the same.
     config.per_shop = 0
     config.shots = (0, 1, 5, 10, 20)  # titles of each category that the shop has
-    config.episodes = 10  # supports that are drawn in each shop
+    config.episodes = 5  # supports that are drawn in each shop
     config.caution = 2.0  # standard errors by which adapting has to pay before the guard lets it
     config.size = 40  # supports are filled up to a multiple of this number of examples
     config.preset = "default"  # named overrides: quick or tiny
@@ -93,10 +93,10 @@ def get_config() -> ConfigDict:
     # Weights of the logits of n-grams, added to those of the encoder, that are tried.
     config.stack = {"shares": (0.25, 0.5, 1.0, 2.0, 4.0)}
     config.rule = {
-        "shops": 12,  # source shops that λ and scale are learned on
-        "episodes": 2,  # episodes of each of them
+        "shops": 8,  # source shops that λ and scale are learned on
+        "episodes": 1,  # episodes of each of them
         "queries": 60,  # queries of such an episode at most
         "penalty": 100.0,  # λ where learning starts, and where there is no source
-        "steps": 30,  # steps of resilient propagation
+        "steps": 20,  # steps of resilient propagation
     }
     return config

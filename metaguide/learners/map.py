@@ -202,9 +202,9 @@ def _posed(
     return x, z, target, precision
 
 
-def _shift_of(task: Task, steps: int = 25) -> Shift:
+def _shift_of(task: Task, steps: int = 25, start: Shift | None = None) -> Shift:
     fixed = jax.lax.stop_gradient(task)
-    found = _minimum(*fixed, steps)
+    found = _minimum(fixed, steps, start)
     # At the minimum this last step is zero, and its derivative is the minimum's.
     return found - _newton(fixed, found, _slope(task, found))
 
@@ -239,11 +239,12 @@ def _newton(task: Task, shift: Shift, slope: Shift) -> Shift:
     return root * moved
 
 
-def _minimum(x: Array, z: Array, target: Array, precision: Array, steps: int) -> Shift:
-    """Return Δ by Newton's method with line search."""
-    task = x, z, target, precision
+def _minimum(task: Task, steps: int, start: Shift | None = None) -> Shift:
+    """Return Δ by Newton's method with line search, from a start or from 0."""
+    x, z, *_ = task
     sizes = 0.5 ** jnp.arange(12, dtype=x.dtype)
-    digits = 4 * float(jnp.finfo(x.dtype).eps)
+    # Newton's steps square the error: after one this small, what is left is below all digits.
+    small = float(jnp.finfo(x.dtype).eps) ** 0.5
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         _, moving, count = carry
@@ -257,11 +258,12 @@ def _minimum(x: Array, z: Array, target: Array, precision: Array, steps: int) ->
         near = jnp.abs(move).max() <= 1e-2 * jnp.abs(shift).max()
         size = jnp.where(near, 1, sizes[jnp.argmin(values)])
         after = jnp.where(near | (values.min() < _value(task, shift)), shift - size * move, shift)
-        moving = jnp.abs(after - shift).max() > digits * jnp.abs(after).max()
+        has_moved = jnp.abs(after - shift).max() > 0
+        moving = has_moved & (jnp.abs(move).max() > small * jnp.abs(after).max())
         return after, moving, count + 1
 
-    zero = jnp.zeros((x.shape[1], z.shape[1]), x.dtype)
-    begin = zero, jnp.asarray(True), jnp.asarray(0, jnp.int32)
+    start = jnp.zeros((x.shape[1], z.shape[1]), x.dtype) if start is None else start
+    begin = start, jnp.asarray(True), jnp.asarray(0, jnp.int32)
     return jax.lax.while_loop(unfinished, step, begin)[0]
 
 
@@ -282,11 +284,13 @@ def leave_one_out_losses(
         of the support without example i; 0 where `mask` is False.
     """
 
-    x, z, target, precision = _posed(inputs, label, mask, prior_logits, penalty)
+    x, z, target, precision = task = _posed(inputs, label, mask, prior_logits, penalty)
+    # One example moves the minimum little, so that Newton's method is soon there.
+    whole = _minimum(jax.lax.stop_gradient(task), 25)
 
     def left_out(row: Array) -> Array:
         # All turns share the inputs, of which there would otherwise be a copy for each.
-        shift = _shift_of((x, z, target.at[row].set(0), precision))
+        shift = _shift_of((x, z, target.at[row].set(0), precision), start=whole)
         return z[row] + x[row] @ shift
 
     after = jax.vmap(left_out)(jnp.arange(len(mask), dtype=jnp.int32))
