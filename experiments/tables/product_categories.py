@@ -43,7 +43,7 @@ from experiments.tables.left_out import (
     taken,
     task_of,
 )
-from experiments.tables.reviews import Known, Learned, Methods, methods_of, tfidf_of
+from experiments.tables.source_heads import Known, Learned, Methods, methods_of, tfidf_of
 from metaguide.data.catalogue import Product
 from metaguide.evaluation.metrics import mean_interval
 from metaguide.evaluation.results import Row, Scores, key, with_baselines

@@ -14,7 +14,7 @@ from ml_collections.config_dict import FrozenConfigDict
 from experiments import command
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
-from experiments.tables import left_out, product_categories, reviews
+from experiments.tables import left_out, product_categories, source_heads
 from metaguide.evaluation.results import read
 from metaguide.learners.map import map_shift, mean_of_classes
 from metaguide.learners.on_features import centred
@@ -201,7 +201,7 @@ def test_a_run_and_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module, step", [(reviews, "sparse_logits"), (product_categories, "rule_of")]
+    "module, step", [(source_heads, "sparse_logits"), (product_categories, "rule_of")]
 )
 def test_a_table_that_was_stopped_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_resumes: Any, module: Any, step: str

@@ -16,7 +16,7 @@ from experiments import command, sources
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.sources import reviews_of
-from experiments.tables import left_out, reviews
+from experiments.tables import left_out, reviews, sentiment_scores, source_heads
 from experiments.tables.left_out import Corpus, corpus_of, taken
 from metaguide.data.catalogue import CatalogueError
 from metaguide.evaluation.metrics import mean_interval
@@ -49,7 +49,7 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def outcomes(corpus: Corpus) -> reviews.Outcomes:
+def outcomes(corpus: Corpus) -> sentiment_scores.Outcomes:
     learned, found = reviews.learned_from(config_of(), corpus, corpus), {}
     for group in range(3):
         for place, one in reviews.outcomes_of(config_of(), corpus, learned, group)[0].items():
@@ -65,7 +65,7 @@ def test_no_label_of_a_category_reaches_what_is_known_of_it(corpus: Corpus) -> N
 
     def known_of(corpus: Corpus) -> tuple[Any, Any]:
         choices: dict[str, Any] = {}
-        methods = reviews.methods_of(config, corpus, corpus, choices)
+        methods = source_heads.methods_of(config, corpus, corpus, choices)
         rules = [reviews.rule_for(config, corpus, known, 0, 2, {}) for (known,) in methods.values()]
         return {name: known.logits for name, (known,) in methods.items()}, (choices["a"], rules)
 
@@ -97,7 +97,7 @@ def test_no_label_of_a_group_reaches_what_is_known_of_it(corpus: Corpus) -> None
     def known_of(label: np.ndarray) -> tuple[np.ndarray, Any]:
         choices: dict[str, Any] = {}
         of_four = corpus_of("abcd", ((1, 3),), category, label.tolist(), texts, 3, "character")
-        ((known,),) = reviews.methods_of(config_of(), of_four, of_four, choices).values()
+        ((known,),) = source_heads.methods_of(config_of(), of_four, of_four, choices).values()
         assert set(choices) == {"b", "d"}
         return known.logits, (choices, reviews.rule_for(config_of(), of_four, known, 0, 2, {}))
 
@@ -115,12 +115,18 @@ def test_no_label_of_a_group_reaches_what_is_known_of_it(corpus: Corpus) -> None
     assert changed.tolist() == [False, True, True, True]
 
 
-def test_all_methods_answer_the_same_episodes(outcomes: reviews.Outcomes, corpus: Corpus) -> None:
+def test_all_methods_answer_the_same_episodes(
+    outcomes: sentiment_scores.Outcomes, corpus: Corpus
+) -> None:
     """Faults: methods draw their own supports; a support example is asked for; a review of another
     category is; without shots an episode asks for a part."""
     names = {name for name, _ in outcomes}
     methods = {"n-grams", "encoder", "encoder + n-grams"}
-    assert names == methods | {*reviews.BASELINES, "encoder alone", "encoder alone, unlabelled"}
+    assert names == methods | {
+        *sentiment_scores.BASELINES,
+        "encoder alone",
+        "encoder alone, unlabelled",
+    }
     for shots in (0, 2):
         for d in range(3):
             own = [one for (_, k), found in outcomes.items() if k == shots for one in found[d]]
@@ -210,7 +216,9 @@ def test_scores_by_hand() -> None:
     query = np.stack([rng.permutation(40)[:30] for _ in range(5)])
     before = rng.normal(size=query.shape)
     logits = before + label[query] - 0.5
-    found = reviews.measured(reviews.Outcome(label, query, logits, before, np.ones(5, bool)))
+    found = sentiment_scores.measured(
+        sentiment_scores.Outcome(label, query, logits, before, np.ones(5, bool))
+    )
     f1 = [f1_score(label[q], z > 0, average="macro") for q, z in zip(query, logits, strict=True)]
     right, was = (logits > 0) == label[query], (before > 0) == label[query]
     assert found["macro_f1"][0] == pytest.approx(np.mean(f1))
@@ -225,22 +233,22 @@ def test_rows_of_seeds_by_hand() -> None:
     label, query = np.tile([0, 1], 10), np.arange(20)[None]
     right = np.where(label, 1.0, -1.0)[query]
 
-    def outcome(wrong: int) -> reviews.Outcome:
+    def outcome(wrong: int) -> sentiment_scores.Outcome:
         logits = right * np.where(np.arange(20) < wrong, -1, 1)
-        return reviews.Outcome(label, query, logits, right, np.array([wrong > 0]))
+        return sentiment_scores.Outcome(label, query, logits, right, np.array([wrong > 0]))
 
     seeds = [(outcome(2), outcome(4)), (outcome(0), outcome(10))]
-    rows, scores = reviews.rows_of(config_of(), ("a", "b"), {("encoder", 2): seeds})
+    rows, scores = sentiment_scores.rows_of(config_of(), ("a", "b"), {("encoder", 2): seeds})
     of = {(row.domain, row.metric): row for row in rows}
     assert {row.seeds for row in rows} == {2}
     for domain, values in (("a", (0.9, 0.8)), ("b", (1.0, 0.5)), ("all", (0.95, 0.65))):
         row = of[domain, "accuracy"]
         assert (row.value, row.ci95_seeds) == pytest.approx(mean_interval(np.array(values)))
-    halves = [reviews.measured(one)["accuracy"][1] for one in seeds[1]]
+    halves = [sentiment_scores.measured(one)["accuracy"][1] for one in seeds[1]]
     assert of["b", "accuracy"].ci95 == pytest.approx(np.mean(halves))
     assert of["all", "harm"].value == pytest.approx(-0.25)
     assert of["all", "adapted"].value == pytest.approx(0.75) and not scores
-    _, scores = reviews.rows_of(config_of(), ("a", "b"), {("encoder", 0): seeds})
+    _, scores = sentiment_scores.rows_of(config_of(), ("a", "b"), {("encoder", 0): seeds})
     (of_a, of_b) = (scores[name]["score"] for name in sorted(scores))
     assert of_a[0].tolist() == [0] * 2 + [0.5] * 2 + [1] * 16
     assert of_b[0].tolist() == [0.5] * 10 + [1] * 10
@@ -270,8 +278,10 @@ def test_without_an_encoder(
     said = capsys.readouterr().out
     assert "no config.encoder.weights: the table has the methods from nothing alone" in said
     results = read(tmp_path / "run")
-    assert {row.method for row in results.rows} == {"n-grams", *reviews.BASELINES}
-    gains = [r.value for r in results.rows if r.metric == "gain" and r.domain != reviews.ALL]
+    assert {row.method for row in results.rows} == {"n-grams", *sentiment_scores.BASELINES}
+    gains = [
+        r.value for r in results.rows if r.metric == "gain" and r.domain != sentiment_scores.ALL
+    ]
     (harm,) = (row.value for row in results.rows if row.metric == "harm")
     assert len(gains) == 3 and harm == min(gains)
     assert len(results.scores) == 3 * 3
@@ -280,16 +290,16 @@ def test_without_an_encoder(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*the published file has")
-@pytest.mark.parametrize("step", ["sparse_logits", "rule_of"])
+@pytest.mark.parametrize("module, step", [(source_heads, "sparse_logits"), (reviews, "rule_of")])
 def test_a_table_that_was_stopped_goes_on(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, check_resumes: Any, step: str
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, check_resumes: Any, module: Any, step: str
 ) -> None:
     """Faults: a head that was trained, or a category that was answered, is done again; what is read
     back is not what was computed; choices of what was finished are lost."""
     lay(tmp_path)
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
     run = partial(reviews.main, config_of("--config.ngrams.penalties=(0.1,1.0)"))
-    repeated, every = check_resumes(run, reviews, step, tmp_path, monkeypatch)
+    repeated, every = check_resumes(run, module, step, tmp_path, monkeypatch)
     assert repeated <= 2 < every
     said = [(tmp_path / name / "choices.json").read_text() for name in ("whole", "halves")]
     assert said[0] == said[1]
@@ -330,7 +340,7 @@ def test_english_reviews_hold_out_four_shops_at_once(
     config = command.resolve(["x", english, "--config.preset=tiny"], **defaults, late=True)[0]
     reviews.main(config, tmp_path / "run")
     results = read(tmp_path / "run")
-    assert {row.domain for row in results.rows} == {*held_out, reviews.ALL}
+    assert {row.domain for row in results.rows} == {*held_out, sentiment_scores.ALL}
     assert {row.table for row in results.rows} == {"reviews_en"}
     for flag, words in {
         "('books','cars')": "names 'cars', which the reviews do not have; they have baby",
@@ -381,7 +391,7 @@ def test_a_fixed_support_is_given_and_all_else_is_asked(
     assert len(split.sources) == 3 * 7 - 2 and len(split.held_out[0].reviews) == 16
     reviews.main(config, tmp_path / "run")
     results = read(tmp_path / "run")
-    assert {row.domain for row in results.rows} == {*config.held_out, reviews.ALL}
+    assert {row.domain for row in results.rows} == {*config.held_out, sentiment_scores.ALL}
     assert {row.episodes for row in results.rows} == {1}
     (ids,) = {one["id"].shape for one in results.scores.values()}
     assert ids == (1, 6)
@@ -482,7 +492,7 @@ def test_what_answers_learns_from_all_reviews_and_what_chooses_from_the_tested(
         read.append((out, train))
         return lambda counts: counts
 
-    heads, gram = reviews.of_counts(corpus, few, weigh)
+    heads, gram = source_heads.of_counts(corpus, few, weigh)
     for out in ((0,), (0, 1)):
         (logits,) = heads(out, few.rows(0), [1.0])
         assert len(logits) == 14 and gram(0, out).shape == (14, 14)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config_files import ConfigError
-from experiments.tables import reviews, tuned_sentiment
+from experiments.tables import reviews, source_heads, tuned_sentiment
 from experiments.tables.left_out import Corpus, corpus_of
 from experiments.tables.tuned_encoder import tuned_guide
 from experiments.tables.tuned_sentiment import Taught, batches_of, held_back, taught_encoder
@@ -122,7 +122,7 @@ def test_choices_are_made_on_sources_that_were_held_back() -> None:
     vectors = rng.normal(size=(48, 6)) + LABEL[:, None]
     logits = 2.0 * LABEL - 1 + rng.normal(size=48)
 
-    (known,) = reviews.methods_of(config_of(), corpus, corpus, {})["n-grams"]
+    (known,) = source_heads.methods_of(config_of(), corpus, corpus, {})["n-grams"]
     (ngrams,) = known.logits
 
     def chosen(noise: np.ndarray) -> Any:
@@ -131,7 +131,7 @@ def test_choices_are_made_on_sources_that_were_held_back() -> None:
         choices: dict[str, Any] = {}
         sure = taught._replace(seed=4, logits=np.where(others, 200.0 * LABEL - 100, noise))
         both = [taught, sure]
-        methods = reviews.methods_of(config_of(), corpus, corpus, choices, both)
+        methods = source_heads.methods_of(config_of(), corpus, corpus, choices, both)
         of_seeds = methods["fine-tuned encoder + n-grams"]
         assert [known.seed for known in of_seeds] == [3, 4]
         rules = [reviews.rule_for(config_of(), corpus, known, 0, 2, {}) for known in of_seeds]
