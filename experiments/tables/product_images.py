@@ -11,6 +11,7 @@ of the three others, have not seen.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +27,14 @@ from experiments.cells.cell import Cell, train_cell
 from experiments.config_files import ConfigError
 from experiments.modules import COMMANDS
 from experiments.reports.terminal import print_tables
-from experiments.run_folder import claimed, write_results
+from experiments.run_folder import claimed, finished, write_results
 from experiments.sources.parts import data_folder
 from metaguide.data.episodes import balanced_sampler
 from metaguide.data.mnist import CLASSES, Pictures, read_pictures
 from metaguide.evaluation.evaluate import Evaluator, episode_keys, evaluator
 from metaguide.evaluation.metrics import bootstrap, mean_interval, mean_statistic
 from metaguide.evaluation.results import Row, Scores, key, with_baselines
-from metaguide.files import write_json
+from metaguide.files import checksum, write_json
 from metaguide.learners import label_spreading, prototypical
 from metaguide.learners.on_features import standardised
 from metaguide.methods import (
@@ -430,6 +431,9 @@ def choose(
     return found
 
 
+_IDS = "photos"
+"""Name, among the outcomes of methods in a split, of the numbers of the photos asked for."""
+
 Outcomes = dict[tuple[str, str], Bool[np.ndarray, "seeds shots episodes queries"]]
 """By split and method, which photos were named rightly."""
 
@@ -442,43 +446,57 @@ def outcomes_of(
     Args:
         config: the resolved config.
         pictures: the pictures of both parts.
-        workdir: where encoders are trained.
+        workdir: where encoders are trained, and what is finished is kept, a split at a time.
         choices: split -> encoder -> head -> what was chosen; is filled.
     """
+    content = {f"{part}, images": one.image for part, one in pictures.items()}
+    content |= {f"{part}, labels": one.label for part, one in pictures.items()}
+    about = f"pictures {checksum(content):08x}"
+    outcomes: Outcomes = {}
+    ids: dict[str, Any] = {}
+    for name in config.splits:
+        compute = partial(outcome_of, config, pictures, SPLITS[name], workdir / name)
+        found, choices[name] = finished(workdir / name, about, compute)
+        ids[name] = found.pop(_IDS)
+        outcomes |= {(name, method): right for method, right in found.items()}
+    return outcomes, ids
+
+
+def outcome_of(
+    config: FrozenConfigDict, pictures: Mapping[str, Pictures], split: Split, folder: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the outcomes in a split, keyed by method, with `_IDS`, and what was chosen."""
     asked, encode = evaluator_of(config), encoding(config)
     nothing = {
         "kernel": np.zeros((4 * SIDE * SIDE, WAY), np.float32),
         "bias": np.zeros(WAY, np.float32),
     }
     pixels_alone = dict.fromkeys(HEADS, 1.0)
-    outcomes: Outcomes = {}
-    ids: dict[str, Any] = {}
-    for name in config.splits:
-        split, folder = SPLITS[name], workdir / name
-        test = table_of(pictures["test"], split.held_out)
-        for unit in (False, True):
-            found = ask(config, asked, pixels_of(test, unit), nothing, test, pixels_alone)
-            outcomes |= {
-                (name, baseline): found[head]["correct"][None]
-                for baseline, (scaled, head) in PIXELS.items()
-                if scaled == unit
-            }
-        own, drawings = found["prototypes"]["id"], test["image"].shape[2]
-        label = np.array(split.held_out)[own // drawings]
-        ids[name] = label * drawings + own % drawings  # the same in every split
-        choices[name] = choose(config, encode, asked, pictures["train"], split, folder / "choosing")
-        table, small = halved(table_of(pictures["train"], sources_of(split), TURNS)), halved(test)
-        right: dict[str, list[np.ndarray]] = {}
-        for seed in config.seeds:
-            for encoder, meta in train(config, table, seed, folder).items():
-                rates = {head: one["value"] for head, one in choices[name][encoder].items()}
-                features, head = features_of(encode, meta, small), meta["params"]["head"]
-                found = ask(config, asked, features, head, small, rates)
-                for head in METHODS_OF[encoder]:
-                    right.setdefault(f"{encoder}: {head}", []).append(found[head]["correct"])
-        outcomes |= {(name, method): np.stack(one) for method, one in right.items()}
-        say(f"{name}: learned and asked")
-    return outcomes, ids
+    outcomes: dict[str, np.ndarray] = {}
+    test = table_of(pictures["test"], split.held_out)
+    for unit in (False, True):
+        found = ask(config, asked, pixels_of(test, unit), nothing, test, pixels_alone)
+        outcomes |= {
+            baseline: found[head]["correct"][None]
+            for baseline, (scaled, head) in PIXELS.items()
+            if scaled == unit
+        }
+    own, drawings = found["prototypes"]["id"], test["image"].shape[2]
+    label = np.array(split.held_out)[own // drawings]
+    outcomes[_IDS] = label * drawings + own % drawings  # the same in every split
+    chosen = choose(config, encode, asked, pictures["train"], split, folder / "choosing")
+    table, small = halved(table_of(pictures["train"], sources_of(split), TURNS)), halved(test)
+    right: dict[str, list[np.ndarray]] = {}
+    for seed in config.seeds:
+        for encoder, meta in train(config, table, seed, folder).items():
+            rates = {head: one["value"] for head, one in chosen[encoder].items()}
+            features, head = features_of(encode, meta, small), meta["params"]["head"]
+            found = ask(config, asked, features, head, small, rates)
+            for head in METHODS_OF[encoder]:
+                right.setdefault(f"{encoder}: {head}", []).append(found[head]["correct"])
+    outcomes |= {method: np.stack(one) for method, one in right.items()}
+    say(f"{folder.name}: learned and asked")
+    return outcomes, chosen
 
 
 # ------------------------------------------------------------------------------ scores

@@ -197,7 +197,7 @@ def test_a_bad_value_is_refused_by_name(flag: str, said: str) -> None:
 @pytest.mark.slow
 def test_a_run_writes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults: a method or split is missing, seeds do not count, the rows of all splits are not the
-    mean, methods are asked for different photos."""
+    mean, methods are asked for different photos, a split that was finished is learned of again."""
     lay(tmp_path)
     monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
     # Each further encoder takes seconds to compile.
@@ -218,3 +218,7 @@ def test_a_run_writes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for shots in (1, 2):
         ids = [one["id"] for name, one in results.scores.items() if f"/{shots}/" in name]
         assert all(np.array_equal(ids[0], one) for one in ids)
+    (tmp_path / "run" / "results.json").unlink()
+    monkeypatch.setattr(product_images, "train", None)
+    product_images.main(config_of("--config.choosing.penalties=(1.0,)"), tmp_path / "run")
+    assert read(tmp_path / "run").rows == results.rows
