@@ -229,7 +229,11 @@ def dense_logits(
 ) -> np.ndarray:
     """Return the logits of a logistic regression on vectors, each axis standardised."""
     middle, spread = train.mean(0), train.std(0) + 1e-6
-    head = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-3)
+    # The Hessian of ten classes has a hundred times the entries of that of two.
+    settings: dict[str, Any] = {"solver": "newton-cholesky", "tol": 1e-3}
+    if len(np.unique(label)) > 2:
+        settings = {"solver": "lbfgs", "tol": 1e-4, "max_iter": 500}
+    head = LogisticRegression(C=1 / penalty, **settings)
     return head.fit((train - middle) / spread, label).decision_function((test - middle) / spread)
 
 
