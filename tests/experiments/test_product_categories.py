@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections.config_dict import FrozenConfigDict
+from sklearn.linear_model import LogisticRegression
 
 from experiments import command
 from experiments.config_files import ConfigError
@@ -147,6 +148,17 @@ def test_two_classes_are_a_case_of_many() -> None:
     np.testing.assert_allclose(*learned, rtol=1e-4)
     assert left_out.decided(both, 2).shape == (30, 2)
     np.testing.assert_array_equal(left_out.decided(one, 2), both.argmax(-1))
+
+
+def test_a_head_of_many_classes_ends_where_newton_does() -> None:
+    """Faults: the solver for many classes stops early, or weighs the penalty otherwise."""
+    vectors, label, _ = drawn(3, 300)
+    vectors = vectors[:, :8] + np.eye(3, 8, dtype=np.float32)[label]
+    spread = (vectors - vectors[:200].mean(0)) / vectors[:200].std(0)
+    exact = LogisticRegression(C=1 / 5.0, solver="newton-cholesky", tol=1e-8)
+    expected = exact.fit(spread[:200], label[:200]).decision_function(spread[200:])
+    found = left_out.dense_logits(vectors[:200], label[:200], vectors[200:], 5.0)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
 def test_what_a_shop_is_measured_by() -> None:
