@@ -77,7 +77,7 @@ PICTURES = {
             Panel("unseen categories", "classification", "accuracy"),
             Panel("unseen categories", "classification", "accuracy_unseen"),
         ),
-        (*_ADAPTED, "ridge", "zero-shot"),
+        (*_ADAPTED, "ridge", "vectors+words", "zero-shot"),
     ),
     ("reviews_zh", "reviews_zh"): _REVIEWS,
     ("reviews_en", "reviews_en"): _REVIEWS,
