@@ -37,7 +37,6 @@ def get_config() -> ConfigDict:
     config.multitask.update({"steps": 800, "learning_rate": 1e-3})
     config.metatrain.update({"steps": 60})
     config.metatrain.domain_weights = dict.fromkeys(SOURCES, 1.0)
-    # A category is told by its words, which the vectors of an encoder this small do not hold.
     config.adapt.methods["vectors+words"] = ("classification",)
     config.presets = {
         "full": {

@@ -195,7 +195,8 @@ def test_a_config_of_another_experiment_names_the_module_that_it_is_of(module, p
 
     def kind(path):
         name = path.stem.split("_")[0]
-        name = {"arsc": "reviews"}.get(name, name)  # a set of reviews, with the name it is known by
+        # A set of reviews, with the name it is known by; and two tables of products.
+        name = {"arsc": "reviews", "product": path.stem}.get(name, name)
         return path.parent.name if path.parent.name != "configs" else name
 
     kinds = {kind(path)} | ({"guide"} if kind(path) == "universal" else set())
