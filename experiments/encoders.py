@@ -1,5 +1,6 @@
 """The pretrained encoder that a config names, and its vectors."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ from jaxtyping import Float32
 from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
-from metaguide.pretrained import PretrainedEncoder, Vectors, load_encoder, vector_reader
-from metaguide.training.progress import progress
+from metaguide.pretrained import CutTexts, PretrainedEncoder, Vectors, load_encoder, vector_reader
+from metaguide.training.progress import progress, say
 
 AT_ONCE = 200
 """Texts between two signs of progress."""
@@ -48,14 +49,23 @@ def read_encoder(section: FrozenConfigDict, folder: Path) -> Pretrained | None:
 
 
 def vectors_of(encoder: PretrainedEncoder, folder: Path | str) -> Vectors:
-    """Return what makes an encoder's vectors and keeps them in a folder; it shows its progress."""
+    """Return what makes an encoder's vectors and keeps them in a folder; it shows its progress.
+
+    Of many texts it says once how many are cut.
+    """
     read = vector_reader(encoder, folder)
 
     def vectors(texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
         if len(texts) <= AT_ONCE:
             return read(texts)
+        if cut := int((~encoder.reads_to_the_end(texts)).sum()):
+            say(
+                f"{cut} of {len(texts)} texts are longer than {encoder.length} tokens; the rest is "
+                "not read"
+            )
         found = []
-        with progress("vectors", len(texts), unit="text") as show:
+        with progress("vectors", len(texts), unit="text") as show, warnings.catch_warnings():
+            warnings.simplefilter("ignore", CutTexts)
             for start in range(0, len(texts), AT_ONCE):
                 found.append(read(texts[start : start + AT_ONCE]))
                 show(min(start + AT_ONCE, len(texts)), "")

@@ -608,6 +608,7 @@ def test_pictures_of_any_size_are_read_as_the_reader_does(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("room_for_programs")
 def test_batches_of_many_sizes_compile_once(probe):
     """Fault: every new size of a batch compiles anew."""
     adapted = dataclasses.replace(probe).adapt(ONLY_PRODUCTS, shots=2)
@@ -627,6 +628,7 @@ def test_batches_of_many_sizes_compile_once(probe):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("room_for_programs")
 def test_another_domain_of_the_same_sizes_does_not_compile(probe):
     """Fault: each domain that a guide adapts to compiles what the one before has compiled."""
     guide = dataclasses.replace(probe)

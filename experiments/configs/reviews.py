@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     # Reviews of a category that are tested, and that the encoder reads; 0 for all. N-grams and
     # TF-IDF learn from all reviews of the sources all the same: they need no encoder.
     config.per_category = 2000
-    config.shots = (0, 5, 20)  # labelled reviews of each sentiment in the held-out category
+    config.shots = (0, 1, 5, 10, 20)  # labelled reviews of each sentiment in the held-out category
     config.episodes = 200  # supports that are drawn in each category
     config.caution = 2.0  # standard errors by which adapting has to pay before the guard lets it
     config.preset = "default"  # named overrides: quick or tiny

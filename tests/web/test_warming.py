@@ -11,6 +11,7 @@ WORDS = [f"good{number}" for number in range(60)]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("room_for_programs")
 def test_no_width_is_compiled_for(adapted):
     """Fault: a text with another number of n-grams, a passage with another number of windows or a
     batch of another size makes a user wait for a program."""
