@@ -10,12 +10,11 @@ alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from metaguide.types import Batch, Episode, Learner, Problem, TaskDistribution
-
 if TYPE_CHECKING:
     from metaguide import inner_loop, learners, optimizers, problems
     from metaguide.data.histories import History
     from metaguide.guide import AdaptedGuide, Guide, from_encoder, load
+    from metaguide.types import Batch, Episode, Learner, Problem, TaskDistribution
 
 __all__ = [
     "AdaptedGuide",
@@ -36,8 +35,13 @@ __all__ = [
 
 _LAZY = {
     "AdaptedGuide": "metaguide.guide",
+    "Batch": "metaguide.types",
+    "Episode": "metaguide.types",
     "Guide": "metaguide.guide",
     "History": "metaguide.data.histories",
+    "Learner": "metaguide.types",
+    "Problem": "metaguide.types",
+    "TaskDistribution": "metaguide.types",
     "from_encoder": "metaguide.guide",
     "inner_loop": "metaguide.inner_loop",
     "learners": "metaguide.learners",

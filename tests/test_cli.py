@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_import_says_what_it_read_and_what_it_did_not(shop, monkeypatch, capsys)
     assert code == 0 and found["read"] == {"products": 12}
     (reject,) = found["rejected"].values()
     assert reject["first"] == {"file": "my.csv", "line": 14} and reject["count"] == 1
+
+
+def test_import_and_help_load_no_jax(shop) -> None:
+    """Catches a command that reads files alone, and waits seconds for JAX."""
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(sorted({'jax', 'flax', 'scipy'} & "
+        "set(sys.modules)))); from metaguide import cli; cli.main()"
+    )
+    for arguments in (("--help",), ("import", "my.csv", "my_shop/garden", MAP)):
+        command = [sys.executable, "-c", program, *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, cwd=shop)
+        assert (ran.returncode, ran.stderr) == (0, "") and ran.stdout.endswith("\n[]\n")
 
 
 def test_what_is_asked_for_comes_with_its_option(shop, monkeypatch, capsys) -> None:
