@@ -1,4 +1,4 @@
-"""A convolutional autoencoder for small pictures."""
+"""The two halves of a convolutional autoencoder for small pictures."""
 
 from typing import Any
 
@@ -55,25 +55,3 @@ class ImageDecoder(nn.Module):
         for i, features in enumerate(outputs):
             x = PatchTranspose(features, dtype=self.dtype, name=f"transpose_{i}")(nn.relu(x))
         return nn.sigmoid(x.astype(jnp.float32))
-
-
-class Autoencoder(nn.Module):
-    """decoder(encoder(image)); a denoising autoencoder when trained on corrupted pictures.
-
-    Attributes:
-        width: size of the vector between encoder and decoder.
-        channels: channels of the encoder's convolutions.
-    """
-
-    width: int
-    channels: tuple[int, ...] = (16, 32, 64)
-    dtype: Any = jnp.float32
-
-    def setup(self) -> None:
-        """Build the encoder and the decoder."""
-        self.encoder = ImageEncoder(self.width, self.channels, self.dtype)
-        self.decoder = ImageDecoder(self.channels, self.dtype)
-
-    def __call__(self, image: Float[Array, "batch 32 32 3"]) -> Float[Array, "batch 32 32 3"]:
-        """Return the reconstructed pictures, float32 in [0, 1]; `image` is in [0, 1]."""
-        return self.decoder(self.encoder(image))

@@ -1,32 +1,28 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
-from metaguide.models.autoencoder import Autoencoder, ImageDecoder, ImageEncoder
+from metaguide.models.autoencoder import ImageDecoder, ImageEncoder
+
+
+def autoencoder(width: int, channels: tuple[int, ...]) -> nn.Sequential:
+    """decoder(encoder(image))"""
+    return nn.Sequential([ImageEncoder(width, channels), ImageDecoder(channels)])
 
 
 @pytest.mark.slow
 def test_shapes_and_range():
-    """Catches a side that does not come back, or pictures outside [0, 1]."""
+    """Catches a vector of another width, a side that does not come back, or pictures outside
+    [0, 1]."""
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-    model = Autoencoder(8, (4, 8))
+    vector, _ = ImageEncoder(8, (4, 8)).init_with_output(jax.random.key(1), image)
+    assert vector.shape == (2, 8)
+    model = autoencoder(8, (4, 8))
     output = jax.jit(model.apply)(jax.jit(model.init)(jax.random.key(1), image), image)
     assert output.shape == image.shape and output.dtype == jnp.float32
     assert 0 <= output.min() and output.max() <= 1
-
-
-@pytest.mark.slow
-def test_halves_make_the_whole():
-    """Catches an autoencoder that does not pass through the vector."""
-    image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-    model = Autoencoder(8, (4, 8))
-    params = jax.jit(model.init)(jax.random.key(1), image)["params"]
-    vector = ImageEncoder(8, (4, 8)).apply({"params": params["encoder"]}, image)
-    assert vector.shape == (2, 8)
-    expected = ImageDecoder((4, 8)).apply({"params": params["decoder"]}, vector)
-    np.testing.assert_allclose(model.apply({"params": params}, image), expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -35,7 +31,7 @@ def test_learns_to_tell_pictures_apart():
     image = jnp.broadcast_to(
         jax.random.uniform(jax.random.key(0), (4, 4, 1, 4, 1, 3)), (4, 4, 8, 4, 8, 3)
     ).reshape(4, 32, 32, 3)
-    model = Autoencoder(16, (4, 8, 8))
+    model = autoencoder(16, (4, 8, 8))
     params = jax.jit(model.init)(jax.random.key(1), image)["params"]
     optimizer = optax.adam(5e-3)
 
