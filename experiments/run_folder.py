@@ -61,7 +61,9 @@ def write_config(
 
 
 @contextmanager
-def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[None]:
+def claimed(
+    config: ConfigDict | FrozenConfigDict, workdir: Path, *, harmless: Sequence[str] = HARMLESS
+) -> Iterator[None]:
     """Claim `workdir` for `config`, as `write_config` does, and for this process alone.
 
     Raises:
@@ -69,7 +71,7 @@ def claimed(config: ConfigDict | FrozenConfigDict, workdir: Path) -> Iterator[No
         FolderHeld: another process works in the folder.
     """
     with held(workdir) if is_first_process() else nullcontext():
-        write_config(config, workdir)
+        write_config(config, workdir, harmless=harmless)
         yield
 
 

@@ -91,15 +91,15 @@ def get_config() -> ConfigDict:
         "prefix": "",  # put before every text, "query: " for the e5 models
         "length": 128,  # tokens of a text, what follows is not read
         "cache": "",  # folder that keeps vectors; if empty, one in the work folder
-        "penalties": (600.0, 2000.0, 6000.0),  # λ of the head that are tried
+        "penalties": (600.0, 2000.0, 6000.0, 20000.0),  # λ of the head that are tried
     }
     config.ngrams = {
         "unit": "character",  # what n-grams are made of: character or word
         "longest": 3,  # characters or words of an n-gram at most
         "least_texts": 3,  # texts of source categories that an n-gram occurs in at least
-        "penalties": (0.1, 0.3, 1.0),  # λ of the head that are tried
+        "penalties": (0.03, 0.1, 0.3),  # λ of the head that are tried
     }
-    config.tfidf = {"penalties": (0.1, 0.3, 1.0)}  # λ of the baseline's head that are tried
+    config.tfidf = {"penalties": (0.03, 0.1, 0.3, 1.0)}  # λ of the baseline's head that are tried
     # Weights of the logits of n-grams, added to those of the encoder, that are tried.
     config.stack = {"shares": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
     # The encoder as the reviews of sources teach it, where categories are held out together.

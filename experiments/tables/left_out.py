@@ -21,13 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
 from jaxtyping import Array, Bool, Float, Int
+from ml_collections.config_dict import ConfigDict, FrozenConfigDict
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from experiments.run_folder import finished
+from experiments.run_folder import HARMLESS, finished, identity
 from metaguide.data.ngrams import inverse_document_frequency
 from metaguide.files import checksum
 from metaguide.learners.map import (
@@ -43,6 +44,12 @@ from metaguide.training.progress import say
 Logits = Float[np.ndarray, "groups reviews *way"]
 Gram = Float[np.ndarray, "reviews reviews"]
 Support = Int[np.ndarray, "episodes examples"]
+
+ADAPTATION = ("shots", "episodes", "caution", "rule")
+"""Fields of a config that say how held-out categories are adapted to; no head depends on them."""
+
+MAY_CHANGE = (*HARMLESS, *ADAPTATION)
+"""Fields that may differ between two runs in one work folder, which keeps the heads of sources."""
 
 SQUARE = 384.0
 """The square of a vector's length as the map head reads it: the width of small encoders."""
@@ -94,6 +101,16 @@ class Corpus(NamedTuple):
     def others(self, *categories: int) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the reviews of all other categories."""
         return np.flatnonzero(~np.isin(self.category, categories))
+
+
+def group_folder(folder: Path, config: FrozenConfigDict, group: int) -> Path:
+    """Return the folder that keeps what a group of held-out categories found.
+
+    It is another one for another way of adapting: the fields `ADAPTATION` may change in a run's
+    folder, since no head that is kept there depends on them.
+    """
+    way = ConfigDict({name: config[name] for name in ADAPTATION})
+    return folder / f"group{group}-{identity(way)}"
 
 
 def identity_of(corpus: Corpus) -> str:

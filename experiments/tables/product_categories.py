@@ -8,7 +8,8 @@ The shops of PriceRunner with titles enough are held out in groups, and all othe
 of a group. Zero-shot by heads that the sources taught, and adapted to a few titles of each category
 that the shop has by a map head with its guard. Everything that is chosen is chosen on sources, each
 group of them left out in turn; `choices.json` in the work folder says what. A table that was
-interrupted goes on from the first head that was not trained.
+interrupted goes on from the first head that was not trained; so does one that has other `shots` or
+`episodes`, or another `rule` or `caution`, in the same work folder.
 """
 
 from collections import Counter
@@ -29,12 +30,14 @@ from experiments.reports.terminal import print_tables
 from experiments.run_folder import claimed, finished, write_results
 from experiments.sources.pricerunner import read_shops
 from experiments.tables.left_out import (
+    MAY_CHANGE,
     Corpus,
     Keep,
     Rule,
     adapted,
     corpus_of,
     decided,
+    group_folder,
     identity_of,
     kept_in,
     no_keeping,
@@ -312,7 +315,7 @@ def rows_of(config: FrozenConfigDict, measured: Measured) -> tuple[list[Row], Sc
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, choose, adapt and score group by group, then write the table."""
-    with claimed(config, workdir):
+    with claimed(config, workdir, harmless=MAY_CHANGE):
         everything, titles = read(config)
         corpus = titles.characters
         say(
@@ -331,7 +334,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
         choices: dict[str, Any] = {}
         for group, shops in enumerate(corpus.groups):
             compute = partial(outcome_of, config, titles, learn, group)
-            found, said = finished(workdir / f"group{group}", about, compute)
+            found, said = finished(group_folder(workdir, config, group), about, compute)
             names = [corpus.names[d] for d in shops]
             choices[f"group{group}"] = {"shops": names, "methods": said}
             for place, of_shops in found.items():

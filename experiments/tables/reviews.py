@@ -12,7 +12,8 @@ each left out in turn; `choices.json` in the work folder says what. Without
 `--config.encoder.weights` the table has the methods from nothing alone. With
 `--config.tuned.epochs=1` the reviews of the sources also train the encoder, once for each of
 `config.tuned.seeds`, and what is chosen of it is chosen on the sources that were held back from it.
-A table that was interrupted goes on from the first head that was not trained.
+A table that was interrupted goes on from the first head that was not trained; so does one that has
+other `shots` or `episodes`, or another `rule` or `caution`, in the same work folder.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +32,14 @@ from experiments.reports.terminal import print_tables
 from experiments.run_folder import claimed, finished, write_results
 from experiments.sources import Reviews, reviews_of
 from experiments.tables.left_out import (
+    MAY_CHANGE,
     Corpus,
     Keep,
     Rule,
     Task,
     adapted,
     corpus_of,
+    group_folder,
     identity_of,
     kept_in,
     no_keeping,
@@ -354,7 +357,7 @@ def answers(
 
 def main(config: FrozenConfigDict, workdir: Path) -> None:
     """Train, choose, adapt and score, then write the table."""
-    with claimed(config, workdir):
+    with claimed(config, workdir, harmless=MAY_CHANGE):
         parts = read(config)
         for everything, corpus, texts in parts:
             count = f"{len(texts)} of {len(everything.label)} reviews"
@@ -374,7 +377,7 @@ def main(config: FrozenConfigDict, workdir: Path) -> None:
             learn = cache(partial(learned_from, config, everything, corpus, teach, keep))
             for group, members in enumerate(corpus.groups):
                 compute = partial(arrays_of, config, corpus, learn, group)
-                arrays, said = finished(folder / f"group{group}", about, compute)
+                arrays, said = finished(group_folder(folder, config, group), about, compute)
                 choices |= said
                 for place, found in unpacked(arrays).items():
                     outcomes.setdefault(place, []).extend(found)

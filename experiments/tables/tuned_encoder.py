@@ -11,7 +11,7 @@ from ml_collections.config_dict import FrozenConfigDict
 
 from experiments.config_files import ConfigError
 from experiments.outcomes import digest
-from experiments.run_folder import identity
+from experiments.run_folder import HARMLESS, identity
 from experiments.stages import beside_frozen, warmed, with_frozen, without_frozen
 from experiments.training import Training, schedule_of, train_alone
 from metaguide import run_config
@@ -24,6 +24,9 @@ from metaguide.pretrained import PretrainedEncoder, tuned_params
 from metaguide.run_config import RunConfig, Served
 from metaguide.training.step import Gradient
 from metaguide.types import Params, Problem
+
+OTHERS = (*HARMLESS, "seeds")
+"""Fields of a section that a training of one seed does not depend on."""
 
 
 class TunedGuide(NamedTuple):
@@ -156,7 +159,7 @@ def train_tuned(
         hint=f"lower config.{where}.learning_rate",
         about={
             **guide.about,
-            "config": identity(config),
+            "training": digest(identity(section, harmless=OTHERS), steps, data),
             "encoder": guide.encoder_fingerprint,
         },
     )

@@ -196,18 +196,23 @@ def test_a_run_and_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("learned again")
 
     (folder / "results.json").unlink()
-    (folder / "group1" / "outcome.npz").rename(tmp_path / "1.npz")
+    (outcome,) = folder.glob("group1-*/outcome.npz")
+    outcome.rename(tmp_path / "1.npz")
     with monkeypatch.context() as patch:
         patch.setattr(product_categories, "learned_from", never)
         with pytest.raises(AssertionError, match="learned again"):
             product_categories.main(config_of(), folder)
-        (tmp_path / "1.npz").rename(folder / "group1" / "outcome.npz")
+        (tmp_path / "1.npz").rename(outcome)
         product_categories.main(config_of(), folder)
     assert read(folder).rows == results.rows
     with pytest.raises(ConfigError, match="holds a run with another config"):
-        product_categories.main(config_of("--config.episodes=3"), folder)
+        product_categories.main(config_of("--config.size=3"), folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(source_heads, "sparse_logits", never)
+        product_categories.main(config_of("--config.shots=0,1"), folder)
+    assert {row.shots for row in read(folder).rows} == {0, 1}
     lay(tmp_path, wrong=2)
-    with pytest.raises(ConfigError, match="group0/outcome.npz: it is of .*; give a new --workdir"):
+    with pytest.raises(ConfigError, match="outcome.npz: it is of .*; give a new --workdir"):
         product_categories.main(config_of(), folder)
 
 

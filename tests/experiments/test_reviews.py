@@ -309,6 +309,27 @@ def test_a_table_that_was_stopped_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*the published file has")
+def test_other_shots_train_no_head_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults: a table with other shots trains its heads anew, is refused by its folder, or takes
+    the answers of the shots before; other heads come into the folder."""
+    lay(tmp_path)
+    monkeypatch.setenv("METAGUIDE_DATA_DIR", str(tmp_path))
+    flags = "--config.shots=0,1,2", "--config.episodes=4"
+    reviews.main(config_of(*flags), tmp_path / "new")
+    reviews.main(config_of("--config.ngrams.penalties=(1.0,)"), tmp_path / "old")
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(source_heads, "sparse_logits", never)
+    reviews.main(config_of(*flags), tmp_path / "old")
+    assert read(tmp_path / "old").rows == read(tmp_path / "new").rows
+    with pytest.raises(ConfigError, match="holds a run with another config: ngrams.longest was 3"):
+        reviews.main(config_of(*flags, "--config.ngrams.longest=2"), tmp_path / "old")
+
+
+@pytest.mark.slow
 def test_english_reviews_hold_out_four_shops_at_once(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from metaguide.models.encoder import FROZEN
 from metaguide.models.guide import init_params
 from metaguide.pretrained import PretrainedEncoder, load_encoder
 from metaguide.tasks.sentiment import sentiment
+from metaguide.training.checkpoint import CheckpointError
 from tests.experiments.test_reviews import config_of
 from tests.pretrained.conftest import write as write_encoder
 
@@ -79,6 +80,13 @@ def test_an_encoder_learns_from_reviews_of_sources_alone(
     turned = taught_encoder(config, encoder, read, texts, 1, tmp_path / "read")
     assert (turned.logits[found.others] > 0).tolist() == (LABEL[found.others] == 0).tolist()
     assert load(tmp_path / "once").serving.keys() == {"sentiment"}
+
+    # Its work folder goes on for a table with other shots, and not for other reviews.
+    shots = config_of(*FLAGS, f"--config.encoder.weights={folder}", "--config.shots=0,3")
+    kept = taught_encoder(shots, encoder, corpus, texts, 1, tmp_path / "once")
+    np.testing.assert_array_equal(kept.logits, found.logits)
+    with pytest.raises(CheckpointError, match="training"):
+        taught_encoder(config, encoder, read, texts, 1, tmp_path / "once")
 
 
 def test_the_head_reads_the_vectors_as_the_guide_does(encoder: PretrainedEncoder) -> None:
