@@ -28,7 +28,7 @@ from metaguide.web.teaching import (
     label_of,
     lesson,
 )
-from metaguide.web.warming import warm
+from metaguide.web.warming import warm, warm_lessons
 
 T = TypeVar("T")
 
@@ -81,7 +81,10 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Compile what requests need, and answer them during the body of a `with`."""
+        """Compile what requests need, and answer them during the body of a `with`.
+
+        Lessons are prepared while the first requests are answered.
+        """
         loop = asyncio.get_running_loop()
         work = partial(warm, self.guide, tuple(self.guide.adapted), self.limits.batch)
         await loop.run_in_executor(self._answering, work)
@@ -97,6 +100,7 @@ class Service:
             for task in TASKS
         }
         running = [asyncio.create_task(one.run()) for one in self._batchers.values()]
+        self._teaching.submit(warm_lessons, self.guide)
         try:
             yield
         finally:

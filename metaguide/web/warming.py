@@ -1,4 +1,4 @@
-"""Compiling the programs of a guide's answers before a user asks, so that nobody waits for them."""
+"""Doing what a guide's first answers and lessons need before a user asks, so that nobody waits."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,6 +20,16 @@ def warm(guide: AdaptedGuide, tasks: Iterable[str], most: int) -> None:
             for size in sorted({1, *SIZES}):
                 if size <= padded_size(most):
                     guide.predict([example] * size)
+
+
+def warm_lessons(guide: AdaptedGuide) -> None:
+    """Adapt every task anew: a lesson compiles this too, and reads all the texts of before.
+
+    On a pretrained encoder, which remembers the vectors of these texts, it may take half a minute.
+    """
+    for one in guide.adapted.values():
+        if one.support:
+            guide.adapt(one.support[:1])
 
 
 def _samples(guide: AdaptedGuide, task: str) -> Sequence[Any]:
