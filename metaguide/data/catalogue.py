@@ -101,7 +101,16 @@ IMAGE_SIDE = 32
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product; `image` is uint8 [32, 32, 3], RGB, or None."""
+    """A product.
+
+    Attributes:
+        id: its id, unlike that of any other product of the domain.
+        title: its name, as the shop shows it.
+        description: what else the shop says of it.
+        category: the category that it is in; None if that is unknown.
+        attributes: what it is like, such as {"colour": "red"}.
+        image: its picture, uint8 [32, 32, 3], RGB; None without one.
+    """
 
     id: str
     title: str
@@ -161,7 +170,15 @@ def _resized(picture: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A review with `stars` (1 to 5), `sentiment` ("positive" or "negative"), or neither."""
+    """A review.
+
+    Attributes:
+        id: its id, unlike that of any other review of the domain.
+        text: what the customer wrote.
+        stars: 1 to 5, half ones too; None if there are none.
+        sentiment: "positive" or "negative"; None if it is unknown, or is to follow from the stars.
+        product: id of the product; None if it is unknown.
+    """
 
     id: str
     text: str
@@ -186,8 +203,13 @@ class Review:
 class Question:
     """A question about a text.
 
-    `answer` is a half-open span of the text's characters, None for no answer; `others` are
-    alternative right spans.
+    Attributes:
+        id: its id, unlike that of any other question of the domain.
+        question: what is asked.
+        text: where the answer is looked for.
+        answer: the answer as a half-open span of the text's characters; None if there is none.
+        product: id of the product; None if it is unknown.
+        others: other spans that are right.
     """
 
     id: str
@@ -206,7 +228,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A user took a product at a time (in any unit that gives the order, such as seconds)."""
+    """A customer took a product.
+
+    Attributes:
+        user: id of the customer.
+        product: id of the product.
+        time: when, in any unit that gives the order, such as seconds.
+    """
 
     user: str
     product: str
@@ -215,7 +243,15 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain of a catalogue; a part that the domain lacks is an empty tuple."""
+    """One domain of a catalogue; a part that the domain lacks is an empty tuple.
+
+    Attributes:
+        name: its name, which is that of its folder.
+        products: what it sells.
+        reviews: what customers wrote.
+        questions: questions about texts, with their answers.
+        interactions: which customer took which product, and when.
+    """
 
     name: str
     products: tuple[Product, ...] = ()

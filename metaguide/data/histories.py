@@ -8,7 +8,12 @@ from metaguide.data.catalogue import Interaction
 
 @dataclass(frozen=True)
 class History:
-    """A user and the products taken so far, in chronological order."""
+    """What a user took so far.
+
+    Attributes:
+        user: id of the user.
+        products: ids of the products, in chronological order.
+    """
 
     user: str
     products: tuple[str, ...]
