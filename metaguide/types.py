@@ -318,13 +318,16 @@ def check_rows(logits: Array, labels: Array, mask: Array) -> None:
     """Check that each row of the logits has one label and one entry of the mask.
 
     Raises:
-        ValueError: labels or mask have another shape, such as [rows, 1], which would be broadcast.
+        ValueError: labels or mask have another shape, such as [rows, 1], which would be broadcast,
+            or the mask is not of booleans.
     """
     if not logits.shape[:1] == labels.shape == mask.shape:
         raise ValueError(
             f"labels are {[*labels.shape]} and mask {[*mask.shape]}; give one of each for "
             f"{len(logits)} examples"
         )
+    if mask.dtype != bool:
+        raise ValueError(f"mask is {mask.dtype}; give bool, True for an example that counts")
 
 
 class Optimizee(NamedTuple):

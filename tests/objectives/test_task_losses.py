@@ -82,6 +82,8 @@ def test_labels_of_another_shape_are_refused(loss):
     for wrong in ((label[:, None], mask), (label, mask[:, None]), (label[1:], mask)):
         with pytest.raises(ValueError, match="give one of each for"):
             unchecked(logits, *wrong)
+    with pytest.raises(ValueError, match="mask is float32; give bool"):
+        unchecked(logits, label, mask.astype(jnp.float32))
 
 
 def test_classification_is_sklearns_log_loss():
