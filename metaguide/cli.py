@@ -17,6 +17,7 @@ from rich.console import Console
 
 from metaguide.data.catalogue import CatalogueError, read_domain
 from metaguide.data.importers import FORMATS, Group, Options, Summary, format_of, import_domain
+from metaguide.data.texts import SomeTexts
 from metaguide.files import atomic_write, is_left_by_system
 
 if TYPE_CHECKING:
@@ -419,13 +420,17 @@ def _trained(
 
 
 def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
-    """Return what warnings say; of many of one kind, the first and their number."""
-    kinds: dict[type, list[str]] = {}
+    """Return what warnings say; of many of one kind, their sum, or the first and their number."""
+    kinds: dict[type[Warning], list[Any]] = {}
     for one in caught:
-        kinds.setdefault(one.category, []).append(str(one.message))
+        kinds.setdefault(one.category, []).append(one.message)
     notes = []
-    for kind, said in kinds.items():
-        if kind is UserWarning or len(said) == 1:
+    for kind, found in kinds.items():
+        said = [str(one) for one in found]
+        if issubclass(kind, SomeTexts):
+            count, of = (sum(getattr(one, field) for one in found) for field in ("count", "of"))
+            notes.append(str(kind(count, of, found[0].said)))
+        elif kind is UserWarning or len(said) == 1:
             notes += dict.fromkeys(said)
         else:
             notes.append(f"{said[0]} (the first of {len(said):,} such notes)")

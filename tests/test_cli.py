@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from metaguide import cli
+from metaguide.pretrained import CutTexts, UnknownTexts
 
 PRODUCTS = "sku,name,cat,price\n" + "".join(
     f"{n},Thing {n},{('Tools', 'Watering')[n % 2]},{n}.50 €\n" for n in range(12)
@@ -145,6 +147,32 @@ def test_every_error_is_one_line(shop, monkeypatch, capsys, arguments, words) ->
     assert code == 1 and out == "" and err.startswith("metaguide: ") and err.count("\n") == 1
     assert re.search(words, err), err
     assert sorted(path.name for path in shop.iterdir()) == ["my.csv", "my_empty", "my_other"]
+
+
+def test_notes_of_many_batches_are_one() -> None:
+    """Catches a note that speaks of the first batch alone, and notes of two kinds that are one."""
+
+    class Kind(UserWarning):
+        pass
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for said in (
+            CutTexts(29, 256, "longer"),
+            UnknownTexts(1, 256, "unknown"),
+            "the same",
+            CutTexts(1, 44, "longer"),
+            "the same",
+            Kind("one"),
+            Kind("two"),
+        ):
+            warnings.warn(said, stacklevel=1)
+    assert cli._notes(caught) == [
+        "30 of 300 texts are longer",
+        "1 of 256 texts are unknown",
+        "the same",
+        "one (the first of 2 such notes)",
+    ]
 
 
 def test_help_has_an_example_of_each_command(monkeypatch, capsys) -> None:

@@ -1,4 +1,4 @@
-"""The text of a product, and the normalisation by which two texts are the same."""
+"""The text of a product, when two texts are the same, and warnings of some among many texts."""
 
 import re
 import unicodedata
@@ -60,3 +60,17 @@ class _Kept(dict[int, int | None]):
 
 
 _KEPT = _Kept()
+
+
+class SomeTexts(UserWarning):
+    """Something is the case with some of the texts that were read together.
+
+    Attributes:
+        count: number of these.
+        of: number of all.
+        said: what they are.
+    """
+
+    def __init__(self, count: int, of: int, said: str):
+        super().__init__(f"{count} of {of} texts are {said}")
+        self.count, self.of, self.said = count, of, said

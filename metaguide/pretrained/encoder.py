@@ -22,6 +22,7 @@ from metaguide.data.pretrained_tokenizer import (
     Tokenized,
     guide_tokenizer,
 )
+from metaguide.data.texts import SomeTexts
 from metaguide.models.bert import Bert, BertConfig, BertLayer, Pooling, pool
 from metaguide.pretrained.folder import read_folder
 
@@ -29,11 +30,11 @@ FEW_TOKENS, MANY_TOKENS = 512, 32768
 """Tokens per batch: as many as a CPU's caches hold, and enough to keep an accelerator busy."""
 
 
-class CutTexts(UserWarning):
+class CutTexts(SomeTexts):
     """Texts were longer than an encoder reads, and were truncated."""
 
 
-class UnknownTexts(UserWarning):
+class UnknownTexts(SomeTexts):
     """Texts are of a language that an encoder's tokenizer does not know."""
 
 
@@ -156,19 +157,14 @@ class PretrainedEncoder:
     def _checked(self, texts: Sequence[str]) -> Tokenized:
         tokenized = self.tokenize(texts)
         if cut := int(tokenized.is_cut.sum()):
-            warnings.warn(
-                f"{cut} of {len(texts)} texts are longer than {self.length} tokens; "
-                "the rest is not read",
-                CutTexts,
-                stacklevel=3,
-            )
+            said = f"longer than {self.length} tokens; the rest is not read"
+            warnings.warn(CutTexts(cut, len(texts), said), stacklevel=3)
         if unknown := int(tokenized.is_unknown.sum()):
-            warnings.warn(
-                f"{unknown} of {len(texts)} texts are mostly of pieces that the encoder's "
-                "tokenizer does not know; use an encoder of their language",
-                UnknownTexts,
-                stacklevel=3,
+            said = (
+                "mostly of pieces that the encoder's tokenizer does not know; use an encoder of "
+                "their language"
             )
+            warnings.warn(UnknownTexts(unknown, len(texts), said), stacklevel=3)
         return tokenized
 
     def _batches(self, tokenized: Tokenized, states: bool) -> Iterator[tuple[Batch, np.ndarray]]:
