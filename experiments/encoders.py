@@ -59,10 +59,7 @@ def vectors_of(encoder: PretrainedEncoder, folder: Path | str) -> Vectors:
         if len(texts) <= AT_ONCE:
             return read(texts)
         if cut := int((~encoder.reads_to_the_end(texts)).sum()):
-            say(
-                f"{cut} of {len(texts)} texts are longer than {encoder.length} tokens; the rest is "
-                "not read"
-            )
+            say(str(CutTexts(cut, len(texts), encoder.length)))
         found = []
         with progress("vectors", len(texts), unit="text") as show, warnings.catch_warnings():
             warnings.simplefilter("ignore", CutTexts)

@@ -429,7 +429,7 @@ def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
         said = [str(one) for one in found]
         if issubclass(kind, SomeTexts):
             count, of = (sum(getattr(one, field) for one in found) for field in ("count", "of"))
-            notes.append(str(kind(count, of, found[0].said)))
+            notes.append(str(kind(count, of, *found[0].about)))
         elif kind is UserWarning or len(said) == 1:
             notes += dict.fromkeys(said)
         else:

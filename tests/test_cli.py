@@ -158,18 +158,19 @@ def test_notes_of_many_batches_are_one() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for said in (
-            CutTexts(29, 256, "longer"),
-            UnknownTexts(1, 256, "unknown"),
+            CutTexts(29, 256, 128),
+            UnknownTexts(1, 256),
             "the same",
-            CutTexts(1, 44, "longer"),
+            CutTexts(1, 44, 128),
             "the same",
             Kind("one"),
             Kind("two"),
         ):
             warnings.warn(said, stacklevel=1)
-    assert cli._notes(caught) == [
-        "30 of 300 texts are longer",
-        "1 of 256 texts are unknown",
+    cut, unknown, *others = cli._notes(caught)
+    assert cut == "30 of 300 texts are longer than 128 tokens; the rest is not read"
+    assert unknown.startswith("1 of 256 texts are mostly of pieces")
+    assert others == [
         "the same",
         "one (the first of 2 such notes)",
     ]

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import ClassVar
 
 from metaguide.data.catalogue import Product
 from metaguide.scoring import CHARACTER
@@ -66,11 +67,14 @@ class SomeTexts(UserWarning):
     """Something is the case with some of the texts that were read together.
 
     Attributes:
+        said: what they are, of each kind of warning; may have places for `about`.
         count: number of these.
         of: number of all.
-        said: what they are.
+        about: what stands in these places.
     """
 
-    def __init__(self, count: int, of: int, said: str):
-        super().__init__(f"{count} of {of} texts are {said}")
-        self.count, self.of, self.said = count, of, said
+    said: ClassVar[str]
+
+    def __init__(self, count: int, of: int, *about: int):
+        super().__init__(f"{count} of {of} texts are {self.said.format(*about)}")
+        self.count, self.of, self.about = count, of, about

@@ -33,9 +33,16 @@ FEW_TOKENS, MANY_TOKENS = 512, 32768
 class CutTexts(SomeTexts):
     """Texts were longer than an encoder reads, and were truncated."""
 
+    said = "longer than {} tokens; the rest is not read"
+
 
 class UnknownTexts(SomeTexts):
     """Texts are of a language that an encoder's tokenizer does not know."""
+
+    said = (
+        "mostly of pieces that the encoder's tokenizer does not know; use an encoder of their "
+        "language"
+    )
 
 
 class States(NamedTuple):
@@ -157,14 +164,9 @@ class PretrainedEncoder:
     def _checked(self, texts: Sequence[str]) -> Tokenized:
         tokenized = self.tokenize(texts)
         if cut := int(tokenized.is_cut.sum()):
-            said = f"longer than {self.length} tokens; the rest is not read"
-            warnings.warn(CutTexts(cut, len(texts), said), stacklevel=3)
+            warnings.warn(CutTexts(cut, len(texts), self.length), stacklevel=3)
         if unknown := int(tokenized.is_unknown.sum()):
-            said = (
-                "mostly of pieces that the encoder's tokenizer does not know; use an encoder of "
-                "their language"
-            )
-            warnings.warn(UnknownTexts(unknown, len(texts), said), stacklevel=3)
+            warnings.warn(UnknownTexts(unknown, len(texts)), stacklevel=3)
         return tokenized
 
     def _batches(self, tokenized: Tokenized, states: bool) -> Iterator[tuple[Batch, np.ndarray]]:
