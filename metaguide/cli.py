@@ -428,7 +428,7 @@ def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     for kind, found in kinds.items():
         said = [str(one) for one in found]
         if issubclass(kind, SomeTexts):
-            count, of = (sum(getattr(one, field) for one in found) for field in ("count", "of"))
+            count, of = sum(one.count for one in found), sum(one.of for one in found)
             notes.append(str(kind(count, of, *found[0].about)))
         elif kind is UserWarning or len(said) == 1:
             notes += dict.fromkeys(said)

@@ -25,9 +25,6 @@ from metaguide.run_config import RunConfig, Served
 from metaguide.training.step import Gradient
 from metaguide.types import Params, Problem
 
-OTHERS = (*HARMLESS, "seeds")
-"""Fields of a section that a training of one seed does not depend on."""
-
 
 class TunedGuide(NamedTuple):
     """A guide of one task, before or after its training.
@@ -139,6 +136,7 @@ def train_tuned(
         folder: work folder of this training.
     """
     section, guide = config[where], replace(tuned.guide, seed=seed)
+    of_section = identity(section, harmless=(*HARMLESS, "seeds"))
     run_config.write(guide, folder)
     params = init_params(tuned.model, jax.random.key(1000 + seed), tuned.known)
     trained = train_alone(
@@ -159,7 +157,7 @@ def train_tuned(
         hint=f"lower config.{where}.learning_rate",
         about={
             **guide.about,
-            "training": digest(identity(section, harmless=OTHERS), steps, data),
+            "training": digest(of_section, steps, data),
             "encoder": guide.encoder_fingerprint,
         },
     )

@@ -67,10 +67,10 @@ class SomeTexts(UserWarning):
     """Something is the case with some of the texts that were read together.
 
     Attributes:
-        said: what they are, of each kind of warning; may have places for `about`.
-        count: number of these.
-        of: number of all.
-        about: what stands in these places.
+        said: what these texts are, which every subclass says; `about` fills its braces.
+        count: number of these texts.
+        of: number of all texts.
+        about: numbers that the sentence names.
     """
 
     said: ClassVar[str]

@@ -23,9 +23,9 @@ def warm(guide: AdaptedGuide, tasks: Iterable[str], most: int) -> None:
 
 
 def warm_lessons(guide: AdaptedGuide) -> None:
-    """Adapt every task anew: a lesson compiles this too, and reads all the texts of before.
+    """Adapt every task to its own examples again, which compiles and encodes what lessons need.
 
-    On a pretrained encoder, which remembers the vectors of these texts, it may take half a minute.
+    A pretrained encoder, which remembers the vectors of these texts, may take half a minute.
     """
     for one in guide.adapted.values():
         if one.support:
